@@ -1,0 +1,37 @@
+"""Errors a user may see. Each text says what, which, and what to do next."""
+
+
+class VkbackendError(Exception):
+    """Base of every error raised on purpose; its text is fit to be shown to a user."""
+
+
+class GGUFError(VkbackendError):
+    """A file is not a GGUF, is cut short, or its header contradicts itself."""
+
+
+class UnsupportedModel(VkbackendError):
+    """The file is sound, but its architecture or a tensor type has no implementation here."""
+
+
+class TokenizerError(VkbackendError):
+    """The tokenizer's metadata is missing, contradictory, or of a kind not implemented."""
+
+
+class RequestError(VkbackendError):
+    """A request asks for something that cannot be done (an option out of range, a prompt too long)."""
+
+
+class OutOfMemory(VkbackendError):
+    """A model or a cache does not fit into the memory that is free."""
+
+
+class DeviceError(VkbackendError):
+    """A Vulkan call failed."""
+
+
+class NoDevice(DeviceError):
+    """No Vulkan loader, driver or device that can be used."""
+
+
+class DeviceLost(DeviceError):
+    """The driver reset the device, or a submission did not end in time."""
