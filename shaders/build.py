@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""shaders/variants.toml -> SPIR-V files and variants.json, with glslangValidator. Used by the build and, for single variants
+that were edited, at run time.
+
+A table of variants.toml:
+    [[shader]]
+    name = "matmul_{FORMAT}_r{ROWS}"        one variant for each combination of the lists in `defines`
+    source = "matmul.comp"
+    target = "vulkan1.1"                     what the SPIR-V asks of the driver (default vulkan1.1)
+    requires = ["subgroup_ballot"]           device features; none for a base variant
+    texel = [1]                              bindings that are uniform texel buffers
+    defines = { FORMAT = ["Q4_1", "Q8_0"], ROWS = [1, 4], SUBGROUP = 1 }
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def expand(path: Path) -> list[dict]:
+    """-> one dict per variant: name, source, target, requires, texel, defines (all single values)."""
+    variants = []
+    for row in tomllib.loads(path.read_text())["shader"]:
+        defines = row.get("defines", {})
+        names = list(defines)
+        lists = [value if isinstance(value, list) else [value] for value in defines.values()]
+        for values in itertools.product(*lists):
+            chosen = dict(zip(names, values))
+            variants.append({
+                "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
+                "source": row.get("source", row["name"] + ".comp"), "target": row.get("target", "vulkan1.1"),
+                "requires": row.get("requires", []), "texel": row.get("texel", []), "defines": chosen,
+            })
+    return variants
+
+
+def compile_variant(folder: Path, variant: dict, output: Path) -> None:
+    """Raises subprocess.CalledProcessError with glslangValidator's message in stdout."""
+    defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
+    temporary = output.with_suffix(f".{variant['name']}.tmp")
+    subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", *defines,
+                    "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
+    temporary.replace(output)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the .spv files and variants.json")
+    arguments = parser.parse_args()
+    folder = Path(__file__).resolve().parent
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    newest = max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file())
+    variants = expand(folder / "variants.toml")
+    for variant in variants:
+        output = arguments.output / f"{variant['name']}.spv"
+        if output.exists() and output.stat().st_mtime >= newest:
+            continue
+        try:
+            compile_variant(folder, variant, output)
+        except subprocess.CalledProcessError as error:
+            print(f"{variant['name']}: {error.stdout}", file=sys.stderr)
+            return 1
+    (arguments.output / "variants.json").write_text(json.dumps(variants))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

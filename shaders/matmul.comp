@@ -1,0 +1,130 @@
+#version 450
+// y = x W^T [+ residual] over quantized weights, for one token (decode) or many (prefill). Twin: vkbackend/ops/matmul.py
+//
+// One lane owns ROWS rows of W (in steps of the lanes beside it) and TOKENS tokens, and walks along K in blocks of 32.
+// The 32 activations of a block are loaded once per subgroup, spread over its lanes, and handed round by broadcast
+// (or, in the base variant, by shared memory). Every (row, token) is one chain of fma in the order of K, so that its
+// bits do not depend on ROWS, TOKENS or the batch around it.
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#ifdef SUBGROUP
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_ballot : require
+#endif
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size
+layout(constant_id = 2) const bool HAS_RESIDUAL = false;
+
+layout(std430, binding = 0) readonly restrict buffer X { float x[]; };          // (tokens, K), row stride x_stride
+#define QUANTS_BINDING 1
+#define SCALES_BINDING 2
+#include "quant/format.glsl"
+layout(std430, binding = 3) readonly buffer Residual { float residual[]; };     // (tokens, N); x again where there is none
+layout(std430, binding = 4) writeonly buffer Y { float y[]; };                  // (tokens, N)
+
+layout(push_constant) uniform Push {
+    uint num_tokens, num_rows, num_blocks;
+    uint x_offset, x_stride;
+    uint y_offset, y_stride;
+    uint residual_offset, residual_stride;
+};
+
+#ifdef SUBGROUP
+const uint LOADS = LANES < 32u ? 32u / LANES : 1u;         // activations of a block per lane
+#define ACTIVATION(t, e) subgroupBroadcast(mine[t][(e) / LANES], (e) % LANES)
+#else
+shared float tile[TOKENS * 32];
+#define ACTIVATION(t, e) tile[(t) * 32u + (e)]
+#endif
+
+void main() {
+#ifdef SUBGROUP
+    uint lane = gl_SubgroupInvocationID;
+    uint row0 = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * LANES * ROWS + lane;
+#else
+    uint lane = gl_LocalInvocationID.x;
+    uint row0 = gl_WorkGroupID.x * LANES * ROWS + lane;
+#endif
+    uint token0 = gl_WorkGroupID.y * TOKENS;
+    uint last_group = (num_rows - 1u) / 8u;
+
+    uint group[ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) group[r] = min((row0 + r * LANES) / 8u, last_group);
+    uint x_row[TOKENS];                                     // tokens past the end read the last one and are not stored
+    [[unroll]] for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_offset + min(token0 + t, num_tokens - 1u) * x_stride;
+
+    float sum[ROWS][TOKENS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
+
+    for (uint b = 0u; b < num_blocks; b++) {
+        Block block[ROWS];
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, row0 & 7u, num_blocks);
+
+#ifdef SUBGROUP
+        float mine[TOKENS][8];
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++)
+            [[unroll]] for (uint i = 0u; i < 8u; i++)
+                if (i < LOADS) mine[t][i] = x[x_row[t] + b * 32u + ((i * LANES + lane) & 31u)];
+#else
+        barrier();
+        for (uint i = lane; i < TOKENS * 32u; i += LANES)
+            tile[i] = x[x_offset + min(token0 + i / 32u, num_tokens - 1u) * x_stride + b * 32u + (i & 31u)];
+        barrier();
+#endif
+
+        float part[ROWS][TOKENS];
+        float total[TOKENS];                                // sum of the block's activations, for formats with a bias
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+            total[t] = 0.0;
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r][t] = 0.0;
+        }
+
+        // Four elements: all tokens' activations against all rows' codes. J is written out, so that broadcasts have constant lanes.
+#define FOUR(J)                                                                                                     \
+        {                                                                                                           \
+            vec4 w[ROWS];                                                                                           \
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) w[r] = codes(block[r], J);                                  \
+            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {                                                         \
+                vec4 v = vec4(ACTIVATION(t, 4u * J), ACTIVATION(t, 4u * J + 1u),                                    \
+                              ACTIVATION(t, 4u * J + 2u), ACTIVATION(t, 4u * J + 3u));                              \
+                if (HAS_BIAS != 0) total[t] += (v.x + v.y) + (v.z + v.w);                                           \
+                [[unroll]] for (uint r = 0u; r < ROWS; r++)                                                         \
+                    part[r][t] = fma(w[r].w, v.w, fma(w[r].z, v.z, fma(w[r].y, v.y, fma(w[r].x, v.x, part[r][t])))); \
+            }                                                                                                       \
+        }
+        FOUR(0u) FOUR(1u) FOUR(2u) FOUR(3u)
+#if SCALES_PER_BLOCK == 2
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+                sum[r][t] = fma(block_scale(block[r], 0u), part[r][t], sum[r][t]);
+                part[r][t] = 0.0;
+            }
+#endif
+        FOUR(4u) FOUR(5u) FOUR(6u) FOUR(7u)
+        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+#if SCALES_PER_BLOCK == 0
+                sum[r][t] += part[r][t];
+#else
+                sum[r][t] = fma(block_scale(block[r], 1u), part[r][t], sum[r][t]);
+#endif
+#if HAS_BIAS
+                sum[r][t] = fma(block_bias(block[r]), total[t], sum[r][t]);
+#endif
+            }
+    }
+
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        uint row = row0 + r * LANES;
+        if (row >= num_rows) continue;
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+            uint token = token0 + t;
+            if (token >= num_tokens) continue;
+            float value = sum[r][t];
+            if (HAS_RESIDUAL) value += residual[residual_offset + token * residual_stride + row];
+            y[y_offset + token * y_stride + row] = value;
+        }
+    }
+}

@@ -1,0 +1,15 @@
+// Q5_1: 32 five-bit codes, half scale and half minimum: w = d * q + m.
+#define SCALES_PER_BLOCK 1
+#define HAS_BIAS 1
+struct Block { uvec4 q; uint fifth; vec2 dm; };
+
+Block load_block(uint group, uint block, uint lane, uint nb) {
+    Block k;
+    k.q = quants[(group * nb + block) * 8u + lane];
+    k.fifth = scale_word(group, block, nb, 2u, 0u, lane);
+    k.dm = unpackHalf2x16(scale_word(group, block, nb, 2u, 1u, lane));
+    return k;
+}
+vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j) | fifth_bits(k.fifth, j)); }
+float block_scale(Block k, uint half_) { return k.dm.x; }
+float block_bias(Block k) { return k.dm.y; }

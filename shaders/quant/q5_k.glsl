@@ -1,0 +1,18 @@
+// Q5_K: like Q4_K with a fifth bit per element.
+#define SCALES_PER_BLOCK 1
+#define HAS_BIAS 1
+struct Block { uvec4 q; uint fifth; vec2 dm; };
+
+Block load_block(uint group, uint block, uint lane, uint nb) {
+    Block k;
+    uint super_ = block / 8u, num_super = nb / 8u;
+    k.q = quants[(group * nb + block) * 8u + lane];
+    k.fifth = scale_word(group, super_, num_super, 13u, 5u + (block & 7u), lane);
+    vec2 d = unpackHalf2x16(scale_word(group, super_, num_super, 13u, 0u, lane));
+    uint sm = scale_word(group, super_, num_super, 13u, 1u + (block & 7u) / 2u, lane) >> ((block & 1u) * 16u);
+    k.dm = vec2(d.x * float(sm & 255u), -(d.y * float((sm >> 8) & 255u)));
+    return k;
+}
+vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j) | fifth_bits(k.fifth, j)); }
+float block_scale(Block k, uint half_) { return k.dm.x; }
+float block_bias(Block k) { return k.dm.y; }

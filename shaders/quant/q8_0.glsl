@@ -1,0 +1,16 @@
+// Q8_0: 32 signed bytes, one half scale.
+#define SCALES_PER_BLOCK 1
+#define HAS_BIAS 0
+struct Block { uvec4 q[2]; float d; };
+
+Block load_block(uint group, uint block, uint lane, uint nb) {
+    Block k;
+    uint at = (group * nb + block) * 16u + lane;
+    k.q[0] = quants[at];
+    k.q[1] = quants[at + 8u];
+    k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
+    return k;
+}
+vec4 codes(Block k, uint j) { return signed_bytes(k.q[j >> 2][j & 3u]); }
+float block_scale(Block k, uint half_) { return k.d; }
+float block_bias(Block k) { return 0.0; }

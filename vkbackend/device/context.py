@@ -1,0 +1,163 @@
+"""One opened device: its queue, its memory, its kernels.
+
+In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Not thread-safe: one
+thread (the engine's) uses a device at a time.
+"""
+
+import numpy as np
+
+from .. import _native
+from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
+from . import vulkan
+from .discover import DeviceInfo, feature_chain
+from .shaders import KernelCache
+
+OUT_OF_MEMORY = (-1, -2)
+LOST = (-4, 2)  # VK_ERROR_DEVICE_LOST, VK_TIMEOUT
+
+# VkMemoryPropertyFlagBits
+LOCAL, VISIBLE, COHERENT, CACHED = 1, 2, 4, 8
+# VkBufferUsageFlagBits: transfer source and destination, uniform texel, storage
+USAGE = 1 | 2 | 4 | 32
+UPLOAD_BYTES = 16 << 20
+
+
+class Device:
+    """A Vulkan device opened with every feature that `discover.FEATURES` knows and it has.
+
+    info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through a ring.
+    Raises DeviceError where the driver refuses, NoDevice where the device is gone.
+    """
+
+    def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
+        self.info = info
+        self.is_unified = info.is_unified and not force_discrete
+        self.allocated_bytes = 0
+        self._context = _open(info)
+        self.kernels = KernelCache(self)
+        self._staging = None
+        self._readback = None
+
+    def supports(self, feature: str) -> bool:
+        return feature in self.info.features
+
+    def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
+        """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host writes, device
+        reads), `readback` (device writes, host reads: cached). Raises OutOfMemory."""
+        wanted = {
+            "device": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT] if self.is_unified else [LOCAL, 0],
+            "step": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT],
+            "readback": [VISIBLE | COHERENT | CACHED, VISIBLE | COHERENT],
+        }[kind]
+        if num_bytes > self.info.memory_total:
+            raise OutOfMemory(f"{self.info.name}: {num_bytes} bytes asked for, the device has {self.info.memory_total} in all")
+        with translated(f"{self.info.name}: allocating {num_bytes} bytes"):
+            memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
+        self.allocated_bytes += num_bytes
+        return memory
+
+    def upload(self, buffer, array: np.ndarray) -> None:
+        """Copy `array`'s bytes to the start of `buffer`, wherever it lies."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if data.nbytes > buffer.num_bytes:
+            raise ValueError(f"{data.nbytes} bytes do not fit a buffer of {buffer.num_bytes}")
+        if buffer.memory.is_mapped:
+            buffer.array(np.uint8, data.shape)[:] = data
+            return
+        if self._staging is None:
+            self._staging = self.memory(UPLOAD_BYTES, "step")
+        staging = np.frombuffer(self._staging, np.uint8)
+        for at in range(0, data.nbytes, UPLOAD_BYTES):
+            part = data[at:at + UPLOAD_BYTES]
+            staging[:part.nbytes] = part
+            self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
+
+    def download(self, buffer, dtype, shape) -> np.ndarray:
+        """The start of `buffer` as a fresh array, wherever it lies."""
+        count = int(np.prod(shape))
+        num_bytes = count * np.dtype(dtype).itemsize
+        if buffer.memory.is_mapped:
+            return buffer.array(dtype, shape).copy()
+        if self._readback is None:
+            self._readback = self.memory(UPLOAD_BYTES, "readback")
+        out = np.empty(num_bytes, np.uint8)
+        source = np.frombuffer(self._readback, np.uint8)
+        for at in range(0, num_bytes, UPLOAD_BYTES):
+            part = min(UPLOAD_BYTES, num_bytes - at)
+            self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
+            out[at:at + part] = source[:part]
+        return out.view(dtype).reshape(shape)
+
+    def _copy(self, source, source_offset, target, target_offset, num_bytes):
+        from .dispatch import Recorder
+        recorder = Recorder(self)
+        recorder.copy(source, source_offset, target, target_offset, num_bytes)
+        recorder.finish().run()
+
+    def close(self) -> None:
+        """Save the pipeline cache and let go of everything made here that nobody else holds."""
+        self.kernels.save()
+        self.kernels.clear()
+        self._staging = self._readback = None
+
+
+def _open(info: DeviceInfo) -> "_native.Context":
+    ffi, lib = vulkan.load()
+    instance = vulkan.new_instance()
+    try:
+        for physical in vulkan.physical_devices(instance):
+            properties = vulkan.struct("VkPhysicalDeviceIDProperties")
+            lib.vkGetPhysicalDeviceProperties2(physical, vulkan.struct("VkPhysicalDeviceProperties2", next_=properties))
+            if bytes(properties.deviceUUID).hex() == info.uuid:
+                break
+        else:
+            raise NoDevice(f"{info.name} (uuid {info.uuid}) is no longer there; see `vkbackend devices`")
+        device = _create(physical, info)
+    except BaseException:
+        lib.vkDestroyInstance(instance, ffi.NULL)
+        raise
+    from .shaders import load_pipeline_cache
+    return _native.Context(vulkan.address(instance), vulkan.address(physical), vulkan.address(device), info.compute_family,
+                           load_pipeline_cache(info))
+
+
+def _create(physical, info: DeviceInfo):
+    ffi, lib = vulkan.load()
+    basic = ffi.new("VkPhysicalDeviceProperties*")
+    lib.vkGetPhysicalDeviceProperties(physical, basic)
+    features, structs = feature_chain(physical, basic.apiVersion, info.extensions)
+    # Bounds checks on every access cost time and hide faults; everything else that the driver offers is left on.
+    features.features.robustBufferAccess = 0
+    wanted = []
+    for minor, name in ((2, "VK_KHR_8bit_storage"), (2, "VK_KHR_shader_float16_int8"),
+                        (3, "VK_EXT_subgroup_size_control"), (3, "VK_KHR_shader_integer_dot_product")):
+        if info.api[1] < minor and name in info.extensions:
+            wanted.append(ffi.new("char[]", name.encode()))
+    names = ffi.new("char*[]", wanted)
+    priority = ffi.new("float[]", [1.0])
+    queue = vulkan.struct("VkDeviceQueueCreateInfo", queueFamilyIndex=info.compute_family, queueCount=1, pQueuePriorities=priority)
+    create = vulkan.struct("VkDeviceCreateInfo", next_=features, queueCreateInfoCount=1, pQueueCreateInfos=queue,
+                           enabledExtensionCount=len(wanted), ppEnabledExtensionNames=names)
+    device = ffi.new("VkDevice*")
+    vulkan.check(lib.vkCreateDevice(physical, create, ffi.NULL, device), f"{info.name}: vkCreateDevice")
+    return device[0]
+
+
+class translated:
+    """Turns the extension's VulkanError into the project's errors, with what was being done in front."""
+
+    def __init__(self, doing: str):
+        self.doing = doing
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if kind is not _native.VulkanError:
+            return
+        text, result = error.args
+        if result in OUT_OF_MEMORY:
+            raise OutOfMemory(f"{self.doing}: {text}; close other programs, or use a smaller model, context or batch") from error
+        if result in LOST:
+            raise DeviceLost(f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log (dmesg)") from error
+        raise DeviceError(f"{self.doing}: {text}") from error

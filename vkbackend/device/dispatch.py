@@ -1,0 +1,138 @@
+"""Dispatches -> one recorded kp.Sequence with the barriers that their reads and writes ask for.
+
+In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. What a dispatch reads and writes is declared,
+never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads or writes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import _native
+from .buffers import Buffer
+from .context import translated
+from .shaders import as_word
+
+RUN_LIMIT_NS = 120 * 10**9  # a step that takes longer than this is taken for lost
+
+# VkPipelineStageFlagBits and VkAccessFlagBits
+STAGE_COMPUTE, STAGE_TRANSFER, STAGE_HOST = 0x800, 0x1000, 0x4000
+SHADER_READ, SHADER_WRITE, TRANSFER_READ, TRANSFER_WRITE = 0x20, 0x40, 0x800, 0x1000
+HOST_READ, HOST_WRITE = 0x2000, 0x4000
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One run of a kernel.
+
+    shader: variant name in shaders/variants.toml. Bindings: `reads`, then `writes` (a buffer in `writes` may be read too).
+    groups: workgroups in x, y, z. constants: {constant_id: value}; push: values in order of the push-constant block
+    (int -> uint32, float -> float32). subgroup_size: required size, 0 = any. flops, label: for profiles.
+    """
+
+    shader: str
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    groups: tuple[int, int, int]
+    constants: tuple[tuple[int, int | float | bool], ...] = ()
+    push: tuple[int | float, ...] = ()
+    subgroup_size: int = 0
+    flops: int = 0
+    label: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes bound: an upper bound of what is moved."""
+        return sum(buffer.num_bytes for buffer in (*self.reads, *self.writes))
+
+
+def hazard_points(dispatches) -> list[int]:
+    """Indices of the dispatches before which a barrier must stand: read after write, write after read, write after write
+    on overlapping bytes since the barrier before."""
+    points, reads, writes = [], [], []
+    for index, dispatch in enumerate(dispatches):
+        conflict = (any(a.overlaps(b) for a in (*dispatch.reads, *dispatch.writes) for b in writes)
+                    or any(a.overlaps(b) for a in dispatch.writes for b in reads))
+        if conflict:
+            points.append(index)
+            reads, writes = [], []
+        reads.extend(dispatch.reads)
+        writes.extend(dispatch.writes)
+    return points
+
+
+class Recorder:
+    """Records into one kp.Sequence, with host writes made visible first and results made visible to the host last."""
+
+    def __init__(self, device):
+        self.device = device
+        self.sequence = device._context.sequence()
+        self.capture = _native.OpCapture()
+        self.sequence.record(self.capture)
+        self._barrier(STAGE_HOST | STAGE_COMPUTE | STAGE_TRANSFER, HOST_WRITE | SHADER_WRITE | TRANSFER_WRITE,
+                      STAGE_COMPUTE | STAGE_TRANSFER, SHADER_READ | SHADER_WRITE | TRANSFER_READ | TRANSFER_WRITE)
+
+    def _barrier(self, from_stage, from_access, to_stage, to_access):
+        self.sequence.record(_native.OpBarrier(from_stage, from_access, to_stage, to_access))
+
+    def compute_barrier(self):
+        self._barrier(STAGE_COMPUTE, SHADER_READ | SHADER_WRITE, STAGE_COMPUTE, SHADER_READ | SHADER_WRITE)
+
+    def dispatch(self, dispatch: Dispatch):
+        kernel = self.device.kernels.get(dispatch)
+        ranges = [(buffer.memory, buffer.offset, buffer.num_bytes) for buffer in (*dispatch.reads, *dispatch.writes)]
+        with translated(f"{self.device.info.name}: {dispatch.shader}"):
+            self.sequence.record(_native.OpDispatch(kernel, ranges, list(dispatch.groups), [as_word(value) for value in dispatch.push]))
+
+    def copy(self, source, source_offset, target, target_offset, num_bytes):
+        self.sequence.record(_native.OpCopy(source, source_offset, target, target_offset, num_bytes))
+
+    def timestamp(self, timestamps, index):
+        self.sequence.record(_native.OpTimestamp(timestamps, index))
+
+    def finish(self) -> "Recording":
+        self._barrier(STAGE_COMPUTE | STAGE_TRANSFER, SHADER_WRITE | TRANSFER_WRITE, STAGE_HOST, HOST_READ)
+        return Recording(self.device, _native.Submission(self.device._context, self.sequence, self.capture))
+
+
+@dataclass
+class Recording:
+    device: object
+    submission: object
+
+    def run(self, limit_ns: int = RUN_LIMIT_NS) -> None:
+        """Submit and wait, without the GIL. Raises DeviceLost, DeviceError."""
+        with translated(f"{self.device.info.name}: running a step"):
+            self.submission.run(limit_ns)
+
+
+class Program:
+    """Dispatches recorded once. `run()` replays them; `timings()` gives seconds per dispatch where `timestamps` was asked for.
+
+    skip_barrier: leave out the barrier before `barriers[skip_barrier]`, to show that it is needed.
+    """
+
+    def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None):
+        self.device, self.dispatches = device, list(dispatches)
+        self.barriers = hazard_points(self.dispatches)
+        left_out = None if skip_barrier is None else self.barriers[skip_barrier]
+        before = set(self.barriers) - {left_out}
+        self._timestamps = _native.Timestamps(device._context, len(self.dispatches) + 1) if timestamps else None
+        recorder = Recorder(device)
+        if timestamps:
+            recorder.timestamp(self._timestamps, 0)
+        for index, dispatch in enumerate(self.dispatches):
+            if index in before:
+                recorder.compute_barrier()
+            recorder.dispatch(dispatch)
+            if timestamps:
+                recorder.timestamp(self._timestamps, index + 1)
+        self._recording = recorder.finish()
+
+    def run(self) -> None:
+        self._recording.run()
+
+    def timings(self) -> list[float]:
+        """Seconds of each dispatch of the last run, from the device's own clock."""
+        ticks = np.array(self._timestamps.read(), np.uint64)
+        return [float(tick) * self.device.info.limits.timestamp_period_ns * 1e-9 for tick in np.diff(ticks)]

@@ -1,0 +1,159 @@
+"""Shader variants by name -> SPIR-V -> kernels, cached per device and, across processes, in the driver's pipeline cache.
+
+In: `shaders/variants.toml`. An installed package finds the SPIR-V that the build made beside the native extension; a source
+checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at once.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .. import _native, settings
+from ..errors import DeviceError
+
+SOURCES = Path(__file__).resolve().parents[2] / "shaders"
+
+
+def as_word(value) -> int:
+    """A specialization or push constant as the uint32 that carries it."""
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return int(np.float32(value).view(np.uint32))
+    return int(value) & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=1)
+def variants() -> dict[str, dict]:
+    """name -> {"requires": [device features], "texel": [bindings that are texel buffers], ...}."""
+    if (SOURCES / "variants.toml").exists():
+        return {variant["name"]: variant for variant in _builder().expand(SOURCES / "variants.toml")}
+    return {variant["name"]: variant for variant in json.loads((_installed() / "variants.json").read_text())}
+
+
+def _installed() -> Path:
+    return Path(_native.__file__).parent / "spirv"
+
+
+@lru_cache(maxsize=1)
+def _builder():
+    sys.path.insert(0, str(SOURCES))
+    try:
+        import build
+        return build
+    finally:
+        sys.path.pop(0)
+
+
+@lru_cache(maxsize=None)
+def spirv(name: str) -> bytes:
+    """SPIR-V of a variant. Raises DeviceError where it is unknown or does not compile."""
+    if name not in variants():
+        raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
+    if not (SOURCES / "variants.toml").exists():
+        return (_installed() / f"{name}.spv").read_bytes()
+    variant = variants()[name]
+    key = hashlib.sha256((_sources_digest() + json.dumps(variant, sort_keys=True)).encode()).hexdigest()[:32]
+    path = settings.cache_folder() / "spirv" / f"{key}.spv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _builder().compile_variant(SOURCES, variant, path)
+        except subprocess.CalledProcessError as error:
+            raise DeviceError(f"shader variant {name}: {error.stdout}") from error
+    return path.read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.rglob("*")):
+        if path.suffix in (".comp", ".glsl"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_glsl(source: str, target: str = "vulkan1.1") -> bytes:
+    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. Raises DeviceError with the compiler's message."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shader.comp"
+        path.write_text(source)
+        done = subprocess.run(["glslangValidator", "-V", "--target-env", target, f"-I{SOURCES}", "-o", f"{path}.spv", str(path)],
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise DeviceError(f"GLSL does not compile:\n{done.stdout}")
+        return Path(f"{path}.spv").read_bytes()
+
+
+class KernelCache:
+    """Kernels of one device by (variant, constants, subgroup size)."""
+
+    def __init__(self, device):
+        self.device = device
+        self._kernels = {}
+        self._extra: dict[str, dict] = {}
+
+    def add(self, name: str, code: bytes, requires=(), texel=()) -> None:
+        """Make SPIR-V from elsewhere usable under `name` in a Dispatch."""
+        self._extra[name] = {"spirv": code, "requires": list(requires), "texel": list(texel)}
+
+    def missing(self, name: str) -> list[str]:
+        """Features that the variant needs and the device lacks; empty where it can run."""
+        variant = self._extra.get(name) or variants()[name]
+        return [feature for feature in variant["requires"] if not self.device.supports(feature)]
+
+    def get(self, dispatch) -> "_native.Kernel":
+        """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""
+        num_bindings = len(dispatch.reads) + len(dispatch.writes)
+        key = (dispatch.shader, dispatch.constants, dispatch.subgroup_size, num_bindings, len(dispatch.push))
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            kernel = self._kernels[key] = self._make(dispatch, num_bindings)
+        return kernel
+
+    def _make(self, dispatch, num_bindings):
+        from .context import translated
+        name, info = dispatch.shader, self.device.info
+        missing = self.missing(name)  # creating a pipeline whose capability the driver lacks may end the process
+        if missing:
+            raise DeviceError(f"{info.name} lacks {', '.join(missing)}, which shader variant {name} needs")
+        variant = self._extra.get(name)
+        code, texel = (variant["spirv"], variant["texel"]) if variant else (spirv(name), variants()[name]["texel"])
+        if dispatch.subgroup_size and not info.subgroup_min <= dispatch.subgroup_size <= info.subgroup_max:
+            raise DeviceError(f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} ({name})")
+        required = dispatch.subgroup_size if "subgroup_size_control" in info.features else 0
+        bindings = [1 if binding in texel else 0 for binding in range(num_bindings)]
+        with translated(f"{info.name}: making kernel {name}"):
+            return _native.Kernel(self.device._context, code, bindings, len(dispatch.push),
+                                  {slot: as_word(value) for slot, value in dispatch.constants}, required)
+
+    def save(self) -> None:
+        """Write the driver's pipeline cache for the next process (whole or not at all)."""
+        path = _cache_path(self.device.info)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = self.device._context.cache_data()
+        if path.exists() and path.stat().st_size == len(data):
+            return
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, path)
+
+    def clear(self) -> None:
+        self._kernels.clear()
+
+
+def _cache_path(info) -> Path:
+    return settings.cache_folder() / "pipelines" / f"{info.key}.bin"
+
+
+def load_pipeline_cache(info) -> bytes:
+    """What an earlier process saved; the driver itself refuses data that is not its own."""
+    path = _cache_path(info)
+    return path.read_bytes() if path.exists() else b""

@@ -1,0 +1,43 @@
+"""The KV cache's storage: two paged tensors per layer, on the device or as numpy arrays for the twins."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DTYPES = {"f32": np.float32, "f16": np.float16}
+
+
+@dataclass(eq=False)
+class CacheTensor:
+    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` ("f32" or "f16")."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    dtype: str
+    buffer: object = None           # device
+    array: np.ndarray | None = None  # twins
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(DTYPES[self.dtype]).itemsize
+
+
+class CacheStorage:
+    """All layers' caches. `arena` None keeps them as numpy arrays."""
+
+    def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: str, arena=None):
+        self.page_size, self.num_pages, self.dtype = page_size, num_pages, dtype
+        shape = (num_pages, page_size, num_kv_heads, head_dim)
+        self.layers = []
+        for layer in range(num_layers):
+            pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")
+            for tensor in pair:
+                if arena is None:
+                    tensor.array = np.zeros(shape, DTYPES[dtype])
+                else:
+                    tensor.buffer = arena.allocate(tensor.num_bytes)
+            self.layers.append(pair)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.num_bytes for pair in self.layers for tensor in pair)

@@ -1,0 +1,79 @@
+"""The ops as functions on symbolic values: what the files in `models/` are written in. Shapes as in docs/architecture.md."""
+
+from .builder import Graph, Kind, Value
+
+
+def embed(weight: Value, *, scale: float = 1.0) -> Value:
+    """Rows of `weight` (vocabulary, d) for the step's tokens -> (T, d), times `scale`."""
+    graph = weight.graph
+    y = graph.new("embed", (graph.num_tokens, weight.shape[1]))
+    graph.call("embed", [graph.step["tokens"], weight], [y], scale=scale)
+    return y
+
+
+def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = None, name: str = "norm") -> Value:
+    """x / rms(x) * weight over the last axis [+ residual] -> like x, dense."""
+    y = x.graph.new(name, x.shape)
+    x.graph.call("rms_norm", [x, weight, residual], [y], eps=eps)
+    return y
+
+
+def matmul(x: Value, weight: Value, *, residual: Value | None = None, out: Value | None = None, name: str = "matmul") -> Value:
+    """x (T, K) times weight (N, K) transposed [+ residual] -> (T, N), or into the columns `out`."""
+    y = out or x.graph.new(name, (x.shape[0], weight.shape[0]))
+    x.graph.call("matmul", [x, weight, residual], [y])
+    return y
+
+
+def rope(x: Value, freq_factors: Value | None, *, name: str = "rope", **attrs) -> Value:
+    """Rotate (T, heads, head_dim) in place by the step's positions; attrs: base, n_rot, pairing, freq_scale."""
+    graph = x.graph
+    graph.call("rope", [x, graph.step["positions"], freq_factors], [x], **attrs)
+    return x
+
+
+def kv_write(k: Value, v: Value, k_cache: Value, v_cache: Value) -> None:
+    """Store this step's keys and values (T, kv_heads, head_dim) at their pages of the cache."""
+    graph = k.graph
+    step = graph.step
+    graph.call("kv_write", [k, v, step["positions"], step["sequences"], step["page_table"]], [k_cache, v_cache])
+
+
+def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attention", **attrs) -> Value:
+    """Causal attention of q (T, heads, head_dim) over the cache -> same shape; attrs: scale, window, softcap."""
+    graph = q.graph
+    step = graph.step
+    y = graph.new(name, q.shape)
+    graph.call("attention", [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]], [y], **attrs)
+    return y
+
+
+def silu_mul(gate: Value, up: Value) -> Value:
+    """silu(gate) * up."""
+    return _gated("silu_mul", gate, up)
+
+
+def gelu_mul(gate: Value, up: Value) -> Value:
+    """gelu(gate) * up, gelu in its tanh form."""
+    return _gated("gelu_mul", gate, up)
+
+
+def _gated(op: str, gate: Value, up: Value) -> Value:
+    y = gate.graph.new(op, gate.shape)
+    gate.graph.call(op, [gate, up], [y])
+    return y
+
+
+def output_rows(x: Value) -> Value:
+    """The rows of x (T, n) that want logits -> (M, n)."""
+    graph = x.graph
+    y = graph.new("output_rows", (graph.num_outputs, x.shape[1]))
+    graph.call("gather_rows", [x, graph.step["output_rows"]], [y])
+    return y
+
+
+def softcap(x: Value, cap: float) -> Value:
+    """cap * tanh(x / cap)."""
+    y = x.graph.new("softcap", x.shape)
+    x.graph.call("softcap", [x], [y], cap=cap)
+    return y

@@ -1,0 +1,48 @@
+"""Gives every activation a place in one arena: two values share bytes only where their lifetimes do not touch.
+
+In: the nodes of a graph. Out: the offset of each base value and the size of the arena, in bytes.
+First fit over values in the order they are made; a step's activations are few and large, so nothing cleverer is needed.
+"""
+
+from dataclasses import dataclass
+
+from .builder import Graph, Kind, Value, elements
+
+ALIGNMENT = 256  # the largest minStorageBufferOffsetAlignment that Vulkan allows
+
+
+@dataclass
+class ArenaPlan:
+    offsets: dict[Value, int]  # base value -> byte offset
+    num_bytes: int
+
+
+def storage_bytes(value: Value) -> int:
+    """Bytes that a whole value occupies (every element type here is 4 bytes wide)."""
+    return -(-elements(value.shape) * 4 // ALIGNMENT) * ALIGNMENT
+
+
+def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
+    """Place the activations of `graph`. With `keep`, nothing is reused, so that every intermediate can be read afterwards."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for value in [*node.inputs, *node.outputs]:
+            if value is not None and value.base.kind is Kind.ACTIVATION:
+                first.setdefault(value.base, index)
+                last[value.base] = len(graph.nodes) if keep else index
+
+    offsets: dict[Value, int] = {}
+    end = 0
+    for value in first:  # insertion order: the order in which values are made
+        size = storage_bytes(value)
+        taken = sorted((offsets[other], offsets[other] + storage_bytes(other)) for other in offsets
+                       if first[other] <= last[value] and first[value] <= last[other])
+        offset = 0
+        for low, high in taken:
+            if offset + size <= low:
+                break
+            offset = max(offset, high)
+        offsets[value] = offset
+        end = max(end, offset + size)
+    return ArenaPlan(offsets, end)

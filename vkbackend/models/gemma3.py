@@ -1,0 +1,89 @@
+"""gemma3 (text): norms before and after each sub-block, per-head q and k norms, GELU gate, five sliding-window layers to
+each global one, embedding scaled by sqrt(width).
+
+Norm weights are stored with their 1 already added. q and k rotate in halves; local layers rotate with base 10,000.
+"""
+
+from dataclasses import dataclass
+
+from ..graph import functions as F
+from ..graph.builder import Graph, Value
+from .layers import Attention, Embedding, Rope
+
+LOCAL_ROPE_BASE = 10000.0
+GLOBAL_EVERY = 6  # layers 5, 11, 17, ... see the whole context
+
+
+@dataclass(frozen=True)
+class Config:
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    vocab_size: int
+    norm_eps: float
+    rope_base: float
+    rope_scale: float
+    window: int
+    attention_scale: float
+    logit_softcap: float
+
+    @classmethod
+    def from_gguf(cls, meta) -> "Config":
+        """meta: `weights.Hyperparameters`, which looks up under "gemma3."."""
+        head_dim, num_layers = meta.int("attention.key_length", 256), meta.int("block_count")
+        width, heads = meta.int("embedding_length"), meta.int("attention.head_count")
+        return cls(
+            num_layers=num_layers, width=width,
+            num_heads=heads, num_kv_heads=meta.int("attention.head_count_kv", heads), head_dim=head_dim,
+            context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
+            norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
+            rope_base=meta.float("rope.freq_base", 1_000_000.0), rope_scale=meta.linear_rope_scale(),
+            window=meta.int("attention.sliding_window", 0),
+            # The 27B model alone (62 layers) scales by the width per head instead of head_dim.
+            attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
+            logit_softcap=meta.float("final_logit_softcapping", 0.0),
+        )
+
+    def is_global(self, layer: int) -> bool:
+        return self.window == 0 or layer % GLOBAL_EVERY == GLOBAL_EVERY - 1
+
+
+class Block:
+    def __init__(self, w, cfg: Config):
+        everywhere = cfg.is_global(w.layer)
+        rope = Rope(cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale) if everywhere else Rope(LOCAL_ROPE_BASE, cfg.head_dim, "halves")
+        self.attn_norm = w.norm("attn_norm", cfg.norm_eps)
+        self.attention = Attention(w, cfg, rope, scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
+        self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps)
+        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps)
+        self.gate_up, self.down = w.linear("ffn_gate", "ffn_up", name="gate_up"), w.linear("ffn_down")
+        self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps)
+
+    def __call__(self, x: Value, step) -> Value:
+        x = self.post_attention_norm(self.attention(self.attn_norm(x), step), residual=x)
+        gate_up = self.gate_up(self.ffn_norm(x))
+        half = gate_up.shape[1] // 2
+        h = F.gelu_mul(gate_up.columns(0, half), gate_up.columns(half, half))
+        return self.post_ffw_norm(self.down(h), residual=x)
+
+
+class Model:
+    Config = Config
+
+    def __init__(self, w, cfg: Config):
+        self.cfg = cfg
+        self.embed = Embedding(w.matrix("token_embd"), scale=cfg.width ** 0.5)
+        self.blocks = [Block(w.block(i), cfg) for i in range(cfg.num_layers)]
+        self.output_norm = w.norm("output_norm", cfg.norm_eps)
+        self.output = w.linear("output", fallback="token_embd")
+
+    def __call__(self, graph: Graph, step) -> Value:
+        x = self.embed(graph)
+        for i, block in enumerate(self.blocks):
+            with graph.scope(f"blk.{i}"):
+                x = block(x, step)
+        logits = self.output(self.output_norm(F.output_rows(x)))
+        return F.softcap(logits, self.cfg.logit_softcap) if self.cfg.logit_softcap else logits

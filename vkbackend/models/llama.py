@@ -1,0 +1,73 @@
+"""llama: pre-norm blocks, grouped-query attention with rotary positions, SiLU-gated feed-forward.
+
+GGUF stores llama's q and k permuted so that rotation takes neighbouring pairs.
+"""
+
+from dataclasses import dataclass
+
+from ..graph import functions as F
+from ..graph.builder import Graph, Value
+from .layers import Attention, Embedding, Rope
+
+
+@dataclass(frozen=True)
+class Config:
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    vocab_size: int
+    norm_eps: float
+    rope_base: float
+    rope_dim: int
+    rope_scale: float
+
+    @classmethod
+    def from_gguf(cls, meta) -> "Config":
+        """meta: `weights.Hyperparameters`, which looks up under "llama."."""
+        heads, width = meta.int("attention.head_count"), meta.int("embedding_length")
+        head_dim = meta.int("attention.key_length", width // heads)
+        return cls(
+            num_layers=meta.int("block_count"), width=width,
+            num_heads=heads, num_kv_heads=meta.int("attention.head_count_kv", heads), head_dim=head_dim,
+            context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
+            norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
+            rope_base=meta.float("rope.freq_base", 10000.0), rope_dim=meta.int("rope.dimension_count", head_dim),
+            rope_scale=meta.linear_rope_scale(),
+        )
+
+
+class Block:
+    def __init__(self, w, cfg: Config, rope: Rope):
+        self.attn_norm = w.norm("attn_norm", cfg.norm_eps)
+        self.attention = Attention(w, cfg, rope, scale=cfg.head_dim ** -0.5)
+        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps)
+        self.gate_up, self.down = w.linear("ffn_gate", "ffn_up", name="gate_up"), w.linear("ffn_down")
+
+    def __call__(self, x: Value, step) -> Value:
+        x = self.attention(self.attn_norm(x), step, residual=x)
+        gate_up = self.gate_up(self.ffn_norm(x))
+        half = gate_up.shape[1] // 2
+        h = F.silu_mul(gate_up.columns(0, half), gate_up.columns(half, half))
+        return self.down(h, residual=x)
+
+
+class Model:
+    Config = Config
+
+    def __init__(self, w, cfg: Config):
+        self.cfg = cfg
+        self.embed = Embedding(w.matrix("token_embd"))
+        rope = Rope(cfg.rope_base, cfg.rope_dim, "adjacent", cfg.rope_scale, w.vector("rope_freqs", required=False))
+        self.blocks = [Block(w.block(i), cfg, rope) for i in range(cfg.num_layers)]
+        self.output_norm = w.norm("output_norm", cfg.norm_eps)
+        self.output = w.linear("output", fallback="token_embd")
+
+    def __call__(self, graph: Graph, step) -> Value:
+        x = self.embed(graph)
+        for i, block in enumerate(self.blocks):
+            with graph.scope(f"blk.{i}"):
+                x = block(x, step)
+        return self.output(self.output_norm(F.output_rows(x)))

@@ -1,0 +1,178 @@
+"""GGUF tensors by name -> weights that a model's layers hold, placed on a device or kept as numpy arrays.
+
+In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `Weight` (matrices, still
+quantized) and `Vector` (norms, frequency factors; f32).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import GGUFError, UnsupportedModel
+from ..gguf.quants import FORMATS, QuantFormat
+from ..gguf.reader import GGUFFile
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows first_row ... first_row + num_rows - 1 of a weight, packed in two buffers (docs/architecture.md)."""
+
+    first_row: int
+    num_rows: int
+    quants: object
+    scales: object
+
+
+@dataclass(eq=False)
+class Weight:
+    """A matrix (rows, K): one GGUF tensor, or several of one format stacked by rows.
+
+    raws:  the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file
+    parts: where the packed rows lie on the device, in ranges that one binding can hold; empty on the CPU path
+    """
+
+    name: str
+    shape: tuple[int, int]
+    format: QuantFormat
+    raws: list[np.ndarray]
+    parts: list[Part] = field(default_factory=list)
+    _array: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        """Dequantized, f32 (rows, K); computed once. The twins' view of the weight."""
+        if self._array is None:
+            self._array = np.concatenate([self.format.dequantize(raw) for raw in self.raws])
+        return self._array
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Some dequantized rows, f32 (len(ids), K), without touching the others."""
+        if self._array is not None:
+            return self._array[ids]
+        return self.format.dequantize(self.raw_rows(ids))
+
+    def raw_rows(self, ids: np.ndarray) -> np.ndarray:
+        if len(self.raws) == 1:
+            return np.ascontiguousarray(self.raws[0][ids])
+        return np.ascontiguousarray(np.concatenate(self.raws)[ids])
+
+
+@dataclass(eq=False)
+class Vector:
+    """A small f32 array, and its device buffer where there is a device."""
+
+    name: str
+    values: np.ndarray
+    buffer: object = None
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+
+class Hyperparameters:
+    """Typed look-ups under the architecture's prefix, with errors that name the key."""
+
+    def __init__(self, gguf: GGUFFile):
+        self.gguf, self.architecture = gguf, gguf.metadata.get("general.architecture", str)
+
+    def int(self, key: str, default: int | None = None) -> int:
+        return self._get(key, int, default)
+
+    def float(self, key: str, default: float | None = None) -> float:
+        return float(self._get(key, float, default))
+
+    def _get(self, key, kind, default):
+        full = f"{self.architecture}.{key}"
+        return self.gguf.metadata.get(full, kind) if default is None else self.gguf.metadata.get(full, kind, default)
+
+    def linear_rope_scale(self) -> float:
+        """Positions are multiplied by this (1 / factor of linear scaling); other scaling kinds are refused by name."""
+        kind = self._get("rope.scaling.type", str, "none")
+        if kind == "none":
+            return 1.0
+        if kind != "linear":
+            raise UnsupportedModel(f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear")
+        return 1.0 / self.float("rope.scaling.factor", 1.0)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.gguf.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in self.gguf.tensors else 0
+
+
+class Weights:
+    """Looks tensors up under a prefix: `w.block(3).norm("attn_norm", eps)` is "blk.3.attn_norm.weight"."""
+
+    def __init__(self, gguf: GGUFFile, placer=None, prefix: str = "", layer: int = -1, shared: dict | None = None):
+        self.gguf, self.placer, self.prefix, self.layer = gguf, placer, prefix, layer
+        self.shared = {} if shared is None else shared  # name -> Weight: a tied embedding is placed once
+
+    def block(self, layer: int) -> "Weights":
+        return Weights(self.gguf, self.placer, f"blk.{layer}.", layer, self.shared)
+
+    def norm(self, name: str, eps: float, required: bool = True):
+        from .layers import RMSNorm
+        vector = self.vector(name, required)
+        return vector and RMSNorm(vector, eps, name)
+
+    def vector(self, name: str, required: bool = True) -> Vector | None:
+        full = f"{self.prefix}{name}.weight"
+        if full not in self.gguf.tensors:
+            if required:
+                raise self._missing(full)
+            return None
+        if full not in self.shared:
+            values = self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
+            vector = Vector(full, values)
+            if self.placer:
+                self.placer.place_vector(vector)
+            self.shared[full] = vector
+        return self.shared[full]
+
+    def matrix(self, *names: str) -> Weight:
+        """The tensors `names`, of one format and K, as one placed weight."""
+        full = [f"{self.prefix}{name}.weight" for name in names]
+        key = "+".join(full)
+        if key not in self.shared:
+            for name in full:
+                if name not in self.gguf.tensors:
+                    raise self._missing(name)
+            infos = [self.gguf.tensors[name] for name in full]
+            rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
+            raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
+            weight = Weight(key, (rows, k), self._format(full[0]), raws)
+            if k % 32:
+                raise UnsupportedModel(f"{self.gguf.path}: {key} has rows of {k} elements; matrices here need a multiple of 32")
+            if self.placer:
+                self.placer.place_matrix(weight)
+            self.shared[key] = weight
+        return self.shared[key]
+
+    def linear(self, *names: str, name: str = "", fallback: str = ""):
+        """A `Linear` over the tensors `names`: neighbours of one format are stacked, so that they take one dispatch."""
+        from .layers import Linear
+        if fallback and f"{self.prefix}{names[0]}.weight" not in self.gguf.tensors:
+            names, name = (fallback,), name or names[0]
+        stacks: list[list[str]] = []
+        for each in names:
+            full = f"{self.prefix}{each}.weight"
+            if full not in self.gguf.tensors:
+                raise self._missing(full)
+            previous = stacks and f"{self.prefix}{stacks[-1][-1]}.weight"
+            if previous and self._alike(previous, full):
+                stacks[-1].append(each)
+            else:
+                stacks.append([each])
+        return Linear([self.matrix(*stack) for stack in stacks], name or names[0])
+
+    def _alike(self, one: str, other: str) -> bool:
+        a, b = self.gguf.tensors[one], self.gguf.tensors[other]
+        return a.type == b.type and a.shape[1] == b.shape[1]
+
+    def _format(self, full: str) -> QuantFormat:
+        kind = self.gguf.tensors[full].type
+        if kind not in FORMATS:
+            raise UnsupportedModel(f"{self.gguf.path}: {full} is {kind.name}; readable here: {', '.join(f.name for f in FORMATS)}")
+        return FORMATS[kind]
+
+    def _missing(self, full: str) -> GGUFError:
+        return GGUFError(f"{self.gguf.path}: tensor {full} is missing; the file is incomplete or of another architecture than it says")
