@@ -8,7 +8,7 @@ A table of variants.toml:
     source = "matmul.comp"
     target = "vulkan1.1"                     what the SPIR-V asks of the driver (default vulkan1.1)
     requires = ["subgroup_ballot"]           device features; none for a base variant
-    texel = [1]                              bindings that are uniform texel buffers
+    texel = { 1 = "rgba32ui" }               bindings that are uniform texel buffers, and their formats
     defines = { FORMAT = ["Q4_1", "Q8_0"], ROWS = [1, 4], SUBGROUP = 1 }
 """
 
@@ -37,7 +37,7 @@ def expand(path: Path) -> list[dict]:
             variants.append({
                 "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
                 "source": row.get("source", row["name"] + ".comp"), "target": row.get("target", "vulkan1.1"),
-                "requires": row.get("requires", []), "texel": row.get("texel", []), "defines": chosen,
+                "requires": row.get("requires", []), "texel": row.get("texel", {}), "defines": chosen,
             })
     return variants
 

@@ -16,26 +16,32 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size
 layout(constant_id = 2) const bool HAS_RESIDUAL = false;
 
-layout(std430, binding = 0) readonly restrict buffer X { float x[]; };          // (tokens, K), row stride x_stride
+#ifdef TEXEL
+layout(binding = 0) uniform samplerBuffer x;                                    // (tokens, K), four activations a texel
+#define X4(i) texelFetch(x, int(i))
+#else
+layout(std430, binding = 0) readonly restrict buffer X { vec4 x[]; };           // (tokens, K), row stride x_stride
+#define X4(i) x[i]
+#endif
 #define QUANTS_BINDING 1
 #define SCALES_BINDING 2
 #include "quant/format.glsl"
-layout(std430, binding = 3) readonly buffer Residual { float residual[]; };     // (tokens, N); x again where there is none
+layout(std430, binding = 3) readonly buffer Residual { float residual[]; };     // (tokens, N); y's buffer where there is none
 layout(std430, binding = 4) writeonly buffer Y { float y[]; };                  // (tokens, N)
 
 layout(push_constant) uniform Push {
     uint num_tokens, num_rows, num_blocks;
-    uint x_offset, x_stride;
+    uint x_offset, x_stride;                                // in fours
     uint y_offset, y_stride;
     uint residual_offset, residual_stride;
 };
 
 #ifdef SUBGROUP
-const uint LOADS = LANES < 32u ? 32u / LANES : 1u;         // activations of a block per lane
-#define ACTIVATION(t, e) subgroupBroadcast(mine[t][(e) / LANES], (e) % LANES)
+const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block per lane
+#define ACTIVATIONS(t, j) subgroupBroadcast(mine[t][(j) / LANES], (j) % LANES)
 #else
-shared float tile[TOKENS * 32];
-#define ACTIVATION(t, e) tile[(t) * 32u + (e)]
+shared vec4 tile[TOKENS * 8];
+#define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
 #endif
 
 void main() {
@@ -63,14 +69,15 @@ void main() {
         [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, row0 & 7u, num_blocks);
 
 #ifdef SUBGROUP
-        float mine[TOKENS][8];
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++)
-            [[unroll]] for (uint i = 0u; i < 8u; i++)
-                if (i < LOADS) mine[t][i] = x[x_row[t] + b * 32u + ((i * LANES + lane) & 31u)];
+        vec4 mine[TOKENS][2];
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+            mine[t][0] = X4(x_row[t] + b * 8u + (lane & 7u));
+            if (LOADS > 1u) mine[t][1] = X4(x_row[t] + b * 8u + ((LANES + lane) & 7u));
+        }
 #else
         barrier();
-        for (uint i = lane; i < TOKENS * 32u; i += LANES)
-            tile[i] = x[x_offset + min(token0 + i / 32u, num_tokens - 1u) * x_stride + b * 32u + (i & 31u)];
+        for (uint i = lane; i < TOKENS * 8u; i += LANES)
+            tile[i] = X4(x_offset + min(token0 + i / 8u, num_tokens - 1u) * x_stride + b * 8u + (i & 7u));
         barrier();
 #endif
 
@@ -87,8 +94,7 @@ void main() {
             vec4 w[ROWS];                                                                                           \
             [[unroll]] for (uint r = 0u; r < ROWS; r++) w[r] = codes(block[r], J);                                  \
             [[unroll]] for (uint t = 0u; t < TOKENS; t++) {                                                         \
-                vec4 v = vec4(ACTIVATION(t, 4u * J), ACTIVATION(t, 4u * J + 1u),                                    \
-                              ACTIVATION(t, 4u * J + 2u), ACTIVATION(t, 4u * J + 3u));                              \
+                vec4 v = ACTIVATIONS(t, J);                                                                         \
                 if (HAS_BIAS != 0) total[t] += (v.x + v.y) + (v.z + v.w);                                           \
                 [[unroll]] for (uint r = 0u; r < ROWS; r++)                                                         \
                     part[r][t] = fma(w[r].w, v.w, fma(w[r].z, v.z, fma(w[r].y, v.y, fma(w[r].x, v.x, part[r][t])))); \

@@ -140,7 +140,9 @@ struct Memory {
     }
 };
 
-enum class Binding : int { Storage = 0, Texel = 1 };
+// What a binding is: a storage buffer, or a uniform texel buffer of one of these formats.
+static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT, VK_FORMAT_R32G32B32A32_SFLOAT};
+static const uint32_t TEXEL_BYTES[] = {0, 16, 4, 16};
 
 struct Kernel {
     std::shared_ptr<Context> context;
@@ -154,6 +156,8 @@ struct Kernel {
     Kernel(std::shared_ptr<Context> context_, const py::bytes& spirv, std::vector<int> bindings_, uint32_t push_words_,
            const std::map<uint32_t, uint32_t>& constants, uint32_t subgroup_size)
         : context(context_), bindings(bindings_), push_words(push_words_) {
+        for (int kind : bindings)
+            if (kind < 0 || kind > 3) throw std::invalid_argument("unknown kind of binding");
         std::vector<uint32_t> code = words(spirv);
         try {
             VkShaderModuleCreateInfo module_info{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
@@ -163,7 +167,7 @@ struct Kernel {
 
             std::vector<VkDescriptorSetLayoutBinding> slots;
             for (uint32_t i = 0; i < bindings.size(); i++)
-                slots.push_back({i, Binding(bindings[i]) == Binding::Texel ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                slots.push_back({i, bindings[i] ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
                                  1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
             VkDescriptorSetLayoutCreateInfo set_info{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
             set_info.bindingCount = uint32_t(slots.size());
@@ -239,7 +243,7 @@ struct OpDispatch : Op {
         if (push.size() != kernel->push_words) throw std::invalid_argument("push constants do not match the kernel's");
         VkDevice device = kernel->context->device;
         uint32_t texels = 0;
-        for (int kind : kernel->bindings) texels += Binding(kind) == Binding::Texel;
+        for (int kind : kernel->bindings) texels += kind != 0;
         std::vector<VkDescriptorPoolSize> sizes;
         if (ranges.size() > texels) sizes.push_back({VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, uint32_t(ranges.size()) - texels});
         if (texels) sizes.push_back({VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER, texels});
@@ -272,12 +276,12 @@ struct OpDispatch : Op {
             write.dstSet = set;
             write.dstBinding = i;
             write.descriptorCount = 1;
-            if (Binding(kernel->bindings[i]) == Binding::Texel) {
+            if (int kind = kernel->bindings[i]) {
                 VkBufferViewCreateInfo info{VK_STRUCTURE_TYPE_BUFFER_VIEW_CREATE_INFO};
                 info.buffer = memory->buffer;
-                info.format = VK_FORMAT_R32G32B32A32_UINT;
+                info.format = TEXEL_FORMATS[kind];
                 info.offset = offset;
-                info.range = bytes / 16 * 16;
+                info.range = bytes / TEXEL_BYTES[kind] * TEXEL_BYTES[kind];
                 VkBufferView view;
                 check(vkCreateBufferView(device, &info, nullptr, &view), "vkCreateBufferView");
                 views.push_back(view);

@@ -18,6 +18,7 @@ import numpy as np
 from .. import _native, settings
 from ..errors import DeviceError
 
+TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3}  # native.cpp, TEXEL_FORMATS
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 
 
@@ -32,7 +33,7 @@ def as_word(value) -> int:
 
 @lru_cache(maxsize=1)
 def variants() -> dict[str, dict]:
-    """name -> {"requires": [device features], "texel": [bindings that are texel buffers], ...}."""
+    """name -> {"requires": [device features], "texel": {binding: format}, ...}."""
     if (SOURCES / "variants.toml").exists():
         return {variant["name"]: variant for variant in _builder().expand(SOURCES / "variants.toml")}
     return {variant["name"]: variant for variant in json.loads((_installed() / "variants.json").read_text())}
@@ -100,9 +101,9 @@ class KernelCache:
         self._kernels = {}
         self._extra: dict[str, dict] = {}
 
-    def add(self, name: str, code: bytes, requires=(), texel=()) -> None:
+    def add(self, name: str, code: bytes, requires=(), texel=None) -> None:
         """Make SPIR-V from elsewhere usable under `name` in a Dispatch."""
-        self._extra[name] = {"spirv": code, "requires": list(requires), "texel": list(texel)}
+        self._extra[name] = {"spirv": code, "requires": list(requires), "texel": texel or {}}
 
     def missing(self, name: str) -> list[str]:
         """Features that the variant needs and the device lacks; empty where it can run."""
@@ -126,10 +127,11 @@ class KernelCache:
             raise DeviceError(f"{info.name} lacks {', '.join(missing)}, which shader variant {name} needs")
         variant = self._extra.get(name)
         code, texel = (variant["spirv"], variant["texel"]) if variant else (spirv(name), variants()[name]["texel"])
+        texel = {int(binding): kind for binding, kind in texel.items()}
         if dispatch.subgroup_size and not info.subgroup_min <= dispatch.subgroup_size <= info.subgroup_max:
             raise DeviceError(f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} ({name})")
         required = dispatch.subgroup_size if "subgroup_size_control" in info.features else 0
-        bindings = [1 if binding in texel else 0 for binding in range(num_bindings)]
+        bindings = [TEXEL_KINDS[texel[binding]] if binding in texel else 0 for binding in range(num_bindings)]
         with translated(f"{info.name}: making kernel {name}"):
             return _native.Kernel(self.device._context, code, bindings, len(dispatch.push),
                                   {slot: as_word(value) for slot, value in dispatch.constants}, required)

@@ -1,0 +1,33 @@
+#version 450
+// y = f(a, b) element by element. One invocation per four elements. Twins: vkbackend/ops/elementwise.py
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+layout(local_size_x = 64) in;
+INPUT4(0, a);                                                  // (rows, n)
+INPUT4(1, b);                                                  // (rows, n); a again where f takes one argument
+layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };  // (rows, n), dense
+
+layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float parameter; };
+
+vec4 function(vec4 p, vec4 q) {
+#if defined(SILU_MUL)
+    return p / (1.0 + exp(-p)) * q;
+#elif defined(GELU_MUL)
+    vec4 inner = clamp(0.7978845608028654 * p * (1.0 + 0.044715 * p * p), -15.0, 15.0);  // tanh is 1 beyond; exp must not overflow
+    return 0.5 * p * (1.0 + tanh(inner)) * q;
+#elif defined(ADD)
+    return p + q;
+#elif defined(SCALE)
+    return p * parameter;
+#elif defined(SOFTCAP)
+    return parameter * tanh(clamp(p / parameter, -15.0, 15.0));
+#else
+#error no function named
+#endif
+}
+
+void main() {
+    uint i = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
+    if (i >= n4) return;
+    y[row * n4 + i] = function(LOAD4(a, a_offset + row * a_stride + i), LOAD4(b, b_offset + row * b_stride + i));
+}

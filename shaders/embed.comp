@@ -1,0 +1,21 @@
+#version 450
+// y[t] = scale * weight[tokens[t]], dequantized. One invocation per block of 32. Twin: vkbackend/ops/embed.py
+// A weight in several parts takes one dispatch each; tokens outside of a part's rows are left to the others.
+#extension GL_GOOGLE_include_directive : require
+layout(local_size_x = 64) in;
+layout(std430, binding = 0) readonly buffer Tokens { int tokens[]; };
+#define QUANTS_BINDING 1
+#define SCALES_BINDING 2
+#include "quant/format.glsl"
+layout(std430, binding = 3) writeonly buffer Y { vec4 y[]; };  // (T, K)
+layout(push_constant) uniform Push { uint num_blocks, first_row, num_rows; float scale; };
+
+void main() {
+    uint b = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
+    uint row = uint(tokens[t]) - first_row;  // below first_row wraps round to a huge number
+    if (b >= num_blocks || row >= num_rows) return;
+    Block block = load_block(row / 8u, b, row & 7u, num_blocks);
+    uint to = (t * num_blocks + b) * 8u;
+#define FOUR(J) y[to + J] = weights(block, J) * scale;
+    FOUR(0u) FOUR(1u) FOUR(2u) FOUR(3u) FOUR(4u) FOUR(5u) FOUR(6u) FOUR(7u)
+}

@@ -1,0 +1,30 @@
+#version 450
+// Rotary position embedding, in place: turn each pair of a head by position * freq_scale * base^(-2i/n_rot) / factor[i].
+// One invocation per pair. Twin: vkbackend/ops/rope.py
+layout(local_size_x = 64) in;
+layout(constant_id = 0) const uint HEAD_DIM = 64;
+layout(constant_id = 1) const uint N_ROT = 64;
+layout(constant_id = 2) const bool HALVES = false;        // pairs are (i, i + n_rot/2) instead of (2i, 2i + 1)
+layout(constant_id = 3) const bool HAS_FACTORS = false;
+layout(std430, binding = 0) readonly buffer Positions { int positions[]; };  // (tokens); negative: slot unused
+layout(std430, binding = 1) readonly buffer Factors { float factors[]; };    // (n_rot / 2)
+layout(std430, binding = 2) buffer X { float x[]; };                         // (tokens, heads, head_dim)
+
+layout(push_constant) uniform Push { uint heads, x_offset, x_stride; float log2_base, freq_scale; };
+
+void main() {
+    uint pair = gl_GlobalInvocationID.x, token = gl_WorkGroupID.y;
+    uint head = pair / (N_ROT / 2u), i = pair % (N_ROT / 2u);
+    if (head >= heads || positions[token] < 0) return;
+
+    float frequency = exp2(-log2_base * float(2u * i) / float(N_ROT)) * freq_scale;
+    if (HAS_FACTORS) frequency /= factors[i];
+    float angle = float(positions[token]) * frequency;
+    float c = cos(angle), s = sin(angle);
+
+    uint row = x_offset + token * x_stride + head * HEAD_DIM;
+    uint first = row + (HALVES ? i : 2u * i), second = HALVES ? first + N_ROT / 2u : first + 1u;
+    float a = x[first], b = x[second];
+    x[first] = a * c - b * s;
+    x[second] = a * s + b * c;
+}

@@ -1,0 +1,238 @@
+"""Opens GGUF files (version 2 and 3, little endian) by mmap, with every length and offset checked before it is used.
+
+In: a path. Out: `GGUFFile` with typed metadata, tensor infos and zero-copy tensor bytes. Arrays of metadata are only walked at
+opening and decoded on first use: a vocabulary of 262,144 strings costs nothing until the tokenizer asks for it.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from ..errors import GGUFError, UnsupportedModel
+
+MAGIC = b"GGUF"
+DEFAULT_ALIGNMENT = 32
+MAX_DIMENSIONS = 4
+MAX_NAME_BYTES = 65535
+STRING, ARRAY, BOOL = 8, 9, 7
+SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """shape is numpy order: rows first, elements of a row last. offset counts from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+    num_bytes: int
+
+
+class Metadata(Mapping):
+    """Key -> value; arrays are decoded on first use. `get(key, kind)` also checks the type."""
+
+    def __init__(self, path, spans):
+        self._path, self._spans, self._values = path, spans, {}
+
+    def __getitem__(self, key):
+        if key not in self._values:
+            self._values[key] = self._spans[key]()
+        return self._values[key]
+
+    def __iter__(self):
+        return iter(self._spans)
+
+    def __len__(self):
+        return len(self._spans)
+
+    def __contains__(self, key):
+        return key in self._spans
+
+    def get(self, key, kind=None, default=REQUIRED):
+        """The value of `key`, checked to be of `kind` (int, float, str, bool, list). An int serves as a float.
+
+        Without a default the key must be there. Raises GGUFError naming the key where it is missing or of another type.
+        """
+        if key not in self._spans:
+            if default is REQUIRED:
+                raise GGUFError(f"{self._path}: metadata key {key} is missing; convert the model again with a current converter")
+            return default
+        value = self[key]
+        if kind is None or isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+        if kind is float and isinstance(value, int):
+            return float(value)
+        if kind is list and isinstance(value, np.ndarray):
+            return value
+        raise GGUFError(f"{self._path}: metadata key {key} is {type(value).__name__}, not {kind.__name__}; the file is damaged or badly converted")
+
+
+class GGUFFile:
+    """An open GGUF file. `path`, `version`, `metadata`, `tensors` (name -> TensorInfo, in the file's order)."""
+
+    @classmethod
+    def open(cls, path) -> "GGUFFile":
+        """Raises GGUFError (not a GGUF, cut short, contradictory), UnsupportedModel (unknown tensor type), OSError (unreadable)."""
+        return cls(Path(path))
+
+    def __init__(self, path: Path):
+        self.path = path
+        with open(path, "rb") as file:
+            if path.stat().st_size < 24:
+                raise GGUFError(f"{path} is not a GGUF file: {path.stat().st_size} bytes are too few")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = _Reader(path, self._map)
+        if reader.take(4) != MAGIC:
+            raise GGUFError(f"{path} is not a GGUF file: it does not begin with 'GGUF'")
+        self.version = reader.uint32()
+        if self.version not in (2, 3):
+            hint = "it is big-endian or damaged" if self.version > 0xFFFF else "convert it again with a current converter"
+            raise GGUFError(f"{path} is GGUF version {self.version}; readable here: 2, 3; {hint}")
+        num_tensors, num_pairs = reader.uint64(), reader.uint64()
+        # The smallest tensor info takes 24 bytes, the smallest pair 13: larger counts cannot be true.
+        if num_tensors * 24 + num_pairs * 13 > len(self._map):
+            raise GGUFError(f"{path} is damaged: it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes")
+        spans = {}
+        for _ in range(num_pairs):
+            key = reader.string("a metadata key", MAX_NAME_BYTES)
+            if key in spans:
+                raise GGUFError(f"{path} is damaged: metadata key {key} stands twice")
+            spans[key] = reader.value(key)
+        self.metadata = Metadata(path, spans)
+        self.alignment = self.metadata.get("general.alignment", int, DEFAULT_ALIGNMENT)
+        if self.alignment <= 0 or self.alignment & (self.alignment - 1):
+            raise GGUFError(f"{path} is damaged: general.alignment is {self.alignment}, not a power of two")
+        self.tensors = self._read_tensors(reader, num_tensors)
+
+    def _read_tensors(self, reader, num_tensors) -> dict[str, TensorInfo]:
+        raw = []
+        for _ in range(num_tensors):
+            name = reader.string("a tensor name", MAX_NAME_BYTES)
+            num_dimensions = reader.uint32()
+            if not 1 <= num_dimensions <= MAX_DIMENSIONS:
+                raise GGUFError(f"{self.path} is damaged: tensor {name} has {num_dimensions} dimensions; 1 to {MAX_DIMENSIONS} are possible")
+            shape = tuple(reader.uint64() for _ in range(num_dimensions))[::-1]
+            raw.append((name, shape, reader.uint32(), reader.uint64()))
+        start = -(-reader.at // self.alignment) * self.alignment
+        tensors = {}
+        for name, shape, kind, offset in raw:
+            if name in tensors:
+                raise GGUFError(f"{self.path} is damaged: tensor {name} stands twice")
+            tensors[name] = self._info(name, shape, kind, offset, start)
+        return tensors
+
+    def _info(self, name, shape, kind, offset, start) -> TensorInfo:
+        try:
+            kind = GGMLQuantizationType(kind)
+        except ValueError:
+            raise UnsupportedModel(f"{self.path}: tensor {name} has type {kind}, which is unknown here; update vkbackend or convert the model again") from None
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        count = 1
+        for size in shape:
+            count *= size
+        if min(shape) == 0 or count >= 1 << 48:
+            raise GGUFError(f"{self.path} is damaged: tensor {name} has shape {shape}")
+        if shape[-1] % block:
+            raise GGUFError(f"{self.path} is damaged: tensor {name} ({kind.name}) has rows of {shape[-1]}, not a multiple of {block}")
+        num_bytes = count // block * block_bytes
+        if offset % self.alignment:
+            raise GGUFError(f"{self.path} is damaged: tensor {name} begins at {offset}, which is not aligned to {self.alignment}")
+        if start + offset + num_bytes > len(self._map):
+            raise GGUFError(f"{self.path} is cut short: tensor {name} needs bytes {start + offset}..{start + offset + num_bytes}, "
+                            f"the file has {len(self._map)}; download it again")
+        return TensorInfo(name, shape, kind, start + offset, num_bytes)
+
+    def data(self, name: str) -> np.ndarray:
+        """A tensor's bytes as in the file: uint8, read-only, no copy."""
+        if name not in self.tensors:
+            raise GGUFError(f"{self.path}: tensor {name} is missing")
+        info = self.tensors[name]
+        return np.frombuffer(self._map, np.uint8, info.num_bytes, info.offset)
+
+
+class _Reader:
+    """Walks the header; nothing is read past the end of the file."""
+
+    def __init__(self, path, data):
+        self.path, self.data, self.at, self.end = path, data, 0, len(data)
+
+    def need(self, count: int, what: str = "the header") -> int:
+        """-> where the next `count` bytes begin, having stepped over them."""
+        at = self.at
+        if count > self.end - at:
+            raise GGUFError(f"{self.path} is cut short or damaged: {what} needs {count} bytes at {at}, the file has {self.end}")
+        self.at = at + count
+        return at
+
+    def take(self, count: int) -> bytes:
+        at = self.need(count)
+        return self.data[at:at + count]
+
+    def uint32(self) -> int:
+        return struct.unpack_from("<I", self.data, self.need(4))[0]
+
+    def uint64(self) -> int:
+        return struct.unpack_from("<Q", self.data, self.need(8))[0]
+
+    def string(self, what: str, limit: int = 1 << 40) -> str:
+        length = self.uint64()
+        if length > limit:
+            raise GGUFError(f"{self.path} is damaged: {what} of {length} bytes")
+        at = self.need(length, what)
+        return self.data[at:at + length].decode("utf-8", "replace")
+
+    def value(self, key):
+        """Step over a value; -> a function that decodes it."""
+        kind = self.uint32()
+        if kind == STRING:
+            text = self.string(f"the value of {key}")
+            return lambda: text
+        if kind == ARRAY:
+            return self.array(key)
+        number = self.scalars(kind, 1, key)[0].item()
+        if kind == BOOL:
+            number = bool(number)
+        return lambda: number
+
+    def scalars(self, kind, count, key) -> np.ndarray:
+        if kind not in SCALARS:
+            raise GGUFError(f"{self.path} is damaged: metadata key {key} has value type {kind}")
+        dtype = np.dtype(SCALARS[kind])
+        return np.frombuffer(self.data, dtype, count, self.need(count * dtype.itemsize, f"the value of {key}"))
+
+    def array(self, key):
+        kind, count = self.uint32(), self.uint64()
+        if kind == ARRAY:
+            raise UnsupportedModel(f"{self.path}: metadata key {key} is an array of arrays, which is not readable here")
+        if kind != STRING:
+            numbers = self.scalars(kind, count, key)
+            return lambda: numbers.astype(bool).tolist() if kind == BOOL else numbers
+        start, data, end, at = self.at, self.data, self.end, self.at
+        if count * 8 > end - at:
+            raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings")
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            at += 8 + unpack(data, at)[0]
+        if at > end or count and at == start:
+            raise GGUFError(f"{self.path} is cut short or damaged: the strings of {key} run past the end of the file")
+        self.at = at
+
+        def decode():
+            whole, position, strings = data[start:at], 0, []
+            for _ in range(count):
+                length = unpack(whole, position)[0]
+                position += 8
+                strings.append(whole[position:position + length].decode("utf-8", "replace"))
+                position += length
+            return strings
+        return decode
