@@ -9,7 +9,8 @@ A table of variants.toml:
     target = "vulkan1.1"                     what the SPIR-V asks of the driver (default vulkan1.1)
     requires = ["subgroup_ballot"]           device features; none for a base variant
     texel = { 1 = "rgba32ui" }               bindings that are uniform texel buffers, and their formats
-    defines = { FORMAT = ["Q4_1", "Q8_0"], ROWS = [1, 4], SUBGROUP = 1 }
+    defines = { FORMAT = ["Q4_1", "Q8_0"], SUBGROUP = 1, "ROWS TOKENS" = [[1, 1], [4, 2]] }
+                                             a key of several names takes their values together
 """
 
 import argparse
@@ -33,7 +34,9 @@ def expand(path: Path) -> list[dict]:
         names = list(defines)
         lists = [value if isinstance(value, list) else [value] for value in defines.values()]
         for values in itertools.product(*lists):
-            chosen = dict(zip(names, values))
+            chosen = {}
+            for name, value in zip(names, values):
+                chosen.update(zip(name.split(), value) if " " in name else [(name, value)])
             variants.append({
                 "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
                 "source": row.get("source", row["name"] + ".comp"), "target": row.get("target", "vulkan1.1"),

@@ -2,6 +2,11 @@
 // y = f(a, b) element by element. One invocation per four elements. Twins: vkbackend/ops/elementwise.py
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#define SILU_MUL 0
+#define GELU_MUL 1
+#define ADD 2
+#define SCALE 3
+#define SOFTCAP 4
 layout(local_size_x = 64) in;
 INPUT4(0, a);                                                  // (rows, n)
 INPUT4(1, b);                                                  // (rows, n); a again where f takes one argument
@@ -10,19 +15,19 @@ layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };  // (rows, n), den
 layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float parameter; };
 
 vec4 function(vec4 p, vec4 q) {
-#if defined(SILU_MUL)
+#if FUNCTION == SILU_MUL
     return p / (1.0 + exp(-p)) * q;
-#elif defined(GELU_MUL)
+#elif FUNCTION == GELU_MUL
     vec4 inner = clamp(0.7978845608028654 * p * (1.0 + 0.044715 * p * p), -15.0, 15.0);  // tanh is 1 beyond; exp must not overflow
     return 0.5 * p * (1.0 + tanh(inner)) * q;
-#elif defined(ADD)
+#elif FUNCTION == ADD
     return p + q;
-#elif defined(SCALE)
+#elif FUNCTION == SCALE
     return p * parameter;
-#elif defined(SOFTCAP)
+#elif FUNCTION == SOFTCAP
     return parameter * tanh(clamp(p / parameter, -15.0, 15.0));
 #else
-#error no function named
+#error unknown FUNCTION
 #endif
 }
 

@@ -11,7 +11,7 @@ layout(std430, binding = 2) readonly buffer Stats { float stats[]; };     // (ro
 layout(std430, binding = 3) buffer Counts { uint counts[]; };             // (rows): how many there are, also beyond CAPACITY
 layout(std430, binding = 4) writeonly buffer Ids { uint ids[]; };         // (rows, CAPACITY)
 layout(std430, binding = 5) writeonly buffer Values { float values[]; };  // (rows, CAPACITY)
-layout(push_constant) uniform Push { uint n4, num_strips; };
+layout(push_constant) uniform Push { uint n, stride4, num_strips; };
 
 void main() {
     uint strip = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
@@ -20,10 +20,10 @@ void main() {
     uint first = gl_WorkGroupID.x * 1024u + gl_LocalInvocationID.x;
     for (uint i = 0u; i < 16u; i++) {
         uint at = first + i * 64u;
-        if (at >= n4) break;
-        vec4 v = LOAD4(x, row * n4 + at);
+        if (at >= stride4) break;
+        vec4 v = LOAD4(x, row * stride4 + at);
         for (uint c = 0u; c < 4u; c++) {
-            if (v[c] < threshold) continue;
+            if (at * 4u + c >= n || v[c] < threshold) continue;
             uint slot = atomicAdd(counts[row], 1u);
             if (slot < CAPACITY) {
                 ids[row * CAPACITY + slot] = at * 4u + c;

@@ -4,25 +4,34 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 layout(local_size_x = 64) in;
-INPUT4(0, x);                                                       // (rows, n), n a multiple of 4
+INPUT4(0, x);                                                       // (rows, n), rows padded to fours
 layout(std430, binding = 1) writeonly buffer Strips { vec2 strips[]; };  // (rows, num_strips): maximum, sum of exp(x - maximum)
-layout(push_constant) uniform Push { uint n4, num_strips; };
+layout(push_constant) uniform Push { uint n, stride4, num_strips; };
+
+const float LOWEST = -3.0e38;
+
+// Four logits; what lies past the end of the row counts as LOWEST.
+vec4 four(uint row, uint at) {
+    vec4 v = LOAD4(x, row * stride4 + at);
+    uvec4 column = at * 4u + uvec4(0u, 1u, 2u, 3u);
+    return mix(vec4(LOWEST), v, lessThan(column, uvec4(n)));
+}
 
 void main() {
     uint strip = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
     uint first = gl_WorkGroupID.x * 1024u + gl_LocalInvocationID.x;
-    float highest = -3.0e38;
+    float highest = LOWEST;
     for (uint i = 0u; i < 16u; i++) {
         uint at = first + i * 64u;
-        if (at < n4) {
-            vec4 v = LOAD4(x, row * n4 + at);
+        if (at < stride4) {
+            vec4 v = four(row, at);
             highest = max(highest, max(max(v.x, v.y), max(v.z, v.w)));
         }
     }
     float total = 0.0;
     for (uint i = 0u; i < 16u; i++) {
         uint at = first + i * 64u;
-        if (at < n4) total += dot(exp(LOAD4(x, row * n4 + at) - highest), vec4(1.0));
+        if (at < stride4) total += dot(exp(four(row, at) - highest), vec4(1.0));
     }
     strips[row * num_strips + strip] = vec2(highest, total);
 }

@@ -32,6 +32,8 @@ class Device:
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
         self.info = info
         self.is_unified = info.is_unified and not force_discrete
+        self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
+        self.lanes = info.subgroup_size  # subgroup size that they ask for
         self.allocated_bytes = 0
         self._context = _open(info)
         self.kernels = KernelCache(self)

@@ -24,6 +24,9 @@ PREFERENCE = [DeviceType.DISCRETE, DeviceType.VIRTUAL, DeviceType.INTEGRATED, De
 FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control",
             "storage16", "storage8", "float16", "int8", "int16", "int64", "integer_dot_product")
 
+# What the kernels of the flavors `subgroup` and `texel` need.
+SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -67,6 +70,24 @@ class DeviceInfo:
     def is_unified(self) -> bool:
         """The host writes the device's own memory: integrated GPUs and CPU devices."""
         return self.type in (DeviceType.INTEGRATED, DeviceType.CPU)
+
+    @property
+    def is_cpu(self) -> bool:
+        """A software driver: threads instead of a GPU."""
+        return self.type is DeviceType.CPU
+
+    @property
+    def flavors(self) -> tuple[str, ...]:
+        """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel buffers, which llvmpipe
+        gathers much faster than storage buffers), `subgroup`, `base` (no optional feature)."""
+        if not SUBGROUP_FEATURES <= self.features:
+            return ("base",)
+        return ("texel", "subgroup", "base") if self.is_cpu else ("subgroup", "texel", "base")
+
+    @property
+    def subgroup_sizes(self) -> tuple[int, ...]:
+        """Every subgroup size that a kernel may ask for."""
+        return tuple(size for size in (4, 8, 16, 32, 64, 128) if self.subgroup_min <= size <= self.subgroup_max)
 
     @property
     def key(self) -> str:

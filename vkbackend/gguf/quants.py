@@ -92,7 +92,7 @@ def _pair(halves: np.ndarray) -> np.ndarray:
 
 
 def _split_plain(blocks):
-    return _words(blocks), None
+    return _words(blocks.reshape(len(blocks), -1)), None
 
 
 def _split_q8_0(blocks):

@@ -1,0 +1,82 @@
+"""Every kernel variant against its numpy twin, on a device of one's own.
+
+In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and variant. This is what `vkbackend check` prints.
+"""
+
+from dataclasses import dataclass
+from typing import Iterator
+
+import numpy as np
+
+from .device.dispatch import Program
+from .errors import DeviceError
+from .ops import OPS
+from .ops.op import Case, Op
+from .ops.run import prepare, reference
+
+
+@dataclass(frozen=True)
+class Result:
+    """worst: the largest |device - twin| as a multiple of what the case allows; above 1 (or NaN) the case fails."""
+
+    op: str
+    case: str
+    kernel: str
+    worst: float
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.error and self.worst <= 1
+
+
+def settings(device) -> Iterator[tuple[str, int]]:
+    """(flavor, subgroup size) pairs that the device can run."""
+    for flavor in device.info.flavors:
+        for lanes in device.info.subgroup_sizes if flavor != "base" else (device.info.subgroup_size,):
+            yield flavor, lanes
+
+
+def check(device, only: str = "") -> Iterator[Result]:
+    """Run all cases, or those of ops whose name holds `only`. Kernels that two settings share run once."""
+    before = device.flavor, device.lanes
+    done = set()
+    try:
+        for op in OPS.values():
+            if only and only not in op.name:
+                continue
+            for case in op.cases:
+                inputs = case.make(np.random.default_rng(7))
+                expected = reference(op.name, *inputs, **case.attrs)
+                for device.flavor, device.lanes in settings(device):
+                    for variant in op.variants(device, inputs):
+                        yield from _run(device, op, case, inputs, expected, variant, done)
+    finally:
+        device.flavor, device.lanes = before
+
+
+def _run(device, op: Op, case: Case, inputs, expected, variant, done):
+    try:
+        prepared = prepare(device, op, inputs, case.attrs, variant)
+        kernels = tuple((dispatch.shader, dispatch.subgroup_size) for dispatch in prepared.dispatches)
+        if (op.name, case.label, kernels) in done:
+            return
+        done.add((op.name, case.label, kernels))
+        names = ", ".join(dict.fromkeys(f"{shader}/{size}" if size else shader for shader, size in kernels))
+        Program(device, prepared.dispatches).run()
+        yield Result(op.name, case.label, names, difference(op, case, expected, prepared.results(device)))
+    except DeviceError as error:
+        yield Result(op.name, case.label, f"{device.flavor}/{device.lanes} {variant or ''}", np.inf, str(error))
+
+
+def difference(op: Op, case: Case, expected, actual) -> float:
+    """The worst element, as a multiple of the case's tolerance."""
+    expected = op.canonical(expected if isinstance(expected, tuple) else (expected,))
+    worst = 0.0
+    for twin, found in zip(expected, op.canonical(actual)):
+        twin, found = np.asarray(twin, np.float64), np.asarray(found, np.float64)
+        allowed = case.atol + case.rtol * np.abs(twin)
+        gap = np.abs(found - twin)
+        ratio = np.where(gap == 0, 0.0, gap / np.maximum(allowed, 1e-300))
+        worst = max(worst, float(ratio.max(initial=0.0)) if np.isfinite(ratio).all() else np.inf)
+    return worst

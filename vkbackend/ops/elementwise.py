@@ -1,0 +1,59 @@
+"""Element by element: silu_mul, gelu_mul, add, scale, softcap.
+
+a, b: (rows, n) f32 -> (rows, n) f32, dense; n is a multiple of 4. Column ranges of wider matrices are fine as inputs.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from .op import Case, Op, ceil_div, elementwise_variant
+
+GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
+
+
+def silu_mul(gate, up):
+    """gate * sigmoid(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity for gates below -88: the quotient is then the right 0
+        return gate / (1 + np.exp(-gate)) * up
+
+
+def gelu_mul(gate, up):
+    """gelu(gate) * up, gelu in its tanh form (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
+    return 0.5 * gate * (1 + np.tanh(GELU_SCALE * gate * (1 + np.float32(0.044715) * gate * gate))) * up
+
+
+def add(a, b):
+    return a + b
+
+
+def scale(a, *, factor):
+    return a * np.float32(factor)
+
+
+def softcap(a, *, cap):
+    """cap * tanh(a / cap)."""
+    return np.float32(cap) * np.tanh(a / np.float32(cap))
+
+
+def _dispatcher(name, attribute=None):
+    def dispatch(device, inputs, outputs, **attrs):
+        a, b = inputs[0], inputs[-1]
+        rows, n4 = a.shape[0], a.row_elements // 4
+        return [Dispatch(elementwise_variant(device, name), (a.buffer, b.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows, 1),
+                         push=(n4, *a.fours, *b.fours, float(attrs.get(attribute, 0.0))), label=name)]
+    return dispatch
+
+
+def _cases(arguments, **attrs):
+    def case(label, rows, n, spread):
+        return Case(label, lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread) for _ in range(arguments)], attrs, 2e-5, 2e-5)
+    return case("one row", 1, 1536, 1), case("odd", 5, 132, 3), case("large values", 3, 64, 40)
+
+
+ALL = (
+    Op("silu_mul", silu_mul, _dispatcher("silu_mul"), _cases(2)),
+    Op("gelu_mul", gelu_mul, _dispatcher("gelu_mul"), _cases(2)),
+    Op("add", add, _dispatcher("add"), _cases(2)),
+    Op("scale", scale, _dispatcher("scale", "factor"), _cases(1, factor=0.37)),
+    Op("softcap", softcap, _dispatcher("softcap", "cap"), _cases(1, cap=30.0)),
+)

@@ -1,0 +1,30 @@
+"""Embedding: rows of a quantized matrix, dequantized, times `scale`.
+
+tokens: (T,) i32, weight: (vocabulary, K) -> (T, K) f32. Every token must be a row of the weight.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from .packed import FORMATS, PackedMatrix
+from .op import Case, Op, ceil_div
+
+
+def reference(tokens, weight, *, scale=1.0):
+    return weight.rows(tokens) * np.float32(scale)
+
+
+def dispatch(device, inputs, outputs, *, scale=1.0):
+    tokens, weight = inputs
+    num_tokens, k = outputs[0].shape
+    return [Dispatch(f"embed_{weight.format.name}", (tokens.buffer, part.quants, part.scales), (outputs[0].buffer,),
+                     (ceil_div(k // 32, 64), num_tokens, 1), push=(k // 32, part.first_row, part.num_rows, float(scale)), label="embed")
+            for part in weight.parts]
+
+
+def _case(name, k, scale=1.0):
+    return Case(f"{name} {k} wide", lambda rng: [np.array([0, 36, 5, 5, 17], np.int32), PackedMatrix.random(rng, name, 37, k)],
+                {"scale": scale}, 1e-6, 1e-6)
+
+
+OP = Op("embed", reference, dispatch, tuple(_case(name, 256) for name in FORMATS) + (_case("q8_0", 96, 25.3),))

@@ -1,0 +1,26 @@
+"""Some rows of a matrix: y[m] = x[rows[m]], zeros where rows[m] is negative (an unused output).
+
+x: (T, n) f32, rows: (M,) i32 -> (M, n) f32. n is a multiple of 4.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from .op import Case, Op, ceil_div
+
+
+def reference(x, rows):
+    return np.where(rows[:, None] < 0, np.float32(0), x[np.maximum(rows, 0)])
+
+
+def dispatch(device, inputs, outputs):
+    x, rows = inputs
+    n4 = x.row_elements // 4
+    return [Dispatch("gather_rows", (x.buffer, rows.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows.shape[0], 1), push=(n4, *x.fours),
+                     label="gather_rows")]
+
+
+OP = Op("gather_rows", reference, dispatch, (
+    Case("one", lambda rng: [rng.standard_normal((1, 576), np.float32), np.array([0], np.int32)], {}, 0, 0),
+    Case("some", lambda rng: [rng.standard_normal((9, 132), np.float32), np.array([8, -1, 0, 3, 3], np.int32)], {}, 0, 0),
+))

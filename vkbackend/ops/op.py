@@ -1,0 +1,91 @@
+"""What an op is: a contract, a numpy twin, dispatches, and the cases that hold the two together.
+
+In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy arrays. Out: `Dispatch`es. An op knows nothing of
+graphs or models.
+"""
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+import numpy as np
+
+from ..device.buffers import Buffer
+
+BASE_LANES = 32  # workgroup size of the base variants, which need no subgroup feature
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A matrix in device memory, or a column range of one; offset and row_stride in elements."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    offset: int = 0
+    row_stride: int = 0
+
+    @property
+    def stride(self) -> int:
+        return self.row_stride or int(np.prod(self.shape[1:]))
+
+    @property
+    def row_elements(self) -> int:
+        return int(np.prod(self.shape[1:]))
+
+    @property
+    def fours(self) -> tuple[int, int]:
+        """offset and stride in units of four elements. Raises ValueError where they are not whole."""
+        if self.offset % 4 or self.stride % 4:
+            raise ValueError(f"offset {self.offset} and row stride {self.stride} must be multiples of 4 for this kernel")
+        return self.offset // 4, self.stride // 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of an op's case table.
+
+    make(rng) -> inputs (numpy arrays, `PackedMatrix`es or None), attrs: the op's attributes.
+    |device - twin| <= atol + rtol * |twin| must hold for every element.
+    """
+
+    label: str
+    make: Callable
+    attrs: dict = field(default_factory=dict)
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Op:
+    """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) -> list[Dispatch].
+
+    in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
+    that could do this job. canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
+    """
+
+    name: str
+    reference: Callable
+    dispatch: Callable
+    cases: tuple[Case, ...]
+    in_place: dict = field(default_factory=dict)
+    variants: Callable = lambda device, inputs: [{}]
+    canonical: Callable = lambda outputs: outputs
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def elementwise_variant(device, name: str) -> str:
+    """The variant of a kernel that uses no subgroup operation."""
+    return f"{name}_{'texel' if device.flavor == 'texel' else 'base'}"
+
+
+def group_variant(device, name: str, flavors=("base", "subgroup", "texel")) -> tuple[str, int, int]:
+    """-> variant of a kernel in which LANES invocations work on a row, LANES, required subgroup size (0: any)."""
+    flavor = device.flavor
+    if flavor not in flavors:
+        flavor = "subgroup" if flavor == "texel" else "base"
+    if flavor == "base":
+        return f"{name}_base", BASE_LANES, 0
+    return f"{name}_{flavor}", device.lanes, device.lanes

@@ -1,0 +1,102 @@
+"""Matrices that stay quantized: as rows of a file for the twins, as packed planes on a device.
+
+In: rows as a GGUF stores them. Out: `PackedMatrix`, and `place`, which packs it into device memory in the layout of
+docs/architecture.md ("Packed device layout").
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..gguf.quants import FORMATS as BY_TYPE
+from ..gguf.quants import GROUP, QuantFormat
+
+FORMATS = {row.name: row for row in BY_TYPE.values()}
+_HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}  # where a block keeps half floats, if not at 0 only
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows first_row ... first_row + num_rows - 1 of a matrix, packed in two buffers."""
+
+    first_row: int
+    num_rows: int
+    quants: object
+    scales: object
+
+
+@dataclass(eq=False)
+class PackedMatrix:
+    """A matrix (rows, K) of one format: one tensor, or several stacked by rows.
+
+    raws:  the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file
+    parts: where the packed rows lie on the device, in ranges that one binding can hold; empty on the CPU path
+    """
+
+    name: str
+    shape: tuple[int, int]
+    format: QuantFormat
+    raws: list[np.ndarray]
+    parts: list[Part] = field(default_factory=list)
+    _array: np.ndarray | None = None
+
+    @classmethod
+    def random(cls, rng, format_name: str, rows: int, k: int) -> "PackedMatrix":
+        """Random codes with scales that keep elements near 1 / sqrt(K)... of a size as in real models."""
+        kind = FORMATS[format_name]
+        size = 0.05
+        if format_name == "f32":
+            raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).view(np.uint8)
+        elif format_name == "f16":
+            raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).astype(np.float16).view(np.uint8)
+        else:
+            blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
+            for at in _HALVES.get(format_name, (0,)):
+                scale = rng.uniform(-size, size, blocks.shape[:2]) / (8 if kind.block_size == 32 else 400)
+                blocks[..., at:at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
+            raw = blocks.reshape(rows, -1)
+        return cls("random", (rows, k), kind, [raw])
+
+    def array(self) -> np.ndarray:
+        """Dequantized, f32 (rows, K); computed once. The twins' view of the matrix."""
+        if self._array is None:
+            self._array = np.concatenate([self.format.dequantize(raw) for raw in self.raws])
+        return self._array
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Some dequantized rows, f32 (len(ids), K), without touching the others."""
+        if self._array is not None:
+            return self._array[ids]
+        raw = self.raws[0] if len(self.raws) == 1 else np.concatenate(self.raws)
+        return self.format.dequantize(np.ascontiguousarray(raw[ids]))
+
+
+def place(matrix: PackedMatrix, device, arena) -> None:
+    """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the host can write
+    it, else through the upload ring. Raises OutOfMemory."""
+    rows, k = matrix.shape
+    raw = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws)
+    limit = largest_binding(device, matrix)
+    step = limit // max(matrix.format.packed_shape(GROUP, k)) * GROUP
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        quants_bytes, scales_bytes = matrix.format.packed_shape(count, k)
+        quants, scales = arena.allocate(quants_bytes), arena.allocate(max(scales_bytes, 16))
+        if device.is_unified:
+            matrix.format.pack(raw[first:first + count], quants.array(np.uint8, (quants_bytes,)), scales.array(np.uint8, (scales_bytes,)))
+        else:
+            packed_quants, packed_scales = np.empty(quants_bytes, np.uint8), np.empty(scales_bytes, np.uint8)
+            matrix.format.pack(raw[first:first + count], packed_quants, packed_scales)
+            device.upload(quants, packed_quants)
+            if scales_bytes:
+                device.upload(scales, packed_scales)
+        matrix.parts.append(Part(first, count, quants, scales))
+
+
+def largest_binding(device, matrix: PackedMatrix) -> int:
+    """Bytes of `matrix` that one binding can hold: also as a texel buffer, whose scales are one word per texel."""
+    limits = device.info.limits
+    quants_bytes, scales_bytes = matrix.format.packed_shape(GROUP, matrix.shape[1])
+    texels = limits.max_texel_buffer_elements
+    by_quants, by_scales = texels * 16, texels * 4 * quants_bytes // max(scales_bytes, 1)
+    return min(limits.max_storage_buffer_range, by_quants, by_scales)

@@ -1,0 +1,38 @@
+"""Root-mean-square norm over the last axis: x / sqrt(mean(x^2) + eps) * weight [+ residual].
+
+x: (T, n) or (T, heads, n) f32, weight: (n,) f32, residual: like x or None -> like x, dense. n is a multiple of 4.
+Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from .op import Case, Op, group_variant
+
+
+def reference(x, weight, residual=None, *, eps):
+    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps)) * weight
+    return y if residual is None else y + residual
+
+
+def dispatch(device, inputs, outputs, *, eps):
+    x, weight, residual = inputs
+    tokens, n = x.shape[0], x.shape[-1]
+    heads = x.row_elements // n
+    name, lanes, size = group_variant(device, "rms_norm")
+    residual_fours = residual.fours if residual else (0, 0)
+    return [Dispatch(name, (x.buffer, weight.buffer, (residual or weight).buffer), (outputs[0].buffer,), (heads, tokens, 1),
+                     ((0, lanes), (1, residual is not None)), (heads, n // 4, *x.fours, *residual_fours, float(eps)), size, label="rms_norm")]
+
+
+def _case(label, shape, residual=False):
+    def make(rng):
+        x = rng.standard_normal(shape, np.float32)
+        return [x, rng.standard_normal(shape[-1], np.float32), rng.standard_normal(shape, np.float32) if residual else None]
+    return Case(label, make, {"eps": 1e-5}, 2e-5, 2e-5)
+
+
+OP = Op("rms_norm", reference, dispatch, (
+    _case("one row", (1, 576)), _case("shorter than a group", (3, 20)), _case("odd", (5, 132), True), _case("per head", (7, 3, 64)),
+    _case("heads and residual", (2, 4, 256), True), _case("long", (2, 5000), True),
+))

@@ -1,0 +1,84 @@
+"""Run one op on numpy arrays: on a device, or as its twin. For tests, `vkbackend check`, and people who debug a shader.
+
+    from vkbackend.ops.run import run
+    y = run(device, "rope", x, positions, None, base=10000.0, n_rot=64, pairing="adjacent")
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..device.buffers import Arena
+from ..device.dispatch import Program
+from . import OPS
+from .op import TensorView, ceil_div
+from .packed import PackedMatrix, place
+
+
+def run(device, name: str, *inputs, variant: dict | None = None, **attrs):
+    """The op `name` on `device`: numpy arrays in, an array (or a tuple of them) out, as `OPS[name].reference` would give.
+
+    variant: keyword arguments of the op's dispatch that choose a kernel, such as {"tile": (4, 1)} for matmul.
+    Raises KeyError for an unknown op, DeviceError where the device cannot run it.
+    """
+    op = OPS[name]
+    prepared = prepare(device, op, inputs, attrs, variant)
+    Program(device, prepared.dispatches).run()
+    results = prepared.results(device)
+    return results[0] if len(results) == 1 else results
+
+
+def reference(name: str, *inputs, **attrs):
+    """The numpy twin. Inputs are left as they are."""
+    op = OPS[name]
+    shared = set(op.in_place.values())
+    result = op.reference(*[value.copy() if at in shared else value for at, value in enumerate(inputs)], **attrs)
+    return result
+
+
+@dataclass
+class Prepared:
+    """An op's inputs and outputs in device memory, and its dispatches."""
+
+    dispatches: list
+    outputs: list[TensorView]
+    arena: Arena
+
+    def results(self, device) -> tuple[np.ndarray, ...]:
+        found = []
+        for view in self.outputs:
+            rows, columns = view.shape[0], view.row_elements
+            whole = device.download(view.buffer, view.dtype, (rows, view.stride))
+            found.append(np.ascontiguousarray(whole[:, :columns]).reshape(view.shape))
+        return tuple(found)
+
+
+def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
+    """Upload inputs, allocate outputs (filled with NaN bits, so that what is not written shows), make the dispatches."""
+    arena = Arena(device, "device", 1 << 20)
+    views = [_upload(device, arena, value) for value in inputs]
+    expected = reference(op.name, *inputs, **attrs)
+    outputs = []
+    for index, array in enumerate(expected if isinstance(expected, tuple) else (expected,)):
+        if index in op.in_place:
+            outputs.append(views[op.in_place[index]])
+        else:
+            outputs.append(_upload(device, arena, np.full(array.shape, np.nan if array.dtype.kind == "f" else -1, array.dtype)))
+    dispatches = op.dispatch(device, views, outputs, **attrs, **(variant or {}))
+    return Prepared(dispatches, outputs, arena)
+
+
+def _upload(device, arena, value):
+    if value is None:
+        return None
+    if isinstance(value, PackedMatrix):
+        placed = PackedMatrix(value.name, value.shape, value.format, value.raws)
+        place(placed, device, arena)
+        return placed
+    columns = int(np.prod(value.shape[1:]))
+    stride = ceil_div(columns, 4) * 4 if value.ndim == 2 and value.dtype.kind == "f" else columns  # rows are read in fours
+    whole = np.full((value.shape[0], stride), np.nan if value.dtype.kind == "f" else -1, value.dtype)
+    whole[:, :columns] = value.reshape(value.shape[0], columns)
+    view = TensorView(arena.allocate(-(-whole.nbytes // 16) * 16), value.shape, value.dtype.name, 0, stride)
+    device.upload(view.buffer, whole)
+    return view

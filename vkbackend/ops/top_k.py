@@ -1,0 +1,95 @@
+"""The log-sum-exp of rows of logits and a set of candidates that holds at least the `k` largest of each.
+
+logits: (M, V) f32 -> strips (M, S, 2) f32 (scratch: maximum of each strip of 64 and its sum of exponentials), stats (M, 4) f32
+(log-sum-exp, threshold, maximum, 0), counts (M,) i32, ids (M, CAPACITY) i32, values (M, CAPACITY) f32.
+Candidates are all logits that reach the k-th largest strip maximum; their order on the device is undefined, and where counts exceeds
+CAPACITY the set is not whole and the caller reads the row itself.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from .op import Case, Op, ceil_div, elementwise_variant, group_variant
+
+CAPACITY = 1024
+STRIP = 64            # logits per strip: sixteen fours, a workgroup's width apart
+WORKGROUP = 64 * STRIP
+LOWEST = np.float32(-3.0e38)
+UNBOUNDED = np.float32(-3.4e38)
+
+
+def num_strips(vocabulary: int) -> int:
+    return ceil_div(vocabulary, WORKGROUP) * 64
+
+
+def output_shapes(rows: int, vocabulary: int) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and dtypes of the five outputs."""
+    return [((rows, num_strips(vocabulary), 2), "float32"), ((rows, 4), "float32"), ((rows,), "int32"),
+            ((rows, CAPACITY), "int32"), ((rows, CAPACITY), "float32")]
+
+
+def reference(logits, *, k):
+    rows, vocabulary = logits.shape
+    strips_per_row = num_strips(vocabulary)
+    padded = np.full((rows, strips_per_row * STRIP), LOWEST, np.float32)
+    padded[:, :vocabulary] = logits
+    tiles = padded.reshape(rows, -1, 16, 64, 4).transpose(0, 1, 3, 2, 4).reshape(rows, strips_per_row, STRIP)
+    highest = tiles.max(axis=-1)
+    filled = tiles > LOWEST
+    sums = np.where(filled, np.exp(tiles - highest[..., None]), 0).sum(axis=-1, dtype=np.float32)
+    strips = np.stack([highest, sums], axis=-1)
+
+    stats, counts = np.zeros((rows, 4), np.float32), np.zeros(rows, np.int32)
+    ids, values = np.full((rows, CAPACITY), -1, np.int32), np.zeros((rows, CAPACITY), np.float32)
+    for row in range(rows):
+        top = logits[row].max()
+        threshold = np.sort(highest[row])[-k] if k <= strips_per_row else UNBOUNDED
+        stats[row] = top + np.log(np.exp((logits[row] - top).astype(np.float64)).sum()), threshold, top, 0
+        found = np.flatnonzero(logits[row] >= threshold)
+        counts[row] = len(found)
+        if len(found) <= CAPACITY:
+            ids[row, :len(found)], values[row, :len(found)] = found, logits[row, found]
+    return strips, stats, counts, ids, values
+
+
+def dispatch(device, inputs, outputs, *, k):
+    logits, (strips, stats, counts, ids, values) = inputs[0], outputs
+    rows, vocabulary = logits.shape
+    offset, stride = logits.fours
+    push = (vocabulary, stride, num_strips(vocabulary))
+    if offset:
+        raise ValueError("top_k reads whole matrices")
+    groups = (num_strips(vocabulary) // 64, rows, 1)
+    threshold, lanes, size = group_variant(device, "top_k_threshold", ("base", "subgroup"))
+    return [
+        Dispatch(elementwise_variant(device, "top_k_strips"), (logits.buffer,), (strips.buffer,), groups, push=push, label="top_k"),
+        Dispatch(threshold, (strips.buffer,), (stats.buffer, counts.buffer), (rows, 1, 1), ((0, lanes),), (num_strips(vocabulary), k), size,
+                 label="top_k"),
+        Dispatch(elementwise_variant(device, "top_k_collect"), (logits.buffer, strips.buffer, stats.buffer), (counts.buffer, ids.buffer, values.buffer),
+                 groups, ((0, CAPACITY),), push, label="top_k"),
+    ]
+
+
+def canonical(outputs):
+    """The same outputs with candidates in order of their ids, unused places and incomplete sets cleared."""
+    strips, stats, counts, ids, values = outputs
+    ids, values = ids.copy(), values.copy()
+    for row, count in enumerate(counts):
+        count = 0 if count > CAPACITY else count
+        order = np.argsort(ids[row, :count])
+        ids[row, :count], values[row, :count] = ids[row, order], values[row, order]
+        ids[row, count:], values[row, count:] = -1, 0
+    return strips, stats, counts, ids, values
+
+
+def _case(label, rows, vocabulary, spread, k=128, rounded=False):
+    def make(rng):
+        logits = rng.standard_normal((rows, vocabulary), np.float32) * np.float32(spread)
+        return [np.round(logits) if rounded else logits]
+    return Case(label, make, {"k": k}, 1e-5, 2e-5)
+
+
+OP = Op("top_k", reference, dispatch, (
+    _case("small vocabulary", 3, 200, 3), _case("vocabulary", 2, 49152, 4), _case("not a multiple of a strip", 2, 33004, 9),
+    _case("not a multiple of four", 2, 9001, 2, k=16), _case("ties", 2, 20000, 2, k=40, rounded=True), _case("all negative", 1, 12000, 0.5, k=7),
+), canonical=canonical)
