@@ -1,0 +1,91 @@
+"""Text -> token ids, and token ids -> the bytes they stand for, as a model's GGUF file describes it.
+
+In: an open `GGUFFile`. Out: `Tokenizer`, whatever the kind in the file. Knows nothing of chat templates or of models.
+"""
+
+import re
+
+from ..errors import TokenizerError
+from .bpe import ByteLevelBPE
+from .sentencepiece import SentencePiece
+from .special_tokens import SpecialTokens
+from .vocabulary import PREFIX, TokenType
+from .wordpiece import WordPiece
+
+KINDS = {"gpt2": ByteLevelBPE, "llama": SentencePiece, "bert": WordPiece}
+SURROGATES = re.compile("[\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """Use `Tokenizer.from_gguf`. Safe to use from several threads.
+
+    bos_id: the token that begins a text, or None. eos_ids: set of the tokens that end a generation.
+    adds_bos: whether `encode` puts bos_id in front (with add_special). vocab_size: number of tokens.
+    """
+
+    def __init__(self, kind, strips_right=frozenset()):
+        """kind: an object with `vocabulary`, `encode(text, after_special)` and `token_bytes(id)`."""
+        self._kind, self._vocabulary = kind, kind.vocabulary
+        self._special = SpecialTokens(kind.vocabulary, strips_right)
+        self.bos_id, self.eos_ids = self._vocabulary.bos_id, self._vocabulary.eos_ids
+        self.adds_bos, self.vocab_size = self._vocabulary.add_bos, len(self._vocabulary)
+
+    @classmethod
+    def from_gguf(cls, file) -> "Tokenizer":
+        """Raises TokenizerError (a kind that is not implemented, contradictions), GGUFError (missing or mistyped metadata)."""
+        model = file.metadata.get(PREFIX + "model", str)
+        if model not in KINDS:
+            raise TokenizerError(f"{file.path}: tokenizer {model!r} ({PREFIX}model) is not implemented; readable here: {', '.join(KINDS)}")
+        kind = KINDS[model](file.metadata)
+        return cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")))
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """-> ids.
+
+        add_special: put bos in front and eos at the end where the model wants them.
+        parse_special: read `<|im_start|>` and the like as the token it names; otherwise it is plain text.
+        A lone surrogate, which no UTF-8 text can hold, is read as U+FFFD.
+        """
+        if not text.isascii():
+            text = SURROGATES.sub(REPLACEMENT, text)
+        vocabulary = self._vocabulary
+        ids = [vocabulary.bos_id] if add_special and vocabulary.add_bos else []
+        after_special = True
+        for piece in self._special.split(text, parse_special):
+            if isinstance(piece, str):
+                ids += self._kind.encode(piece, after_special)
+                after_special = False
+            else:
+                ids.append(piece)
+                after_special = True
+        if add_special and vocabulary.add_eos:
+            ids.append(vocabulary.eos_id)
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes a token stands for, often only a part of a character; a control token's are its name's.
+
+        Raises TokenizerError for an id outside of the vocabulary.
+        """
+        if not 0 <= token_id < self.vocab_size:
+            raise TokenizerError(f"token {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+        return self._kind.token_bytes(token_id)
+
+    def decode(self, ids) -> bytes:
+        """The bytes of all tokens, one after the other. A text cut inside of a character gives bytes that are not valid UTF-8."""
+        return b"".join(self.token_bytes(token_id) for token_id in ids)
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether a token is a mark such as `<|im_start|>` that no text is made of."""
+        return 0 <= token_id < self.vocab_size and self._vocabulary.types[token_id] == TokenType.CONTROL
+
+
+def _strips_right(vocabulary, model_name: str) -> frozenset[int]:
+    """The tokens that swallow the white space behind them. GGUF has no key for it; llama.cpp knows Phi-3 by its name, and so does this."""
+    if not any(name in model_name.lower() for name in ("phi-3", "phi3")):
+        return frozenset()
+    kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+    special = {token_id for token_id, kind in enumerate(vocabulary.types) if kind in kinds}
+    special.add(vocabulary.ids.get("</s>"))
+    return frozenset(special - {None} - {vocabulary.ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")})

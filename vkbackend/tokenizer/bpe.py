@@ -1,0 +1,71 @@
+"""Byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM use it (`tokenizer.ggml.model` = gpt2).
+
+In: a text without special tokens. Out: ids. The pre-tokenizer cuts the text into words; each byte of a word is written as one
+printable character; the pairs of characters merge in the order of `tokenizer.ggml.merges`.
+"""
+
+from functools import lru_cache
+
+from ..errors import TokenizerError
+from .merging import merge_pairs
+from .pretokenizers import Pretokenizer
+from .sentencepiece import byte_of
+from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
+
+CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's alphabet: byte -> character. Printable Latin-1 stands for itself, the 68 others are U+0100, U+0101 ... in their order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+CHARACTER_OF_BYTE = dict(enumerate(_byte_characters()))          # for str.translate of bytes read as Latin-1
+BYTE_OF_CHARACTER = {character: bytes([byte]) for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+class ByteLevelBPE:
+    """Text -> ids and id -> bytes for one byte-level BPE vocabulary."""
+
+    def __init__(self, metadata):
+        self._pretokenizer = Pretokenizer.named(metadata.get(PREFIX + "pre", str, None))
+        self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=self._pretokenizer.add_bos))
+        merges = metadata.get(PREFIX + "merges", list)
+        if not isinstance(merges, list) or merges and not isinstance(merges[0], str):
+            raise TokenizerError(f"{PREFIX}merges is not a list of texts; the file is damaged or badly converted")
+        # The key is the line itself, "left right". Of equal lines the first counts, so the last is entered first.
+        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
+        self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """`after_special` makes no difference here: byte-level BPE puts nothing in front."""
+        ids = []
+        for word in self._pretokenizer.split(text):
+            ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        id_of, ids = self.vocabulary.ids.get, []
+        word = word.encode().decode("latin-1").translate(CHARACTER_OF_BYTE)
+        if self._pretokenizer.whole_words and (token_id := id_of(word)) is not None:
+            return (token_id,)
+        for piece in merge_pairs(list(word), self._ranks, " "):
+            token_id = id_of(piece)
+            if token_id is not None:
+                ids.append(token_id)
+            else:
+                # No token: its characters one by one. Some vocabularies lack bytes that never occur in UTF-8 text of their
+                # training (SmolLM2 lacks 0xC0..); as in llama.cpp only ASCII characters are tried, and the others are dropped.
+                ids += (id_of(character) for character in piece if character < "\x80" and character in self.vocabulary.ids)
+        return tuple(ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token that is in the vocabulary."""
+        kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
+        if kind == TokenType.NORMAL:
+            return b"".join(BYTE_OF_CHARACTER.get(character) or character.encode() for character in text)
+        if kind == TokenType.BYTE:
+            return byte_of(text)
+        return b"" if kind in (TokenType.UNUSED, TokenType.UNDEFINED) else text.encode()

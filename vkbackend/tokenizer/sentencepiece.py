@@ -1,0 +1,89 @@
+"""SentencePiece as Llama 2, Mistral, Gemma and Phi-3 use it (`tokenizer.ggml.model` = llama).
+
+In: a text without special tokens. Out: ids. Spaces become U+2581; the neighbours whose union is the token of the highest score merge
+first; what forms no token becomes byte tokens.
+"""
+
+import re
+from functools import lru_cache
+
+import numpy as np
+
+from ..errors import TokenizerError
+from .merging import merge_pairs
+from .vocabulary import SpecialDefaults, TokenType, Vocabulary
+
+SPACE = "\u2581"
+CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
+
+
+class SentencePiece:
+    """Text -> ids and id -> bytes for one SentencePiece vocabulary."""
+
+    DEFAULTS = SpecialDefaults(bos_id=1, eos_id=2, unknown_id=0, add_bos=True, add_space_prefix=True)
+
+    def __init__(self, metadata):
+        self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
+        # Tokens as ranks: 0 is the highest score, and equal scores have the same rank.
+        _, ranks = np.unique(-self.vocabulary.scores, return_inverse=True)
+        self._ranks = {text: rank for text, rank in zip(self.vocabulary.tokens, ranks.tolist())}
+        if len(self._ranks) != len(self.vocabulary):
+            self._ranks = {text: int(ranks[token_id]) for text, token_id in self.vocabulary.ids.items()}
+        self._byte_ids = self.vocabulary.byte_ids()
+        self._word_start = _word_start(self.vocabulary.tokens)
+        self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """`after_special`: the text begins the input or follows a special token, where a space may be put in front."""
+        if after_special and self.vocabulary.add_space_prefix:
+            text = " " + text
+        ids = []
+        for word in self._word_start.split(text.replace(" ", SPACE)):
+            if word:
+                ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        id_of, ids = self.vocabulary.ids.get, []
+        for piece in merge_pairs(list(word), self._ranks, ""):
+            token_id = id_of(piece)
+            ids += self._as_bytes(piece) if token_id is None else (token_id,)
+        return tuple(ids)
+
+    def _as_bytes(self, piece: str) -> list[int]:
+        ids = [self._byte_ids[byte] for byte in piece.encode()]
+        if None not in ids:
+            return ids
+        if self.vocabulary.unknown_id is None:
+            raise TokenizerError(f"the vocabulary has neither a token nor byte tokens for {piece!r}, and no unknown token; convert the model again")
+        return [self.vocabulary.unknown_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token that is in the vocabulary."""
+        kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
+        if kind == TokenType.NORMAL:
+            return text.replace(SPACE, " ").encode()
+        if kind == TokenType.BYTE:
+            return byte_of(text)
+        return b"" if kind in (TokenType.UNUSED, TokenType.UNDEFINED) else text.encode()
+
+
+def byte_of(text: str) -> bytes:
+    """`<0x41>` -> b"A"."""
+    try:
+        return bytes([int(text[3:5], 16)])
+    except ValueError:
+        raise TokenizerError(f"the byte token {text!r} does not look like <0x41>; convert the model again") from None
+
+
+def _word_start(tokens: list[str]) -> re.Pattern:
+    """A pattern that matches, without width, where a text can be cut with no token lost.
+
+    That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3: '>▁</'). No merge can
+    cross such a place, so the words between are tokenized, and remembered, one by one with the same result.
+    """
+    inside = re.findall(f"(.){SPACE}", "\n".join(tokens))  # a line break is no "."; a token's own comes as "\n▁"
+    if any(f"\n{SPACE}" in token for token in tokens):
+        inside.append("\n")
+    followed = "".join(re.escape(character) for character in sorted({SPACE, *inside}))
+    return re.compile(f"(?<![{followed}])(?={SPACE})")

@@ -1,0 +1,49 @@
+"""Finds tokens that are written out in a text, such as `<|im_start|>`, before the rest is tokenized.
+
+In: a text. Out: its pieces in order: the id of a special token, or the text between. Longer tokens are looked for first, in the whole
+text, as in llama.cpp; so where two overlap, the longer one wins even if it begins later.
+"""
+
+from .vocabulary import TokenType, Vocabulary
+
+ALWAYS, WHEN_PARSED = (TokenType.USER_DEFINED,), (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+SPACES = " \t\n\v\f\r"
+
+
+class SpecialTokens:
+    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them."""
+
+    def __init__(self, vocabulary: Vocabulary, strips_right=frozenset()):
+        self._vocabulary, self._strips_right = vocabulary, strips_right
+        self._always, self._when_parsed = self._by_first_pair(ALWAYS), self._by_first_pair(WHEN_PARSED)
+
+    def _by_first_pair(self, types) -> dict[str, list[tuple[int, int, str]]]:
+        """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a text, so few tokens are searched for."""
+        tokens, groups = self._vocabulary.tokens, {}
+        of_types = [token_id for token_id, kind in enumerate(self._vocabulary.types) if kind in types]
+        for token_id in of_types:
+            if text := tokens[token_id]:
+                groups.setdefault(text[:2], []).append((-len(text.encode()), token_id, text))
+        return groups
+
+    def split(self, text: str, parse_special: bool) -> list[int | str]:
+        """-> ids and non-empty texts in order. Without `parse_special` only user-defined tokens are found."""
+        if not text:
+            return []
+        groups = self._when_parsed if parse_special else self._always
+        occurring = set(text).union(map(str.__add__, text, text[1:]))
+        found = [entry for pair in occurring & groups.keys() for entry in groups[pair] if entry[2] in text]
+        pieces = [text]
+        for _, token_id, token in sorted(found):
+            pieces = [part for piece in pieces for part in (self._cut(piece, token, token_id) if isinstance(piece, str) else (piece,))]
+        return pieces
+
+    def _cut(self, piece: str, token: str, token_id: int):
+        parts = piece.split(token)
+        for index, part in enumerate(parts):
+            if index:
+                yield token_id
+                if token_id in self._strips_right:
+                    part = part.lstrip(SPACES)
+            if part:
+                yield part
