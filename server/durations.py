@@ -1,0 +1,85 @@
+"""Go's time.Duration as text and as JSON: `5m`, `1h30m0s`, `-1` for ever.
+
+A duration is an int of nanoseconds, as everywhere in the API.
+"""
+
+import re
+
+SECOND = 1_000_000_000
+FOREVER = (1 << 63) - 1
+DEFAULT_KEEP_ALIVE = 300 * SECOND
+_UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 1_000_000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
+_PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
+_KINDS = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}", type(None): "%!s(<nil>)"}
+
+
+def parse(text: str) -> int:
+    """`1h30m`, `1.5s`, `-5m` -> nanoseconds. Raises ValueError in Go's words (time.ParseDuration)."""
+    from .go_text import quote
+    invalid = ValueError(f"time: invalid duration {quote(text)}")
+    rest, negative = text, False
+    if rest[:1] in ("+", "-"):
+        rest, negative = rest[1:], rest[0] == "-"
+    if rest == "0":
+        return 0
+    if not rest:
+        raise invalid
+    total = 0
+    while rest:
+        match = _PART.match(rest)
+        whole, fraction, unit = match[1], match[2] or "", match[3]
+        if not whole and fraction in ("", "."):
+            raise invalid
+        if not unit:
+            raise ValueError(f"time: missing unit in duration {quote(text)}")
+        if unit not in _UNITS:
+            raise ValueError(f"time: unknown unit {quote(unit)} in duration {quote(text)}")
+        scale = _UNITS[unit]
+        total += int(whole or 0) * scale
+        if len(fraction) > 1:
+            total += int(fraction[1:]) * scale // 10 ** (len(fraction) - 1)
+        if total > FOREVER + 1 or total > FOREVER and not negative:
+            raise invalid
+        rest = rest[match.end():]
+    return -total if negative else total
+
+
+def text(nanoseconds: int) -> str:
+    """Nanoseconds -> `1h0m0s`, `1.5ms`, `0s` (time.Duration.String)."""
+    if nanoseconds == 0:
+        return "0s"
+    sign, size = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
+    for unit, scale in (("ns", 1), ("µs", 1000), ("ms", 1_000_000)):
+        if size < 1000 * scale:
+            return sign + _decimal(size, scale) + unit
+    minutes, rest = divmod(size, 60 * SECOND)
+    hours, minutes = divmod(minutes, 60)
+    seconds = _decimal(rest, SECOND) + "s"
+    if hours:
+        return f"{sign}{hours}h{minutes}m{seconds}"
+    return f"{sign}{minutes}m{seconds}" if minutes else sign + seconds
+
+
+def _decimal(size: int, scale: int) -> str:
+    whole, rest = divmod(size, scale)
+    digits = len(str(scale)) - 1
+    return f"{whole}.{rest:0{digits}d}".rstrip("0") if rest else str(whole)
+
+
+def from_json(value) -> int:
+    """A `keep_alive` of JSON: seconds as a number or text with units; below zero is for ever. Raises ValueError in Go's words."""
+    if isinstance(value, float):
+        if value < 0:
+            return FOREVER
+        nanoseconds = value * SECOND
+        # A conversion beyond 64 bits gives the smallest number on the machines the original runs on.
+        return int(nanoseconds) if nanoseconds < 2.0 ** 63 else -FOREVER - 1
+    if isinstance(value, str):
+        nanoseconds = parse(value)
+        return FOREVER if nanoseconds < 0 else nanoseconds
+    raise ValueError(f"Unsupported type: '{_KINDS.get(type(value), type(value).__name__)}'")
+
+
+def to_json(nanoseconds: int) -> str:
+    """JSON text of a duration: quoted, or -1 for a negative one."""
+    return "-1" if nanoseconds < 0 else f'"{text(nanoseconds)}"'

@@ -1,0 +1,67 @@
+"""Sizes, counts and times as people read them: `4.7 GB`, `134.52M`, `3 days ago`.
+
+In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show.
+"""
+
+from . import durations
+
+_BYTES = [(10 ** 12, "TB"), (10 ** 9, "GB"), (10 ** 6, "MB"), (10 ** 3, "KB")]
+_BINARY_BYTES = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+HOUR = 3600 * durations.SECOND
+
+
+def human_bytes(count: int) -> str:
+    """Decimal units, one decimal below ten units where it is not whole: `1.5 KB`, `12 MB`."""
+    for scale, unit in _BYTES:
+        if count >= scale:
+            value = count / scale
+            return f"{value:.1f} {unit}" if value < 10 and count % scale else f"{int(value)} {unit}"
+    return f"{count} B"
+
+
+def human_bytes_binary(count: int) -> str:
+    """Binary units, always one decimal: `1.5 GiB`."""
+    for scale, unit in _BINARY_BYTES:
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def human_number(count: int) -> str:
+    """A count of parameters: `134.52M`, `6.7B`, `8K`."""
+    for scale, unit, decimals in ((10 ** 9, "B", 1), (10 ** 6, "M", 2)):
+        if count >= scale:
+            return f"{count / scale:.{0 if count % scale == 0 else decimals}f}{unit}"
+    return f"{count / 1000:.0f}K" if count >= 1000 else str(count)
+
+
+def human_duration(nanoseconds: int) -> str:
+    """A rough length of time in words: `About a minute`, `3 weeks`."""
+    seconds = int(nanoseconds / durations.SECOND)
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 60:
+        return "1 second" if seconds == 1 else f"{seconds} seconds"
+    minutes = seconds // 60
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    hours = (nanoseconds + HOUR // 2) // HOUR  # halves go up
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    for limit_days, days, unit in ((14, 1, "days"), (60, 7, "weeks"), (730, 30, "months")):
+        if hours < 24 * limit_days:
+            return f"{hours // 24 // days} {unit}"
+    return f"{nanoseconds // HOUR // 24 // 365} years"
+
+
+def human_time(age_nanoseconds: int | None, unknown: str = "Never") -> str:
+    """How long ago (a negative age is in the future): `3 days ago`, `2 weeks from now`, `Forever`; None gives `unknown`."""
+    if age_nanoseconds is None:
+        return unknown
+    if -age_nanoseconds // HOUR // 24 // 365 > 20:
+        return "Forever"
+    if age_nanoseconds < 0:
+        return human_duration(-age_nanoseconds) + " from now"
+    return human_duration(age_nanoseconds) + " ago"

@@ -1,0 +1,47 @@
+"""Names of GGUF file types (`general.file_type`, shown as quantization level) and tensor types, as Ollama spells them.
+
+Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml.h. Types that Ollama has no name for are `unknown`.
+"""
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+
+UNKNOWN = "unknown"
+_MXFP4_FILE_TYPE = 4  # was MOSTLY_Q4_1_SOME_F16, which no file uses any more
+_NAMED_FILE_TYPES = ("F16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M",
+                     "Q6_K", "Q2_K_S", "BF16")
+FILE_TYPES = {0: "F32", _MXFP4_FILE_TYPE: "MXFP4"} | {int(LlamaFileType[f"MOSTLY_{name}"]): name for name in _NAMED_FILE_TYPES}
+_NAMED_TENSOR_TYPES = ("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "F64", "BF16")
+_MXFP4_TENSOR_TYPE = 39
+TENSOR_TYPES = {int(GGMLQuantizationType[name]): name for name in _NAMED_TENSOR_TYPES} | {_MXFP4_TENSOR_TYPE: "MXFP4"}
+CAN_QUANTIZE_TO = "F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+_PARSED = {"F32": "F32", "F16": "F16", "Q8_0": "Q8_0", "Q4_K_S": "Q4_K_S", "Q4_K_M": "Q4_K_M", "Q4_K": "Q4_K_M", "BF16": "BF16"}
+
+
+def file_type_name(number: int) -> str:
+    return FILE_TYPES.get(number, UNKNOWN)
+
+
+def quantization_level(metadata) -> str:
+    """The level shown for a GGUF: 0 is what a converter writes that does not know, so it counts as unknown."""
+    number = metadata.get("general.file_type", None, 0)
+    return file_type_name(number) if isinstance(number, int) and number > 0 else UNKNOWN
+
+
+def tensor_type_name(number: int) -> str:
+    return TENSOR_TYPES.get(number, UNKNOWN)
+
+
+def parse_file_type(text: str) -> str:
+    """A `quantize` wish -> its full name. Raises ValueError naming the ones there are."""
+    if text not in _PARSED:
+        raise ValueError(f"unsupported quantization type {text} - supported types are {CAN_QUANTIZE_TO}")
+    return _PARSED[text]
+
+
+def row_bytes(number: int, length: int) -> int:
+    """Bytes of a row of `length` elements; 0 for types without a size."""
+    try:
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
+    except (KeyError, ValueError):
+        return 0
+    return length // block * block_bytes
