@@ -55,8 +55,11 @@ void main() {
     uint token0 = gl_WorkGroupID.y * TOKENS;
     uint last_group = (num_rows - 1u) / 8u;
 
-    uint group[ROWS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) group[r] = min((row0 + r * LANES) / 8u, last_group);
+    uint group[ROWS], slot[ROWS];                           // where each row lies among the groups of 8
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        group[r] = min((row0 + r * LANES) / 8u, last_group);
+        slot[r] = (LANES < 8u ? row0 + r * LANES : row0) & 7u;
+    }
     uint x_row[TOKENS];                                     // tokens past the end read the last one and are not stored
     [[unroll]] for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_offset + min(token0 + t, num_tokens - 1u) * x_stride;
 
@@ -66,7 +69,7 @@ void main() {
 
     for (uint b = 0u; b < num_blocks; b++) {
         Block block[ROWS];
-        [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, row0 & 7u, num_blocks);
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, slot[r], num_blocks);
 
 #ifdef SUBGROUP
         vec4 mine[TOKENS][2];

@@ -25,10 +25,10 @@ def matmul(x: Value, weight: Value, *, residual: Value | None = None, out: Value
     return y
 
 
-def rope(x: Value, freq_factors: Value | None, *, name: str = "rope", **attrs) -> Value:
-    """Rotate (T, heads, head_dim) in place by the step's positions; attrs: base, n_rot, pairing, freq_scale."""
+def rope(x: Value, turns: Value, *, n_rot: int, pairing: str) -> Value:
+    """Rotate (T, heads, head_dim) in place by the step's positions; `turns` as ops.rope.turns_per_position makes them."""
     graph = x.graph
-    graph.call("rope", [x, graph.step["positions"], freq_factors], [x], **attrs)
+    graph.call("rope", [x, graph.step["positions"], turns], [x], n_rot=n_rot, pairing=pairing)
     return x
 
 
@@ -36,7 +36,7 @@ def kv_write(k: Value, v: Value, k_cache: Value, v_cache: Value) -> None:
     """Store this step's keys and values (T, kv_heads, head_dim) at their pages of the cache."""
     graph = k.graph
     step = graph.step
-    graph.call("kv_write", [k, v, step["positions"], step["sequences"], step["page_table"]], [k_cache, v_cache])
+    graph.call("kv_write", [k, v, step["positions"], step["sequences"], step["page_table"], k_cache, v_cache], [k_cache, v_cache])
 
 
 def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attention", **attrs) -> Value:

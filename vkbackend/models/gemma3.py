@@ -52,11 +52,10 @@ class Config:
 
 
 class Block:
-    def __init__(self, w, cfg: Config):
+    def __init__(self, w, cfg: Config, ropes: dict[bool, Rope]):
         everywhere = cfg.is_global(w.layer)
-        rope = Rope(cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale) if everywhere else Rope(LOCAL_ROPE_BASE, cfg.head_dim, "halves")
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps)
-        self.attention = Attention(w, cfg, rope, scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
+        self.attention = Attention(w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
         self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps)
         self.gate_up, self.down = w.linear("ffn_gate", "ffn_up", name="gate_up"), w.linear("ffn_down")
@@ -76,7 +75,8 @@ class Model:
     def __init__(self, w, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd"), scale=cfg.width ** 0.5)
-        self.blocks = [Block(w.block(i), cfg) for i in range(cfg.num_layers)]
+        ropes = {True: Rope(w, cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale), False: Rope(w, LOCAL_ROPE_BASE, cfg.head_dim, "halves")}
+        self.blocks = [Block(w.block(i), cfg, ropes) for i in range(cfg.num_layers)]
         self.output_norm = w.norm("output_norm", cfg.norm_eps)
         self.output = w.linear("output", fallback="token_embd")
 

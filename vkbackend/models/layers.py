@@ -3,17 +3,19 @@
 In: placed weights (`weights.Weights`) and a config. Out: callables on symbolic values. Nothing here names an architecture.
 """
 
-from dataclasses import dataclass
+import numpy as np
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
-from .weights import Vector, Weight
+from ..ops.packed import PackedMatrix
+from ..ops.rope import turns_per_position
+from .weights import Vector
 
 
 class Linear:
     """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer."""
 
-    def __init__(self, stacks: list[Weight], name: str):
+    def __init__(self, stacks: list[PackedMatrix], name: str):
         self.stacks, self.name = stacks, name
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
@@ -39,26 +41,22 @@ class RMSNorm:
 
 
 class Embedding:
-    def __init__(self, weight: Weight, scale: float = 1.0):
+    def __init__(self, weight: PackedMatrix, scale: float = 1.0):
         self.weight, self.scale = weight, scale
 
     def __call__(self, graph: Graph) -> Value:
         return F.embed(graph.constant(self.weight, self.weight.shape), scale=self.scale)
 
 
-@dataclass(frozen=True)
 class Rope:
-    """How one layer rotates its queries and keys."""
+    """How some layers rotate their queries and keys. pairing: "adjacent" (2i, 2i+1) or "halves" (i, i + n_rot/2)."""
 
-    base: float
-    n_rot: int
-    pairing: str           # "adjacent" (2i, 2i+1) or "halves" (i, i + n_rot/2)
-    freq_scale: float = 1.0
-    freq_factors: Vector | None = None
+    def __init__(self, w, base: float, n_rot: int, pairing: str, freq_scale: float = 1.0, freq_factors: np.ndarray | None = None):
+        self.n_rot, self.pairing = n_rot, pairing
+        self.turns = w.made("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
 
     def __call__(self, x: Value) -> Value:
-        factors = self.freq_factors and x.graph.constant(self.freq_factors, self.freq_factors.shape)
-        return F.rope(x, factors, base=self.base, n_rot=self.n_rot, pairing=self.pairing, freq_scale=self.freq_scale)
+        return F.rope(x, x.graph.constant(self.turns, self.turns.shape), n_rot=self.n_rot, pairing=self.pairing)
 
 
 class Attention:

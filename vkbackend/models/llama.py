@@ -60,7 +60,8 @@ class Model:
     def __init__(self, w, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd"))
-        rope = Rope(cfg.rope_base, cfg.rope_dim, "adjacent", cfg.rope_scale, w.vector("rope_freqs", required=False))
+        factors = w.vector("rope_freqs", required=False)
+        rope = Rope(w, cfg.rope_base, cfg.rope_dim, "adjacent", cfg.rope_scale, factors and factors.values)
         self.blocks = [Block(w.block(i), cfg, rope) for i in range(cfg.num_layers)]
         self.output_norm = w.norm("output_norm", cfg.norm_eps)
         self.output = w.linear("output", fallback="token_embd")

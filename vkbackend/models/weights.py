@@ -1,59 +1,16 @@
 """GGUF tensors by name -> weights that a model's layers hold, placed on a device or kept as numpy arrays.
 
-In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `Weight` (matrices, still
-quantized) and `Vector` (norms, frequency factors; f32).
+In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still quantized) and `Vector` (norms, frequency factors; f32).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import GGUFError, UnsupportedModel
 from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import GGUFFile
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows first_row ... first_row + num_rows - 1 of a weight, packed in two buffers (docs/architecture.md)."""
-
-    first_row: int
-    num_rows: int
-    quants: object
-    scales: object
-
-
-@dataclass(eq=False)
-class Weight:
-    """A matrix (rows, K): one GGUF tensor, or several of one format stacked by rows.
-
-    raws:  the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file
-    parts: where the packed rows lie on the device, in ranges that one binding can hold; empty on the CPU path
-    """
-
-    name: str
-    shape: tuple[int, int]
-    format: QuantFormat
-    raws: list[np.ndarray]
-    parts: list[Part] = field(default_factory=list)
-    _array: np.ndarray | None = None
-
-    def array(self) -> np.ndarray:
-        """Dequantized, f32 (rows, K); computed once. The twins' view of the weight."""
-        if self._array is None:
-            self._array = np.concatenate([self.format.dequantize(raw) for raw in self.raws])
-        return self._array
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Some dequantized rows, f32 (len(ids), K), without touching the others."""
-        if self._array is not None:
-            return self._array[ids]
-        return self.format.dequantize(self.raw_rows(ids))
-
-    def raw_rows(self, ids: np.ndarray) -> np.ndarray:
-        if len(self.raws) == 1:
-            return np.ascontiguousarray(self.raws[0][ids])
-        return np.ascontiguousarray(np.concatenate(self.raws)[ids])
+from ..ops.packed import PackedMatrix
 
 
 @dataclass(eq=False)
@@ -104,7 +61,7 @@ class Weights:
 
     def __init__(self, gguf: GGUFFile, placer=None, prefix: str = "", layer: int = -1, shared: dict | None = None):
         self.gguf, self.placer, self.prefix, self.layer = gguf, placer, prefix, layer
-        self.shared = {} if shared is None else shared  # name -> Weight: a tied embedding is placed once
+        self.shared = {} if shared is None else shared  # name -> PackedMatrix: a tied embedding is placed once
 
     def block(self, layer: int) -> "Weights":
         return Weights(self.gguf, self.placer, f"blk.{layer}.", layer, self.shared)
@@ -128,7 +85,14 @@ class Weights:
             self.shared[full] = vector
         return self.shared[full]
 
-    def matrix(self, *names: str) -> Weight:
+    def made(self, name: str, values: np.ndarray) -> Vector:
+        """A constant that is not in the file, placed like one that is."""
+        vector = Vector(name, values)
+        if self.placer:
+            self.placer.place_vector(vector)
+        return vector
+
+    def matrix(self, *names: str) -> PackedMatrix:
         """The tensors `names`, of one format and K, as one placed weight."""
         full = [f"{self.prefix}{name}.weight" for name in names]
         key = "+".join(full)
@@ -139,7 +103,7 @@ class Weights:
             infos = [self.gguf.tensors[name] for name in full]
             rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
-            weight = Weight(key, (rows, k), self._format(full[0]), raws)
+            weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws)
             if k % 32:
                 raise UnsupportedModel(f"{self.gguf.path}: {key} has rows of {k} elements; matrices here need a multiple of 32")
             if self.placer:

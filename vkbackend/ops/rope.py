@@ -1,7 +1,7 @@
-"""Rotary position embedding, in place: turn pair i of a head by position * freq_scale * base^(-2i/n_rot) / factor[i].
+"""Rotary position embedding, in place: turn pair i of a head by position * turns[i] whole turns.
 
-x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: left alone), freq_factors: (n_rot/2,) f32 or None -> like x
-Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements from n_rot on stay as they are.
+x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: left alone), turns: (n_rot,) f32 as `turns_per_position` makes them
+-> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements from n_rot on stay as they are.
 Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
@@ -13,12 +13,21 @@ from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div
 
 
-def reference(x, positions, freq_factors=None, *, base, n_rot, pairing, freq_scale=1.0):
-    half = n_rot // 2
-    frequency = np.float64(base) ** (-2.0 * np.arange(half) / n_rot) * freq_scale
+def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_factors=None) -> np.ndarray:
+    """freq_scale * base^(-2i/n_rot) / freq_factors[i] / 2 pi for each pair, as (n_rot,) f32: first the leading 12 bits of
+    each, so that their product with 12 bits of a position is exact, then the rests."""
+    frequency = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
     if freq_factors is not None:
         frequency = frequency / freq_factors
-    angle = np.maximum(positions, 0)[:, None, None] * frequency
+    turns = frequency / (2 * math.pi)
+    mantissa, exponent = np.frexp(turns)
+    leading = np.ldexp(np.floor(mantissa * 4096) / 4096, exponent)
+    return np.concatenate([leading, turns - leading]).astype(np.float32)
+
+
+def reference(x, positions, turns, *, n_rot, pairing):
+    half = n_rot // 2
+    angle = 2 * math.pi * np.maximum(positions, 0)[:, None, None] * turns.astype(np.float64).reshape(2, half).sum(axis=0)
     cos, sin = np.cos(angle), np.sin(angle)
     first, second = (slice(0, half), slice(half, n_rot)) if pairing == "halves" else (slice(0, n_rot, 2), slice(1, n_rot, 2))
     y = x.copy()
@@ -28,27 +37,26 @@ def reference(x, positions, freq_factors=None, *, base, n_rot, pairing, freq_sca
     return y
 
 
-def dispatch(device, inputs, outputs, *, base, n_rot, pairing, freq_scale=1.0):
-    positions, factors, x = inputs[1], inputs[2], outputs[0]
+def dispatch(device, inputs, outputs, *, n_rot, pairing):
+    positions, turns, x = inputs[1], inputs[2], outputs[0]
     tokens, heads, head_dim = x.shape
-    return [Dispatch("rope", (positions.buffer, (factors or positions).buffer), (x.buffer,), (ceil_div(heads * n_rot // 2, 64), tokens, 1),
-                     ((0, head_dim), (1, n_rot), (2, pairing == "halves"), (3, factors is not None)),
-                     (heads, x.offset, x.stride, math.log2(base), float(freq_scale)), label="rope")]
+    return [Dispatch("rope", (positions.buffer, turns.buffer), (x.buffer,), (ceil_div(heads * n_rot // 2, 64), tokens, 1),
+                     ((0, head_dim), (1, n_rot), (2, pairing == "halves")), (heads, x.offset, x.stride), label="rope")]
 
 
-def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthest=40, **attrs):
+def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthest=40, base=10000.0, freq_scale=1.0):
     def make(rng):
         positions = rng.integers(0, furthest, tokens).astype(np.int32)
+        positions[-1] = furthest
         if tokens > 4:
             positions[2] = -1
-        return [rng.standard_normal((tokens, heads, head_dim), np.float32), positions,
-                rng.uniform(1, 8, n_rot // 2).astype(np.float32) if factors else None]
-    # A single-precision angle of p radians is off by up to p * 2^-24, and exp2's own error goes along: the tolerance grows with positions.
-    return Case(label, make, {"base": 10000.0, "n_rot": n_rot, "pairing": pairing, **attrs}, 2e-5 + furthest * 1.2e-6, 1e-5)
+        factor = rng.uniform(1, 8, n_rot // 2) if factors else None
+        return [rng.standard_normal((tokens, heads, head_dim), np.float32), positions, turns_per_position(base, n_rot, freq_scale, factor)]
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6, 1e-6)
 
 
 OP = Op("rope", reference, dispatch, (
     _case("adjacent", 1, 9, 64, 64, "adjacent"), _case("halves", 7, 3, 20, 20, "halves"), _case("partial", 6, 2, 64, 32, "halves"),
     _case("factors", 5, 4, 128, 128, "adjacent", factors=True), _case("scaled", 2, 4, 256, 256, "halves", base=1e6, freq_scale=0.125),
-    _case("far", 4, 3, 64, 64, "adjacent", furthest=4000),
+    _case("far", 4, 3, 64, 64, "adjacent", furthest=131071),
 ), in_place={0: 0})
