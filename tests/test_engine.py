@@ -1,0 +1,500 @@
+"""The engine against a fake runner: many requests on one thread, and what happens when something goes wrong."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from fake_runner import FakeRunner, FakeTokenizer
+
+from vkbackend.engine.engine import Engine
+from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.errors import DeviceError, DeviceLost, RequestError, VkbackendError
+
+GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)
+WAIT = 20  # seconds after which a test gives up
+
+
+class World:
+    """A tokenizer, a runner and an engine over them; closed at the end of the test."""
+
+    def __init__(self, replies=(("ok",),), **runner_options):
+        self.tokenizer = FakeTokenizer()
+        self.runner = FakeRunner(self.tokenizer, replies, **runner_options)
+        self.engine = Engine(self.runner, self.tokenizer)
+
+    def request(self, prompt="a prompt of five words", **fields):
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return GenerationRequest(tokens, **{"options": GREEDY, **fields})
+
+    def run(self, *arguments, **fields):
+        """(text, Finished) of one request."""
+        *pieces, finished = self.engine.generate(self.request(*arguments, **fields))
+        assert all(isinstance(piece, Piece) for piece in pieces)
+        return "".join(piece.text for piece in pieces), finished
+
+    def start(self, *arguments, **fields):
+        listener = Listener()
+        listener.handle = self.engine.submit(self.request(*arguments, **fields), listener)
+        return listener
+
+
+class Listener:
+    """Collects events; `wait` returns the last one."""
+
+    def __init__(self):
+        self.events, self._ended = [], threading.Event()
+
+    def __call__(self, event):
+        self.events.append(event)
+        if isinstance(event, (Finished, Failed)):
+            self._ended.set()
+
+    def wait(self):
+        assert self._ended.wait(WAIT), "no last event came"
+        assert not any(isinstance(event, (Finished, Failed)) for event in self.events[:-1])
+        return self.events[-1]
+
+    @property
+    def text(self):
+        return "".join(event.text for event in self.events if isinstance(event, Piece))
+
+
+@pytest.fixture
+def world():
+    worlds = []
+
+    def make(*arguments, **options):
+        worlds.append(World(*arguments, **options))
+        return worlds[-1]
+
+    yield make
+    for made in worlds:
+        if made.runner.gate:
+            made.runner.gate.release(10_000)
+        made.engine.close()
+        assert not made.engine._thread.is_alive()
+        assert made.runner.cached == {}, "the engine left sequences open"
+
+
+def until(condition):
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.001)
+
+
+# -- one request
+
+
+def test_reply_then_end_token(world):
+    here = world([["Hel", "lo", "!"]])
+    text, finished = here.run()
+    assert text == "Hello!"
+    assert finished.reason == "stop"
+    assert (finished.prompt_tokens, finished.tokens) == (5, 4)  # the end token counts
+    prompt = here.tokenizer.encode("a prompt of five words")
+    assert finished.context == prompt + [here.tokenizer.id(piece) for piece in ("Hel", "lo", "!")]
+    assert finished.prompt_seconds > 0 and finished.decode_seconds > 0
+
+
+def test_num_predict(world):
+    here = world([["a", "b", "c", "d"]])
+    text, finished = here.run(num_predict=1)
+    assert (text, finished.reason, finished.tokens, finished.decode_seconds) == ("a", "length", 1, 0.0)
+    text, finished = here.run(num_predict=4)
+    assert (text, finished.reason, finished.tokens) == ("abcd", "length", 4)
+    text, finished = here.run(num_predict=5)
+    assert (text, finished.reason, finished.tokens) == ("abcd", "stop", 5)
+
+
+def test_without_num_predict_ten_contexts_are_the_end(world):
+    here = world([["x%d" % index for index in range(200)]], context_length=16)
+    for num_predict in (-1, 0, 161):
+        _, finished = here.run(num_predict=num_predict)
+        assert (finished.reason, finished.tokens) == ("length", 160)
+
+
+def test_stop_string_across_tokens_cuts_text_and_logprobs(world):
+    here = world([[" 8", " 9", " 1", "0", " 1", "1", " 12"]])
+    pieces = list(here.engine.generate(here.request(stop=["0 11"], logprobs=True)))
+    finished = pieces.pop()
+    assert "".join(piece.text for piece in pieces) == " 8 9 1"
+    assert [entry.text for piece in pieces for entry in piece.logprobs] == [" 8", " 9", " 1"]
+    assert (finished.reason, finished.tokens) == ("stop", 6)
+    assert here.tokenizer.decode(finished.context).endswith(b"words 8 9 1")
+
+
+def test_characters_split_over_tokens(world):
+    party = "🎉".encode()
+    here = world([[party[:1], party[1:3], party[3:], b"\xe6"]])
+    pieces = list(here.engine.generate(here.request(logprobs=True, top_logprobs=2)))[:-1]
+    assert [piece.text for piece in pieces] == ["🎉", ""]
+    assert [entry.bytes for piece in pieces for entry in piece.logprobs] == [party[:1], party[1:3], party[3:], b"\xe6"]
+    assert all(len(entry.top) == 2 and entry.top[0].logprob == entry.logprob for piece in pieces for entry in piece.logprobs)
+
+
+def test_logprobs_are_of_the_raw_logits(world):
+    here = world([["a", "a"]])
+    hot = SamplingOptions(temperature=5.0, top_k=1, repeat_penalty=3.0)
+    entries = [entry for event in here.engine.generate(here.request(options=hot, logprobs=True)) if isinstance(event, Piece) for entry in event.logprobs]
+    row = here.runner.row(here.tokenizer.id("a")).astype(np.float64)
+    assert [entry.logprob for entry in entries] == pytest.approx([30 - np.log(np.exp(row).sum())] * 2, abs=1e-5)
+
+
+def test_a_loop_of_equal_pieces_ends(world):
+    here = world([[" blue"] * 31, [" blue"] * 40, ["red "] + [" red"] * 40, [" a", " b"] * 40])
+    text, finished = here.run(num_predict=60)
+    assert (text, finished.reason) == (" blue" * 31, "stop")  # 31 in a row may be meant
+    text, finished = here.run(num_predict=60)
+    assert (text, finished.reason) == (" blue" * 31, "length")
+    text, finished = here.run(num_predict=60)
+    assert (text.split(), finished.reason) == (["red"] * 31, "length")
+    text, finished = here.run(num_predict=60)
+    assert (len(text.split()), finished.reason) == (60, "length")
+
+
+def test_a_constraint_decides_what_may_come(world):
+    here = world([["no"]])
+    yes = here.tokenizer.id("yes")
+
+    class OnlyYesThenEnd:
+        accepted = []
+
+        def allowed(self):
+            mask = np.zeros(here.runner.vocab_size, bool)
+            mask[1 if self.accepted else yes] = True
+            return mask
+
+        def accept(self, token_id):
+            self.accepted.append(token_id)
+
+    text, finished = here.run(constraint=OnlyYesThenEnd())
+    assert (text, finished.reason, OnlyYesThenEnd.accepted) == ("yes", "stop", [yes])
+
+
+def test_requests_that_cannot_run(world):
+    here = world()
+    for request, message in [
+        (here.request([]), "no tokens"),
+        (here.request([5, 4096]), "token 4096 is not in"),
+        (here.request([-1]), "token -1 is not in"),
+        (here.request(top_logprobs=21), "between 0 and 20"),
+        (here.request([5] * 9, num_ctx=8, truncate=False), "the input length exceeds the context length"),
+    ]:
+        with pytest.raises(RequestError, match=message):
+            here.engine.submit(request, Listener())
+    assert here.run()[0] == "ok"
+
+
+# -- context
+
+
+def test_a_long_prompt_loses_its_middle(world):
+    here = world()
+    tokens = list(range(2, 52))
+    _, finished = here.run(tokens, num_ctx=16, num_keep=4)
+    assert finished.prompt_tokens == 16
+    assert finished.context[:16] == tokens[:4] + tokens[-12:]
+    _, finished = here.run([here.tokenizer.bos_id] + tokens, num_ctx=16, num_keep=4)
+    assert finished.context[:16] == [here.tokenizer.bos_id] + tokens[:4] + tokens[-11:]
+    _, finished = here.run(tokens, num_ctx=16, num_keep=-1)
+    assert finished.context[:16] == tokens[:15] + tokens[-1:]
+
+
+@pytest.mark.parametrize("can_shift", [True, False])
+def test_a_full_context_drops_half_of_what_is_not_kept(world, can_shift):
+    reply = ["w%d" % index for index in range(12)]
+    here = world([reply], can_shift=can_shift)
+    prompt = list(range(500, 510))
+    text, finished = here.run(prompt, num_ctx=12, num_keep=4)
+    assert (text, finished.reason, finished.tokens) == ("".join(reply), "stop", 13)
+    # 12 places: 10 of the prompt, w0, w1; for w2 half of the 8 that are not kept go.
+    ids = [here.tokenizer.id(piece) for piece in reply]
+    assert here.engine._slots._slots[0].tokens == list(here.runner.cached.values())[0]
+    assert list(here.runner.cached.values())[0] == prompt[:4] + ids[6:]
+    assert here.runner.shifts == ([(4, 4)] * 3 if can_shift else [])
+
+
+def test_without_shift_a_full_context_is_the_end(world):
+    here = world([["w%d" % index for index in range(50)]])
+    text, finished = here.run([9] * 13, num_ctx=32, shift=False)
+    assert (finished.reason, finished.tokens) == ("length", 20)  # the last one needs no place
+    assert text.endswith("w19")
+    _, finished = here.run([9] * 32, num_ctx=32, shift=False)
+    assert (finished.reason, finished.tokens) == ("length", 1)
+
+
+def test_a_held_back_text_is_sent_when_the_context_is_full(world):
+    here = world([["a", "b", "EN", "D"]])
+    text, finished = here.run([9] * 6, num_ctx=8, shift=False, stop=["END"])
+    assert (text, finished.reason) == ("abEN", "length")
+
+
+# -- prefix reuse
+
+
+def tokens_run(world, since=0):
+    return [token for step in world.runner.steps[since:] for work in step for token in work.tokens]
+
+
+def test_a_conversation_runs_only_its_new_tokens(world):
+    here = world([["Hello", " there"], ["fine"]])
+    _, first = here.run("how are you")
+    num_steps = len(here.runner.steps)
+    weather = here.tokenizer.encode(" and the weather")
+    following = first.context + weather
+    _, second = here.run(following)
+    assert tokens_run(here, num_steps)[:3] == weather
+    assert second.prompt_tokens == len(following)  # all of them count
+    assert len(here.runner.cached) == 1
+
+
+def test_an_equal_prompt_runs_its_last_token_again(world):
+    here = world([["one"], ["two"]])
+    prompt = list(range(10, 30))
+    assert here.run(prompt)[0] == "one"
+    num_steps = len(here.runner.steps)
+    assert here.run(prompt)[0] == "two"
+    assert list(here.runner.steps[num_steps][0].tokens) == prompt[-1:]
+
+
+def test_another_conversation_does_not_take_a_cache_for_its_first_tokens(world):
+    here = world(max_sequences=2)
+    start = [2, 3]
+    one, two, three = (start + list(range(base, base + 20)) for base in (100, 200, 300))
+    for prompt in (one, two):
+        here.run(prompt)
+    assert len(here.runner.cached) == 2
+    num_steps = len(here.runner.steps)
+    here.run(one)
+    assert list(here.runner.steps[num_steps][0].tokens) == one[-1:]
+    here.run(three)  # the least recently used one, two's, goes
+    num_steps = len(here.runner.steps)
+    here.run(one)
+    assert list(here.runner.steps[num_steps][0].tokens) == one[-1:]
+
+
+# -- several requests
+
+
+def test_many_requests_at_once(world):
+    here = world(max_sequences=3, prefill_chunk=8)
+    here.runner.next_token = lambda tokens: 1 if len(tokens) >= 40 else tokens[0] + len(tokens)
+    prompts = [[100 * (index + 1)] * (3 + 5 * index) for index in range(7)]
+    texts = {}
+
+    def client(index):
+        pieces = here.engine.generate(here.request(prompts[index], logprobs=True))
+        texts[index] = [entry.token_id for piece in pieces if isinstance(piece, Piece) for entry in piece.logprobs]
+
+    threads = [threading.Thread(target=client, args=[index]) for index in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    for index, prompt in enumerate(prompts):
+        assert texts[index] == [prompt[0] + length for length in range(len(prompt), 40)]
+    assert max(len(step) for step in here.runner.steps) == 3
+
+
+def test_a_long_prompt_does_not_hold_up_decoding(world):
+    here = world([["w%d" % index for index in range(30)], ["late"]], prefill_chunk=16)
+    here.runner.gate = threading.Semaphore(0)
+    decoding = here.start([5, 6])
+    here.runner.gate.release(2)
+    until(lambda: len(here.runner.steps) == 2 and decoding.events)
+    long_one = here.start(list(range(100, 260)))
+    here.runner.gate.release(1000)
+    assert long_one.wait().reason == decoding.wait().reason == "stop"
+    mixed = [step for step in here.runner.steps if len(step) == 2]
+    assert len(mixed) >= 160 // 15
+    for step in mixed:
+        assert len(step[0].tokens) == 1 and step[0].outputs == 1  # a decode in every one
+        assert sum(len(work.tokens) for work in step) <= 16
+
+
+def test_prompts_take_turns(world):
+    here = world(prefill_chunk=10)
+    here.runner.gate = threading.Semaphore(0)
+    long_one = here.start(list(range(100, 200)))
+    until(lambda: here.runner.steps == [] and here.engine.num_unfinished == 1)
+    short_one = here.start(list(range(300, 312)))
+    here.runner.gate.release(1000)
+    short_one.wait(), long_one.wait()
+    ends = {}
+    for number, step in enumerate(here.runner.steps):
+        for work in step:
+            if work.outputs:
+                ends.setdefault(work.sequence_id, number)
+    assert ends[2] < ends[1] - 3
+
+
+def test_requests_beyond_the_slots_wait_their_turn(world):
+    here = world([["a"], ["b"], ["c"]], max_sequences=1)
+    here.runner.gate = threading.Semaphore(0)
+    listeners = [here.start([5, index]) for index in (6, 7, 8)]
+    here.runner.gate.release(1000)
+    for listener in listeners:
+        assert listener.wait().reason == "stop"
+    assert [listener.text for listener in listeners] == ["a", "b", "c"]
+
+
+# -- cancelling
+
+
+def test_cancel_mid_stream(world):
+    here = world([["w%d" % index for index in range(1000)], ["next"]], max_sequences=1)
+    here.runner.gate = threading.Semaphore(5)
+    listener = here.start([5, 6])
+    until(lambda: len(listener.events) == 5)
+    listener.handle.cancel()
+    here.runner.gate.release(1000)
+    finished = listener.wait()
+    assert finished.reason == "cancelled"
+    assert finished.tokens in (5, 6)  # a step may have been under way
+    assert here.run()[0] == "next"
+
+
+def test_cancel_while_waiting(world):
+    here = world([["a", "b"], ["c"]], max_sequences=1)
+    here.runner.gate = threading.Semaphore(0)
+    running = here.start([5, 6])
+    waiting = here.start([7, 8])
+    waiting.handle.cancel()
+    here.runner.gate.release(1000)
+    assert (waiting.wait().reason, waiting.wait().tokens, waiting.text) == ("cancelled", 0, "")
+    assert (running.wait().reason, running.text) == ("stop", "ab")
+    waiting.handle.cancel()  # too late, and harmless
+    assert here.run()[0] == "c"
+
+
+def test_leaving_the_loop_cancels(world):
+    here = world([["w%d" % index for index in range(3000)]], max_sequences=1)
+    for event in here.engine.generate(here.request()):
+        break
+    until(lambda: here.engine.num_unfinished == 0)
+    assert len(here.runner.steps) < 3000
+
+
+def test_a_listener_that_raises_cancels_only_its_own(world):
+    here = world([["w%d" % index for index in range(20)]], max_sequences=2)
+    here.runner.gate = threading.Semaphore(0)
+    good, calls = here.start([5, 6]), []
+
+    def bad(event):
+        calls.append(event)
+        raise ValueError("no room for this event")
+
+    here.engine.submit(here.request([7, 8]), bad)
+    here.runner.gate.release(1000)
+    assert good.wait().reason == "stop" and len(good.events) == 21
+    until(lambda: here.engine.num_unfinished == 0)
+    assert len(calls) == 1
+
+
+# -- failing
+
+
+def test_a_failing_step_fails_the_running_and_the_engine_goes_on(world):
+    here = world([["a", "b", "c"]], max_sequences=2)
+    here.runner.gate = threading.Semaphore(0)
+    running = [here.start([5, 6]), here.start([7, 8])]
+    waiting = here.start([9, 10])
+    here.runner.gate.release(2)
+    until(lambda: all(listener.events for listener in running))
+    error = DeviceError("a submission failed")
+    here.runner.fail_with = error
+    here.runner.gate.release(1000)
+    for listener in running:
+        assert listener.wait().exception is error
+    assert waiting.wait().reason == "stop" and waiting.text == "abc"
+    assert here.engine.failure is None
+    assert here.run()[0] == "abc"
+
+
+def test_generate_raises_what_failed(world):
+    here = world()
+    here.runner.fail_with = DeviceError("a submission failed")
+    with pytest.raises(DeviceError, match="a submission failed"):
+        here.run()
+
+
+def test_a_lost_device_ends_the_engine(world):
+    here = world(max_sequences=1)
+    here.runner.gate = threading.Semaphore(0)
+    here.runner.fail_with = DeviceLost("the driver reset the device")
+    running, waiting = here.start([5, 6]), here.start([7, 8])
+    here.runner.gate.release(1000)
+    assert isinstance(running.wait().exception, DeviceLost)
+    assert isinstance(waiting.wait().exception, DeviceLost)
+    assert isinstance(here.engine.failure, DeviceLost)
+    with pytest.raises(DeviceLost, match="driver reset.*load the model again"):
+        here.engine.submit(here.request(), Listener())
+
+
+def test_logits_that_are_not_numbers_fail_their_own_generation(world):
+    here = world([["a", "b", "c"]], max_sequences=2)
+    plain = here.runner.row
+    poison = here.tokenizer.id("poison")
+    here.runner.row = lambda token_id: plain(token_id) * np.float32(np.nan if token_id == poison else 1)
+    here.runner.next_token = lambda tokens: poison if tokens[0] == 5 and len(tokens) == 4 else 20 + len(tokens) if len(tokens) < 8 else 1
+    bad, good = here.start([5, 6]), here.start([7, 8])
+    assert "NaN" in str(bad.wait().exception)
+    assert good.wait().reason == "stop"
+
+
+def test_idle_conversations_give_way_when_the_cache_is_full(world):
+    here = world([["a"], ["b", "c", "d"]], max_sequences=2, max_cached=30)
+    here.run(list(range(100, 120)))
+    text, finished = here.run(list(range(200, 220)))
+    assert (text, finished.reason) == ("bcd", "stop")
+    assert len(here.runner.cached) == 1
+
+
+def test_a_cache_too_small_for_one_is_an_error(world):
+    here = world(max_cached=10)
+    with pytest.raises(VkbackendError, match="holds 10 tokens"):
+        here.run(list(range(100, 120)))
+    assert here.run([5, 6])[0] == "ok"
+
+
+# -- closing
+
+
+def test_close_cancels_and_refuses(world):
+    here = world([["w%d" % index for index in range(1000)]], max_sequences=1)
+    here.runner.gate = threading.Semaphore(3)
+    running, waiting = here.start([5, 6]), here.start([7, 8])
+    until(lambda: len(running.events) == 3)
+    closing = threading.Thread(target=here.engine.close)
+    closing.start()
+    until(lambda: here.engine._closing)
+    here.runner.gate.release(1000)
+    closing.join(WAIT)
+    assert running.wait().reason == waiting.wait().reason == "cancelled"
+    with pytest.raises(VkbackendError, match="closed"):
+        here.engine.submit(here.request(), Listener())
+
+
+def test_an_idle_engine_uses_no_time(world):
+    here = world()
+    here.run()
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+
+
+def test_a_listener_may_submit_and_close(world):
+    here = world([["a"], ["b"]])
+    second = Listener()
+
+    def first(event):
+        if isinstance(event, Finished):
+            here.engine.submit(here.request([7, 8]), second)
+
+    here.engine.submit(here.request([5, 6]), first)
+    assert second.wait().reason == "stop" and second.text == "b"
+    here.engine.submit(here.request([9, 10]), lambda event: here.engine.close())
+    here.engine._thread.join(WAIT)
+    assert not here.engine._thread.is_alive()

@@ -1,0 +1,204 @@
+"""One token id from one row of logits.
+
+The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw; float32.
+
+A row brings its largest raw logits only (`work.LogitsRow`). They are enough when it is certain which tokens come first:
+bias, penalties and a constraint change what the row has brought exactly, and an unseen token lies at or below the row's
+last logit, where it stays as long as nothing can raise it. A token that lands above that floor beats every unseen one.
+Where the chain needs more tokens than are certain, the whole row is read.
+"""
+
+import math
+from collections import Counter, deque
+from typing import Iterable
+
+import numpy as np
+
+from ..errors import VkbackendError
+from .pcg import RandomDraws
+from .sequence import SamplingOptions
+from .work import LogitsRow
+
+_COLDEST = 1e-7  # Ollama's least temperature, so that 0 divides
+
+
+def apply_temperature(values: np.ndarray, temperature: float) -> np.ndarray:
+    """Logits, float32 -> logits, sharper below temperature 1 and flatter above."""
+    return values / np.float32(max(temperature, _COLDEST))
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Logits, float32 -> probabilities, float32. Raises VkbackendError where they sum to NaN or there are none."""
+    if len(values) == 0:
+        raise VkbackendError("sample: no logits provided to sample")
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(values - values.max())
+        probabilities = weights / weights.sum(dtype=np.float32)
+    if np.isnan(probabilities).any():
+        raise VkbackendError("sample: logits sum to NaN, check model output")
+    return probabilities
+
+
+def count_top_k(num_values: int, k: int) -> int:
+    """How many of num_values sorted logits top_k keeps: all of them for k <= 0."""
+    return num_values if k <= 0 else min(k, num_values)
+
+
+def count_top_p(probabilities: np.ndarray, p: float) -> int:
+    """How many of the descending probabilities top_p keeps: up to the one that takes their sum above p, at least one."""
+    if p >= 1:
+        return len(probabilities)
+    sums = np.cumsum(probabilities, dtype=np.float32)
+    return min(int(np.searchsorted(sums, np.float32(p), side="right")) + 1, len(probabilities))
+
+
+def count_min_p(probabilities: np.ndarray, p: float) -> int:
+    """How many of the descending probabilities min_p keeps: those of at least p times the first."""
+    threshold = probabilities[0] * np.float32(p)
+    return int(np.count_nonzero(probabilities >= threshold))
+
+
+def keep_typical(probabilities: np.ndarray, p: float) -> np.ndarray:
+    """Indices, ascending, of the tokens whose surprise is nearest the entropy and whose sum is the first above p.
+
+    Meister et al., "Locally Typical Sampling" (2022).
+    """
+    with np.errstate(divide="ignore"):
+        surprise = -np.log(probabilities)
+    entropy = float(np.sum(np.where(probabilities > 0, probabilities * surprise, 0)))
+    order = np.argsort(np.abs(surprise - entropy), kind="stable")
+    return np.sort(order[: count_top_p(probabilities[order], p)])
+
+
+def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By value descending, ties by lower id."""
+    order = np.lexsort((ids, -values))
+    return ids[order], values[order]
+
+
+def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted ids and logits -> the tokens that may be drawn and their probabilities (those before the cuts, not rescaled)."""
+    count = count_top_k(len(values), options.top_k)
+    ids, probabilities = ids[:count], softmax(apply_temperature(values[:count], options.temperature))
+    if 0 < options.typical_p < 1:
+        typical = keep_typical(probabilities, options.typical_p)
+        ids, probabilities = ids[typical], probabilities[typical]
+    count = count_top_p(probabilities, min(max(options.top_p, 0.0), 1.0))
+    ids, probabilities = ids[:count], probabilities[:count]
+    count = count_min_p(probabilities, min(max(options.min_p, 0.0), 1.0))
+    return ids[:count], probabilities[:count]
+
+
+def draw(ids: np.ndarray, probabilities: np.ndarray, uniform: float) -> int:
+    """The token at which the running sum of the probabilities reaches `uniform` of their total."""
+    sums = np.cumsum(probabilities, dtype=np.float32)
+    return int(ids[np.searchsorted(sums, np.float32(uniform) * sums[-1], side="left")])
+
+
+class Sampler:
+    """The sampling state of one generation: its random numbers and the tokens that penalties look back on.
+
+    prompt: all prompt tokens; num_ctx: how far repeat_last_n = -1 looks back.
+    """
+
+    def __init__(self, options: SamplingOptions, prompt: Iterable[int] = (), num_ctx: int = 0):
+        self.options = options
+        self._draws = RandomDraws(options.seed)
+        # A penalty of 0 or below would divide by zero or turn signs around: it counts as none.
+        self._repeat = options.repeat_penalty if options.repeat_penalty > 0 else 1.0
+        self._penalises = self._repeat != 1 or options.presence_penalty != 0 or options.frequency_penalty != 0
+        window = num_ctx if options.repeat_last_n < 0 else options.repeat_last_n
+        self._window = deque(prompt, maxlen=window if self._penalises else 0)
+        # Whether a token that the row did not bring could come to lie above those that it brought.
+        self._can_raise = (
+            self._repeat < 1
+            or options.presence_penalty < 0
+            or options.frequency_penalty < 0
+            or any(bias > 0 for bias in options.logit_bias.values())
+        )
+
+    def accept(self, token_id: int) -> None:
+        """Remember a sampled token for the penalties."""
+        self._window.append(token_id)
+
+    def sample(self, row: LogitsRow, allowed: np.ndarray | None = None) -> int:
+        """The next token's id. allowed: (vocab,) bool, tokens that a constraint admits.
+
+        Raises VkbackendError when the logits are NaN or no token is allowed.
+        """
+        if math.isnan(row.log_sum_exp):
+            raise VkbackendError("sample: logits sum to NaN, check model output")
+        greedy = self.options.temperature <= 0
+        if not self._can_raise:
+            ids, values, certain = self._candidates(row, allowed)
+            if certain and greedy:
+                return int(ids[0])
+            if self._enough(values, certain):
+                return draw(*distribution(ids[:certain], values[:certain], self.options), self._draws.float32())
+        ids, values = self._whole_row(row, allowed)
+        if greedy:
+            return int(ids[0])
+        return draw(*distribution(ids, values, self.options), self._draws.float32())
+
+    def _candidates(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
+        """The row's tokens with their changed logits, sorted, and how many of the first are certainly the first of all."""
+        ids, raw = row.ids, row.logits
+        values = self._changed(ids, raw, allowed)
+        if values is raw:
+            return ids, values, len(ids)
+        floor = raw[-1]
+        # Unseen tokens at the floor have higher ids than the unchanged ones here, so those keep their place before them.
+        certain = (values > floor) | ((values == floor) & (raw == floor))
+        order = np.lexsort((ids, -values))
+        ids, values, certain = ids[order], values[order], certain[order]
+        uncertain = np.flatnonzero(~certain)
+        return ids, values, int(uncertain[0]) if len(uncertain) else len(ids)
+
+    def _enough(self, values: np.ndarray, certain: int) -> bool:
+        """Whether the first `certain` tokens are all that the chain after the penalties looks at."""
+        options = self.options
+        if certain == 0:
+            return False
+        if 0 < options.top_k <= certain:
+            return True
+        # Without a cut by sums, min_p alone says who stays, and it needs nothing but the first token's logit.
+        if options.top_p < 1 or 0 < options.typical_p < 1 or not 0 < options.min_p <= 1:
+            return False
+        below = math.exp(min(0.0, float(values[certain - 1] - values[0]) / max(options.temperature, _COLDEST)))
+        return below < options.min_p * 0.999  # float32 must not decide otherwise
+
+    def _whole_row(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        raw = np.asarray(row.full(), np.float32)
+        ids = np.arange(len(raw), dtype=np.int32)
+        values = self._changed(ids, raw, allowed)
+        top_k = self.options.top_k if self.options.temperature > 0 else 1
+        if 0 < top_k < len(values):  # sorting a few beats sorting the vocabulary
+            kth_largest = np.partition(values, len(values) - top_k)[len(values) - top_k]
+            ids = np.flatnonzero(values >= kth_largest).astype(np.int32)
+            values = values[ids]
+        ids, values = sort_descending(ids, values)
+        if not len(values) or values[0] == -np.inf:
+            raise VkbackendError("sample: no token is allowed here; the logits or the constraint exclude them all")
+        return ids, values
+
+    def _changed(self, ids: np.ndarray, raw: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+        """Logits after bias, penalties and constraint: `raw` itself where nothing changes, else a new array."""
+        values = raw
+        bias = self.options.logit_bias
+        counts = Counter(self._window)
+        if bias or counts:
+            touched = np.flatnonzero(np.isin(ids, np.fromiter(bias.keys() | counts.keys(), np.int64)))
+            if len(touched):
+                values = raw.copy()
+            for index in touched:
+                token_id = int(ids[index])
+                values[index] = self._penalised(float(values[index]) + bias.get(token_id, 0.0), counts[token_id])
+        if allowed is not None:
+            values = np.where(allowed[ids], values, np.float32(-np.inf))
+        return values
+
+    def _penalised(self, logit: float, count: int) -> float:
+        if count == 0:
+            return logit
+        logit = logit / self._repeat if logit > 0 else logit * self._repeat
+        return logit - count * self.options.frequency_penalty - self.options.presence_penalty
