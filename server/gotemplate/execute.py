@@ -1,0 +1,318 @@
+"""Syntax trees and a value for dot -> text, with the semantics of Go's text/template (option missingkey=zero).
+
+Raises `TemplateError` (stage "execute") with Go's text, which quotes the place: `template: :1:3: executing "" at <.X>: what`.
+"""
+
+from contextlib import contextmanager
+
+from . import nodes
+from .formatting import Verb, format_value, quote, struct_text
+from .functions import Function, FunctionError
+from .parser import TemplateError
+from .values import Bytes, Interface, Map, Slice, Struct, static_type_name, string_bytes, truth, type_name, unwrap
+
+MISSING = object()  # no value comes from the pipeline's stage before
+MAX_DEPTH = 100000
+
+
+class _Break(Exception):
+    pass
+
+
+class _Continue(Exception):
+    pass
+
+
+def execute(text: str, trees: dict, dot, functions: dict[str, Function]) -> str:
+    """Runs trees[""]. `text` is the source, for the places in messages."""
+    execution = _Execution(text, trees, functions)
+    execution.variables = [("$", dot)]
+    try:
+        execution.walk_list(dot, trees.get("") or nodes.List(0))
+    except RecursionError:
+        execution.fail(f"exceeded maximum template depth ({MAX_DEPTH})")
+    return "".join(execution.pieces)
+
+
+def string_method(value):
+    """The String method of a value that can be addressed, or None."""
+    return getattr(value, "text", None) or getattr(value, "pointer_text", None)
+
+
+class _Execution:
+    def __init__(self, text, trees, functions):
+        self.text, self.trees, self.functions = text, trees, functions
+        self.name, self.node = "", None
+        self.pieces = []
+        self.variables = []
+
+    def fail(self, message):
+        before = self.text[:self.node.pos]
+        column = len(string_bytes(before[before.rfind("\n") + 1:]))
+        place = f":{before.count(chr(10)) + 1}:{column}"
+        raise TemplateError(f"template: {place}: executing {quote(self.name)} at <{self.node}>: {message}", "execute")
+
+    @contextmanager
+    def scope(self):
+        """Variables declared inside end with it, also when a loop is left by break."""
+        mark = len(self.variables)
+        try:
+            yield
+        finally:
+            del self.variables[mark:]
+
+    # statements ----------------------------------------------------------------------------------------------------------------
+
+    def walk_list(self, dot, body):
+        for node in body.nodes:
+            self.walk(dot, node)
+
+    def walk(self, dot, node):
+        match node:
+            case nodes.Text():
+                self.pieces.append(node.text)
+            case nodes.Action():
+                self.node = node
+                value = self.pipeline(dot, node.pipe)
+                if not node.pipe.declarations:
+                    self.print(node, value)
+            case nodes.Branch(kind="range"):
+                self.range(dot, node)
+            case nodes.Branch():
+                with self.scope():
+                    value = self.pipeline(dot, node.pipe)
+                    if truth(value):
+                        self.walk_list(value if node.kind == "with" else dot, node.body)
+                    elif node.otherwise is not None:
+                        self.walk_list(dot, node.otherwise)
+            case nodes.Jump():
+                raise _Break if node.kind == "break" else _Continue
+            case nodes.Call():
+                self.call_template(dot, node)
+            case nodes.List():
+                self.walk_list(dot, node)
+
+    def range(self, dot, node):
+        with self.scope():
+            value = unwrap(self.pipeline(dot, node.pipe))
+            self.node = node
+            items = self.items(node, value)
+            if not items:
+                if node.otherwise is not None:
+                    self.walk_list(dot, node.otherwise)
+                return
+            declarations, assign = node.pipe.declarations, node.pipe.assign
+            for key, item in items:
+                with self.scope():
+                    for place, declaration in enumerate(declarations):
+                        content = key if len(declarations) > 1 and place == 0 else item
+                        if assign:
+                            self.assign(declaration.names[0], content)
+                        else:  # the pipeline has declared it already
+                            self.variables.append((declaration.names[0], content))
+                    try:
+                        self.walk_list(item, node.body)
+                    except _Continue:
+                        continue
+                    except _Break:
+                        return
+
+    def items(self, node, value):
+        """(key, element) pairs of what a range walks over."""
+        if value is None:
+            return []
+        if isinstance(value, Slice):
+            wrap = Interface if value.holds_interfaces else lambda item: item
+            return [(index, wrap(item)) for index, item in enumerate(value.items or ())]
+        if isinstance(value, Bytes):
+            return list(enumerate(value.data))
+        if isinstance(value, Map):
+            wrap = Interface if value.element == "interface {}" else lambda item: item
+            return [(key, wrap(item)) for key, item in value.sorted_items()]
+        if isinstance(value, int) and not isinstance(value, bool):
+            if len(node.pipe.declarations) > 1:
+                self.fail(f"can't use {value} to iterate over more than one variable")
+            return [(None, number) for number in range(value)]
+        self.node = node.pipe.commands[-1].arguments[0] if len(node.pipe.commands) == 1 else node.pipe
+        self.fail(f"range can't iterate over {format_value(value, Verb('v'))}")
+
+    def call_template(self, dot, node):
+        self.node = node
+        if node.name not in self.trees:
+            self.fail(f"template {quote(node.name)} not defined")
+        value = self.pipeline(dot, node.pipe) if node.pipe is not None else None
+        outside = self.name, self.variables
+        self.name, self.variables = node.name, [("$", value)]
+        self.walk_list(value, self.trees[node.name])
+        self.name, self.variables = outside
+
+    def print(self, node, value):
+        value = unwrap(value)
+        if value is None:
+            self.pieces.append("<no value>")
+        elif callable(value):
+            self.node = node
+            self.fail(f"can't print {node} of type {type_name(value)}")
+        elif (text := string_method(value)) is not None:
+            self.pieces.append(text(value))
+        elif isinstance(value, Struct):  # a pointer is followed before printing
+            self.pieces.append(struct_text(value, Verb("v")))
+        else:
+            self.pieces.append(format_value(value, Verb("v")))
+
+    # pipelines ------------------------------------------------------------------------------------------------------------------
+
+    def pipeline(self, dot, pipe):
+        self.node = pipe
+        value = MISSING
+        for command in pipe.commands:
+            value = unwrap(self.command(dot, command, value))
+        for declaration in pipe.declarations:
+            if pipe.assign:
+                self.assign(declaration.names[0], value)
+            else:
+                self.variables.append((declaration.names[0], value))
+        return value
+
+    def assign(self, name, value):
+        for place in range(len(self.variables) - 1, -1, -1):
+            if self.variables[place][0] == name:
+                self.variables[place] = (name, value)
+                return
+        self.fail(f"undefined variable: {name}")
+
+    def variable(self, name):
+        for known, value in reversed(self.variables):
+            if known == name:
+                return value
+        self.fail(f"undefined variable: {name}")
+
+    def command(self, dot, command, final):
+        first, arguments = command.arguments[0], command.arguments
+        match first:
+            case nodes.Field() | nodes.Chain() | nodes.Variable():
+                return self.field_chain(dot, first, arguments, final)
+            case nodes.Identifier():
+                return self.function(dot, first, command, arguments, final)
+            case nodes.Pipe():
+                self.not_a_function(arguments, final)
+                return self.pipeline(dot, first)
+        self.node = first
+        self.not_a_function(arguments, final)
+        if isinstance(first, nodes.Nil):
+            self.fail("nil is not a command")
+        return dot if isinstance(first, nodes.Dot) else first.value
+
+    def not_a_function(self, arguments, final):
+        if len(arguments) > 1 or final is not MISSING:
+            self.fail(f"can't give argument to non-function {arguments[0]}")
+
+    def field_chain(self, dot, node, arguments, final):
+        """.A.B, $x.A.B or (pipeline).A.B; the last name gets the arguments, in case it is a method."""
+        self.node = node
+        receiver, names = dot, node.names
+        if isinstance(node, nodes.Variable):
+            receiver, names = self.variable(node.names[0]), node.names[1:]
+            if not names:
+                self.not_a_function(arguments, final)
+                return receiver
+        elif isinstance(node, nodes.Chain):
+            if isinstance(node.node, nodes.Nil):
+                self.fail(f"indirection through explicit nil in {node}")
+            receiver = self.argument(dot, "any", node.node)
+        for name in names[:-1]:
+            receiver = self.field(node, name, receiver, False)
+        return self.field(node, names[-1], receiver, len(arguments) > 1 or final is not MISSING)
+
+    def field(self, node, name, receiver, has_arguments):
+        static_type = static_type_name(receiver)
+        value = unwrap(receiver)
+        if value is None:
+            if isinstance(receiver, Interface):
+                self.node = node
+                self.fail(f"nil pointer evaluating {static_type}.{name}")
+            return None
+        method = self.method(value, name)
+        if method is not None:
+            if has_arguments:
+                self.fail(f"wrong number of args for {name}: want 0 got 1")
+            return method(value)
+        if isinstance(value, Struct) and name in value.fields:
+            if has_arguments:
+                self.node = node
+                self.fail(f"{name} has arguments but cannot be invoked as function")
+            return value.fields[name]
+        if isinstance(value, Map):
+            if has_arguments:
+                self.fail(f"{name} is not a method but has arguments")
+            found = (value.items or {}).get(name, value.missing)
+            return Interface(found) if value.element == "interface {}" else found
+        self.node = node
+        self.fail(f"can't evaluate field {name} in type {static_type}")
+
+    @staticmethod
+    def method(value, name):
+        if name == "String":
+            return string_method(value)
+        return value.methods.get(name) if isinstance(value, Struct) else None
+
+    # calls --------------------------------------------------------------------------------------------------------------------------
+
+    def function(self, dot, node, command, arguments, final):
+        self.node = node
+        name = node.name
+        if name not in self.functions:
+            self.fail(f"{quote(name)} is not a defined function")
+        function, arguments = self.functions[name], arguments[1:]
+        num_given, num_fixed = len(arguments) + (final is not MISSING), len(function.fixed)
+        if function.rest is not None and num_given < num_fixed:
+            self.fail(f"wrong number of args for {name}: want at least {num_fixed} got {len(arguments)}")
+        if function.rest is None and num_given != num_fixed:
+            self.fail(f"wrong number of args for {name}: want {num_fixed} got {num_given}")
+        if name in ("and", "or"):
+            return self.short_circuit(dot, name, arguments, final)
+        kinds = [*function.fixed, *[function.rest] * (num_given - num_fixed)]
+        values = [self.argument(dot, kind, argument) for kind, argument in zip(kinds, arguments)]
+        if final is not MISSING:
+            values.append(self.checked(final, kinds[num_given - 1]))
+        try:
+            return function.call(*values)
+        except FunctionError as error:
+            self.node = command
+            callee = f" {arguments[0]}" if name == "call" and arguments else ""
+            self.fail(f"error calling {name}: {str(error).replace('non-function', 'non-function' + callee)}")
+
+    def short_circuit(self, dot, name, arguments, final):
+        value = None
+        for argument in arguments:
+            value = unwrap(self.argument(dot, "any", argument))
+            if truth(value) == (name == "or"):
+                return value
+        return value if final is MISSING else unwrap(final)
+
+    def argument(self, dot, kind, node):
+        """One argument's value. kind "string" takes strings only."""
+        self.node = node
+        match node:
+            case nodes.Dot():
+                return self.checked(dot, kind)
+            case nodes.Nil():
+                if kind == "string":
+                    self.fail("cannot assign nil to string")
+                return None
+            case nodes.Field() | nodes.Variable() | nodes.Chain():
+                return self.checked(self.field_chain(dot, node, [node], MISSING), kind)
+            case nodes.Pipe():
+                return self.checked(self.pipeline(dot, node), kind)
+            case nodes.Identifier():
+                return self.checked(self.function(dot, node, node, [node], MISSING), kind)
+        if kind == "string" and node.kind != "string":
+            self.fail(f"expected string; found {node}")
+        return node.value
+
+    def checked(self, value, kind):
+        if kind == "string" and not isinstance(unwrap(value), str):
+            if unwrap(value) is None and not isinstance(value, Interface):
+                self.fail("invalid value; expected string")
+            self.fail(f"wrong type for value; expected string; got {static_type_name(value)}")
+        return value

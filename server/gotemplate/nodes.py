@@ -1,0 +1,161 @@
+"""The syntax tree of a template. `str(node)` gives the text that Go's error messages quote for it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Node:
+    """pos: characters from the start of the template's text."""
+
+    pos: int
+
+
+@dataclass
+class Text(Node):
+    text: str
+
+
+@dataclass
+class List(Node):
+    nodes: list = field(default_factory=list)
+
+
+@dataclass
+class Action(Node):
+    pipe: "Pipe"
+
+    def __str__(self):
+        return "{{%s}}" % self.pipe
+
+
+@dataclass
+class Pipe(Node):
+    """`assign` tells `=` from `:=`."""
+
+    declarations: list = field(default_factory=list)
+    commands: list = field(default_factory=list)
+    assign: bool = False
+
+    def __str__(self):
+        names = ", ".join(map(str, self.declarations))
+        if names:
+            names += " = " if self.assign else " := "
+        return names + " | ".join(map(str, self.commands))
+
+
+@dataclass
+class Command(Node):
+    arguments: list = field(default_factory=list)
+
+    def __str__(self):
+        return " ".join(f"({a})" if isinstance(a, Pipe) else str(a) for a in self.arguments)
+
+
+@dataclass
+class Identifier(Node):
+    name: str
+
+    def __str__(self):
+        return self.name
+
+
+@dataclass
+class Dot(Node):
+    def __str__(self):
+        return "."
+
+
+@dataclass
+class Nil(Node):
+    def __str__(self):
+        return "nil"
+
+
+@dataclass
+class Field(Node):
+    """names of `.A.B` are A, B."""
+
+    names: list
+
+    def __str__(self):
+        return "".join("." + name for name in self.names)
+
+
+@dataclass
+class Variable(Node):
+    """names of `$x.A` are $x, A."""
+
+    names: list
+
+    def __str__(self):
+        return ".".join(self.names)
+
+
+@dataclass
+class Chain(Node):
+    """`(pipeline).A.B`"""
+
+    node: Node
+    names: list
+
+    def __str__(self):
+        head = f"({self.node})" if isinstance(self.node, Pipe) else str(self.node)
+        return head + "".join("." + name for name in self.names)
+
+
+@dataclass
+class Literal(Node):
+    """kind: bool, number or string; text is the way it was written."""
+
+    kind: str
+    text: str
+    value: Any
+
+    def __str__(self):
+        return self.text
+
+
+@dataclass
+class Branch(Node):
+    """kind: if, range or with."""
+
+    kind: str
+    pipe: Pipe
+    body: List
+    otherwise: List | None
+
+    def __str__(self):
+        return "{{%s %s}}" % (self.kind, self.pipe)
+
+
+@dataclass
+class Jump(Node):
+    """kind: break or continue."""
+
+    kind: str
+
+    def __str__(self):
+        return "{{%s}}" % self.kind
+
+
+@dataclass
+class Call(Node):
+    """`{{template "name" pipeline}}`"""
+
+    name: str
+    pipe: Pipe | None
+
+    def __str__(self):
+        from .formatting import quote
+        return "{{template %s%s}}" % (quote(self.name), "" if self.pipe is None else f" {self.pipe}")
+
+
+@dataclass
+class Mark(Node):
+    """kind: end or else. Only lives while parsing."""
+
+    kind: str
+
+    def __str__(self):
+        return "{{%s}}" % self.kind

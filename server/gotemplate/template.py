@@ -1,0 +1,162 @@
+"""Ollama's use of Go templates: which variables a template gets, and how old templates (one exchange per run) serve a conversation.
+
+In: `Values`, messages as decoded JSON objects. Out: prompt text. A template that names `.Messages` is run once over all of them;
+any other is run once per exchange with `.System`, `.Prompt` and `.Response`, the last time only up to where the response belongs.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+from . import api_values, nodes
+from .execute import execute
+from .functions import BUILTINS, FUNCTIONS
+from .parser import TemplateError, parse
+from .values import Map, Slice
+
+
+@dataclass
+class Values:
+    """What a prompt is made of. tools None: none given. think_level: "high" and the like where `think` was a word."""
+
+    messages: list[dict] = field(default_factory=list)
+    tools: list[dict] | None = None
+    prompt: str = ""
+    suffix: str = ""
+    think: bool = False
+    think_level: str = ""
+    is_think_set: bool = False
+
+
+class Template:
+    """A parsed template. Make one by `Template.parse`."""
+
+    def __init__(self, text: str, trees: dict[str, nodes.List]):
+        self.text, self.trees = text, trees
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """Raises TemplateError (stage "parse"). A template with neither messages nor response gets `{{ .Response }}` at its end."""
+        template = cls(text, parse(text, FUNCTIONS))
+        names = template.vars()
+        if "messages" not in names and "response" not in names:
+            pipe = nodes.Pipe(0, commands=[nodes.Command(0, [nodes.Field(0, ["Response"])])])
+            template.trees[""].nodes.append(nodes.Action(0, pipe))
+        return template
+
+    def vars(self) -> list[str]:
+        """All identifiers in lower case, sorted: they tell what a template can do (messages, tools, suffix...)."""
+        names = set()
+        for tree in self.trees.values():
+            _collect(tree, names)
+        return sorted(name.lower() for name in names)
+
+    def contains(self, text: str) -> bool:
+        return text in self.text
+
+    def execute(self, values: Values) -> str:
+        """The prompt. Raises TemplateError (stage "execute")."""
+        system, messages = collate(values.messages)
+        common = {"Think": values.think, "ThinkLevel": values.think_level, "IsThinkSet": values.is_think_set}
+        if values.prompt and values.suffix:
+            return self._run({"Prompt": values.prompt, "Suffix": values.suffix, "Response": "", **common})
+        if "messages" in self.vars():
+            items = [api_values.message(message) for message in messages]
+            return self._run({"System": system, "Messages": Slice("[]*api.Message", items or None),
+                              "Tools": api_values.tools(values.tools), "Response": "", **common})
+        return self._run_exchanges(messages, common)
+
+    def _run(self, variables):
+        return execute(self.text, self.trees, Map(variables), FUNCTIONS)
+
+    def _run_exchanges(self, messages, common):
+        """One run per exchange; the last without what follows the response, for that is where the model goes on."""
+        pieces = []
+        system = prompt = response = ""
+        for message in messages:
+            role, content = message.get("role"), message.get("content") or ""
+            complete = response if role == "user" else prompt or response if role == "system" else ""
+            if complete:
+                pieces.append(self._run({"System": system, "Prompt": prompt, "Response": response, **common}))
+                system = prompt = response = ""
+            if role == "system":
+                system = content
+            elif role == "user":
+                prompt = content
+            elif role == "assistant":
+                response = content
+        variables = Map({"System": system, "Prompt": prompt, "Response": response, **common})
+        # Ollama builds this last template afresh: it knows neither Ollama's functions nor the definitions.
+        pieces.append(execute(self.text, {"": _cut_at_response(self.trees[""])}, variables, BUILTINS))
+        return "".join(pieces)
+
+
+def collate(messages: list[dict]) -> tuple[str, list[dict]]:
+    """(all system texts joined, messages with neighbours of one role merged). Tool messages stay apart: each has its own call."""
+    system, collated = [], []
+    for message in messages:
+        role, content = (message.get("role") or "").lower(), message.get("content") or ""
+        if role == "system":
+            system.append(content)
+        if collated and collated[-1]["role"] == role != "tool":
+            if content:
+                collated[-1]["content"] = (collated[-1].get("content") or "") + "\n\n" + content
+        else:
+            collated.append({**message, "role": role})
+    return "\n\n".join(system), collated
+
+
+def _collect(node, names):
+    match node:
+        case nodes.List():
+            for child in node.nodes:
+                _collect(child, names)
+        case nodes.Call(pipe=None):
+            raise TemplateError("undefined template specified")
+        case nodes.Action() | nodes.Call():
+            _collect(node.pipe, names)
+        case nodes.Branch():
+            _collect(node.pipe, names)
+            _collect(node.body, names)
+            if node.otherwise is not None:
+                _collect(node.otherwise, names)
+        case nodes.Pipe():
+            for command in node.commands:
+                for argument in command.arguments:
+                    _collect(argument, names)
+        case nodes.Field() | nodes.Variable():
+            names.update(node.names)
+
+
+def _cut_at_response(tree):
+    """A copy of a tree without all that follows its first `.Response`."""
+    cut = False
+
+    def keep(node) -> bool:
+        """False once the response was passed; the node of the response itself stays."""
+        nonlocal cut
+        if isinstance(node, nodes.Field) and "Response" in node.names:
+            cut = True
+            return True
+        return not cut and prune(node)
+
+    def prune(node) -> bool:
+        match node:
+            case nodes.List():
+                node.nodes = [child for child in node.nodes if keep(child)]
+            case nodes.Branch():
+                for body in (node.body, node.otherwise):
+                    if body is not None and not keep(body):
+                        raise TemplateError("template: a branch follows the response inside one action; end the template there", "execute")
+            case nodes.Action():
+                return keep(node.pipe)
+            case nodes.Pipe():
+                for command in node.commands:
+                    command.arguments = [argument for argument in command.arguments if keep(argument)]
+                    if not command.arguments:
+                        return False
+                return bool(node.commands)
+        return True
+
+    tree = copy.deepcopy(tree)
+    keep(tree)
+    return tree

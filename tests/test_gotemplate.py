@@ -1,0 +1,121 @@
+"""Templates against the recorded behaviour of Ollama 0.12.11, and against malformed and hostile texts."""
+
+import base64
+import json
+from datetime import date
+
+import pytest
+from server.gotemplate import Template, TemplateError, Values, builtin
+from server.gotemplate.formatting import sprint, sprintf
+from shared_data import shared
+
+
+def vectors(name):
+    return json.loads((shared("vectors") / f"{name}.json").read_text())
+
+
+def run(vector):
+    """(stage of a failure or None, text)"""
+    try:
+        return None, Template.parse(vector["template"]).execute(Values(**vector["values"]))
+    except TemplateError as error:
+        return error.stage, str(error)
+
+
+def expected(vector):
+    if "error" in vector:
+        return vector["stage"], vector["error"]
+    text = vector["output"] if "output" in vector else base64.b64decode(vector["output_b64"]).decode("utf-8", "surrogateescape")
+    return None, text.replace("<<CURRENT_DATE>>", date.today().isoformat())
+
+
+@pytest.mark.parametrize("name", ["template_builtin", "template_wild", "template_features", "template_errors"])
+def test_recorded_templates(name):
+    checked = [vector for vector in vectors(name) if not vector.get("panic")]
+    assert len(checked) > 100
+    wrong = [vector["name"] for vector in checked if run(vector) != expected(vector)]
+    assert wrong == []
+
+
+def test_what_panics_there_is_a_clean_error_here():
+    panics = [vector for vector in vectors("template_errors") if vector.get("panic")]
+    assert panics and all(run(vector)[0] == "execute" for vector in panics)
+
+
+def test_recorded_variables():
+    wrong = [vector["name"] for vector in vectors("template_vars") if Template.parse(vector["template"]).vars() != vector["vars"]]
+    assert wrong == []
+
+
+def render(text, **values):
+    return Template.parse(text).execute(Values(**values))
+
+
+def test_errors_name_line_and_column_in_bytes():
+    with pytest.raises(TemplateError, match=r'template: :2:5: executing "" at <index .Messages 9>: error calling index: index out of range: 9'):
+        render("a\né{{ index .Messages 9 }}", messages=[{"role": "user", "content": "x"}])
+
+
+def test_endless_recursion_is_an_error():
+    with pytest.raises(TemplateError, match="exceeded maximum template depth"):
+        render('{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}{{ .Messages }}')
+
+
+def test_execution_leaves_the_messages_as_they_were():
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    render("{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages)
+    assert messages == [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+
+
+def test_a_template_can_run_again():
+    template = Template.parse("{{ .Prompt }}:{{ .Response }} END")
+    values = Values(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}])
+    assert template.execute(values) == template.execute(values) == "a:b ENDc:"
+
+
+# Expected texts are the output of Go 1.26's fmt for the same arguments.
+@pytest.mark.parametrize("layout, values, text", [
+    ("%05s|%-5d|%+.2e|%x|% x|%#x", ["ab", 3, 12345.678, "hi", "hi", "hi"], "000ab|3    |+1.23e+04|6869|68 69|0x6869"),
+    ("%08.3f|%+05d|%q|%#U", [-3.14159, 7, ord("x"), 0x1F600], "-003.142|+0007|'x'|U+1F600 '😀'"),
+    ("%[2]d %[1]d|%d %s|%*d", [1, 2, 3], "2 1|2 %!s(int=3)|%!(BADWIDTH)%!d(MISSING)"),
+    ("%.2s|%.3q|%x|%#o|%#b|%8.3d|% d", ["héllo", "héllo", -255, 8, 5, -5, 5], 'hé|"hél"|-ff|010|0b101|    -005| 5'),
+])
+def test_printf(layout, values, text):
+    assert sprintf(layout, *values) == text
+
+
+@pytest.mark.parametrize("value, text", [(1e5, "100000"), (1e6, "1e+06"), (123456789.0, "1.23456789e+08"), (1e-5, "1e-05"), (0.0001, "0.0001")])
+def test_floats_print_as_in_go(value, text):
+    assert sprint(value) == text
+
+
+CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+GEMMA = ("{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{% for m in messages %}"
+         "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+         "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}")
+
+
+def test_builtin_templates_all_parse():
+    for row in builtin._index():
+        Template.parse(row["text"])
+        assert row["parameters"]["stop"]
+
+
+def test_match_by_the_prompts_that_a_text_writes():
+    name, text, parameters = builtin.match(CHATML)
+    assert name == "chatml" and "<|im_start|>" in text and parameters == {"stop": ["<|im_start|>", "<|im_end|>"]}
+
+
+def test_match_where_system_texts_are_refused():
+    assert builtin.match(GEMMA)[0] == "gemma-instruct"
+
+
+def test_match_by_markers_where_the_prompts_differ():
+    text = "{% set date = strftime_now('%d') %}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}"
+    assert builtin.match(text)[0] == "llama3-instruct"
+
+
+@pytest.mark.parametrize("text", ["", "{% for", "no template at all", "{{ 1 / 0 }}", "{{ ''.__class__.__mro__ }}"])
+def test_no_match(text):
+    assert builtin.match(text) is None
