@@ -9,7 +9,7 @@ import numpy as np
 from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
-from .discover import DeviceInfo, feature_chain
+from .discover import DeviceInfo, current_free_memory, feature_chain
 from .shaders import KernelCache
 
 OUT_OF_MEMORY = (-1, -2)
@@ -42,6 +42,10 @@ class Device:
 
     def supports(self, feature: str) -> bool:
         return feature in self.info.features
+
+    def free_memory(self) -> int:
+        """Bytes that may be taken now: what the driver says, or, where it says nothing, what was not allocated here."""
+        return max(0, min(current_free_memory(self.info), self.info.memory_total - self.allocated_bytes))
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
         """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host writes, device

@@ -229,6 +229,14 @@ def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
     return total, free
 
 
+def current_free_memory(info: DeviceInfo) -> int:
+    """`info.memory_free` as it is now. Raises NoDevice where the device is gone."""
+    for found in list_devices():
+        if found.uuid == info.uuid:
+            return found.memory_free
+    raise NoDevice(f"{info.name} (uuid {info.uuid}) is no longer there; see `vkbackend devices`")
+
+
 def available_host_memory() -> int:
     """MemAvailable in bytes."""
     with open("/proc/meminfo") as lines:

@@ -78,6 +78,9 @@ class Recorder:
     def compute_barrier(self):
         self._barrier(STAGE_COMPUTE, SHADER_READ | SHADER_WRITE, STAGE_COMPUTE, SHADER_READ | SHADER_WRITE)
 
+    def transfer_barrier(self):
+        self._barrier(STAGE_COMPUTE, SHADER_WRITE, STAGE_TRANSFER, TRANSFER_READ)
+
     def dispatch(self, dispatch: Dispatch):
         kernel = self.device.kernels.get(dispatch)
         ranges = [(buffer.memory, buffer.offset, buffer.num_bytes) for buffer in (*dispatch.reads, *dispatch.writes)]
@@ -110,9 +113,10 @@ class Program:
     """Dispatches recorded once. `run()` replays them; `timings()` gives seconds per dispatch where `timestamps` was asked for.
 
     skip_barrier: leave out the barrier before `barriers[skip_barrier]`, to show that it is needed.
+    copies: (source, target) buffers, copied after the last dispatch.
     """
 
-    def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None):
+    def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None, copies=()):
         self.device, self.dispatches = device, list(dispatches)
         self.barriers = hazard_points(self.dispatches)
         left_out = None if skip_barrier is None else self.barriers[skip_barrier]
@@ -127,6 +131,10 @@ class Program:
             recorder.dispatch(dispatch)
             if timestamps:
                 recorder.timestamp(self._timestamps, index + 1)
+        if copies:
+            recorder.transfer_barrier()
+            for source, target in copies:
+                recorder.copy(source.memory, source.offset, target.memory, target.offset, source.num_bytes)
         self._recording = recorder.finish()
 
     def run(self) -> None:

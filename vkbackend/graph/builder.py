@@ -8,9 +8,9 @@ values places, the executors run nodes.
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from types import ModuleType
 
 from ..ops import OPS
+from ..ops.op import Op
 
 
 class Kind(Enum):
@@ -43,7 +43,9 @@ class Value:
 
     def __post_init__(self):
         self.base = self.base or self
-        self.row_stride = self.row_stride or elements(self.shape[1:])
+        columns = elements(self.shape[1:])
+        # Rows of matrices begin at a multiple of four elements: kernels read them in fours.
+        self.row_stride = self.row_stride or (-(-columns // 4) * 4 if self.kind is Kind.ACTIVATION and self.dtype == "float32" else columns)
 
     def columns(self, first: int, count: int, name: str = "") -> "Value":
         """The columns first ... first+count-1 as a view: no copy, the same storage."""
@@ -62,7 +64,7 @@ class Node:
     """One call of an op: `op.reference(*inputs, **attrs)` gives what is stored in `outputs`."""
 
     name: str
-    op: ModuleType
+    op: Op
     inputs: list[Value | None]
     outputs: list[Value]
     attrs: dict = field(default_factory=dict)
@@ -86,6 +88,8 @@ class Graph:
         self.num_tokens, self.num_outputs = num_tokens, num_outputs
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
+        self.logits: Value | None = None
+        self.results: list[Value] = []
         self._scope: list[str] = []
         self.step = {
             "tokens": self._step("tokens", (num_tokens,)),

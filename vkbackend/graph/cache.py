@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DTYPES = {"f32": np.float32, "f16": np.float16}
+DTYPES = {"f32": "float32", "f16": "float16"}  # OLLAMA_KV_CACHE_TYPE -> element type
 
 
 @dataclass(eq=False)
 class CacheTensor:
-    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` ("f32" or "f16")."""
+    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` ("float32" or "float16")."""
 
     name: str
     shape: tuple[int, int, int, int]
@@ -19,21 +19,22 @@ class CacheTensor:
 
     @property
     def num_bytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(DTYPES[self.dtype]).itemsize
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 class CacheStorage:
-    """All layers' caches. `arena` None keeps them as numpy arrays."""
+    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays."""
 
-    def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: str, arena=None):
-        self.page_size, self.num_pages, self.dtype = page_size, num_pages, dtype
+    def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None):
+        dtype = DTYPES[kind]
+        self.page_size, self.num_pages, self.kind = page_size, num_pages, kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)
         self.layers = []
         for layer in range(num_layers):
             pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")
             for tensor in pair:
                 if arena is None:
-                    tensor.array = np.zeros(shape, DTYPES[dtype])
+                    tensor.array = np.zeros(shape, dtype)
                 else:
                     tensor.buffer = arena.allocate(tensor.num_bytes)
             self.layers.append(pair)

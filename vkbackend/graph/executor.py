@@ -1,31 +1,171 @@
-"""Runs a model's steps: `DeviceExecutor` on Vulkan, `NumpyExecutor` on the twins. Both: `run(StepInputs) -> list[RowOutput]`.
+"""Runs a model's steps on a Vulkan device: recorded once per size, replayed from then on.
 
-A step of n tokens runs in the plan of the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A plan is
-made once per bucket: the model is called on symbolic values, the activations get places, the dispatches are recorded, and from
-then on only the step buffer changes.
+In: a model whose weights are placed on the device, its cache, `StepInputs`. Out: `RowOutput`s. A step of n tokens runs in the plan of
+the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A plan is made once per bucket: the model is called on
+symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..device.buffers import Arena
-from ..device.dispatch import Program
-from ..errors import DeviceError
+from ..device.buffers import Buffer
+from ..device.dispatch import Dispatch, Program
 from ..ops.op import TensorView
+from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
-from .planner import plan_arena
-from .step import RowOutput, StepInputs, bucket
+from .forward import CacheValues, build
+from .planner import ALIGNMENT, plan_arena, storage_bytes
+from .step import RowOutput, StepInputs, bucket, row_output
 
-STEP_ARRAYS = ("tokens", "positions", "sequences", "page_table", "output_rows")
+# A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
+SUBMISSION_FLOPS = 20e9
 
 
 @dataclass
-class CacheValues:
-    """Hands the cache of each layer to the model as values of a graph."""
+class Plan:
+    """One recorded step size."""
 
-    storage: CacheStorage
+    graph: Graph
+    programs: list[Program]
+    views: dict[Value, TensorView]
+    results: list[TensorView]
 
-    def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
-        return tuple(graph.constant(tensor, tensor.shape, Kind.STATE, tensor.dtype) for tensor in self.storage.layers[layer])
+    @property
+    def dispatches(self) -> list[Dispatch]:
+        return [dispatch for program in self.programs for dispatch in program.dispatches]
+
+
+class DeviceExecutor:
+    """run(step) -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of each dispatch.
+
+    max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
+    timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
+    """
+
+    def __init__(self, device, model, cache: CacheStorage, *, num_sequences: int, pages_per_sequence: int, max_tokens: int = 128,
+                 max_outputs: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None):
+        self.device, self.model, self.cache = device, model, cache
+        self.max_tokens, self.max_outputs = max_tokens, max_outputs
+        self.table_shape = (num_sequences, pages_per_sequence)
+        self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._activations = self._results = self._readback = None
+        self._last: Plan | None = None
+        self._step_buffers = self._make_step_buffers()
+
+    def run(self, step: StepInputs) -> list[RowOutput]:
+        """Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
+        count, wanted = len(step.tokens), len(step.output_rows)
+        if count > self.max_tokens or wanted > self.max_outputs:
+            raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
+        plan = self.plan(bucket(count, self.max_tokens), bucket(wanted, self.max_outputs) if wanted else 0)
+        for name, unused in (("tokens", 0), ("positions", -1), ("sequences", 0), ("output_rows", -1)):
+            self._fill(name, getattr(step, name), unused)
+        self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
+        self._last = plan
+        for program in plan.programs:
+            program.run()
+        if not wanted:
+            return []
+        stats, counts, ids, values = (self._readback_array(view) for view in plan.results)
+        return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m)) for m in range(wanted)]
+
+    def read(self, name: str) -> np.ndarray:
+        """An intermediate of the last step, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that
+        there are, ValueError without `keep` (memory is used again within a step)."""
+        if not self.keep:
+            raise ValueError("make the executor with keep=True to read intermediates")
+        found = {value.name: view for value, view in self._last.views.items() if value.base.kind is Kind.ACTIVATION}
+        if name not in found:
+            raise KeyError(f"{name}; there are: {', '.join(found)}")
+        view = found[name]
+        whole = self.device.download(view.buffer, view.dtype, (view.shape[0], view.stride))
+        return whole[:, view.offset:view.offset + view.row_elements].reshape(view.shape)
+
+    def timings(self) -> list[tuple[Dispatch, float]]:
+        """Each dispatch of the last step with its seconds on the device's clock."""
+        return [pair for program in self._last.programs for pair in zip(program.dispatches, program.timings())]
+
+    def plan(self, num_tokens: int, num_outputs: int) -> Plan:
+        """The recorded step of so many token slots and output rows."""
+        key = (num_tokens, num_outputs)
+        if key not in self._plans:
+            self._plans[key] = self._record(build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *self.table_shape))
+        return self._plans[key]
+
+    def _record(self, graph: Graph) -> Plan:
+        places = plan_arena(graph, self.keep)
+        self._activations = self._at_least(self._activations, places.num_bytes, "device")
+        offsets, result_bytes = {}, 0
+        for value in graph.results:
+            offsets[value] = result_bytes
+            result_bytes += storage_bytes(value)
+        if result_bytes:
+            self._results = self._at_least(self._results, result_bytes, "readback" if self.device.is_unified else "device")
+            self._readback = self._results if self.device.is_unified else self._at_least(self._readback, result_bytes, "readback")
+
+        views: dict[Value, TensorView] = {}
+        steps = {value: name for name, value in graph.step.items()}
+
+        def view(value):
+            if value is None or isinstance(value.constant, PackedMatrix):
+                return value and value.constant
+            if value not in views:
+                base = value.base
+                if base.kind is Kind.ACTIVATION:
+                    buffer = Buffer(self._activations, places.offsets[base], storage_bytes(base))
+                elif base.kind is Kind.RESULT:
+                    buffer = Buffer(self._results, offsets[base], storage_bytes(base))
+                elif base.kind is Kind.STEP:
+                    buffer = self._step_buffers[steps[base]]
+                else:
+                    buffer = value.constant.buffer
+                views[value] = TensorView(buffer, value.shape, value.dtype, value.offset, value.row_stride)
+            return views[value]
+
+        dispatches = [dispatch for node in graph.nodes
+                      for dispatch in node.op.dispatch(self.device, [view(value) for value in node.inputs],
+                                                       [view(value) for value in node.outputs], **node.attrs)]
+        results = [views[value] for value in graph.results]
+        copies = [] if self.device.is_unified else [(view.buffer, Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in results]
+        return Plan(graph, self._programs(dispatches, copies), views, results)
+
+    def _programs(self, dispatches, copies) -> list[Program]:
+        parts, flops = [[]], 0
+        for dispatch in dispatches:
+            if flops and flops + dispatch.flops > SUBMISSION_FLOPS:
+                parts.append([])
+                flops = 0
+            parts[-1].append(dispatch)
+            flops += dispatch.flops
+        return [Program(self.device, part, self.timestamps, self.skip_barrier, copies if part is parts[-1] else ()) for part in parts]
+
+    def _at_least(self, memory, num_bytes, kind):
+        """`memory` where it is large enough, else new memory; plans that were recorded keep what they have."""
+        return memory if memory is not None and memory.size >= num_bytes else self.device.memory(max(num_bytes, ALIGNMENT), kind)
+
+    def _make_step_buffers(self) -> dict[str, Buffer]:
+        shapes = {"tokens": (self.max_tokens,), "positions": (self.max_tokens,), "sequences": (self.max_tokens,),
+                  "page_table": self.table_shape, "output_rows": (self.max_outputs,)}
+        sizes = {name: -(-int(np.prod(shape)) * 4 // ALIGNMENT) * ALIGNMENT for name, shape in shapes.items()}
+        memory = self.device.memory(sum(sizes.values()), "step")
+        buffers, offset = {}, 0
+        for name, size in sizes.items():
+            buffers[name] = Buffer(memory, offset, size)
+            offset += size
+        return buffers
+
+    def _fill(self, name, values, unused):
+        array = self._step_buffers[name].array(np.int32, (self.max_outputs if name == "output_rows" else self.max_tokens,))
+        array[:len(values)] = values
+        array[len(values):] = unused
+
+    def _readback_array(self, view: TensorView) -> np.ndarray:
+        return Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes).array(view.dtype, view.shape)
+
+    def _logits(self, plan: Plan, row: int) -> np.ndarray:
+        view = plan.views[plan.graph.logits]
+        part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
+        return self.device.download(part, np.float32, (view.shape[1],))

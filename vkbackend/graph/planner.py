@@ -6,7 +6,7 @@ First fit over values in the order they are made; a step's activations are few a
 
 from dataclasses import dataclass
 
-from .builder import Graph, Kind, Value, elements
+from .builder import Graph, Kind, Value
 
 ALIGNMENT = 256  # the largest minStorageBufferOffsetAlignment that Vulkan allows
 
@@ -19,7 +19,7 @@ class ArenaPlan:
 
 def storage_bytes(value: Value) -> int:
     """Bytes that a whole value occupies (every element type here is 4 bytes wide)."""
-    return -(-elements(value.shape) * 4 // ALIGNMENT) * ALIGNMENT
+    return -(-value.shape[0] * value.row_stride * 4 // ALIGNMENT) * ALIGNMENT
 
 
 def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:

@@ -1,8 +1,13 @@
 """What goes into one step and what comes out, whichever executor runs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Callable
 
 import numpy as np
+
+from ..ops.top_k import CAPACITY
+
+CANDIDATES = 128  # a row brings at least its so many largest logits
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,28 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class RowOutput:
-    """Logits of one output row: log-sum-exp of the whole row and its largest entries, by logit descending, then id."""
+    """Logits of one output row: the log-sum-exp of the whole row and its largest entries, by logit descending, then id.
+
+    `full()` reads the whole row, f32 (vocabulary,); it is valid until the next step.
+    """
 
     log_sum_exp: float
     ids: np.ndarray
     logits: np.ndarray
+    full: Callable[[], np.ndarray] = field(repr=False)
+
+
+def row_output(stats, count, ids, values, full) -> RowOutput:
+    """One row of top_k's outputs -> RowOutput. Where there were more candidates than places, the row itself is read."""
+    log_sum_exp = float(stats[0])
+    if count > CAPACITY:
+        row = full()
+        ids = np.flatnonzero(row >= np.partition(row, -CANDIDATES)[-CANDIDATES])
+        values = row[ids]
+    else:
+        ids, values = ids[:count], values[:count]
+    order = np.lexsort((ids, -values))
+    return RowOutput(log_sum_exp, ids[order].astype(np.int32), values[order], full)
 
 
 def bucket(count: int, largest: int) -> int:

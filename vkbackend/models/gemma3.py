@@ -85,5 +85,9 @@ class Model:
         for i, block in enumerate(self.blocks):
             with graph.scope(f"blk.{i}"):
                 x = block(x, step)
-        logits = self.output(self.output_norm(F.output_rows(x)))
+        return x
+
+    def logits(self, x: Value) -> Value:
+        """(M, width) -> (M, vocabulary)."""
+        logits = self.output(self.output_norm(x))
         return F.softcap(logits, self.cfg.logit_softcap) if self.cfg.logit_softcap else logits

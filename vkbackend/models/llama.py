@@ -71,4 +71,8 @@ class Model:
         for i, block in enumerate(self.blocks):
             with graph.scope(f"blk.{i}"):
                 x = block(x, step)
-        return self.output(self.output_norm(F.output_rows(x)))
+        return x
+
+    def logits(self, x: Value) -> Value:
+        """(M, width) -> (M, vocabulary)."""
+        return self.output(self.output_norm(x))

@@ -1,0 +1,53 @@
+"""GGUF file -> a model that executors run. Architectures are found by their file's name: `general.architecture` = "llama" is
+`models/llama.py`, which exports `Config` and `Model`.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+from ..device.discover import available_host_memory
+from ..errors import OutOfMemory, UnsupportedModel
+from ..gguf.reader import GGUFFile
+from .placement import DevicePlacer
+from .weights import Hyperparameters, Weights
+
+_HELPERS = ("layers", "placement", "weights")
+ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _HELPERS)
+
+
+@dataclass
+class LoadedModel:
+    """A model's layers with their weights. device: where they lie, None for the twins. num_bytes: what they take there."""
+
+    gguf: GGUFFile
+    architecture: str
+    config: object
+    layers: object
+    device: object
+    num_bytes: int
+
+
+def load(path, device=None) -> LoadedModel:
+    """Open a GGUF file and place its weights on `device` (None: keep them as numpy arrays for the twins).
+
+    Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
+    """
+    gguf = GGUFFile.open(path)
+    architecture = gguf.metadata.get("general.architecture", str)
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModel(f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}")
+    module = importlib.import_module(f".{architecture}", __name__)
+    config = module.Config.from_gguf(Hyperparameters(gguf))
+    num_bytes = sum(info.num_bytes for info in gguf.tensors.values())
+    _check_memory(path, num_bytes, device)
+    placer = DevicePlacer(device) if device else None
+    layers = module.Model(Weights(gguf, placer), config)
+    return LoadedModel(gguf, architecture, config, layers, device, placer.arena.num_bytes if placer else num_bytes)
+
+
+def _check_memory(path, num_bytes: int, device) -> None:
+    where, free = (device.info.name, device.free_memory()) if device else ("this machine", available_host_memory())
+    if num_bytes > free:
+        raise OutOfMemory(f"{path} needs {num_bytes / 2**30:.2f} GiB for its weights; {where} has {free / 2**30:.2f} GiB free: "
+                          "close other programs, or use a smaller model or quantization")
