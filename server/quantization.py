@@ -3,7 +3,7 @@
 Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml.h. Types that Ollama has no name for are `unknown`.
 """
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGMLQuantizationType, LlamaFileType
 
 UNKNOWN = "unknown"
 _MXFP4_FILE_TYPE = 4  # was MOSTLY_Q4_1_SOME_F16, which no file uses any more
@@ -36,12 +36,3 @@ def parse_file_type(text: str) -> str:
     if text not in _PARSED:
         raise ValueError(f"unsupported quantization type {text} - supported types are {CAN_QUANTIZE_TO}")
     return _PARSED[text]
-
-
-def row_bytes(number: int, length: int) -> int:
-    """Bytes of a row of `length` elements; 0 for types without a size."""
-    try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
-    except (KeyError, ValueError):
-        return 0
-    return length // block * block_bytes

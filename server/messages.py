@@ -1,0 +1,416 @@
+"""Requests and answers of the native API: one dataclass each, keys in the order in which they are written.
+
+Bind a body with `bind(ChatRequest, body)` (binding.py tells what counts as wrong), write an answer with `go_json.dumps(answer)`.
+Times are texts (`go_json.now()`), durations nanoseconds, images bytes. Lists and maps that a request leaves out are None.
+"""
+
+from dataclasses import dataclass
+
+from . import go_json
+from .binding import (ANY, BOOL, BYTES, DURATION, INT, RAW, STRING, THINK, Alias, BindError, Kind, ListOf, MapOf, Pointer, Struct, TypeMismatch,
+                      bind, wire)
+from .go_decode import Number, Object
+
+ANY_MAP = MapOf(ANY, "map[string]interface {}")
+
+
+class _Time(type(STRING)):
+    """RFC 3339 text; Go's zero time by default."""
+
+    go_type = "time.Time"
+
+    def zero(self):
+        return go_json.ZERO_TIME
+
+    def is_empty(self, value):
+        return False
+
+
+class _PropertyType(Kind):
+    """A tool parameter's type: one name or a list of names; kept as a list."""
+
+    go_type = "[]string"
+
+    def zero(self):
+        return None
+
+    def encode(self, value):
+        return go_json.dumps(value[0] if len(value) == 1 else value)
+
+    def decode(self, value, raw, current, state):
+        if value is None:
+            return [""]
+        if isinstance(value, str) and not isinstance(value, Number):
+            return [value]
+        if not isinstance(value, list) or isinstance(value, Object):
+            found = "object" if isinstance(value, Object) else "number" if isinstance(value, Number) else "bool"
+            raise TypeMismatch(found, self.go_type, state.struct, state.path)
+        for item in value:
+            if item is not None and (not isinstance(item, str) or isinstance(item, Number)):
+                raise TypeMismatch("number" if isinstance(item, Number) else "bool" if isinstance(item, bool) else
+                                   "object" if isinstance(item, Object) else "array", "string", state.struct, state.path)
+        return ["" if item is None else item for item in value]
+
+
+TIME, PROPERTY_TYPE = _Time(), _PropertyType()
+
+
+# --- messages and tools
+
+@dataclass
+class ToolCallFunction:
+    index: int = wire(INT, "index")
+    name: str = wire(STRING, "name")
+    arguments: dict | None = wire(MapOf(ANY, "api.ToolCallFunctionArguments"), "arguments")
+
+
+@dataclass
+class ToolCall:
+    id: str = wire(STRING, "id", omit_empty=True)
+    function: ToolCallFunction = wire(Struct(ToolCallFunction), "function")
+
+
+@dataclass
+class Message:
+    role: str = wire(STRING, "role")
+    content: str = wire(STRING, "content")
+    thinking: str = wire(STRING, "thinking", omit_empty=True)
+    images: list[bytes] | None = wire(ListOf(BYTES), "images", omit_empty=True)
+    tool_calls: list[ToolCall] | None = wire(ListOf(Struct(ToolCall)), "tool_calls", omit_empty=True)
+    tool_name: str = wire(STRING, "tool_name", omit_empty=True)
+    tool_call_id: str = wire(STRING, "tool_call_id", omit_empty=True)
+
+    def normalised(self) -> "Message":
+        """Roles are told apart in lower case."""
+        self.role = self.role.lower()
+        return self
+
+
+class _Properties(MapOf):
+    """name -> ToolProperty; the class is filled in below, since a property may hold properties."""
+
+    def __init__(self):
+        self.inner, self.go_type = None, "map[string]api.ToolProperty"
+
+
+class _PropertyList(ListOf):
+    def __init__(self):
+        self.inner, self.go_type = None, "[]api.ToolProperty"
+
+
+_PROPERTIES, _ANY_OF = _Properties(), _PropertyList()
+
+
+@dataclass
+class ToolProperty:
+    any_of: list | None = wire(_ANY_OF, "anyOf", omit_empty=True)
+    type: list[str] | None = wire(PROPERTY_TYPE, "type", omit_empty=True)
+    items: object = wire(ANY, "items", omit_empty=True)
+    description: str = wire(STRING, "description", omit_empty=True)
+    enum: list | None = wire(ListOf(ANY), "enum", omit_empty=True)
+
+
+_PROPERTIES.inner = _ANY_OF.inner = Struct(ToolProperty)
+
+
+@dataclass
+class ToolFunctionParameters:
+    type: str = wire(STRING, "type")
+    defs: object = wire(ANY, "$defs", omit_empty=True)
+    items: object = wire(ANY, "items", omit_empty=True)
+    required: list[str] | None = wire(ListOf(STRING), "required", omit_empty=True)
+    properties: dict[str, ToolProperty] | None = wire(_PROPERTIES, "properties")
+
+
+@dataclass
+class ToolFunction:
+    name: str = wire(STRING, "name")
+    description: str = wire(STRING, "description", omit_empty=True)
+    parameters: ToolFunctionParameters = wire(Struct(ToolFunctionParameters), "parameters")
+
+
+@dataclass
+class Tool:
+    type: str = wire(STRING, "type")
+    items: object = wire(ANY, "items", omit_empty=True)
+    function: ToolFunction = wire(Struct(ToolFunction), "function")
+
+
+MESSAGES, TOOLS = ListOf(Alias(Message)), ListOf(Struct(Tool), "api.Tools")
+
+
+# --- requests
+
+@dataclass
+class GenerateRequest:
+    model: str = wire(STRING, "model")
+    prompt: str = wire(STRING, "prompt")
+    suffix: str = wire(STRING, "suffix")
+    system: str = wire(STRING, "system")
+    template: str = wire(STRING, "template")
+    context: list[int] | None = wire(ListOf(INT), "context", omit_empty=True)
+    stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
+    raw: bool = wire(BOOL, "raw", omit_empty=True)
+    format: go_json.RawJSON | None = wire(RAW, "format", omit_empty=True)
+    keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
+    images: list[bytes] | None = wire(ListOf(BYTES), "images", omit_empty=True)
+    options: dict | None = wire(ANY_MAP, "options")
+    think: bool | str | None = wire(Pointer(THINK), "think", omit_empty=True)
+    truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
+    shift: bool | None = wire(Pointer(BOOL), "shift", omit_empty=True)
+    debug_render_only: bool = wire(BOOL, "_debug_render_only", omit_empty=True)
+    logprobs: bool = wire(BOOL, "logprobs", omit_empty=True)
+    top_logprobs: int = wire(INT, "top_logprobs", omit_empty=True)
+
+
+@dataclass
+class ChatRequest:
+    model: str = wire(STRING, "model")
+    messages: list[Message] | None = wire(MESSAGES, "messages")
+    stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
+    format: go_json.RawJSON | None = wire(RAW, "format", omit_empty=True)
+    keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
+    tools: list[Tool] | None = wire(TOOLS, "tools", omit_empty=True)
+    options: dict | None = wire(ANY_MAP, "options")
+    think: bool | str | None = wire(Pointer(THINK), "think", omit_empty=True)
+    truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
+    shift: bool | None = wire(Pointer(BOOL), "shift", omit_empty=True)
+    debug_render_only: bool = wire(BOOL, "_debug_render_only", omit_empty=True)
+    logprobs: bool = wire(BOOL, "logprobs", omit_empty=True)
+    top_logprobs: int = wire(INT, "top_logprobs", omit_empty=True)
+
+
+@dataclass
+class EmbedRequest:
+    model: str = wire(STRING, "model")
+    input: object = wire(ANY, "input")
+    keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
+    truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
+    dimensions: int = wire(INT, "dimensions", omit_empty=True)
+    options: dict | None = wire(ANY_MAP, "options")
+
+
+@dataclass
+class EmbeddingRequest:
+    model: str = wire(STRING, "model")
+    prompt: str = wire(STRING, "prompt")
+    keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
+    options: dict | None = wire(ANY_MAP, "options")
+
+
+@dataclass
+class ShowRequest:
+    model: str = wire(STRING, "model")
+    system: str = wire(STRING, "system")
+    template: str = wire(STRING, "template")
+    verbose: bool = wire(BOOL, "verbose")
+    options: dict | None = wire(ANY_MAP, "options")
+    name: str = wire(STRING, "name")
+
+
+@dataclass
+class CreateRequest:
+    model: str = wire(STRING, "model")
+    stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
+    quantize: str = wire(STRING, "quantize", omit_empty=True)
+    from_: str = wire(STRING, "from", omit_empty=True)
+    remote_host: str = wire(STRING, "remote_host", omit_empty=True)
+    files: dict[str, str] | None = wire(MapOf(STRING), "files", omit_empty=True)
+    adapters: dict[str, str] | None = wire(MapOf(STRING), "adapters", omit_empty=True)
+    template: str = wire(STRING, "template", omit_empty=True)
+    license: object = wire(ANY, "license", omit_empty=True)
+    system: str = wire(STRING, "system", omit_empty=True)
+    parameters: dict | None = wire(ANY_MAP, "parameters", omit_empty=True)
+    messages: list[Message] | None = wire(MESSAGES, "messages", omit_empty=True)
+    renderer: str = wire(STRING, "renderer", omit_empty=True)
+    parser: str = wire(STRING, "parser", omit_empty=True)
+    info: dict | None = wire(ANY_MAP, "info", omit_empty=True)
+    name: str = wire(STRING, "name")
+    quantization: str = wire(STRING, "quantization", omit_empty=True)
+
+
+@dataclass
+class DeleteRequest:
+    model: str = wire(STRING, "model")
+    name: str = wire(STRING, "name")
+
+
+@dataclass
+class CopyRequest:
+    source: str = wire(STRING, "source")
+    destination: str = wire(STRING, "destination")
+
+
+@dataclass
+class PullRequest:
+    model: str = wire(STRING, "model")
+    insecure: bool = wire(BOOL, "insecure", omit_empty=True)
+    username: str = wire(STRING, "username")
+    password: str = wire(STRING, "password")
+    stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
+    name: str = wire(STRING, "name")
+
+
+@dataclass
+class PushRequest(PullRequest):
+    pass
+
+
+# --- answers
+
+@dataclass
+class DebugInfo:
+    rendered_template: str = wire(STRING, "rendered_template")
+    image_count: int = wire(INT, "image_count", omit_empty=True)
+
+
+@dataclass
+class TokenLogprob:
+    token: str = wire(STRING, "token")
+    logprob: float = wire(ANY, "logprob")
+    bytes: list[int] | None = wire(ListOf(INT), "bytes", omit_empty=True)
+
+
+@dataclass
+class Logprob(TokenLogprob):
+    top_logprobs: list[TokenLogprob] | None = wire(ListOf(Struct(TokenLogprob)), "top_logprobs", omit_empty=True)
+
+
+@dataclass
+class GenerateResponse:
+    model: str = wire(STRING, "model")
+    remote_model: str = wire(STRING, "remote_model", omit_empty=True)
+    remote_host: str = wire(STRING, "remote_host", omit_empty=True)
+    created_at: str = wire(TIME, "created_at")
+    response: str = wire(STRING, "response")
+    thinking: str = wire(STRING, "thinking", omit_empty=True)
+    done: bool = wire(BOOL, "done")
+    done_reason: str = wire(STRING, "done_reason", omit_empty=True)
+    context: list[int] | None = wire(ListOf(INT), "context", omit_empty=True)
+    total_duration: int = wire(INT, "total_duration", omit_empty=True)
+    load_duration: int = wire(INT, "load_duration", omit_empty=True)
+    prompt_eval_count: int = wire(INT, "prompt_eval_count", omit_empty=True)
+    prompt_eval_duration: int = wire(INT, "prompt_eval_duration", omit_empty=True)
+    eval_count: int = wire(INT, "eval_count", omit_empty=True)
+    eval_duration: int = wire(INT, "eval_duration", omit_empty=True)
+    tool_calls: list[ToolCall] | None = wire(ListOf(Struct(ToolCall)), "tool_calls", omit_empty=True)
+    debug_info: DebugInfo | None = wire(Pointer(Struct(DebugInfo)), "_debug_info", omit_empty=True)
+    logprobs: list[Logprob] | None = wire(ListOf(Struct(Logprob)), "logprobs", omit_empty=True)
+
+
+@dataclass
+class ChatResponse:
+    model: str = wire(STRING, "model")
+    remote_model: str = wire(STRING, "remote_model", omit_empty=True)
+    remote_host: str = wire(STRING, "remote_host", omit_empty=True)
+    created_at: str = wire(TIME, "created_at")
+    message: Message = wire(Struct(Message), "message")
+    done: bool = wire(BOOL, "done")
+    done_reason: str = wire(STRING, "done_reason", omit_empty=True)
+    debug_info: DebugInfo | None = wire(Pointer(Struct(DebugInfo)), "_debug_info", omit_empty=True)
+    logprobs: list[Logprob] | None = wire(ListOf(Struct(Logprob)), "logprobs", omit_empty=True)
+    total_duration: int = wire(INT, "total_duration", omit_empty=True)
+    load_duration: int = wire(INT, "load_duration", omit_empty=True)
+    prompt_eval_count: int = wire(INT, "prompt_eval_count", omit_empty=True)
+    prompt_eval_duration: int = wire(INT, "prompt_eval_duration", omit_empty=True)
+    eval_count: int = wire(INT, "eval_count", omit_empty=True)
+    eval_duration: int = wire(INT, "eval_duration", omit_empty=True)
+
+
+@dataclass
+class EmbedResponse:
+    """embeddings: lists of `go_json.Float32`, or float32 arrays."""
+
+    model: str = wire(STRING, "model")
+    embeddings: list = wire(ANY, "embeddings")
+    total_duration: int = wire(INT, "total_duration", omit_empty=True)
+    load_duration: int = wire(INT, "load_duration", omit_empty=True)
+    prompt_eval_count: int = wire(INT, "prompt_eval_count", omit_empty=True)
+
+
+@dataclass
+class ModelDetails:
+    parent_model: str = wire(STRING, "parent_model")
+    format: str = wire(STRING, "format")
+    family: str = wire(STRING, "family")
+    families: list[str] | None = wire(ListOf(STRING), "families")
+    parameter_size: str = wire(STRING, "parameter_size")
+    quantization_level: str = wire(STRING, "quantization_level")
+
+
+DETAILS = Struct(ModelDetails)
+
+
+@dataclass
+class ListedModel:
+    name: str = wire(STRING, "name")
+    model: str = wire(STRING, "model")
+    remote_model: str = wire(STRING, "remote_model", omit_empty=True)
+    remote_host: str = wire(STRING, "remote_host", omit_empty=True)
+    modified_at: str = wire(TIME, "modified_at")
+    size: int = wire(INT, "size")
+    digest: str = wire(STRING, "digest")
+    details: ModelDetails = wire(DETAILS, "details", omit_empty=True)
+
+
+@dataclass
+class ListResponse:
+    models: list[ListedModel] | None = wire(ListOf(Struct(ListedModel)), "models")
+
+
+@dataclass
+class RunningModel:
+    name: str = wire(STRING, "name")
+    model: str = wire(STRING, "model")
+    size: int = wire(INT, "size")
+    digest: str = wire(STRING, "digest")
+    details: ModelDetails = wire(DETAILS, "details", omit_empty=True)
+    expires_at: str = wire(TIME, "expires_at")
+    size_vram: int = wire(INT, "size_vram")
+    context_length: int = wire(INT, "context_length")
+
+
+@dataclass
+class ProcessResponse:
+    models: list[RunningModel] | None = wire(ListOf(Struct(RunningModel)), "models")
+
+
+@dataclass
+class TensorDescription:
+    """shape: elements of a row first, as GGUF has it."""
+
+    name: str = wire(STRING, "name")
+    type: str = wire(STRING, "type")
+    shape: list[int] | None = wire(ListOf(INT), "shape")
+
+
+@dataclass
+class ShowResponse:
+    license: str = wire(STRING, "license", omit_empty=True)
+    modelfile: str = wire(STRING, "modelfile", omit_empty=True)
+    parameters: str = wire(STRING, "parameters", omit_empty=True)
+    template: str = wire(STRING, "template", omit_empty=True)
+    system: str = wire(STRING, "system", omit_empty=True)
+    renderer: str = wire(STRING, "renderer", omit_empty=True)
+    parser: str = wire(STRING, "parser", omit_empty=True)
+    details: ModelDetails = wire(DETAILS, "details", omit_empty=True)
+    messages: list[Message] | None = wire(ListOf(Struct(Message)), "messages", omit_empty=True)
+    remote_model: str = wire(STRING, "remote_model", omit_empty=True)
+    remote_host: str = wire(STRING, "remote_host", omit_empty=True)
+    model_info: dict | None = wire(ANY_MAP, "model_info", omit_empty=True)
+    projector_info: dict | None = wire(ANY_MAP, "projector_info", omit_empty=True)
+    tensors: list[TensorDescription] | None = wire(ListOf(Struct(TensorDescription)), "tensors", omit_empty=True)
+    capabilities: list[str] | None = wire(ListOf(STRING), "capabilities", omit_empty=True)
+    modified_at: str = wire(TIME, "modified_at", omit_empty=True)
+
+
+@dataclass
+class ProgressResponse:
+    status: str = wire(STRING, "status")
+    digest: str = wire(STRING, "digest", omit_empty=True)
+    total: int = wire(INT, "total", omit_empty=True)
+    completed: int = wire(INT, "completed", omit_empty=True)
+
+
+__all__ = [name for name, item in list(globals().items()) if isinstance(item, type) and hasattr(item, "__dataclass_fields__") and name[0] != "_"]
+__all__ += ["BindError", "bind"]
