@@ -20,7 +20,7 @@ from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.bpe import CHARACTER_OF_BYTE
 from vkbackend.tokenizer.merging import merge_pairs
-from vkbackend.tokenizer.pretokenizers import Pretokenizer, _ROWS
+from vkbackend.tokenizer.pretokenizers import Pretokenizer, ROWS
 from vkbackend.tokenizer.sentencepiece import SPACE, SentencePiece
 from vkbackend.tokenizer.vocabulary import TokenType
 
@@ -111,7 +111,7 @@ def test_every_pretokenizer_like_llama_cpp(tmp_path):
     merges = GGUFFile.open(model_path(SMOLLM2)).metadata["tokenizer.ggml.merges"][:3000]
     tokens = ["<|mark|>", *CHARACTER_OF_BYTE.values(), *(merge.replace(" ", "", 1) for merge in merges)]
     tokens = list(dict.fromkeys(tokens))
-    names = [row.names.split()[0] for row in _ROWS]
+    names = [row.names.split()[0] for row in ROWS]
     assert len(names) >= 18
     compare_with_llama_cpp([write_model(tmp_path / f"{name}.gguf", name, tokens, merges) for name in names], count=250, seed=7)
 
@@ -301,7 +301,7 @@ def test_unknown_pretokenizer_is_default_with_a_warning(tmp_path, caplog):
 
 
 def test_pretokenizers_lose_nothing():
-    for row in _ROWS:
+    for row in ROWS:
         pretokenizer = Pretokenizer.named(row.names.split()[0])
         for text in varied_texts(60, 11, ["x"]):
             assert "".join(pretokenizer.split(text)) == text

@@ -56,8 +56,8 @@ class ByteLevelBPE:
             if token_id is not None:
                 ids.append(token_id)
             else:
-                # No token: its characters one by one. Some vocabularies lack bytes that never occur in UTF-8 text of their
-                # training (SmolLM2 lacks 0xC0..); as in llama.cpp only ASCII characters are tried, and the others are dropped.
+                # No token: its characters one by one. Some vocabularies lack rare bytes (SmolLM2: a few control characters and the lead
+                # bytes F1 and F2); as in llama.cpp only ASCII characters are tried, and the others are dropped.
                 ids += (id_of(character) for character in piece if character < "\x80" and character in self.vocabulary.ids)
         return tuple(ids)
 

@@ -69,7 +69,7 @@ class _Row:
     add_bos: bool = False
 
 
-_ROWS = (
+ROWS = (
     _Row((r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), "default"),
     _Row((GPT2,), "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
                   "roberta-bpe mpt olmo jais trillion granite-docling exaone4"),
@@ -92,7 +92,7 @@ _ROWS = (
     _Row((r"<sentinel:[0-9]+>", r"(?:IMGIMG)(?:[A-I]{1,4})Z", r"[\t\n]|    |  ", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2), "chameleon",
          add_bos=True),
 )
-_ROW_OF_NAME = {name: row for row in _ROWS for name in row.names.split()}
+_ROW_OF_NAME = {name: row for row in ROWS for name in row.names.split()}
 
 # Patterns see all white space outside of ASCII as a vertical tab, for llama.cpp's do; the words keep the text's own characters.
 _OTHER_SPACE = regex.compile(r"[\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]")

@@ -26,9 +26,8 @@ class SentencePiece:
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
         # Tokens as ranks: 0 is the highest score, and equal scores have the same rank.
         _, ranks = np.unique(-self.vocabulary.scores, return_inverse=True)
-        self._ranks = {text: rank for text, rank in zip(self.vocabulary.tokens, ranks.tolist())}
-        if len(self._ranks) != len(self.vocabulary):
-            self._ranks = {text: int(ranks[token_id]) for text, token_id in self.vocabulary.ids.items()}
+        ranks = ranks.tolist()
+        self._ranks = {text: ranks[token_id] for text, token_id in self.vocabulary.ids.items()}
         self._byte_ids = self.vocabulary.byte_ids()
         self._word_start = _word_start(self.vocabulary.tokens)
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)

@@ -43,7 +43,8 @@ class SpecialDefaults:
     add_space_prefix: bool = False
 
 
-# Files seldom name their turn-ending and fill-in-the-middle tokens by key, so llama.cpp goes by these texts, and so does this.
+# Files seldom name their turn-ending and fill-in-the-middle tokens by key, so llama.cpp goes by these texts, and so does this
+# (its lists of late 2025; "</s>", added to them later, is left out, for Gemma 3 and Phi-3 have it as ordinary text).
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]",
                "<｜end▁of▁sentence｜>", "<end_of_utterance>")
 END_OF_MESSAGE = ("<|eom_id|>",)
