@@ -21,8 +21,8 @@ class FakeTokenizer:
 
     bos_id = 0
 
-    def __init__(self, pieces=(), vocab_size=4096):
-        self.vocab_size = vocab_size
+    def __init__(self, pieces=(), vocab_size=4096, adds_bos=False):
+        self.vocab_size, self.adds_bos = vocab_size, adds_bos
         self.eos_ids = {1}
         self.pieces = [b"<s>", b"</s>"]
         self.ids = {piece: index for index, piece in enumerate(self.pieces)}
@@ -41,7 +41,8 @@ class FakeTokenizer:
         return self.ids[piece]
 
     def encode(self, text, add_special=True, parse_special=True) -> list[int]:
-        return [self.id(word) for word in re.findall(r"\s*\S+|\s+$", text)]
+        start = [self.bos_id] if self.adds_bos and add_special else []
+        return start + [self.id(word) for word in re.findall(r"\s*\S+|\s+$", text)]
 
     def token_bytes(self, token_id) -> bytes:
         return self.pieces[token_id] if token_id < len(self.pieces) else b"<unused %d>" % token_id
@@ -129,14 +130,14 @@ class FakeRunner:
         rows = []
         for item in work:
             tokens = self.cached[item.sequence_id]
-            assert item.tokens and item.outputs in (0, 1)
+            assert item.tokens and 0 <= item.outputs <= len(item.tokens)
             assert len(tokens) + len(item.tokens) <= self.context_length, "the engine outgrew the context"
             tokens.extend(item.tokens)
             if self.max_cached is not None and sum(map(len, self.cached.values())) > self.max_cached:
                 self._undoing = True
                 raise OutOfMemory(f"the fake cache holds {self.max_cached} tokens")
-            if item.outputs:
-                rows.append(FakeRow(self.row(self._next(item.sequence_id))))
+            for length in range(len(tokens) - item.outputs + 1, len(tokens) + 1):
+                rows.append(FakeRow(self.row(self._next(item.sequence_id, length))))
         self._undoing = False
         return rows
 
@@ -146,9 +147,9 @@ class FakeRunner:
         logits[token_id] = 30.0
         return logits
 
-    def _next(self, sequence_id):
+    def _next(self, sequence_id, length):
         if self.next_token:
-            return self.next_token(self.cached[sequence_id])
+            return self.next_token(self.cached[sequence_id][:length])
         if self._left[sequence_id] is None:
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             self._left[sequence_id] = [self.tokenizer.id(piece) for piece in reply]

@@ -8,7 +8,7 @@ import pytest
 from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
-from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, PromptLogprobs, SamplingOptions
 from vkbackend.errors import DeviceError, DeviceLost, RequestError, VkbackendError
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)
@@ -142,6 +142,27 @@ def test_logprobs_are_of_the_raw_logits(world):
     assert [entry.logprob for entry in entries] == pytest.approx([30 - np.log(np.exp(row).sum())] * 2, abs=1e-5)
 
 
+def test_sampled_tokens_are_penalised(world):
+    here = world([["a", "a", "a"]])
+    text, _ = here.run([9, 10], options=SamplingOptions(temperature=0, repeat_penalty=30.0), num_predict=2)
+    assert text == "a<s>"  # 30 / 30 is less than the next best's 2
+
+
+def test_prompt_logprobs_come_first_and_cover_every_token_but_the_first(world):
+    here = world(prefill_chunk=4)
+    prompt = [5, 6, 6, 7, 7, 7, 8, 9, 3000, 3000]
+    here.runner.next_token = lambda tokens: 1 if tokens == prompt else tokens[-1]
+    for _ in range(2):  # the second time, the prompt is in the cache, and runs nevertheless
+        first, *_, finished = here.engine.generate(here.request(prompt, prompt_logprobs=True, top_logprobs=1))
+        assert isinstance(first, PromptLogprobs) and finished.reason == "stop"
+        assert [entry.token_id for entry in first.logprobs] == prompt[1:]
+        for before, entry in zip(prompt, first.logprobs):
+            row = here.runner.row(before).astype(np.float64)
+            assert entry.logprob == pytest.approx(row[entry.token_id] - np.log(np.exp(row).sum()), abs=1e-5)
+            assert entry.top[0].token_id == before
+    assert next(here.engine.generate(here.request([5], prompt_logprobs=True))).logprobs == []
+
+
 def test_a_loop_of_equal_pieces_ends(world):
     here = world([[" blue"] * 31, [" blue"] * 40, ["red "] + [" red"] * 40, [" a", " b"] * 40])
     text, finished = here.run(num_predict=60)
@@ -196,6 +217,7 @@ def test_a_long_prompt_loses_its_middle(world):
     _, finished = here.run(tokens, num_ctx=16, num_keep=4)
     assert finished.prompt_tokens == 16
     assert finished.context[:16] == tokens[:4] + tokens[-12:]
+    here.tokenizer.adds_bos = True  # which is kept besides
     _, finished = here.run([here.tokenizer.bos_id] + tokens, num_ctx=16, num_keep=4)
     assert finished.context[:16] == [here.tokenizer.bos_id] + tokens[:4] + tokens[-11:]
     _, finished = here.run(tokens, num_ctx=16, num_keep=-1)

@@ -170,6 +170,8 @@ CHAINS = {
     "min_p alone": dict(top_k=0, top_p=1.0, min_p=0.05, temperature=1.2),
     "min_p too low for the candidates": dict(top_k=0, top_p=1.0, min_p=1e-6, temperature=3.0),
     "typical": dict(typical_p=0.5),
+    "presence reward": dict(presence_penalty=-4.0, repeat_penalty=1.0),
+    "frequency reward": dict(frequency_penalty=-2.0, repeat_penalty=1.0),
     "rewards": dict(repeat_penalty=0.5, presence_penalty=-4.0, frequency_penalty=-1.0),
     "bias down": dict(logit_bias={3: -100.0, 7: -2.0}),
     "bias up": dict(logit_bias={600: 9.0, 601: 9.5}),
@@ -196,6 +198,11 @@ def test_candidates_give_what_the_whole_row_gives(name, spread):
                     sampler.accept(drawn[-1])
             assert drawn[:5] == drawn[5:10] == drawn[10:]
             assert allowed is None or allowed[drawn].all()
+
+
+def test_a_penalised_token_that_lands_on_the_floor_may_lose_to_an_unseen_one():
+    row = FakeRow([0, 0, 0, 0, 0, 3.0, 0, 3.0, 0, 6.0], candidates=2)  # brings 9 and 5
+    assert Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0), [9, 5]).sample(row) == 7
 
 
 def test_the_whole_row_is_read_only_where_it_must_be():

@@ -35,14 +35,14 @@ class CacheSlots:
         self._slots: list[CacheSlot] = []
         self._num_acquired = 0
 
-    def acquire(self, prompt: list[int]) -> CacheSlot | None:
-        """A slot for this prompt, cut to the tokens they share, or None while all are busy.
+    def acquire(self, prompt: list[int], reuse: bool = True) -> CacheSlot | None:
+        """A slot for this prompt, cut to the tokens they share (to none without reuse), or None while all are busy.
 
         The last token of the prompt is never counted as shared: it must run to give logits.
         Raises what the runner raises when it opens or cuts a sequence.
         """
         idle = [slot for slot in self._slots if not slot.busy]
-        shared = {id(slot): common_prefix(slot.tokens, prompt[:-1]) for slot in idle}
+        shared = {id(slot): common_prefix(slot.tokens, prompt[:-1]) if reuse else 0 for slot in idle}
         slot = max(idle, key=lambda slot: shared[id(slot)], default=None)
         # Taking a slot for a few shared tokens would throw away another conversation: half of either must be shared.
         if slot is None or shared[id(slot)] * 2 < min(len(slot.tokens), len(prompt)) or shared[id(slot)] == 0:

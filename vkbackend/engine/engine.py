@@ -162,7 +162,7 @@ class Engine:
         while self._waiting:
             generation = self._waiting[0]
             try:
-                slot = self._slots.acquire(generation.prompt)
+                slot = self._slots.acquire(generation.prompt, reuse=not generation.request.prompt_logprobs)
             except DeviceLost:
                 raise
             except Exception as exception:
@@ -189,8 +189,10 @@ class Engine:
             logger.warning("a step failed: %s", exception, exc_info=not isinstance(exception, VkbackendError))
             self._fail_running(exception)
             return
-        for share, row in zip([share for share in shares if share.wants_row], rows, strict=True):
-            self._take_row(share.generation, row)
+        for share in shares:
+            if share.num_rows:
+                self._take_rows(share.generation, rows[: share.num_rows])
+                rows = rows[share.num_rows :]
 
     def _make_room(self) -> None:
         """Shift, or end, the generations whose context is full."""
@@ -215,7 +217,7 @@ class Engine:
 
     def _run(self, shares: list[Share]) -> list[LogitsRow]:
         work = [
-            SequenceWork(share.generation.slot.sequence_id, share.generation.take(share.num_tokens), int(share.wants_row))
+            SequenceWork(share.generation.slot.sequence_id, share.generation.take(share.num_tokens), share.num_rows)
             for share in shares
         ]
         try:
@@ -232,9 +234,9 @@ class Engine:
             share.generation.have_run(share.num_tokens)
         return rows
 
-    def _take_row(self, generation: Generation, row: LogitsRow) -> None:
+    def _take_rows(self, generation: Generation, rows: list[LogitsRow]) -> None:
         try:
-            generation.take_row(row)
+            generation.take_rows(rows)
         except DeviceLost:
             raise
         except Exception as exception:  # of its sampler or constraint: no one else's business

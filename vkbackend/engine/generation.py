@@ -6,13 +6,13 @@ the thread it is called on.
 
 import logging
 import time
-from typing import Callable
+from typing import Callable, Sequence
 
 from ..errors import RequestError
 from .cache_slots import CacheSlot
 from .logprobs import MAX_TOP_LOGPROBS, token_logprob
 from .sampler import Sampler
-from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest, Piece
+from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest, Piece, PromptLogprobs, TokenLogprob
 from .text_stream import TextStream
 from .work import LogitsRow
 
@@ -51,7 +51,7 @@ class Generation:
         _check(request, vocab_size)
         self.request = request
         self.num_ctx = min(request.num_ctx or context_length, context_length)
-        self.prompt, self.num_keep = _fit_prompt(request, tokenizer.bos_id, self.num_ctx)
+        self.prompt, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
         self.pending: list[int] = []
         self.slot: CacheSlot | None = None
         self.reason: FinishReason | None = None
@@ -62,6 +62,7 @@ class Generation:
         self._sampler = Sampler(request.options, self.prompt, self.num_ctx)
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
+        self._scores: list[TokenLogprob] | None = [] if request.prompt_logprobs else None  # of the prompt, None once sent
         self._sampled: list[int] = []  # end tokens excluded
         self._num_sampled = 0  # end token included
         limit = CONTEXTS_PER_GENERATION * self.num_ctx
@@ -79,6 +80,10 @@ class Generation:
         """Continue from a slot that holds a prefix of the prompt."""
         self.slot = slot
         self.pending = self.prompt[len(slot.tokens) :]
+
+    def num_rows(self, num_tokens: int) -> int:
+        """How many of the last of the next num_tokens want a row of logits."""
+        return num_tokens if self._scores is not None else int(num_tokens == len(self.pending))
 
     def take(self, num_tokens: int) -> list[int]:
         """The next tokens to run; `have_run` says that they did."""
@@ -102,8 +107,21 @@ class Generation:
 
     # -- what comes out
 
-    def take_row(self, row: LogitsRow) -> None:
-        """Sample one token and emit what is ready; sets `reason` when it was the last."""
+    def take_rows(self, rows: Sequence[LogitsRow]) -> None:
+        """Rows of the tokens that have just run. Emits what is ready; sets `reason` when the last token was sampled."""
+        if self._scores is not None:
+            following = self.prompt[len(self.slot.tokens) - len(rows) + 1 :]
+            self._scores.extend(self._logprob(row, token_id) for row, token_id in zip(rows, following))
+            if self.pending:
+                return
+            scores, self._scores = self._scores, None
+            self._emit(PromptLogprobs(scores))
+        self._sample(rows[-1])
+
+    def _logprob(self, row: LogitsRow, token_id: int) -> TokenLogprob:
+        return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer)
+
+    def _sample(self, row: LogitsRow) -> None:
         constraint = self.request.constraint
         token_id = self._sampler.sample(row, constraint.allowed() if constraint else None)
         self._last_token = time.perf_counter()
@@ -119,7 +137,7 @@ class Generation:
         if constraint:
             constraint.accept(token_id)
         self._sampled.append(token_id)
-        logprob = token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer) if self.request.logprobs else None
+        logprob = self._logprob(row, token_id) if self.request.logprobs else None
         piece = self._text.push(self._tokenizer.token_bytes(token_id), logprob)
         if piece:
             self._emit_piece(piece)
@@ -185,11 +203,11 @@ def _check(request: GenerationRequest, vocab_size: int) -> None:
         raise RequestError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {request.top_logprobs}")
 
 
-def _fit_prompt(request: GenerationRequest, bos_id: int | None, num_ctx: int) -> tuple[list[int], int]:
+def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[int], int]:
     """(the prompt, without its middle where it is longer than num_ctx; how many tokens at its start are kept for good)."""
     prompt = [int(token) for token in request.prompt_tokens]
     num_keep = len(prompt) if request.num_keep < 0 else request.num_keep
-    num_keep += prompt[0] == bos_id  # a beginning-of-text token is kept besides
+    num_keep += adds_bos  # the beginning-of-text token is kept besides
     num_keep = min(num_keep, num_ctx - 1)  # a shift must find something to drop
     excess = len(prompt) - num_ctx
     if excess > 0:

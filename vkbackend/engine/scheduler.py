@@ -15,11 +15,11 @@ DEFAULT_CHUNK = 128
 
 @dataclass(frozen=True)
 class Share:
-    """A generation's part in a step: its next num_tokens; wants_row when they are the last it has."""
+    """A generation's part in a step: its next num_tokens, and how many of the last of them want a row."""
 
     generation: Generation
     num_tokens: int
-    wants_row: bool
+    num_rows: int
 
 
 class Scheduler:
@@ -30,7 +30,7 @@ class Scheduler:
         self._turn = 0
 
     def next_step(self, generations: Sequence[Generation]) -> list[Share]:
-        decodes = [Share(generation, 1, True) for generation in generations if generation.is_decoding]
+        decodes = [Share(generation, 1, 1) for generation in generations if generation.is_decoding]
         prefills = [generation for generation in generations if generation.pending and not generation.is_decoding]
         room = max(self._chunk - len(decodes), 1)
         shares = []
@@ -40,6 +40,6 @@ class Scheduler:
                 break
             self._turn += 1
             generation.last_prefill = self._turn
-            shares.append(Share(generation, num_tokens, wants_row=num_tokens == len(generation.pending)))
+            shares.append(Share(generation, num_tokens, generation.num_rows(num_tokens)))
             room -= num_tokens
         return decodes + shares

@@ -63,6 +63,7 @@ class GenerationRequest:
     shift: a full context drops half of what num_keep does not hold; otherwise generation ends with reason "length".
     truncate: a prompt longer than num_ctx loses its middle; otherwise it is refused.
     logprobs: each piece carries its tokens' log-probabilities, with the top_logprobs (0-20) likeliest beside each.
+    prompt_logprobs: a PromptLogprobs event comes first; the whole prompt runs anew for it.
     """
 
     prompt_tokens: Sequence[int]
@@ -76,6 +77,7 @@ class GenerationRequest:
     shift: bool = True
     truncate: bool = True
     constraint: TokenConstraint | None = None
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class FinishReason(StrEnum):
     STOP = "stop"  # an end token, or a stop string
     LENGTH = "length"  # num_predict, a full context, or a loop of equal pieces
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """How likely each token of the prompt (as it was run) was after those before it; the first one has no entry."""
+
+    logprobs: list[TokenLogprob]
 
 
 @dataclass(frozen=True)
@@ -132,4 +141,4 @@ class Failed:
     exception: Exception
 
 
-Event = Union[Piece, Finished, Failed]
+Event = Union[PromptLogprobs, Piece, Finished, Failed]
