@@ -90,6 +90,7 @@ class Graph:
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None
         self.results: list[Value] = []
+        self.inputs: dict[str, Value] = {}
         self._scope: list[str] = []
         self.step = {
             "tokens": self._step("tokens", (num_tokens,)),
@@ -123,6 +124,11 @@ class Graph:
 
     def new(self, name: str, shape, dtype: str = "float32", kind: Kind = Kind.ACTIVATION) -> Value:
         return Value(self, self.full_name(name), tuple(shape), dtype, kind)
+
+    def input(self, name: str, shape) -> Value:
+        """An activation that the caller of the executor gives (`run(step, inputs={name: array})`)."""
+        value = self.inputs[name] = Value(self, name, tuple(shape), "float32", Kind.ACTIVATION)
+        return value
 
     def call(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs) -> None:
         """Append one op whose outputs have been made by `new` (or are views of such, or of its inputs: in place)."""

@@ -55,8 +55,10 @@ class DeviceExecutor:
         self._last: Plan | None = None
         self._step_buffers = self._make_step_buffers()
 
-    def run(self, step: StepInputs) -> list[RowOutput]:
-        """Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
+    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
+        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays.
+
+        Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
             raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
@@ -64,6 +66,8 @@ class DeviceExecutor:
         for name, unused in (("tokens", 0), ("positions", -1), ("sequences", 0), ("output_rows", -1)):
             self._fill(name, getattr(step, name), unused)
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
+        for name, array in (inputs or {}).items():
+            self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last = plan
         for program in plan.programs:
             program.run()

@@ -24,9 +24,11 @@ class NumpyExecutor:
         self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
         self._kept: dict[str, np.ndarray] = {}
 
-    def run(self, step: StepInputs) -> list[RowOutput]:
+    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
+        """inputs: arrays for what the graph declares as its inputs beside the step's arrays."""
         graph = self._graph(len(step.tokens), len(step.output_rows), step.page_table.shape)
         arrays = {value: getattr(step, name) for name, value in graph.step.items()}
+        arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
         self._kept = {}
         for node in graph.nodes:
             inputs = [None if value is None else self._view(arrays, value) for value in node.inputs]

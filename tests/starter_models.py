@@ -1,0 +1,19 @@
+"""The two real models that tests use, in the cache folder where scripts/setup.sh puts them."""
+
+import os
+
+import pytest
+
+from vkbackend import settings
+
+FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
+
+
+def model_path(name: str):
+    """Skips by name where the file is not there; with CI=1 that is a failure."""
+    path = settings.cache_folder() / "models" / FILES[name]
+    if not path.exists():
+        if os.environ.get("CI") == "1":
+            pytest.fail(f"{path} is missing: scripts/setup.sh --tests fetches it")
+        pytest.skip(f"{path} is missing (bash scripts/setup.sh --tests)")
+    return path

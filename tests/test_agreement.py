@@ -1,0 +1,69 @@
+"""The numbers can be trusted: next-token log-probabilities of a 512-token English text, Vulkan against the numpy twins and against
+llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are printed: pytest -s, or the summary.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starter_models import model_path
+from vkbackend.session import Session
+
+DATA = Path(__file__).parent / "data"
+MODELS = ("smollm2", "gemma3")
+
+
+@lru_cache(maxsize=None)
+def recorded(name: str) -> dict:
+    return json.loads((DATA / f"prompt_logprobs_{name}.json").read_text())
+
+
+def score(name: str, device, kv_type: str) -> tuple[np.ndarray, np.ndarray]:
+    """-> log-probability of each token after the first, most likely token at each position."""
+    tokens = recorded(name)["tokens"]
+    session = Session(model_path(name), device, kv_type=kv_type)
+    logprobs, best = [], []
+    for following, row in zip(tokens[1:], session.rows(tokens[:-1])):
+        logprobs.append(float(row.full()[following]) - row.log_sum_exp)
+        best.append(int(row.ids[0]))
+    return np.array(logprobs), np.array(best)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def twins(request):
+    return request.param, score(request.param, None, "f32")
+
+
+def test_tokens_are_those_that_llama_cpp_scored(twins):
+    name = twins[0]
+    tokenizer = Session(model_path(name)).tokenizer
+    assert tokenizer.encode((DATA / "english.txt").read_text())[:512] == recorded(name)["tokens"]
+
+
+@pytest.mark.parametrize("kv_type, bar", [("f32", 1e-3), ("f16", 5e-3)])
+def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
+    name, (expected, best) = twins
+    found, top = score(name, device, kv_type)
+    mean, same = np.abs(found - expected).mean(), (top == best).mean()
+    record_figure(f"{name}: Vulkan ({kv_type} KV) against twins: mean |difference| {mean:.2e}, largest {np.abs(found - expected).max():.2e}, "
+                  f"same top-1 {same:.1%}")
+    assert mean <= bar
+    assert same >= 0.99
+
+
+def test_twins_agree_with_llama_cpp(twins, record_figure):
+    name, (found, _) = twins
+    mean = np.abs(found - recorded(name)["logprobs"]).mean()
+    record_figure(f"{name}: twins (f32 KV) against llama.cpp on the CPU: mean |difference| {mean:.4f}")
+    assert mean <= 0.05
+
+
+def test_device_agrees_with_llama_cpp(device, record_figure):
+    for name in MODELS:
+        found, _ = score(name, device, "f16")
+        mean = np.abs(found - recorded(name)["logprobs"]).mean()
+        record_figure(f"{name}: Vulkan (f16 KV) against llama.cpp on the CPU: mean |difference| {mean:.4f}")
+        assert mean <= 0.05

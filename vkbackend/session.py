@@ -1,0 +1,94 @@
+"""A model opened for looking inside: logits and log-probabilities of a token list, one layer alone, any intermediate by name,
+the time of each dispatch. For people who write or debug shaders; the server uses `engine` instead.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .engine.runner import ModelRunner
+from .engine.work import SequenceWork
+from .graph.cache import CacheStorage
+from .graph.step import StepInputs
+from .models import load
+from .tokenizer import Tokenizer
+
+CHUNK = 32  # tokens whose logits are read together
+
+
+class Session:
+    """path: a GGUF file. device: an open `Device`, or None for the numpy twins. kv_type: "f16" or "f32".
+
+    keep: give every intermediate memory of its own, so that `read` finds it. timestamps: measure each dispatch.
+    Raises what `models.load` and `ModelRunner` raise.
+    """
+
+    def __init__(self, path, device=None, *, context_length: int = 2048, kv_type: str = "f16", keep: bool = False, timestamps: bool = False):
+        self.model = load(path, device)
+        self.device = device
+        self.runner = ModelRunner(self.model, context_length=context_length, kv_type=kv_type, prefill_chunk=CHUNK, keep=keep, timestamps=timestamps)
+        self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
+
+    def rows(self, tokens):
+        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for."""
+        sequence = self.runner.open_sequence()
+        try:
+            for first in range(0, len(tokens), CHUNK):
+                chunk = [int(token) for token in tokens[first:first + CHUNK]]
+                yield from self.runner.step([SequenceWork(sequence, chunk, len(chunk))])
+        finally:
+            self.runner.close_sequence(sequence)
+
+    def logits(self, tokens) -> np.ndarray:
+        """Raw logits after each token, f32 (len(tokens), vocabulary)."""
+        return np.stack([row.full() for row in self.rows(tokens)])
+
+    def logprobs(self, tokens) -> np.ndarray:
+        """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,)."""
+        found = []
+        for following, row in zip(tokens[1:], self.rows(tokens[:-1])):
+            found.append(float(row.full()[following]) - row.log_sum_exp)
+        return np.array(found)
+
+    def read(self, name: str) -> np.ndarray:
+        """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True; KeyError lists the names."""
+        return self.runner.executor.read(name)
+
+    def timings(self) -> list:
+        """(Dispatch, seconds) of the last step. Needs a device and timestamps=True."""
+        return self.runner.executor.timings()
+
+    def run_layer(self, layer: int, x: np.ndarray) -> np.ndarray:
+        """One block alone on hidden states x (T, width) f32 of the positions 0 ... T-1, with an empty cache -> (T, width) f32."""
+        runner, config = self.runner, self.model.config
+        tokens = len(x)
+        alone = _LayerAlone(self.model.layers.blocks[layer], layer, x.shape[1])
+        pages = -(-tokens // 32)
+        executor = type(runner.executor)
+        shape = (config.num_layers, pages, 32, config.num_kv_heads, config.head_dim)
+        step = StepInputs(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), np.zeros(tokens, np.int32),
+                          np.arange(pages, dtype=np.int32)[None, :], np.zeros(0, np.int32))
+        if self.device is None:
+            run = executor(alone, CacheStorage(*shape, runner.kv_type), keep=True)
+        else:
+            from .device.buffers import Arena
+            run = executor(self.device, alone, CacheStorage(*shape, runner.kv_type, Arena(self.device, "device", 1 << 20)),
+                           num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True)
+        run.run(step, inputs={"layer_input": np.ascontiguousarray(x, np.float32)})
+        return run.read(alone.output_name)[:tokens]
+
+
+@dataclass
+class _LayerAlone:
+    """A model of one block, whose input the caller gives."""
+
+    block: object
+    layer: int
+    width: int
+    output_name: str = ""
+
+    def __call__(self, graph, step):
+        with graph.scope(f"blk.{self.layer}"):
+            y = self.block(graph.input("layer_input", (graph.num_tokens, self.width)), step)
+        self.output_name = y.name
+        return y
