@@ -56,6 +56,11 @@ class Metadata(Mapping):
     def __contains__(self, key):
         return key in self._spans
 
+    def array_length(self, key) -> int | None:
+        """How many elements an array has, without decoding it; None for a value that is no array."""
+        span = self._spans[key]
+        return span.length if isinstance(span, _Array) else None
+
     def get(self, key, kind=None, default=REQUIRED):
         """The value of `key`, checked to be of `kind` (int, float, str, bool, list). An int serves as a float.
 
@@ -158,6 +163,16 @@ class GGUFFile:
         return np.frombuffer(self._map, np.uint8, info.num_bytes, info.offset)
 
 
+class _Array:
+    """An array's length, and the function that decodes it."""
+
+    def __init__(self, length, decode):
+        self.length, self.decode = length, decode
+
+    def __call__(self):
+        return self.decode()
+
+
 class _Reader:
     """Walks the header; nothing is read past the end of the file."""
 
@@ -214,7 +229,7 @@ class _Reader:
             raise UnsupportedModel(f"{self.path}: metadata key {key} is an array of arrays, which is not readable here")
         if kind != STRING:
             numbers = self.scalars(kind, count, key)
-            return lambda: numbers.astype(bool).tolist() if kind == BOOL else numbers
+            return _Array(count, lambda: numbers.astype(bool).tolist() if kind == BOOL else numbers)
         start, data, end, at = self.at, self.data, self.end, self.at
         if count * 8 > end - at:
             raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings")
@@ -235,4 +250,4 @@ class _Reader:
                 strings.append(whole[position:position + length].decode("utf-8", "replace"))
                 position += length
             return strings
-        return decode
+        return _Array(count, decode)

@@ -1,0 +1,110 @@
+"""Who may call: the Host header (against DNS rebinding) and the Origin header (CORS).
+
+In: host and origin texts, the address the server listens on. Out: yes or no, and the headers of a CORS answer. As Ollama decides: the
+Host only matters on a loopback address; an origin that is not allowed is refused with status 403 whatever the method.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from vkbackend import settings
+
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
+_APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
+_LOCAL_DOMAINS = (".localhost", ".local", ".internal")
+ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+ALLOWED_HEADERS = ",".join(
+    ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "Openai-Beta"]
+    + [f"X-Stainless-{name}" for name in ("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version", "Poll-Helper",
+                                          "Retry-Count", "Runtime", "Runtime-Version", "Timeout")])
+PREFLIGHT_SECONDS = 43200
+
+
+def allowed_origins(extra: str | None = None) -> list[str]:
+    """Those of OLLAMA_ORIGINS (or `extra`), then local pages and desktop applications. `*` stands for any text."""
+    extra = settings.get("OLLAMA_ORIGINS") if extra is None else extra
+    extra = extra.strip().strip("\"'")
+    origins = extra.split(",") if extra else []
+    for host in _LOCAL_HOSTS:
+        origins += [f"http://{host}", f"https://{host}", f"http://{host}:*", f"https://{host}:*"]
+    return origins + [f"{scheme}://*" for scheme in _APP_SCHEMES]
+
+
+@dataclass
+class AccessRules:
+    """`listen_address` is an IP address as text, or None where Hosts are not checked (a Unix socket, a test)."""
+
+    listen_address: str | None
+    origins: list[str]
+
+    @property
+    def checks_hosts(self) -> bool:
+        try:
+            return self.listen_address is not None and ipaddress.ip_address(self.listen_address).is_loopback
+        except ValueError:
+            # A name: "localhost" is a loopback address, of any other we cannot be sure that it is not.
+            return True
+
+    def allows_host(self, header: str) -> bool:
+        if not self.checks_hosts:
+            return True
+        return _is_local_address(_without_port(header)) or self.names_this_machine(header)
+
+    def names_this_machine(self, header: str) -> bool:
+        """By name, not by address."""
+        host = _without_port(header).lower()
+        return host in ("", "localhost", socket.gethostname().lower()) or host.endswith(_LOCAL_DOMAINS)
+
+    @property
+    def allows_all_origins(self) -> bool:
+        return "*" in (origin.strip() for origin in self.origins)
+
+    def allows_origin(self, origin: str) -> bool:
+        return self.allows_all_origins or any(_matches(rule.strip(), origin) for rule in self.origins)
+
+
+def is_same_origin(origin: str, host: str) -> bool:
+    """A page of this server itself."""
+    return origin in (f"http://{host}", f"https://{host}")
+
+
+def _matches(rule: str, origin: str) -> bool:
+    before, star, after = rule.partition("*")
+    if not star:
+        return rule.lower() == origin.lower() and rule != ""
+    return len(origin) >= len(before) + len(after) and origin.startswith(before) and origin.endswith(after)
+
+
+def _without_port(header: str) -> str:
+    """`[::1]:80` -> `::1`, `host:80` -> `host`; a text with more colons and no brackets stays as it is."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    host, colon, _ = header.rpartition(":")
+    return host if colon and ":" not in host else header
+
+
+def _is_local_address(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified or _is_private(address) or _is_own(address)
+
+
+_PRIVATE = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
+
+
+def _is_private(address) -> bool:
+    return any(address in network for network in _PRIVATE if network.version == address.version)
+
+
+def _is_own(address) -> bool:
+    """Whether an interface of this machine has the address: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,98 @@
+"""Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain answers, progress streams."""
+
+import asyncio
+
+from aiohttp import web
+from vkbackend.errors import VkbackendError
+
+from . import go_json
+from .binding import BindError, bind
+from .errors import ApiError
+from .go_decode import JSONSyntaxError
+from .messages import ProgressResponse
+
+JSON, PLAIN_JSON, NDJSON = "application/json; charset=utf-8", "application/json", "application/x-ndjson"
+
+
+class EmptyResponse(web.Response):
+    """An answer without a body and without a Content-Type."""
+
+
+def empty(status: int, headers: dict | None = None) -> EmptyResponse:
+    return EmptyResponse(status=status, headers=headers)
+
+
+def plain(status: int, text: str, headers: dict | None = None) -> web.Response:
+    return web.Response(status=status, body=text.encode(), headers={"Content-Type": "text/plain"} | (headers or {}))
+
+
+def json_answer(value, status: int = 200, content_type: str = JSON) -> web.Response:
+    return web.Response(status=status, body=go_json.dumps(value).encode(), headers={"Content-Type": content_type})
+
+
+def error_answer(status: int, message: str, content_type: str = JSON) -> web.Response:
+    return json_answer({"error": message}, status, content_type)
+
+
+async def read(request: web.Request, cls):
+    """The request's body as a `cls` of messages.py. Raises ApiError 400 in Ollama's words."""
+    try:
+        return bind(cls, await request.read())
+    except JSONSyntaxError as error:
+        raise ApiError(400, "missing request body" if error.is_empty_body else str(error)) from None
+    except BindError as error:
+        raise ApiError(400, str(error)) from None
+
+
+async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
+    """Run `work(report)` in a thread; each `report(status)` is a line of NDJSON, or only the last one the answer.
+
+    An error before the first line sets the status; after it, it is a last line. Work goes on when the client leaves.
+    """
+    loop, events = asyncio.get_running_loop(), asyncio.Queue()
+
+    def run():
+        try:
+            work(lambda status: loop.call_soon_threadsafe(events.put_nowait, ProgressResponse(status)))
+            end = None
+        except Exception as error:
+            end = error
+        loop.call_soon_threadsafe(events.put_nowait, end)
+
+    thread = loop.run_in_executor(None, run)
+    answer = await (_stream if stream else _last)(request, events)
+    await thread
+    return answer
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, (VkbackendError, OSError)):
+        return 500, str(error)
+    raise error
+
+
+async def _last(request, events) -> web.Response:
+    latest = ProgressResponse()
+    while isinstance(event := await events.get(), ProgressResponse):
+        latest = event
+    if event is not None:
+        return error_answer(*_status_of(event), PLAIN_JSON)
+    return json_answer(latest, content_type=PLAIN_JSON)
+
+
+async def _stream(request, events) -> web.StreamResponse:
+    event = await events.get()
+    if isinstance(event, Exception):
+        return error_answer(*_status_of(event), PLAIN_JSON)
+    response = web.StreamResponse(headers={"Content-Type": NDJSON})
+    await response.prepare(request)
+    while event is not None:
+        line = event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]}
+        await response.write(go_json.dumps(line).encode() + b"\n")
+        if not isinstance(event, ProgressResponse):
+            break
+        event = await events.get()
+    await response.write_eof()
+    return response

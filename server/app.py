@@ -1,0 +1,131 @@
+"""The web application: routes table, one middleware for access rules and errors, nothing else.
+
+In: a store and the loaded models. Out: an aiohttp application that answers as Ollama does, the bodies of 404 and 405 included.
+Handlers raise; here an exception becomes a status and `{"error": ...}`.
+"""
+
+import importlib.util
+import logging
+
+from aiohttp import web
+from vkbackend.errors import RequestError, VkbackendError
+
+from . import access, answers
+from .answers import error_answer
+from .errors import ApiError
+from .keys import ACCESS, LOADED_MODELS, STORE
+from .store import InvalidName, ModelNotFound
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 30  # images come inside the JSON; blobs are streamed and know no limit
+ROUTE_MODULES = ("models", "create", "registry", "generate", "chat", "embed", "openai")
+
+
+def build_app(store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None) -> web.Application:
+    """`listen_address` turns the check of Host headers on where it is a loopback address; `origins` None takes OLLAMA_ORIGINS and the defaults."""
+    app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+    app[STORE], app[LOADED_MODELS] = store, loaded_models
+    app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
+    app.router.add_routes(routes())
+    app.on_response_prepare.append(_as_go_answers)
+    return app
+
+
+def routes() -> list[web.RouteDef]:
+    """Those of every module of `routes/` that there is."""
+    table = []
+    for name in ROUTE_MODULES:
+        module_name = f"{__package__}.routes.{name}"
+        if importlib.util.find_spec(module_name):
+            table += importlib.import_module(module_name).ROUTES
+    return table
+
+
+@web.middleware
+async def guard(request: web.Request, handler) -> web.StreamResponse:
+    """Redirects first, then origins, then hosts, then the handler; the order decides what a forbidden request to a wrong path gets."""
+    missing = request.match_info.http_exception
+    if missing is not None and missing.status == 404 and await _is_route_without_slash(request):
+        return _redirect(request)
+    headers = {}
+    if isinstance(missing, web.HTTPMethodNotAllowed):
+        # HEAD first, as the original registers it.
+        headers["Allow"] = ", ".join(sorted(missing.allowed_methods, key=lambda method: (method != "HEAD", method)))
+    refusal, cors = _access(request, headers)
+    if refusal is not None:
+        return refusal
+    request[CORS_HEADERS] = cors
+    if missing is not None:
+        text = "405 method not allowed" if missing.status == 405 else "404 page not found"
+        return answers.plain(missing.status, text, headers)
+    return await _answer(request, handler)
+
+
+CORS_HEADERS = "cors_headers"
+
+
+def _access(request, headers) -> tuple[web.Response | None, dict]:
+    """-> (the answer where the request goes no further, headers of a CORS answer)."""
+    rules, host = request.app[ACCESS], request.headers.get("Host", "")
+    origin, cors, is_options = request.headers.get("Origin", ""), {}, request.method == "OPTIONS"
+    if origin and not access.is_same_origin(origin, host):
+        if not rules.allows_origin(origin):
+            return answers.empty(403, headers), {}
+        cors = {"Access-Control-Allow-Origin": "*"} if rules.allows_all_origins else {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        if is_options:
+            if "Vary" in cors:
+                cors["Vary"] += ", Access-Control-Request-Method, Access-Control-Request-Headers"
+            return answers.empty(204, headers | cors | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
+                                                        "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
+                                                        "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS)}), {}
+    if not rules.allows_host(host):
+        return answers.empty(403, headers | cors), {}
+    if is_options and rules.checks_hosts and rules.names_this_machine(host):
+        return answers.empty(204, headers | cors), {}
+    return None, cors
+
+
+async def _answer(request, handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error_answer(error.status, error.message)
+    except ModelNotFound as error:
+        return error_answer(404, str(error))
+    except (RequestError, InvalidName) as error:
+        return error_answer(400, str(error))
+    except VkbackendError as error:
+        log.error("%s %s: %s", request.method, request.path, error)
+        return error_answer(500, str(error))
+    except web.HTTPException as error:
+        return error_answer(error.status, error.reason)
+    except ConnectionError:
+        raise  # the client is gone; aiohttp closes the connection
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_answer(500, f"{type(error).__name__}: {error}")
+
+
+async def _is_route_without_slash(request) -> bool:
+    path = request.path
+    if not path.endswith("/") or path == "/" or path.startswith("//"):
+        return False
+    match = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(path[:-1])))
+    return match.http_exception is None
+
+
+def _redirect(request) -> web.Response:
+    target = str(request.rel_url.with_path(request.path[:-1]).with_query(request.rel_url.query))
+    if request.method not in ("GET", "HEAD"):
+        return answers.empty(307, {"Location": target})
+    return web.Response(status=301, body=f'<a href="{target}">Moved Permanently</a>.\n\n'.encode(),
+                        headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})
+
+
+async def _as_go_answers(request, response):
+    """Headers as the original sends them, also on streams, whose handlers know nothing of CORS."""
+    response.headers.pop("Server", None)
+    if isinstance(response, answers.EmptyResponse):
+        response.headers.pop("Content-Type", None)
+    response.headers.update(request.get(CORS_HEADERS, {}))

@@ -1,0 +1,66 @@
+"""What a stored model can do: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
+
+In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Found as Ollama finds them: keys of
+the file, variables of the template, and text around `.Thinking` in it.
+"""
+
+from .gotemplate import Template, TemplateError, nodes
+
+_THINKING_FAMILIES = ("gptoss", "gpt-oss")
+
+
+def capabilities(model, metadata) -> list[str]:
+    """`metadata` is that of the model's GGUF file, or None where there is none (a model run elsewhere)."""
+    found = []
+    if metadata is not None:
+        architecture = metadata.get("general.architecture", None, "unknown")
+        found.append("embedding" if f"{architecture}.pooling_type" in metadata else "completion")
+        if f"{architecture}.vision.block_count" in metadata:
+            found.append("vision")
+    found += [name for name in model.config.get("capabilities") or [] if name not in found]
+    try:
+        template = Template.parse(model.template)
+    except TemplateError:
+        return found
+    variables = template.vars()
+    more = [("tools", "tools" in variables), ("insert", "suffix" in variables), ("vision", bool(model.projector_paths)),
+            ("thinking", model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template)))]
+    return found + [name for name, holds in more if holds and name not in found]
+
+
+def thinking_tags(template: Template) -> tuple[str, str]:
+    """The texts right before and after `.Thinking` where a template loops over `.Messages`: (`<think>`, `</think>`), or empty ones."""
+    opening = closing = ""
+    for tree in template.trees.values():
+        for ancestors in _uses_of_thinking(tree, []):
+            loop = next((node for node in reversed(ancestors) if isinstance(node, nodes.Branch) and node.kind == "range"), None)
+            if loop is None or not _uses_messages(loop.pipe):
+                continue
+            body = next(node for node in reversed(ancestors) if isinstance(node, nodes.List))
+            first, last = body.nodes[0], body.nodes[-1]
+            opening = first.text.strip() if isinstance(first, nodes.Text) else opening
+            closing = last.text.strip() if isinstance(last, nodes.Text) else closing
+    return opening, closing
+
+
+def _children(node):
+    for value in vars(node).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, nodes.Node):
+                yield item
+
+
+def _uses_of_thinking(node, ancestors):
+    """The ancestors, outermost first, of each `.Thinking`."""
+    ancestors = [*ancestors, node]
+    if isinstance(node, nodes.Field) and node.names[:1] == ["Thinking"]:
+        yield ancestors
+    for child in _children(node):
+        yield from _uses_of_thinking(child, ancestors)
+
+
+def _uses_messages(node) -> bool:
+    """Whether `.Messages` or `$.Messages` stands in a pipeline."""
+    if isinstance(node, (nodes.Field, nodes.Variable, nodes.Chain)) and "Messages" in node.names:
+        return True
+    return any(_uses_messages(child) for child in _children(node))

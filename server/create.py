@@ -1,0 +1,236 @@
+"""Makes a model from uploaded GGUF files or from another model: /api/create without the HTTP around it.
+
+In: a CreateRequest. Out: a manifest in the store, and texts that tell how far it is, in the order in which Ollama tells them.
+Layers that the request names (template, system, parameters, messages) take the place of the base's; licenses are added to it.
+"""
+
+from dataclasses import dataclass
+
+from vkbackend.gguf.reader import GGUFFile
+
+from . import go_json, names
+from .errors import ApiError
+from .formatting import human_number
+from .gotemplate import Template, TemplateError, builtin
+from .messages import CreateRequest, Message
+from .model_info import parameter_count
+from .names import ModelName
+from .quantization import parse_file_type, quantization_level
+from .store import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound, Store
+
+_WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
+INVALID_NAME = "invalid model name"
+
+
+@dataclass
+class Piece:
+    """A layer to be, what to tell about it, and the GGUF file it is, if it is one."""
+
+    layer: Layer
+    status: str
+    gguf: GGUFFile | None = None
+
+
+def check(request: CreateRequest) -> ModelName:
+    """What can be said before any work is done: file names are relative, the name is one. -> the name. Raises ApiError 400."""
+    for path in request.files or {}:
+        # A path in Go's io/fs sense: no empty, "." or ".." element, hence relative and below its folder.
+        if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
+            raise ApiError(400, "file path must be relative")
+    name = names.parse(request.model or request.name)
+    if not name.is_valid:
+        raise ApiError(400, INVALID_NAME)
+    return name
+
+
+def create(store: Store, request: CreateRequest, name: ModelName, report) -> None:
+    """`report(status)` is called for each step. Raises ApiError, or a VkbackendError that the caller answers with status 500.
+
+    The store is locked throughout: a delete beside it could take away a layer that was found to be there.
+    """
+    with store.lock:
+        _Creation(store, request, report).run(store.existing_name(name))
+    report("success")
+
+
+class _Creation:
+    def __init__(self, store, request, report):
+        self.store, self.request, self.report = store, request, report
+        self.config = {"renderer": request.renderer, "parser": request.parser}
+
+    def run(self, name):
+        request = self.request
+        if request.remote_host:
+            raise ApiError(400, f"model {name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave remote_host out")
+        if request.from_:
+            pieces = self.from_model(request.from_)
+        elif request.files is not None:
+            pieces = self.from_files(request.files)
+        else:
+            raise ApiError(400, "neither 'from' or 'files' was specified")
+        if request.adapters:
+            raise ApiError(400, "adapters are not supported yet; merge the adapter into the model before converting it to GGUF")
+        self.check_quantization(pieces)
+        pieces = self.with_texts(pieces)
+        config = self.add(CONFIG_TYPE, go_json.dumps(self.config_document(pieces)).encode()).layer
+        for piece in pieces:
+            self.report(piece.status)
+        self.report("writing manifest")
+        self.store.write_manifest(name, config, [piece.layer for piece in pieces])
+
+    # --- where it comes from
+
+    def from_model(self, text) -> list[Piece]:
+        base_name = names.parse(text)
+        if not base_name.is_valid:
+            raise ApiError(400, INVALID_NAME)
+        try:
+            base = self.store.get(base_name)
+        except ModelNotFound:
+            raise ApiError(404, f"model '{text}' not found; upload its GGUF file and create it first") from None
+        for key in ("renderer", "parser"):
+            self.config[key] = self.config[key] or base.config.get(key) or ""
+        return [self.existing(layer.digest, layer.media_type, base.name) for layer in base.manifest.layers]
+
+    def from_files(self, files) -> list[Piece]:
+        kind = self.kind_of(files)
+        if kind == "safetensors":
+            raise ApiError(400, "safetensors files are not supported yet; convert the model to GGUF first")
+        if kind != "gguf":
+            raise ApiError(400, "unknown type")
+        pieces = []
+        for digest in files.values():
+            pieces += self.from_gguf(digest)
+        return pieces
+
+    def kind_of(self, files) -> str:
+        """By the first file name that tells, else by what a file begins with."""
+        for path, digest in files.items():
+            for ending in ("safetensors", "gguf"):
+                if path.endswith("." + ending):
+                    return ending
+            try:
+                if self.begins_as_gguf(digest):
+                    return "gguf"
+            except (OSError, ValueError, ApiError):
+                return ""
+        return ""
+
+    def begins_as_gguf(self, digest) -> bool:
+        with open(self.blob(digest), "rb") as file:
+            return file.read(4) == b"GGUF"
+
+    def blob(self, digest):
+        path = self.store.blob_path(digest)
+        if not path.is_file():
+            raise ApiError(500, f"blob {digest} is not here; upload it first with POST /api/blobs/{digest}")
+        return path
+
+    def from_gguf(self, digest) -> list[Piece]:
+        self.report("parsing GGUF")
+        if not self.begins_as_gguf(digest):
+            raise ApiError(400, "supplied file was not in GGUF format")
+        gguf = GGUFFile.open(self.blob(digest))
+        media_type = _media_type(gguf.metadata)
+        if media_type == ADAPTER:
+            raise ApiError(400, "adapters are not supported yet; merge the adapter into the model before converting it to GGUF")
+        pieces = [self.existing(digest, media_type, str(self.blob(digest)), gguf)]
+        matched = builtin.match(gguf.metadata.get("tokenizer.chat_template", str, ""))
+        if matched:
+            template_name, text, parameters = matched
+            pieces.append(Piece(self.add(TEMPLATE, text.encode()).layer, f"using autodetected template {template_name}"))
+            if parameters:
+                pieces.append(self.add_json(PARAMS, parameters))
+        return pieces
+
+    # --- layers
+
+    def existing(self, digest, media_type, source, gguf=None) -> Piece:
+        path = self.blob(digest)
+        if gguf is None and media_type in _WEIGHT_TYPES:
+            gguf = GGUFFile.open(path)
+        return Piece(Layer(media_type, digest, path.stat().st_size, source), f"using existing layer {digest}", gguf)
+
+    def add(self, media_type, contents: bytes) -> Piece:
+        digest, is_new = self.store.add_blob(contents)
+        return Piece(Layer(media_type, digest, len(contents)), f"{'creating new' if is_new else 'using existing'} layer {digest}")
+
+    def add_json(self, media_type, value) -> Piece:
+        return self.add(media_type, (go_json.dumps(value) + "\n").encode())
+
+    def with_texts(self, pieces) -> list[Piece]:
+        request = self.request
+        if request.template:
+            try:
+                Template.parse(request.template)
+            except TemplateError as error:
+                raise ApiError(400, f"template error: {error}") from None
+            pieces = [*_without(pieces, TEMPLATE), self.add(TEMPLATE, request.template.encode())]
+        if request.system:
+            pieces = [*_without(pieces, SYSTEM), self.add(SYSTEM, request.system.encode())]
+        pieces = pieces + [self.add(LICENSE, text.encode()) for text in _licenses(request.license)]
+        parameters = self.parameters_over(pieces)
+        if parameters:
+            pieces = [*_without(pieces, PARAMS), self.add_json(PARAMS, parameters)]
+        if request.messages:
+            messages = [Message(role=message.role, content=message.content) for message in request.messages]
+            pieces = [*_without(pieces, MESSAGES), self.add_json(MESSAGES, messages)]
+        return pieces
+
+    def parameters_over(self, pieces) -> dict:
+        """The request's parameters over those of the base."""
+        parameters = {}
+        for piece in pieces:
+            if piece.layer.media_type == PARAMS:
+                parameters |= self.store.read_json(piece.layer.digest)
+        return parameters | (self.request.parameters or {})
+
+    def check_quantization(self, pieces):
+        wanted = (self.request.quantize or self.request.quantization).upper()
+        if not wanted:
+            return
+        try:
+            wanted = parse_file_type(wanted)
+        except ValueError as error:
+            raise ApiError(500, str(error)) from None
+        for piece in pieces:
+            if piece.gguf is None or piece.layer.media_type != MODEL:
+                continue
+            present = quantization_level(piece.gguf.metadata)
+            if present not in ("F16", "F32"):
+                raise ApiError(500, "quantization is only supported for F16 and F32 models")
+            if present != wanted:
+                raise ApiError(500, f"quantizing {present} to {wanted} is not supported yet; upload a GGUF file that is {wanted} already")
+
+    def config_document(self, pieces) -> dict:
+        weights = [piece.gguf for piece in pieces if piece.gguf]
+        families = [gguf.metadata.get("general.architecture", str, "unknown") for gguf in weights]
+        document = {"model_format": "gguf" if weights else "", "model_family": families[0] if families else "", "model_families": families or None,
+                    "model_type": human_number(parameter_count(weights[0])) if weights else "",
+                    "file_type": quantization_level(weights[0].metadata) if weights else "", "architecture": "amd64", "os": "linux",
+                    "rootfs": {"type": "layers", "diff_ids": [piece.layer.digest for piece in pieces]}}
+        if self.request.info and isinstance(self.request.info.get("capabilities"), list):
+            document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
+        return document | {key: text for key, text in self.config.items() if text}
+
+
+def _media_type(metadata) -> str:
+    kind, architecture = metadata.get("general.type", str, ""), metadata.get("general.architecture", str, "unknown")
+    if kind == "adapter":
+        return ADAPTER
+    is_vision_only = not metadata.get(f"{architecture}.block_count", None, 0) and metadata.get(f"{architecture}.vision.block_count", None, 0)
+    return PROJECTOR if kind == "projector" or is_vision_only else MODEL
+
+
+def _without(pieces, media_type) -> list[Piece]:
+    return [piece for piece in pieces if piece.layer.media_type != media_type]
+
+
+def _licenses(value) -> list[str]:
+    """One text or a list of them."""
+    if value is None or value == "":
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ApiError(500, "license must be a text or a list of texts")
+    return texts

@@ -1,0 +1,1 @@
+"""One function per route; each module exports `ROUTES`, which app.py puts together."""

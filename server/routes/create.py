@@ -1,0 +1,56 @@
+"""Routes that bring models in: /api/create, /api/blobs/:digest."""
+
+import asyncio
+
+from aiohttp import web
+
+from .. import create as creation
+from ..answers import empty, progress, read
+from ..errors import ApiError
+from ..go_text import quote
+from ..keys import STORE
+from ..messages import CreateRequest
+from ..store import DigestMismatch, InvalidDigest
+
+UPLOAD_PIECE_BYTES = 1 << 20
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    ask = await read(request, CreateRequest)
+    name = creation.check(ask)
+    store = request.app[STORE]
+    return await progress(request, lambda report: creation.create(store, ask, name, report), stream=ask.stream is not False)
+
+
+def _blob_path(request):
+    try:
+        return request.app[STORE].blob_path(request.match_info["digest"])
+    except InvalidDigest as error:
+        raise ApiError(400, str(error)) from None
+
+
+async def has_blob(request: web.Request) -> web.Response:
+    if not _blob_path(request).is_file():
+        raise ApiError(404, f"blob {quote(request.match_info['digest'])} not found")
+    return empty(200)
+
+
+async def upload_blob(request: web.Request) -> web.Response:
+    """The body is streamed to disk; it becomes a blob only when all of it is there and its digest is the one announced."""
+    if _blob_path(request).is_file():
+        return empty(200)
+    with await asyncio.to_thread(request.app[STORE].upload) as upload:
+        async for piece in request.content.iter_chunked(UPLOAD_PIECE_BYTES):
+            await asyncio.to_thread(upload.write, piece)
+        try:
+            await asyncio.to_thread(upload.finish, request.match_info["digest"])
+        except DigestMismatch as error:
+            raise ApiError(400, str(error)) from None
+    return empty(201)
+
+
+ROUTES = [
+    web.post("/api/create", create),
+    web.head("/api/blobs/{digest}", has_blob),
+    web.post("/api/blobs/{digest}", upload_blob),
+]

@@ -1,0 +1,117 @@
+"""Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
+
+import asyncio
+
+from aiohttp import web
+
+from .. import go_json, model_info, names
+from ..answers import empty, json_answer, read
+from ..errors import ApiError
+from ..go_text import quote
+from ..keys import LOADED_MODELS, STORE
+from ..messages import (CopyRequest, DeleteRequest, ListedModel, ListResponse, ModelDetails, ProcessResponse, RunningModel, ShowRequest)
+from ..store import ModelNotFound, StoreError
+
+VERSION = "0.12.11"  # the version of Ollama's API that is served
+
+
+async def root(request: web.Request) -> web.Response:
+    return web.Response(body=b"Ollama is running", headers={"Content-Type": "text/plain; charset=utf-8"})
+
+
+async def version(request: web.Request) -> web.Response:
+    return json_answer({"version": VERSION})
+
+
+async def tags(request: web.Request) -> web.Response:
+    return json_answer(await asyncio.to_thread(_list, request.app[STORE]))
+
+
+def _list(store) -> ListResponse:
+    listed = []
+    for model in store.list():
+        try:
+            details = model_info.details(model)
+        except StoreError:  # a model deleted meanwhile, or one without its config: it cannot be used either
+            continue
+        listed.append(ListedModel(model.name, model.name, modified_at=go_json.rfc3339_nano(model.modified_at), size=model.size,
+                                  digest=model.digest, details=details))
+    return ListResponse(listed)
+
+
+async def show(request: web.Request) -> web.Response:
+    ask = await read(request, ShowRequest)
+    text = ask.model or ask.name
+    if not text:
+        raise ApiError(400, "model is required")
+    name = names.parse(text)
+    if not name.is_valid:
+        raise ApiError(500, "invalid model path")
+
+    def look():
+        return go_json.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
+
+    try:
+        body = await asyncio.to_thread(look)
+    except (ModelNotFound, FileNotFoundError):
+        raise ApiError(404, f"model '{text}' not found") from None
+    return web.Response(body=body.encode(), headers={"Content-Type": "application/json; charset=utf-8"})
+
+
+async def running(request: web.Request) -> web.Response:
+    """The one that stays longest first."""
+    loaded = request.app[LOADED_MODELS]
+    models = sorted(loaded.running() if loaded else [], key=lambda model: model.expires_at, reverse=True)
+    return json_answer(ProcessResponse([
+        RunningModel(model.name, model.model, model.size, model.digest, _details(model.details), _time(model.expires_at), model.size_vram,
+                     model.context_length) for model in models]))
+
+
+def _details(details) -> ModelDetails:
+    return ModelDetails(**details) if isinstance(details, dict) else details
+
+
+def _time(moment) -> str:
+    """RFC 3339 text, a datetime, seconds or nanoseconds since 1970."""
+    if isinstance(moment, str):
+        return moment
+    if hasattr(moment, "timestamp"):
+        moment = moment.timestamp()
+    return go_json.rfc3339_nano(int(moment * 1_000_000_000) if isinstance(moment, float) else moment)
+
+
+async def copy(request: web.Request) -> web.Response:
+    ask = await read(request, CopyRequest)
+    source, destination = names.parse(ask.source), names.parse(ask.destination)
+    for role, name, text in (("source", source, ask.source), ("destination", destination, ask.destination)):
+        if not name.is_valid:
+            raise ApiError(400, f"{role} {quote(text)} is invalid")
+    try:
+        await asyncio.to_thread(request.app[STORE].copy, source, destination)
+    except ModelNotFound:
+        raise ApiError(404, f"model {quote(ask.source)} not found") from None
+    return empty(200)
+
+
+async def delete(request: web.Request) -> web.Response:
+    ask = await read(request, DeleteRequest)
+    text = ask.model or ask.name
+    name = names.parse(text)
+    if not name.is_valid:
+        raise ApiError(400, f"name {quote(text)} is invalid")
+    try:
+        await asyncio.to_thread(request.app[STORE].delete, name)
+    except ModelNotFound:
+        raise ApiError(404, f"model '{text}' not found") from None
+    return empty(200)
+
+
+ROUTES = [
+    web.get("/", root),
+    web.get("/api/version", version),
+    web.get("/api/tags", tags),
+    web.post("/api/show", show),
+    web.get("/api/ps", running, allow_head=False),
+    web.post("/api/copy", copy),
+    web.delete("/api/delete", delete),
+]

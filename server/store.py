@@ -1,0 +1,394 @@
+"""The model store: Ollama's own layout, so that an existing library is used in place.
+
+    ROOT/manifests/HOST/NAMESPACE/MODEL/TAG   a Docker schema 2 manifest: a config and layers, each a digest, media type and size
+    ROOT/blobs/sha256-HEX                     their contents, shared between models
+
+In: names, bytes. Out: `StoredModel`. Files are written beside their place and moved there, so that a reader, or the next start after a
+crash, finds the old or the new, never a half. Changes run one at a time under `Store.lock`; a blob goes when no manifest names it.
+Knows nothing of HTTP or GGUF.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from vkbackend.errors import VkbackendError
+
+from . import names
+from .names import ModelName
+
+log = logging.getLogger(__name__)
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
+    f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
+PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+_DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+_UPLOAD_PREFIX = ".upload-"  # never a valid blob's or model's name
+
+
+class StoreError(VkbackendError):
+    """The store on disk is not as it should be, or cannot be changed."""
+
+
+class InvalidName(VkbackendError):
+    """A text that is no model name."""
+
+
+class InvalidDigest(VkbackendError):
+    def __init__(self):
+        super().__init__("invalid digest format")
+
+
+class DigestMismatch(VkbackendError):
+    """Contents that are not what their digest says."""
+
+    def __init__(self, expected: str, actual: str):
+        super().__init__(f'digest mismatch, expected "{expected}", got "{actual}"')
+
+
+class ModelNotFound(VkbackendError):
+    def __init__(self, name):
+        super().__init__(f"model '{name}' not found")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """`source` tells where a layer was taken from: a model's name or a file; shown as parent model."""
+
+    media_type: str
+    digest: str
+    size: int
+    source: str = ""
+
+    def as_json(self) -> dict:
+        # Key order as the original writes it; `from` only where there is something to say.
+        entry = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        return entry | {"from": self.source} if self.source else entry
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one name stands for. `digest` is the SHA-256 of the manifest file, 64 hexadecimal digits; `modified_ns` since 1970."""
+
+    name: ModelName
+    digest: str
+    modified_ns: int
+    config: Layer
+    layers: list[Layer] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return self.config.size + sum(layer.size for layer in self.layers)
+
+    @property
+    def digests(self) -> set[str]:
+        return {self.config.digest, *(layer.digest for layer in self.layers)}
+
+
+class StoredModel:
+    """A model as its manifest describes it; the texts of its layers are read on first use.
+
+    `name` is the short name (`m:latest`), `full_name` all four parts, `digest` that of the manifest, `size` in bytes, `modified_at` in
+    nanoseconds since 1970. Reading a layer raises StoreError where its blob is gone or damaged.
+    """
+
+    def __init__(self, store: "Store", manifest: Manifest):
+        self._store, self.manifest = store, manifest
+        self.full_name, self.name = manifest.name, manifest.name.shortest
+        self.digest, self.size, self.modified_at = manifest.digest, manifest.size, manifest.modified_ns
+
+    def _paths(self, *media_types) -> list[Path]:
+        return [self._store.blob_path(layer.digest) for layer in self.manifest.layers if layer.media_type in media_types]
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"model {self.name}: blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
+
+    def _texts(self, *media_types) -> list[str]:
+        return [self._read(path).decode("utf-8", "replace") for path in self._paths(*media_types)]
+
+    def _json(self, path: Path):
+        try:
+            return json.loads(self._read(path))
+        except ValueError:
+            raise StoreError(f"model {self.name}: blob {path.name} is not JSON; pull or create the model again") from None
+
+    @cached_property
+    def config(self) -> dict:
+        """The config blob: `model_format`, `model_family`, `model_families`, `model_type` (size), `file_type` (quantization)..."""
+        config = self._json(self._store.blob_path(self.manifest.config.digest)) if self.manifest.config.digest else {}
+        return config if isinstance(config, dict) else {}
+
+    @property
+    def model_layer(self) -> Layer | None:
+        return next((layer for layer in reversed(self.manifest.layers) if layer.media_type == MODEL), None)
+
+    @property
+    def gguf_path(self) -> Path | None:
+        return self._store.blob_path(self.model_layer.digest) if self.model_layer else None
+
+    @property
+    def parent(self) -> str:
+        """The model or file this one was made from, or nothing."""
+        return self.model_layer.source if self.model_layer else ""
+
+    @property
+    def adapter_paths(self) -> list[Path]:
+        return self._paths(ADAPTER)
+
+    @property
+    def projector_paths(self) -> list[Path]:
+        return self._paths(PROJECTOR)
+
+    @cached_property
+    def template(self) -> str:
+        texts = self._texts(TEMPLATE, PROMPT)
+        return texts[-1] if texts else DEFAULT_TEMPLATE
+
+    @cached_property
+    def system(self) -> str:
+        return (self._texts(SYSTEM) or [""])[-1]
+
+    @cached_property
+    def licenses(self) -> list[str]:
+        return self._texts(LICENSE)
+
+    @cached_property
+    def parameters(self) -> dict:
+        """Options of the model, numbers as floats, as a request's options are."""
+        result = {}
+        for path in self._paths(PARAMS):
+            values = self._json(path)
+            result.update(values if isinstance(values, dict) else {})
+        return {name: float(value) if type(value) is int else value for name, value in result.items()}
+
+    @cached_property
+    def messages(self) -> list[dict]:
+        """Example messages that come first in every conversation: objects with `role` and `content`."""
+        result = []
+        for path in self._paths(MESSAGES):
+            values = self._json(path)
+            result = values if isinstance(values, list) else []
+        return [message for message in result if isinstance(message, dict)]
+
+
+class Upload:
+    """Contents on their way into the store: `write` pieces, then `finish`, or `discard`. Use it as a context manager."""
+
+    def __init__(self, store: "Store"):
+        self._store, self._hash, self.size = store, hashlib.sha256(), 0
+        descriptor, path = tempfile.mkstemp(prefix=_UPLOAD_PREFIX, dir=store.blobs)
+        self._path, self._file = Path(path), os.fdopen(descriptor, "wb")
+
+    def write(self, piece: bytes):
+        self._hash.update(piece)
+        self._file.write(piece)
+        self.size += len(piece)
+
+    def finish(self, expected: str | None = None) -> str:
+        """Move the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where `expected` differs."""
+        digest = f"sha256:{self._hash.hexdigest()}"
+        if expected is not None and normal_digest(expected) != digest:
+            raise DigestMismatch(expected, digest)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.chmod(self._path, 0o644)
+        os.replace(self._path, self._store.blob_path(digest))
+        return digest
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def normal_digest(text: str) -> str:
+    """`sha256-HEX` or `sha256:HEX` -> `sha256:hex`. Raises InvalidDigest for anything else: such a text never becomes a path."""
+    match = _DIGEST.fullmatch(text)
+    if match is None:
+        raise InvalidDigest()
+    return f"sha256:{match[1].lower()}"
+
+
+class Store:
+    """All models below one folder; the folder is made when something is written."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.lock = threading.RLock()
+
+    @property
+    def blobs(self) -> Path:
+        folder = self.root / "blobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests"
+
+    # --- blobs
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the contents of a digest are, or would be. Raises InvalidDigest."""
+        return self.root / "blobs" / normal_digest(digest).replace(":", "-")
+
+    def upload(self) -> Upload:
+        return Upload(self)
+
+    def add_blob(self, contents: bytes) -> tuple[str, bool]:
+        """-> (digest, whether it is new)."""
+        digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
+        if self.blob_path(digest).exists():
+            return digest, False
+        with self.upload() as upload:
+            upload.write(contents)
+            return upload.finish(), True
+
+    def read_json(self, digest: str) -> dict:
+        """A blob that is a JSON object. Raises StoreError."""
+        try:
+            value = json.loads(self.blob_path(digest).read_bytes())
+        except (OSError, ValueError):
+            value = None
+        if not isinstance(value, dict):
+            raise StoreError(f"blob {digest} cannot be read or is no JSON object; pull or create its model again")
+        return value
+
+    # --- names and manifests
+
+    def all_names(self) -> list[ModelName]:
+        paths = sorted(path for path in self.manifests.glob("*/*/*/*") if path.is_file())
+        found = (names.from_file_path(path.relative_to(self.manifests).as_posix()) for path in paths)
+        return [name for name in found if name is not None]
+
+    def existing_name(self, name: ModelName) -> ModelName:
+        """The name of a model that differs from `name` at most in case; else `name` itself."""
+        if (self.manifests / name.file_path).is_file():
+            return name
+        return next((known for known in self.all_names() if known.folded == name.folded), name)
+
+    def manifest(self, name: ModelName) -> Manifest:
+        """Raises ModelNotFound, and StoreError for a damaged manifest."""
+        path = self.manifests / name.file_path
+        try:
+            contents, status = path.read_bytes(), path.stat()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise ModelNotFound(name.shortest) from None
+        try:
+            document = json.loads(contents)
+            layers = [_layer(entry) for entry in document.get("layers") or []]
+            config = _layer(document.get("config") or {})
+        except (ValueError, AttributeError, TypeError, InvalidDigest):
+            raise StoreError(f"manifest of {name.shortest} is damaged ({path}); pull or create the model again") from None
+        return Manifest(name, hashlib.sha256(contents).hexdigest(), status.st_mtime_ns, config, layers)
+
+    def get(self, name: str | ModelName) -> StoredModel:
+        """The model of a name as a user writes it, whatever its case. Raises InvalidName, ModelNotFound (naming it as given), StoreError."""
+        wanted = name if isinstance(name, ModelName) else names.parse(name)
+        if not wanted.is_valid:
+            raise InvalidName(f"{name} is no model name; write it as model, model:tag or namespace/model:tag")
+        try:
+            return StoredModel(self, self.manifest(self.existing_name(wanted)))
+        except ModelNotFound:
+            raise ModelNotFound(name) from None
+
+    def list(self) -> list[StoredModel]:
+        """Every readable model, the one changed last first; damaged ones are logged and left out."""
+        models = []
+        for name in self.all_names():
+            try:
+                models.append(StoredModel(self, self.manifest(name)))
+            except (StoreError, ModelNotFound) as error:
+                log.warning("%s", error)
+        return sorted(models, key=lambda model: -(model.modified_at // 1_000_000_000))
+
+    def write_manifest(self, name: ModelName, config: Layer, layers: "list[Layer]"):
+        """Make `name` stand for these layers; what it stood for before goes where nothing else uses it."""
+        document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config.as_json(), "layers": [layer.as_json() for layer in layers]}
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
+        with self.lock:
+            before = self._digests_of(name)
+            self._replace(self.manifests / name.file_path, text.encode())
+            self.remove_unused(before)
+
+    def _digests_of(self, name: ModelName) -> set[str]:
+        try:
+            return self.manifest(name).digests
+        except (ModelNotFound, StoreError):
+            return set()
+
+    @staticmethod
+    def _replace(path: Path, contents: bytes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=_UPLOAD_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def copy(self, source: ModelName, destination: ModelName):
+        """Raises ModelNotFound. Copying a model onto itself changes nothing."""
+        with self.lock:
+            source, destination = self.existing_name(source), self.existing_name(destination)
+            self.manifest(source)  # raises for one that is missing or damaged
+            if source == destination:
+                return
+            before = self._digests_of(destination)
+            self._replace(self.manifests / destination.file_path, (self.manifests / source.file_path).read_bytes())
+            self.remove_unused(before)
+
+    def delete(self, name: ModelName):
+        """Raises ModelNotFound."""
+        with self.lock:
+            name = self.existing_name(name)
+            path = self.manifests / name.file_path
+            if not path.is_file():
+                raise ModelNotFound(name.shortest)
+            before = self._digests_of(name)
+            path.unlink()
+            for folder in list(path.parents)[:3]:
+                try:
+                    folder.rmdir()
+                except OSError:  # not empty
+                    break
+            self.remove_unused(before)
+
+    def remove_unused(self, digests: set[str]):
+        """Delete those of `digests` that no manifest names. Where a manifest cannot be read nothing is deleted: it might name them."""
+        with self.lock:
+            used = set()
+            try:
+                for name in self.all_names():
+                    used |= self.manifest(name).digests
+            except (StoreError, ModelNotFound) as error:
+                log.warning("blobs are kept: %s", error)
+                return
+            for digest in digests - used - {""}:
+                self.blob_path(digest).unlink(missing_ok=True)
+
+
+def _layer(entry: dict) -> Layer:
+    digest = entry.get("digest") or ""
+    return Layer(entry.get("mediaType") or "", normal_digest(digest) if digest else "", int(entry.get("size") or 0), entry.get("from") or "")

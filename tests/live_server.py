@@ -1,0 +1,68 @@
+"""Starts the real application in a process of its own, for tests that speak HTTP to it.
+
+    with LiveServer(models_folder) as server: urllib.request.urlopen(server.url + "/api/tags")
+    python tests/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
+
+Without `server.loading` (no engine yet) models can be managed, but not run.
+"""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class LiveServer:
+    """`url` answers while the context lasts; `process` is the server's."""
+
+    def __init__(self, models_folder, port: int | None = None, environment: dict | None = None):
+        self.models_folder, self.port = Path(models_folder), port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = os.environ | {"OLLAMA_MODELS": str(models_folder)} | (environment or {})
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, __file__, str(self.port), str(self.models_folder)], cwd=ROOT, env=self._environment)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return self
+            except OSError:
+                time.sleep(0.05)
+        self.__exit__()
+        raise RuntimeError(f"the server did not start within {START_SECONDS} s; its output is above")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
+    sys.path.insert(0, str(ROOT))
+    from aiohttp import web
+
+    from server.app import build_app
+    from server.store import Store
+
+    store, loaded = Store(models_folder), None
+    if importlib.util.find_spec("server.loading"):
+        from server.loaded_models import LoadedModels
+        from server.loading import load_engine
+        loaded = LoadedModels(store, load_engine)
+    web.run_app(build_app(store, loaded, listen_address), host=listen_address, port=int(port), print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
