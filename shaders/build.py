@@ -14,16 +14,15 @@ A table of variants.toml:
 """
 
 import argparse
+import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def expand(path: Path) -> list[dict]:
@@ -45,6 +44,15 @@ def expand(path: Path) -> list[dict]:
     return variants
 
 
+def sources_digest(folder: Path) -> str:
+    """One hash of everything that SPIR-V is made from."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".comp", ".glsl", ".toml"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def compile_variant(folder: Path, variant: dict, output: Path) -> None:
     """Raises subprocess.CalledProcessError with glslangValidator's message in stdout."""
     defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
@@ -60,18 +68,18 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = Path(__file__).resolve().parent
     arguments.output.mkdir(parents=True, exist_ok=True)
-    newest = max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file())
+    digest, manifest = sources_digest(folder), arguments.output / "variants.json"
     variants = expand(folder / "variants.toml")
-    for variant in variants:
-        output = arguments.output / f"{variant['name']}.spv"
-        if output.exists() and output.stat().st_mtime >= newest:
-            continue
-        try:
-            compile_variant(folder, variant, output)
-        except subprocess.CalledProcessError as error:
-            print(f"{variant['name']}: {error.stdout}", file=sys.stderr)
+    if manifest.exists() and json.loads(manifest.read_text())["digest"] == digest:
+        return 0
+    manifest.unlink(missing_ok=True)  # until all of them are there
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {variant["name"]: pool.submit(compile_variant, folder, variant, arguments.output / f"{variant['name']}.spv") for variant in variants}
+    for name, job in jobs.items():
+        if job.exception():
+            print(f"{name}: {getattr(job.exception(), 'stdout', job.exception())}", file=sys.stderr)
             return 1
-    (arguments.output / "variants.json").write_text(json.dumps(variants))
+    manifest.write_text(json.dumps({"digest": digest, "variants": variants}))
     return 0
 
 

