@@ -1,18 +1,45 @@
-"""Fixtures that several test files share."""
+"""Fixtures of all tests. This process sees one software driver, so that results are the same on every machine.
+
+VK_DRIVER_FILES set by the caller wins: `VK_DRIVER_FILES=/usr/share/vulkan/icd.d/radeon_icd.x86_64.json pytest` runs on a real GPU.
+"""
+
+import os
 
 import pytest
+import vulkan_drivers
+from vulkan_drivers import DEFAULT, Driver, missing
 
-_figures: list[str] = []
-
-
-@pytest.fixture
-def record_figure():
-    """Keep a measured figure for the summary at the end of the run."""
-    return _figures.append
+if DEFAULT.manifest is not None and not os.environ.get("VK_DRIVER_FILES"):
+    os.environ.update(DEFAULT.environment)
 
 
-def pytest_terminal_summary(terminalreporter):
-    if _figures:
-        terminalreporter.section("measured")
-        for line in _figures:
-            terminalreporter.line(line)
+def _open(force_discrete: bool = False):
+    from vkbackend.device.context import Device
+    from vkbackend.device.discover import choose, list_devices
+    from vkbackend.errors import NoDevice
+    try:
+        return Device(choose(list_devices()).device, force_discrete=force_discrete)
+    except NoDevice as error:
+        missing(f"no Vulkan device: {error}")
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The default device, opened once."""
+    opened = _open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def discrete_device():
+    """The default device, treated as one with memory of its own: everything goes through the upload ring."""
+    opened = _open(force_discrete=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=vulkan_drivers.DRIVERS, ids=lambda driver: driver.name)
+def driver(request) -> Driver:
+    """Each software driver in turn, for `vulkan_drivers.run_on`."""
+    return request.param.require()

@@ -1,0 +1,131 @@
+"""Writes small GGUF files of any architecture and format that the project reads: random weights, a whole vocabulary.
+
+In: a path and what is wanted. Out: the file; small enough that a test can write one, large enough that every kernel has work
+(256 wide, which the K formats need). The same arguments give the same bytes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+
+from vkbackend.ops.packed import FORMATS, PackedMatrix
+
+WIDTH, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, FEED_FORWARD = 256, 4, 2, 64, 512
+ARCHITECTURES = ("llama", "gemma3")
+
+
+def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, num_layers: int = 2, context_length: int = 512, window: int = 24,
+                    seed: int = 0, chat_template: str = "", formats: dict[str, str] | None = None) -> Path:
+    """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
+
+    format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
+    window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
+    """
+    rng = np.random.default_rng(seed)
+    writer = GGUFWriter(path, architecture)
+    writer.add_name(f"tiny {architecture} {format}")
+    writer.add_block_count(num_layers)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(NUM_HEADS)
+    writer.add_head_count_kv(NUM_KV_HEADS)
+    writer.add_key_length(HEAD_DIM)
+    writer.add_value_length(HEAD_DIM)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0 if architecture == "llama" else 1_000_000.0)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(HEAD_DIM)
+        vocab_size = _byte_level_vocabulary(writer)
+    else:
+        writer.add_sliding_window(window)
+        vocab_size = _sentencepiece_vocabulary(writer)
+    writer.add_vocab_size(vocab_size)
+    if chat_template:
+        writer.add_chat_template(chat_template)
+
+    def matrix(name, rows, columns):
+        kind = FORMATS[(formats or {}).get(name, format)]
+        raw = PackedMatrix.random(rng, kind.name, rows, columns).raws[0]
+        if kind.type is GGMLQuantizationType.F32:
+            writer.add_tensor(f"{name}.weight", raw.view(np.float32))
+        elif kind.type is GGMLQuantizationType.F16:
+            writer.add_tensor(f"{name}.weight", raw.view(np.float16))
+        else:
+            writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind.type)
+
+    def norm(name, size=WIDTH):
+        writer.add_tensor(f"{name}.weight", rng.uniform(0.5, 1.5, size).astype(np.float32))
+
+    matrix("token_embd", vocab_size, WIDTH)
+    norm("output_norm")
+    if architecture == "llama":
+        matrix("output", vocab_size, WIDTH)
+    for layer in range(num_layers):
+        block = f"blk.{layer}."
+        norm(block + "attn_norm")
+        matrix(block + "attn_q", NUM_HEADS * HEAD_DIM, WIDTH)
+        matrix(block + "attn_k", NUM_KV_HEADS * HEAD_DIM, WIDTH)
+        matrix(block + "attn_v", NUM_KV_HEADS * HEAD_DIM, WIDTH)
+        matrix(block + "attn_output", WIDTH, NUM_HEADS * HEAD_DIM)
+        norm(block + "ffn_norm")
+        matrix(block + "ffn_gate", FEED_FORWARD, WIDTH)
+        matrix(block + "ffn_up", FEED_FORWARD, WIDTH)
+        matrix(block + "ffn_down", WIDTH, FEED_FORWARD)
+        if architecture == "gemma3":
+            norm(block + "attn_q_norm", HEAD_DIM)
+            norm(block + "attn_k_norm", HEAD_DIM)
+            norm(block + "post_attention_norm")
+            norm(block + "post_ffw_norm")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(path)
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that stands for each byte in byte-level BPE (Radford et al. 2019: bytes_to_unicode)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def _byte_level_vocabulary(writer) -> int:
+    characters = _byte_characters()
+    space = characters[ord(" ")]
+    merges = [("t", "h"), ("th", "e"), (space, "the"), ("i", "n"), (space, "a"), ("o", "n"), ("e", "r"), (space, "w"), ("r", "e"), ("l", "l"),
+              ("h", "e"), ("he", "ll"), ("hell", "o"), (space, "s"), ("a", "n"), ("an", "d"), (space, "and")]
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*control, *characters, *("".join(pair) for pair in merges)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL] * len(control) + [TokenType.NORMAL] * (len(tokens) - len(control)))
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    return len(tokens)
+
+
+def _sentencepiece_vocabulary(writer) -> int:
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    pieces = ["\u2581", *"etaoinshrdlucmfwygpbvk", "th", "in", "er", "he", "\u2581the", "\u2581a", "an", "\u2581s", "ing", "\u2581w"]
+    tokens = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    kinds = [TokenType.CONTROL] * len(control) + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(pieces)
+    kinds[control.index("<unk>")] = TokenType.UNKNOWN
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    # Longer pieces come first: SentencePiece joins the neighbours whose piece has the highest score.
+    writer.add_token_scores([0.0] * (len(tokens) - len(pieces)) + [float(len(piece)) - index / 100 for index, piece in enumerate(pieces)])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(3)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    return len(tokens)
