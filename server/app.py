@@ -4,6 +4,7 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
+import html
 import importlib.util
 import logging
 
@@ -52,38 +53,41 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
     if isinstance(missing, web.HTTPMethodNotAllowed):
         # HEAD first, as the original registers it.
         headers["Allow"] = ", ".join(sorted(missing.allowed_methods, key=lambda method: (method != "HEAD", method)))
-    refusal, cors = _access(request, headers)
+    refusal = _refusal(request, headers)
     if refusal is not None:
         return refusal
-    request[CORS_HEADERS] = cors
     if missing is not None:
         text = "405 method not allowed" if missing.status == 405 else "404 page not found"
         return answers.plain(missing.status, text, headers)
     return await _answer(request, handler)
 
 
-CORS_HEADERS = "cors_headers"
+def _cors(request) -> dict | None:
+    """Headers of an answer to a page of another origin: none for other callers, None where the origin is not allowed."""
+    rules, origin = request.app[ACCESS], request.headers.get("Origin", "")
+    if not origin or access.is_same_origin(origin, request.headers.get("Host", "")):
+        return {}
+    if rules.allows_all_origins:
+        return {"Access-Control-Allow-Origin": "*"}
+    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if rules.allows_origin(origin) else None
 
 
-def _access(request, headers) -> tuple[web.Response | None, dict]:
-    """-> (the answer where the request goes no further, headers of a CORS answer)."""
-    rules, host = request.app[ACCESS], request.headers.get("Host", "")
-    origin, cors, is_options = request.headers.get("Origin", ""), {}, request.method == "OPTIONS"
-    if origin and not access.is_same_origin(origin, host):
-        if not rules.allows_origin(origin):
-            return answers.empty(403, headers), {}
-        cors = {"Access-Control-Allow-Origin": "*"} if rules.allows_all_origins else {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
-        if is_options:
-            if "Vary" in cors:
-                cors["Vary"] += ", Access-Control-Request-Method, Access-Control-Request-Headers"
-            return answers.empty(204, headers | cors | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
-                                                        "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
-                                                        "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS)}), {}
+def _refusal(request, headers) -> web.Response | None:
+    """The answer where a request goes no further: a foreign origin or host, or one that OPTIONS already settles."""
+    rules, host, cors = request.app[ACCESS], request.headers.get("Host", ""), _cors(request)
+    is_options = request.method == "OPTIONS"
+    if cors is None:
+        return answers.empty(403, headers)
+    if is_options and cors:
+        vary = {"Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"} if "Vary" in cors else {}
+        return answers.empty(204, headers | vary | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
+                                                    "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
+                                                    "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS)})
     if not rules.allows_host(host):
-        return answers.empty(403, headers | cors), {}
+        return answers.empty(403, headers)
     if is_options and rules.checks_hosts and rules.names_this_machine(host):
-        return answers.empty(204, headers | cors), {}
-    return None, cors
+        return answers.empty(204, headers)
+    return None
 
 
 async def _answer(request, handler) -> web.StreamResponse:
@@ -116,10 +120,11 @@ async def _is_route_without_slash(request) -> bool:
 
 
 def _redirect(request) -> web.Response:
-    target = str(request.rel_url.with_path(request.path[:-1]).with_query(request.rel_url.query))
+    path, mark, query = request.raw_path.partition("?")
+    target = path.removesuffix("/") + mark + query  # absolute where the request line was
     if request.method not in ("GET", "HEAD"):
         return answers.empty(307, {"Location": target})
-    return web.Response(status=301, body=f'<a href="{target}">Moved Permanently</a>.\n\n'.encode(),
+    return web.Response(status=301, body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
                         headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})
 
 
@@ -128,4 +133,5 @@ async def _as_go_answers(request, response):
     response.headers.pop("Server", None)
     if isinstance(response, answers.EmptyResponse):
         response.headers.pop("Content-Type", None)
-    response.headers.update(request.get(CORS_HEADERS, {}))
+    for name, text in (_cors(request) or {}).items():
+        response.headers.setdefault(name, text)

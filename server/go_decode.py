@@ -9,7 +9,7 @@ import re
 
 from . import go_text
 
-MAX_DEPTH = 900  # Go allows 10000; more than 900 levels serve nobody and would exhaust Python's stack
+MAX_DEPTH = 300  # Go allows 10000; more than 300 levels serve nobody and would exhaust Python's stack
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")

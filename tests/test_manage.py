@@ -1,0 +1,145 @@
+"""The management routes of the whole application, in process, against recorded requests and answers."""
+
+import asyncio
+import importlib.util
+import json
+import re
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from manage_models import make_model
+from recorded import load
+from yarl import URL
+
+from server.app import build_app
+from server.store import Store
+
+ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
+
+
+class NoModels:
+    def running(self):
+        return []
+
+
+def talk(store, conversation, **settings):
+    """Run `conversation(client)` against an application of its own."""
+    async def run():
+        async with TestClient(TestServer(build_app(store, NoModels(), **settings))) as client:
+            return await conversation(client)
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def _is_here(path) -> bool:
+    module = next((name for start, name in ELSEWHERE.items() if path.startswith(start)), None)
+    return module is None or importlib.util.find_spec(f"server.routes.{module}") is not None
+
+
+def _normal(text, store):
+    """Order of parameters is free; times, digests and folders are their own."""
+    text = text.replace(str(store.root), "<<MODELS>>")
+    text = re.sub(r"sha256-[0-9a-f]{64}", "sha256-GGUF", text)
+    text = re.sub(r'"modified_at":"[^"]*"', '"modified_at":"TIME"', text)
+    text = text.replace("http://127.0.0.1:11434", "")  # the recorded request line was absolute
+    if '"modelfile"' not in text:
+        return text
+    answer = json.loads(text)
+    for key in ("modelfile", "parameters"):
+        if key in answer:
+            answer[key] = sorted(answer[key].split("\n"))
+    return list(answer.items())
+
+
+def test_recorded_requests(store, tmp_path):
+    vectors = load("handlers_manage")
+    setup = next(vector for vector in vectors if vector.get("kind") == "setup")
+    for name, settings in setup["models"].items():
+        make_model(store, name, tmp_path, settings)
+    vectors = sorted((vector for vector in vectors if "order" in vector and _is_here(vector["path"])), key=lambda vector: vector["order"])
+    assert len(vectors) > 50
+
+    async def conversation(client):
+        differences = []
+        for vector in vectors:
+            url = URL(str(client.make_url("/"))[:-1] + vector["path"], encoded=True)
+            answer = await client.session.request(vector["method"], url, data=vector["body"].encode(), allow_redirects=False,
+                                                  skip_auto_headers=["Content-Type"])
+            got = (answer.status, answer.headers.get("Content-Type", ""), _normal(await answer.text(), store))
+            wanted = (vector["status"], vector["content_type"], _normal(vector.get("response", ""), store))
+            if got != wanted:
+                differences.append(f"{vector['name']} {vector['method']} {vector['path']} {vector['body'][:60]}\n  got  {got}\n  want {wanted}")
+        return differences
+    differences = talk(store, conversation)
+    assert not differences, f"{len(differences)} of {len(vectors)} differ:\n" + "\n".join(differences)
+
+
+def test_recorded_hosts_and_origins(store):
+    vectors = load("http_access", "access")
+    for address in sorted({vector["listen_addr"].rpartition(":")[0] for vector in vectors}):
+        chosen = [vector for vector in vectors if vector["listen_addr"].startswith(address + ":")]
+
+        async def conversation(client):
+            for vector in chosen:
+                headers = {"Host": vector["host_header"]} | ({"Origin": vector["origin"]} if vector["origin"] else {})
+                answer = await client.request(vector["method"], vector["path"], headers=headers)
+                text = await answer.text()
+                assert (answer.status, "version" in text) == (vector["status"], "version" in vector["response"]), vector
+                for name in ("Access-Control-Allow-Origin", "Vary", "Allow"):
+                    assert _as_set(answer.headers.get(name)) == _as_set(vector["headers"].get(name)), (name, vector)
+        talk(store, conversation, listen_address=address)
+
+
+def _as_set(text):
+    return set(text.split(", ")) if text else set()
+
+
+def test_origins_of_the_environment_and_any_origin(store):
+    async def status_and_origin(client):
+        answer = await client.get("/api/version", headers={"Origin": "https://my.page"})
+        return answer.status, answer.headers.get("Access-Control-Allow-Origin")
+    assert talk(store, status_and_origin, origins=["https://*.page"]) == (200, "https://my.page")
+    assert talk(store, status_and_origin, origins=["*"]) == (200, "*")
+    assert talk(store, status_and_origin, origins=["https://other.page"]) == (403, None)
+
+
+def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
+    class Broken:
+        def running(self):
+            raise RuntimeError("the cat ate it")
+
+    async def run():
+        async with TestClient(TestServer(build_app(store, Broken()))) as client:
+            answer = await client.get("/api/ps")
+            return answer.status, await answer.json(), (await client.get("/api/version")).status
+    assert asyncio.run(run()) == (500, {"error": "RuntimeError: the cat ate it"}, 200)
+
+
+def test_running_models_are_listed_the_longest_first(store):
+    from dataclasses import dataclass, field
+
+    @dataclass
+    class Running:
+        name: str
+        expires_at: str
+        model: str = "m:latest"
+        size: int = 5
+        digest: str = "d"
+        details: dict = field(default_factory=lambda: {"format": "gguf", "family": "llama"})
+        size_vram: int = 0
+        context_length: int = 4096
+
+    class Two:
+        def running(self):
+            return [Running("a", "2024-01-01T00:00:00Z"), Running("b", "2025-01-01T00:00:00Z")]
+
+    async def run():
+        async with TestClient(TestServer(build_app(store, Two()))) as client:
+            return await (await client.get("/api/ps")).text()
+    text = asyncio.run(run())
+    assert [model["name"] for model in json.loads(text)["models"]] == ["b", "a"]
+    assert text.startswith('{"models":[{"name":"b","model":"m:latest","size":5,"digest":"d","details":{"parent_model":"","format":"gguf",')

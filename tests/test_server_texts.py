@@ -1,0 +1,141 @@
+"""Small texts of the server against recordings: names, sizes, times, durations, quantization levels, options, Modelfiles."""
+
+import base64
+from datetime import timedelta, timezone
+
+import pytest
+from recorded import check, load, outcome, recorded_outcome
+
+from server import binding, durations, formatting, go_json, go_text, modelfile, names, parameters, quantization
+from server.messages import ChatRequest, GenerateRequest, bind
+
+
+def _text(value):
+    """A recorded text; {"b64": ...} is one that is not UTF-8."""
+    return base64.b64decode(value["b64"]).decode("utf-8", "surrogateescape") if isinstance(value, dict) else value
+
+
+def _parts(name):
+    return {"host": name.host, "namespace": name.namespace, "model": name.model, "tag": name.tag}
+
+
+def test_names_are_parsed():
+    def both(vector):
+        text = vector["input"] if "input" in vector else _text({"b64": vector["input_b64"]})
+        bare, full = names.parse_bare(text), names.parse(text)
+        got = [_parts(bare), _parts(full), full.is_valid, bare.is_valid, str(bare), str(full), full.shortest]
+        wanted = [{key: _text(part) for key, part in vector["bare"].items()}, {key: _text(part) for key, part in vector["full"].items()},
+                  vector["is_valid"], vector["bare_is_valid"], _text(vector["bare_string"]), _text(vector["string"]), _text(vector["display_shortest"])]
+        return got + [str(full.file_path) if full.is_valid else None], wanted + [vector.get("filepath")]
+    check(load("model_names", "parse"), both)
+
+
+def test_names_from_paths_folding_and_namespaces():
+    check(load("model_names", "from_filepath"), lambda vector: (
+        _parts(names.from_file_path(vector["input"]) or names.ModelName()), vector["full"]))
+    check(load("model_names", "equal_fold"), lambda vector: (
+        names.parse_bare(vector["a"]).folded == names.parse_bare(vector["b"]).folded, vector["output"]))
+    check(load("model_names", "valid_namespace"), lambda vector: (names.is_valid_namespace(vector["input"]), vector["output"]))
+
+
+def test_an_invalid_name_never_becomes_a_path():
+    with pytest.raises(ValueError):
+        names.parse("../../etc/passwd").file_path
+
+
+@pytest.mark.parametrize("kind, function", [("human_bytes", formatting.human_bytes), ("human_bytes2", formatting.human_bytes_binary),
+                                            ("human_number", formatting.human_number)])
+def test_human_numbers(kind, function):
+    check(load("format_numbers", kind), lambda vector: (function(vector["input"]), vector["output"]))
+
+
+def test_human_times():
+    check(load("format_time", "human_duration"), lambda vector: (formatting.human_duration(vector["nanoseconds"]), vector["output"]))
+    a_moment = 1_000_000  # recorded ages were a moment old when they were formatted
+    check(load("format_time", "human_time"), lambda vector: (
+        formatting.human_time(vector["seconds_ago"] * durations.SECOND + a_moment), vector["output"]))
+    assert formatting.human_time(None) == "Never"
+
+
+def test_quantization_names():
+    check(load("ggml_types", "file_type_name"), lambda vector: (quantization.file_type_name(vector["general_file_type"]), vector["output"]))
+    check(load("ggml_types", "tensor_type"), lambda vector: (quantization.tensor_type_name(vector["id"]), vector["name_string"]))
+    check(load("ggml_types", "parse_file_type"), lambda vector: (
+        outcome(lambda: quantization.parse_file_type(vector["input"]), ValueError), recorded_outcome(vector)))
+
+
+def test_durations():
+    check(load("api_duration_think", "duration_marshal"), lambda vector: (
+        [durations.text(vector["nanoseconds"]), durations.to_json(vector["nanoseconds"])], [vector["string"], vector["json"]]))
+    check(load("api_duration_think", "duration_json"), lambda vector: (
+        outcome(lambda: durations.from_json(binding.to_plain(binding.parse(vector["input_text"].encode()))), ValueError),
+        recorded_outcome(vector, "nanoseconds")))
+
+
+def test_keep_alive_and_think_of_a_request():
+    check(load("api_duration_think", "keep_alive_in_request"), lambda vector: (
+        outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, binding.BindError),
+        recorded_outcome(vector, "keep_alive_ns")))
+    check(load("api_duration_think", "think_value"), lambda vector: (
+        outcome(lambda: go_json.dumps(binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)), binding.BindError),
+        recorded_outcome(vector, "json")))
+    check(load("api_duration_think", "think_in_chat_request"), lambda vector: (
+        outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), binding.BindError),
+        {"error": vector["error"]} if "error" in vector else (vector["bool"], vector["is_set"])))
+
+
+def _think(value):
+    return bool(value), value is not None
+
+
+def test_options_over_defaults():
+    def got(vector):
+        values = binding.to_plain(binding.parse(go_json.dumps(vector["input"]).encode()))
+        return go_json.dumps(parameters.Options.defaults().update(values))
+    check(load("api_options"), lambda vector: (outcome(lambda: got(vector), ValueError), recorded_outcome(vector, "json")))
+
+
+def test_parameters_of_a_modelfile():
+    kinds = {int: "int", float: "float", bool: "bool", list: "string list"}
+
+    def got(vector):
+        values = parameters.format_parameters(vector["input"])
+        return values, {name: kinds[type(value)] for name, value in values.items()}
+    check(load("api_format_params"), lambda vector: (
+        outcome(lambda: got(vector), ValueError), {"error": vector["error"]} if "error" in vector else (vector["output"], vector["types"])))
+
+
+def test_modelfiles_are_parsed_and_written():
+    def both(vector):
+        content = base64.b64decode(vector["input_b64"]) if "input_b64" in vector else vector["input"]
+        try:
+            commands = modelfile.parse(content)
+        except modelfile.ModelfileError as error:
+            return (str(error), error.line), (vector.get("error"), vector.get("line", 0))
+        written = modelfile.write(commands)
+        got = [{"args": command.args, "formatted": str(command), "name": command.name} for command in commands]
+        return (got, written, modelfile.parse(written) == commands), (vector.get("commands"), vector.get("formatted"), vector.get("reparse_equal"))
+    check(load("modelfile"), both)
+
+
+def test_numbers_and_times_in_json():
+    check(load("api_requests_responses", "float64_json"), lambda vector: (go_json.dumps(float(vector["input"])), vector["json"]))
+    check(load("api_requests_responses", "float32_json"), lambda vector: (go_json.dumps(go_json.Float32(vector["input"])), vector["json"]))
+    dated = [vector for vector in load("api_requests_responses", "time_json") if vector["unix"] > 0]
+    check(dated, lambda vector: (go_json.dumps(go_json.rfc3339_nano(
+        vector["unix"] * durations.SECOND + vector["nanosecond"], timezone(timedelta(seconds=vector["utc_offset_seconds"])))), vector["json"]))
+
+
+def test_text_in_json_is_escaped_as_go_does():
+    assert go_json.dumps({"b": "<a & b>\u2028\x7f\x00\n", "a": [1.0, True, None, b"hi"]}) == (
+        '{"a":[1,true,null,"aGk="],"b":"\\u003ca \\u0026 b\\u003e\\u2028\x7f\\u0000\\n"}')
+    assert go_json.dumps("\ud800 \udcff") == '"\\ufffd \\ufffd"'
+    assert go_json.dumps(go_json.RawJSON('{ "a b" : [1.0, "\\" <"] }')) == '{"a b":[1.0,"\\" \\u003c"]}'
+    with pytest.raises(ValueError):
+        go_json.dumps(float("nan"))
+
+
+def test_values_as_fmt_prints_them():
+    assert [go_text.value(item) for item in (64.0, 0.2, 131072.0, 1e6, 1.5e-5, 0.0001, True, "x", None)] == [
+        "64", "0.2", "131072", "1e+06", "1.5e-05", "0.0001", "true", "x", "<nil>"]
+    assert go_text.quote('a"\\\n\x01\u00a0é') == '"a\\"\\\\\\n\\x01\\u00a0é"'
