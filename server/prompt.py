@@ -12,6 +12,7 @@ from . import go_json
 from .gotemplate import Template, Values
 from .messages import Message
 
+ONE_IMAGE_ONLY = "this model only supports one image while more than one image requested"
 TOKENS_PER_IMAGE = 768  # what one image counts where the model sees images
 
 
@@ -55,7 +56,7 @@ def chat_prompt(template: Template, messages: list[Message], limit: ContextLimit
     Raises PromptError, and TemplateError from the template.
     """
     if one_image_only and any(len(message.images or ()) > 1 for message in messages):
-        raise PromptError("this model only supports one image while more than one image requested")
+        raise PromptError(ONE_IMAGE_ONLY)
     tool_values = None if tools is None else [_plain(tool) for tool in tools]
 
     def render(kept):

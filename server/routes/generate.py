@@ -1,0 +1,96 @@
+"""POST /api/generate: a prompt, put into the model's template or taken as it is, and the text that goes on from it."""
+
+import time
+
+from aiohttp import web
+
+from .. import inference, prompt, streaming
+from ..answers import json_answer, read
+from ..errors import ApiError
+from ..go_json import now
+from ..gotemplate import Template, TemplateError
+from ..inference import Plan, Run
+from ..keys import LOADED_MODELS, STORE
+from ..messages import DebugInfo, GenerateRequest, GenerateResponse, Message
+from ..prompt import ContextLimit, Prompt, Thinking
+from ..store import InvalidName
+
+
+async def generate(request: web.Request) -> web.StreamResponse:
+    started = time.monotonic()
+    ask = await read(request, GenerateRequest)
+    inference.check_top_logprobs(ask)
+    try:
+        stored = request.app[STORE].get(ask.model)
+    except InvalidName:
+        raise ApiError(404, f"model '{ask.model}' not found") from None
+    loaded_models = request.app[LOADED_MODELS]
+    if not ask.prompt and ask.keep_alive == 0:
+        await loaded_models.expire(stored)
+        return json_answer(GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason="unload"))
+    if ask.raw and (ask.template or ask.system or ask.context):
+        raise ApiError(400, "raw mode does not support template, system, or context")
+    inference.refuse_think_level(ask)
+    plan = await inference.make_plan(stored, ask, ["insert"] if ask.suffix else [], "generate", started)
+    async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
+        if not ask.prompt:
+            return json_answer(GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason="load"))
+        rendered = write_prompt(ask, plan, model)
+        if ask.debug_render_only:
+            debug = DebugInfo(rendered.text, len(rendered.images))
+            return json_answer(GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
+        inference.check_format(ask.format)
+        replies = answers(ask, Run(plan, model, ask, rendered.text, request))
+        if ask.stream is not False:
+            return await streaming.send_stream(request, replies)
+        return json_answer(await whole(replies))
+
+
+def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
+    """The prompt's text. Raises ApiError 500 for what a template cannot do."""
+    if "mllama" in plan.families and len(ask.images or ()) > 1:
+        raise ApiError(400, prompt.ONE_IMAGE_ONLY)
+    if ask.raw:
+        return Prompt(ask.prompt, list(ask.images or ()))
+    thinking = Thinking(ask.think)
+    context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
+    try:
+        template = Template.parse(ask.template or plan.stored.template)
+        if ask.suffix or ask.template:
+            return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
+                                          context_text=context_text, thinking=thinking)
+        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text)), ask.truncate is not False,
+                             bool(plan.stored.projector_paths))
+        rendered = prompt.chat_prompt(template, conversation(ask, plan.stored), limit, tools=[], thinking=thinking,
+                                      one_image_only="mllama" in plan.families)
+        return Prompt(context_text + rendered.text, rendered.images)
+    except (TemplateError, prompt.PromptError) as error:
+        raise ApiError(500, str(error)) from None
+
+
+def conversation(ask: GenerateRequest, stored) -> list[Message]:
+    """System text, the model's example messages (unless a context goes on from them already), and the prompt as the user's words."""
+    system = ask.system or stored.system
+    messages = [Message(role="system", content=system)] if system else []
+    if ask.context is None:
+        messages += inference.example_messages(stored)
+    return [*messages, Message(role="user", content=ask.prompt, images=ask.images)]
+
+
+async def answers(ask: GenerateRequest, run: Run):
+    """One GenerateResponse per piece, then the one with the figures."""
+    async for answer in run.pieces(lambda text: GenerateResponse(model=ask.model, created_at=now(), response=text)):
+        if answer.done and not ask.raw:
+            answer.context = run.model.tokenizer.encode(run.prompt + run.text)
+        yield answer
+
+
+async def whole(replies) -> GenerateResponse:
+    """All answers in one."""
+    pieces, last = await streaming.collect(replies)
+    last.response = "".join(piece.response for piece in pieces)
+    last.logprobs = [logprob for piece in pieces for logprob in piece.logprobs or ()]
+    return last
+
+
+ROUTES = [web.post("/api/generate", generate)]

@@ -1,0 +1,98 @@
+"""Engine events -> answers on the wire: a stream of JSON lines, or one JSON object with the whole answer.
+
+In: an engine and a request for it; answers as dataclasses of messages.py. Out: aiohttp responses. A client that goes away, or an error
+in the middle, cancels the generation.
+"""
+
+import asyncio
+from contextlib import aclosing
+from typing import AsyncIterator, Callable
+
+from aiohttp import web
+from vkbackend.engine.sequence import Event, Failed, Finished, GenerationRequest, TokenLogprob
+from vkbackend.errors import VkbackendError
+
+from . import go_json, messages
+from .answers import NDJSON
+from .errors import ApiError
+
+CLIENT_CLOSED_REQUEST = 499
+GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
+
+
+def has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+async def engine_events(engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False) -> AsyncIterator[Event]:
+    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the generation when closed."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue()
+
+    def listener(event):
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    handle = engine.submit(generation, listener)
+    try:
+        while True:
+            try:
+                event = await asyncio.wait_for(events.get(), GONE_CHECK_SECONDS)
+            except TimeoutError:
+                event = None
+            if client_left():
+                raise ApiError(CLIENT_CLOSED_REQUEST, "the client closed the request")
+            if isinstance(event, Failed):
+                raise event.exception
+            if event is not None:
+                yield event
+            if isinstance(event, Finished):
+                return
+    finally:
+        handle.cancel()
+
+
+async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:
+    """One JSON line per answer. An error before the first answer is raised; a later one is the last line."""
+    async with aclosing(answers):
+        first = await anext(answers)
+        response = web.StreamResponse(headers={"Content-Type": NDJSON})
+        await response.prepare(request)
+        try:
+            await _write_line(response, first)
+            async for answer in answers:
+                await _write_line(response, answer)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if not (isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST):
+                await _write_line(response, {"error": error_text(error)})
+        await response.write_eof()
+        return response
+
+
+async def _write_line(response, answer):
+    await response.write(go_json.dumps(answer).encode() + b"\n")
+
+
+def error_text(error: Exception) -> str:
+    """What a client is told. Errors raised on purpose speak for themselves, others are named."""
+    if isinstance(error, ApiError):
+        return error.message
+    return str(error) if isinstance(error, VkbackendError) else f"{type(error).__name__}: {error}"
+
+
+async def collect(answers: AsyncIterator) -> tuple[list, object]:
+    """(the answers before the last, the last)"""
+    async with aclosing(answers):
+        everything = [answer async for answer in answers]
+    return everything[:-1], everything[-1]
+
+
+def logprobs(tokens: list[TokenLogprob]) -> list[messages.Logprob]:
+    """Log-probabilities as the API shows them."""
+    return [messages.Logprob(token.text, token.logprob, list(token.bytes), [
+        messages.TokenLogprob(other.text, other.logprob, list(other.bytes)) for other in token.top]) for token in tokens]
+
+
+def nanoseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)
