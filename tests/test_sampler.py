@@ -187,7 +187,7 @@ def test_candidates_give_what_the_whole_row_gives(name, spread):
     for seed in range(12):
         logits = (random.normal(size=700) * spread).round(1).astype(np.float32)  # rounded: many ties
         likely = np.argsort(-logits, kind="stable")
-        prompt = [int(token) for token in [*likely[:30], *likely[:9], *likely[20:45], 650, 651, 651]]
+        prompt = [int(token) for token in [*likely[:30], *likely[:9], *likely[20:45], 650, 651, 651, *[likely[-1]] * 5]]
         for allowed in (None, np.arange(700) % 3 == seed % 3):
             drawn = []
             for candidates in (16, 128, 700):

@@ -92,11 +92,13 @@ def test_logprobs_of_a_held_back_part_of_a_stop_string_come_when_it_is_released(
     assert [len(piece.logprobs) for piece in sent] == [1, 1, 2]
 
 
-def test_num_kept_counts_tokens_that_reached_the_text():
+def test_num_sent_counts_tokens_that_reached_the_text():
     stream = TextStream(["END"])
+    counts = []
     for data in (b"one", b" E", b"ND and"):
         stream.push(data)
-    assert stream.stopped and stream.num_kept == 2
+        counts.append(stream.num_sent)
+    assert stream.stopped and counts == [1, 1, 2]
 
 
 def test_lone_surrogate_in_a_stop_string_matches_nothing():

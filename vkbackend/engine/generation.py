@@ -161,7 +161,7 @@ class Generation:
                 prompt_seconds=self._first_token - self._started if self._num_sampled else 0.0,
                 tokens=self._num_sampled,
                 decode_seconds=self._last_token - self._first_token,
-                context=self.prompt + self._sampled[: self._text.num_kept],
+                context=self.prompt + self._sampled[: self._text.num_sent],
             )
         )
 

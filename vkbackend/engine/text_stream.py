@@ -57,20 +57,18 @@ def valid_prefix(data: bytes) -> str:
 
 
 class TextStream:
-    """The text of one generation. `stopped` tells that a stop string came; nothing may be pushed after that."""
+    """The text of one generation. `stopped` tells that a stop string came; nothing may be pushed after that.
+
+    num_sent: tokens that have left; those that wait or that a stop string cut off entirely are not among them.
+    """
 
     def __init__(self, stops: Sequence[str] = ()):
         # A lone surrogate cannot occur in a text; passing it on keeps it from matching anything.
         self._stops = [stop.encode("utf-8", "surrogatepass") for stop in stops]
         self._pieces: list[bytes] = []  # waiting tokens
         self._logprobs: list[TokenLogprob | None] = []  # theirs
-        self._num_sent = 0
+        self.num_sent = 0
         self.stopped = False
-
-    @property
-    def num_kept(self) -> int:
-        """Tokens so far that no stop string has cut off entirely."""
-        return self._num_sent + len(self._pieces)
 
     def push(self, data: bytes, logprob: TokenLogprob | None = None) -> Piece | None:
         """Take one token's bytes; the piece that is ready now, or None."""
@@ -91,6 +89,6 @@ class TextStream:
         """All that waits, at the end of the generation: part of a stop string is text after all, part of a character is not."""
         text = valid_prefix(b"".join(self._pieces))
         logprobs = [logprob for logprob in self._logprobs if logprob is not None]
-        self._num_sent += len(self._pieces)
+        self.num_sent += len(self._pieces)
         self._pieces, self._logprobs = [], []
         return Piece(text, logprobs) if text or logprobs else None
