@@ -4,6 +4,8 @@ In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels a
 thread (the engine's) uses a device at a time.
 """
 
+import weakref
+
 import numpy as np
 
 from .. import _native
@@ -60,7 +62,11 @@ class Device:
         with translated(f"{self.info.name}: allocating {num_bytes} bytes"):
             memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
         self.allocated_bytes += num_bytes
+        weakref.finalize(memory, self._freed, num_bytes)
         return memory
+
+    def _freed(self, num_bytes: int) -> None:
+        self.allocated_bytes -= num_bytes
 
     def upload(self, buffer, array: np.ndarray) -> None:
         """Copy `array`'s bytes to the start of `buffer`, wherever it lies."""

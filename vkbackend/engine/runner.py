@@ -53,6 +53,10 @@ class ModelRunner:
         """Bytes of the weights and the cache."""
         return self.model.num_bytes + self.storage.num_bytes
 
+    def release(self) -> None:
+        """Let go of weights, cache and recorded steps; the runner is of no use afterwards."""
+        self.model = self.storage = self.executor = None
+
     def open_sequence(self) -> int:
         """A new empty sequence. Raises OutOfMemory when max_sequences are open."""
         self._next_id += 1
