@@ -1,0 +1,18 @@
+"""print_logprobs.py MODEL.gguf: 24 greedy tokens and their log-probabilities' bits, as the server's engine computes them."""
+
+import struct
+import sys
+
+from vkbackend.engine.opening import open_engine
+from vkbackend.engine.sequence import GenerationRequest, Piece, SamplingOptions
+
+PROMPT = "In a shop at the end of the street an old man repaired clocks. Every morning he"
+
+opened = open_engine(sys.argv[1])
+assert opened.size_vram > 0, "not on a Vulkan device"
+request = GenerationRequest(opened.tokenizer.encode(PROMPT), SamplingOptions(temperature=0), num_predict=24, logprobs=True, top_logprobs=5)
+for event in opened.engine.generate(request):
+    for each in event.logprobs if isinstance(event, Piece) else ():
+        for one in [each, *each.top]:
+            print(one.token_id, struct.pack("<d", one.logprob).hex())
+opened.close()
