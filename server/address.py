@@ -1,0 +1,105 @@
+"""OLLAMA_HOST -> the address that the server listens on and clients call.
+
+In: the variable's text. Out: `Address`. Rules of Ollama's envconfig.Host: a scheme picks the default port, brackets and quotes may be left
+on, a port that is none becomes the default, and what follows the first slash is a path.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from vkbackend import settings
+
+DEFAULT_PORT = "11434"
+_SCHEME_PORTS = {"http": "80", "https": "443"}
+_PORT = re.compile(r"[+-]?[0-9]+")
+# What a host may hold in a URL without being escaped (RFC 3986, sub-delims and the brackets of IPv6).
+_HOST_SAFE = "!$&'()*+,;=:[]<>\""
+
+
+@dataclass(frozen=True)
+class Address:
+    """`port` is text as it was written (`080`); `port_number` is what it means."""
+
+    scheme: str
+    host: str
+    port: str
+    path: str = ""
+
+    @property
+    def host_port(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def port_number(self) -> int:
+        return int(self.port)
+
+    @property
+    def url(self) -> str:
+        path = f"/{self.path.removeprefix('/')}" if self.path else ""
+        return f"{self.scheme}://{quote(self.host_port, safe=_HOST_SAFE)}{quote(path)}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a server there would be one on this machine."""
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.host in ("", "localhost")
+        return address.is_loopback or address.is_unspecified
+
+    @property
+    def for_clients(self) -> "Address":
+        """Where a client reaches a server that listens here: every interface becomes the loopback one."""
+        if self.host in ("", "0.0.0.0"):
+            return Address(self.scheme, "127.0.0.1", self.port, self.path)
+        return Address(self.scheme, "::1", self.port, self.path) if self.host == "::" else self
+
+
+def from_environment() -> Address:
+    return parse(settings.get("OLLAMA_HOST"))
+
+
+def parse(text: str) -> Address:
+    """Any text gives an address; what cannot be read falls back to the default's part."""
+    text = text.strip().strip("\"'").strip()
+    if text == "ollama.com":
+        return Address("https", "ollama.com", "443")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    default_port = _SCHEME_PORTS.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
+    host_port, _, path = rest.partition("/")
+    try:
+        host, port = _split(host_port)
+    except ValueError:
+        host, port = _bare_host(host_port), default_port
+    if not _PORT.fullmatch(port) or not 0 <= int(port) <= 65535:
+        port = default_port
+    return Address(scheme, host, port, path)
+
+
+def _bare_host(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return text or "127.0.0.1"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`host:port`, `[ipv6]:port` -> (host, port). Raises ValueError where a part is missing or doubtful (Go's net.SplitHostPort)."""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or not port.startswith(":") or ":" in port[1:] or "[" in host:
+            raise ValueError(text)
+        port = port[1:]
+    else:
+        host, colon, port = text.rpartition(":")
+        if not colon or ":" in host:
+            raise ValueError(text)
+    if any(bracket in port or (bracket in host and not text.startswith("[")) for bracket in "[]"):
+        raise ValueError(text)
+    return host, port

@@ -1,0 +1,171 @@
+"""`list`, `ps`, `show`, `cp`, `rm`, `stop`: commands about models, each one or two calls to the server."""
+
+import re
+import time
+from datetime import datetime, timedelta, timezone
+
+import click
+
+from .. import durations
+from ..formatting import human_bytes, human_number, human_time
+from .client import Client, ServerError
+from .connection import connected
+from .main import Failure
+from .table import columns
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+SHOWN_LINES = 2  # of a system prompt or license
+LONG_ARRAY = 5  # metadata arrays beyond this are cut
+
+
+@click.command("list")
+@click.argument("prefix", required=False, default="")
+def list_models(prefix):
+    """List models."""
+    with connected(own_server=True) as client:
+        models = client.call("GET", "/api/tags").get("models") or []
+    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
+            for model in models if model["name"].lower().startswith(prefix.lower())]
+    click.echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "MODIFIED"])))
+
+
+@click.command()
+@click.argument("prefix", required=False, default="")
+def ps(prefix):
+    """List running models."""
+    with connected() as client:
+        models = client.call("GET", "/api/ps").get("models") or []
+    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), processor(model["size"], model.get("size_vram", 0)),
+             model.get("context_length", 0), until(model["expires_at"])]
+            for model in models if model["name"].startswith(prefix)]
+    click.echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"])))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--license", "part", flag_value="license", help="Show the license of a model.")
+@click.option("--modelfile", "part", flag_value="modelfile", help="Show the Modelfile of a model.")
+@click.option("--parameters", "part", flag_value="parameters", help="Show the parameters of a model.")
+@click.option("--system", "part", flag_value="system", help="Show the system message of a model.")
+@click.option("--template", "part", flag_value="template", help="Show the template of a model.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
+def show(model, part, verbose):
+    """Show information for a model."""
+    with connected(own_server=True) as client:
+        answer = client.call("POST", "/api/show", {"model": model, "verbose": verbose})
+    click.echo(answer.get(part) or "" if part else "\n".join(describe(answer, verbose)))
+
+
+@click.command("cp")
+@click.argument("source")
+@click.argument("destination")
+def copy(source, destination):
+    """Copy a model."""
+    with connected(own_server=True) as client:
+        client.call("POST", "/api/copy", {"source": source, "destination": destination})
+    click.echo(f"copied '{source}' to '{destination}'")
+
+
+@click.command("rm")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+def remove(models):
+    """Remove models."""
+    with connected(own_server=True) as client:
+        for model in models:
+            try:
+                unload(client, model)
+            except ServerError as error:
+                if error.status != 404:
+                    click.echo(f"Warning: unable to stop model '{model}'", err=True)
+            client.call("DELETE", "/api/delete", {"model": model})
+            click.echo(f"deleted '{model}'")
+
+
+@click.command()
+@click.argument("model")
+def stop(model):
+    """Stop a running model."""
+    with connected() as client:
+        try:
+            unload(client, model)
+        except ServerError as error:
+            if error.status == 404:
+                raise Failure(f'couldn\'t find model "{model}" to stop') from None
+            raise
+
+
+def unload(client: Client, model: str) -> None:
+    """Out of memory now, or when its last request ends."""
+    client.call("POST", "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+
+
+# --- cells
+
+
+def age(text: str) -> int | None:
+    """RFC 3339 -> nanoseconds since then (below zero: in the future), None for the zero time, which stands for never."""
+    match = _TIME.fullmatch(text)
+    if match is None or text.startswith("0001-"):
+        return None
+    whole, fraction, zone = match.groups()
+    moment = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone))
+    seconds = (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1)
+    return time.time_ns() - seconds * durations.SECOND - int((fraction or "0").ljust(9, "0")[:9])
+
+
+def until(expires_at: str) -> str:
+    since = age(expires_at)
+    return "Stopping..." if since is not None and since > 0 else human_time(since)
+
+
+def processor(size: int, size_vram: int) -> str:
+    """`100% GPU`, `100% CPU`, `25%/75% CPU/GPU`."""
+    if size_vram == 0:
+        return "100% CPU"
+    if size_vram == size:
+        return "100% GPU"
+    if size_vram > size or size == 0:
+        return "Unknown"
+    share = int((size - size_vram) / size * 100 + 0.5)
+    return f"{share}%/{100 - share}% CPU/GPU"
+
+
+def describe(answer: dict, verbose: bool = False) -> list[str]:
+    """/api/show's answer -> lines in sections."""
+    details, info = answer.get("details") or {}, answer.get("model_info") or {}
+    lines = _section("Model", _facts(info, details.get("family", ""), ("context_length", "embedding_length"))
+                     + [["quantization", details.get("quantization_level", "")]])
+    lines += _section("Capabilities", [[name] for name in answer.get("capabilities") or []])
+    projector = answer.get("projector_info")
+    if projector:
+        lines += _section("Projector", _facts(projector, "", ("vision.embedding_length", "vision.projection_dim")))
+    lines += _section("Parameters", [line.split(maxsplit=1) for line in (answer.get("parameters") or "").splitlines()])
+    if verbose:
+        lines += _section("Metadata", [[key, _short(value)] for key, value in sorted(info.items())])
+        lines += _section("Tensors", [[tensor["name"], tensor["type"], str(tensor["shape"]).replace(",", "")] for tensor in answer.get("tensors") or []])
+    lines += _section("System", _head(answer.get("system") or ""))
+    return lines + _section("License", _head(answer.get("license") or ""))
+
+
+def _facts(info: dict, family: str, keys: tuple[str, ...]) -> list[list[str]]:
+    architecture = info.get("general.architecture") or family
+    facts = [["architecture", architecture]]
+    if info.get("general.parameter_count"):
+        facts.append(["parameters", human_number(int(info["general.parameter_count"]))])
+    names = {"vision.embedding_length": "embedding length", "vision.projection_dim": "dimensions"}
+    return facts + [[names.get(key, key.replace("_", " ")), int(info[f"{architecture}.{key}"])] for key in keys if info.get(f"{architecture}.{key}")]
+
+
+def _section(title: str, rows: list[list]) -> list[str]:
+    return [f"  {title}", *columns(rows, indent="    "), ""] if rows else []
+
+
+def _head(text: str) -> list[list[str]]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [[line] for line in lines[:SHOWN_LINES]] + ([["..."]] if len(lines) > SHOWN_LINES else [])
+
+
+def _short(value) -> str:
+    if isinstance(value, list) and len(value) > LONG_ARRAY:
+        return f"[{', '.join(str(item) for item in value[:LONG_ARRAY])}, ...+{len(value) - LONG_ARRAY} more]"
+    return "" if value is None else str(value)
