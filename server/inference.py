@@ -108,24 +108,26 @@ def check_format(format_text: str | None):
 
 
 class Run:
-    """One generation on a loaded model. Raises ApiError for a prompt that is too long where it must not be cut."""
+    """One generation on a loaded model; `text` is what it has written so far."""
 
     def __init__(self, plan: Plan, model, ask, prompt: str, request: web.Request):
         self.plan, self.model, self.prompt = plan, model, prompt
         self.loaded_at = time.monotonic()
         self.text = ""
         context_length = min(model.context_length, plan.options.num_ctx)
-        tokens = model.tokenizer.encode(prompt)
-        if ask.truncate is False and len(tokens) > context_length:
-            raise ApiError(400, TOO_LONG)
         self.generation = GenerationRequest(
-            tokens, plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
+            model.tokenizer.encode(prompt), plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
             top_logprobs=ask.top_logprobs if ask.logprobs else 0, num_ctx=context_length, num_keep=plan.options.num_keep,
             shift=ask.shift is not False, truncate=ask.truncate is not False)
         self._client_left = lambda: streaming.has_left(request)
 
     async def pieces(self, make_answer):
-        """`make_answer(text)` for each piece, with its log-probabilities, and a last one with the figures; `self.text` grows along."""
+        """`make_answer(text)` for each piece, with its log-probabilities, and a last one with the figures.
+
+        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model that goes away.
+        """
+        if not self.generation.truncate and len(self.generation.prompt_tokens) > self.generation.num_ctx:
+            raise ApiError(400, TOO_LONG)
         try:
             async for event in streaming.engine_events(self.model.engine, self.generation, self._client_left):
                 if isinstance(event, Finished):

@@ -8,6 +8,7 @@ blocks runs in a thread; it is given in, so that nothing here knows devices or G
 """
 
 import asyncio
+import gc
 import logging
 import time
 from contextlib import asynccontextmanager
@@ -87,7 +88,10 @@ class LoadedModel:
             self._timer = None
 
     def close(self):
+        """Blocks. Lets go of everything: memory on a device is freed with the last object that holds it."""
         self._close()
+        self.engine = self.tokenizer = self.gguf = self._close = None
+        gc.collect()  # what is part of a cycle would stay until some later collection
 
     def describe(self) -> RunningModel:
         """For /api/ps."""

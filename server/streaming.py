@@ -13,7 +13,7 @@ from vkbackend.engine.sequence import Event, Failed, Finished, GenerationRequest
 from vkbackend.errors import VkbackendError
 
 from . import go_json, messages
-from .answers import NDJSON
+from .answers import NDJSON, PLAIN_JSON, error_answer
 from .errors import ApiError
 
 CLIENT_CLOSED_REQUEST = 499
@@ -52,9 +52,12 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
 
 
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:
-    """One JSON line per answer. An error before the first answer is raised; a later one is the last line."""
+    """One JSON line per answer. An error before the first answer is the answer, with a status; a later one is the last line."""
     async with aclosing(answers):
-        first = await anext(answers)
+        try:
+            first = await anext(answers)
+        except (ApiError, VkbackendError) as error:
+            return error_answer(error.status if isinstance(error, ApiError) else 500, error_text(error), PLAIN_JSON)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(request)
         try:
