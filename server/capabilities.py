@@ -60,7 +60,7 @@ def _uses_of_thinking(node, ancestors):
 
 
 def _uses_messages(node) -> bool:
-    """Whether `.Messages` or `$.Messages` stands in a pipeline."""
-    if isinstance(node, (nodes.Field, nodes.Variable, nodes.Chain)) and "Messages" in node.names:
+    """Whether `.Messages` (not `$.Messages`: the original does not look there) stands in a pipeline."""
+    if isinstance(node, nodes.Field) and node.names[:1] == ["Messages"]:
         return True
     return any(_uses_messages(child) for child in _children(node))

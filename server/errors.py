@@ -2,7 +2,7 @@
 
 
 class ApiError(Exception):
-    """`status` and the words of `{"error": ...}`; `detail` keys are added to the object (none as a rule)."""
+    """`status` and the words of `{"error": ...}`."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)

@@ -273,8 +273,11 @@ class Store:
     # --- names and manifests
 
     def all_names(self) -> list[ModelName]:
-        paths = sorted(path for path in self.manifests.glob("*/*/*/*") if path.is_file())
-        found = (names.from_file_path(path.relative_to(self.manifests).as_posix()) for path in paths)
+        """Of every manifest, in the order of their paths."""
+        paths = [""]
+        for _ in range(4):  # host, namespace, model, tag
+            paths = [f"{path}/{entry}".lstrip("/") for path in paths for entry in _entries(self.manifests / path)]
+        found = (names.from_file_path(path) for path in paths if (self.manifests / path).is_file())
         return [name for name in found if name is not None]
 
     def existing_name(self, name: ModelName) -> ModelName:
@@ -387,6 +390,14 @@ class Store:
                 return
             for digest in digests - used - {""}:
                 self.blob_path(digest).unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[str]:
+    """Sorted; none where there is no such folder, be it that it went this very moment."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _layer(entry: dict) -> Layer:

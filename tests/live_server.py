@@ -54,14 +54,23 @@ def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
     from aiohttp import web
 
     from server.app import build_app
+    from server.loaded_models import LoadedModels
     from server.store import Store
 
-    store, loaded = Store(models_folder), None
-    if importlib.util.find_spec("server.loading"):
-        from server.loaded_models import LoadedModels
-        from server.loading import load_engine
-        loaded = LoadedModels(store, load_engine)
+    store = Store(models_folder)
+    loaded = LoadedModels(store, _loader())
     web.run_app(build_app(store, loaded, listen_address), host=listen_address, port=int(port), print=None, access_log=None)
+
+
+def _loader():
+    if importlib.util.find_spec("server.loading"):
+        from server.loading import load_engine
+        return load_engine
+
+    def cannot_load(stored, options):
+        from server.errors import ApiError
+        raise ApiError(501, "this build has no engine; models can be managed, but not run")
+    return cannot_load
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from recorded import load
 from yarl import URL
 
 from server.app import build_app
+from server.messages import ModelDetails, RunningModel
 from server.store import Store
 
 ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
@@ -120,22 +121,10 @@ def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
 
 
 def test_running_models_are_listed_the_longest_first(store):
-    from dataclasses import dataclass, field
-
-    @dataclass
-    class Running:
-        name: str
-        expires_at: str
-        model: str = "m:latest"
-        size: int = 5
-        digest: str = "d"
-        details: dict = field(default_factory=lambda: {"format": "gguf", "family": "llama"})
-        size_vram: int = 0
-        context_length: int = 4096
-
     class Two:
         def running(self):
-            return [Running("a", "2024-01-01T00:00:00Z"), Running("b", "2025-01-01T00:00:00Z")]
+            return [RunningModel(name, "m:latest", 5, "d", ModelDetails(format="gguf", family="llama"), f"{year}-01-01T00:00:00Z", 0, 4096)
+                    for name, year in (("a", 2024), ("b", 2025))]
 
     async def run():
         async with TestClient(TestServer(build_app(store, Two()))) as client:

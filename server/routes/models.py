@@ -9,7 +9,7 @@ from ..answers import empty, json_answer, read
 from ..errors import ApiError
 from ..go_text import quote
 from ..keys import LOADED_MODELS, STORE
-from ..messages import (CopyRequest, DeleteRequest, ListedModel, ListResponse, ModelDetails, ProcessResponse, RunningModel, ShowRequest)
+from ..messages import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
 from ..store import ModelNotFound, StoreError
 
 VERSION = "0.12.11"  # the version of Ollama's API that is served
@@ -60,24 +60,8 @@ async def show(request: web.Request) -> web.Response:
 
 async def running(request: web.Request) -> web.Response:
     """The one that stays longest first."""
-    loaded = request.app[LOADED_MODELS]
-    models = sorted(loaded.running() if loaded else [], key=lambda model: model.expires_at, reverse=True)
-    return json_answer(ProcessResponse([
-        RunningModel(model.name, model.model, model.size, model.digest, _details(model.details), _time(model.expires_at), model.size_vram,
-                     model.context_length) for model in models]))
-
-
-def _details(details) -> ModelDetails:
-    return ModelDetails(**details) if isinstance(details, dict) else details
-
-
-def _time(moment) -> str:
-    """RFC 3339 text, a datetime, seconds or nanoseconds since 1970."""
-    if isinstance(moment, str):
-        return moment
-    if hasattr(moment, "timestamp"):
-        moment = moment.timestamp()
-    return go_json.rfc3339_nano(int(moment * 1_000_000_000) if isinstance(moment, float) else moment)
+    models = request.app[LOADED_MODELS].running()
+    return json_answer(ProcessResponse(sorted(models, key=lambda model: model.expires_at, reverse=True)))
 
 
 async def copy(request: web.Request) -> web.Response:

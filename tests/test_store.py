@@ -1,0 +1,227 @@
+"""The model store on disk: an existing library is read in place, changes are whole or not at all, bad input harms nothing."""
+
+import hashlib
+import json
+import threading
+
+import pytest
+from manage_models import make_model, write_gguf
+from recorded import check, load
+
+from server import create, messages, model_info, names
+from server.capabilities import thinking_tags
+from server.errors import ApiError
+from server.gotemplate import Template
+from server.store import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, Store, StoreError
+from vkbackend.errors import GGUFError
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def blobs(store):
+    return {path.name for path in store.blobs.iterdir()}
+
+
+def build(store, **request):
+    """-> the statuses that /api/create would tell."""
+    statuses, ask = [], messages.CreateRequest(**request)
+    create.create(store, ask, create.check(ask), statuses.append)
+    return statuses
+
+
+def write_library(root):
+    """A library as Ollama leaves it, written byte by byte here."""
+    (root / "blobs").mkdir(parents=True)
+
+    def blob(contents):
+        digest = hashlib.sha256(contents).hexdigest()
+        (root / "blobs" / f"sha256-{digest}").write_bytes(contents)
+        return {"digest": f"sha256:{digest}", "size": len(contents)}
+    kind = "application/vnd.ollama.image."
+    config = blob(b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"7B","file_type":"Q4_0"}')
+    layers = [{"mediaType": kind + "model", **blob(b"GGUF...")}, {"mediaType": kind + "template", **blob(b"T{{ .Prompt }}")},
+              {"mediaType": kind + "system", **blob(b"Be kind.")}, {"mediaType": kind + "license", **blob(b"MIT")},
+              {"mediaType": kind + "params", **blob(b'{"stop":["</s>"],"top_k":7}')},
+              {"mediaType": kind + "messages", **blob(b'[{"role":"user","content":"q"}]')}]
+    place = root / "manifests" / "registry.ollama.ai" / "library" / "Old" / "7b"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+                                 "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **config}, "layers": layers}))
+    return place
+
+
+def test_an_existing_library_is_read_in_place(tmp_path):
+    place = write_library(tmp_path)
+    model = Store(tmp_path).get("old:7B")  # names fold case
+    assert (model.name, model.template, model.system, model.licenses) == ("Old:7b", "T{{ .Prompt }}", "Be kind.", ["MIT"])
+    assert (model.parameters, model.messages) == ({"stop": ["</s>"], "top_k": 7.0}, [{"role": "user", "content": "q"}])
+    assert model.gguf_path.read_bytes() == b"GGUF..." and model.config["model_type"] == "7B"
+    assert model.digest == hashlib.sha256(place.read_bytes()).hexdigest()
+    assert model.size == sum(path.stat().st_size for path in (tmp_path / "blobs").iterdir())
+
+
+@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b'{"layers":5}', b'{"layers":[{"digest":"../../x"}]}', b'{"config":{"digest":"sha256:1"}}', b"\xff\xfe"])
+def test_a_damaged_manifest_is_named_and_keeps_all_blobs(tmp_path, contents):
+    place = write_library(tmp_path)
+    store = Store(tmp_path)
+    make_model(store, "m", tmp_path)
+    place.write_bytes(contents)
+    assert [model.name for model in store.list()] == ["m:latest"]
+    with pytest.raises(StoreError, match="Old:7b is damaged"):
+        store.get("Old:7b")
+    before = blobs(store)
+    store.delete(names.parse("m"))  # a blob might belong to the damaged one
+    assert blobs(store) == before
+    with pytest.raises(ModelNotFound):
+        store.get("m")
+
+
+def test_delete_removes_what_nothing_else_uses(store, tmp_path):
+    make_model(store, "a", tmp_path, {"system": "A."})
+    make_model(store, "b", tmp_path, {"system": "B."})
+    gguf = store.get("a").gguf_path
+    store.delete(names.parse("A"))
+    assert gguf.exists() and store.get("b").system == "B." and len(blobs(store)) == 3  # weights, system text, config
+    store.delete(names.parse("b"))
+    assert blobs(store) == set() and not list(store.manifests.rglob("*"))  # folders go with their last model
+    with pytest.raises(ModelNotFound, match="model 'b' not found"):
+        store.get("b")
+
+
+def test_copy_shares_blobs_and_replaces_what_was_there(store, tmp_path):
+    make_model(store, "a", tmp_path, {"system": "A."})
+    make_model(store, "b", tmp_path, {"system": "B."})
+    store.copy(names.parse("a"), names.parse("user/b:x"))
+    store.copy(names.parse("a"), names.parse("B"))
+    assert [store.get(name).system for name in ("user/b:x", "b")] == ["A.", "A."] and len(blobs(store)) == 3
+    with pytest.raises(ModelNotFound):
+        store.copy(names.parse("none"), names.parse("b"))
+    assert store.get("b").digest == store.get("a").digest
+
+
+def test_an_upload_counts_only_when_whole_and_true(store):
+    digest = "sha256:" + hashlib.sha256(b"hello").hexdigest()
+    with store.upload() as upload:
+        upload.write(b"hel")  # cut off here
+    with pytest.raises(DigestMismatch), store.upload() as upload:
+        upload.write(b"hellO")
+        upload.finish(digest)
+    assert blobs(store) == set()
+    with store.upload() as upload:
+        upload.write(b"hello")
+        assert upload.finish(digest.replace(":", "-").upper().replace("SHA", "sha")) == digest
+    assert store.blob_path(digest).read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "a" * 63, "sha256:" + "g" * 64, "md5:" + "a" * 64, "sha256:../" + "a" * 61, "sha256:" + "a" * 64 + "\n"])
+def test_a_text_that_is_no_digest_never_becomes_a_path(store, text):
+    with pytest.raises(InvalidDigest):
+        store.blob_path(text)
+
+
+def test_names_that_are_none(store):
+    for text in ("", "bad name", "../../etc", "a/b/c/d"):
+        with pytest.raises(InvalidName):
+            store.get(text)
+
+
+def test_create_tells_its_steps_and_detects_the_template(store, tmp_path):
+    jinja = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    digest, _ = store.add_blob(write_gguf(tmp_path / "m.gguf", chat_template=jinja).read_bytes())
+    statuses = build(store, model="m", files={"m.gguf": digest})
+    assert statuses[:3] == ["parsing GGUF", f"using existing layer {digest}", "using autodetected template chatml"]
+    assert statuses[3].startswith(("creating new layer sha256:", "using existing layer sha256:")) and statuses[4:] == ["writing manifest", "success"]
+    model = store.get("m")
+    assert "<|im_start|>" in model.template and "<|im_end|>" in model.parameters["stop"]
+    assert model.config["model_family"] == "llama" and model.config["model_type"] == "3"
+
+
+def test_create_over_a_base_replaces_and_adds(store, tmp_path):
+    make_model(store, "base", tmp_path, {"system": "One.", "parameters": {"top_k": 3.0, "seed": 1.0}, "messages": [{"role": "user", "content": "q"}]})
+    build(store, model="next", from_="base", system="Two.", parameters={"top_k": 9.0}, license=["L1", "L2"])
+    model = store.get("next")
+    assert (model.system, model.parameters, model.licenses, model.parent) == ("Two.", {"top_k": 9.0, "seed": 1.0}, ["L1", "L2"], "base:latest")
+    assert model.messages == [{"role": "user", "content": "q"}]
+    build(store, model="NEXT", from_="next", system="Three.", license="L3")  # over itself, whatever the case
+    assert [found.name for found in store.list() if "next" in found.name.lower()] == ["next:latest"]
+    assert store.get("next").licenses == ["L1", "L2", "L3"]
+
+
+@pytest.mark.parametrize("request_, status, text", [
+    (dict(from_="nothing-here"), 404, "not found"), (dict(from_="bad name"), 400, "invalid model name"), (dict(), 400, "neither 'from' or 'files'"),
+    (dict(files={}), 400, "unknown type"), (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
+    (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 400, "safetensors files are not supported yet"),
+    (dict(from_="base", template="{{ if }}"), 400, "template error: "), (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
+    (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"), (dict(from_="base", license=5.0), 500, "license must be"),
+    (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported yet")])
+def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, text):
+    make_model(store, "base", tmp_path)
+    before = blobs(store)
+    with pytest.raises(ApiError, match=text) as caught:
+        build(store, model="m", **request_)
+    assert caught.value.status == status and [model.name for model in store.list()] == ["base:latest"] and blobs(store) == before
+
+
+@pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
+def test_file_names_must_be_relative(path):
+    with pytest.raises(ApiError, match="file path must be relative"):
+        create.check(messages.CreateRequest(model="m", files={path: "x"}))
+
+
+def test_damaged_ggufs_are_refused(store, tmp_path):
+    whole = write_gguf(tmp_path / "m.gguf").read_bytes()
+    for contents in (b"GGUF", whole[:40], whole[:-40], whole[:4] + b"\xff" * 20 + whole[24:]):
+        digest, _ = store.add_blob(contents)
+        with pytest.raises(GGUFError):
+            build(store, model="m", files={"m.gguf": digest})
+    assert store.list() == []
+
+
+def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
+    digest, _ = store.add_blob(write_gguf(tmp_path / "m.gguf").read_bytes())
+    build(store, model="keeper", files={"m.gguf": digest}, system="Same.")
+    failures = []
+
+    def work(number):
+        for _ in range(8):
+            try:
+                build(store, model=f"m{number % 2}", from_="keeper", system=f"Text {number}.")
+                store.list()
+                store.delete(names.parse(f"m{number % 2}"))
+            except ModelNotFound:
+                pass  # the other one was quicker
+            except Exception as error:
+                failures.append(repr(error))
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for model in store.list():
+        assert all(store.blob_path(each).is_file() for each in model.manifest.digests)
+    used = set().union(*(model.manifest.digests for model in store.list()))
+    assert {name.replace("-", ":", 1) for name in blobs(store)} == used and store.get("keeper").system == "Same."
+
+
+def test_show_leaves_arrays_out_unless_verbose(store, tmp_path):
+    make_model(store, "m", tmp_path)
+    model = store.get("m")
+    assert model_info.show(model).model_info["tokenizer.ggml.tokens"] is None
+    assert model_info.show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
+
+
+def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):
+    make_model(store, "m", tmp_path, {"system": "S."})
+    layer = next(layer for layer in store.get("m").manifest.layers if layer.media_type.endswith("system"))
+    store.blob_path(layer.digest).unlink()
+    with pytest.raises(StoreError, match="pull or create the model again"):
+        store.get("m").system
+
+
+def test_thinking_tags_of_templates():
+    check(load("thinking_tags"), lambda vector: (list(thinking_tags(Template.parse(vector["template"]))), [vector["opening_tag"], vector["closing_tag"]]))
