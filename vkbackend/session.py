@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .engine.runner import ModelRunner
+from .device.buffers import Arena
+from .engine.runner import PAGE_SIZE, ModelRunner
 from .engine.work import SequenceWork
 from .graph.cache import CacheStorage
 from .graph.step import StepInputs
@@ -63,15 +64,14 @@ class Session:
         runner, config = self.runner, self.model.config
         tokens = len(x)
         alone = _LayerAlone(self.model.layers.blocks[layer], layer, x.shape[1])
-        pages = -(-tokens // 32)
+        pages = -(-tokens // PAGE_SIZE)
         executor = type(runner.executor)
-        shape = (config.num_layers, pages, 32, config.num_kv_heads, config.head_dim)
+        shape = (config.num_layers, pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
         step = StepInputs(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), np.zeros(tokens, np.int32),
                           np.arange(pages, dtype=np.int32)[None, :], np.zeros(0, np.int32))
         if self.device is None:
             run = executor(alone, CacheStorage(*shape, runner.kv_type), keep=True)
         else:
-            from .device.buffers import Arena
             run = executor(self.device, alone, CacheStorage(*shape, runner.kv_type, Arena(self.device, "device", 1 << 20)),
                            num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True)
         run.run(step, inputs={"layer_input": np.ascontiguousarray(x, np.float32)})

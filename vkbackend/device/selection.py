@@ -68,3 +68,14 @@ def forget() -> None:
         device, _open = _open, None
     if device is not None:
         device.close()
+
+
+def open_device(index: int | None = None) -> Device:
+    """Open a device by its index in `list_devices()`, or the best one. Raises NoDevice, DeviceError."""
+    devices = list_devices()
+    if index is None:
+        return Device(choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES")).device)
+    for info in devices:
+        if info.index == index:
+            return Device(info)
+    raise NoDevice(f"there is no Vulkan device {index}; there are: {', '.join(f'{info.index} {info.name}' for info in devices)}")

@@ -49,7 +49,7 @@ class Value:
 
     def columns(self, first: int, count: int, name: str = "") -> "Value":
         """The columns first ... first+count-1 as a view: no copy, the same storage."""
-        return Value(self.graph, name or self.name, (self.shape[0], count), self.dtype, self.kind,
+        return Value(self.graph, self.graph.full_name(name) if name else self.name, (self.shape[0], count), self.dtype, self.kind,
                      self.offset + first, self.row_stride, self.base)
 
     def reshape(self, *shape: int) -> "Value":
