@@ -1,0 +1,142 @@
+"""`create`: a model from a Modelfile or straight from a GGUF file.
+
+Through the server where one answers, else into the store of OLLAMA_MODELS directly. The same file under the same name again is done in
+an instant: digests are remembered, and a model that is there already stays as it is.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from vkbackend import settings
+
+from ..address import from_environment
+from .client import Client, NoServer, ServerError
+from .connection import running_server
+from .digests import file_digest
+from .main import Failure
+
+
+@click.command()
+@click.argument("model")
+@click.option("-f", "--file", "modelfile", default="", help="Name of the Modelfile (default \"Modelfile\").")
+@click.option("--gguf", default="", help="Make the model from this GGUF file, without a Modelfile.")
+@click.option("-q", "--quantize", default="", help="Quantize the model to this level (e.g. q4_K_M).")
+def create(model, modelfile, gguf, quantize):
+    """Create a model."""
+    client = _server()
+    if gguf:
+        if modelfile:
+            raise Failure("--gguf and --file exclude each other: a Modelfile names its own file after FROM")
+        create_from_gguf(client, model, Path(gguf).expanduser(), quantize)
+        return
+    request, files = _from_modelfile(modelfile)
+    request.model, request.quantize = model, quantize
+    _send(client, request, files)
+
+
+def _server() -> Client | None:
+    """The running server; None where the store is to be written directly. Raises NoServer where OLLAMA_HOST names another machine."""
+    client, address = running_server(), from_environment()
+    if client is None and not address.is_local:
+        raise NoServer(f"could not connect to a server at {address.url}; set OLLAMA_HOST to where one listens, "
+                       "or leave it unset to write to the models on this machine")
+    return client
+
+
+def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str = "") -> None:
+    """Make `name` stand for a GGUF file, unless it does already. client: None writes to the store on this machine."""
+    if not path.is_file():
+        raise Failure(f"{path}: no such file; give the path of a GGUF file")
+    digest = file_digest(path, _progress("reading", path))
+    if not quantize and _stands_for(client, name, digest):
+        click.echo(f"{name} is there already, from the same file")
+        return
+    from ..messages import CreateRequest
+    _send(client, CreateRequest(model=name, quantize=quantize, files={path.name: digest}), {digest: path})
+
+
+def _stands_for(client: Client | None, name: str, digest: str) -> bool:
+    """Whether the model has this very file, whatever was added to it."""
+    if client is None:
+        from ..store import InvalidName, ModelNotFound, Store, StoreError
+        try:
+            stored = Store(settings.models_folder()).get(name)
+            return stored.gguf_path is not None and stored.model_layer.digest == digest and stored.gguf_path.is_file()
+        except (InvalidName, ModelNotFound, StoreError):
+            return False
+    try:
+        lines = client.call("POST", "/api/show", {"model": name}).get("modelfile", "").splitlines()
+    except ServerError:
+        return False
+    blob = digest.replace(":", "-")
+    return any(line.startswith("FROM ") and line.endswith(blob) for line in lines)
+
+
+def _from_modelfile(text: str):
+    """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
+    from .. import modelfile
+    from .modelfile_request import create_request
+    path = Path(text or "Modelfile").expanduser()
+    if text != "-" and not path.is_file():
+        raise Failure(f"{path}: no such file; give a Modelfile with -f FILE, or a GGUF file with --gguf FILE")
+    contents, folder = (sys.stdin.buffer.read(), Path.cwd()) if text == "-" else (path.read_bytes(), path.resolve().parent)
+    click.echo("gathering model components", err=True)
+    try:
+        commands = modelfile.parse(contents)
+    except modelfile.ModelfileError as error:
+        raise Failure(str(error)) from None
+    request, files = create_request(commands, folder, lambda file: file_digest(file, _progress("reading", file)),
+                                    lambda warning: click.echo(warning, err=True))
+    if request.from_.startswith(("./", "../", "/", "~")) or request.from_.endswith(".gguf"):
+        raise Failure(f"FROM {request.from_}: no such file; paths are relative to the Modelfile")
+    return request, files
+
+
+def _send(client: Client | None, request, files: dict[str, Path]) -> None:
+    """Blobs first, then the request; a line for each step."""
+    if client is None:
+        _write_to_store(request, files)
+        return
+    from .. import go_json
+    import json
+    for digest, path in files.items():
+        if not client.has_blob(digest):
+            client.upload_blob(digest, path, _progress("copying", path))
+    for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
+        click.echo(piece.get("status", ""), err=True)
+
+
+def _write_to_store(request, files: dict[str, Path]) -> None:
+    from .. import create as creation
+    from .. import go_json
+    from ..binding import bind
+    from ..errors import ApiError
+    from ..messages import CreateRequest
+    from ..store import Store
+    store = Store(settings.models_folder())
+    for digest, path in files.items():
+        if not store.blob_path(digest).is_file():
+            with open(path, "rb") as file, store.upload() as upload:
+                progress = _progress("copying", path)
+                while piece := file.read(1 << 20):
+                    upload.write(piece)
+                    progress(upload.size)
+                upload.finish(digest)
+    request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
+    try:
+        creation.create(store, request, creation.check(request), lambda status: click.echo(status, err=True))
+    except ApiError as error:
+        raise Failure(error.message) from None
+
+
+def _progress(doing: str, path: Path):
+    """Percentages on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda done: None
+    total = max(path.stat().st_size, 1)
+
+    def show(done):
+        click.echo(f"\r{doing} {path.name} {done * 100 // total}%", err=True, nl=done >= total)
+    return show

@@ -1,0 +1,58 @@
+"""SHA-256 digests of files, remembered: a model file of gigabytes is read once, not at each start.
+
+A digest holds as long as the file's size and time of change are the same. Kept in `digests.json` in the cache folder.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Callable
+
+from vkbackend import settings
+
+PIECE_BYTES = 4 << 20
+
+
+def file_digest(path: Path, progress: Callable[[int], None] = lambda done: None) -> str:
+    """-> "sha256:hex". `progress` gets the bytes read so far where the file must be read."""
+    path = path.resolve()
+    status = path.stat()
+    stamp = [status.st_size, status.st_mtime_ns]
+    known = _read().get(str(path))
+    if known and known[:2] == stamp:
+        return known[2]
+    digest = _compute(path, progress)
+    _remember(str(path), [*stamp, digest])
+    return digest
+
+
+def _compute(path: Path, progress) -> str:
+    sha, done = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            sha.update(piece)
+            done += len(piece)
+            progress(done)
+    return f"sha256:{sha.hexdigest()}"
+
+
+def _cache_path() -> Path:
+    return settings.cache_folder() / "digests.json"
+
+
+def _read() -> dict:
+    """A damaged file is as good as none."""
+    try:
+        entries = json.loads(_cache_path().read_text())
+        return {path: entry for path, entry in entries.items() if len(entry) == 3}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _remember(path: str, entry: list) -> None:
+    entries = {known: value for known, value in _read().items() if os.path.exists(known)}
+    with tempfile.NamedTemporaryFile("w", dir=_cache_path().parent, delete=False) as file:
+        json.dump(entries | {path: entry}, file, indent=1)
+    os.replace(file.name, _cache_path())

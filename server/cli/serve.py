@@ -1,0 +1,74 @@
+"""`serve`: the server in the foreground, until SIGINT or SIGTERM.
+
+Out, on stdout: where it answers, where models run and why, a request to try. On stderr: the log, each device first.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+
+import click
+
+from vkbackend import settings
+
+from ..address import Address, from_environment
+from ..routes.models import VERSION
+from ..store import Store
+from . import survey as surveys
+from .main import CommandWithEnvironment, version
+from .serving import Service, listen, serve_until
+
+log = logging.getLogger(__name__)
+
+
+@click.command(cls=CommandWithEnvironment)
+def serve():
+    """Start the server."""
+    start_log()
+    address = from_environment()
+    listening = listen(address)  # first: a second server must not touch the devices
+    found = surveys.survey()
+    log_devices(found)
+    store = Store(settings.models_folder())
+    service = Service(listening, store, found, logging.getLogger("access"))
+    # Port 0 asks for any free one.
+    actual = Address("http", address.host, str(listening.getsockname()[1])).for_clients.url
+    asyncio.run(_run(service, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
+
+
+def start_log() -> None:
+    """INFO to stderr; DEBUG with OLLAMA_DEBUG."""
+    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def log_devices(found: surveys.Survey) -> None:
+    for device in found.devices:
+        reason = found.reasons[device.index] if found.is_switched_on else "not used: OLLAMA_VULKAN is not set"
+        log.info("device %d: %s: %s", device.index, surveys.describe(device), reason)
+    if found.problem:
+        log.log(logging.WARNING if found.is_switched_on else logging.INFO, "no Vulkan device can be used: %s", found.problem)
+
+
+def ready_lines(url: str, found: surveys.Survey, store: Store) -> list[str]:
+    models = store.list()
+    lines = [f"vkbackend {version()} is ready at {url} (Ollama API {VERSION})", f"Models run on: {found.sentence}"]
+    if not models:
+        return lines + [f"No models yet in {store.root}; make one: vkbackend create NAME --gguf FILE.gguf"]
+    body = json.dumps({"model": models[0].name.removesuffix(":latest"), "prompt": "Why is the sky blue?", "logprobs": True})
+    return lines + [f"Try: curl {url}/api/generate -d '{body}'"]
+
+
+async def _run(service: Service, ready) -> None:
+    stopped = asyncio.Event()
+
+    def stop():
+        if stopped.is_set():  # asked twice: at once
+            os._exit(130)
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await serve_until(service, stopped, ready)

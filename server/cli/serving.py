@@ -1,0 +1,110 @@
+"""The application on a listening socket: started, stopped, and run inside of another command.
+
+In: an address, a store folder, a survey of the devices. Out: a `Service` that answers from `start` to `stop`.
+"""
+
+import asyncio
+import dataclasses
+import errno
+import logging
+import os
+import socket
+import threading
+from contextlib import contextmanager
+from typing import Iterator
+
+from aiohttp import web
+from vkbackend import settings
+from vkbackend.errors import VkbackendError
+
+from ..address import Address
+from ..app import build_app
+from ..loaded_models import LoadedModels
+from ..store import Store
+from .survey import Survey, survey
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 1.0  # what requests that still run get to end
+STOP_SECONDS = 2.0
+ACCESS_LOG = '%a "%r" %s %Tfs'
+
+
+class AddressInUse(VkbackendError):
+    """Another process listens there."""
+
+
+def listen(address: Address) -> socket.socket:
+    """A bound socket: every interface for an empty host, IPv4 first for a name that has both. Raises AddressInUse, VkbackendError."""
+    try:
+        if address.host == "":
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(("", address.port_number), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server(("0.0.0.0", address.port_number))
+        found = socket.getaddrinfo(address.host, address.port_number, type=socket.SOCK_STREAM)
+        family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return socket.create_server(place[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"listen tcp {address.host_port}: bind: address already in use; is a server running there already? "
+                               "Stop it, or set OLLAMA_HOST to another address, such as 127.0.0.1:11435") from None
+        raise VkbackendError(f"listen tcp {address.host_port}: {error.strerror or error}; set OLLAMA_HOST to an address of this machine") from None
+
+
+def loader(found: Survey):
+    """What loads models: `loading.load_engine`, kept on the CPU where the survey found no device to use."""
+    from ..loading import load_engine
+
+    def load(stored, options):
+        return load_engine(stored, options if found.uses_device else dataclasses.replace(options, num_gpu=0))
+    return load
+
+
+class Service:
+    """Belongs to the event loop that calls `start`."""
+
+    def __init__(self, listening: socket.socket, store: Store, found: Survey, access_log: logging.Logger | None = None):
+        self.store, self._socket, self._found, self._access_log = store, listening, found, access_log
+
+    async def start(self) -> None:
+        self._loaded = LoadedModels(self.store, loader(self._found))
+        app = build_app(self.store, self._loaded, self._socket.getsockname()[0])
+        self._runner = web.AppRunner(app, access_log=self._access_log, access_log_format=ACCESS_LOG, shutdown_timeout=REQUEST_SECONDS)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def stop(self) -> None:
+        """No new requests, an end for those that run, then unload every model."""
+        await self._runner.cleanup()
+        await self._loaded.close()
+
+
+@contextmanager
+def own_server() -> Iterator[str]:
+    """A server on a free loopback port, in a thread of this process -> its URL. It is gone when the block ends."""
+    listening = listen(Address("http", "127.0.0.1", "0"))
+    loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()), survey())
+    thread = threading.Thread(target=loop.run_forever, name="server", daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(service.start(), loop).result()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(service.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
+    """Start, call `ready()`, wait for `stopped`, stop. A device that does not come back within STOP_SECONDS is left to the kernel:
+    the process ends with status 1."""
+    await service.start()
+    ready()
+    await stopped.wait()
+    log.info("stopping")
+    try:
+        await asyncio.wait_for(service.stop(), STOP_SECONDS)
+    except asyncio.TimeoutError:
+        log.warning("a model did not unload within %.0f s; leaving without it", STOP_SECONDS)
+        logging.shutdown()
+        os._exit(1)
