@@ -100,7 +100,9 @@ def _is_private(address) -> bool:
 
 
 def _is_own(address) -> bool:
-    """Whether an interface of this machine has the address: only then can a socket be bound to it."""
+    """Whether an interface of this machine has the address: only then can a socket be bound to it (or if it stands for many machines)."""
+    if address.is_multicast or str(address) == "255.255.255.255":
+        return False
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

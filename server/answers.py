@@ -1,6 +1,7 @@
 """Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain answers, progress streams."""
 
 import asyncio
+import logging
 
 from aiohttp import web
 from vkbackend.errors import VkbackendError
@@ -10,6 +11,8 @@ from .binding import BindError, bind
 from .errors import ApiError
 from .go_decode import JSONSyntaxError
 from .messages import ProgressResponse
+
+log = logging.getLogger(__name__)
 
 JSON, PLAIN_JSON, NDJSON = "application/json; charset=utf-8", "application/json", "application/x-ndjson"
 
@@ -70,7 +73,8 @@ def _status_of(error: Exception) -> tuple[int, str]:
         return error.status, error.message
     if isinstance(error, (VkbackendError, OSError)):
         return 500, str(error)
-    raise error
+    log.error("a task failed", exc_info=error)
+    return 500, f"{type(error).__name__}: {error}"
 
 
 async def _last(request, events) -> web.Response:

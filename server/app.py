@@ -5,7 +5,6 @@ Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
 import html
-import importlib.util
 import logging
 
 from aiohttp import web
@@ -15,12 +14,13 @@ from . import access, answers
 from .answers import error_answer
 from .errors import ApiError
 from .keys import ACCESS, LOADED_MODELS, STORE
+from .routes import chat, create, generate, models, registry
 from .store import InvalidName, ModelNotFound
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 30  # images come inside the JSON; blobs are streamed and know no limit
-ROUTE_MODULES = ("models", "create", "registry", "generate", "chat", "embed", "openai")
+ROUTES = [*models.ROUTES, *create.ROUTES, *registry.ROUTES, *generate.ROUTES, *chat.ROUTES]
 
 
 def build_app(store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None) -> web.Application:
@@ -28,19 +28,9 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
     app[STORE], app[LOADED_MODELS] = store, loaded_models
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
-    app.router.add_routes(routes())
+    app.router.add_routes(ROUTES)
     app.on_response_prepare.append(_as_go_answers)
     return app
-
-
-def routes() -> list[web.RouteDef]:
-    """Those of every module of `routes/` that there is."""
-    table = []
-    for name in ROUTE_MODULES:
-        module_name = f"{__package__}.routes.{name}"
-        if importlib.util.find_spec(module_name):
-            table += importlib.import_module(module_name).ROUTES
-    return table
 
 
 @web.middleware
@@ -122,7 +112,7 @@ async def _is_route_without_slash(request) -> bool:
 def _redirect(request) -> web.Response:
     path, mark, query = request.raw_path.partition("?")
     target = path.removesuffix("/") + mark + query  # absolute where the request line was
-    if request.method not in ("GET", "HEAD"):
+    if request.method != "GET":
         return answers.empty(307, {"Location": target})
     return web.Response(status=301, body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
                         headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})

@@ -15,6 +15,7 @@ from dataclasses import field, fields
 
 from . import durations, go_json
 from .go_decode import JSONSyntaxError, Number, Object, parse
+from .go_text import quote
 
 MAX_INT64 = (1 << 63) - 1
 
@@ -239,7 +240,6 @@ class _Think(Kind):
         if isinstance(value, str) and not isinstance(value, Number):
             if value in ("high", "medium", "low"):
                 return value
-            from .go_text import quote
             raise BindError(f"invalid think value: {quote(value)} (must be {self.WORDS})")
         raise BindError(f"think must be a boolean or string ({self.WORDS})")
 

@@ -4,6 +4,7 @@ In: a CreateRequest. Out: a manifest in the store, and texts that tell how far i
 Layers that the request names (template, system, parameters, messages) take the place of the base's; licenses are added to it.
 """
 
+import json
 from dataclasses import dataclass
 
 from vkbackend.gguf.reader import GGUFFile
@@ -20,14 +21,18 @@ from .store import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJE
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
 INVALID_NAME = "invalid model name"
+NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model before converting it to GGUF"
 
 
 @dataclass
 class Piece:
-    """A layer to be, what to tell about it, and the GGUF file it is, if it is one."""
+    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), or text that becomes one (`contents`)."""
 
-    layer: Layer
-    status: str
+    media_type: str
+    digest: str = ""
+    source: str = ""
+    contents: bytes = b""
+    status: str = ""  # what to tell about it; by default whether its blob was there before
     gguf: GGUFFile | None = None
 
 
@@ -46,10 +51,12 @@ def check(request: CreateRequest) -> ModelName:
 def create(store: Store, request: CreateRequest, name: ModelName, report) -> None:
     """`report(status)` is called for each step. Raises ApiError, or a VkbackendError that the caller answers with status 500.
 
-    The store is locked throughout: a delete beside it could take away a layer that was found to be there.
+    Reading the base takes its time and is done first; only then the store is locked, written to, and found to hold all layers still.
     """
+    creation = _Creation(store, request, report)
+    pieces = creation.prepare(name)
     with store.lock:
-        _Creation(store, request, report).run(store.existing_name(name))
+        creation.write(store.existing_name(name), pieces)
     report("success")
 
 
@@ -58,7 +65,7 @@ class _Creation:
         self.store, self.request, self.report = store, request, report
         self.config = {"renderer": request.renderer, "parser": request.parser}
 
-    def run(self, name):
+    def prepare(self, name) -> list[Piece]:
         request = self.request
         if request.remote_host:
             raise ApiError(400, f"model {name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave remote_host out")
@@ -69,14 +76,21 @@ class _Creation:
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
         if request.adapters:
-            raise ApiError(400, "adapters are not supported yet; merge the adapter into the model before converting it to GGUF")
+            raise ApiError(400, NO_ADAPTERS)
         self.check_quantization(pieces)
-        pieces = self.with_texts(pieces)
-        config = self.add(CONFIG_TYPE, go_json.dumps(self.config_document(pieces)).encode()).layer
+        return self.with_texts(pieces)
+
+    def write(self, name, pieces):
+        layers, statuses = [], []
         for piece in pieces:
-            self.report(piece.status)
-        self.report("writing manifest")
-        self.store.write_manifest(name, config, [piece.layer for piece in pieces])
+            digest, is_new = self.store.add_blob(piece.contents) if piece.contents else (piece.digest, False)
+            layers.append(Layer(piece.media_type, digest, self.blob(digest).stat().st_size, piece.source))
+            statuses.append(piece.status or f"{'creating new' if is_new else 'using existing'} layer {digest}")
+        document = go_json.dumps(self.config_document(pieces, layers)).encode()
+        config = Layer(CONFIG_TYPE, self.store.add_blob(document)[0], len(document))
+        for status in [*statuses, "writing manifest"]:
+            self.report(status)
+        self.store.write_manifest(name, config, layers)
 
     # --- where it comes from
 
@@ -133,30 +147,22 @@ class _Creation:
         gguf = GGUFFile.open(self.blob(digest))
         media_type = _media_type(gguf.metadata)
         if media_type == ADAPTER:
-            raise ApiError(400, "adapters are not supported yet; merge the adapter into the model before converting it to GGUF")
+            raise ApiError(400, NO_ADAPTERS)
         pieces = [self.existing(digest, media_type, str(self.blob(digest)), gguf)]
         matched = builtin.match(gguf.metadata.get("tokenizer.chat_template", str, ""))
         if matched:
             template_name, text, parameters = matched
-            pieces.append(Piece(self.add(TEMPLATE, text.encode()).layer, f"using autodetected template {template_name}"))
+            pieces.append(Piece(TEMPLATE, contents=text.encode(), status=f"using autodetected template {template_name}"))
             if parameters:
-                pieces.append(self.add_json(PARAMS, parameters))
+                pieces.append(_json_piece(PARAMS, parameters))
         return pieces
 
     # --- layers
 
     def existing(self, digest, media_type, source, gguf=None) -> Piece:
-        path = self.blob(digest)
         if gguf is None and media_type in _WEIGHT_TYPES:
-            gguf = GGUFFile.open(path)
-        return Piece(Layer(media_type, digest, path.stat().st_size, source), f"using existing layer {digest}", gguf)
-
-    def add(self, media_type, contents: bytes) -> Piece:
-        digest, is_new = self.store.add_blob(contents)
-        return Piece(Layer(media_type, digest, len(contents)), f"{'creating new' if is_new else 'using existing'} layer {digest}")
-
-    def add_json(self, media_type, value) -> Piece:
-        return self.add(media_type, (go_json.dumps(value) + "\n").encode())
+            gguf = GGUFFile.open(self.blob(digest))
+        return Piece(media_type, digest, source, gguf=gguf)
 
     def with_texts(self, pieces) -> list[Piece]:
         request = self.request
@@ -165,24 +171,24 @@ class _Creation:
                 Template.parse(request.template)
             except TemplateError as error:
                 raise ApiError(400, f"template error: {error}") from None
-            pieces = [*_without(pieces, TEMPLATE), self.add(TEMPLATE, request.template.encode())]
+            pieces = [*_without(pieces, TEMPLATE), Piece(TEMPLATE, contents=request.template.encode())]
         if request.system:
-            pieces = [*_without(pieces, SYSTEM), self.add(SYSTEM, request.system.encode())]
-        pieces = pieces + [self.add(LICENSE, text.encode()) for text in _licenses(request.license)]
+            pieces = [*_without(pieces, SYSTEM), Piece(SYSTEM, contents=request.system.encode())]
+        pieces = pieces + [Piece(LICENSE, contents=text.encode()) for text in _licenses(request.license)]
         parameters = self.parameters_over(pieces)
         if parameters:
-            pieces = [*_without(pieces, PARAMS), self.add_json(PARAMS, parameters)]
+            pieces = [*_without(pieces, PARAMS), _json_piece(PARAMS, parameters)]
         if request.messages:
             messages = [Message(role=message.role, content=message.content) for message in request.messages]
-            pieces = [*_without(pieces, MESSAGES), self.add_json(MESSAGES, messages)]
+            pieces = [*_without(pieces, MESSAGES), _json_piece(MESSAGES, messages)]
         return pieces
 
     def parameters_over(self, pieces) -> dict:
         """The request's parameters over those of the base."""
         parameters = {}
         for piece in pieces:
-            if piece.layer.media_type == PARAMS:
-                parameters |= self.store.read_json(piece.layer.digest)
+            if piece.media_type == PARAMS:
+                parameters |= json.loads(piece.contents) if piece.contents else self.store.read_json(piece.digest)
         return parameters | (self.request.parameters or {})
 
     def check_quantization(self, pieces):
@@ -194,7 +200,7 @@ class _Creation:
         except ValueError as error:
             raise ApiError(500, str(error)) from None
         for piece in pieces:
-            if piece.gguf is None or piece.layer.media_type != MODEL:
+            if piece.gguf is None or piece.media_type != MODEL:
                 continue
             present = quantization_level(piece.gguf.metadata)
             if present not in ("F16", "F32"):
@@ -202,13 +208,13 @@ class _Creation:
             if present != wanted:
                 raise ApiError(500, f"quantizing {present} to {wanted} is not supported yet; upload a GGUF file that is {wanted} already")
 
-    def config_document(self, pieces) -> dict:
+    def config_document(self, pieces, layers) -> dict:
         weights = [piece.gguf for piece in pieces if piece.gguf]
         families = [gguf.metadata.get("general.architecture", str, "unknown") for gguf in weights]
         document = {"model_format": "gguf" if weights else "", "model_family": families[0] if families else "", "model_families": families or None,
                     "model_type": human_number(parameter_count(weights[0])) if weights else "",
                     "file_type": quantization_level(weights[0].metadata) if weights else "", "architecture": "amd64", "os": "linux",
-                    "rootfs": {"type": "layers", "diff_ids": [piece.layer.digest for piece in pieces]}}
+                    "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]}}
         if self.request.info and isinstance(self.request.info.get("capabilities"), list):
             document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
         return document | {key: text for key, text in self.config.items() if text}
@@ -222,8 +228,12 @@ def _media_type(metadata) -> str:
     return PROJECTOR if kind == "projector" or is_vision_only else MODEL
 
 
+def _json_piece(media_type, value) -> Piece:
+    return Piece(media_type, contents=(go_json.dumps(value) + "\n").encode())
+
+
 def _without(pieces, media_type) -> list[Piece]:
-    return [piece for piece in pieces if piece.layer.media_type != media_type]
+    return [piece for piece in pieces if piece.media_type != media_type]
 
 
 def _licenses(value) -> list[str]:
@@ -233,4 +243,4 @@ def _licenses(value) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ApiError(500, "license must be a text or a list of texts")
-    return texts
+    return [text for text in texts if text]

@@ -5,6 +5,8 @@ A duration is an int of nanoseconds, as everywhere in the API.
 
 import re
 
+from .go_text import quote
+
 SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
 DEFAULT_KEEP_ALIVE = 300 * SECOND
@@ -15,7 +17,6 @@ _KINDS = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}",
 
 def parse(text: str) -> int:
     """`1h30m`, `1.5s`, `-5m` -> nanoseconds. Raises ValueError in Go's words (time.ParseDuration)."""
-    from .go_text import quote
     invalid = ValueError(f"time: invalid duration {quote(text)}")
     rest, negative = text, False
     if rest[:1] in ("+", "-"):

@@ -4,7 +4,6 @@ In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list 
 doubles kept: which one counts is the business of binding.py). What follows the first value is not looked at.
 """
 
-import codecs
 import re
 
 from . import go_text
@@ -43,17 +42,9 @@ class Object(list):
     """The `Member`s of an object in the order of the text."""
 
 
-def _replace_each_byte(error):
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-codecs.register_error("go-replace", _replace_each_byte)
-
-
 def parse(body: bytes):
     """-> the first value of `body`. Raises JSONSyntaxError."""
-    text = body.decode("utf-8", "go-replace")
-    return _Parser(text).first()
+    return _Parser(go_text.decode_utf8(body)).first()
 
 
 class _Parser:

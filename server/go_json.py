@@ -99,9 +99,8 @@ def shortest_digits(number, kind=np.float64) -> tuple[bool, str, int]:
     """-> (negative, digits, point): the value is 0.DIGITS * 10^point, with the fewest digits that read back as the same `kind`."""
     if number == 0:
         return math.copysign(1, number) < 0, "0", 1
-    mantissa, _, exponent = np.format_float_scientific(kind(number), unique=True, trim="-").partition("e")
-    negative = mantissa.startswith("-")
-    return negative, mantissa.lstrip("-").replace(".", ""), int(exponent) + 1
+    text, _, exponent = np.format_float_scientific(kind(number), unique=True, trim="-").partition("e")
+    return text.startswith("-"), text.lstrip("-").replace(".", ""), int(exponent) + 1
 
 
 def number_text(number, kind=np.float64) -> str:
@@ -110,17 +109,25 @@ def number_text(number, kind=np.float64) -> str:
         raise ValueError(f"json: unsupported value: {number}")
     negative, digits, point = shortest_digits(number, kind)
     exponent = point - 1
-    if digits == "0":
-        text = "0"
-    elif exponent < -6 or exponent >= 21:
-        text = digits[0] + ("." + digits[1:] if len(digits) > 1 else "") + f"e{exponent:+d}"
-    elif point <= 0:
-        text = "0." + "0" * -point + digits
-    elif point >= len(digits):
-        text = digits + "0" * (point - len(digits))
+    if exponent < -6 or exponent >= 21:
+        text = mantissa(digits) + f"e{exponent:+d}"
     else:
-        text = digits[:point] + "." + digits[point:]
+        text = positional(digits, point)
     return "-" + text if negative else text
+
+
+def mantissa(digits: str) -> str:
+    """One digit before the point: `1.25`, `3`."""
+    return f"{digits[0]}.{digits[1:]}".rstrip(".")
+
+
+def positional(digits: str, point: int) -> str:
+    """0.DIGITS * 10^point without an exponent."""
+    if point <= 0:
+        return "0." + "0" * -point + digits
+    if point >= len(digits):
+        return digits + "0" * (point - len(digits))
+    return digits[:point] + "." + digits[point:]
 
 
 def rfc3339_nano(nanoseconds: int, zone=None) -> str:

@@ -3,7 +3,9 @@
 In: Python values as they come out of JSON. Out: text that clients of the original server know.
 """
 
-from .go_json import shortest_digits
+import codecs
+
+from .go_json import mantissa, positional, shortest_digits
 
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\", '"': '\\"'}
 
@@ -53,15 +55,16 @@ def general_float(number: float) -> str:
         return "+Inf" if number > 0 else "-Inf"
     negative, digits, point = shortest_digits(number)
     exponent = point - 1
-    if digits == "0":
-        text = "0"
-    elif exponent < -4 or exponent >= 6:  # as if the precision were 6
-        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-        text = f"{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
-    elif point <= 0:
-        text = "0." + "0" * -point + digits
-    elif point >= len(digits):
-        text = digits + "0" * (point - len(digits))
+    if exponent < -4 or exponent >= 6:  # as if the precision were 6
+        text = f"{mantissa(digits)}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
     else:
-        text = digits[:point] + "." + digits[point:]
+        text = positional(digits, point)
     return "-" + text if negative else text
+
+
+def decode_utf8(data: bytes) -> str:
+    """Each byte that is no UTF-8 becomes a replacement character of its own."""
+    return data.decode("utf-8", "go-replace")
+
+
+codecs.register_error("go-replace", lambda error: ("\ufffd" * (error.end - error.start), error.end))

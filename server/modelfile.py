@@ -6,7 +6,7 @@ PARAMETER; a message's argument is `role: text`. Values may stand in double or t
 
 from dataclasses import dataclass
 
-from . import go_decode  # noqa: F401  registers the error handler "go-replace"
+from .go_text import decode_utf8
 
 _COMMANDS = ("from", "license", "template", "system", "adapter", "renderer", "parser", "parameter", "message")
 _ROLES = ("system", "user", "assistant")
@@ -53,10 +53,10 @@ def _decode(content: bytes | str) -> str:
     """Text of a file: UTF-8, or what its byte order mark says; each byte that is no UTF-8 becomes a replacement character."""
     if isinstance(content, str):
         return content.removeprefix("\ufeff")
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+    for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
         if content.startswith(mark):
-            return content[len(mark):].decode(encoding, "go-replace" if encoding == "utf-8" else "replace")
-    return content.decode("utf-8", "go-replace")
+            return content[len(mark):].decode(encoding, "replace")
+    return decode_utf8(content.removeprefix(b"\xef\xbb\xbf"))
 
 
 def parse(content: bytes | str) -> list[Command]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
 from . import names
@@ -328,7 +329,8 @@ class Store:
         with self.lock:
             before = self._digests_of(name)
             self._replace(self.manifests / name.file_path, text.encode())
-            self.remove_unused(before)
+            if not settings.get("OLLAMA_NOPRUNE"):
+                self.remove_unused(before)
 
     def _digests_of(self, name: ModelName) -> set[str]:
         try:

@@ -151,6 +151,17 @@ def test_create_over_a_base_replaces_and_adds(store, tmp_path):
     assert store.get("next").licenses == ["L1", "L2", "L3"]
 
 
+def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypatch):
+    make_model(store, "m", tmp_path, {"system": "One."})
+    monkeypatch.setenv("OLLAMA_NOPRUNE", "1")
+    before = blobs(store)
+    build(store, model="m", from_="m", system="Two.")
+    assert before < blobs(store)
+    monkeypatch.delenv("OLLAMA_NOPRUNE")
+    build(store, model="m", from_="m", system="Three.")
+    assert not any(store.blob_path(layer.digest).read_bytes() == b"Two." for layer in store.get("m").manifest.layers)
+
+
 @pytest.mark.parametrize("request_, status, text", [
     (dict(from_="nothing-here"), 404, "not found"), (dict(from_="bad name"), 400, "invalid model name"), (dict(), 400, "neither 'from' or 'files'"),
     (dict(files={}), 400, "unknown type"), (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),

@@ -27,6 +27,7 @@ ROWS = [
     Setting("OLLAMA_HOST", "127.0.0.1:11434", str, "address the server listens on"),
     Setting("OLLAMA_ORIGINS", "", str, "further origins that browsers may call from, comma-separated"),
     Setting("OLLAMA_MODELS", "", str, "folder of the model store (default ~/.ollama/models)"),
+    Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more when a model is created anew"),
     Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
     Setting("OLLAMA_CONTEXT_LENGTH", 4096, int, "context length where a request or model names none"),
     Setting("OLLAMA_NUM_PARALLEL", 1, int, "sequences that one model decodes together"),
