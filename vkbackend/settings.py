@@ -34,6 +34,7 @@ ROWS = [
     Setting("OLLAMA_MAX_QUEUE", 512, int, "requests that may wait for a model; more are refused with status 503"),
     Setting("OLLAMA_KV_CACHE_TYPE", "f16", str, "element type of the KV cache: f16 or f32"),
     Setting("OLLAMA_DEBUG", False, _flag, "1 logs more"),
+    Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, wheels, starter models (default ~/.cache/vkbackend)"),
     Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as one with memory of its own (tests the upload ring)"),
 ]
