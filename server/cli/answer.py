@@ -1,0 +1,112 @@
+"""Prints one streamed answer of /api/generate or /api/chat: text, thinking, colours, timings.
+
+In: a client, a request body. Out: text on stdout; the answer's text and its last object for who goes on with them.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import click
+
+from .. import durations
+from .client import Client
+from .colours import Painter, TokenText
+
+
+@dataclass
+class Printing:
+    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr."""
+
+    coloured: bool = False
+    verbose: bool = False
+    hide_thinking: bool = False
+
+
+@dataclass
+class Answer:
+    text: str = ""
+    last: dict = field(default_factory=dict)
+
+
+def print_answer(client: Client, path: str, body: dict, printing: Printing) -> Answer:
+    """Send `body` to `path` and print what comes. Ctrl-C ends the request and keeps what was printed (`last` is then empty)."""
+    if printing.coloured:
+        body = body | {"logprobs": True}
+    answer, printer = Answer(), _Printer(printing)
+    stream = client.stream(path, body)
+    try:
+        for piece in stream:
+            message = piece.get("message") or piece
+            printer.thinking(message.get("thinking") or "")
+            text = (piece.get("response") if "response" in piece else message.get("content")) or ""
+            printer.text(text, piece.get("logprobs"))
+            answer.text += text
+            if piece.get("done"):
+                answer.last = piece
+    finally:
+        stream.close()
+        printer.end()
+    if printing.verbose:
+        click.echo("\n".join(timings(answer.last)), err=True)
+    return answer
+
+
+class _Printer:
+    def __init__(self, printing: Printing):
+        self._printing, self._tokens = printing, TokenText()
+        self._painter = Painter() if printing.coloured else None
+        self._is_thinking = False
+        self._coloured_any = False
+
+    def thinking(self, text: str) -> None:
+        if not text or self._printing.hide_thinking:
+            return
+        if not self._is_thinking:
+            click.echo("Thinking...")
+            self._is_thinking = True
+        self._write(text, None)
+
+    def text(self, text: str, logprobs) -> None:
+        pieces = self._tokens.feed(text, logprobs)
+        if not text:
+            return
+        if self._is_thinking:
+            click.echo("\n...done thinking.\n")
+            self._is_thinking = False
+        for part, probability in pieces:
+            self._write(part, probability)
+
+    def _write(self, text: str, probability) -> None:
+        if self._painter is None:
+            sys.stdout.write(text)
+        else:
+            self._painter.write(text, probability)
+            self._coloured_any |= probability is not None
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        click.echo("\n")
+        if self._coloured_any:
+            self._painter.legend()
+
+
+def timings(last: dict) -> list[str]:
+    """The figures at the end of an answer, in Ollama's words; durations in nanoseconds."""
+    lines = []
+
+    def line(name, text):
+        lines.append(f"{name + ':':<22}{text}")
+
+    def part(name, count, nanoseconds):
+        if count:
+            line(f"{name} count", f"{count} token(s)")
+        if nanoseconds:
+            line(f"{name} duration", durations.text(nanoseconds))
+            line(f"{name} rate", f"{count * durations.SECOND / nanoseconds:.2f} tokens/s")
+
+    for name in ("total", "load"):
+        if last.get(f"{name}_duration"):
+            line(f"{name} duration", durations.text(last[f"{name}_duration"]))
+    part("prompt eval", last.get("prompt_eval_count", 0), last.get("prompt_eval_duration", 0))
+    part("eval", last.get("eval_count", 0), last.get("eval_duration", 0))
+    return lines

@@ -1,0 +1,204 @@
+"""The conversation of `run`: lines in, answers out, commands that begin with a slash.
+
+In: a line at a time (prompt_toolkit on a terminal). Out: requests to /api/chat with the whole history, printed answers.
+"""
+
+import json
+
+import click
+
+from vkbackend import settings
+
+from ..parameters import format_parameters
+from .answer import Printing, print_answer
+from .client import Client, NoServer, ServerError
+from .models import describe
+
+QUOTES = '"""'
+HELP = """Available Commands:
+  /set parameter ...     Set a parameter
+  /set system <string>   Set system message
+  /set history           Enable history
+  /set nohistory         Disable history
+  /set verbose           Show LLM stats
+  /set quiet             Disable LLM stats
+  /set color             Colour tokens by their probability
+  /set nocolor           Print plain text
+  /set format json       Enable JSON mode
+  /set noformat          Disable formatting
+  /set think             Enable thinking
+  /set nothink           Disable thinking
+  /show info             Show details of this model
+  /show license | modelfile | parameters | system | template
+  /load <model>          Load a model
+  /save <model>          Save this conversation as a model
+  /clear                 Clear session context
+  /bye                   Exit
+  /?, /help              Help for a command
+
+Use \"\"\" to begin and end a multi-line message.
+"""
+
+
+class Conversation:
+    """One model, its history and settings. `handle` takes a message or a command; False ends the conversation."""
+
+    def __init__(self, client: Client, model: str, info: dict, common: dict, printing: Printing):
+        self.client, self.common, self.printing = client, dict(common), printing
+        self.keeps_history = True
+        self._use(model, info)
+
+    def _use(self, model: str, info: dict) -> None:
+        self.model, self.info = model, info
+        self.options: dict = {}
+        self.system = ""
+        self.messages: list[dict] = []
+
+    def handle(self, text: str) -> bool:
+        command, _, rest = text.strip().partition(" ")
+        if not command:
+            return True
+        if not command.startswith("/"):
+            self.say(text)
+            return True
+        if command in ("/bye", "/exit"):
+            return False
+        action = {"/?": self.help, "/help": self.help, "/clear": self.clear, "/set": self.set, "/show": self.show,
+                  "/load": self.load, "/save": self.save}.get(command)
+        if action is None:
+            click.echo(f"Unknown command '{command}'. Type /? for help")
+        else:
+            action(rest.strip())
+        return True
+
+    def say(self, text: str) -> None:
+        """Ask and keep both sides; a request that fails or is cut off with Ctrl-C leaves the history as it was."""
+        message = {"role": "user", "content": text}
+        before = [{"role": "system", "content": self.system}] if self.system else []
+        body = {"model": self.model, "messages": [*before, *self.messages, message], "options": self.options} | self.common
+        try:
+            answer = print_answer(self.client, "/api/chat", body, self.printing)
+        except KeyboardInterrupt:
+            return
+        except (ServerError, NoServer) as error:
+            click.echo(f"Error: {error}", err=True)
+            return
+        if self.keeps_history:
+            self.messages += [message, {"role": "assistant", "content": answer.text}]
+
+    def help(self, _) -> None:
+        click.echo(HELP)
+
+    def clear(self, _) -> None:
+        self.messages = []
+        click.echo("Cleared session context")
+
+    def set(self, text: str) -> None:
+        name, _, value = text.partition(" ")
+        value = value.strip()
+        switches = {"history": ("keeps_history", True), "nohistory": ("keeps_history", False)}
+        printing = {"verbose": ("verbose", True), "quiet": ("verbose", False), "color": ("coloured", True), "nocolor": ("coloured", False)}
+        if name == "parameter":
+            self.set_parameter(value)
+        elif name == "system":
+            self.system = value.removeprefix(QUOTES).removesuffix(QUOTES)
+            click.echo("Set system message.")
+        elif name in switches:
+            setattr(self, *switches[name])
+        elif name in printing:
+            setattr(self.printing, *printing[name])
+            click.echo(f"Set '{name}' mode.")
+        elif name == "format" and value == "json" or name == "noformat":
+            self.common.pop("format", None)
+            if name == "format":
+                self.common["format"] = value
+            click.echo("Set format to 'json' mode." if name == "format" else "Disabled format.")
+        elif name in ("think", "nothink"):
+            self.common["think"] = (value or True) if name == "think" else False
+            click.echo(f"Set '{name}' mode.")
+        else:
+            click.echo(f"Unknown command '/set {text}'. Type /? for help")
+
+    def set_parameter(self, text: str) -> None:
+        name, *values = text.split()
+        if not values:
+            click.echo("Usage: /set parameter <name> <value>")
+            return
+        try:
+            self.options.update(format_parameters({name: values}))
+        except ValueError as error:
+            click.echo(f"Couldn't set parameter: {error}")
+            return
+        click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
+
+    def show(self, part: str) -> None:
+        if part == "info":
+            click.echo("\n".join(describe(self.info)))
+        elif part == "parameters":
+            click.echo("Model defined parameters:\n" + (self.info.get("parameters") or "No parameters were specified for this model."))
+            if self.options:
+                click.echo("\nUser defined parameters:\n" + "\n".join(f"{name:<30} {json.dumps(value)}" for name, value in self.options.items()))
+        elif part == "system":
+            click.echo(self.system or self.info.get("system") or "No system message was specified for this model.")
+        elif part in ("license", "modelfile", "template"):
+            click.echo(self.info.get(part) or f"No {part} was specified for this model.")
+        else:
+            click.echo("Usage: /show info | license | modelfile | parameters | system | template")
+
+    def load(self, model: str) -> None:
+        if not model:
+            click.echo("Usage: /load <model>")
+            return
+        try:
+            self._use(model, self.client.call("POST", "/api/show", {"model": model}))
+        except (ServerError, NoServer) as error:
+            click.echo(f"Error: {error}")
+            return
+        click.echo(f"Loaded model '{model}'")
+
+    def save(self, name: str) -> None:
+        if not name:
+            click.echo("Usage: /save <model>")
+            return
+        body = {"model": name, "from": self.model, "parameters": self.options, "messages": self.messages, "stream": False}
+        try:
+            self.client.call("POST", "/api/create", body | ({"system": self.system} if self.system else {}))
+        except (ServerError, NoServer) as error:
+            click.echo(f"Error: {error}")
+            return
+        click.echo(f"Created new model '{name}'")
+
+
+def converse(client: Client, model: str, info: dict, common: dict, printing: Printing) -> None:
+    """Read from the terminal until /bye or Ctrl-D."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.formatted_text import HTML
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    keeps = not settings.get("OLLAMA_NOHISTORY")
+    session = PromptSession(history=FileHistory(str(settings.cache_folder() / "history")) if keeps else InMemoryHistory())
+    placeholder = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
+    conversation = Conversation(client, model, info, common, printing)
+    client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
+    while True:
+        try:
+            text = read_message(lambda is_first: session.prompt(">>> " if is_first else "... ", placeholder=placeholder if is_first else None))
+        except KeyboardInterrupt:
+            click.echo("\nUse Ctrl + d or /bye to exit.")
+            continue
+        except EOFError:
+            return
+        if not conversation.handle(text):
+            return
+
+
+def read_message(read_line) -> str:
+    """One message: a line, or the lines between triple quotes. `read_line(is_first)` gives lines; its exceptions pass through."""
+    text = read_line(True)
+    opened = text.strip()
+    for start in (QUOTES, f"/set system {QUOTES}"):
+        if opened.startswith(start):
+            body = opened[len(start):]
+            while not body.rstrip().endswith(QUOTES):
+                body += "\n" + read_line(False)
+            return start.removesuffix(QUOTES) + body.rstrip().removesuffix(QUOTES)
+    return text
