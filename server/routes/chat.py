@@ -1,5 +1,6 @@
 """POST /api/chat: a conversation, and the assistant's next message."""
 
+import asyncio
 import time
 
 from aiohttp import web
@@ -30,13 +31,13 @@ async def chat(request: web.Request) -> web.StreamResponse:
     async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
         if not ask.messages:
             return json_answer(empty_answer(ask, "load"))
-        rendered = write_prompt(ask, plan, model)
+        rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
             return json_answer(ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
         inference.refuse_think_level(ask)
         inference.check_format(ask.format)
-        replies = answers(ask, Run(plan, model, ask, rendered.text, request))
+        replies = answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request))
         if ask.stream is not False:
             return await streaming.send_stream(request, replies)
         return json_answer(await whole(replies))
@@ -48,7 +49,7 @@ def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:
 
 def write_prompt(ask: ChatRequest, plan: Plan, model) -> Prompt:
     """The prompt's text. Raises ApiError 500 for what a template cannot do."""
-    limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text)), ask.truncate is not False,
+    limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
                          bool(plan.stored.projector_paths))
     try:
         return prompt.chat_prompt(Template.parse(plan.stored.template), conversation(ask, plan.stored), limit, tools=ask.tools,

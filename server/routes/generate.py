@@ -1,5 +1,6 @@
 """POST /api/generate: a prompt, put into the model's template or taken as it is, and the text that goes on from it."""
 
+import asyncio
 import time
 
 from aiohttp import web
@@ -35,12 +36,12 @@ async def generate(request: web.Request) -> web.StreamResponse:
     async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
         if not ask.prompt:
             return json_answer(GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason="load"))
-        rendered = write_prompt(ask, plan, model)
+        rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
             return json_answer(GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
         inference.check_format(ask.format)
-        replies = answers(ask, Run(plan, model, ask, rendered.text, request))
+        replies = answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request))
         if ask.stream is not False:
             return await streaming.send_stream(request, replies)
         return json_answer(await whole(replies))
@@ -59,7 +60,7 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
         if ask.suffix or ask.template:
             return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
                                           context_text=context_text, thinking=thinking)
-        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text)), ask.truncate is not False,
+        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
                              bool(plan.stored.projector_paths))
         rendered = prompt.chat_prompt(template, conversation(ask, plan.stored), limit, tools=[], thinking=thinking,
                                       one_image_only="mllama" in plan.families)
@@ -81,7 +82,7 @@ async def answers(ask: GenerateRequest, run: Run):
     """One GenerateResponse per piece, then the one with the figures."""
     async for answer in run.pieces(lambda text: GenerateResponse(model=ask.model, created_at=now(), response=text)):
         if answer.done and not ask.raw:
-            answer.context = run.model.tokenizer.encode(run.prompt + run.text)
+            answer.context = await asyncio.to_thread(run.model.tokenizer.encode, run.prompt + run.text, add_special=False)
         yield answer
 
 
