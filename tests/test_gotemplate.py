@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from datetime import date
 
 import pytest
@@ -119,3 +120,14 @@ def test_match_by_markers_where_the_prompts_differ():
 @pytest.mark.parametrize("text", ["", "{% for", "no template at all", "{{ 1 / 0 }}", "{{ ''.__class__.__mro__ }}"])
 def test_no_match(text):
     assert builtin.match(text) is None
+
+
+@pytest.mark.parametrize("text", [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+    "{{ 'x' * 10**11 }}",
+])
+def test_hostile_chat_templates_end(text):
+    begin = time.monotonic()
+    assert builtin.match(text) is None
+    assert time.monotonic() - begin < 15

@@ -9,9 +9,7 @@ import functools
 import json
 from pathlib import Path
 
-from jinja2.exceptions import TemplateError as JinjaError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from . import probe
 from .template import Template, Values
 
 FOLDER = Path(__file__).parent / "templates"
@@ -54,40 +52,15 @@ def match(jinja_text: str) -> tuple[str, str, dict] | None:
 
 
 def _by_prompts(jinja_text):
-    """The first template that agrees with a system text and in at least two conversations, or in all that the jinja text accepts."""
-    for end_token in END_TOKENS:
-        rendered = _render(jinja_text, end_token)
-        if rendered is None:
-            return None
-        accepted = [prompt is not None for prompt in rendered]
-        if not any(accepted):
-            return None
-        for row in _index():
-            agreed = [prompt == known for prompt, known in zip(rendered, _prompts(row["name"]))]
+    """The first template that agrees in every conversation that the jinja text accepts, or in those with a system text."""
+    for rendered in probe.run(jinja_text, END_TOKENS, PROBES) or ():
+        prompts = [None if prompt is None else prompt.strip() for prompt in rendered]
+        accepted = [prompt is not None for prompt in prompts]
+        for row in _index() if any(accepted) else ():
+            agreed = [prompt == known for prompt, known in zip(prompts, _prompts(row["name"]))]
             if agreed == accepted or (agreed[0] and agreed[1]):
                 return row
     return None
-
-
-def _render(jinja_text, end_token) -> list[str | None] | None:
-    """The probes' prompts, None for a conversation that the text refuses; None if it is no jinja at all."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-
-    def refuse(message=""):
-        raise JinjaError(message)
-
-    environment.globals["raise_exception"] = refuse
-    try:
-        template = environment.from_string(jinja_text)
-    except Exception:  # whatever a foreign text makes the compiler raise, it is no match
-        return None
-    prompts = []
-    for probe in PROBES:
-        try:
-            prompts.append(template.render(messages=probe, add_generation_prompt=True, bos_token="", eos_token=end_token).strip())
-        except Exception:  # likewise: the text is foreign code
-            prompts.append(None)
-    return prompts
 
 
 def _by_markers(jinja_text):
