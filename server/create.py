@@ -20,7 +20,7 @@ from .quantization import parse_file_type, quantization_level
 from .store import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound, Store
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
-INVALID_NAME = "invalid model name"
+INVALID_NAME, UNKNOWN_TYPE = "invalid model name", "unknown type"
 NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model before converting it to GGUF"
 
 
@@ -75,8 +75,8 @@ class _Creation:
             pieces = self.from_files(request.files)
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
-        if request.adapters:
-            raise ApiError(400, NO_ADAPTERS)
+        if request.adapters is not None:
+            raise ApiError(400, NO_ADAPTERS if self.kind_of(request.adapters) else UNKNOWN_TYPE)
         self.check_quantization(pieces)
         return self.with_texts(pieces)
 
@@ -111,7 +111,7 @@ class _Creation:
         if kind == "safetensors":
             raise ApiError(400, "safetensors files are not supported yet; convert the model to GGUF first")
         if kind != "gguf":
-            raise ApiError(400, "unknown type")
+            raise ApiError(400, UNKNOWN_TYPE)
         pieces = []
         for digest in files.values():
             pieces += self.from_gguf(digest)

@@ -47,6 +47,8 @@ def dumps(value) -> str:
     if isinstance(value, (bytes, bytearray)):
         return '"' + base64.b64encode(value).decode() + '"'
     if isinstance(value, (list, tuple)):
+        if all(type(item) is str for item in value):  # a vocabulary: at once, not item by item
+            return _escape(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         return "[" + ",".join(map(dumps, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted(value)) + "}"
@@ -66,7 +68,7 @@ def _struct_pairs(value):
 
 def _array(values: np.ndarray) -> str:
     if values.dtype == np.float32:
-        return "[" + ",".join(number_text(item, np.float32) for item in values) + "]"
+        return "[" + ",".join(number_text(item, np.float32) for item in values.tolist()) + "]"
     return dumps(values.tolist())
 
 
@@ -107,6 +109,8 @@ def number_text(number, kind=np.float64) -> str:
     """A float as encoding/json writes it: an exponent only below 1e-6 and from 1e21 on (floatEncoder)."""
     if not math.isfinite(number):
         raise ValueError(f"json: unsupported value: {number}")
+    if number and abs(number) < 1 << 24 and number == int(number):
+        return str(int(number))
     negative, digits, point = shortest_digits(number, kind)
     exponent = point - 1
     if exponent < -6 or exponent >= 21:

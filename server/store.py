@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
 PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+STALE_UPLOAD_SECONDS = 24 * 3600
 _UPLOAD_PREFIX = ".upload-"  # never a valid blob's or model's name
 
 
@@ -250,6 +252,13 @@ class Store:
         return self.root / "blobs" / normal_digest(digest).replace(":", "-")
 
     def upload(self) -> Upload:
+        """A new one; what a crash left of old ones is cleared away."""
+        for path in self.blobs.glob(_UPLOAD_PREFIX + "*"):
+            try:
+                if time.time() - path.stat().st_mtime > STALE_UPLOAD_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # finished this moment
+                pass
         return Upload(self)
 
     def add_blob(self, contents: bytes) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 
 import pytest
@@ -116,6 +117,15 @@ def test_an_upload_counts_only_when_whole_and_true(store):
     assert store.blob_path(digest).read_bytes() == b"hello"
 
 
+def test_what_a_crash_left_of_an_upload_goes_after_a_day(store):
+    for name, age in ((".upload-old", 2 * 86400), (".upload-new", 60)):
+        path = store.blobs / name
+        path.write_bytes(b"x")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    with store.upload():
+        assert not (store.blobs / ".upload-old").exists() and (store.blobs / ".upload-new").exists()
+
+
 @pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "a" * 63, "sha256:" + "g" * 64, "md5:" + "a" * 64, "sha256:../" + "a" * 61, "sha256:" + "a" * 64 + "\n"])
 def test_a_text_that_is_no_digest_never_becomes_a_path(store, text):
     with pytest.raises(InvalidDigest):
@@ -159,7 +169,7 @@ def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypa
     assert before < blobs(store)
     monkeypatch.delenv("OLLAMA_NOPRUNE")
     build(store, model="m", from_="m", system="Three.")
-    assert not any(store.blob_path(layer.digest).read_bytes() == b"Two." for layer in store.get("m").manifest.layers)
+    assert not store.blob_path(f"sha256:{hashlib.sha256(b'Two.').hexdigest()}").exists()
 
 
 @pytest.mark.parametrize("request_, status, text", [
@@ -167,6 +177,7 @@ def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypa
     (dict(files={}), 400, "unknown type"), (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
     (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 400, "safetensors files are not supported yet"),
     (dict(from_="base", template="{{ if }}"), 400, "template error: "), (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
+    (dict(from_="base", adapters={}), 400, "unknown type"), (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
     (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"), (dict(from_="base", license=5.0), 500, "license must be"),
     (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported yet")])
 def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, text):
