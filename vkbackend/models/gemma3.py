@@ -21,6 +21,7 @@ class Config:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    feed_forward: int
     context_length: int
     vocab_size: int
     norm_eps: float
@@ -35,13 +36,15 @@ class Config:
         """meta: `weights.Hyperparameters`, which looks up under "gemma3."."""
         head_dim, num_layers = meta.int("attention.key_length", 256), meta.int("block_count")
         width, heads = meta.int("embedding_length"), meta.int("attention.head_count")
+        kv_heads = meta.int("attention.head_count_kv", heads)
+        meta.check_heads(heads, kv_heads, head_dim, head_dim)
         return cls(
-            num_layers=num_layers, width=width,
-            num_heads=heads, num_kv_heads=meta.int("attention.head_count_kv", heads), head_dim=head_dim,
+            num_layers=num_layers, width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+            feed_forward=meta.int("feed_forward_length"),
             context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.float("rope.freq_base", 1_000_000.0), rope_scale=meta.linear_rope_scale(),
-            window=meta.int("attention.sliding_window", 0),
+            rope_base=meta.float("rope.freq_base", 1_000_000.0, least=1.0), rope_scale=meta.linear_rope_scale(),
+            window=meta.int("attention.sliding_window", 0, least=0),
             # The 27B model alone (62 layers) scales by the width per head instead of head_dim.
             attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
             logit_softcap=meta.float("final_logit_softcapping", 0.0),
@@ -54,12 +57,13 @@ class Config:
 class Block:
     def __init__(self, w, cfg: Config, ropes: dict[bool, Rope]):
         everywhere = cfg.is_global(w.layer)
-        self.attn_norm = w.norm("attn_norm", cfg.norm_eps)
+        self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
         self.attention = Attention(w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
-        self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps)
-        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps)
-        self.gate_up, self.down = w.linear("ffn_gate", "ffn_up", name="gate_up"), w.linear("ffn_down")
-        self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps)
+        self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps, cfg.width)
+        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
+        self.gate_up = w.linear("ffn_gate", "ffn_up", rows=(cfg.feed_forward, cfg.feed_forward), columns=cfg.width, name="gate_up")
+        self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
+        self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps, cfg.width)
 
     def __call__(self, x: Value, step) -> Value:
         x = self.post_attention_norm(self.attention(self.attn_norm(x), step), residual=x)
@@ -74,11 +78,11 @@ class Model:
 
     def __init__(self, w, cfg: Config):
         self.cfg = cfg
-        self.embed = Embedding(w.matrix("token_embd"), scale=cfg.width ** 0.5)
+        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width ** 0.5)
         ropes = {True: Rope(w, cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale), False: Rope(w, LOCAL_ROPE_BASE, cfg.head_dim, "halves")}
         self.blocks = [Block(w.block(i), cfg, ropes) for i in range(cfg.num_layers)]
-        self.output_norm = w.norm("output_norm", cfg.norm_eps)
-        self.output = w.linear("output", fallback="token_embd")
+        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width)
+        self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
 
     def __call__(self, graph: Graph, step) -> Value:
         x = self.embed(graph)

@@ -64,10 +64,11 @@ class Attention:
 
     def __init__(self, w, cfg, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
         self.cfg, self.rope, self.scale, self.window, self.softcap = cfg, rope, scale, window, softcap
-        self.qkv = w.linear("attn_q", "attn_k", "attn_v", name="qkv")
-        self.output = w.linear("attn_output")
-        self.q_norm = w.norm("attn_q_norm", cfg.norm_eps, required=False)
-        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, required=False)
+        q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
+        self.qkv = w.linear("attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv")
+        self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
+        self.q_norm = w.norm("attn_q_norm", cfg.norm_eps, cfg.head_dim, required=False)
+        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim, required=False)
         self.layer = w.layer
 
     def __call__(self, x: Value, step, residual: Value | None = None) -> Value:

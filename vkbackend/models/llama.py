@@ -17,6 +17,7 @@ class Config:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    feed_forward: int
     context_length: int
     vocab_size: int
     norm_eps: float
@@ -28,23 +29,26 @@ class Config:
     def from_gguf(cls, meta) -> "Config":
         """meta: `weights.Hyperparameters`, which looks up under "llama."."""
         heads, width = meta.int("attention.head_count"), meta.int("embedding_length")
-        head_dim = meta.int("attention.key_length", width // heads)
+        kv_heads, head_dim = meta.int("attention.head_count_kv", heads), meta.int("attention.key_length", width // heads)
+        rope_dim = meta.int("rope.dimension_count", head_dim)
+        meta.check_heads(heads, kv_heads, head_dim, rope_dim)
         return cls(
-            num_layers=meta.int("block_count"), width=width,
-            num_heads=heads, num_kv_heads=meta.int("attention.head_count_kv", heads), head_dim=head_dim,
+            num_layers=meta.int("block_count"), width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+            feed_forward=meta.int("feed_forward_length"),
             context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.float("rope.freq_base", 10000.0), rope_dim=meta.int("rope.dimension_count", head_dim),
+            rope_base=meta.float("rope.freq_base", 10000.0, least=1.0), rope_dim=rope_dim,
             rope_scale=meta.linear_rope_scale(),
         )
 
 
 class Block:
     def __init__(self, w, cfg: Config, rope: Rope):
-        self.attn_norm = w.norm("attn_norm", cfg.norm_eps)
+        self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
         self.attention = Attention(w, cfg, rope, scale=cfg.head_dim ** -0.5)
-        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps)
-        self.gate_up, self.down = w.linear("ffn_gate", "ffn_up", name="gate_up"), w.linear("ffn_down")
+        self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
+        self.gate_up = w.linear("ffn_gate", "ffn_up", rows=(cfg.feed_forward, cfg.feed_forward), columns=cfg.width, name="gate_up")
+        self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
 
     def __call__(self, x: Value, step) -> Value:
         x = self.attention(self.attn_norm(x), step, residual=x)
@@ -59,12 +63,12 @@ class Model:
 
     def __init__(self, w, cfg: Config):
         self.cfg = cfg
-        self.embed = Embedding(w.matrix("token_embd"))
-        factors = w.vector("rope_freqs", required=False)
+        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width))
+        factors = w.vector("rope_freqs", required=False, size=cfg.rope_dim // 2)
         rope = Rope(w, cfg.rope_base, cfg.rope_dim, "adjacent", cfg.rope_scale, factors and factors.values)
         self.blocks = [Block(w.block(i), cfg, rope) for i in range(cfg.num_layers)]
-        self.output_norm = w.norm("output_norm", cfg.norm_eps)
-        self.output = w.linear("output", fallback="token_embd")
+        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width)
+        self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
 
     def __call__(self, graph: Graph, step) -> Value:
         x = self.embed(graph)

@@ -26,17 +26,35 @@ class Vector:
         return self.values.shape
 
 
+LARGEST = 1 << 24  # no hyperparameter is larger: what is would only be found out by running out of memory
+
+
 class Hyperparameters:
     """Typed look-ups under the architecture's prefix, with errors that name the key."""
 
     def __init__(self, gguf: GGUFFile):
         self.gguf, self.architecture = gguf, gguf.metadata.get("general.architecture", str)
 
-    def int(self, key: str, default: int | None = None) -> int:
-        return self._get(key, int, default)
+    def int(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Raises GGUFError where the key is missing, of another type, or not in least..LARGEST."""
+        return self._within(key, self._get(key, int, default), least, LARGEST)
 
-    def float(self, key: str, default: float | None = None) -> float:
-        return float(self._get(key, float, default))
+    def float(self, key: str, default: float | None = None, least: float = 0.0) -> float:
+        """Raises GGUFError where the key is missing, of another type, or not a finite number from `least` on."""
+        return float(self._within(key, self._get(key, float, default), least, np.finfo(np.float32).max))
+
+    def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
+        """Raises GGUFError where these contradict each other, UnsupportedModel where the kernels do not do them."""
+        if num_heads % num_kv_heads or num_rotated > head_dim or num_rotated % 2:
+            raise GGUFError(f"{self.gguf.path} is damaged: {num_heads} heads of {head_dim}, of which {num_rotated} rotate, on {num_kv_heads} key heads")
+        if head_dim % 8:
+            raise UnsupportedModel(f"{self.gguf.path} has heads of {head_dim} elements; attention here needs a multiple of 8")
+
+    def _within(self, key, value, least, largest):
+        if not least <= value <= largest:
+            raise GGUFError(f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}; {least} to {largest} are possible: "
+                            "the file is damaged or badly converted")
+        return value
 
     def _get(self, key, kind, default):
         full = f"{self.architecture}.{key}"
@@ -49,7 +67,7 @@ class Hyperparameters:
             return 1.0
         if kind != "linear":
             raise UnsupportedModel(f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear")
-        return 1.0 / self.float("rope.scaling.factor", 1.0)
+        return 1.0 / (self.float("rope.scaling.factor", 1.0) or 1.0)  # 0 is written where nothing is scaled
 
     @property
     def vocab_size(self) -> int:
@@ -66,17 +84,20 @@ class Weights:
     def block(self, layer: int) -> "Weights":
         return Weights(self.gguf, self.placer, f"blk.{layer}.", layer, self.shared)
 
-    def norm(self, name: str, eps: float, required: bool = True):
+    def norm(self, name: str, eps: float, size: int, required: bool = True):
+        """An `RMSNorm` over `size` elements, None where the tensor is missing and not required."""
         from .layers import RMSNorm
-        vector = self.vector(name, required)
+        vector = self.vector(name, required, size)
         return vector and RMSNorm(vector, eps, name)
 
-    def vector(self, name: str, required: bool = True) -> Vector | None:
+    def vector(self, name: str, required: bool = True, size: int | None = None) -> Vector | None:
+        """A tensor of one dimension, of `size` elements where that is said."""
         full = f"{self.prefix}{name}.weight"
         if full not in self.gguf.tensors:
             if required:
                 raise self._missing(full)
             return None
+        self._check_shape(full, self.gguf.tensors[full].shape, (size,))
         if full not in self.shared:
             values = self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
             vector = Vector(full, values)
@@ -92,8 +113,8 @@ class Weights:
             self.placer.place_vector(vector)
         return vector
 
-    def matrix(self, *names: str) -> PackedMatrix:
-        """The tensors `names`, of one format and K, as one placed weight."""
+    def matrix(self, *names: str, columns: int | None = None) -> PackedMatrix:
+        """The tensors `names`, of one format and K, as one placed weight; K must be `columns` where that is said."""
         full = [f"{self.prefix}{name}.weight" for name in names]
         key = "+".join(full)
         if key not in self.shared:
@@ -101,6 +122,8 @@ class Weights:
                 if name not in self.gguf.tensors:
                     raise self._missing(name)
             infos = [self.gguf.tensors[name] for name in full]
+            for info in infos:
+                self._check_shape(info.name, info.shape, (None, columns))
             rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
             weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws)
@@ -111,16 +134,18 @@ class Weights:
             self.shared[key] = weight
         return self.shared[key]
 
-    def linear(self, *names: str, name: str = "", fallback: str = ""):
-        """A `Linear` over the tensors `names`: neighbours of one format are stacked, so that they take one dispatch."""
+    def linear(self, *names: str, rows: tuple[int, ...], columns: int, name: str = "", fallback: str = ""):
+        """A `Linear` over the tensors `names`, of shapes (rows[i], columns): neighbours of one format are stacked, so that they take
+        one dispatch. Raises GGUFError where a tensor is missing or of another shape."""
         from .layers import Linear
         if fallback and f"{self.prefix}{names[0]}.weight" not in self.gguf.tensors:
             names, name = (fallback,), name or names[0]
         stacks: list[list[str]] = []
-        for each in names:
+        for each, count in zip(names, rows):
             full = f"{self.prefix}{each}.weight"
             if full not in self.gguf.tensors:
                 raise self._missing(full)
+            self._check_shape(full, self.gguf.tensors[full].shape, (count, columns))
             previous = stacks and f"{self.prefix}{stacks[-1][-1]}.weight"
             if previous and self._alike(previous, full):
                 stacks[-1].append(each)
@@ -128,9 +153,15 @@ class Weights:
                 stacks.append([each])
         return Linear([self.matrix(*stack) for stack in stacks], name or names[0])
 
+    def _check_shape(self, name: str, shape, expected) -> None:
+        """expected: None stands for any size."""
+        if len(shape) != len(expected) or any(want not in (None, have) for have, want in zip(shape, expected)):
+            wanted = ", ".join("any" if want is None else str(want) for want in expected)
+            raise GGUFError(f"{self.gguf.path}: {name} has shape {tuple(shape)}, the metadata ask for ({wanted}); the file is damaged or badly converted")
+
     def _alike(self, one: str, other: str) -> bool:
         a, b = self.gguf.tensors[one], self.gguf.tensors[other]
-        return a.type == b.type and a.shape[1] == b.shape[1]
+        return a.type == b.type and a.shape[1:] == b.shape[1:]
 
     def _format(self, full: str) -> QuantFormat:
         kind = self.gguf.tensors[full].type
