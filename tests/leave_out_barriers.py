@@ -1,0 +1,59 @@
+"""Records a model's steps once for every derived barrier, each time without that one; the program that tests start under a layer.
+
+In: model files, the layer's message file. Out: one line of JSON: for each model and step size the number of barriers and, for each
+barrier left out, how many hazards the layer reported and between which dispatches it stood; entry "none" is the whole recording.
+Hazards between dispatches of one recording are found while it is recorded, so nothing has to run.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from run_generation import layers_in_process
+from vkbackend.device.context import Device
+from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.dispatch import Program
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.models import load
+
+
+class Log:
+    """Counts the hazards that a file gained."""
+
+    def __init__(self, path: Path):
+        self.path, self.at = path, 0
+
+    def new(self) -> str:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        text, self.at = data[self.at:].decode("utf-8", "replace"), len(data)
+        return text
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("log", type=Path)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--steps", default="1,1 4,2", help="token slots and output rows of each step")
+    arguments = parser.parse_args()
+    device = Device(choose(list_devices()).device)
+    log, steps = Log(arguments.log), []
+    for path in arguments.models:
+        runner = ModelRunner(load(path, device), context_length=64, prefill_chunk=8)
+        for slots, rows in (map(int, size.split(",")) for size in arguments.steps.split()):
+            dispatches = runner.executor.plan(slots, rows).dispatches
+            log.new()
+            whole = Program(device, dispatches)
+            left_out = []
+            none = log.new()
+            for index, before in enumerate(whole.barriers):
+                Program(device, dispatches, skip_barrier=index)
+                text = log.new()
+                first = whole.barriers[index - 1] if index else 0
+                left_out.append({"hazards": text.count("SYNC-HAZARD"), "before": dispatches[before].label,
+                                 "after": [dispatch.label for dispatch in dispatches[first:before]]})
+            steps.append({"model": Path(path).stem, "slots": slots, "rows": rows, "none": none, "left_out": left_out})
+    print(json.dumps({"layers": layers_in_process(), "steps": steps}))
+
+
+if __name__ == "__main__":
+    main()
