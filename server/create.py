@@ -17,7 +17,8 @@ from .messages import CreateRequest, Message
 from .model_info import parameter_count
 from .names import ModelName
 from .quantization import parse_file_type, quantization_level
-from .store import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound, Store
+from .store import Store
+from .stored_model import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
 INVALID_NAME, UNKNOWN_TYPE = "invalid model name", "unknown type"
@@ -68,7 +69,7 @@ class _Creation:
     def prepare(self, name) -> list[Piece]:
         request = self.request
         if request.remote_host:
-            raise ApiError(400, f"model {name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave remote_host out")
+            raise ApiError(400, f"{name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave remote_host out")
         if request.from_:
             pieces = self.from_model(request.from_)
         elif request.files is not None:

@@ -16,179 +16,23 @@ import re
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from vkbackend import settings
-from vkbackend.errors import VkbackendError
 
 from . import names
 from .names import ModelName
+from .stored_model import MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError
 
 log = logging.getLogger(__name__)
 
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
-MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
-    f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
-PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
-DEFAULT_TEMPLATE = "{{ .Prompt }}"
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 STALE_UPLOAD_SECONDS = 24 * 3600
 _UPLOAD_PREFIX = ".upload-"  # never a valid blob's or model's name
 
 
-class StoreError(VkbackendError):
-    """The store on disk is not as it should be, or cannot be changed."""
-
-
-class InvalidName(VkbackendError):
-    """A text that is no model name."""
-
-
-class InvalidDigest(VkbackendError):
-    def __init__(self):
-        super().__init__("invalid digest format")
-
-
-class DigestMismatch(VkbackendError):
-    """Contents that are not what their digest says."""
-
-    def __init__(self, expected: str, actual: str):
-        super().__init__(f'digest mismatch, expected "{expected}", got "{actual}"')
-
-
-class ModelNotFound(VkbackendError):
-    def __init__(self, name):
-        super().__init__(f"model '{name}' not found")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """`source` tells where a layer was taken from: a model's name or a file; shown as parent model."""
-
-    media_type: str
-    digest: str
-    size: int
-    source: str = ""
-
-    def as_json(self) -> dict:
-        # Key order as the original writes it; `from` only where there is something to say.
-        entry = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
-        return entry | {"from": self.source} if self.source else entry
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What one name stands for. `digest` is the SHA-256 of the manifest file, 64 hexadecimal digits; `modified_ns` since 1970."""
-
-    name: ModelName
-    digest: str
-    modified_ns: int
-    config: Layer
-    layers: list[Layer] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        return self.config.size + sum(layer.size for layer in self.layers)
-
-    @property
-    def digests(self) -> set[str]:
-        return {self.config.digest, *(layer.digest for layer in self.layers)}
-
-
-class StoredModel:
-    """A model as its manifest describes it; the texts of its layers are read on first use.
-
-    `name` is the short name (`m:latest`), `full_name` all four parts, `digest` that of the manifest, `size` in bytes, `modified_at` in
-    nanoseconds since 1970. Reading a layer raises StoreError where its blob is gone or damaged.
-    """
-
-    def __init__(self, store: "Store", manifest: Manifest):
-        self._store, self.manifest = store, manifest
-        self.full_name, self.name = manifest.name, manifest.name.shortest
-        self.digest, self.size, self.modified_at = manifest.digest, manifest.size, manifest.modified_ns
-
-    def _paths(self, *media_types) -> list[Path]:
-        return [self._store.blob_path(layer.digest) for layer in self.manifest.layers if layer.media_type in media_types]
-
-    def _read(self, path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"model {self.name}: blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
-
-    def _texts(self, *media_types) -> list[str]:
-        return [self._read(path).decode("utf-8", "replace") for path in self._paths(*media_types)]
-
-    def _json(self, path: Path):
-        try:
-            return json.loads(self._read(path))
-        except ValueError:
-            raise StoreError(f"model {self.name}: blob {path.name} is not JSON; pull or create the model again") from None
-
-    @cached_property
-    def config(self) -> dict:
-        """The config blob: `model_format`, `model_family`, `model_families`, `model_type` (size), `file_type` (quantization)..."""
-        config = self._json(self._store.blob_path(self.manifest.config.digest)) if self.manifest.config.digest else {}
-        return config if isinstance(config, dict) else {}
-
-    @property
-    def model_layer(self) -> Layer | None:
-        return next((layer for layer in reversed(self.manifest.layers) if layer.media_type == MODEL), None)
-
-    @property
-    def gguf_path(self) -> Path | None:
-        return self._store.blob_path(self.model_layer.digest) if self.model_layer else None
-
-    @property
-    def parent(self) -> str:
-        """The model or file this one was made from, or nothing."""
-        return self.model_layer.source if self.model_layer else ""
-
-    @property
-    def adapter_paths(self) -> list[Path]:
-        return self._paths(ADAPTER)
-
-    @property
-    def projector_paths(self) -> list[Path]:
-        return self._paths(PROJECTOR)
-
-    @cached_property
-    def template(self) -> str:
-        texts = self._texts(TEMPLATE, PROMPT)
-        return texts[-1] if texts else DEFAULT_TEMPLATE
-
-    @cached_property
-    def system(self) -> str:
-        return (self._texts(SYSTEM) or [""])[-1]
-
-    @cached_property
-    def licenses(self) -> list[str]:
-        return self._texts(LICENSE)
-
-    @cached_property
-    def parameters(self) -> dict:
-        """Options of the model, numbers as floats, as a request's options are."""
-        result = {}
-        for path in self._paths(PARAMS):
-            values = self._json(path)
-            result.update(values if isinstance(values, dict) else {})
-        return {name: float(value) if type(value) is int else value for name, value in result.items()}
-
-    @cached_property
-    def messages(self) -> list[dict]:
-        """Example messages that come first in every conversation: objects with `role` and `content`."""
-        result = []
-        for path in self._paths(MESSAGES):
-            values = self._json(path)
-            result = values if isinstance(values, list) else []
-        return [message for message in result if isinstance(message, dict)]
-
-
 class Upload:
-    """Contents on their way into the store: `write` pieces, then `finish`, or `discard`. Use it as a context manager."""
+    """Contents on their way into the store: `write` pieces, then `finish`. A context manager: what is not finished at its end is dropped."""
 
     def __init__(self, store: "Store"):
         self._store, self._hash, self.size = store, hashlib.sha256(), 0

@@ -5,11 +5,11 @@ import json
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
-from server import binding, go_json, messages
+from server import binding, conversation, go_json, messages
 from server.go_decode import JSONSyntaxError, parse
 
 ERRORS = (binding.BindError, JSONSyntaxError)
-KINDS = {"Tool": binding.Struct(messages.Tool), "Message": binding.Alias(messages.Message), "PropertyType": messages.PROPERTY_TYPE}
+KINDS = {"Tool": binding.Struct(conversation.Tool), "Message": binding.Alias(conversation.Message), "PropertyType": conversation.PROPERTY_TYPE}
 
 
 def test_request_bodies():
