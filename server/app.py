@@ -30,6 +30,8 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app.router.add_routes(ROUTES)
     app.on_response_prepare.append(_as_go_answers)
+    if loaded_models is not None:
+        app.on_shutdown.append(lambda app: loaded_models.close())
     return app
 
 

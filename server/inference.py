@@ -20,6 +20,7 @@ from .parameters import Options
 from .store import StoredModel
 
 MAX_TOP_LOGPROBS = 20
+MAX_DESCRIBED = 64
 TOO_LONG = "the input length exceeds the context length"
 
 
@@ -44,7 +45,18 @@ class Plan:
 
 
 def describe(stored: StoredModel) -> tuple[str, list[str]]:
-    """(architecture, capabilities) from the header of the model's file."""
+    """(architecture, capabilities) from the header of the model's file; remembered, for a manifest's digest stands for all of it."""
+    if stored.digest not in _described:
+        while len(_described) >= MAX_DESCRIBED:
+            _described.pop(next(iter(_described)), None)  # the oldest; another thread may have been first
+        _described[stored.digest] = _describe(stored)
+    return _described[stored.digest]
+
+
+_described: dict[str, tuple[str, list[str]]] = {}
+
+
+def _describe(stored: StoredModel) -> tuple[str, list[str]]:
     try:
         metadata = GGUFFile.open(stored.gguf_path).metadata if stored.gguf_path else None
     except OSError as error:

@@ -141,8 +141,14 @@ class LoadedModels:
                     model = self._current
                     if model is None:
                         self._changing = asyncio.create_task(self._load(stored, options))
-                        await asyncio.shield(self._changing)  # the load goes on where this request is given up
+                        try:
+                            await asyncio.shield(self._changing)
+                        except asyncio.CancelledError:  # given up; the load goes on, for whoever comes next
+                            self._changing.add_done_callback(self._rest_unused)
+                            raise
                         model = self._current
+                        if model is None:  # closed meanwhile
+                            continue
                     elif not model.serves(stored, options):
                         await model.idle.wait()
                         self._begin_unload(model)
@@ -164,8 +170,14 @@ class LoadedModels:
         result = await asyncio.to_thread(self._loader, stored, options)
         self._current = LoadedModel(stored, options, result, time.monotonic() - start)
         self._current.keep_alive = self._keep_alive
-        self._current.start_timer(self._begin_unload)  # whoever began the load may be gone
         log.info("%s loaded in %.1f s, context of %d tokens", stored.name, self._current.load_seconds, result.context_length)
+
+    def _rest_unused(self, load: asyncio.Task):
+        """A loaded model that nobody waits for any more stays as long as one after its last use."""
+        if not load.cancelled() and load.exception() is not None:
+            log.warning("a load that nobody waited for failed: %s", load.exception())
+        elif self._current is not None and self._current.num_users == 0:
+            self._current.start_timer(self._begin_unload)
 
     def _release(self, model):
         model.num_users -= 1

@@ -198,3 +198,36 @@ def test_default_keep_alive(monkeypatch, text, seconds):
 def test_negative_keep_alive_is_for_ever(monkeypatch):
     monkeypatch.setenv("OLLAMA_KEEP_ALIVE", "-1")
     assert default_keep_alive() == durations.FOREVER
+
+
+def test_a_default_of_zero_serves_each_request_and_unloads():
+    async def scenario(models, loader):
+        await asyncio.gather(use(models, "a"), use(models, "b"), use(models, "a"))
+        assert models.running() == [] and {name for name, _ in loader.loaded} == {"a:latest", "b:latest"}
+    run(scenario, keep_alive=0)
+
+
+def test_a_load_that_all_gave_up_still_rests_and_ends():
+    async def scenario(models, loader):
+        loader.gate.clear()
+        only = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        only.cancel()
+        loader.gate.set()
+        await until(lambda: loader.closed == ["a:latest"])
+    run(scenario, keep_alive=SECOND // 20)
+
+
+def test_closing_while_a_model_loads_refuses_the_request():
+    async def scenario(models, loader):
+        loader.gate.clear()
+        asking = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(models.close())
+        loader.gate.set()
+        await closing
+        with pytest.raises(ApiError) as refused:
+            await asking
+            await use(models, "a")
+        assert refused.value.status == 503
+    run(scenario)
