@@ -1,6 +1,7 @@
 """Binding of request bodies and writing of answers against recordings, and what a body may do to the server that reads it."""
 
 import json
+import random
 
 import pytest
 from recorded import check, load, outcome, recorded_outcome
@@ -72,3 +73,29 @@ def test_a_wrong_type_is_reported_first_come_and_the_rest_is_still_read():
 def test_a_doubled_key_counts_last_and_maps_are_merged():
     ask = messages.bind(messages.GenerateRequest, b'{"model":"a","MODEL":"b","options":{"x":1},"options":{"y":2}}')
     assert (ask.model, ask.options) == ("b", {"x": 1.0, "y": 2.0})
+
+
+WHOLE = (b'{"model":"m","messages":[{"role":"user","content":"x","images":["aGk="],"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}],'
+         b'"tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":["string",null],"anyOf":[{}],"enum":[1]}}}}}],"keep_alive":"5m",'
+         b'"think":"low","options":{"x":[1,2e3]},"format":{"a":1},"stream":null,"top_logprobs":3}')
+
+
+def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
+    """Seeded damage: bytes replaced, removed, values put in. What is bound can be written again."""
+    generator, bound = random.Random(1), 0
+    for _ in range(3000):
+        body = bytearray(WHOLE)
+        for _ in range(generator.randint(1, 4)):
+            place, choice = generator.randrange(len(body)), generator.random()
+            if choice < 0.4:
+                body[place] = generator.choice(b'{}[]",:0189eE.-+truefalsn\\u \xff')
+            elif choice < 0.7:
+                del body[place:place + generator.randint(1, 6)]
+            else:
+                body[place:place] = generator.choice([b"null", b"[]", b"{}", b'"x"', b"1", b"true", b"1e999"])
+        try:
+            go_json.dumps(messages.bind(messages.ChatRequest, bytes(body))).encode()
+            bound += 1
+        except ERRORS:
+            pass
+    assert 100 < bound < 2900  # both ends were met
