@@ -1,0 +1,73 @@
+"""Synchronization validation: whole generations without a message on two drivers under two versions of the layer, and a hazard seen
+for every derived barrier that is left out.
+
+Real models where the cache has them; where it has not, tiny ones of the same architecture, which the test's name then says.
+"""
+
+from pathlib import Path
+
+import pytest
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
+from validation_layers import CHROMIUM, DEBIAN, LAYERS, messages
+from vulkan_drivers import DRIVERS, finish, run_on, start
+
+from vkbackend import settings
+
+REAL = {"llama": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
+TOKENS = 64
+
+
+def model(architecture: str, folder: Path) -> Path:
+    real = settings.cache_folder() / "models" / REAL[architecture]
+    return real if real.exists() else write_tiny_gguf(folder / f"{architecture}.gguf", architecture, "q4_k", num_layers=7)
+
+
+MODEL_KINDS = {name: "real" if (settings.cache_folder() / "models" / REAL[name]).exists() else "tiny" for name in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda name: f"{name}-{MODEL_KINDS[name]}")
+def test_whole_generation_gives_no_message(tmp_path, architecture, layer):
+    """Both drivers at the same time; the layer must have been there, the tokens must be as many as asked for."""
+    path, runs = model(architecture, tmp_path), []
+    for driver in DRIVERS:
+        folder = tmp_path / driver.name
+        environment = driver.require().environment | layer.environment(folder)
+        runs.append((driver, folder, start(Path("run_generation.py"), path, "--tokens", TOKENS, environment=environment)))
+    results = [(driver, folder, finish(process)) for driver, folder, process in runs]
+    for driver, folder, result in results:
+        assert layer.is_among(result["layers"]), result["layers"]
+        assert len(result["tokens"]) == TOKENS
+        assert messages(folder) == "", driver.name
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_upload_ring_gives_no_message(tmp_path, driver, layer):
+    """A device with memory of its own: weights by the ring, results by copies."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32")
+    result = run_on(driver, Path("run_generation.py"), path, "--tokens", 8, "--discrete", environment=layer.environment(tmp_path / "layer"))
+    assert layer.is_among(result["layers"])
+    assert messages(tmp_path / "layer") == ""
+
+
+def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
+    paths = [write_tiny_gguf(tmp_path / f"{name}.gguf", name, "q4_0") for name in ARCHITECTURES]
+    result = run_on(driver, Path("leave_out_barriers.py"), tmp_path / "layer" / "messages.txt", *paths, environment=layer.environment(tmp_path / "layer"))
+    assert layer.is_among(result["layers"])
+    for step in result["steps"]:
+        assert step["none"] == "", step["model"]
+        assert len(step["left_out"]) > 20
+    return result["steps"]
+
+
+def test_no_barrier_can_be_left_out(tmp_path, driver):
+    """Decode and prefill of both architectures: without any single derived barrier the newer layer reports a hazard."""
+    for step in without_each_barrier(tmp_path, driver, CHROMIUM):
+        blind = [each for each in step["left_out"] if not each["hazards"]]
+        assert not blind, step["model"]
+
+
+def test_older_layer_is_blind_only_where_known(tmp_path, driver):
+    """Debian's layer misses write after write: kernels that change a buffer in place after another wrote it. It sees the rest."""
+    for step in without_each_barrier(tmp_path, driver, DEBIAN):
+        assert {each["before"] for each in step["left_out"] if not each["hazards"]} <= {"rope"}, step["model"]
