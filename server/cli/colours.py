@@ -70,7 +70,8 @@ class Painter:
 
     def legend(self) -> None:
         from rich.text import Text
-        line = Text("probability: ", style="dim")
+        line = Text()
+        line.append("probability: ", style="dim")
         for step in LEGEND_STEPS:
             line.append(f" {step:.0%} ", style=_style(step))
         self._console.print(line)

@@ -1,0 +1,69 @@
+"""`bench`: tokens per second of a model here, against the memory's speed, and the time of each op."""
+
+import json
+from pathlib import Path
+
+import click
+
+from vkbackend import settings
+
+from ..formatting import human_bytes
+from .main import Failure
+from .table import columns
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt", "prompt_tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens of the prompt.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens to decode.")
+@click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
+@click.option("--cpu", is_flag=True, help="Measure the CPU path.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+def bench(model, prompt_tokens, tokens, index, cpu, as_json):
+    """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
+    from vkbackend.bench import bench as measure
+    from .opened import opened, select
+    if cpu and index is not None:
+        raise Failure("--cpu and --device exclude each other")
+    path = gguf_path(model)
+    if cpu:
+        result = measure(path, prompt_tokens=prompt_tokens, tokens=tokens)
+    else:
+        with opened(select(index)) as device:
+            result = measure(path, device, prompt_tokens=prompt_tokens, tokens=tokens)
+    result.model = model
+    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(lines(result)))
+
+
+def gguf_path(model: str) -> Path:
+    """Of a file, or of a model in the store."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix.lower() == ".gguf":
+        raise Failure(f"{model}: no such file; give the path of a GGUF file or the name of a model (`vkbackend list`)")
+    from ..store import Store
+    stored = Store(settings.models_folder()).get(model)
+    if stored.gguf_path is None:
+        raise Failure(f"model '{model}' has no GGUF file to measure")
+    return stored.gguf_path
+
+
+def lines(result) -> list[str]:
+    facts = [["model", f"{result.model} ({result.architecture}, {result.weights / 1e6:.1f}M weights per token)"], ["device", result.device],
+             ["load", f"{result.load_seconds:.2f} s"],
+             [f"prefill {result.prompt_tokens}", f"{result.prefill_rate:.1f} tokens/s"],
+             [f"decode {result.decoded_tokens}", f"{result.decode_rate:.1f} tokens/s, {result.nanoseconds_per_weight:.3f} ns per weight"],
+             ["moved per token", f"{human_bytes(result.bytes_per_token)}, {result.bytes_per_second / 1e9:.2f} GB/s"]]
+    if result.bandwidth:
+        facts.append(["bandwidth", f"read {result.bandwidth.read / 1e9:.2f} GB/s, copy {result.bandwidth.copy / 1e9:.2f} GB/s; "
+                                   f"decode reaches {result.share_of_bandwidth:.0%} of the better"])
+    text = columns(facts)
+    if result.ops:
+        total = sum(op.seconds for op in result.ops)
+        rows = [[op.label, op.dispatches, f"{op.seconds * 1e3:.3f}", f"{op.seconds / total:.1%}", f"{op.num_bytes / 1e6:.2f}", f"{op.bytes_per_second / 1e9:.2f}"]
+                for op in result.ops]
+        rows.append(["total", sum(op.dispatches for op in result.ops), f"{total * 1e3:.3f}", "100.0%", f"{result.bytes_per_token / 1e6:.2f}",
+                     f"{result.bytes_per_token / total / 1e9:.2f}"])
+        text += ["", "Time of one decode step by op, on the device's clock:", *columns(rows, ["OP", "DISPATCHES", "MS", "SHARE", "MB", "GB/S"])]
+    return text

@@ -1,0 +1,118 @@
+"""`check`: every kernel variant against its numpy twin, on every device of this machine.
+
+Out: one line per op with the worst difference as a multiple of what its cases allow; failing kernels by name. Exit status 1 where one differs.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import click
+
+from .main import Failure
+
+
+@dataclass
+class OpReport:
+    """passed, failed: results of one op. unavailable: its variants that need a feature which the device lacks."""
+
+    name: str
+    passed: int = 0
+    failed: list = field(default_factory=list)
+    unavailable: int = 0
+    worst: float = 0.0
+
+    def add(self, result) -> None:
+        self.worst = max(self.worst, result.worst)
+        if result.passed:
+            self.passed += 1
+        else:
+            self.failed.append(result)
+
+
+@click.command()
+@click.option("--only", default="", metavar="OP", help="Only ops whose name holds this text.")
+@click.option("--device", "index", type=int, default=None, help="Only the device of this index (see `vkbackend devices`).")
+@click.option("-v", "--verbose", is_flag=True, help="A line for each kernel and case.")
+@click.option("--json", "as_json", is_flag=True, help="All results as JSON.")
+def check(only, index, verbose, as_json):
+    """Compare every kernel with its numpy twin on your devices."""
+    from vkbackend.device.discover import list_devices
+    from vkbackend.errors import NoDevice
+    from vkbackend.ops import OPS
+    from .opened import select
+    names = [name for name in OPS if only in name]
+    if not names:
+        raise Failure(f"no op's name holds {only!r}; there are: {', '.join(OPS)}")
+    infos = list_devices() if index is None else [select(index)]
+    if not infos:
+        raise NoDevice("no Vulkan device was found; see `vulkaninfo --summary`")
+    documents = []
+    for info in infos:
+        reports, results = check_device(info, only, names, verbose and not as_json, quiet=as_json)
+        documents.append(_document(info, reports, results))
+    if as_json:
+        click.echo(json.dumps(documents, indent=1))
+    num_failed = sum(op["failed"] for document in documents for op in document["ops"])
+    if num_failed:
+        click.echo(f"{num_failed} kernels differ from their twins", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def check_device(info, only: str, names: list[str], verbose: bool, quiet: bool):
+    """-> ({op: OpReport}, all results). Prints as it goes, unless quiet."""
+    from vkbackend.check import check as run_checks
+    from .opened import opened
+    reports, results = {name: OpReport(name) for name in names}, []
+
+    def say(text):
+        if not quiet:
+            click.echo(text)
+
+    say(f"device {info.index}: {info.name}")
+    with opened(info) as device:
+        for report in reports.values():
+            report.unavailable = _unavailable(device, report.name)
+        current = None
+        for result in run_checks(device, only):
+            if current not in (None, result.op):
+                say(_line(reports[current]))
+            current = result.op
+            reports[current].add(result)
+            results.append(result)
+            if verbose or not result.passed:
+                say(_result_line(result))
+        if current:
+            say(_line(reports[current]))
+    passed, failed = sum(report.passed for report in reports.values()), sum(len(report.failed) for report in reports.values())
+    say(f"{passed} passed, {failed} failed, {sum(report.unavailable for report in reports.values())} variants n/a on this device\n")
+    return reports, results
+
+
+def _unavailable(device, op_name: str) -> int:
+    """Variants of an op that this device cannot run. A variant's name begins with its op's."""
+    from vkbackend.device.shaders import variants
+    return sum(bool(device.kernels.missing(name)) for name in variants() if name == op_name or name.startswith(f"{op_name}_"))
+
+
+def _line(report: OpReport) -> str:
+    verdict = "ok  " if not report.failed else "FAIL"
+    text = f"{verdict}  {report.name:<12}  {report.passed:>4} passed  {len(report.failed):>3} failed  {report.unavailable:>3} n/a  worst {report.worst:.3g}"
+    return text + " of what is allowed"
+
+
+def _result_line(result) -> str:
+    outcome = "ok" if result.passed else "DIFFERS"
+    return f"  {outcome}: {result.kernel} on {result.op} {result.case!r}: " + (result.error or f"{result.worst:.3g} times what is allowed")
+
+
+def _document(info, reports: dict[str, OpReport], results: list) -> dict:
+    ops = [{"name": report.name, "passed": report.passed, "failed": len(report.failed), "unavailable": report.unavailable,
+            "worst": _finite(report.worst)} for report in reports.values()]
+    listed = [asdict(result) | {"worst": _finite(result.worst), "passed": result.passed} for result in results]
+    return {"device": {"index": info.index, "name": info.name, "uuid": info.uuid, "driver": f"{info.driver} {info.driver_version}"},
+            "ops": ops, "results": listed}
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no infinity."""
+    return float(number) if abs(number) < float("inf") else None

@@ -1,0 +1,49 @@
+"""`devices`: every Vulkan device, what it can do, which one models would run on and why."""
+
+import json
+
+import click
+
+from ..formatting import human_bytes_binary
+from .main import Failure
+from .survey import Survey, survey
+from .table import columns
+
+HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "USED"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
+def devices(as_json):
+    """List Vulkan devices, and which one is used and why."""
+    found = survey()
+    if as_json:
+        click.echo(json.dumps(as_dict(found), indent=2))
+    else:
+        click.echo("\n".join(lines(found)))
+    if not found.devices:
+        raise Failure(found.problem or "no Vulkan device was found") if not as_json else click.exceptions.Exit(1)
+
+
+def as_dict(found: Survey) -> dict:
+    listed = [device.as_dict() | {"used": found.uses_device and device == found.chosen, "reason": found.reasons[device.index]}
+              for device in found.devices]
+    return {"vulkan": found.is_switched_on, "chosen": found.chosen.index if found.chosen else None, "runs_on": found.sentence,
+            "problem": found.problem, "devices": listed}
+
+
+def lines(found: Survey) -> list[str]:
+    if not found.devices:
+        return ["Models run on: CPU"]
+    rows = [[device.index, device.name, device.type.name.lower(), f"{device.driver} {device.driver_version}", ".".join(map(str, device.api)),
+             _range(device.subgroup_min, device.subgroup_max), human_bytes_binary(device.memory_total), human_bytes_binary(device.memory_free),
+             "*" if device == found.chosen else ""] for device in found.devices]
+    text = columns(rows, HEADER) + [""]
+    for device in found.devices:
+        text += [f"{device.index}: {found.reasons[device.index]}", f"   features: {', '.join(sorted(device.features)) or 'none of the optional ones'}"]
+    return text + ["", f"Models run on: {found.sentence}"] + ([] if found.is_switched_on or found.chosen is None else [
+        f"With OLLAMA_VULKAN=1 they would run on {found.chosen.name}"])
+
+
+def _range(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least}-{most}"
