@@ -25,6 +25,10 @@ SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4",
 REQUIRED = object()
 
 
+def damaged(path, what: str) -> GGUFError:
+    return GGUFError(f"{path} is damaged: {what}; download or convert the file again")
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """shape is numpy order: rows first, elements of a row last. offset counts from the start of the file."""
@@ -104,17 +108,17 @@ class GGUFFile:
         num_tensors, num_pairs = reader.uint64(), reader.uint64()
         # The smallest tensor info takes 24 bytes, the smallest pair 13: larger counts cannot be true.
         if num_tensors * 24 + num_pairs * 13 > len(self._map):
-            raise GGUFError(f"{path} is damaged: it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes")
+            raise damaged(path, f"it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes")
         spans = {}
         for _ in range(num_pairs):
             key = reader.string("a metadata key", MAX_NAME_BYTES)
             if key in spans:
-                raise GGUFError(f"{path} is damaged: metadata key {key} stands twice")
+                raise damaged(path, f"metadata key {key} stands twice")
             spans[key] = reader.value(key)
         self.metadata = Metadata(path, spans)
         self.alignment = self.metadata.get("general.alignment", int, DEFAULT_ALIGNMENT)
         if self.alignment <= 0 or self.alignment & (self.alignment - 1):
-            raise GGUFError(f"{path} is damaged: general.alignment is {self.alignment}, not a power of two")
+            raise damaged(path, f"general.alignment is {self.alignment}, not a power of two")
         self.tensors = self._read_tensors(reader, num_tensors)
 
     def _read_tensors(self, reader, num_tensors) -> dict[str, TensorInfo]:
@@ -123,14 +127,14 @@ class GGUFFile:
             name = reader.string("a tensor name", MAX_NAME_BYTES)
             num_dimensions = reader.uint32()
             if not 1 <= num_dimensions <= MAX_DIMENSIONS:
-                raise GGUFError(f"{self.path} is damaged: tensor {name} has {num_dimensions} dimensions; 1 to {MAX_DIMENSIONS} are possible")
+                raise damaged(self.path, f"tensor {name} has {num_dimensions} dimensions; 1 to {MAX_DIMENSIONS} are possible")
             shape = tuple(reader.uint64() for _ in range(num_dimensions))[::-1]
             raw.append((name, shape, reader.uint32(), reader.uint64()))
         start = -(-reader.at // self.alignment) * self.alignment
         tensors = {}
         for name, shape, kind, offset in raw:
             if name in tensors:
-                raise GGUFError(f"{self.path} is damaged: tensor {name} stands twice")
+                raise damaged(self.path, f"tensor {name} stands twice")
             tensors[name] = self._info(name, shape, kind, offset, start)
         return tensors
 
@@ -144,12 +148,12 @@ class GGUFFile:
         for size in shape:
             count *= size
         if min(shape) == 0 or count >= 1 << 48:
-            raise GGUFError(f"{self.path} is damaged: tensor {name} has shape {shape}")
+            raise damaged(self.path, f"tensor {name} has shape {shape}")
         if shape[-1] % block:
-            raise GGUFError(f"{self.path} is damaged: tensor {name} ({kind.name}) has rows of {shape[-1]}, not a multiple of {block}")
+            raise damaged(self.path, f"tensor {name} ({kind.name}) has rows of {shape[-1]}, not a multiple of {block}")
         num_bytes = count // block * block_bytes
         if offset % self.alignment:
-            raise GGUFError(f"{self.path} is damaged: tensor {name} begins at {offset}, which is not aligned to {self.alignment}")
+            raise damaged(self.path, f"tensor {name} begins at {offset}, which is not aligned to {self.alignment}")
         if start + offset + num_bytes > len(self._map):
             raise GGUFError(f"{self.path} is cut short: tensor {name} needs bytes {start + offset}..{start + offset + num_bytes}, "
                             f"the file has {len(self._map)}; download it again")
@@ -200,7 +204,7 @@ class _Reader:
     def string(self, what: str, limit: int = 1 << 40) -> str:
         length = self.uint64()
         if length > limit:
-            raise GGUFError(f"{self.path} is damaged: {what} of {length} bytes")
+            raise damaged(self.path, f"{what} of {length} bytes")
         at = self.need(length, what)
         return self.data[at:at + length].decode("utf-8", "replace")
 
@@ -219,7 +223,7 @@ class _Reader:
 
     def scalars(self, kind, count, key) -> np.ndarray:
         if kind not in SCALARS:
-            raise GGUFError(f"{self.path} is damaged: metadata key {key} has value type {kind}")
+            raise damaged(self.path, f"metadata key {key} has value type {kind}")
         dtype = np.dtype(SCALARS[kind])
         return np.frombuffer(self.data, dtype, count, self.need(count * dtype.itemsize, f"the value of {key}"))
 
@@ -232,7 +236,7 @@ class _Reader:
             return _Array(count, lambda: numbers.astype(bool).tolist() if kind == BOOL else numbers)
         start, data, end, at = self.at, self.data, self.end, self.at
         if count * 8 > end - at:
-            raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings")
+            raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings; download or convert the file again")
         unpack = struct.Struct("<Q").unpack_from
         for _ in range(count):
             if at + 8 > end:
