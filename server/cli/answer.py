@@ -3,6 +3,7 @@
 In: a client, a request body. Out: text on stdout; the answer's text and its last object for who goes on with them.
 """
 
+import re
 import sys
 from dataclasses import dataclass, field
 
@@ -11,6 +12,10 @@ import click
 from .. import durations
 from .client import Client
 from .colours import Painter, TokenText
+
+
+# What could move a terminal's cursor or worse; a model may say anything.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -55,6 +60,7 @@ class _Printer:
     def __init__(self, printing: Printing):
         self._printing, self._tokens = printing, TokenText()
         self._painter = Painter() if printing.coloured else None
+        self.is_terminal = sys.stdout.isatty()
         self._is_thinking = False
         self._coloured_any = False
 
@@ -77,6 +83,8 @@ class _Printer:
             self._write(part, probability)
 
     def _write(self, text: str, probability) -> None:
+        if self.is_terminal:
+            text = CONTROL.sub("\ufffd", text)
         if self._painter is None:
             sys.stdout.write(text)
         else:

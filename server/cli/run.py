@@ -40,7 +40,7 @@ def run(model, prompt, keepalive, verbose, no_color, response_format, think, hid
     text = " ".join(prompt)
     is_interactive = not prompt and sys.stdin.isatty()
     if not sys.stdin.isatty():
-        piped = click.get_text_stream("stdin").read()
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         text = f"{piped} {text}" if piped and text else piped or text
     printing = Printing(colours.wanted(no_color), verbose, hidethinking)
     with connected(own_server=True) as client:

@@ -82,6 +82,7 @@ class Service:
 @contextmanager
 def own_server() -> Iterator[str]:
     """A server on a free loopback port, in a thread of this process -> its URL. It is gone when the block ends."""
+    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else logging.ERROR)  # the output belongs to the command
     listening = listen(Address("http", "127.0.0.1", "0"))
     loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()), survey())
     thread = threading.Thread(target=loop.run_forever, name="server", daemon=True)
