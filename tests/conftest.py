@@ -43,3 +43,19 @@ def discrete_device():
 def driver(request) -> Driver:
     """Each software driver in turn, for `vulkan_drivers.run_on`."""
     return request.param.require()
+
+
+_figures: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def record_figure():
+    """Keep a measured figure for the summary at the end of the run."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _figures:
+        terminalreporter.section("measured")
+        for line in _figures:
+            terminalreporter.line(line)

@@ -24,6 +24,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def wait_for_port(port: int, process: subprocess.Popen) -> None:
+    """Until `process` listens on a loopback port. Raises RuntimeError where it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the server did not start within {START_SECONDS} s, or ended with {process.poll()}; see its output")
+
+
 class LiveServer:
     """`url` answers while the context lasts; `process` is the server's."""
 
@@ -34,15 +46,12 @@ class LiveServer:
 
     def __enter__(self):
         self.process = subprocess.Popen([sys.executable, __file__, str(self.port), str(self.models_folder)], cwd=ROOT, env=self._environment)
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return self
-            except OSError:
-                time.sleep(0.05)
-        self.__exit__()
-        raise RuntimeError(f"the server did not start within {START_SECONDS} s; its output is above")
+        try:
+            wait_for_port(self.port, self.process)
+        except RuntimeError:
+            self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *_):
         self.process.terminate()
