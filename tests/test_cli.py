@@ -329,7 +329,7 @@ def test_check_one_op(here):
     document = json.loads(ok(here("check", "--only", "add", "--device", device.index, "--json")))[0]
     assert document["device"]["uuid"] == device.uuid and {op["name"] for op in document["ops"]} == {"add"}
     assert len(document["results"]) == document["ops"][0]["passed"] > 0
-    assert "there is no device 77" in here("check", "--device", 77).stderr
+    assert "there is no Vulkan device 77" in here("check", "--device", 77).stderr
 
 
 def test_check_names_the_kernel_that_differs(here, monkeypatch):

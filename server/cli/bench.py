@@ -1,11 +1,13 @@
 """`bench`: tokens per second of a model here, against the memory's speed, and the time of each op."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import click
 
 from vkbackend import settings
+from vkbackend.errors import NoDevice
 
 from ..formatting import human_bytes
 from .main import Failure
@@ -22,17 +24,24 @@ from .table import columns
 def bench(model, prompt_tokens, tokens, index, cpu, as_json):
     """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
     from vkbackend.bench import bench as measure
-    from .opened import opened, select
+    from vkbackend.device.selection import open_device
     if cpu and index is not None:
         raise Failure("--cpu and --device exclude each other")
     path = gguf_path(model)
     if cpu:
         result = measure(path, prompt_tokens=prompt_tokens, tokens=tokens)
     else:
-        with opened(select(index)) as device:
+        with closing(_open(open_device, index)) as device:
             result = measure(path, device, prompt_tokens=prompt_tokens, tokens=tokens)
     result.model = model
     click.echo(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(lines(result)))
+
+
+def _open(open_device, index):
+    try:
+        return open_device(index)
+    except NoDevice as error:
+        raise Failure(f"{error}; measure the CPU path with --cpu") from None
 
 
 def gguf_path(model: str) -> Path:

@@ -4,6 +4,7 @@ Out: one line per op with the worst difference as a multiple of what its cases a
 """
 
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 import click
@@ -39,17 +40,18 @@ def check(only, index, verbose, as_json):
     from vkbackend.device.discover import list_devices
     from vkbackend.errors import NoDevice
     from vkbackend.ops import OPS
-    from .opened import select
+    from vkbackend.device.selection import open_device
     names = [name for name in OPS if only in name]
     if not names:
         raise Failure(f"no op's name holds {only!r}; there are: {', '.join(OPS)}")
-    infos = list_devices() if index is None else [select(index)]
-    if not infos:
+    indices = [info.index for info in list_devices()] if index is None else [index]
+    if not indices:
         raise NoDevice("no Vulkan device was found; see `vulkaninfo --summary`")
     documents = []
-    for info in infos:
-        reports, results = check_device(info, only, names, verbose and not as_json, quiet=as_json)
-        documents.append(_document(info, reports, results))
+    for index in indices:
+        with closing(open_device(index)) as device:
+            reports, results = check_device(device, only, names, verbose and not as_json, quiet=as_json)
+            documents.append(_document(device.info, reports, results))
     if as_json:
         click.echo(json.dumps(documents, indent=1))
     num_failed = sum(op["failed"] for document in documents for op in document["ops"])
@@ -58,31 +60,29 @@ def check(only, index, verbose, as_json):
         raise click.exceptions.Exit(1)
 
 
-def check_device(info, only: str, names: list[str], verbose: bool, quiet: bool):
+def check_device(device, only: str, names: list[str], verbose: bool, quiet: bool):
     """-> ({op: OpReport}, all results). Prints as it goes, unless quiet."""
     from vkbackend.check import check as run_checks
-    from .opened import opened
     reports, results = {name: OpReport(name) for name in names}, []
 
     def say(text):
         if not quiet:
             click.echo(text)
 
-    say(f"device {info.index}: {info.name}")
-    with opened(info) as device:
-        for report in reports.values():
-            report.unavailable = _unavailable(device, report.name)
-        current = None
-        for result in run_checks(device, only):
-            if current not in (None, result.op):
-                say(_line(reports[current]))
-            current = result.op
-            reports[current].add(result)
-            results.append(result)
-            if verbose or not result.passed:
-                say(_result_line(result))
-        if current:
+    say(f"device {device.info.index}: {device.info.name}")
+    for report in reports.values():
+        report.unavailable = _unavailable(device, report.name)
+    current = None
+    for result in run_checks(device, only):
+        if current not in (None, result.op):
             say(_line(reports[current]))
+        current = result.op
+        reports[current].add(result)
+        results.append(result)
+        if verbose or not result.passed:
+            say(_result_line(result))
+    if current:
+        say(_line(reports[current]))
     passed, failed = sum(report.passed for report in reports.values()), sum(len(report.failed) for report in reports.values())
     say(f"{passed} passed, {failed} failed, {sum(report.unavailable for report in reports.values())} variants n/a on this device\n")
     return reports, results

@@ -4,8 +4,11 @@ In: OLLAMA_HOST. Out: a `Client`. A command that needs no long-lived server (`ru
 on a free loopback port for as long as it lasts. Never where OLLAMA_HOST names another machine: the answer would come from the wrong one.
 """
 
+import sys
 from contextlib import contextmanager
 from typing import Iterator
+
+import click
 
 from ..address import from_environment
 from .client import Client
@@ -18,16 +21,21 @@ def running_server() -> Client | None:
 
 
 @contextmanager
-def connected(own_server: bool = False) -> Iterator[Client]:
-    """A client of the running server. own_server: start one inside of this process where none runs on this machine.
+def connected(own_server: bool = False, announce: bool = False) -> Iterator[Client]:
+    """A client of the running server. own_server: start one inside of this process where none runs on this machine; announce: and
+    say so on a terminal, with what models run on.
 
     Raises NoServer from the client's first call where there is none.
     """
     address = from_environment()
+    client_url = address.for_clients.url
     client = running_server()
     if client is None and own_server and address.is_local:
         from .serving import own_server as serve
+        if announce and sys.stderr.isatty():
+            from .survey import survey
+            click.echo(click.style(f"No server at {client_url}; running here. Models run on: {survey().sentence}", dim=True), err=True)
         with serve() as url:
             yield Client(url)
     else:
-        yield client or Client(address.for_clients.url)
+        yield client or Client(client_url)

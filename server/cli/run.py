@@ -43,7 +43,7 @@ def run(model, prompt, keepalive, verbose, no_color, response_format, think, hid
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         text = f"{piped} {text}" if piped and text else piped or text
     printing = Printing(colours.wanted(no_color), verbose, hidethinking)
-    with connected(own_server=True) as client:
+    with connected(own_server=True, announce=True) as client:
         name = model_name(client, model)
         info = client.call("POST", "/api/show", {"model": name})
         if is_interactive:

@@ -18,7 +18,7 @@ from ..routes.models import VERSION
 from ..store import Store
 from . import survey as surveys
 from .main import CommandWithEnvironment, version
-from .serving import Service, listen, serve_until
+from .serving import Service, listen, serve_until, start_log
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,10 @@ def serve():
     found = surveys.survey()
     log_devices(found)
     store = Store(settings.models_folder())
-    service = Service(listening, store, found, logging.getLogger("access"))
+    service = Service(listening, store, logging.getLogger("access"))
     # Port 0 asks for any free one.
     actual = Address("http", address.host, str(listening.getsockname()[1])).for_clients.url
     asyncio.run(_run(service, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
-
-
-def start_log() -> None:
-    """INFO to stderr; DEBUG with OLLAMA_DEBUG."""
-    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def log_devices(found: surveys.Survey) -> None:

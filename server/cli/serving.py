@@ -1,10 +1,9 @@
 """The application on a listening socket: started, stopped, and run inside of another command.
 
-In: an address, a store folder, a survey of the devices. Out: a `Service` that answers from `start` to `stop`.
+In: an address, a store. Out: a `Service` that answers from `start` to `stop`.
 """
 
 import asyncio
-import dataclasses
 import errno
 import logging
 import os
@@ -20,8 +19,8 @@ from vkbackend.errors import VkbackendError
 from ..address import Address
 from ..app import build_app
 from ..loaded_models import LoadedModels
+from ..loading import load_engine
 from ..store import Store
-from .survey import Survey, survey
 
 log = logging.getLogger(__name__)
 
@@ -51,40 +50,38 @@ def listen(address: Address) -> socket.socket:
         raise VkbackendError(f"listen tcp {address.host_port}: {error.strerror or error}; set OLLAMA_HOST to an address of this machine") from None
 
 
-def loader(found: Survey):
-    """What loads models: `loading.load_engine`, kept on the CPU where the survey found no device to use."""
-    from ..loading import load_engine
-
-    def load(stored, options):
-        return load_engine(stored, options if found.uses_device else dataclasses.replace(options, num_gpu=0))
-    return load
-
-
 class Service:
     """Belongs to the event loop that calls `start`."""
 
-    def __init__(self, listening: socket.socket, store: Store, found: Survey, access_log: logging.Logger | None = None):
-        self.store, self._socket, self._found, self._access_log = store, listening, found, access_log
+    def __init__(self, listening: socket.socket, store: Store, access_log: logging.Logger | None = None):
+        self.store, self._socket, self._access_log = store, listening, access_log
 
     async def start(self) -> None:
-        self._loaded = LoadedModels(self.store, loader(self._found))
-        app = build_app(self.store, self._loaded, self._socket.getsockname()[0])
+        app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
         self._runner = web.AppRunner(app, access_log=self._access_log, access_log_format=ACCESS_LOG, shutdown_timeout=REQUEST_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket).start()
 
     async def stop(self) -> None:
-        """No new requests, an end for those that run, then unload every model."""
+        """No new requests, every model unloaded, an end for the requests that still run."""
         await self._runner.cleanup()
-        await self._loaded.close()
+
+
+def start_log(level: int = logging.INFO) -> None:
+    """From `level` on to stderr; everything with OLLAMA_DEBUG."""
+    # force: kp configures the root logger when it is imported.
+    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # A client that went away is everyday life, not an error with a traceback.
+    logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError)))
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
     """A server on a free loopback port, in a thread of this process -> its URL. It is gone when the block ends."""
-    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else logging.ERROR)  # the output belongs to the command
+    start_log(logging.ERROR)  # the output belongs to the command
     listening = listen(Address("http", "127.0.0.1", "0"))
-    loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()), survey())
+    loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()))
     thread = threading.Thread(target=loop.run_forever, name="server", daemon=True)
     thread.start()
     asyncio.run_coroutine_threadsafe(service.start(), loop).result()
