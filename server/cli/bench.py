@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,8 +21,10 @@ from .table import columns
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens to decode.")
 @click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
+@click.option("--url", default="", help="Measure this model on an Ollama-compatible server beside it.")
+@click.option("--remote-model", default="", help="The model's name there, where it differs.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
-def bench(model, prompt_tokens, tokens, index, cpu, as_json):
+def bench(model, prompt_tokens, tokens, index, cpu, url, remote_model, as_json):
     """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
     from vkbackend.bench import bench as measure
     from vkbackend.device.selection import open_device
@@ -34,7 +37,25 @@ def bench(model, prompt_tokens, tokens, index, cpu, as_json):
         with closing(_open(open_device, index)) as device:
             result = measure(path, device, prompt_tokens=prompt_tokens, tokens=tokens)
     result.model = model
-    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else "\n".join(lines(result)))
+    other = _measure_url(url, remote_model or model, prompt_tokens, tokens) if url else None
+    if as_json:
+        click.echo(json.dumps(result.as_dict() | ({"url": asdict(other)} if other else {}), indent=2))
+    else:
+        click.echo("\n".join(lines(result) + (comparison(result, other) if other else [])))
+
+
+def _measure_url(url, model, prompt_tokens, tokens):
+    from ..address import parse
+    from .bench_url import measure
+    from .client import Client
+    return measure(Client(parse(url).for_clients.url), model, prompt_tokens, tokens)
+
+
+def comparison(result, other) -> list[str]:
+    """Two lines of rates, and ours as a multiple of theirs."""
+    rows = [["here", f"{result.prefill_rate:.1f}", f"{result.decode_rate:.1f}"], [other.url, f"{other.prefill_rate:.1f}", f"{other.decode_rate:.1f}"],
+            ["here / there", f"{result.prefill_rate / other.prefill_rate:.2f}", f"{result.decode_rate / other.decode_rate:.2f}"]]
+    return ["", *columns(rows, ["TOKENS/S", f"PREFILL {other.prompt_tokens}", f"DECODE {other.decoded_tokens}"])]
 
 
 def _open(open_device, index):

@@ -9,7 +9,7 @@ from .main import Failure
 from .survey import Survey, survey
 from .table import columns
 
-HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "USED"]
+HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "CHOSEN"]
 
 
 @click.command()
