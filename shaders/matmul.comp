@@ -14,7 +14,6 @@
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size
-layout(constant_id = 2) const bool HAS_RESIDUAL = false;
 
 #ifdef TEXEL
 layout(binding = 0) uniform samplerBuffer x;                                    // (tokens, K), four activations a texel
@@ -33,7 +32,7 @@ layout(push_constant) uniform Push {
     uint num_tokens, num_rows, num_blocks;
     uint x_offset, x_stride;                                // in fours
     uint y_offset, y_stride;
-    uint residual_offset, residual_stride;
+    uint residual_offset, residual_stride;                  // stride 0: no residual
 };
 
 #ifdef SUBGROUP
@@ -132,7 +131,7 @@ void main() {
             uint token = token0 + t;
             if (token >= num_tokens) continue;
             float value = sum[r][t];
-            if (HAS_RESIDUAL) value += residual[residual_offset + token * residual_stride + row];
+            if (residual_stride > 0u) value += residual[residual_offset + token * residual_stride + row];
             y[y_offset + token * y_stride + row] = value;
         }
     }

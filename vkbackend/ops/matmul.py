@@ -54,7 +54,7 @@ def dispatch(device, inputs, outputs, *, tile=None):
                 *((residual.offset + part.first_row, residual.stride) if residual else (0, 0)))
         dispatches.append(Dispatch(
             f"matmul_{weight.format.name}_r{rows}_t{tokens}_{flavor}", (x.buffer, part.quants, part.scales, (residual or y).buffer), (y.buffer,),
-            (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1), ((0, lanes), (1, lanes), (2, residual is not None)), push, size,
+            (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1), ((0, lanes), (1, lanes)), push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 
