@@ -1,0 +1,152 @@
+"""Every kernel variant of every op against its numpy twin on each driver, and that the check can fail."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vulkan_drivers import DRIVERS, finish, start
+
+from vkbackend.check import check
+from vkbackend.device.shaders import compile_glsl, variants
+from vkbackend.ops import OPS, elementwise
+from vkbackend.ops.packed import FORMATS
+from vkbackend.ops.run import reference, run
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """driver -> what tests/run_check.py found on it. Both drivers run at the same time, each in a process of its own."""
+    running = {driver: start(Path("run_check.py"), environment=driver.environment) for driver in DRIVERS if driver.manifest}
+    return {driver: finish(process, 1200) for driver, process in running.items()}
+
+
+def test_every_variant_agrees_with_its_twin(driver, checked):
+    failed = [f"{found['op']} {found['case']} {found['kernel']}: {found['worst']:.3g} {found['error']}"
+              for found in checked[driver]["results"] if not found["passed"]]
+    assert not failed, checked[driver]["device"]
+
+
+def test_no_case_was_left_out(driver, checked):
+    """Each op's whole table ran, matmul with every format and tile of every flavor that the device has."""
+    found = checked[driver]
+    seen = {(each["op"], each["case"]) for each in found["results"]}
+    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases}
+    kernels = {name.split("/")[0] for each in found["results"] for name in each["kernel"].split(", ")}
+    assert set(found["flavors"]) == {"base", "subgroup", "texel"}
+    assert kernels == {name for name in variants() if not name.startswith("bandwidth_")}  # those measure a device, no op uses them
+
+
+def test_case_tables_reach_every_format_and_odd_sizes():
+    for op in ("matmul", "embed"):
+        assert {case.label.split()[0] for case in OPS[op].cases} == set(FORMATS)
+    for op in OPS.values():
+        assert op.cases, f"{op.name} has no cases"
+
+
+def failures(device, only):
+    return [result for result in check(device, only) if not result.passed]
+
+
+def test_check_finds_a_wrong_kernel(device):
+    """A kernel that forgets to add in the last row: every case fails, and the kernel is named."""
+    wrong = compile_glsl("""
+        #version 450
+        layout(local_size_x = 64) in;
+        layout(std430, binding = 0) readonly buffer A { vec4 a[]; };
+        layout(std430, binding = 1) readonly buffer B { vec4 b[]; };
+        layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };
+        layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float unused; };
+        void main() {
+            uint i = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
+            if (i < n4) y[row * n4 + i] = a[a_offset + row * a_stride + i] + (row + 1u == gl_NumWorkGroups.y ? vec4(0.0) : b[b_offset + row * b_stride + i]);
+        }""")
+    device.kernels.clear()
+    device.kernels.add("add_base", wrong)
+    try:
+        found = failures(device, "add")
+    finally:
+        device.kernels._extra.pop("add_base")
+        device.kernels.clear()
+    assert {result.kernel for result in found} == {"add_base"}
+    assert {result.case for result in found} == {case.label for case in OPS["add"].cases}
+    assert all(result.worst > 1 for result in found)
+    assert failures(device, "add") == []
+
+
+def test_check_finds_what_was_not_written(device):
+    """Outputs begin as NaN, so a kernel that does nothing cannot pass by what memory happened to hold."""
+    idle = compile_glsl("""
+        #version 450
+        layout(local_size_x = 64) in;
+        layout(std430, binding = 0) readonly buffer X { float x[]; };
+        layout(std430, binding = 1) readonly buffer R { int rows[]; };
+        layout(std430, binding = 2) writeonly buffer Y { float y[]; };
+        layout(push_constant) uniform Push { uint n4, offset, stride; };
+        void main() { if (n4 == 0u) y[0] = x[0] + float(rows[0]); }""")
+    device.kernels.clear()
+    device.kernels.add("gather_rows", idle)
+    try:
+        found = failures(device, "gather_rows")
+    finally:
+        device.kernels._extra.pop("gather_rows")
+        device.kernels.clear()
+    assert len(found) == len(OPS["gather_rows"].cases) and all(result.worst == np.inf for result in found)
+
+
+def test_check_finds_a_wrong_twin(device, monkeypatch):
+    """A twin off by a millionth of its size passes, by a thousandth it does not."""
+    import dataclasses
+    for factor, expected in ((1 + 1e-6, True), (1 + 1e-3, False)):
+        op = dataclasses.replace(OPS["scale"], reference=lambda a, *, factor, by=factor: elementwise.scale(a, factor=factor) * np.float32(by))
+        monkeypatch.setitem(OPS, "scale", op)
+        assert (failures(device, "scale") == []) == expected
+
+
+def test_check_tells_a_kernel_that_cannot_be_made(device):
+    """An error is a result like another, and the rest still runs."""
+    device.kernels.clear()
+    device.kernels.add("rope", compile_glsl("#version 450\nvoid main() {}"), requires=["no_such_feature"])
+    try:
+        found = list(check(device, "rope"))
+    finally:
+        device.kernels._extra.pop("rope")
+        device.kernels.clear()
+    assert found and all("no_such_feature" in result.error and not result.passed for result in found)
+
+
+def test_check_leaves_the_device_as_it_was(device):
+    before = device.flavor, device.lanes
+    list(check(device, "gather_rows"))
+    assert (device.flavor, device.lanes) == before
+
+
+@pytest.mark.parametrize("op", ["matmul", "rms_norm", "attention", "softmax"])
+def test_variants_sum_in_the_same_order_or_say_so(device, op):
+    """matmul promises the same bits from every tile; the others one variant per device, run twice, the same bits."""
+    case = OPS[op].cases[0] if op != "matmul" else OPS[op].cases[1]
+    inputs = case.make(np.random.default_rng(2))
+    results = [run(device, op, *inputs, variant=variant, **case.attrs) for variant in OPS[op].variants(device, inputs) * 2]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+@pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])
+def test_token_bits_do_not_depend_on_their_neighbours(device, monkeypatch, flavor):
+    """A row of x alone gives the bits that it gives among others, in every tile of every flavor."""
+    monkeypatch.setattr(device, "flavor", flavor)
+    case = next(case for case in OPS["matmul"].cases if case.label.startswith("q4_1 7x"))
+    x, weight, residual = case.make(np.random.default_rng(5))
+    whole = [run(device, "matmul", x, weight, residual, variant=variant) for variant in OPS["matmul"].variants(device, None)]
+    alone = np.concatenate([run(device, "matmul", x[row:row + 1], weight, residual[row:row + 1]) for row in range(len(x))])
+    for each in whole:
+        np.testing.assert_array_equal(each.view(np.uint32), alone.view(np.uint32))
+
+
+def test_twins_leave_their_inputs_alone():
+    for op in OPS.values():
+        case = op.cases[-1]
+        inputs, again = case.make(np.random.default_rng(4)), case.make(np.random.default_rng(4))
+        reference(op.name, *inputs, **case.attrs)
+        for left, right in zip(inputs, again):
+            if isinstance(left, np.ndarray):
+                np.testing.assert_array_equal(left, right, op.name)
