@@ -43,12 +43,14 @@ class Client:
         return cls(from_environment().for_clients.url)
 
     def answers(self) -> bool:
-        """Whether a server is there."""
+        """Whether a server is there, be it one that refuses us: its own words come with the next call."""
         try:
-            self._send("HEAD", "/", None).close()
-            return True
-        except (NoServer, ServerError):
+            self._send("HEAD", "/", None, seconds=CONNECT_SECONDS).close()
+        except NoServer:
             return False
+        except ServerError:
+            pass
+        return True
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
         """One request, one JSON object (an empty one for an empty answer)."""
@@ -60,17 +62,24 @@ class Client:
             raise ServerError(f"{self.url}{path} did not answer with JSON; is it a vkbackend or Ollama server?") from None
 
     def stream(self, path: str, body: dict) -> Iterator[dict]:
-        """The objects of a streamed answer as they arrive. Closing the iterator closes the connection, which ends the request."""
+        """The objects of a streamed answer as they arrive. Closing the iterator closes the connection, which ends the request.
+
+        The last one says `done` or the status `success`; an answer that ends without it has broken off.
+        """
         with self._send("POST", path, body) as answer:
+            ended = False
             try:
                 for line in answer:
                     if line.strip():
                         piece = json.loads(line)
                         if "error" in piece:
                             raise ServerError(piece["error"])
+                        ended = bool(piece.get("done")) or piece.get("status") == "success"
                         yield piece
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise ServerError(f"the answer of {self.url}{path} broke off ({error}); see the server's log") from None
+            if not ended:
+                raise ServerError(f"the answer of {self.url}{path} broke off; see the server's log")
 
     def has_blob(self, digest: str) -> bool:
         try:
@@ -94,7 +103,7 @@ class Client:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
         self._send("POST", f"/api/blobs/{digest}", None, pieces(), headers).close()
 
-    def _send(self, method, path, body, data=None, headers=None) -> "_Answer":
+    def _send(self, method, path, body, data=None, headers=None, seconds=None) -> "_Answer":
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
         headers = {"User-Agent": "vkbackend"} | (headers or {})
@@ -106,7 +115,7 @@ class Client:
             raise NoServer(f"could not connect to a server at {self.url} ({_reason(error)}); start one with `vkbackend serve`, "
                            "or set OLLAMA_HOST to where it listens") from None
         try:
-            connection.sock.settimeout(None)  # a model may take its time to load
+            connection.sock.settimeout(seconds)  # None: a model may take its time to load
             connection.request(method, self._path + path, data, headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
