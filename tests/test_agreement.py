@@ -21,6 +21,7 @@ def recorded(name: str) -> dict:
     return json.loads((DATA / f"prompt_logprobs_{name}.json").read_text())
 
 
+@lru_cache(maxsize=None)
 def score(name: str, device, kv_type: str) -> tuple[np.ndarray, np.ndarray]:
     """-> log-probability of each token after the first, most likely token at each position."""
     tokens = recorded(name)["tokens"]
@@ -54,16 +55,24 @@ def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
     assert same >= 0.99
 
 
+def compare_with_llama_cpp(name, found, what, record_figure):
+    """llama.cpp on the CPU rounds activations to 8 bits before each product of a quantized matrix; with the same weights expanded to f32 it does not.
+    That rounding alone moves its own log-probabilities by 0.056 (SmolLM2) and 0.069 (gemma3) on average, up and down alike, so the bar on the
+    mean of |difference| is held against the expanded run, and against the plain run the bar on the mean."""
+    against_f32 = found - recorded(name)["logprobs_f32"]
+    against_plain = found - recorded(name)["logprobs"]
+    record_figure(f"{name}: {what} against llama.cpp on the CPU: mean |difference| {np.abs(against_f32).mean():.4f} with its weights expanded to f32, "
+                  f"{np.abs(against_plain).mean():.4f} with its rounded activations (mean {against_plain.mean():+.4f})")
+    assert np.abs(against_f32).mean() <= 0.05
+    assert abs(against_plain.mean()) <= 0.05
+    assert np.abs(against_plain).mean() <= 0.1
+
+
 def test_twins_agree_with_llama_cpp(twins, record_figure):
     name, (found, _) = twins
-    mean = np.abs(found - recorded(name)["logprobs"]).mean()
-    record_figure(f"{name}: twins (f32 KV) against llama.cpp on the CPU: mean |difference| {mean:.4f}")
-    assert mean <= 0.05
+    compare_with_llama_cpp(name, found, "twins (f32 KV)", record_figure)
 
 
-def test_device_agrees_with_llama_cpp(device, record_figure):
-    for name in MODELS:
-        found, _ = score(name, device, "f16")
-        mean = np.abs(found - recorded(name)["logprobs"]).mean()
-        record_figure(f"{name}: Vulkan (f16 KV) against llama.cpp on the CPU: mean |difference| {mean:.4f}")
-        assert mean <= 0.05
+@pytest.mark.parametrize("name", MODELS)
+def test_device_agrees_with_llama_cpp(device, name, record_figure):
+    compare_with_llama_cpp(name, score(name, device, "f16")[0], "Vulkan (f16 KV)", record_figure)
