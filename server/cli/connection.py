@@ -33,7 +33,7 @@ def connected(own_server: bool = False, announce: bool = False) -> Iterator[Clie
     if client is None and own_server and address.is_local:
         from .serving import own_server as serve
         if announce and sys.stderr.isatty():
-            from .survey import survey
+            from vkbackend.device.selection import survey
             click.echo(click.style(f"No server at {client_url}; running here. Models run on: {survey().sentence}", dim=True), err=True)
         with serve() as url:
             yield Client(url)

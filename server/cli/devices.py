@@ -4,9 +4,10 @@ import json
 
 import click
 
+from vkbackend.device.selection import Survey, survey
+
 from ..formatting import human_bytes_binary
 from .main import Failure
-from .survey import Survey, survey
 from .table import columns
 
 HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "CHOSEN"]

@@ -12,13 +12,14 @@ import signal
 import click
 
 from vkbackend import settings
+from vkbackend.device.selection import Survey, survey
 
 from ..address import Address, from_environment
 from ..routes.models import VERSION
 from ..store import Store
-from . import survey as surveys
 from .main import CommandWithEnvironment, version
 from .serving import Service, listen, serve_until, start_log
+from .survey import describe
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def serve():
     start_log()
     address = from_environment()
     listening = listen(address)  # first: a second server must not touch the devices
-    found = surveys.survey()
+    found = survey()
     log_devices(found)
     store = Store(settings.models_folder())
     service = Service(listening, store, logging.getLogger("access"))
@@ -38,15 +39,15 @@ def serve():
     asyncio.run(_run(service, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
 
 
-def log_devices(found: surveys.Survey) -> None:
+def log_devices(found: Survey) -> None:
     for device in found.devices:
         reason = found.reasons[device.index] if found.is_switched_on else "not used: OLLAMA_VULKAN is not set"
-        log.info("device %d: %s: %s", device.index, surveys.describe(device), reason)
+        log.info("device %d: %s: %s", device.index, describe(device), reason)
     if found.problem:
         log.log(logging.WARNING if found.is_switched_on else logging.INFO, "no Vulkan device can be used: %s", found.problem)
 
 
-def ready_lines(url: str, found: surveys.Survey, store: Store) -> list[str]:
+def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
     models = store.list()
     lines = [f"vkbackend {version()} is ready at {url} (Ollama API {VERSION})", f"Models run on: {found.sentence}"]
     if not models:

@@ -14,6 +14,7 @@ from typing import Iterator
 
 from aiohttp import web
 from vkbackend import settings
+from vkbackend.device.selection import Survey, survey
 from vkbackend.errors import VkbackendError
 
 from ..address import Address

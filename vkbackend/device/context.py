@@ -4,6 +4,7 @@ In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels a
 thread (the engine's) uses a device at a time.
 """
 
+import gc
 import weakref
 
 import numpy as np
@@ -45,8 +46,18 @@ class Device:
     def supports(self, feature: str) -> bool:
         return feature in self.info.features
 
-    def free_memory(self) -> int:
-        """Bytes that may be taken now: what the driver says, or, where it says nothing, what was not allocated here."""
+    def free_memory(self, wanted: int = 0) -> int:
+        """Bytes that may be taken now: what the driver says, or, where it says nothing, what was not allocated here.
+
+        Where that is less than `wanted`, memory of things that nobody holds any more, such as a runner given up, is let go of first.
+        """
+        free = self._free_memory()
+        if free < wanted:
+            gc.collect()  # graphs and their values hold each other, so their memory waits for the collector
+            free = self._free_memory()
+        return free
+
+    def _free_memory(self) -> int:
         return max(0, min(current_free_memory(self.info), self.info.memory_total - self.allocated_bytes))
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
@@ -60,7 +71,11 @@ class Device:
         if num_bytes > self.info.memory_total:
             raise OutOfMemory(f"{self.info.name}: {num_bytes} bytes asked for, the device has {self.info.memory_total} in all")
         with translated(f"{self.info.name}: allocating {num_bytes} bytes"):
-            memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
+            try:
+                memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
+            except _native.VulkanError:
+                gc.collect()
+                memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
         self.allocated_bytes += num_bytes
         weakref.finalize(memory, self._freed, num_bytes)
         return memory

@@ -1,6 +1,7 @@
-"""The device that this process uses, chosen by the environment and opened once.
+"""The device that this process uses: chosen by the environment, opened once.
 
-Out: `current()`: an open `Device`, or None for the CPU, with the reason in words.
+In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES. Out: `survey()`, what there is and what would be used and why;
+`current()`, the open `Device`, or None for the CPU.
 """
 
 import logging
@@ -14,27 +15,48 @@ from .discover import DeviceInfo, choose, list_devices
 
 log = logging.getLogger(__name__)
 
+SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a Vulkan device"
+
 
 @dataclass(frozen=True)
-class Selection:
-    """info: the chosen device, None for the CPU. reason: why. devices: all there are, reasons: index -> why each was taken or not."""
+class Survey:
+    """devices: all there are. chosen: the one that models are loaded on when Vulkan is switched on, None where there is none.
 
-    info: DeviceInfo | None
-    reason: str
+    reasons: why each device was chosen or not, by index. problem: why no device can be used, empty where one can.
+    """
+
     devices: list[DeviceInfo] = field(default_factory=list)
+    chosen: DeviceInfo | None = None
     reasons: dict[int, str] = field(default_factory=dict)
+    problem: str = ""
+    is_switched_on: bool = False
+
+    @property
+    def uses_device(self) -> bool:
+        return self.is_switched_on and self.chosen is not None
+
+    @property
+    def sentence(self) -> str:
+        """Where models run and why."""
+        if self.uses_device:
+            return f"{self.chosen.name} ({self.reasons[self.chosen.index]})"
+        if self.is_switched_on:
+            return f"CPU, although OLLAMA_VULKAN is set: {self.problem}"
+        return f"CPU ({SWITCHED_OFF})"
 
 
-def select() -> Selection:
-    """Look at the environment and the devices; opens nothing and never raises."""
-    if not settings.get("OLLAMA_VULKAN"):
-        return Selection(None, "OLLAMA_VULKAN is not set: running on the CPU; OLLAMA_VULKAN=1 runs models on a Vulkan device")
+def survey() -> Survey:
+    """Opens nothing and never raises: no device is an answer, too."""
+    is_switched_on = settings.get("OLLAMA_VULKAN")
     try:
         devices = list_devices()
+    except DeviceError as error:
+        return Survey(problem=str(error), is_switched_on=is_switched_on)
+    try:
         choice = choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES"))
     except DeviceError as error:
-        return Selection(None, f"OLLAMA_VULKAN=1, but {error}; running on the CPU")
-    return Selection(choice.device, choice.reasons[choice.device.index], devices, choice.reasons)
+        return Survey(devices, None, {device.index: str(error) for device in devices}, str(error), is_switched_on)
+    return Survey(devices, choice.device, choice.reasons, "", is_switched_on)
 
 
 _lock = threading.Lock()
@@ -47,17 +69,16 @@ def current() -> Device | None:
     with _lock:
         if _open is not None:
             return _open
-        selection = select()
-        if selection.info is None:
-            if settings.get("OLLAMA_VULKAN"):
-                log.warning("%s", selection.reason)
+        found = survey()
+        if not found.uses_device:
+            log.log(logging.WARNING if found.is_switched_on else logging.INFO, "running on the %s", found.sentence)
             return None
         try:
-            _open = Device(selection.info, force_discrete=settings.get("VKBACKEND_FORCE_DISCRETE"))
-        except (DeviceError, NoDevice) as error:
-            log.warning("%s could not be opened: %s; running on the CPU", selection.info.name, error)
+            _open = _opened(found.chosen)
+        except DeviceError as error:
+            log.warning("%s could not be opened: %s; running on the CPU", found.chosen.name, error)
             return None
-        log.info("device %d: %s (%s)", selection.info.index, selection.info.name, selection.reason)
+        log.info("device %d: %s", found.chosen.index, found.sentence)
         return _open
 
 
@@ -74,8 +95,12 @@ def open_device(index: int | None = None) -> Device:
     """Open a device by its index in `list_devices()`, or the best one. Raises NoDevice, DeviceError."""
     devices = list_devices()
     if index is None:
-        return Device(choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES")).device)
+        return _opened(choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES")).device)
     for info in devices:
         if info.index == index:
-            return Device(info)
+            return _opened(info)
     raise NoDevice(f"there is no Vulkan device {index}; there are: {', '.join(f'{info.index} {info.name}' for info in devices)}")
+
+
+def _opened(info: DeviceInfo) -> Device:
+    return Device(info, force_discrete=settings.get("VKBACKEND_FORCE_DISCRETE"))
