@@ -143,7 +143,8 @@ def _frozen(row: RowOutput) -> RowOutput:
 
 def _device_cache(device, shape, kv_type) -> CacheStorage:
     per_layer = 2 * int(np.prod(shape[1:])) * np.dtype(DTYPES[kv_type]).itemsize
-    needed, free = per_layer * shape[0], device.free_memory()
+    needed = per_layer * shape[0]
+    free = device.free_memory(needed)
     hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH), or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
     if needed > free:
         raise OutOfMemory(f"the KV cache needs {needed / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB free: {hint}")

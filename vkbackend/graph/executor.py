@@ -5,7 +5,7 @@ the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A pla
 symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ SUBMISSION_FLOPS = 20e9
 
 @dataclass
 class Plan:
-    """One recorded step size."""
+    """One recorded step size. results: the graph's results where the host reads them."""
 
     graph: Graph
     programs: list[Program]
@@ -73,15 +73,19 @@ class DeviceExecutor:
             program.run()
         if not wanted:
             return []
-        stats, counts, ids, values = (self._readback_array(view) for view in plan.results)
+        stats, counts, ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
         return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m)) for m in range(wanted)]
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate of the last step, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that
-        there are, ValueError without `keep` (memory is used again within a step)."""
+        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot; what is changed in place (rope
+        on q and k) is read changed. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
+        within a step)."""
         if not self.keep:
             raise ValueError("make the executor with keep=True to read intermediates")
-        found = {value.name: view for value, view in self._last.views.items() if value.base.kind is Kind.ACTIVATION}
+        found = {}
+        for value, view in self._last.views.items():
+            if value.base.kind is Kind.ACTIVATION:
+                found.setdefault(value.name, view)  # the value itself comes before what others see of it
         if name not in found:
             raise KeyError(f"{name}; there are: {', '.join(found)}")
         view = found[name]
@@ -132,8 +136,9 @@ class DeviceExecutor:
         dispatches = [dispatch for node in graph.nodes
                       for dispatch in node.op.dispatch(self.device, [view(value) for value in node.inputs],
                                                        [view(value) for value in node.outputs], **node.attrs)]
-        results = [views[value] for value in graph.results]
-        copies = [] if self.device.is_unified else [(view.buffer, Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in results]
+        made = [views[value] for value in graph.results]
+        results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
+        copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
         return Plan(graph, self._programs(dispatches, copies), views, results)
 
     def _programs(self, dispatches, copies) -> list[Program]:
@@ -165,9 +170,6 @@ class DeviceExecutor:
         array = self._step_buffers[name].array(np.int32, (self.max_outputs if name == "output_rows" else self.max_tokens,))
         array[:len(values)] = values
         array[len(values):] = unused
-
-    def _readback_array(self, view: TensorView) -> np.ndarray:
-        return Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes).array(view.dtype, view.shape)
 
     def _logits(self, plan: Plan, row: int) -> np.ndarray:
         view = plan.views[plan.graph.logits]

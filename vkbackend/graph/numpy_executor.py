@@ -37,8 +37,8 @@ class NumpyExecutor:
                 view = self._view(arrays, value)
                 if view is not result:
                     view[...] = result
-                if self.keep:
-                    self._kept[value.name] = view.copy()
+                if self.keep and value.base.kind is Kind.ACTIVATION:
+                    self._kept.setdefault(value.name, view)
         if not len(step.output_rows):
             return []
         stats, counts, ids, values = (arrays[value] for value in graph.results)
@@ -46,10 +46,11 @@ class NumpyExecutor:
         return [row_output(stats[m], counts[m], ids[m], values[m], lambda m=m: logits[m].copy()) for m in range(len(step.output_rows))]
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate of the last step, such as "blk.3.attn_norm". Raises KeyError with the names that there are."""
+        """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q and k) is read changed.
+        Raises KeyError with the names that there are."""
         if name not in self._kept:
             raise KeyError(f"{name}; there are: {', '.join(self._kept)}" if self.keep else "make the executor with keep=True to read intermediates")
-        return self._kept[name]
+        return self._kept[name].copy()
 
     def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
         key = (num_tokens, num_outputs, table_shape)

@@ -47,7 +47,7 @@ def load(path, device=None) -> LoadedModel:
 
 
 def _check_memory(path, num_bytes: int, device) -> None:
-    where, free = (device.info.name, device.free_memory()) if device else ("this machine", available_host_memory())
+    where, free = (device.info.name, device.free_memory(num_bytes)) if device else ("this machine", available_host_memory())
     if num_bytes > free:
         raise OutOfMemory(f"{path} needs {num_bytes / 2**30:.2f} GiB for its weights; {where} has {free / 2**30:.2f} GiB free: "
                           "close other programs, or use a smaller model or quantization")
