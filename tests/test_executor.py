@@ -1,0 +1,290 @@
+"""Whole tiny models: the device against the twins, batches against single sequences, and the runner's bookkeeping."""
+
+import numpy as np
+import pytest
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
+
+from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
+from vkbackend.engine.work import SequenceWork
+from vkbackend.errors import DeviceError, OutOfMemory, RequestError
+from vkbackend.graph.step import CANDIDATES
+from vkbackend.models import load
+from vkbackend.ops.packed import FORMATS
+
+PROMPT = [3, 50, 99, 7, 7, 120, 200, 31, 64, 5, 18, 77, 210, 4, 150, 33, 92, 11, 240, 66, 8, 1, 130, 45, 61, 17, 29, 180, 222, 14, 90, 41, 55, 70, 2, 101, 9]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """tiny(architecture, format, device, **options of ModelRunner) -> a runner on a fresh cache; files and weights are shared."""
+    folder, models = tmp_path_factory.mktemp("models"), {}
+
+    def make(architecture="llama", format="q8_0", device=None, num_layers=2, **options):
+        key = architecture, format, num_layers, id(device)
+        if key not in models:
+            path = folder / f"{architecture}-{format}-{num_layers}.gguf"
+            if not path.exists():
+                write_tiny_gguf(path, architecture, format, num_layers=num_layers)
+            models[key] = load(path, device)
+        return ModelRunner(models[key], **{"context_length": 256, "max_sequences": 4, "prefill_chunk": 16, **options})
+    return make
+
+
+def logits(runner, sequence, tokens, outputs=1) -> np.ndarray:
+    return np.stack([row.full() for row in runner.step([SequenceWork(sequence, tokens, outputs)])])
+
+
+def follow(runner, tokens, outputs=1) -> np.ndarray:
+    """A fresh sequence's logits after `tokens`."""
+    return logits(runner, runner.open_sequence(), tokens, outputs)
+
+
+def assert_close(found, expected):
+    """Sums of products in another order: a few units of float32 on the scale of the row."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def assert_same_bits(found, expected):
+    np.testing.assert_array_equal(np.asarray(found).view(np.uint32), np.asarray(expected).view(np.uint32))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_device_agrees_with_twins(tiny, device, architecture, format):
+    """Prefill over two chunks, then decode, on the f32 cache so that nothing is rounded differently."""
+    rows = []
+    for where in (device, None):
+        runner = tiny(architecture, format, where, kv_type="f32")
+        sequence = runner.open_sequence()
+        rows.append([logits(runner, sequence, PROMPT[:20])[0], logits(runner, sequence, [17])[0], logits(runner, sequence, [201])[0]])
+    assert_close(rows[0], rows[1])
+    assert np.std(rows[1][-1]) > 0.05 and not np.allclose(rows[1][-1], rows[1][-2], atol=1e-2), "a model that says the same of everything tests nothing"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_precision_cache_agrees_with_twins(tiny, device, architecture):
+    """Both round keys and values to half; where a value lies between two halves they may differ by one unit of it."""
+    found, expected = (follow(tiny(architecture, "f32", where, kv_type="f16"), PROMPT) for where in (device, None))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+    precise = follow(tiny(architecture, "f32", device, kv_type="f32"), PROMPT)
+    assert not np.array_equal(found, precise), "the f16 cache was not used"
+
+
+def test_local_and_global_layers(tiny, device):
+    """Seven gemma3 layers: the sixth sees everything, the others a window of 24 that the prompt outgrows."""
+    found, expected = (follow(tiny("gemma3", "q4_0", where, num_layers=7, kv_type="f32"), PROMPT * 2) for where in (device, None))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mixed_formats_in_one_layer(tmp_path, device, architecture):
+    """q, k and v of different formats do not stack: three products into one buffer, as in K-quantized files."""
+    path = write_tiny_gguf(tmp_path / "mixed.gguf", architecture, "q4_k", formats={"blk.0.attn_v": "q6_k", "blk.1.attn_k": "q5_0", "blk.1.ffn_up": "q8_0"})
+    found, expected = (follow(ModelRunner(load(path, where), context_length=64, kv_type="f32"), PROMPT[:12]) for where in (device, None))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_output_row(tiny, device, architecture):
+    """Rows for all tokens of a prompt, more than one step can bring, equal the rows of shorter prompts."""
+    tokens = (PROMPT * 2)[:MAX_OUTPUTS + 9]
+    runner = tiny(architecture, "q8_0", device)
+    rows = follow(runner, tokens, outputs=len(tokens))
+    assert rows.shape == (len(tokens), runner.vocab_size)
+    for length in (1, 16, 17, len(tokens)):
+        assert_close(rows[length - 1], follow(tiny(architecture, "q8_0", device), tokens[:length])[0])
+
+
+def test_candidates_and_log_sum_exp(tiny, device):
+    runner = tiny("llama", "q8_0", device)
+    row, = runner.step([SequenceWork(runner.open_sequence(), PROMPT, 1)])
+    whole = row.full()
+    assert len(row.ids) >= CANDIDATES
+    np.testing.assert_array_equal(row.logits, whole[row.ids])
+    np.testing.assert_array_equal(row.ids, np.lexsort((np.arange(len(whole)), -whole))[:len(row.ids)])
+    assert row.log_sum_exp == pytest.approx(np.log(np.exp(whole.astype(np.float64)).sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
+    """Four sequences of different lengths in one step, and each alone: the same bits, step after step."""
+    alone, together = tiny(architecture, "q4_1", device), tiny(architecture, "q4_1", device)
+    prompts = [PROMPT[:3], PROMPT[:16], PROMPT[2:35], PROMPT[:1]]
+    single, batch = ([runner.open_sequence() for _ in prompts] for runner in (alone, together))
+    for index, prompt in enumerate(prompts):
+        for runner, sequences in ((alone, single), (together, batch)):
+            runner.step([SequenceWork(sequences[index], prompt)])
+    for token in (12, 200, 5):
+        rows = together.step([SequenceWork(sequence, [token + index], 1) for index, sequence in enumerate(batch)])
+        whole = [row.full() for row in rows]
+        for index, sequence in enumerate(single):
+            assert_same_bits(whole[index], logits(alone, sequence, [token + index])[0])
+    three = together.step([SequenceWork(batch[index], [9], 1) for index in (2, 0, 3)])
+    for row, index in zip([row.full() for row in three], (2, 0, 3)):
+        assert_same_bits(row, logits(alone, single[index], [9])[0])
+
+
+def test_prefill_beside_decode(tiny, device):
+    """One step that carries a prompt of one sequence and a token of another."""
+    runner = tiny("llama", "q8_0", device)
+    first, second = runner.open_sequence(), runner.open_sequence()
+    runner.step([SequenceWork(first, PROMPT[:9])])
+    rows = runner.step([SequenceWork(second, PROMPT[:7], 1), SequenceWork(first, [77], 1)])
+    assert_close(rows[0].full(), follow(runner, PROMPT[:7])[0])
+    assert_close(logits(runner, first, [3])[0], follow(tiny("llama", "q8_0", device), [*PROMPT[:9], 77, 3])[0])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16, 64])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_chunked_prefill_equals_whole(tiny, device, architecture, chunk):
+    assert_close(follow(tiny(architecture, "q8_0", device, prefill_chunk=chunk, max_sequences=1), PROMPT),
+                 follow(tiny(architecture, "q8_0", device, prefill_chunk=128), PROMPT))
+
+
+def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_device):
+    """Plans share memory: a step recorded before a larger one must still be read where it writes."""
+    for where in (device, discrete_device):
+        steady, disturbed = tiny("llama", "q8_0", where), tiny("llama", "q8_0", where)
+        ids = [runner.open_sequence() for runner in (steady, disturbed)]
+        for runner, sequence in zip((steady, disturbed), ids):
+            runner.step([SequenceWork(sequence, PROMPT[:4], 1)])
+        for token in (40, 41, 42):
+            follow(disturbed, PROMPT[:token - 20], outputs=token - 38)
+            runner_rows = [runner.step([SequenceWork(sequence, [token], 1)])[0] for runner, sequence in zip((steady, disturbed), ids)]
+            np.testing.assert_array_equal(runner_rows[0].ids, runner_rows[1].ids)
+            assert runner_rows[0].log_sum_exp == runner_rows[1].log_sum_exp
+            assert_same_bits(runner_rows[0].logits, runner_rows[1].logits)
+            assert_same_bits(runner_rows[0].full(), runner_rows[1].full())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_same_bits_on_a_device_with_memory_of_its_own(tiny, device, discrete_device, architecture):
+    """Weights through the upload ring, results by copies: nothing else changes."""
+    results = []
+    for where in (device, discrete_device):
+        runner = tiny(architecture, "q5_0", where)
+        sequence = runner.open_sequence()
+        results.append(np.concatenate([logits(runner, sequence, PROMPT, 3), logits(runner, sequence, [5])]))
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_intermediates_agree_with_twins(tiny, device, architecture):
+    """Every named intermediate that both executors have, in order of the graph: the first difference names the op."""
+    runners = [tiny(architecture, "f16", where, kv_type="f32", keep=True) for where in (device, None)]
+    for runner in runners:
+        follow(runner, PROMPT[:8])
+    graph = runners[1].executor._graph(8, 1, runners[1].pages.table.shape)
+    names = list(dict.fromkeys(node.name for node in graph.nodes if node.op.name in ("embed", "rms_norm", "matmul", "attention", "silu_mul", "gelu_mul")))
+    assert {"embed", "blk.0.attention", "blk.1.ffn_norm", "output_norm"} <= set(names)
+    for name in names:
+        found, expected = (runner.executor.read(name) for runner in runners)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * max(np.abs(expected).max(), 1e-3), err_msg=name)
+
+
+def test_read_says_what_there_is(tiny, device):
+    runner = tiny("llama", "q8_0", device, keep=True)
+    follow(runner, [1, 2])
+    with pytest.raises(KeyError, match="blk.9.nothing; there are: .*blk.1.attention"):
+        runner.executor.read("blk.9.nothing")
+    plain = tiny("llama", "q8_0", device)
+    follow(plain, [1, 2])
+    with pytest.raises(ValueError, match="keep=True"):
+        plain.executor.read("blk.0.attention")
+
+
+def test_timings_name_each_dispatch(tiny, device):
+    runner = tiny("llama", "q8_0", device, timestamps=True)
+    follow(runner, PROMPT[:16])
+    timings = runner.executor.timings()
+    assert [dispatch.label for dispatch, _ in timings][:2] == ["embed", "rms_norm"]
+    assert all(0 <= seconds < 5 for _, seconds in timings)
+    assert sum(seconds for _, seconds in timings) > 0
+
+
+@pytest.mark.parametrize("where", ["device", "twins"])
+def test_truncate_forgets(tiny, request, where):
+    runner = tiny("llama", "q8_0", request.getfixturevalue("device") if where == "device" else None)
+    sequence = runner.open_sequence()
+    before = logits(runner, sequence, PROMPT)
+    runner.step([SequenceWork(sequence, [9, 9, 9, 9, 9])])
+    runner.truncate(sequence, len(PROMPT) - 1)
+    assert runner.length(sequence) == len(PROMPT) - 1
+    assert_close(logits(runner, sequence, PROMPT[-1:]), before)
+    runner.truncate(sequence, 0)
+    assert_close(logits(runner, sequence, PROMPT), before)
+    with pytest.raises(ValueError, match="cannot truncate"):
+        runner.truncate(sequence, len(PROMPT) + 1)
+
+
+def test_shift_is_refused_and_changes_nothing(tiny, device):
+    runner = tiny("llama", "q8_0", device)
+    sequence = runner.open_sequence()
+    runner.step([SequenceWork(sequence, PROMPT)])
+    with pytest.raises(NotImplementedError):
+        runner.shift(sequence, 4, 8)
+    assert runner.length(sequence) == len(PROMPT)
+
+
+def bookkeeping(runner):
+    return ({key: (sequence.length, list(sequence.pages)) for key, sequence in runner.sequences.items()}, sorted(runner.pages.free_pages),
+            sorted(runner.pages.free_slots))
+
+
+def test_step_is_all_or_nothing(tiny, device, monkeypatch):
+    """A step that fails, for whatever reason, leaves every sequence as it was, and the next one works."""
+    runner = tiny("llama", "q8_0", device, context_length=64, max_sequences=2)
+    first, second = runner.open_sequence(), runner.open_sequence()
+    runner.step([SequenceWork(first, PROMPT[:30]), SequenceWork(second, PROMPT[:10])])
+    before = bookkeeping(runner)
+    with pytest.raises(OutOfMemory, match="do not fit a context of 64"):
+        runner.step([SequenceWork(first, [1, 2, 3], 1), SequenceWork(second, [5] * 60, 1)])
+    assert bookkeeping(runner) == before
+    for token in (-1, runner.vocab_size):
+        with pytest.raises(RequestError, match=f"token {token} is outside of the vocabulary of {runner.vocab_size}"):
+            runner.step([SequenceWork(first, [1]), SequenceWork(second, [2, token], 1)])
+        assert bookkeeping(runner) == before
+
+    def lost(*_):
+        raise DeviceError("the cable was pulled")
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.executor, "run", lost)
+        with pytest.raises(DeviceError, match="cable"):
+            runner.step([SequenceWork(first, [1] * 5, 1), SequenceWork(second, [2], 1)])
+    assert bookkeeping(runner) == before
+    after = [row.full() for row in runner.step([SequenceWork(first, [1], 1), SequenceWork(second, [2], 1)])]
+    fresh = tiny("llama", "q8_0", device)
+    assert_close(after[0], follow(fresh, [*PROMPT[:30], 1])[0])
+    assert_close(after[1], follow(fresh, [*PROMPT[:10], 2])[0])
+
+
+def test_pages_are_used_again(tiny, device):
+    """Sequences that come and go for longer than the cache is large; pages lie in any order then."""
+    runner = tiny("llama", "q8_0", device, context_length=64, max_sequences=3)
+    whole = bookkeeping(runner)
+    expected = follow(tiny("llama", "q8_0", device), PROMPT)
+    for turn in range(6):
+        sequences = [runner.open_sequence() for _ in range(3)]
+        with pytest.raises(OutOfMemory, match="OLLAMA_NUM_PARALLEL"):
+            runner.open_sequence()
+        runner.step([SequenceWork(sequences[turn % 3], [turn] * (PAGE_SIZE + 1))])
+        assert_close(logits(runner, sequences[(turn + 1) % 3], PROMPT), expected)
+        for index in (turn % 3, (turn + 2) % 3, (turn + 1) % 3):
+            runner.close_sequence(sequences[index])
+        assert bookkeeping(runner) == whole
+
+
+def test_context_filled_to_the_last_token(tiny, device):
+    runner = tiny("llama", "q8_0", device, context_length=PAGE_SIZE, max_sequences=1)
+    sequence = runner.open_sequence()
+    runner.step([SequenceWork(sequence, PROMPT[:PAGE_SIZE - 1])])
+    assert_close(logits(runner, sequence, PROMPT[PAGE_SIZE - 1:PAGE_SIZE]), follow(tiny("llama", "q8_0", device), PROMPT[:PAGE_SIZE]))
+    with pytest.raises(OutOfMemory):
+        runner.step([SequenceWork(sequence, [1], 1)])
+
+
+def test_cache_that_does_not_fit_is_refused_before_it_is_made(tiny, device):
+    with pytest.raises(OutOfMemory, match="the KV cache .* num_ctx"):
+        tiny("llama", "q8_0", device, context_length=1 << 24)
+    with pytest.raises(RequestError, match="OLLAMA_KV_CACHE_TYPE=q3 is not known; there are: f32, f16"):
+        tiny("llama", "q8_0", device, kv_type="q3")
