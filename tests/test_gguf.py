@@ -6,16 +6,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from starter_models import FILES as STARTER_MODELS
+from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
-from vkbackend import settings
 from vkbackend.errors import GGUFError, UnsupportedModel, VkbackendError
 from vkbackend.gguf.quants import FORMATS as BY_TYPE
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.models import load
 from vkbackend.ops.packed import FORMATS, PackedMatrix
-
-STARTER_MODELS = ("SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf")
 
 
 def same_as_gguf(path, arrays: bool) -> None:
@@ -43,19 +42,13 @@ def test_tiny_file_as_gguf_reads_it(tmp_path, architecture):
 
 
 def test_real_file_as_gguf_reads_it():
-    path = settings.cache_folder() / "models" / STARTER_MODELS[0]
-    if not path.exists():
-        pytest.skip(f"{path.name} is not in the cache of starter models")
-    same_as_gguf(path, arrays=False)
+    same_as_gguf(model_path("smollm2"), arrays=False)
 
 
 @pytest.mark.parametrize("name", STARTER_MODELS)
 def test_real_tensors_pack_and_dequantize(name):
     """Some rows of one tensor of every format in a real file: gguf's values, and no byte lost in packing."""
-    path = settings.cache_folder() / "models" / name
-    if not path.exists():
-        pytest.skip(f"{name} is not in the cache of starter models")
-    opened, seen = GGUFFile.open(path), set()
+    opened, seen = GGUFFile.open(model_path(name)), set()
     for info in opened.tensors.values():
         if info.type in seen or len(info.shape) != 2:
             continue

@@ -1,28 +1,28 @@
 """Synchronization validation: whole generations without a message on two drivers under two versions of the layer, and a hazard seen
 for every derived barrier that is left out.
 
-Real models where the cache has them; where it has not, tiny ones of the same architecture, which the test's name then says.
+Real models; where the cache has none, tiny ones of the same architecture run instead, which the test's name says, except in CI.
 """
 
 from pathlib import Path
 
 import pytest
+from starter_models import FILES, model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from validation_layers import CHROMIUM, DEBIAN, LAYERS, messages
-from vulkan_drivers import DRIVERS, finish, run_on, start
+from vulkan_drivers import DRIVERS, finish, in_ci, run_on, start
 
 from vkbackend import settings
 
-REAL = {"llama": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
+REAL = {"llama": "smollm2", "gemma3": "gemma3"}
+MODEL_KINDS = {name: "real" if in_ci() or (settings.cache_folder() / "models" / FILES[REAL[name]]).exists() else "tiny" for name in ARCHITECTURES}
 TOKENS = 64
 
 
 def model(architecture: str, folder: Path) -> Path:
-    real = settings.cache_folder() / "models" / REAL[architecture]
-    return real if real.exists() else write_tiny_gguf(folder / f"{architecture}.gguf", architecture, "q4_k", num_layers=7)
-
-
-MODEL_KINDS = {name: "real" if (settings.cache_folder() / "models" / REAL[name]).exists() else "tiny" for name in ARCHITECTURES}
+    if MODEL_KINDS[architecture] == "real":
+        return model_path(REAL[architecture])
+    return write_tiny_gguf(folder / f"{architecture}.gguf", architecture, "q4_k", num_layers=7)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
