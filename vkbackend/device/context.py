@@ -29,12 +29,14 @@ class Device:
     """A Vulkan device opened with every feature that `discover.FEATURES` knows and it has.
 
     info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through a ring.
+    force_discrete: use the ring on any device, as if the host could not see its memory.
     Raises DeviceError where the driver refuses, NoDevice where the device is gone.
     """
 
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
         self.info = info
         self.is_unified = info.is_unified and not force_discrete
+        self._force_discrete = force_discrete
         self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
         self.allocated_bytes = 0
@@ -42,6 +44,7 @@ class Device:
         self.kernels = KernelCache(self)
         self._staging = None
         self._readback = None
+        self._hidden = weakref.WeakSet()  # mapped memory that `force_discrete` makes believe the host cannot see
 
     def supports(self, feature: str) -> bool:
         return feature in self.info.features
@@ -78,17 +81,22 @@ class Device:
                 memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
         self.allocated_bytes += num_bytes
         weakref.finalize(memory, self._freed, num_bytes)
+        if kind == "device" and self._force_discrete:
+            self._hidden.add(memory)
         return memory
 
     def _freed(self, num_bytes: int) -> None:
         self.allocated_bytes -= num_bytes
+
+    def _is_visible(self, memory) -> bool:
+        return memory.is_mapped and memory not in self._hidden
 
     def upload(self, buffer, array: np.ndarray) -> None:
         """Copy `array`'s bytes to the start of `buffer`, wherever it lies."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if data.nbytes > buffer.num_bytes:
             raise ValueError(f"{data.nbytes} bytes do not fit a buffer of {buffer.num_bytes}")
-        if buffer.memory.is_mapped:
+        if self._is_visible(buffer.memory):
             buffer.array(np.uint8, data.shape)[:] = data
             return
         if self._staging is None:
@@ -103,7 +111,7 @@ class Device:
         """The start of `buffer` as a fresh array, wherever it lies."""
         count = int(np.prod(shape))
         num_bytes = count * np.dtype(dtype).itemsize
-        if buffer.memory.is_mapped:
+        if self._is_visible(buffer.memory):
             return buffer.array(dtype, shape).copy()
         if self._readback is None:
             self._readback = self.memory(UPLOAD_BYTES, "readback")

@@ -107,9 +107,14 @@ class KernelCache:
         self._extra[name] = {"spirv": code, "requires": list(requires), "texel": texel or {}}
 
     def missing(self, name: str) -> list[str]:
-        """Features that the variant needs and the device lacks; empty where it can run."""
-        variant = self._extra.get(name) or variants()[name]
-        return [feature for feature in variant["requires"] if not self.device.supports(feature)]
+        """Features that the variant needs and the device lacks; empty where it can run. Raises DeviceError where it is unknown."""
+        return [feature for feature in self._variant(name)["requires"] if not self.device.supports(feature)]
+
+    def _variant(self, name: str) -> dict:
+        variant = self._extra.get(name) or variants().get(name)
+        if variant is None:
+            raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
+        return variant
 
     def get(self, dispatch) -> "_native.Kernel":
         """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""
@@ -126,9 +131,9 @@ class KernelCache:
         missing = self.missing(name)  # creating a pipeline whose capability the driver lacks may end the process
         if missing:
             raise DeviceError(f"{info.name} lacks {', '.join(missing)}, which shader variant {name} needs")
-        variant = self._extra.get(name)
-        code, texel = (variant["spirv"], variant["texel"]) if variant else (spirv(name), variants()[name]["texel"])
-        texel = {int(binding): kind for binding, kind in texel.items()}
+        variant = self._variant(name)
+        code = variant["spirv"] if "spirv" in variant else spirv(name)
+        texel = {int(binding): kind for binding, kind in variant["texel"].items()}
         if dispatch.subgroup_size and not info.subgroup_min <= dispatch.subgroup_size <= info.subgroup_max:
             raise DeviceError(f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} ({name})")
         required = dispatch.subgroup_size if "subgroup_size_control" in info.features else 0
