@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vulkan_drivers import DRIVERS, finish, start
+from vulkan_drivers import DRIVERS, finish_all, start
 
 from vkbackend.check import check
 from vkbackend.device.shaders import compile_glsl, variants
@@ -17,7 +17,7 @@ from vkbackend.ops.run import reference, run
 def checked():
     """driver -> what tests/run_check.py found on it. Both drivers run at the same time, each in a process of its own."""
     running = {driver: start(Path("run_check.py"), environment=driver.environment) for driver in DRIVERS if driver.manifest}
-    return {driver: finish(process, 1200) for driver, process in running.items()}
+    return dict(zip(running, finish_all(list(running.values()), 1200)))
 
 
 def test_every_variant_agrees_with_its_twin(driver, checked):

@@ -10,7 +10,7 @@ import pytest
 from starter_models import FILES, model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from validation_layers import CHROMIUM, DEBIAN, LAYERS, messages
-from vulkan_drivers import DRIVERS, finish, in_ci, run_on, start
+from vulkan_drivers import DRIVERS, finish_all, in_ci, run_on, start
 
 from vkbackend import settings
 
@@ -29,16 +29,13 @@ def model(architecture: str, folder: Path) -> Path:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda name: f"{name}-{MODEL_KINDS[name]}")
 def test_whole_generation_gives_no_message(tmp_path, architecture, layer):
     """Both drivers at the same time; the layer must have been there, the tokens must be as many as asked for."""
-    path, runs = model(architecture, tmp_path), []
-    for driver in DRIVERS:
-        folder = tmp_path / driver.name
-        environment = driver.require().environment | layer.environment(folder)
-        runs.append((driver, folder, start(Path("run_generation.py"), path, "--tokens", TOKENS, environment=environment)))
-    results = [(driver, folder, finish(process)) for driver, folder, process in runs]
-    for driver, folder, result in results:
+    path = model(architecture, tmp_path)
+    environments = [driver.require().environment | layer.environment(tmp_path / driver.name) for driver in DRIVERS]
+    results = finish_all([start(Path("run_generation.py"), path, "--tokens", TOKENS, environment=environment) for environment in environments])
+    for driver, result in zip(DRIVERS, results):
         assert layer.is_among(result["layers"]), result["layers"]
         assert len(result["tokens"]) == TOKENS
-        assert messages(folder) == "", driver.name
+        assert messages(tmp_path / driver.name) == "", driver.name
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)

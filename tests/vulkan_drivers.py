@@ -1,6 +1,6 @@
 """Which Vulkan drivers the tests can run on, and how a process is started on one of them.
 
-Out: `drivers()`, `DEFAULT`, `run_on(driver, program, ...)`. One process has one loader configuration, so a test that wants a certain
+Out: `DRIVERS`, `DEFAULT`, `run_on(driver, program, ...)`. One process has one loader configuration, so a test that wants a certain
 driver, two drivers, none, or a validation layer runs its body in a subprocess whose environment says so.
 """
 
@@ -89,6 +89,17 @@ def finish(process: subprocess.Popen, seconds: float = 600):
     if process.returncode:
         pytest.fail(f"exit status {process.returncode}\n{out[-2000:]}\n{err[-4000:]}", pytrace=False)
     return json.loads(out.splitlines()[-1])
+
+
+def finish_all(processes: list[subprocess.Popen], seconds: float = 600) -> list:
+    """Wait for programs that run at the same time; where one fails, the others are ended."""
+    try:
+        return [finish(process, seconds) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def run_on(driver: Driver | None, program: str | Path, *arguments, environment: dict[str, str] | None = None, seconds: float = 600):
