@@ -19,8 +19,13 @@ ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"} 
 
 
 class NoModels:
+    """As much of LoadedModels as managing models needs."""
+
     def running(self):
         return []
+
+    async def close(self):
+        pass
 
 
 def talk(store, conversation, **settings):
@@ -109,7 +114,7 @@ def test_origins_of_the_environment_and_any_origin(store):
 
 
 def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
-    class Broken:
+    class Broken(NoModels):
         def running(self):
             raise RuntimeError("the cat ate it")
 
@@ -121,7 +126,7 @@ def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
 
 
 def test_running_models_are_listed_the_longest_first(store):
-    class Two:
+    class Two(NoModels):
         def running(self):
             return [RunningModel(name, "m:latest", 5, "d", ModelDetails(format="gguf", family="llama"), f"{year}-01-01T00:00:00Z", 0, 4096)
                     for name, year in (("a", 2024), ("b", 2025))]
