@@ -28,14 +28,16 @@ def model(architecture: str, folder: Path) -> Path:
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda name: f"{name}-{MODEL_KINDS[name]}")
 def test_whole_generation_gives_no_message(tmp_path, architecture, layer):
-    """Both drivers at the same time; the layer must have been there, the tokens must be as many as asked for."""
-    path = model(architecture, tmp_path)
-    environments = [driver.require().environment | layer.environment(tmp_path / driver.name) for driver in DRIVERS]
+    """All drivers at the same time; the layer must have been there, the tokens must be as many as asked for."""
+    path, drivers = model(architecture, tmp_path), [driver for driver in DRIVERS if driver.manifest]
+    environments = [driver.environment | layer.environment(tmp_path / driver.name) for driver in drivers]
     results = finish_all([start(Path("run_generation.py"), path, "--tokens", TOKENS, environment=environment) for environment in environments])
-    for driver, result in zip(DRIVERS, results):
+    for driver, result in zip(drivers, results):
         assert layer.is_among(result["layers"]), result["layers"]
         assert len(result["tokens"]) == TOKENS
         assert messages(tmp_path / driver.name) == "", driver.name
+    for driver in DRIVERS:
+        driver.require()  # one that is missing is said to be, once the others have passed
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
