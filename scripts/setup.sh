@@ -88,7 +88,7 @@ if [ $tests = 1 ]; then
     if [ -z "$url" ]; then  # package lists may be missing or old
       if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
     fi
-    (cd "$cache/swiftshader" && apt-get download -q chromium-common >&2 && dpkg --fsys-tarfile chromium-common_*.deb |
+    (cd "$cache/swiftshader" && apt-get download -q -o APT::Sandbox::User=root chromium-common >&2 && dpkg --fsys-tarfile chromium-common_*.deb |
       tar -x ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json ./usr/lib/chromium/libVkLayer_khronos_validation.so &&
       rm -f chromium-common_*.deb)
   fi

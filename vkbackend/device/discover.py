@@ -279,7 +279,7 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     for device in left:
         if device is not best:
             reasons[device.index] = f"{best.type.name.lower()} device {best.index} comes first"
-    alone = "the only device" if len(devices) == 1 else "named in GGML_VK_VISIBLE_DEVICES" if named is not None else "best by type and memory"
+    alone = "named in GGML_VK_VISIBLE_DEVICES" if named is not None else "the only device" if len(devices) == 1 else "best by type and memory"
     reasons[best.index] = f"chosen: {best.type.name.lower()}, {alone}"
     return Choice(best, reasons)
 
