@@ -89,7 +89,7 @@ def finish(process: subprocess.Popen, seconds: float = 600):
     if process.returncode:
         pytest.fail(f"exit status {process.returncode}\n{out[-2000:]}\n{err[-4000:]}", pytrace=False)
     # A validation layer may print after the program's own last line, when the process ends.
-    return json.loads([line for line in out.splitlines() if line.startswith(("{", "["))][-1])
+    return json.loads([line for line in out.splitlines() if not line.startswith("Validation Layer Info")][-1])
 
 
 def finish_all(processes: list[subprocess.Popen], seconds: float = 600) -> list:
