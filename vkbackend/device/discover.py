@@ -80,7 +80,7 @@ class DeviceInfo:
     def flavors(self) -> tuple[str, ...]:
         """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel buffers, which llvmpipe
         gathers much faster than storage buffers), `subgroup`, `base` (no optional feature)."""
-        if not SUBGROUP_FEATURES <= self.features:
+        if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2):
             return ("base",)
         return ("texel", "subgroup", "base") if self.is_cpu else ("subgroup", "texel", "base")
 
