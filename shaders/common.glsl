@@ -6,10 +6,14 @@
 #extension GL_EXT_control_flow_attributes : require
 
 #ifdef TEXEL
+#define INPUT1(BINDING, NAME) layout(binding = BINDING) uniform samplerBuffer NAME
+#define LOAD1(NAME, i) texelFetch(NAME, int(i)).x
 #define INPUT4(BINDING, NAME) layout(binding = BINDING) uniform samplerBuffer NAME
 #define INPUT4U(BINDING, NAME) layout(binding = BINDING) uniform usamplerBuffer NAME
 #define LOAD4(NAME, i) texelFetch(NAME, int(i))
 #else
+#define INPUT1(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { float NAME[]; }
+#define LOAD1(NAME, i) NAME[i]
 #define INPUT4(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { vec4 NAME[]; }
 #define INPUT4U(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { uvec4 NAME[]; }
 #define LOAD4(NAME, i) NAME[i]

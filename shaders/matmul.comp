@@ -1,38 +1,51 @@
 #version 450
-// y = x W^T [+ residual] over quantized weights, for one token (decode) or many (prefill). Twin: vkbackend/ops/matmul.py
+// y = norm(x) W^T [+ residual] over quantized weights, or act(gate) * up of two such products, for one token (decode) or many
+// (prefill). Twin: vkbackend/ops/matmul.py
 //
 // One lane owns ROWS rows of W (in steps of the lanes beside it) and TOKENS tokens, and walks along K in blocks of 32.
 // The 32 activations of a block are loaded once per subgroup, spread over its lanes, and handed round by broadcast
 // (or, in the base variant, by shared memory). Every (row, token) is one chain of fma in the order of K, so that its
 // bits do not depend on ROWS, TOKENS or the batch around it.
+// The norm costs one load and product per four activations: its weights go onto them, the sum of their squares is gathered
+// by the way, and the row's factor 1 / rms goes onto the sums at the end.
+// A gated weight alternates LANES rows of the gate and LANES rows of up, so that one lane holds both halves of an output.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #endif
 
 layout(local_size_x_id = 0) in;
-layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size
+layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size, at least 8 * TOKENS
+layout(constant_id = 2) const bool HAS_NORM = false;
+layout(constant_id = 3) const uint GATE = 0;               // 0: none, 1: silu(gate) * up, 2: gelu(gate) * up (tanh form)
 
 #ifdef TEXEL
 layout(binding = 0) uniform samplerBuffer x;                                    // (tokens, K), four activations a texel
 #define X4(i) texelFetch(x, int(i))
+layout(binding = 3) uniform samplerBuffer norm;                                 // (K); x again where there is none
+#define NORM4(i) texelFetch(norm, int(i))
 #else
 layout(std430, binding = 0) readonly restrict buffer X { vec4 x[]; };           // (tokens, K), row stride x_stride
 #define X4(i) x[i]
+layout(std430, binding = 3) readonly restrict buffer Norm { vec4 norm[]; };
+#define NORM4(i) norm[i]
 #endif
 #define QUANTS_BINDING 1
 #define SCALES_BINDING 2
 #include "quant/format.glsl"
-layout(std430, binding = 3) readonly buffer Residual { float residual[]; };     // (tokens, N); y's buffer where there is none
-layout(std430, binding = 4) writeonly buffer Y { float y[]; };                  // (tokens, N)
+layout(std430, binding = 4) readonly buffer Residual { float residual[]; };     // (tokens, N); y's buffer where there is none
+layout(std430, binding = 5) writeonly buffer Y { float y[]; };                  // (tokens, N)
 
 layout(push_constant) uniform Push {
-    uint num_tokens, num_rows, num_blocks;
+    uint num_tokens, num_rows, num_blocks;                  // rows as packed
+    uint num_outputs;                                       // columns of y
     uint x_offset, x_stride;                                // in fours
     uint y_offset, y_stride;
     uint residual_offset, residual_stride;                  // stride 0: no residual
+    float eps;
 };
 
 #ifdef SUBGROUP
@@ -41,7 +54,14 @@ const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block p
 #else
 shared vec4 tile[TOKENS * 8];
 #define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
+shared float squares_of[TOKENS * 8];
 #endif
+
+float activate(float gate) {
+    if (GATE == 1u) return gate / (1.0 + exp(-gate));
+    float inner = clamp(0.7978845608028654 * gate * (1.0 + 0.044715 * gate * gate), -15.0, 15.0);  // tanh is 1 beyond
+    return 0.5 * gate * (1.0 + tanh(inner));
+}
 
 void main() {
 #ifdef SUBGROUP
@@ -66,20 +86,40 @@ void main() {
     [[unroll]] for (uint r = 0u; r < ROWS; r++)
         [[unroll]] for (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
 
+#ifdef SUBGROUP
+    float squares[TOKENS];                                  // of the activations that this lane loads
+    [[unroll]] for (uint t = 0u; t < TOKENS; t++) squares[t] = 0.0;
+#else
+    float squares = 0.0;
+#endif
+
     for (uint b = 0u; b < num_blocks; b++) {
         Block block[ROWS];
         [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, slot[r], num_blocks);
 
 #ifdef SUBGROUP
-        vec4 mine[TOKENS][2];
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
-            mine[t][0] = X4(x_row[t] + b * 8u + (lane & 7u));
-            if (LOADS > 1u) mine[t][1] = X4(x_row[t] + b * 8u + ((LANES + lane) & 7u));
+        vec4 mine[TOKENS][LOADS];
+        [[unroll]] for (uint i = 0u; i < LOADS; i++) {
+            uint four = b * 8u + ((i * LANES + lane) & 7u);
+            vec4 factor = HAS_NORM ? NORM4(four) : vec4(1.0);
+            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+                mine[t][i] = X4(x_row[t] + four);
+                if (HAS_NORM) {
+                    squares[t] += dot(mine[t][i], mine[t][i]);
+                    mine[t][i] *= factor;
+                }
+            }
         }
 #else
         barrier();
-        for (uint i = lane; i < TOKENS * 8u; i += LANES)
-            tile[i] = X4(x_offset + min(token0 + i / 8u, num_tokens - 1u) * x_stride + b * 8u + (i & 7u));
+        if (lane < TOKENS * 8u) {
+            vec4 v = X4(x_offset + min(token0 + lane / 8u, num_tokens - 1u) * x_stride + b * 8u + (lane & 7u));
+            if (HAS_NORM) {
+                squares += dot(v, v);
+                v *= NORM4(b * 8u + (lane & 7u));
+            }
+            tile[lane] = v;
+        }
         barrier();
 #endif
 
@@ -124,14 +164,32 @@ void main() {
             }
     }
 
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        uint row = row0 + r * LANES;
-        if (row >= num_rows) continue;
+    if (HAS_NORM) {
+#ifndef SUBGROUP
+        if (lane < TOKENS * 8u) squares_of[lane] = squares;
+        barrier();
+#endif
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+#ifdef SUBGROUP
+            float all_squares = subgroupAdd(squares[t]) * (LANES > 8u ? 8.0 / float(LANES) : 1.0);  // lanes from 8 on hold copies
+#else
+            float all_squares = 0.0;
+            [[unroll]] for (uint i = 0u; i < 8u; i++) all_squares += squares_of[t * 8u + i];
+#endif
+            float factor = inversesqrt(all_squares / float(num_blocks * 32u) + eps);
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) sum[r][t] *= factor;
+        }
+    }
+
+    const uint STEP = GATE != 0u ? 2u : 1u;
+    [[unroll]] for (uint r = 0u; r + STEP <= ROWS; r += STEP) {
+        uint row = (row0 - lane) / STEP + r / STEP * LANES + lane;
+        if (row >= num_outputs) continue;
         [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
             uint token = token0 + t;
             if (token >= num_tokens) continue;
-            float value = sum[r][t];
-            if (residual_stride > 0u) value += residual[residual_offset + token * residual_stride + row];
+            float value = GATE != 0u ? activate(sum[r][t]) * sum[min(r + 1u, ROWS - 1u)][t] : sum[r][t];
+            if (residual_stride != 0u) value += residual[residual_offset + token * residual_stride + row];
             y[y_offset + token * y_stride + row] = value;
         }
     }

@@ -141,8 +141,9 @@ struct Memory {
 };
 
 // What a binding is: a storage buffer, or a uniform texel buffer of one of these formats.
-static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT, VK_FORMAT_R32G32B32A32_SFLOAT};
-static const uint32_t TEXEL_BYTES[] = {0, 16, 4, 16};
+static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT, VK_FORMAT_R32G32B32A32_SFLOAT,
+                                         VK_FORMAT_R32_SFLOAT};
+static const uint32_t TEXEL_BYTES[] = {0, 16, 4, 16, 4};
 
 struct Kernel {
     std::shared_ptr<Context> context;
@@ -157,7 +158,7 @@ struct Kernel {
            const std::map<uint32_t, uint32_t>& constants, uint32_t subgroup_size)
         : context(context_), bindings(bindings_), push_words(push_words_) {
         for (int kind : bindings)
-            if (kind < 0 || kind > 3) throw std::invalid_argument("unknown kind of binding");
+            if (kind < 0 || kind >= int(std::size(TEXEL_FORMATS))) throw std::invalid_argument("unknown kind of binding");
         std::vector<uint32_t> code = words(spirv);
         try {
             VkShaderModuleCreateInfo module_info{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};

@@ -17,7 +17,7 @@ import numpy as np
 from .. import _native, settings
 from ..errors import DeviceError
 
-TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3}  # native.cpp, TEXEL_FORMATS
+TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3, "r32f": 4}  # native.cpp, TEXEL_FORMATS
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 INSTALLED = Path(_native.__file__).parent / "spirv"
 

@@ -81,11 +81,11 @@ class Graph:
     """Records nodes while a model is called.
 
     num_tokens: token slots T of the step, num_outputs: rows M that get logits,
-    num_sequences, num_pages_per_sequence: shape (S, P) of the page table.
+    num_sequences, num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
     """
 
-    def __init__(self, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int):
-        self.num_tokens, self.num_outputs = num_tokens, num_outputs
+    def __init__(self, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int, keep: bool = False):
+        self.num_tokens, self.num_outputs, self.keep = num_tokens, num_outputs, keep
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None

@@ -100,7 +100,7 @@ class DeviceExecutor:
         """The recorded step of so many token slots and output rows."""
         key = (num_tokens, num_outputs)
         if key not in self._plans:
-            self._plans[key] = self._record(build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *self.table_shape))
+            self._plans[key] = self._record(build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *self.table_shape, self.keep))
         return self._plans[key]
 
     def _record(self, graph: Graph) -> Plan:

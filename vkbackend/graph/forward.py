@@ -19,9 +19,10 @@ class CacheValues:
         return tuple(graph.constant(tensor, tensor.shape, Kind.STATE, tensor.dtype) for tensor in self.storage.layers[layer])
 
 
-def build(model, caches: CacheValues, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int) -> Graph:
+def build(model, caches: CacheValues, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int,
+          keep: bool = False) -> Graph:
     """`graph.results`: stats, counts, ids and values of ops.top_k, `graph.logits`: (M, vocabulary); both empty where M is 0."""
-    graph = Graph(num_tokens, num_outputs, num_sequences, pages_per_sequence)
+    graph = Graph(num_tokens, num_outputs, num_sequences, pages_per_sequence, keep)
     hidden = model(graph, caches)
     if num_outputs:
         graph.logits = model.logits(F.output_rows(hidden))

@@ -18,25 +18,25 @@ def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = No
     return y
 
 
-def matmul(x: Value, weight: Value, *, residual: Value | None = None, out: Value | None = None, name: str = "matmul") -> Value:
-    """x (T, K) times weight (N, K) transposed [+ residual] -> (T, N), or into the columns `out`."""
-    y = out or x.graph.new(name, (x.shape[0], weight.shape[0]))
-    x.graph.call("matmul", [x, weight, residual], [y])
+def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0.0, gate: str = "", residual: Value | None = None,
+           out: Value | None = None, name: str = "matmul") -> Value:
+    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ residual] -> (T, N), or into the columns `out`.
+
+    gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2)."""
+    y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
+    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate)
     return y
 
 
-def rope(x: Value, turns: Value, *, n_rot: int, pairing: str) -> Value:
-    """Rotate (T, heads, head_dim) in place by the step's positions; `turns` as ops.rope.turns_per_position makes them."""
-    graph = x.graph
-    graph.call("rope", [x, graph.step["positions"], turns], [x], n_rot=n_rot, pairing=pairing)
-    return x
-
-
-def kv_write(k: Value, v: Value, k_cache: Value, v_cache: Value) -> None:
-    """Store this step's keys and values (T, kv_heads, head_dim) at their pages of the cache."""
-    graph = k.graph
+def split_heads(qkv: Value, turns: Value, q_norm: Value | None, k_norm: Value | None, k_cache: Value, v_cache: Value, *, num_heads: int,
+                n_rot: int, pairing: str, eps: float) -> Value:
+    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; -> rotated queries (T, heads, head_dim)."""
+    graph = qkv.graph
     step = graph.step
-    graph.call("kv_write", [k, v, step["positions"], step["sequences"], step["page_table"], k_cache, v_cache], [k_cache, v_cache])
+    q = graph.new("q", (qkv.shape[0], num_heads, qkv.shape[2]))
+    graph.call("split_heads", [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache],
+               [q, k_cache, v_cache], n_rot=n_rot, pairing=pairing, eps=eps)
+    return q
 
 
 def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attention", **attrs) -> Value:
@@ -56,6 +56,9 @@ def silu_mul(gate: Value, up: Value) -> Value:
 def gelu_mul(gate: Value, up: Value) -> Value:
     """gelu(gate) * up, gelu in its tanh form."""
     return _gated("gelu_mul", gate, up)
+
+
+GATES = {"silu": silu_mul, "gelu": gelu_mul}
 
 
 def _gated(op: str, gate: Value, up: Value) -> Value:

@@ -55,7 +55,7 @@ class NumpyExecutor:
     def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
         key = (num_tokens, num_outputs, table_shape)
         if key not in self._graphs:
-            self._graphs[key] = build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *table_shape)
+            self._graphs[key] = build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *table_shape, self.keep)
             if len(self._graphs) > KEPT_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
-from .layers import Attention, Embedding, Rope
+from .layers import Attention, Embedding, GatedLinear, Rope
 
 LOCAL_ROPE_BASE = 10000.0
 GLOBAL_EVERY = 6  # layers 5, 11, 17, ... see the whole context
@@ -61,16 +61,13 @@ class Block:
         self.attention = Attention(w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
         self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps, cfg.width)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
-        self.gate_up = w.linear("ffn_gate", "ffn_up", rows=(cfg.feed_forward, cfg.feed_forward), columns=cfg.width, name="gate_up")
+        self.gated = GatedLinear(w, "gelu", rows=cfg.feed_forward, columns=cfg.width)
         self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
         self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps, cfg.width)
 
     def __call__(self, x: Value, step) -> Value:
-        x = self.post_attention_norm(self.attention(self.attn_norm(x), step), residual=x)
-        gate_up = self.gate_up(self.ffn_norm(x))
-        half = gate_up.shape[1] // 2
-        h = F.gelu_mul(gate_up.columns(0, half), gate_up.columns(half, half))
-        return self.post_ffw_norm(self.down(h), residual=x)
+        x = self.post_attention_norm(self.attention(x, self.attn_norm, step), residual=x)
+        return self.post_ffw_norm(self.down(self.gated(x, self.ffn_norm)), residual=x)
 
 
 class Model:
@@ -93,5 +90,5 @@ class Model:
 
     def logits(self, x: Value) -> Value:
         """(M, width) -> (M, vocabulary)."""
-        logits = self.output(self.output_norm(x))
+        logits = self.output(x, self.output_norm)
         return F.softcap(logits, self.cfg.logit_softcap) if self.cfg.logit_softcap else logits

@@ -13,23 +13,49 @@ from .weights import Vector
 
 
 class Linear:
-    """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer."""
+    """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer; the input's norm goes along."""
 
     def __init__(self, stacks: list[PackedMatrix], name: str):
         self.stacks, self.name = stacks, name
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
-    def __call__(self, x: Value, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
         graph = x.graph
+        x, fused = prepared(x, norm)
         y = graph.new(self.name, (x.shape[0], self.num_rows))
         first = 0
         for weight in self.stacks:
             rows = weight.shape[0]
             whole = rows == self.num_rows
             F.matmul(x, graph.constant(weight, weight.shape), out=y if whole else y.columns(first, rows),
-                     residual=residual if whole or residual is None else residual.columns(first, rows))
+                     residual=residual if whole or residual is None else residual.columns(first, rows), **fused)
             first += rows
         return y
+
+
+class GatedLinear:
+    """act(gate(x)) * up(x) with the input's norm: one product where both weights have one format. gate: "silu" or "gelu"."""
+
+    def __init__(self, w, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
+        self.gate, self.name, self.rows = gate, name, rows
+        self.both = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
+        self.apart = None if self.both else w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
+
+    def __call__(self, x: Value, norm: "RMSNorm") -> Value:
+        if self.apart:
+            gate_up = self.apart(x, norm)
+            return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
+        x, fused = prepared(x, norm)
+        return F.matmul(x, x.graph.constant(self.both, self.both.shape), gate=self.gate, name=self.name, **fused)
+
+
+def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict]:
+    """x and the arguments with which a product norms it; normed on its own where intermediates are to be seen."""
+    if norm is None:
+        return x, {}
+    if x.graph.keep:
+        return norm(x), {}
+    return x, {"norm": x.graph.constant(norm.weight, norm.weight.shape), "eps": norm.eps}
 
 
 class RMSNorm:
@@ -55,12 +81,9 @@ class Rope:
         self.n_rot, self.pairing = n_rot, pairing
         self.turns = w.made("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
 
-    def __call__(self, x: Value) -> Value:
-        return F.rope(x, x.graph.constant(self.turns, self.turns.shape), n_rot=self.n_rot, pairing=self.pairing)
-
 
 class Attention:
-    """Projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
+    """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
 
     def __init__(self, w, cfg, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
         self.cfg, self.rope, self.scale, self.window, self.softcap = cfg, rope, scale, window, softcap
@@ -68,23 +91,15 @@ class Attention:
         self.qkv = w.linear("attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv")
         self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
         self.q_norm = w.norm("attn_q_norm", cfg.norm_eps, cfg.head_dim, required=False)
-        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim, required=False)
+        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim, required=self.q_norm is not None)
         self.layer = w.layer
 
-    def __call__(self, x: Value, step, residual: Value | None = None) -> Value:
-        cfg, tokens = self.cfg, x.shape[0]
-        q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
-        qkv = self.qkv(x)
-        q = qkv.columns(0, q_width, "q").reshape(tokens, cfg.num_heads, cfg.head_dim)
-        k = qkv.columns(q_width, kv_width, "k").reshape(tokens, cfg.num_kv_heads, cfg.head_dim)
-        v = qkv.columns(q_width + kv_width, kv_width, "v").reshape(tokens, cfg.num_kv_heads, cfg.head_dim)
-        if self.q_norm:
-            q = self.q_norm(q)
-        if self.k_norm:
-            k = self.k_norm(k)
-        q, k = self.rope(q), self.rope(k)
-
-        k_cache, v_cache = step.cache(x.graph, self.layer)
-        F.kv_write(k, v, k_cache, v_cache)
+    def __call__(self, x: Value, norm: RMSNorm, step, residual: Value | None = None) -> Value:
+        cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
+        qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
+        k_cache, v_cache = step.cache(graph, self.layer)
+        norms = [each and graph.constant(each.weight, each.weight.shape) for each in (self.q_norm, self.k_norm)]
+        q = F.split_heads(qkv, graph.constant(self.rope.turns, self.rope.turns.shape), *norms, k_cache, v_cache, num_heads=cfg.num_heads,
+                          n_rot=self.rope.n_rot, pairing=self.rope.pairing, eps=cfg.norm_eps)
         y = F.attention(q, k_cache, v_cache, scale=self.scale, window=self.window, softcap=self.softcap)
-        return self.output(y.reshape(tokens, q_width), residual)
+        return self.output(y.reshape(tokens, cfg.num_heads * cfg.head_dim), residual=residual)

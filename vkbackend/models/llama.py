@@ -5,9 +5,8 @@ GGUF stores llama's q and k permuted so that rotation takes neighbouring pairs.
 
 from dataclasses import dataclass
 
-from ..graph import functions as F
 from ..graph.builder import Graph, Value
-from .layers import Attention, Embedding, Rope
+from .layers import Attention, Embedding, GatedLinear, Rope
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,12 @@ class Block:
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
         self.attention = Attention(w, cfg, rope, scale=cfg.head_dim ** -0.5)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
-        self.gate_up = w.linear("ffn_gate", "ffn_up", rows=(cfg.feed_forward, cfg.feed_forward), columns=cfg.width, name="gate_up")
+        self.gated = GatedLinear(w, "silu", rows=cfg.feed_forward, columns=cfg.width)
         self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
 
     def __call__(self, x: Value, step) -> Value:
-        x = self.attention(self.attn_norm(x), step, residual=x)
-        gate_up = self.gate_up(self.ffn_norm(x))
-        half = gate_up.shape[1] // 2
-        h = F.silu_mul(gate_up.columns(0, half), gate_up.columns(half, half))
-        return self.down(h, residual=x)
+        x = self.attention(x, self.attn_norm, step, residual=x)
+        return self.down(self.gated(x, self.ffn_norm), residual=x)
 
 
 class Model:
@@ -79,4 +75,4 @@ class Model:
 
     def logits(self, x: Value) -> Value:
         """(M, width) -> (M, vocabulary)."""
-        return self.output(self.output_norm(x))
+        return self.output(x, self.output_norm)

@@ -113,8 +113,8 @@ class Weights:
             self.placer.place_vector(vector)
         return vector
 
-    def matrix(self, *names: str, columns: int | None = None) -> PackedMatrix:
-        """The tensors `names`, of one format and K, as one placed weight; K must be `columns` where that is said."""
+    def matrix(self, *names: str, columns: int | None = None, gated: bool = False) -> PackedMatrix:
+        """The tensors `names`, of one format and K, as one placed weight; K must be `columns` where that is said. gated: a gate and what it opens."""
         full = [f"{self.prefix}{name}.weight" for name in names]
         key = "+".join(full)
         if key not in self.shared:
@@ -126,7 +126,7 @@ class Weights:
                 self._check_shape(info.name, info.shape, (None, columns))
             rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
-            weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws)
+            weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws, gated)
             if k % 32:
                 raise UnsupportedModel(f"{self.gguf.path}: {key} has rows of {k} elements; matrices here need a multiple of 32")
             if self.placer:
@@ -152,6 +152,15 @@ class Weights:
             else:
                 stacks.append([each])
         return Linear([self.matrix(*stack) for stack in stacks], name or names[0])
+
+    def gated(self, gate: str, up: str, *, rows: int, columns: int) -> PackedMatrix | None:
+        """Two weights of shape (rows, columns) as one gated matrix; None where their formats differ."""
+        for name in (f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight"):
+            if name not in self.gguf.tensors:
+                raise self._missing(name)
+            self._check_shape(name, self.gguf.tensors[name].shape, (rows, columns))
+        alike = self._alike(f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight")
+        return self.matrix(gate, up, columns=columns, gated=True) if alike else None
 
     def _check_shape(self, name: str, shape, expected) -> None:
         """expected: None stands for any size."""

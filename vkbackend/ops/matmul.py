@@ -1,6 +1,9 @@
-"""Matrix product with quantized weights: y = x W^T [+ residual], dequantized on the way, summed in f32.
+"""Matrix product with quantized weights, with what stands before and after it in a model:
+y = [act(gate) * up of] (rms_norm(x) or x) W^T [+ residual], dequantized on the way, summed in f32.
 
-x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, residual: (T, N) f32 or None -> (T, N) f32
+x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, norm: (K,) f32 or None, residual: (T, N) f32 or None -> (T, N) f32
+gate "silu" or "gelu": the weight is `gated`, its first N rows the gate and its last N rows up (Shazeer 2020,
+https://arxiv.org/abs/2002.05202).
 
 On the device every (row, token) is one chain of fma along K, the same in every variant: bits do not depend on the batch.
 """
@@ -8,29 +11,36 @@ On the device every (row, token) is one chain of fma along K, the same in every 
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from .op import BASE_LANES, Case, Op, ceil_div
-from .packed import FORMATS, PackedMatrix
+from . import elementwise, rms_norm
+from .op import Case, Op, ceil_div
+from .packed import FORMATS, PackedMatrix, row_lanes
 
 # (rows per lane, tokens per lane) that shaders/variants.toml builds.
-TILES = {"base": ((1, 1), (4, 1), (1, 4), (4, 4)),
-         "subgroup": ((1, 1), (4, 1), (8, 1), (4, 2), (1, 4), (4, 4), (8, 4))}
+TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
+         "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 4), (4, 4), (8, 4))}
 TILES["texel"] = TILES["subgroup"]
+GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
 
 
-def reference(x, weight, residual=None):
+def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate=""):
     """The twin. BLAS gemm for every T: gemv and gemm differ in bits."""
+    if norm is not None:
+        x = rms_norm.reference(x, norm, eps=eps)
     matrix = weight.array()
     if x.shape[0] == 1:
         y = (np.concatenate([x, x]) @ matrix.T)[:1]
     else:
         y = x @ matrix.T
+    if gate:
+        half = y.shape[1] // 2
+        y = {"silu": elementwise.silu_mul, "gelu": elementwise.gelu_mul}[gate](y[:, :half], y[:, half:])
     return y if residual is None else y + residual
 
 
-def choose_tile(device, num_tokens: int, num_rows: int) -> tuple[int, int]:
+def choose_tile(device, num_tokens: int, num_rows: int, gated: bool) -> tuple[int, int]:
     """Rows and tokens per lane. A CPU driver has few threads, so it wants the widest tile; a GPU wants enough workgroups first."""
-    tiles = [tile for tile in TILES[device.flavor] if tile[1] <= max(num_tokens, 1) or tile[1] == 1]
-    lanes = BASE_LANES if device.flavor == "base" else device.lanes
+    tiles = [tile for tile in _possible(device, gated) if tile[1] <= max(num_tokens, 1) or tile[1] == 1]
+    lanes = row_lanes(device)
     enough = 4 if device.info.is_cpu else 1024
 
     def value(tile):
@@ -41,34 +51,45 @@ def choose_tile(device, num_tokens: int, num_rows: int) -> tuple[int, int]:
     return max(tiles, key=value)
 
 
-def dispatch(device, inputs, outputs, *, tile=None):
-    x, weight, residual = inputs
+def _possible(device, gated: bool):
+    """A lane needs a row of the gate and one of up."""
+    return [tile for tile in TILES[device.flavor] if not gated or tile[0] % 2 == 0]
+
+
+def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None):
+    x, weight, norm, residual = inputs
     y = outputs[0]
     num_tokens, k = x.shape
-    flavor = device.flavor
-    lanes, size = (BASE_LANES, 0) if flavor == "base" else (device.lanes, device.lanes)
+    lanes, size = row_lanes(device), 0 if device.flavor == "base" else device.lanes
+    halves = 2 if gate else 1
     dispatches = []
     for part in weight.parts:
-        rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows)
-        push = (num_tokens, part.num_rows, k // 32, *x.fours, y.offset + part.first_row, y.stride,
-                *((residual.offset + part.first_row, residual.stride) if residual else (0, 0)))
+        rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
+        first = part.first_row // halves
+        outputs_here = min(part.num_rows // halves, y.shape[1] - first)
+        push = (num_tokens, part.num_rows, k // 32, outputs_here, *x.fours, y.offset + first, y.stride,
+                *((residual.offset + first, residual.stride) if residual else (0, 0)), float(eps))
         dispatches.append(Dispatch(
-            f"matmul_{weight.format.name}_r{rows}_t{tokens}_{flavor}", (x.buffer, part.quants, part.scales, (residual or y).buffer), (y.buffer,),
-            (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1), ((0, lanes), (1, lanes)), push, size,
+            f"matmul_{weight.format.name}_r{rows}_t{tokens}_{device.flavor}",
+            (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
+            (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1),
+            ((0, lanes), (1, lanes), (2, norm is not None), (3, GATES[gate])), push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 
 
 def variants(device, inputs):
-    return [{"tile": tile} for tile in TILES[device.flavor]]
+    return [{"tile": tile} for tile in _possible(device, inputs[1].gated)]
 
 
-def _case(name, tokens, rows, k, residual=False):
+def _case(name, tokens, rows, k, norm=False, residual=False, gate=""):
     def make(rng):
         x = rng.standard_normal((tokens, k), np.float32)
-        return [x, PackedMatrix.random(rng, name, rows, k), rng.standard_normal((tokens, rows), np.float32) if residual else None]
+        return [x, PackedMatrix.random(rng, name, rows, k, bool(gate)), rng.uniform(0.5, 1.5, k).astype(np.float32) if norm else None,
+                rng.standard_normal((tokens, rows), np.float32) if residual else None]
+    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual)) if there]
     # Sums of K products of size ~0.1 in another order than BLAS: rounding grows as the square root of K.
-    return Case(f"{name} {tokens}x{rows}x{k}", make, {}, 3e-6 * k ** 0.5, 2e-5)
+    return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, {"eps": 1e-5, "gate": gate} if norm or gate else {}, 3e-6 * k ** 0.5, 2e-5)
 
 
 def _cases():
@@ -76,6 +97,11 @@ def _cases():
         k = kind.block_size if kind.block_size == 256 else 96  # an odd number of blocks
         yield _case(name, 1, 200, 3 * k if kind.block_size == 256 else k)
         yield _case(name, 7, 37, k, residual=True)
+    for name in ("q4_1", "q6_k"):  # norm and gate do not depend on the format
+        yield _case(name, 1, 100, 768, norm=True)
+        yield _case(name, 6, 37, 256, norm=True, residual=True)
+        yield _case(name, 1, 200, 256, norm=True, gate="silu")
+        yield _case(name, 5, 37, 512, gate="gelu")
 
 
 OP = Op("matmul", reference, dispatch, tuple(_cases()), variants=variants)

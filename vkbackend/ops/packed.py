@@ -10,6 +10,7 @@ import numpy as np
 
 from ..gguf.quants import FORMATS as BY_TYPE
 from ..gguf.quants import GROUP, QuantFormat
+from .op import BASE_LANES
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
 _HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}  # where a block keeps half floats, if not at 0 only
@@ -30,6 +31,8 @@ class PackedMatrix:
     """A matrix (rows, K) of one format: one tensor, or several stacked by rows.
 
     raws:  the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file
+    gated: two tensors of the same shape, a gate and what it opens; on the device their rows alternate, a group of lanes of each, so that one
+           lane computes both halves of an output
     parts: where the packed rows lie on the device, in ranges that one binding can hold; empty on the CPU path
     """
 
@@ -37,12 +40,16 @@ class PackedMatrix:
     shape: tuple[int, int]
     format: QuantFormat
     raws: list[np.ndarray]
+    gated: bool = False
     parts: list[Part] = field(default_factory=list)
     _array: np.ndarray | None = None
 
     @classmethod
-    def random(cls, rng, format_name: str, rows: int, k: int) -> "PackedMatrix":
-        """Random codes with scales that keep elements near 1 / sqrt(K)... of a size as in real models."""
+    def random(cls, rng, format_name: str, rows: int, k: int, gated: bool = False) -> "PackedMatrix":
+        """Random codes with scales that give elements of about the size that they have in real models. gated: `rows` of each half."""
+        if gated:
+            halves = [cls.random(rng, format_name, rows, k) for _ in range(2)]
+            return cls("random", (2 * rows, k), halves[0].format, [half.raws[0] for half in halves], gated=True)
         kind = FORMATS[format_name]
         size = 0.05
         if format_name == "f32":
@@ -74,10 +81,15 @@ class PackedMatrix:
 def place(matrix: PackedMatrix, device, arena) -> None:
     """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the host can write
     it, else through the upload ring. Raises OutOfMemory."""
-    rows, k = matrix.shape
-    raw = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws)
+    k = matrix.shape[1]
+    lanes = row_lanes(device)
+    if matrix.gated:
+        raw, unit = _alternating(*matrix.raws, lanes), 2 * lanes
+    else:
+        raw, unit = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws), GROUP
+    rows = len(raw)
     limit = largest_binding(device, matrix)
-    step = limit // max(matrix.format.packed_shape(GROUP, k)) * GROUP
+    step = limit // max(matrix.format.packed_shape(unit, k)) * unit
     for first in range(0, rows, step):
         count = min(step, rows - first)
         quants_bytes, scales_bytes = matrix.format.packed_shape(count, k)
@@ -91,6 +103,18 @@ def place(matrix: PackedMatrix, device, arena) -> None:
             if scales_bytes:
                 device.upload(scales, packed_scales)
         matrix.parts.append(Part(first, count, quants, scales))
+
+
+def row_lanes(device) -> int:
+    """How many neighbouring rows the lanes of a group take."""
+    return BASE_LANES if device.flavor == "base" else device.lanes
+
+
+def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
+    """`lanes` rows of one, then of the other, and so on; both filled up with zeros to whole groups."""
+    missing = -len(gate) % lanes
+    pair = [np.concatenate([raw, np.zeros((missing, raw.shape[1]), np.uint8)]) if missing else raw for raw in (gate, up)]
+    return np.stack([raw.reshape(-1, lanes, raw.shape[1]) for raw in pair], axis=1).reshape(-1, gate.shape[1])
 
 
 def largest_binding(device, matrix: PackedMatrix) -> int:

@@ -72,7 +72,7 @@ def _upload(device, arena, value):
     if value is None:
         return None
     if isinstance(value, PackedMatrix):
-        placed = PackedMatrix(value.name, value.shape, value.format, value.raws)
+        placed = PackedMatrix(value.name, value.shape, value.format, value.raws, value.gated)
         place(placed, device, arena)
         return placed
     columns = int(np.prod(value.shape[1:]))

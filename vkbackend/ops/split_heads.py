@@ -1,0 +1,59 @@
+"""A row of projections to where attention wants them: queries and keys normalized per head where asked for and rotated, keys and values
+stored at their pages of the cache.
+
+qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
+page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
+k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> queries (T, heads, head_dim) f32 (rows of unused slots are not
+written), the caches in place. head_dim and n_rot are multiples of 4. The same as rms_norm, rope and kv_write one after the other.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from . import kv_write, rms_norm, rope
+from .op import Case, Op, group_variant
+
+
+def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0):
+    kv_heads = k_cache.shape[2]
+    q, k, v = np.split(qkv, [qkv.shape[1] - 2 * kv_heads, qkv.shape[1] - kv_heads], axis=1)
+    if q_norm is not None:
+        q, k = rms_norm.reference(q, q_norm, eps=eps), rms_norm.reference(k, k_norm, eps=eps)
+    k = rope.reference(k, positions, turns, n_rot=n_rot, pairing=pairing)
+    kv_write.reference(k, v, positions, sequences, page_table, k_cache, v_cache)
+    return rope.reference(q, positions, turns, n_rot=n_rot, pairing=pairing), k_cache, v_cache
+
+
+def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
+    qkv, positions, sequences, page_table, turns, q_norm, k_norm = inputs[:7]
+    q, k_cache, v_cache = outputs
+    tokens, all_heads, head_dim = qkv.shape
+    kv_heads = k_cache.shape[2]
+    name, lanes, size = group_variant(device, "split_heads")
+    return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer, (k_norm or qkv).buffer),
+                     (q.buffer, k_cache.buffer, v_cache.buffer), (all_heads, tokens, 1),
+                     ((0, lanes), (1, head_dim), (2, n_rot), (3, pairing == "halves"), (4, q_norm is not None), (5, k_cache.shape[1]),
+                      (6, k_cache.dtype == "float16")),
+                     (all_heads - 2 * kv_heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, float(eps)), size, label="split_heads")]
+
+
+def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, furthest=30):
+    n_rot = n_rot or head_dim
+
+    def make(rng):
+        shape = (9, 16, kv_heads, head_dim)
+        positions = np.arange(tokens, dtype=np.int32) + furthest - tokens + 1
+        sequences = (np.arange(tokens) % 2).astype(np.int32)
+        return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), positions, sequences,
+                np.array([[4, 1, 0], [6, 2, 3]], np.int32), rope.turns_per_position(10000.0, n_rot),
+                *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
+                rng.standard_normal(shape, np.float32).astype(dtype), rng.standard_normal(shape, np.float32).astype(dtype)]
+    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16.
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, 1e-5, 1e-3 if dtype == "float16" else 1e-5)
+
+
+OP = Op("split_heads", reference, dispatch, (
+    _case("adjacent, f16", 1, 9, 3, 64, "adjacent", "float16"), _case("halves and norms, f16", 3, 4, 1, 256, "halves", "float16", norms=True),
+    _case("partial, f32", 5, 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", 2, 2, 2, 24, "adjacent", "float32", n_rot=16),
+    _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True), _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
+), in_place={1: 7, 2: 8})
