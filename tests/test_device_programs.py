@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from vulkan_drivers import run_on
+from vulkan_drivers import missing, run_on
 
 from vkbackend import _native
 from vkbackend.device.buffers import Arena, Buffer
@@ -16,8 +16,9 @@ from vkbackend.device.context import UPLOAD_BYTES, Device, translated
 from vkbackend.device.dispatch import Dispatch, Program, Recorder, hazard_points
 from vkbackend.device.shaders import as_word, compile_glsl, spirv
 from vkbackend.errors import DeviceError, DeviceLost, OutOfMemory
+from vkbackend.ops import OPS
 from vkbackend.ops.packed import PackedMatrix, largest_binding, place
-from vkbackend.ops.run import reference, run
+from vkbackend.ops.run import prepare, reference, run
 
 
 # Memory
@@ -352,3 +353,23 @@ def test_closed_device_lets_go_of_its_memory(device):
     del buffer
     other.close()
     assert other.allocated_bytes == 0
+
+
+def test_what_a_texel_buffer_cannot_hold_is_read_as_storage(device):
+    """Vulkan promises 65,536 elements; a device that allows no more takes the variants without texel buffers for larger inputs."""
+    limits = replace(device.info.limits, max_texel_buffer_elements=65536)
+    small = Device(replace(device.info, limits=limits))
+    try:
+        assert small.info.flavors[0] != "texel"
+        if "texel" not in small.info.flavors:
+            missing("a device with subgroup features")
+        small.flavor = "texel"
+        for rows, shader in ((1, "softmax_texel"), (8, "softmax_subgroup")):
+            x = np.random.default_rng(0).standard_normal((rows, 49152), np.float32)
+            prepared = prepare(small, OPS["softmax"], [x], {})
+            program = Program(small, prepared.dispatches)
+            assert [dispatch.shader for dispatch in program.dispatches] == [shader]
+            program.run()
+            np.testing.assert_allclose(prepared.results(small)[0], reference("softmax", x), rtol=1e-4, atol=1e-6)
+    finally:
+        small.close()

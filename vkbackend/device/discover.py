@@ -27,6 +27,8 @@ FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgrou
 # What the kernels of the flavors `subgroup` and `texel` need.
 SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
 
+ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -82,7 +84,9 @@ class DeviceInfo:
         gathers much faster than storage buffers), `subgroup`, `base` (no optional feature)."""
         if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2):
             return ("base",)
-        return ("texel", "subgroup", "base") if self.is_cpu else ("subgroup", "texel", "base")
+        # Not where only small things fit a texel buffer: they would be cut into many parts.
+        texel_first = self.is_cpu and self.limits.max_texel_buffer_elements >= ROOMY_TEXEL_BUFFER
+        return ("texel", "subgroup", "base") if texel_first else ("subgroup", "texel", "base")
 
     @property
     def subgroup_sizes(self) -> tuple[int, ...]:

@@ -117,7 +117,7 @@ class Program:
     """
 
     def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None, copies=()):
-        self.device, self.dispatches = device, list(dispatches)
+        self.device, self.dispatches = device, [device.kernels.fitting(dispatch) for dispatch in dispatches]
         self.barriers = hazard_points(self.dispatches)
         left_out = None if skip_barrier is None else self.barriers[skip_barrier]
         before = set(self.barriers) - {left_out}

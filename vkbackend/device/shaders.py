@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from .. import _native, settings
 from ..errors import DeviceError
 
+TEXEL_BYTES = {"rgba32ui": 16, "r32ui": 4, "rgba32f": 16, "r32f": 4}
 TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3, "r32f": 4}  # native.cpp, TEXEL_FORMATS
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 INSTALLED = Path(_native.__file__).parent / "spirv"
@@ -115,6 +117,21 @@ class KernelCache:
         if variant is None:
             raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
         return variant
+
+    def fitting(self, dispatch):
+        """The dispatch, with the variant that reads storage buffers in place of one whose texel buffers would be larger than the device
+        allows. Raises DeviceError where there is no such variant."""
+        limit = self.device.info.limits.max_texel_buffer_elements
+        buffers = (*dispatch.reads, *dispatch.writes)
+        too_large = [int(binding) for binding, kind in self._variant(dispatch.shader)["texel"].items()
+                     if int(binding) < len(buffers) and buffers[int(binding)].num_bytes // TEXEL_BYTES[kind] > limit]
+        if not too_large:
+            return dispatch
+        for flavor in ("_subgroup", "_base"):
+            other = dispatch.shader.removesuffix("_texel") + flavor
+            if other in variants() and not self.missing(other):
+                return replace(dispatch, shader=other)
+        raise DeviceError(f"{self.device.info.name}: texel buffers hold at most {limit} elements, binding {too_large[0]} of {dispatch.shader} has more")
 
     def get(self, dispatch) -> "_native.Kernel":
         """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""

@@ -120,6 +120,8 @@ def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
 def largest_binding(device, matrix: PackedMatrix) -> int:
     """Bytes of `matrix` that one binding can hold: also as a texel buffer, whose scales are one word per texel."""
     limits = device.info.limits
+    if device.flavor != "texel":
+        return limits.max_storage_buffer_range
     quants_bytes, scales_bytes = matrix.format.packed_shape(GROUP, matrix.shape[1])
     texels = limits.max_texel_buffer_elements
     by_quants, by_scales = texels * 16, texels * 4 * quants_bytes // max(scales_bytes, 1)
