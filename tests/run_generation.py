@@ -1,7 +1,8 @@
 """A whole greedy generation on the first Vulkan device; the program that tests start on some driver, under some layer.
 
 In: a model file, a number of tokens. Out: one line of JSON: tokens generated, seconds, device, and the libraries of validation layers
-that the loader brought in (so that a test knows that its layer was there).
+that the loader brought in (so that a test knows that its layer was there). --plant makes one harmless mistake before the model is
+loaded: whoever watches must have seen it at the end.
 """
 
 import argparse
@@ -10,7 +11,8 @@ import time
 
 from vkbackend.device.context import Device
 from vkbackend.device.discover import choose, list_devices
-from vkbackend.engine.runner import ModelRunner
+from vkbackend.device.dispatch import SHADER_WRITE, STAGE_COMPUTE, STAGE_HOST, Recorder
+from vkbackend.engine.runner import PREFILL_CHUNK, ModelRunner
 from vkbackend.engine.work import SequenceWork
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.models import load
@@ -35,17 +37,26 @@ def generate(runner, prompt: list[int], num_tokens: int) -> list[int]:
     return found
 
 
+def plant_mistake(device) -> None:
+    """Record, and never run, a barrier after shader writes of the host, which writes none (VUID-vkCmdPipelineBarrier-srcAccessMask-02815)."""
+    Recorder(device)._barrier(STAGE_HOST, SHADER_WRITE, STAGE_COMPUTE, SHADER_WRITE)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--prompt", default="Once upon a time")
+    parser.add_argument("--prompt", default="Once upon a time, in a land of hills and rivers, there lived a miller. " * 9)
     parser.add_argument("--discrete", action="store_true")
+    parser.add_argument("--plant", action="store_true")
     arguments = parser.parse_args()
     begin = time.perf_counter()
     device = Device(choose(list_devices()).device, force_discrete=arguments.discrete)
+    if arguments.plant:
+        plant_mistake(device)
     prompt = Tokenizer.from_gguf(GGUFFile.open(arguments.model)).encode(arguments.prompt)
-    runner = ModelRunner(load(arguments.model, device), context_length=256, prefill_chunk=8)
+    runner = ModelRunner(load(arguments.model, device))  # sizes are the server's: a chunk of prefill is as large as there
+    assert len(prompt) > PREFILL_CHUNK, "the prompt must fill a chunk"
     loaded = time.perf_counter()
     tokens = generate(runner, prompt, arguments.tokens)
     done = time.perf_counter()

@@ -49,6 +49,15 @@ def test_upload_ring_gives_no_message(tmp_path, driver, layer):
     assert messages(tmp_path / "layer") == ""
 
 
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("ring", [[], ["--discrete"]], ids=["in place", "ring"])
+def test_mistake_before_loading_is_still_told_at_the_end(tmp_path, driver, layer, ring):
+    """No message is lost between the device's opening and the end: a layer empties its file whenever an instance is made."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32")
+    run_on(driver, Path("run_generation.py"), path, "--tokens", 1, "--plant", *ring, environment=layer.environment(tmp_path / "layer"))
+    assert "VUID-vkCmdPipelineBarrier-srcAccessMask-02815" in messages(tmp_path / "layer")
+
+
 def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
     paths = [write_tiny_gguf(tmp_path / f"{name}.gguf", name, "q4_0") for name in ARCHITECTURES]
     result = run_on(driver, Path("leave_out_barriers.py"), tmp_path / "layer" / "messages.txt", *paths, environment=layer.environment(tmp_path / "layer"))

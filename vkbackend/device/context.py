@@ -40,7 +40,7 @@ class Device:
         self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
         self.allocated_bytes = 0
-        self._context = _open(info)
+        self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
         self._staging = None
         self._readback = None
@@ -61,7 +61,7 @@ class Device:
         return free
 
     def _free_memory(self) -> int:
-        return max(0, min(current_free_memory(self.info), self.info.memory_total - self.allocated_bytes))
+        return max(0, min(current_free_memory(self._physical, self.info), self.info.memory_total - self.allocated_bytes))
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
         """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host writes, device
@@ -136,7 +136,8 @@ class Device:
         self._staging = self._readback = None
 
 
-def _open(info: DeviceInfo) -> "_native.Context":
+def _open(info: DeviceInfo) -> tuple:
+    """-> (_native.Context, VkPhysicalDevice): the context owns the instance and the device, the handle is good for as long as it lives."""
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
     try:
@@ -152,8 +153,9 @@ def _open(info: DeviceInfo) -> "_native.Context":
         lib.vkDestroyInstance(instance, ffi.NULL)
         raise
     from .shaders import load_pipeline_cache
-    return _native.Context(vulkan.address(instance), vulkan.address(physical), vulkan.address(device), info.compute_family,
-                           load_pipeline_cache(info))
+    context = _native.Context(vulkan.address(instance), vulkan.address(physical), vulkan.address(device), info.compute_family,
+                              load_pipeline_cache(info))
+    return context, physical
 
 
 def _create(physical, info: DeviceInfo):

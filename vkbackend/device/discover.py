@@ -233,12 +233,10 @@ def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
     return total, free
 
 
-def current_free_memory(info: DeviceInfo) -> int:
-    """`info.memory_free` as it is now. Raises NoDevice where the device is gone."""
-    for found in list_devices():
-        if found.uuid == info.uuid:
-            return found.memory_free
-    raise NoDevice(f"{info.name} (uuid {info.uuid}) is no longer there; see `vkbackend devices`")
+def current_free_memory(physical, info: DeviceInfo) -> int:
+    """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation layers anew, which
+    empties the file that they write to."""
+    return _memory(physical, info.type, "VK_EXT_memory_budget" in info.extensions)[1]
 
 
 def available_host_memory() -> int:
