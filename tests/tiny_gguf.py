@@ -16,11 +16,13 @@ ARCHITECTURES = ("llama", "gemma3")
 
 
 def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, num_layers: int = 2, context_length: int = 512, window: int = 24,
-                    seed: int = 0, chat_template: str = "", formats: dict[str, str] | None = None) -> Path:
+                    seed: int = 0, chat_template: str = "", formats: dict[str, str] | None = None,
+                    fields: dict[str, object] | None = None, tensors: dict[str, tuple[int, ...]] | None = None) -> Path:
     """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
 
     format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
     window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
+    fields: further metadata (int, float or str); tensors: {name: shape} of further f32 tensors.
     """
     rng = np.random.default_rng(seed)
     writer = GGUFWriter(path, architecture)
@@ -78,6 +80,10 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
             norm(block + "attn_k_norm", HEAD_DIM)
             norm(block + "post_attention_norm")
             norm(block + "post_ffw_norm")
+    for key, value in (fields or {}).items():
+        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)](key, value)
+    for name, shape in (tensors or {}).items():
+        writer.add_tensor(name, rng.uniform(0.5, 1.5, shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -41,9 +41,15 @@ def load(path, device=None) -> LoadedModel:
     config = module.Config.from_gguf(Hyperparameters(gguf))
     num_bytes = sum(info.num_bytes for info in gguf.tensors.values())
     _check_memory(path, num_bytes, device)
-    placer = DevicePlacer(device) if device else None
+    weights = Weights(gguf)
+    layers = module.Model(weights, config)
+    weights.check_all_used()
+    if device is None:
+        return LoadedModel(gguf, architecture, config, layers, None, num_bytes)
+    # Built again, on the device: the first one, which took no copies, found the file whole before anything was moved.
+    placer = DevicePlacer(device)
     layers = module.Model(Weights(gguf, placer), config)
-    return LoadedModel(gguf, architecture, config, layers, device, placer.arena.num_bytes if placer else num_bytes)
+    return LoadedModel(gguf, architecture, config, layers, device, placer.arena.num_bytes)
 
 
 def _check_memory(path, num_bytes: int, device) -> None:

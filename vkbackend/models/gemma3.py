@@ -38,6 +38,7 @@ class Config:
         width, heads = meta.int("embedding_length"), meta.int("attention.head_count")
         kv_heads = meta.int("attention.head_count_kv", heads)
         meta.check_heads(heads, kv_heads, head_dim, head_dim)
+        meta.check_dense()
         return cls(
             num_layers=num_layers, width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
             feed_forward=meta.int("feed_forward_length"),

@@ -31,6 +31,7 @@ class Config:
         kv_heads, head_dim = meta.int("attention.head_count_kv", heads), meta.int("attention.key_length", width // heads)
         rope_dim = meta.int("rope.dimension_count", head_dim)
         meta.check_heads(heads, kv_heads, head_dim, rope_dim)
+        meta.check_dense()
         return cls(
             num_layers=meta.int("block_count"), width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
             feed_forward=meta.int("feed_forward_length"),

@@ -3,6 +3,7 @@
 In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still quantized) and `Vector` (norms, frequency factors; f32).
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ class Vector:
         return self.values.shape
 
 
+VISION_PREFIXES = ("v.", "mm.")  # the image part of a model that also reads text, which it does without
 LARGEST = 1 << 24  # no hyperparameter is larger: what is would only be found out by running out of memory
 
 
@@ -60,14 +62,25 @@ class Hyperparameters:
         full = f"{self.architecture}.{key}"
         return self.gguf.metadata.get(full, kind) if default is None else self.gguf.metadata.get(full, kind, default)
 
+    def check_dense(self) -> None:
+        """Raises UnsupportedModel for a mixture of experts."""
+        experts = self.int("expert_count", 0, least=0)
+        if experts:
+            raise UnsupportedModel(f"{self.gguf.path} is a mixture of {experts} experts, which is not implemented; use a dense {self.architecture} model")
+
     def linear_rope_scale(self) -> float:
-        """Positions are multiplied by this (1 / factor of linear scaling); other scaling kinds are refused by name."""
-        kind = self._get("rope.scaling.type", str, "none")
+        """Positions are multiplied by this (1 / factor of linear scaling); other scaling kinds are refused by name.
+
+        Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear where only a factor is given, older files
+        call the factor `rope.scale_linear`, and a factor of 0 scales nothing.
+        """
+        kind = self._get("rope.scaling.type", str, "linear")
         if kind == "none":
             return 1.0
         if kind != "linear":
             raise UnsupportedModel(f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear")
-        return 1.0 / (self.float("rope.scaling.factor", 1.0) or 1.0)  # 0 is written where nothing is scaled
+        factor = self.float("rope.scaling.factor", self.float("rope.scale_linear", 0.0))
+        return 1.0 / factor if factor else 1.0
 
     @property
     def vocab_size(self) -> int:
@@ -77,12 +90,25 @@ class Hyperparameters:
 class Weights:
     """Looks tensors up under a prefix: `w.block(3).norm("attn_norm", eps)` is "blk.3.attn_norm.weight"."""
 
-    def __init__(self, gguf: GGUFFile, placer=None, prefix: str = "", layer: int = -1, shared: dict | None = None):
-        self.gguf, self.placer, self.prefix, self.layer = gguf, placer, prefix, layer
-        self.shared = {} if shared is None else shared  # name -> PackedMatrix: a tied embedding is placed once
+    def __init__(self, gguf: GGUFFile, placer=None):
+        self.gguf, self.placer, self.prefix, self.layer = gguf, placer, "", -1
+        self.shared: dict[str, PackedMatrix | Vector] = {}  # by name: a tied embedding is placed once
+        self.used: set[str] = set()  # names of the tensors that were taken so far
 
     def block(self, layer: int) -> "Weights":
-        return Weights(self.gguf, self.placer, f"blk.{layer}.", layer, self.shared)
+        """The same weights, looked up under "blk.<layer>."."""
+        view = copy(self)
+        view.prefix, view.layer = f"blk.{layer}.", layer
+        return view
+
+    def check_all_used(self) -> None:
+        """Raises UnsupportedModel where the file has tensors that no layer took (a bias, say): without them the model would say other
+        things than it should. Those of a vision part may be left out."""
+        left = [name for name in self.gguf.tensors if name not in self.used and not name.startswith(VISION_PREFIXES)]
+        if left:
+            named = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+            raise UnsupportedModel(f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do not use here "
+                                   f"({named}), so its answers would be wrong; readable here: models without them (no biases, experts or adapters)")
 
     def norm(self, name: str, eps: float, size: int, required: bool = True):
         """An `RMSNorm` over `size` elements, None where the tensor is missing and not required."""
@@ -98,6 +124,7 @@ class Weights:
                 raise self._missing(full)
             return None
         self._check_shape(full, self.gguf.tensors[full].shape, (size,))
+        self.used.add(full)
         if full not in self.shared:
             values = self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
             vector = Vector(full, values)
@@ -124,6 +151,7 @@ class Weights:
             infos = [self.gguf.tensors[name] for name in full]
             for info in infos:
                 self._check_shape(info.name, info.shape, (None, columns))
+                self.used.add(info.name)
             rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
             weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws, gated)

@@ -1,0 +1,64 @@
+"""What a file says and a model here does not do is an error, never a quietly different answer."""
+
+import pytest
+from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_gguf
+
+from vkbackend.errors import UnsupportedModel
+from vkbackend.models import load
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name, shape", [("blk.0.attn_q.bias", (WIDTH,)), ("blk.1.attn_output.bias", (WIDTH,)), ("blk.1.ffn_down.bias", (WIDTH,)),
+                                         ("blk.0.ffn_gate_inp.weight", (4, WIDTH)), ("blk.2.attn_norm.weight", (WIDTH,))])
+def test_a_tensor_that_no_layer_uses_is_an_error(tmp_path, architecture, name, shape):
+    path = write_tiny_gguf(tmp_path / "more.gguf", architecture, tensors={name: shape})
+    with pytest.raises(UnsupportedModel, match=rf"more\.gguf has tensors that {architecture} .*\({name}\)"):
+        load(path)
+
+
+def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
+    path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={f"blk.{layer}.{name}.bias": (FEED_FORWARD,) for layer in (0, 1)
+                                                             for name in ("ffn_up", "ffn_gate", "attn_k")})
+    with pytest.raises(UnsupportedModel, match=r"\(blk.0.ffn_up.bias, blk.0.ffn_gate.bias, blk.0.attn_k.bias, blk.1.ffn_up.bias and 2 more\)"):
+        load(path)
+
+
+def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
+    path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output.bias": (WIDTH,)})
+    monkeypatch.setattr("vkbackend.models.DevicePlacer", lambda device: pytest.fail("weights were about to be placed"))
+    with pytest.raises(UnsupportedModel, match="output.bias"):
+        load(path, device)
+
+
+def test_a_vision_part_may_be_left_out(tmp_path):
+    tensors = {"v.blk.0.attn_q.weight": (WIDTH, WIDTH), "v.patch_embedding.bias": (WIDTH,), "mm.mm_input_projection.weight": (WIDTH, WIDTH)}
+    assert load(write_tiny_gguf(tmp_path / "seeing.gguf", "gemma3", tensors=tensors)).architecture == "gemma3"
+
+
+def test_frequency_factors_are_used(tmp_path):
+    plain = load(write_tiny_gguf(tmp_path / "plain.gguf")).layers.blocks[0].attention.rope.turns.values
+    factors = load(write_tiny_gguf(tmp_path / "factors.gguf", tensors={"rope_freqs.weight": (HEAD_DIM // 2,)})).layers.blocks[0].attention.rope.turns.values
+    assert plain.shape == factors.shape and (plain != factors).any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_mixture_of_experts_is_refused_by_name(tmp_path, architecture):
+    path = write_tiny_gguf(tmp_path / "experts.gguf", architecture, fields={f"{architecture}.expert_count": 4, f"{architecture}.expert_used_count": 2})
+    with pytest.raises(UnsupportedModel, match="mixture of 4 experts"):
+        load(path)
+    load(write_tiny_gguf(tmp_path / "dense.gguf", architecture, fields={f"{architecture}.expert_count": 0}))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("fields, scale", [({}, 1.0), ({"scaling.factor": 4.0}, 0.25), ({"scaling.type": "linear", "scaling.factor": 8.0}, 0.125),
+                                           ({"scaling.type": "none", "scaling.factor": 4.0}, 1.0), ({"scaling.factor": 0.0}, 1.0),
+                                           ({"scale_linear": 2.0}, 0.5), ({"scale_linear": 2.0, "scaling.factor": 4.0}, 0.25)])
+def test_linear_rope_scaling(tmp_path, architecture, fields, scale):
+    path = write_tiny_gguf(tmp_path / "scaled.gguf", architecture, fields={f"{architecture}.rope.{key}": value for key, value in fields.items()})
+    assert load(path).config.rope_scale == scale
+
+
+def test_other_rope_scaling_is_refused_by_name(tmp_path):
+    path = write_tiny_gguf(tmp_path / "yarn.gguf", fields={"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0})
+    with pytest.raises(UnsupportedModel, match="'yarn'"):
+        load(path)
