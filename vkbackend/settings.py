@@ -1,20 +1,46 @@
 """Every environment variable that vkbackend reads: one row each, shown by `vkbackend serve --help`.
 
-`get(name)` reads the environment at the time of the call, so that tests and embedding programs can set it.
+`get(name)` reads the environment at the time of the call, so that tests and embedding programs can set it. What a row cannot use is
+warned of once and counts as unset; quotes around a value are left out, as Ollama does.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 
+log = logging.getLogger(__name__)
+
+
 def _flag(text: str) -> bool:
-    return text.strip().strip("\"'").lower() not in ("", "0", "false", "no", "off")
+    return text.lower() not in ("0", "false", "no", "off")
+
+
+def _count(zero: int):
+    """A parser of whole numbers from 0 on; 0 leaves the choice to us, which is `zero`."""
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() else -1
+        if number < 0:
+            raise ValueError("a whole number, 0 or more")
+        return number or zero
+    return parse
+
+
+def _one_of(*words: str):
+    """A parser of words, in any case."""
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(" or ".join(words))
+        return text.lower()
+    return parse
 
 
 @dataclass(frozen=True)
 class Setting:
+    """parse: text, never empty -> value; raises ValueError with what is possible."""
+
     name: str
     default: Any
     parse: Callable[[str], Any]
@@ -29,27 +55,31 @@ ROWS = [
     Setting("OLLAMA_MODELS", "", str, "folder of the model store (default ~/.ollama/models)"),
     Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more when a model is created anew"),
     Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
-    Setting("OLLAMA_CONTEXT_LENGTH", 4096, int, "context length where a request or model names none"),
-    Setting("OLLAMA_NUM_PARALLEL", 1, int, "sequences that one model decodes together"),
-    Setting("OLLAMA_MAX_QUEUE", 512, int, "requests that may wait for a model; more are refused with status 503"),
-    Setting("OLLAMA_KV_CACHE_TYPE", "f16", str, "element type of the KV cache: f16 or f32"),
+    Setting("OLLAMA_CONTEXT_LENGTH", 4096, _count(4096), "context length where a request or model names none"),
+    Setting("OLLAMA_NUM_PARALLEL", 1, _count(1), "sequences that one model decodes together"),
+    Setting("OLLAMA_MAX_QUEUE", 512, _count(0), "requests that may wait for a model; more are refused with status 503"),
+    Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32"), "element type of the KV cache: f16 or f32"),
     Setting("OLLAMA_DEBUG", False, _flag, "1 logs more"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, wheels, starter models (default ~/.cache/vkbackend)"),
     Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as one with memory of its own (tests the upload ring)"),
 ]
 _BY_NAME = {row.name: row for row in ROWS}
+_warned: set[tuple[str, str]] = set()  # (name, text) of what was complained about
 
 
 def get(name: str):
-    """The parsed value of a row's variable, or its default where it is unset, empty or not parsable."""
+    """The parsed value of a row's variable, or its default where it is unset, empty or not usable, which is warned of once."""
     row = _BY_NAME[name]
-    text = os.environ.get(name, "").strip()
+    text = os.environ.get(name, "").strip().strip("\"'")
     if not text:
         return row.default
     try:
         return row.parse(text)
-    except ValueError:
+    except ValueError as possible:
+        if (name, text) not in _warned:
+            _warned.add((name, text))
+            log.warning("%s=%s cannot be used (possible here: %s); %s is taken instead", name, text, possible, row.default)
         return row.default
 
 

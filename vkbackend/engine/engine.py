@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import Iterator
 
-from ..errors import DeviceLost, OutOfMemory, VkbackendError
+from ..errors import DeviceLost, OutOfMemory, RequestError, VkbackendError
 from .cache_slots import CacheSlots
 from .generation import Generation, Listener
 from .scheduler import DEFAULT_CHUNK, Scheduler, Share
@@ -36,9 +36,14 @@ class Handle:
 
 
 class Engine:
-    """Runs the generations of one model. `failure` is the exception that ended the engine's thread, or None."""
+    """Runs the generations of one model. `failure` is the exception that ended the engine's thread, or None.
+
+    Raises RequestError for a runner that has room for no sequence: nothing could ever be admitted.
+    """
 
     def __init__(self, runner: Runner, tokenizer):
+        if runner.max_sequences < 1:
+            raise RequestError(f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more")
         self.runner, self.tokenizer = runner, tokenizer
         self.failure: Exception | None = None
         self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK))
