@@ -235,6 +235,34 @@ def test_timings_tell_long_from_short(device, add_one):
     assert 0 <= short < long < 60
 
 
+def test_timings_that_were_not_taken_are_said_to_be(device, add_one):
+    x, y = (Arena(device, "device", 1 << 16).allocate(256) for _ in range(2))
+    plain, timed = Program(device, [add_one(x, y)]), Program(device, [add_one(x, y)], timestamps=True)
+    with pytest.raises(ValueError, match="run the program first"):
+        timed.timings()
+    plain.run()
+    with pytest.raises(ValueError, match="timestamps=True"):
+        plain.timings()
+
+
+def test_timestamps_where_the_queue_counts_none(device, add_one, monkeypatch):
+    monkeypatch.setattr(device, "info", replace(device.info, timestamp_bits=0))
+    x, y = (Arena(device, "device", 1 << 16).allocate(256) for _ in range(2))
+    with pytest.raises(DeviceError, match="no timestamps"):
+        Program(device, [add_one(x, y)], timestamps=True)
+    Program(device, [add_one(x, y)]).run()
+
+
+def test_timings_across_the_end_of_the_clock(device, add_one, monkeypatch):
+    """A counter of 36 bits starts again at 2^36."""
+    x, y = (Arena(device, "device", 1 << 16).allocate(256) for _ in range(2))
+    program = Program(device, [add_one(x, y)], timestamps=True)
+    program.run()
+    monkeypatch.setattr(device, "info", replace(device.info, timestamp_bits=36, limits=replace(device.info.limits, timestamp_period_ns=10.0)))
+    monkeypatch.setattr(program, "_timestamps", SimpleNamespace(read=lambda: [(1 << 36) - 40, 60]))
+    assert program.timings() == [pytest.approx(1e-6)]
+
+
 @pytest.fixture
 def long_program(device, add_one):
     """Runs for some tenths of a second."""

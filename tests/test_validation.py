@@ -58,6 +58,15 @@ def test_mistake_before_loading_is_still_told_at_the_end(tmp_path, driver, layer
     assert "VUID-vkCmdPipelineBarrier-srcAccessMask-02815" in messages(tmp_path / "layer")
 
 
+@pytest.mark.parametrize("seconds", [0.7, 8], ids=["ends in time", "never seems to end"])
+def test_nothing_is_destroyed_while_the_device_uses_it(tmp_path, driver, seconds):
+    """A step that is given up: what it uses is waited for, and where that takes too long, left alone."""
+    result = run_on(driver, Path("give_up_on_step.py"), seconds, environment=CHROMIUM.environment(tmp_path / "layer"))
+    assert result["given_up"] < 0.6 * seconds
+    assert messages(tmp_path / "layer") == ""
+    assert result["let_go"] < 6
+
+
 def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
     paths = [write_tiny_gguf(tmp_path / f"{name}.gguf", name, "q4_0") for name in ARCHITECTURES]
     result = run_on(driver, Path("leave_out_barriers.py"), tmp_path / "layer" / "messages.txt", *paths, environment=layer.environment(tmp_path / "layer"))

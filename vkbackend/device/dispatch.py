@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _native
+from ..errors import DeviceError
 from .buffers import Buffer
 from .context import translated
 from .shaders import as_word
@@ -114,14 +115,18 @@ class Program:
 
     skip_barrier: leave out the barrier before `barriers[skip_barrier]`, to show that it is needed.
     copies: (source, target) buffers, copied after the last dispatch.
+    Raises DeviceError where the device refuses, such as timestamps of a queue that has no clock.
     """
 
     def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None, copies=()):
         self.device, self.dispatches = device, [device.kernels.fitting(dispatch) for dispatch in dispatches]
         self.barriers = hazard_points(self.dispatches)
+        if timestamps and not device.info.timestamp_bits:
+            raise DeviceError(f"{device.info.name} counts no timestamps on its compute queue; run without timestamps=True and time whole steps")
         left_out = None if skip_barrier is None else self.barriers[skip_barrier]
         before = set(self.barriers) - {left_out}
         self._timestamps = _native.Timestamps(device._context, len(self.dispatches) + 1) if timestamps else None
+        self._has_run = False
         recorder = Recorder(device)
         if timestamps:
             recorder.timestamp(self._timestamps, 0)
@@ -138,9 +143,16 @@ class Program:
         self._recording = recorder.finish()
 
     def run(self) -> None:
+        """Submit and wait. Raises DeviceLost, DeviceError."""
         self._recording.run()
+        self._has_run = True
 
     def timings(self) -> list[float]:
-        """Seconds of each dispatch of the last run, from the device's own clock."""
+        """Seconds of each dispatch of the last run, from the device's own clock. Raises ValueError without `timestamps` or before a run."""
+        if self._timestamps is None:
+            raise ValueError("made without timestamps=True: nothing was measured")
+        if not self._has_run:
+            raise ValueError("nothing was measured yet: run the program first")
+        mask = np.uint64((1 << self.device.info.timestamp_bits) - 1)  # the clock starts again at 2^bits
         ticks = np.array(self._timestamps.read(), np.uint64)
-        return [float(tick) * self.device.info.limits.timestamp_period_ns * 1e-9 for tick in np.diff(ticks)]
+        return [float(tick & mask) * self.device.info.limits.timestamp_period_ns * 1e-9 for tick in np.diff(ticks)]

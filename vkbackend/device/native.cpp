@@ -365,11 +365,19 @@ struct OpCapture : Op {
 };
 
 // Runs a recorded kp.Sequence: submit, wait with a limit. One at a time per Submission.
+//
+// After a wait that ended at its limit the queue may still run the commands, and nothing that they use may be destroyed before they are
+// done: command buffer, pipelines, descriptor sets, memory, all of which the sequence's recorded operations hold. The destructor waits
+// GRACE_NS more. A device that hangs for longer may never be done, and waiting for it without end would take the program with it: then the
+// sequence, and the device that it holds, are leaked for the rest of the process. Its caller was told that the device is lost.
+static const uint64_t GRACE_NS = 2'000'000'000;
+
 struct Submission {
     std::shared_ptr<Context> context;
     std::shared_ptr<kp::Sequence> sequence;
     std::shared_ptr<OpCapture> capture;
     VkFence fence = VK_NULL_HANDLE;
+    bool is_pending = false;  // submitted, and not known to be done
 
     Submission(std::shared_ptr<Context> context_, std::shared_ptr<kp::Sequence> sequence_, std::shared_ptr<OpCapture> capture_)
         : context(context_), sequence(sequence_), capture(capture_) {
@@ -378,7 +386,15 @@ struct Submission {
         VkFenceCreateInfo info{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
         check(vkCreateFence(context->device, &info, nullptr, &fence), "vkCreateFence");
     }
-    ~Submission() { vkDestroyFence(context->device, fence, nullptr); }
+    ~Submission() {
+        // Lost devices count as done: their objects may be destroyed.
+        if (is_pending && vkWaitForFences(context->device, 1, &fence, VK_TRUE, GRACE_NS) == VK_TIMEOUT) {
+            new std::shared_ptr<Context>(std::move(context));
+            new std::shared_ptr<kp::Sequence>(std::move(sequence));
+            return;
+        }
+        vkDestroyFence(context->device, fence, nullptr);
+    }
     Submission(const Submission&) = delete;
 
     void run(uint64_t limit_ns) {
@@ -386,9 +402,16 @@ struct Submission {
         VkSubmitInfo info{VK_STRUCTURE_TYPE_SUBMIT_INFO};
         info.commandBufferCount = 1;
         info.pCommandBuffers = &capture->commands;
+        if (is_pending) wait(limit_ns);  // the run before ended at its limit: neither its fence nor its commands are free yet
         check(vkResetFences(context->device, 1, &fence), "vkResetFences");
         check(vkQueueSubmit(context->queue, 1, &info, fence), "vkQueueSubmit");
-        check(vkWaitForFences(context->device, 1, &fence, VK_TRUE, limit_ns), "vkWaitForFences");
+        is_pending = true;
+        wait(limit_ns);
+    }
+    void wait(uint64_t limit_ns) {
+        VkResult result = vkWaitForFences(context->device, 1, &fence, VK_TRUE, limit_ns);
+        is_pending = result == VK_TIMEOUT;
+        check(result, "vkWaitForFences");
     }
 };
 
