@@ -55,6 +55,13 @@ float group_broadcast(float v, uint lane) {
     barrier();
     return group_scratch[lane];
 }
-uint group_broadcast_uint(uint v, uint lane) { return floatBitsToUint(group_broadcast(uintBitsToFloat(v), lane)); }
+// Integers have an array of their own: as floats the small ones are denormal, which a device may flush to zero.
+shared uint group_words[LANES];
+uint group_broadcast_uint(uint v, uint lane) {
+    barrier();
+    group_words[LANE] = v;
+    barrier();
+    return group_words[lane];
+}
 #endif
 #endif

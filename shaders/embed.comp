@@ -14,7 +14,7 @@ void main() {
     uint b = gl_GlobalInvocationID.x, t = gl_WorkGroupID.y;
     uint row = uint(tokens[t]) - first_row;  // below first_row wraps round to a huge number
     if (b >= num_blocks || row >= num_rows) return;
-    Block block = load_block(row / 8u, b, row & 7u, num_blocks);
+    Block block = load_block(row / GROUP_ROWS, b, row % GROUP_ROWS, num_blocks);
     uint to = (t * num_blocks + b) * 8u;
 #define FOUR(J) y[to + J] = weights(block, J) * scale;
     FOUR(0u) FOUR(1u) FOUR(2u) FOUR(3u) FOUR(4u) FOUR(5u) FOUR(6u) FOUR(7u)

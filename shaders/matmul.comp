@@ -72,12 +72,12 @@ void main() {
     uint row0 = gl_WorkGroupID.x * LANES * ROWS + lane;
 #endif
     uint token0 = gl_WorkGroupID.y * TOKENS;
-    uint last_group = (num_rows - 1u) / 8u;
+    uint last_group = (num_rows - 1u) / GROUP_ROWS;
 
-    uint group[ROWS], slot[ROWS];                           // where each row lies among the groups of 8
+    uint group[ROWS], slot[ROWS];                           // where each row lies among the groups
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        group[r] = min((row0 + r * LANES) / 8u, last_group);
-        slot[r] = (LANES < 8u ? row0 + r * LANES : row0) & 7u;
+        group[r] = min((row0 + r * LANES) / GROUP_ROWS, last_group);
+        slot[r] = (row0 + r * LANES) % GROUP_ROWS;
     }
     uint x_row[TOKENS];                                     // tokens past the end read the last one and are not stored
     [[unroll]] for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_offset + min(token0 + t, num_tokens - 1u) * x_stride;

@@ -74,10 +74,10 @@ def unpack(kind, quants, scales, rows, k):
     half = lambda word, which: np.uint16(word >> 16 * which & 0xFFFF).view(np.float16).astype(np.float32)
     y = np.empty((rows, k), np.float32)
     for row in range(rows):
-        g, l = divmod(row, 8)
+        g, l = divmod(row, 64)
         for b in range(nb):
             def vectors(count):
-                return np.concatenate([q[((g * nb + b) * count + j) * 8 + l] for j in range(count)])
+                return np.concatenate([q[((g * nb + b) * count + j) * 64 + l] for j in range(count)])
             block = y[row, b * 32:b * 32 + 32]
             if kind.name == "f32":
                 block[:] = vectors(8).view(np.float32)
@@ -88,32 +88,32 @@ def unpack(kind, quants, scales, rows, k):
                 continue
             pairs = -(-nb // 2)
             if kind.name == "q8_0":
-                block[:] = vectors(2).view(np.int8).astype(np.float32) * half(s[(g * pairs + b // 2) * 8 + l], b & 1)
+                block[:] = vectors(2).view(np.int8).astype(np.float32) * half(s[(g * pairs + b // 2) * 64 + l], b & 1)
                 continue
-            bytes_ = q[(g * nb + b) * 8 + l].view(np.uint8)
+            bytes_ = q[(g * nb + b) * 64 + l].view(np.uint8)
             code = np.concatenate([bytes_ & 15, bytes_ >> 4]).astype(np.uint32)
             bits = lambda word: word >> np.arange(32, dtype=np.uint32) & 1
             if kind.name == "q4_0":
-                block[:] = (code.astype(np.float32) - 8) * half(s[(g * pairs + b // 2) * 8 + l], b & 1)
+                block[:] = (code.astype(np.float32) - 8) * half(s[(g * pairs + b // 2) * 64 + l], b & 1)
             elif kind.name == "q4_1":
-                word = s[(g * nb + b) * 8 + l]
+                word = s[(g * nb + b) * 64 + l]
                 block[:] = code.astype(np.float32) * half(word, 0) + half(word, 1)
             elif kind.name == "q5_0":
-                at = lambda t: s[((g * pairs + b // 2) * 3 + t) * 8 + l]
+                at = lambda t: s[((g * pairs + b // 2) * 3 + t) * 64 + l]
                 block[:] = ((code | bits(at(b & 1)) << 4).astype(np.float32) - 16) * half(at(2), b & 1)
             elif kind.name == "q5_1":
-                at = lambda t: s[((g * nb + b) * 2 + t) * 8 + l]
+                at = lambda t: s[((g * nb + b) * 2 + t) * 64 + l]
                 block[:] = (code | bits(at(0)) << 4).astype(np.float32) * half(at(1), 0) + half(at(1), 1)
             elif kind.name in ("q4_k", "q5_k"):
                 words = 5 if kind.name == "q4_k" else 13
-                at = lambda t: s[((g * (nb // 8) + b // 8) * words + t) * 8 + l]
+                at = lambda t: s[((g * (nb // 8) + b // 8) * words + t) * 64 + l]
                 i = b % 8
                 sc, m = at(1 + i // 2) >> 16 * (i & 1) & 255, at(1 + i // 2) >> 16 * (i & 1) + 8 & 255
                 if kind.name == "q5_k":
                     code = code | bits(at(5 + i)) << 4
                 block[:] = code.astype(np.float32) * (half(at(0), 0) * np.float32(sc)) - half(at(0), 1) * np.float32(m)
             elif kind.name == "q6_k":
-                at = lambda t: s[((g * (nb // 8) + b // 8) * 21 + t) * 8 + l]
+                at = lambda t: s[((g * (nb // 8) + b // 8) * 21 + t) * 64 + l]
                 i = b % 8
                 high = np.concatenate([at(5 + 2 * i + h) >> np.arange(0, 32, 2, dtype=np.uint32) & 3 for h in range(2)])
                 scale = np.array([at(1 + (2 * i + h) // 4) >> 8 * ((2 * i + h) % 4) & 255 for h in range(2)], np.uint8).view(np.int8)
@@ -128,11 +128,11 @@ def test_packed_layout_holds_every_bit(name):
     """An odd number of rows and, where blocks are small, of blocks; what fills the last group of rows is zero."""
     kind = FORMATS[name]
     k = 512 if kind.block_size == 256 else 96
-    matrix = PackedMatrix.random(np.random.default_rng(3), name, 13, k)
+    matrix = PackedMatrix.random(np.random.default_rng(3), name, 77, k)
     np.testing.assert_array_equal(matrix.array(), gguf.quants.dequantize(matrix.raws[0], kind.type))
     quants, scales = packed(kind, matrix.raws[0], k)
-    np.testing.assert_array_equal(unpack(kind, quants, scales, 13, k), matrix.array())
-    empty = quants.view(np.uint32).reshape(2, -1, 8, 4)[1, :, 5:]
+    np.testing.assert_array_equal(unpack(kind, quants, scales, 77, k), matrix.array())
+    empty = quants.view(np.uint32).reshape(2, -1, 64, 4)[1, :, 13:]
     assert not empty.any()
 
 

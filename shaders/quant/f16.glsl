@@ -5,8 +5,8 @@ struct Block { uvec4 q[4]; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
-    uint at = (group * nb + block) * 32u + lane;
-    for (uint j = 0u; j < 4u; j++) k.q[j] = QUANTS(at + j * 8u);
+    uint at = (group * nb + block) * 4u * GROUP_ROWS + lane;
+    for (uint j = 0u; j < 4u; j++) k.q[j] = QUANTS(at + j * GROUP_ROWS);
     return k;
 }
 vec4 codes(Block k, uint j) {

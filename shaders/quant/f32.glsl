@@ -5,8 +5,8 @@ struct Block { uvec4 q[8]; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
-    uint at = (group * nb + block) * 64u + lane;
-    for (uint j = 0u; j < 8u; j++) k.q[j] = QUANTS(at + j * 8u);
+    uint at = (group * nb + block) * 8u * GROUP_ROWS + lane;
+    for (uint j = 0u; j < 8u; j++) k.q[j] = QUANTS(at + j * GROUP_ROWS);
     return k;
 }
 vec4 codes(Block k, uint j) { return uintBitsToFloat(k.q[j]); }

@@ -3,12 +3,14 @@
 //
 // A format file gives:
 //   struct Block                                  one row's 32 weights, still packed
-//   Block load_block(group, block, lane, nb)      row = 8*group + lane, elements 32*block ... +31; nb = blocks per row
+//   Block load_block(group, block, lane, nb)      row = GROUP_ROWS * group + lane, elements 32*block ... +31; nb = blocks per row
 //   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7
 //   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
 //   float block_bias(Block)                       added to every scaled element (0 where HAS_BIAS is 0)
 //   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_BIAS 0 or 1
 // TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
+const uint GROUP_ROWS = 64u;  // rows that lie beside each other; also in vkbackend/gguf/quants.py
+
 #ifdef TEXEL
 layout(binding = QUANTS_BINDING) uniform usamplerBuffer quants;
 layout(binding = SCALES_BINDING) uniform usamplerBuffer scales;
@@ -23,7 +25,7 @@ layout(std430, binding = SCALES_BINDING) readonly restrict buffer Scales { uint 
 
 // Word t of a record of `words` uints that each row has once per `record`.
 uint scale_word(uint group, uint record, uint num_records, uint words, uint t, uint lane) {
-    return SCALES(((group * num_records + record) * words + t) * 8u + lane);
+    return SCALES(((group * num_records + record) * words + t) * GROUP_ROWS + lane);
 }
 
 vec4 signed_bytes(uint v) {

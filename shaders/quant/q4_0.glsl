@@ -5,7 +5,7 @@ struct Block { uvec4 q; float d; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }

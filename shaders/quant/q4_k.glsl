@@ -6,7 +6,7 @@ struct Block { uvec4 q; vec2 dm; };
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
     uint super_ = block / 8u, num_super = nb / 8u;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     vec2 d = unpackHalf2x16(scale_word(group, super_, num_super, 5u, 0u, lane));
     uint sm = scale_word(group, super_, num_super, 5u, 1u + (block & 7u) / 2u, lane) >> ((block & 1u) * 16u);
     k.dm = vec2(d.x * float(sm & 255u), -(d.y * float((sm >> 8) & 255u)));

@@ -6,7 +6,7 @@ struct Block { uvec4 q; uint fifth; float d; };
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
     uint pair = block / 2u, num_pairs = (nb + 1u) / 2u;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     k.fifth = scale_word(group, pair, num_pairs, 3u, block & 1u, lane);
     k.d = paired_half(scale_word(group, pair, num_pairs, 3u, 2u, lane), block);
     return k;

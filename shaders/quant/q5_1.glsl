@@ -5,7 +5,7 @@ struct Block { uvec4 q; uint fifth; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     k.fifth = scale_word(group, block, nb, 2u, 0u, lane);
     k.dm = unpackHalf2x16(scale_word(group, block, nb, 2u, 1u, lane));
     return k;

@@ -6,7 +6,7 @@ struct Block { uvec4 q; uint fifth; vec2 dm; };
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
     uint super_ = block / 8u, num_super = nb / 8u;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     k.fifth = scale_word(group, super_, num_super, 13u, 5u + (block & 7u), lane);
     vec2 d = unpackHalf2x16(scale_word(group, super_, num_super, 13u, 0u, lane));
     uint sm = scale_word(group, super_, num_super, 13u, 1u + (block & 7u) / 2u, lane) >> ((block & 1u) * 16u);

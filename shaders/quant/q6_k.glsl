@@ -7,7 +7,7 @@ struct Block { uvec4 q; uint high[2]; vec2 d; };
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
     uint super_ = block / 8u, num_super = nb / 8u, in_super = block & 7u;
-    k.q = QUANTS((group * nb + block) * 8u + lane);
+    k.q = QUANTS((group * nb + block) * GROUP_ROWS + lane);
     k.high[0] = scale_word(group, super_, num_super, 21u, 5u + 2u * in_super, lane);
     k.high[1] = scale_word(group, super_, num_super, 21u, 6u + 2u * in_super, lane);
     float d = unpackHalf2x16(scale_word(group, super_, num_super, 21u, 0u, lane)).x;

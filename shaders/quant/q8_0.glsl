@@ -5,9 +5,9 @@ struct Block { uvec4 q[2]; float d; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
-    uint at = (group * nb + block) * 16u + lane;
+    uint at = (group * nb + block) * 2u * GROUP_ROWS + lane;
     k.q[0] = QUANTS(at);
-    k.q[1] = QUANTS(at + 8u);
+    k.q[1] = QUANTS(at + GROUP_ROWS);
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 
-GROUP = 8    # rows per group
+GROUP = 64   # rows per group, as in shaders/quant/planes.glsl: a lane's neighbours read what lies beside it, and memory is read from end to end
 BLOCK = 32   # elements per packed block
 
 

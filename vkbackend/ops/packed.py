@@ -84,7 +84,7 @@ def place(matrix: PackedMatrix, device, arena) -> None:
     k = matrix.shape[1]
     lanes = row_lanes(device)
     if matrix.gated:
-        raw, unit = _alternating(*matrix.raws, lanes), 2 * lanes
+        raw, unit = _alternating(*matrix.raws, lanes), max(2 * lanes, GROUP)
     else:
         raw, unit = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws), GROUP
     rows = len(raw)
