@@ -5,7 +5,7 @@ from vkbackend.errors import UnsupportedModel
 
 from .loaded_models import LoadResult
 from .parameters import Options
-from .store import StoredModel
+from .store import StoredModel, StoreError
 
 
 def load_engine(stored: StoredModel, options: Options) -> LoadResult:
@@ -15,6 +15,8 @@ def load_engine(stored: StoredModel, options: Options) -> LoadResult:
     """
     if stored.gguf_path is None:
         raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
+    if not stored.gguf_path.is_file():
+        raise StoreError(f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again")
     if stored.adapter_paths:
         raise UnsupportedModel(f"{stored.name} has an adapter, which is not supported yet; create the model without it")
     opened = open_engine(stored.gguf_path, context_length=options.num_ctx, num_gpu=options.num_gpu)

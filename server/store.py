@@ -22,7 +22,7 @@ from vkbackend import settings
 
 from . import names
 from .names import ModelName
-from .stored_model import MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError
+from .stored_model import MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Store:
     def read_json(self, digest: str) -> dict:
         """A blob that is a JSON object. Raises StoreError."""
         try:
-            value = json.loads(self.blob_path(digest).read_bytes())
+            value = parse_json(self.blob_path(digest).read_bytes())
         except (OSError, ValueError):
             value = None
         if not isinstance(value, dict):
@@ -147,12 +147,14 @@ class Store:
             contents, status = path.read_bytes(), path.stat()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ModelNotFound(name.shortest) from None
+        except OSError as error:
+            raise StoreError(f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, or delete the model") from None
         try:
-            document = json.loads(contents)
+            document = parse_json(contents)
             layers = [_layer(entry) for entry in document.get("layers") or []]
             config = _layer(document.get("config") or {})
         except (ValueError, AttributeError, TypeError, InvalidDigest):
-            raise StoreError(f"manifest of {name.shortest} is damaged ({path}); pull or create the model again") from None
+            raise StoreError(f"manifest of {name.shortest} is damaged ({path}); pull or create the model again, or delete it") from None
         return Manifest(name, hashlib.sha256(contents).hexdigest(), status.st_mtime_ns, config, layers)
 
     def get(self, name: str | ModelName) -> StoredModel:
@@ -256,5 +258,14 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _layer(entry: dict) -> Layer:
-    digest = entry.get("digest") or ""
-    return Layer(entry.get("mediaType") or "", normal_digest(digest) if digest else "", int(entry.get("size") or 0), entry.get("from") or "")
+    """Fields that are missing or null are empty. Raises AttributeError, ValueError or InvalidDigest for what is no layer."""
+    def field(key, kind):
+        value = entry.get(key)
+        if value is not None and type(value) is not kind:
+            raise ValueError(f"{key} is {value}")
+        return value or kind()
+
+    digest, size = field("digest", str), field("size", int)
+    if not 0 <= size < 1 << 63:
+        raise ValueError(f"size is {size}")
+    return Layer(field("mediaType", str), normal_digest(digest) if digest else "", size, field("from", str))

@@ -5,6 +5,7 @@ store stand here too. Knows nothing of HTTP or GGUF, and changes nothing.
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
     f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
 PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
+# What is read from a config blob. Anything else in it is passed on to nobody.
+_CONFIG_KINDS = {"model_families": list, "capabilities": list} | dict.fromkeys(
+    ("model_format", "model_family", "model_type", "file_type", "renderer", "parser", "remote_model", "remote_host"), str)
 
 
 class StoreError(VkbackendError):
@@ -44,6 +48,21 @@ class DigestMismatch(VkbackendError):
 class ModelNotFound(VkbackendError):
     def __init__(self, name):
         super().__init__(f"model '{name}' not found")
+
+
+def parse_json(contents: bytes):
+    """A file of the store -> its value. Raises ValueError for everything that Go's decoder refuses too: no JSON, brackets nested
+    without end, NaN, numbers that no float64 holds."""
+    try:
+        return json.loads(contents, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no number that JSON can hold")
+    return float(text)
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,7 @@ class StoredModel:
 
     def _json(self, path: Path):
         try:
-            return json.loads(self._read(path))
+            return parse_json(self._read(path))
         except ValueError:
             raise StoreError(f"model {self.name}: blob {path.name} is not JSON; pull or create the model again") from None
 
@@ -114,7 +133,13 @@ class StoredModel:
     def config(self) -> dict:
         """The config blob: `model_format`, `model_family`, `model_families`, `model_type` (size), `file_type` (quantization)..."""
         config = self._json(self._store.blob_path(self.manifest.config.digest)) if self.manifest.config.digest else {}
-        return config if isinstance(config, dict) else {}
+        config = config if isinstance(config, dict) else {}
+        for key, kind in _CONFIG_KINDS.items():
+            value = config.get(key)
+            if value is not None and not (isinstance(value, kind) and all(isinstance(item, str) for item in value)):
+                raise StoreError(f"model {self.name}: {key} of its config {self.manifest.config.digest} is no "
+                                 f"{'text' if kind is str else 'list of texts'}; pull or create the model again")
+        return config
 
     @property
     def model_layer(self) -> Layer | None:

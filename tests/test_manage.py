@@ -12,8 +12,10 @@ from recorded import load
 from yarl import URL
 
 from server.app import build_app
+from server.cli import serve
 from server.messages import ModelDetails, RunningModel
 from server.store import Store
+from vkbackend.device.selection import survey
 
 ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
 
@@ -137,3 +139,30 @@ def test_running_models_are_listed_the_longest_first(store):
     text = asyncio.run(run())
     assert [model["name"] for model in json.loads(text)["models"]] == ["b", "a"]
     assert text.startswith('{"models":[{"name":"b","model":"m:latest","size":5,"digest":"d","details":{"parent_model":"","format":"gguf",')
+
+
+@pytest.mark.parametrize("damage", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])
+def test_one_odd_manifest_leaves_the_others_in_use(store, tmp_path, damage):
+    """Passed over in lists, an error when named, gone when deleted."""
+    make_model(store, "sound", tmp_path)
+    make_model(store, "odd", tmp_path, {"system": "S."})
+    (store.manifests / "registry.ollama.ai" / "library" / "odd" / "latest").write_bytes(damage)
+
+    async def conversation(client):
+        async def ask(method, path, body=None):
+            async with client.request(method, path, json=body) as answer:
+                text = await answer.text()
+                return answer.status, text
+        listed = await ask("GET", "/api/tags")
+        assert listed[0] == 200 and [model["name"] for model in json.loads(listed[1])["models"]] == ["sound:latest"]
+        assert (await ask("POST", "/api/show", {"model": "sound"}))[0] == 200
+        for path in ("/api/show", "/api/generate"):
+            status, text = await ask("POST", path, {"model": "odd"})
+            assert status == 500 and "manifest of odd:latest is damaged" in text and "delete it" in text
+        status, text = await ask("POST", "/api/create", {"model": "more", "from": "sound", "system": "T."})
+        assert status == 200 and json.loads(text.splitlines()[-1]) == {"status": "success"}
+        assert (await ask("DELETE", "/api/delete", {"model": "more"}))[0] == 200
+        assert (await ask("DELETE", "/api/delete", {"model": "odd"}))[0] == 200
+        assert (await ask("POST", "/api/show", {"model": "odd"}))[0] == 404
+    assert talk(store, conversation) is None
+    assert serve.ready_lines("http://127.0.0.1:1", survey(), store)[-1].startswith("Try: ")

@@ -13,6 +13,8 @@ from server import create, messages, model_info, names
 from server.capabilities import thinking_tags
 from server.errors import ApiError
 from server.gotemplate import Template
+from server.loading import load_engine
+from server.parameters import Options
 from server.store import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, Store, StoreError
 from vkbackend.errors import GGUFError
 
@@ -64,7 +66,10 @@ def test_an_existing_library_is_read_in_place(tmp_path):
     assert model.size == sum(path.stat().st_size for path in (tmp_path / "blobs").iterdir())
 
 
-@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b'{"layers":5}', b'{"layers":[{"digest":"../../x"}]}', b'{"config":{"digest":"sha256:1"}}', b"\xff\xfe"])
+@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b'{"layers":5}', b'{"layers":[{"digest":"../../x"}]}', b'{"config":{"digest":"sha256:1"}}', b"\xff\xfe",
+                                      b'{"layers":[{"size":1e999}]}', b'{"layers":[{"size":1.5}]}', b'{"layers":[{"size":-1}]}', b'{"layers":[{"size":NaN}]}',
+                                      b'{"layers":[{"size":true}]}', b'{"layers":[{"mediaType":{}}]}', b'{"layers":[{"from":5}]}', b'{"layers":"ab"}',
+                                      b'{"config":[1]}', b"[" * 100_000, b'{"layers":' + b"[" * 100_000, b"1" * 100_000])
 def test_a_damaged_manifest_is_named_and_keeps_all_blobs(tmp_path, contents):
     place = write_library(tmp_path)
     store = Store(tmp_path)
@@ -235,6 +240,38 @@ def test_show_leaves_arrays_out_unless_verbose(store, tmp_path):
     model = store.get("m")
     assert model_info.show(model).model_info["tokenizer.ggml.tokens"] is None
     assert model_info.show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("contents", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])
+def test_a_damaged_manifest_can_be_deleted_and_replaced(tmp_path, contents):
+    place = write_library(tmp_path)
+    store = Store(tmp_path)
+    place.write_bytes(contents)
+    store.delete(names.parse("old:7b"))
+    assert not place.exists() and store.all_names() == []
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(contents)
+    make_model(store, "old:7b", tmp_path)
+    assert [model.name for model in store.list()] == ["Old:7b"]
+
+
+@pytest.mark.parametrize("contents", [b"[" * 100_000, b"{", b'{"model_family":1e999}', b'{"model_families":5}', b'{"model_families":[[]]}',
+                                      b'{"model_format":{}}', b'{"capabilities":7}', b'{"file_type":NaN}'])
+def test_a_damaged_config_is_named(tmp_path, contents):
+    place = write_library(tmp_path)
+    digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
+    (tmp_path / "blobs" / digest.replace(":", "-")).write_bytes(contents)
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"config": {"digest": digest}}))
+    with pytest.raises(StoreError, match="model Old:7b: .*pull or create the model again"):
+        Store(tmp_path).get("old:7b").config
+
+
+def test_loading_a_model_whose_file_is_gone_says_which(store, tmp_path):
+    make_model(store, "m", tmp_path)
+    stored = store.get("m")
+    stored.gguf_path.unlink()
+    with pytest.raises(StoreError, match=rf"model m:latest: its file .*{stored.gguf_path.name} is gone; pull or create the model again"):
+        load_engine(stored, Options.defaults())
 
 
 def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):

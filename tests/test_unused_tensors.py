@@ -3,7 +3,7 @@
 import pytest
 from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_gguf
 
-from vkbackend.errors import UnsupportedModel
+from vkbackend.errors import GGUFError, UnsupportedModel
 from vkbackend.models import load
 
 
@@ -33,6 +33,12 @@ def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
 def test_a_vision_part_may_be_left_out(tmp_path):
     tensors = {"v.blk.0.attn_q.weight": (WIDTH, WIDTH), "v.patch_embedding.bias": (WIDTH,), "mm.mm_input_projection.weight": (WIDTH, WIDTH)}
     assert load(write_tiny_gguf(tmp_path / "seeing.gguf", "gemma3", tensors=tensors)).architecture == "gemma3"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path / "gone.gguf", tmp_path):
+        with pytest.raises(GGUFError, match=f"{path} cannot be read"):
+            load(path)
 
 
 def test_frequency_factors_are_used(tmp_path):

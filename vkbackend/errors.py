@@ -6,7 +6,7 @@ class VkbackendError(Exception):
 
 
 class GGUFError(VkbackendError):
-    """A file is not a GGUF, is cut short, or its header contradicts itself."""
+    """A file cannot be read, is not a GGUF, is cut short, or its header contradicts itself."""
 
 
 class UnsupportedModel(VkbackendError):

@@ -7,7 +7,7 @@ import pkgutil
 from dataclasses import dataclass
 
 from ..device.discover import available_host_memory
-from ..errors import OutOfMemory, UnsupportedModel
+from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
 from .placement import DevicePlacer
 from .weights import Hyperparameters, Weights
@@ -33,7 +33,10 @@ def load(path, device=None) -> LoadedModel:
 
     Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
     """
-    gguf = GGUFFile.open(path)
+    try:
+        gguf = GGUFFile.open(path)
+    except OSError as error:
+        raise GGUFError(f"{path} cannot be read ({error.strerror or error}); give the path of a GGUF file, and see that it may be read") from None
     architecture = gguf.metadata.get("general.architecture", str)
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}")
