@@ -52,16 +52,24 @@ class Session:
         return np.array(found)
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True; KeyError lists the names."""
+        """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step before it, else
+        ValueError; KeyError lists the names."""
         return self.runner.executor.read(name)
 
     def timings(self) -> list:
-        """(Dispatch, seconds) of the last step. Needs a device and timestamps=True."""
+        """(Dispatch, seconds) of the last step. Raises ValueError without a device, without timestamps=True or before a step."""
         return self.runner.executor.timings()
 
     def run_layer(self, layer: int, x: np.ndarray) -> np.ndarray:
-        """One block alone on hidden states x (T, width) f32 of the positions 0 ... T-1, with an empty cache -> (T, width) f32."""
+        """One block alone on hidden states x (T, width) f32 of the positions 0 ... T-1, with an empty cache -> (T, width) f32.
+
+        Raises ValueError for a layer that is not there, or x of another width or dtype."""
         runner, config = self.runner, self.model.config
+        if not 0 <= layer < config.num_layers:
+            raise ValueError(f"run_layer: layer is {layer}, must be 0 ... {config.num_layers - 1}")
+        x = np.asarray(x)
+        if x.dtype != np.float32 or x.ndim != 2 or not len(x) or x.shape[1] != config.width:
+            raise ValueError(f"run_layer: x is {x.dtype} {x.shape}, must be float32 (T, {config.width}) with at least one row")
         tokens = len(x)
         alone = _LayerAlone(self.model.layers.blocks[layer], layer, x.shape[1])
         pages = -(-tokens // PAGE_SIZE)
@@ -74,7 +82,7 @@ class Session:
         else:
             run = executor(self.device, alone, CacheStorage(*shape, runner.kv_type, Arena(self.device, "device", 1 << 20)),
                            num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True)
-        run.run(step, inputs={"layer_input": np.ascontiguousarray(x, np.float32)})
+        run.run(step, inputs={"layer_input": np.ascontiguousarray(x)})
         return run.read(alone.output_name)[:tokens]
 
 

@@ -17,7 +17,7 @@ from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
 from .planner import ALIGNMENT, plan_arena, storage_bytes
-from .step import RowOutput, StepInputs, bucket, row_output
+from .step import RowOutput, StepInputs, bucket, check_kept, row_output
 
 # A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
 SUBMISSION_FLOPS = 20e9
@@ -79,9 +79,8 @@ class DeviceExecutor:
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot; what is changed in place (rope
         on q and k) is read changed. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
-        within a step)."""
-        if not self.keep:
-            raise ValueError("make the executor with keep=True to read intermediates")
+        within a step) or before one."""
+        check_kept(self.keep, self._last is not None)
         found = {}
         for value, view in self._last.views.items():
             if value.base.kind is Kind.ACTIVATION:
@@ -93,7 +92,11 @@ class DeviceExecutor:
         return whole[:, view.offset:view.offset + view.row_elements].reshape(view.shape)
 
     def timings(self) -> list[tuple[Dispatch, float]]:
-        """Each dispatch of the last step with its seconds on the device's clock."""
+        """Each dispatch of the last step with its seconds on the device's clock. Raises ValueError without `timestamps` or before a step."""
+        if not self.timestamps:
+            raise ValueError("made without timestamps=True: nothing was measured")
+        if self._last is None:
+            raise ValueError("nothing was measured yet: run a step first")
         return [pair for program in self._last.programs for pair in zip(program.dispatches, program.timings())]
 
     def plan(self, num_tokens: int, num_outputs: int) -> Plan:

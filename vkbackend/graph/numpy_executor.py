@@ -11,7 +11,7 @@ from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
-from .step import RowOutput, StepInputs, row_output
+from .step import RowOutput, StepInputs, check_kept, row_output
 
 KEPT_GRAPHS = 16
 
@@ -47,10 +47,15 @@ class NumpyExecutor:
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q and k) is read changed.
-        Raises KeyError with the names that there are."""
+        Raises KeyError with the names that there are, ValueError without `keep` or before a step."""
+        check_kept(self.keep, bool(self._kept))
         if name not in self._kept:
-            raise KeyError(f"{name}; there are: {', '.join(self._kept)}" if self.keep else "make the executor with keep=True to read intermediates")
+            raise KeyError(f"{name}; there are: {', '.join(self._kept)}")
         return self._kept[name].copy()
+
+    def timings(self) -> list:
+        """Raises ValueError: `DeviceExecutor` measures dispatches, and there are none here."""
+        raise ValueError("the numpy twins have no dispatches to measure: open a device, with timestamps=True")
 
     def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
         key = (num_tokens, num_outputs, table_shape)

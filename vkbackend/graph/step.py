@@ -58,3 +58,11 @@ def bucket(count: int, largest: int) -> int:
     while size < count:
         size *= 2
     return min(size, largest)
+
+
+def check_kept(keep: bool, has_run: bool) -> None:
+    """Raises ValueError where an executor has no intermediates to show."""
+    if not keep:
+        raise ValueError("made without keep=True: intermediates were not kept")
+    if not has_run:
+        raise ValueError("there are no intermediates yet: run a step first")
