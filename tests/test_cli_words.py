@@ -1,8 +1,11 @@
 """The command line's parts that need no server: addresses, create requests, what is printed, the conversation's commands."""
 
 import base64
+import io
 import json
+import re
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -113,6 +116,33 @@ def test_colours_go_from_green_over_yellow_to_red(monkeypatch):
     assert colours.wanted(False) and not colours.wanted(True)
     monkeypatch.setenv("NO_COLOR", "1")
     assert not colours.wanted(False)
+
+
+def test_an_interrupted_piece_is_not_printed_again(monkeypatch):
+    """Ctrl-C while a coloured piece is on its way to the terminal: the end and the legend follow it, nothing else."""
+    class Terminal(io.StringIO):
+        interrupts = 1
+
+        def isatty(self):
+            return True
+
+        def flush(self):
+            if self.interrupts and "ka" in self.getvalue():
+                self.interrupts = 0
+                raise KeyboardInterrupt
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    printer = answer._Printer(answer.Printing(coloured=True))
+    printer.text("say", [{"token": "say", "logprob": -0.1}])
+    with pytest.raises(KeyboardInterrupt):
+        printer.text("ka", [{"token": "ka", "logprob": -2.0}])
+    printer.end()
+    printed = terminal.getvalue()
+    assert "\x1b[38;" in printed
+    assert re.sub(r"\x1b\[[0-9;]*m", "", printed) == "sayka\n\nprobability:  100%  75%  50%  25%  5% \n"
 
 
 def test_control_characters_do_not_reach_a_terminal(capsys):

@@ -58,23 +58,25 @@ def wanted(no_color: bool) -> bool:
 
 
 class Painter:
-    """Writes coloured pieces to stdout, in as many colours as the terminal has."""
+    """Writes coloured pieces to stdout, in as many colours as the terminal has.
+
+    Keeps no text: rich's console holds what it prints until it is written, and would print it again after a Ctrl-C in between.
+    """
 
     def __init__(self):
-        from rich.console import Console
-        self._console = Console(highlight=False, soft_wrap=True)
+        from rich.console import COLOR_SYSTEMS, Console
+        self._colours = COLOR_SYSTEMS.get(Console().color_system)  # None: the terminal has no colours
 
     def write(self, text: str, probability: float | None) -> None:
-        from rich.text import Text
-        self._console.print(Text(text, style=_style(probability)), end="")
+        sys.stdout.write(self._painted(text, _style(probability)))
 
     def legend(self) -> None:
-        from rich.text import Text
-        line = Text()
-        line.append("probability: ", style="dim")
-        for step in LEGEND_STEPS:
-            line.append(f" {step:.0%} ", style=_style(step))
-        self._console.print(line)
+        steps = [self._painted(f" {step:.0%} ", _style(step)) for step in LEGEND_STEPS]
+        sys.stdout.write(self._painted("probability: ", "dim") + "".join(steps) + "\n")
+
+    def _painted(self, text: str, style: str) -> str:
+        from rich.style import Style
+        return Style.parse(style).render(text, color_system=self._colours)
 
 
 def _style(probability: float | None) -> str:
