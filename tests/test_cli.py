@@ -114,6 +114,15 @@ def test_create_from_gguf_once(here, gguf, tmp_path):
     assert ok(here("ls", "other")).split() == ["NAME", "ID", "SIZE", "MODIFIED"]
 
 
+@pytest.mark.parametrize("way", ["here", "online"])
+def test_create_says_which_layers_are_new(request, tmp_path, way):
+    vkbackend, file = request.getfixturevalue(way), write_tiny_gguf(tmp_path / "new.gguf", seed=5)
+    layer = re.compile(r"(creating new|using existing) layer " + digests.file_digest(file))
+    assert layer.findall(vkbackend("create", "one", "--gguf", file).stderr) == ["creating new"]
+    assert layer.findall(vkbackend("create", "two", "--gguf", file).stderr) == ["using existing"]
+    ok(vkbackend("rm", "one", "two"))
+
+
 def test_create_again_where_file_or_blob_changed(here, tmp_path):
     file = write_tiny_gguf(tmp_path / "x.gguf")
     ok(here("create", "tiny", "--gguf", file))

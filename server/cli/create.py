@@ -101,11 +101,19 @@ def _send(client: Client | None, request, files: dict[str, Path]) -> None:
         return
     from .. import go_json
     import json
+    copied = set()
     for digest, path in files.items():
         if not client.has_blob(digest):
             client.upload_blob(digest, path, _progress("copying", path))
+            copied.add(digest)
     for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
-        click.echo(piece.get("status", ""), err=True)
+        _tell(piece.get("status", ""), copied)
+
+
+def _tell(status: str, copied: set[str]) -> None:
+    """A step of the creation. By then every file's blob is there, but those in `copied` only since this command."""
+    words, _, digest = status.rpartition(" ")
+    click.echo(f"creating new layer {digest}" if words == "using existing layer" and digest in copied else status, err=True)
 
 
 def _write_to_store(request, files: dict[str, Path]) -> None:
@@ -115,9 +123,10 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
     from ..errors import ApiError
     from ..messages import CreateRequest
     from ..store import Store
-    store = Store(settings.models_folder())
+    store, copied = Store(settings.models_folder()), set()
     for digest, path in files.items():
         if not store.blob_path(digest).is_file():
+            copied.add(digest)
             with open(path, "rb") as file, store.upload() as upload:
                 progress = _progress("copying", path)
                 while piece := file.read(1 << 20):
@@ -126,7 +135,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
                 upload.finish(digest)
     request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
     try:
-        creation.create(store, request, creation.check(request), lambda status: click.echo(status, err=True))
+        creation.create(store, request, creation.check(request), lambda status: _tell(status, copied))
     except ApiError as error:
         raise Failure(error.message) from None
 
