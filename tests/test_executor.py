@@ -124,6 +124,18 @@ def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
         assert_same_bits(row, logits(alone, single[index], [9])[0])
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("format", ["q4_1", "q6_k", "f16"])
+def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, format):
+    """A prompt computed whole and one whose beginning is still cached, cut anywhere: the same bits."""
+    runner = tiny(architecture, format, device)
+    sequence = runner.open_sequence()
+    whole = logits(runner, sequence, PROMPT)[0]
+    for cached in (len(PROMPT) - 1, len(PROMPT) - 2, 20, 16, 3, 0):
+        runner.truncate(sequence, cached)
+        assert_same_bits(logits(runner, sequence, PROMPT[cached:])[0], whole)
+
+
 def test_prefill_beside_decode(tiny, device):
     """One step that carries a prompt of one sequence and a token of another."""
     runner = tiny("llama", "q8_0", device)
