@@ -137,8 +137,8 @@ class DeviceExecutor:
             return views[value]
 
         dispatches = [dispatch for node in graph.nodes
-                      for dispatch in node.op.dispatch(self.device, [view(value) for value in node.inputs],
-                                                       [view(value) for value in node.outputs], **node.attrs)]
+                      for dispatch in node.op.record(self.device, [view(value) for value in node.inputs],
+                                                     [view(value) for value in node.outputs], **node.attrs)]
         made = [views[value] for value in graph.results]
         results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]

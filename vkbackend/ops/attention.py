@@ -10,6 +10,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, group_variant
+from .signature import Signature
 
 
 def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, window=0, softcap=0.0):
@@ -55,9 +56,15 @@ def _case(label, positions, heads, kv_heads, head_dim, dtype, sequences=None, **
     return Case(label, make, {"scale": head_dim ** -0.5, **attrs}, 2e-5, 2e-5)
 
 
+SIGNATURE = Signature(
+    "q (T, heads, head_dim) f32", "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", multiples={"head_dim": 8},
+    rules=(("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype),
+           ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)))
+
 OP = Op("attention", reference, dispatch, (
     _case("first token", [0], 9, 3, 64, "float16"), _case("decode", [70], 9, 3, 64, "float16"), _case("decode, f32", [33], 4, 1, 256, "float32"),
     _case("prefill", list(range(3, 40)), 4, 2, 32, "float16"), _case("window", [7, 8, 30, 79], 4, 1, 128, "float32", window=9),
     _case("window at a tile's edge", [31, 32, 63, 64], 2, 2, 40, "float16", window=32),
     _case("two sequences", [5, 61, 17, 18], 6, 2, 64, "float32", sequences=[0, 1, 0, 1]), _case("softcap", [20, 50], 4, 4, 64, "float32", softcap=5.0),
-))
+), SIGNATURE)

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div, elementwise_variant
+from .signature import Signature
 
 GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
 
@@ -50,10 +51,14 @@ def _cases(arguments, **attrs):
     return case("one row", 1, 1536, 1), case("odd", 5, 132, 3), case("large values", 3, 64, 40)
 
 
+def _signature(*names):
+    return Signature(*[f"{name} (rows, n) f32" for name in names], multiples={"n": 4})
+
+
 ALL = (
-    Op("silu_mul", silu_mul, _dispatcher("silu_mul"), _cases(2)),
-    Op("gelu_mul", gelu_mul, _dispatcher("gelu_mul"), _cases(2)),
-    Op("add", add, _dispatcher("add"), _cases(2)),
-    Op("scale", scale, _dispatcher("scale", "factor"), _cases(1, factor=0.37)),
-    Op("softcap", softcap, _dispatcher("softcap", "cap"), _cases(1, cap=30.0)),
+    Op("silu_mul", silu_mul, _dispatcher("silu_mul"), _cases(2), _signature("gate", "up")),
+    Op("gelu_mul", gelu_mul, _dispatcher("gelu_mul"), _cases(2), _signature("gate", "up")),
+    Op("add", add, _dispatcher("add"), _cases(2), _signature("a", "b")),
+    Op("scale", scale, _dispatcher("scale", "factor"), _cases(1, factor=0.37), _signature("a")),
+    Op("softcap", softcap, _dispatcher("softcap", "cap"), _cases(1, cap=30.0), _signature("a")),
 )

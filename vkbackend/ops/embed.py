@@ -8,6 +8,7 @@ import numpy as np
 from ..device.dispatch import Dispatch
 from .packed import FORMATS, PackedMatrix
 from .op import Case, Op, ceil_div
+from .signature import Signature
 
 
 def reference(tokens, weight, *, scale=1.0):
@@ -27,4 +28,5 @@ def _case(name, k, scale=1.0):
                 {"scale": scale}, 1e-6, 1e-6)
 
 
-OP = Op("embed", reference, dispatch, tuple(_case(name, 256) for name in FORMATS) + (_case("q8_0", 96, 25.3),))
+OP = Op("embed", reference, dispatch, tuple(_case(name, 256) for name in FORMATS) + (_case("q8_0", 96, 25.3),),
+        Signature("tokens (T) i32", "weight (vocabulary, K) packed", multiples={"K": 32}))

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div
+from .signature import Signature
 
 
 def reference(x, rows):
@@ -23,4 +24,4 @@ def dispatch(device, inputs, outputs):
 OP = Op("gather_rows", reference, dispatch, (
     Case("one", lambda rng: [rng.standard_normal((1, 576), np.float32), np.array([0], np.int32)], {}, 0, 0),
     Case("some", lambda rng: [rng.standard_normal((9, 132), np.float32), np.array([8, -1, 0, 3, 3], np.int32)], {}, 0, 0),
-))
+), Signature("x (T, n) f32", "rows (M) i32", multiples={"n": 4}))

@@ -1,13 +1,15 @@
 """Store a step's keys and values at their pages of the cache, in place.
 
 k, v: (T, kv_heads, head_dim) f32, positions, sequences: (T,) i32 (position negative: slot unused), page_table: (S, P) i32,
-k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> the caches
+k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> the caches. kv_heads * head_dim is even: an invocation
+writes two elements.
 """
 
 import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div
+from .signature import Signature
 
 
 def reference(k, v, positions, sequences, page_table, k_cache, v_cache):
@@ -41,6 +43,12 @@ def _case(label, tokens, kv_heads, head_dim, dtype):
     return Case(label, make, {}, 0.0, 1e-3 if dtype == "float16" else 0.0)  # drivers may round to half either way: one unit
 
 
+SIGNATURE = Signature(
+    "k (T, kv_heads, head_dim) f32", "v (T, kv_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32",
+    "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    rules=(("kv_heads * head_dim must be even", lambda s: s["kv_heads"] * s["head_dim"] % 2 == 0),
+           ("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype)))
+
 OP = Op("kv_write", reference, dispatch, (
     _case("one token, f16", 1, 3, 64, "float16"), _case("several, f16", 9, 1, 256, "float16"), _case("several, f32", 20, 2, 20, "float32"),
-), in_place={0: 5, 1: 6})
+), SIGNATURE, in_place={0: 5, 1: 6})

@@ -14,6 +14,7 @@ from ..device.dispatch import Dispatch
 from . import elementwise, rms_norm
 from .op import Case, Op, ceil_div
 from .packed import FORMATS, PackedMatrix, row_lanes
+from .signature import Signature
 
 # (rows per lane, tokens per lane) that shaders/variants.toml builds.
 TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
@@ -104,4 +105,11 @@ def _cases():
         yield _case(name, 5, 37, 512, gate="gelu")
 
 
-OP = Op("matmul", reference, dispatch, tuple(_cases()), variants=variants)
+SIGNATURE = Signature(
+    "x (T, K) f32", "weight (N, K) packed", "norm? (K) f32", "residual? (T, columns) f32", multiples={"K": 32},
+    rules=((f"gate must be one of {', '.join(map(repr, GATES))}", lambda s: s.get("gate", "") in GATES),
+           ("a gate needs a gated weight, and a gated weight a gate", lambda s: bool(s.get("gate", "")) == s["weight"].gated),
+           ("residual must have the output's columns: N, or N / 2 with a gate",
+            lambda s: s["residual"] is None or s["columns"] == s["N"] // (2 if s.get("gate", "") else 1))))
+
+OP = Op("matmul", reference, dispatch, tuple(_cases()), SIGNATURE, variants=variants)

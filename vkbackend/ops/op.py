@@ -10,6 +10,7 @@ from typing import Callable
 import numpy as np
 
 from ..device.buffers import Buffer
+from .signature import Signature
 
 BASE_LANES = 32  # workgroup size of the base variants, which need no subgroup feature
 
@@ -59,6 +60,7 @@ class Case:
 class Op:
     """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) -> list[Dispatch].
 
+    signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
     in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
     that could do this job. canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
     """
@@ -67,9 +69,15 @@ class Op:
     reference: Callable
     dispatch: Callable
     cases: tuple[Case, ...]
+    signature: Signature
     in_place: dict = field(default_factory=dict)
     variants: Callable = lambda device, inputs: [{}]
     canonical: Callable = lambda outputs: outputs
+
+    def record(self, device, inputs, outputs, **attrs) -> list:
+        """`dispatch` for inputs that the signature allows. Raises ValueError with the argument, what it is and what it must be."""
+        self.signature.check(self.name, inputs, attrs)
+        return self.dispatch(device, inputs, outputs, **attrs)
 
 
 def ceil_div(a: int, b: int) -> int:

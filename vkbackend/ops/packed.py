@@ -64,6 +64,13 @@ class PackedMatrix:
             raw = blocks.reshape(rows, -1)
         return cls("random", (rows, k), kind, [raw])
 
+    @classmethod
+    def from_array(cls, array: np.ndarray, name: str = "array") -> "PackedMatrix":
+        """A float32 array (rows, K) as it is: format f32."""
+        if array.dtype != np.float32 or array.ndim != 2:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, must be float32 (rows, K)")
+        return cls(name, array.shape, FORMATS["f32"], [np.ascontiguousarray(array).view(np.uint8)])
+
     def array(self) -> np.ndarray:
         """Dequantized, f32 (rows, K); computed once. The twins' view of the matrix."""
         if self._array is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, group_variant
+from .signature import Signature
 
 
 def reference(x, weight, residual=None, *, eps):
@@ -35,4 +36,4 @@ def _case(label, shape, residual=False):
 OP = Op("rms_norm", reference, dispatch, (
     _case("one row", (1, 576)), _case("shorter than a group", (3, 20)), _case("odd", (5, 132), True), _case("per head", (7, 3, 64)),
     _case("heads and residual", (2, 4, 256), True), _case("long", (2, 5000), True),
-))
+), Signature("x (T, ..., n) f32", "weight (n) f32", "residual? (T, ..., n) f32", multiples={"n": 4}))

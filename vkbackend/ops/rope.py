@@ -11,6 +11,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div
+from .signature import Signature
 
 
 def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_factors=None) -> np.ndarray:
@@ -55,8 +56,14 @@ def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthes
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6, 1e-6)
 
 
+PAIRINGS = ("adjacent", "halves")
+SIGNATURE = Signature(
+    "x (T, heads, head_dim) f32", "positions (T) i32", "turns (n_rot) f32", multiples={"n_rot": 2},
+    rules=(("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
+           (f"pairing must be one of {', '.join(PAIRINGS)}", lambda s: s["pairing"] in PAIRINGS)))
+
 OP = Op("rope", reference, dispatch, (
     _case("adjacent", 1, 9, 64, 64, "adjacent"), _case("halves", 7, 3, 20, 20, "halves"), _case("partial", 6, 2, 64, 32, "halves"),
     _case("factors", 5, 4, 128, 128, "adjacent", factors=True), _case("scaled", 2, 4, 256, 256, "halves", base=1e6, freq_scale=0.125),
     _case("far", 4, 3, 64, 64, "adjacent", furthest=131071),
-), in_place={0: 0})
+), SIGNATURE, in_place={0: 0})

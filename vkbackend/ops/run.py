@@ -1,7 +1,8 @@
 """Run one op on numpy arrays: on a device, or as its twin. For tests, `vkbackend check`, and people who debug a shader.
 
     from vkbackend.ops.run import run
-    y = run(device, "rope", x, positions, None, base=10000.0, n_rot=64, pairing="adjacent")
+    y = run(device, "rope", x, positions, turns_per_position(10000.0, 64), n_rot=64, pairing="adjacent")
+    z = run(device, "matmul", y, weight)   # weight: a PackedMatrix of any format, or a float32 array (rows, K)
 """
 
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ import numpy as np
 from ..device.buffers import Arena
 from ..device.dispatch import Program
 from . import OPS
-from .op import TensorView, ceil_div
+from .op import Op, TensorView, ceil_div
 from .packed import PackedMatrix, place
+from .signature import PACKED
 
 
 def run(device, name: str, *inputs, variant: dict | None = None, **attrs):
     """The op `name` on `device`: numpy arrays in, an array (or a tuple of them) out, as `OPS[name].reference` would give.
 
     variant: keyword arguments of the op's dispatch that choose a kernel, such as {"tile": (4, 1)} for matmul.
-    Raises KeyError for an unknown op, DeviceError where the device cannot run it.
+    Raises ValueError for an unknown op and for inputs that it does not take (nothing is converted), DeviceError where the device cannot run it.
     """
-    op = OPS[name]
+    op = _op(name)
     prepared = prepare(device, op, inputs, attrs, variant)
     Program(device, prepared.dispatches).run()
     results = prepared.results(device)
@@ -29,11 +31,26 @@ def run(device, name: str, *inputs, variant: dict | None = None, **attrs):
 
 
 def reference(name: str, *inputs, **attrs):
-    """The numpy twin. Inputs are left as they are."""
-    op = OPS[name]
+    """The numpy twin. Inputs are left as they are. Raises ValueError where `run` does."""
+    op = _op(name)
+    inputs = accepted(op, inputs, attrs)
     shared = set(op.in_place.values())
     result = op.reference(*[value.copy() if at in shared else value for at, value in enumerate(inputs)], **attrs)
     return result
+
+
+def _op(name: str) -> Op:
+    if name not in OPS:
+        raise ValueError(f"there is no op {name!r}; there are: {', '.join(OPS)}")
+    return OPS[name]
+
+
+def accepted(op: Op, inputs, attrs) -> list:
+    """The inputs, complete and with arrays in place of matrices wrapped. Raises ValueError where the op's signature does not allow them."""
+    wrapped = [PackedMatrix.from_array(value, f"{op.name}: {argument.name}") if PACKED in argument.kinds and isinstance(value, np.ndarray) else value
+               for argument, value in zip(op.signature.arguments, op.signature.complete(op.name, inputs))]
+    op.signature.check(op.name, wrapped, attrs)
+    return wrapped
 
 
 @dataclass
@@ -54,7 +71,10 @@ class Prepared:
 
 
 def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
-    """Upload inputs, allocate outputs (filled with NaN bits, so that what is not written shows), make the dispatches."""
+    """Upload inputs, allocate outputs (filled with NaN bits, so that what is not written shows), make the dispatches.
+
+    Raises ValueError for inputs that the op's signature does not allow."""
+    inputs = accepted(op, inputs, attrs)
     arena = Arena(device, "device", 1 << 20)
     views = [_upload(device, arena, value) for value in inputs]
     expected = reference(op.name, *inputs, **attrs)
@@ -64,7 +84,7 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
             outputs.append(views[op.in_place[index]])
         else:
             outputs.append(_upload(device, arena, np.full(array.shape, np.nan if array.dtype.kind == "f" else -1, array.dtype)))
-    dispatches = op.dispatch(device, views, outputs, **attrs, **(variant or {}))
+    dispatches = op.record(device, views, outputs, **attrs, **(variant or {}))
     return Prepared(dispatches, outputs, arena)
 
 

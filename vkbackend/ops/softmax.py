@@ -7,6 +7,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, group_variant
+from .signature import Signature
 
 
 def softmax(x):
@@ -32,5 +33,7 @@ def _cases(atol, rtol):
     return case("one row", 1, 1000, 5), case("short", 3, 4, 1), case("odd", 5, 132, 30), case("vocabulary", 2, 49152, 8)
 
 
-ALL = (Op("softmax", softmax, _dispatcher("softmax"), _cases(1e-6, 1e-4)),
-       Op("log_softmax", log_softmax, _dispatcher("log_softmax"), _cases(1e-4, 2e-6)))
+SIGNATURE = Signature("x (rows, n) f32", multiples={"n": 4})
+
+ALL = (Op("softmax", softmax, _dispatcher("softmax"), _cases(1e-6, 1e-4), SIGNATURE),
+       Op("log_softmax", log_softmax, _dispatcher("log_softmax"), _cases(1e-4, 2e-6), SIGNATURE))

@@ -12,6 +12,7 @@ import numpy as np
 from ..device.dispatch import Dispatch
 from . import kv_write, rms_norm, rope
 from .op import Case, Op, group_variant
+from .signature import Signature
 
 
 def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0):
@@ -52,8 +53,19 @@ def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False,
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, 1e-5, 1e-3 if dtype == "float16" else 1e-5)
 
 
+SIGNATURE = Signature(
+    "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
+    "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
+    "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    multiples={"head_dim": 4, "n_rot": 4},
+    rules=(("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
+           (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
+           ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
+           ("q_norm and k_norm must both be there, or neither", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
+           ("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype)))
+
 OP = Op("split_heads", reference, dispatch, (
     _case("adjacent, f16", 1, 9, 3, 64, "adjacent", "float16"), _case("halves and norms, f16", 3, 4, 1, 256, "halves", "float16", norms=True),
     _case("partial, f32", 5, 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", 2, 2, 2, 24, "adjacent", "float32", n_rot=16),
     _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True), _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
-), in_place={1: 7, 2: 8})
+), SIGNATURE, in_place={1: 7, 2: 8})

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from .op import Case, Op, ceil_div, elementwise_variant, group_variant
+from .signature import Signature
 
 CAPACITY = 1024
 STRIP = 64            # logits per strip: sixteen fours, a workgroup's width apart
@@ -92,4 +93,4 @@ def _case(label, rows, vocabulary, spread, k=128, rounded=False):
 OP = Op("top_k", reference, dispatch, (
     _case("small vocabulary", 3, 200, 3), _case("vocabulary", 2, 49152, 4), _case("not a multiple of a strip", 2, 33004, 9),
     _case("not a multiple of four", 2, 9001, 2, k=16), _case("ties", 2, 20000, 2, k=40, rounded=True), _case("all negative", 1, 12000, 0.5, k=7),
-), canonical=canonical)
+), Signature("logits (M, V) f32", rules=(("k must be at least 1", lambda s: s["k"] >= 1),)), canonical=canonical)
