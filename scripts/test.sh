@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs all tests. Arguments go to pytest. With CI=1 a missing Vulkan device is a failure.
+# Sets up what is missing, then runs all tests. Arguments go to pytest. With CI=1 whatever is missing (drivers, layers, models, recordings) is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh --tests

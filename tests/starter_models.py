@@ -1,8 +1,6 @@
 """The two real models that tests use, in the cache folder where scripts/setup.sh puts them."""
 
-import os
-
-import pytest
+from vulkan_drivers import missing
 
 from vkbackend import settings
 
@@ -13,7 +11,5 @@ def model_path(name: str):
     """Skips by name where the file is not there; with CI=1 that is a failure."""
     path = settings.cache_folder() / "models" / FILES[name]
     if not path.exists():
-        if os.environ.get("CI") == "1":
-            pytest.fail(f"{path} is missing: scripts/setup.sh --tests fetches it")
-        pytest.skip(f"{path} is missing (bash scripts/setup.sh --tests)")
+        missing(f"model {path} is not there (bash scripts/setup.sh --tests fetches it)")
     return path

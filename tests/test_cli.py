@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from live_server import LiveServer, free_port
 from tiny_gguf import write_tiny_gguf
+from vulkan_drivers import missing
 
 from server.cli import digests
 from server.cli.main import cli
@@ -64,7 +65,7 @@ def some_device():
     try:
         return list_devices()[0]
     except NoDevice as error:
-        pytest.skip(f"no Vulkan device: {error}")
+        missing(f"no Vulkan device: {error}")
 
 
 # --- commands without a server

@@ -7,15 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from live_server import LiveServer
 from manage_models import write_gguf
 from shared_data import shared
+from starter_models import model_path
 
-MODELS = Path.home() / ".cache" / "vkbackend" / "models"
-SMOLLM2, GEMMA3 = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf", MODELS / "gemma-3-270m-q4_k_m.gguf"
 # Conversations of these areas that run a model belong to the tests of generate and chat.
 CASES = {"root": "*", "http": "*", "blobs": "*", "manage": "*", "models": "show_*", "create": "create_*_no_stream"}
 
@@ -38,10 +36,8 @@ def call(server, method, path, body=None):
 
 @pytest.mark.parametrize("area", CASES)
 def test_recorded_conversations(server, area):
-    for model in (SMOLLM2, GEMMA3):
-        if not model.exists():
-            pytest.skip(f"{model.name} is not at hand (see the README on starter models)")
-    replay = subprocess.run([sys.executable, shared("conformance") / "replay.py", "--base", server.url, "--smollm2", SMOLLM2, "--gemma3", GEMMA3,
+    smollm2, gemma3 = model_path("smollm2"), model_path("gemma3")
+    replay = subprocess.run([sys.executable, shared("conformance") / "replay.py", "--base", server.url, "--smollm2", smollm2, "--gemma3", gemma3,
                              "--area", area, "--only", CASES[area], "--skip-quirks"], capture_output=True, text=True, timeout=120)
     assert replay.returncode == 0 and " 0 failed" in replay.stdout, replay.stdout[-4000:] + replay.stderr[-2000:]
 

@@ -13,7 +13,9 @@ import gguf
 import numpy as np
 import pytest
 from shared_data import shared
+from starter_models import model_path
 from varied_texts import varied_texts
+from vulkan_drivers import missing
 
 from vkbackend.errors import TokenizerError
 from vkbackend.gguf.reader import GGUFFile
@@ -24,15 +26,8 @@ from vkbackend.tokenizer.pretokenizers import Pretokenizer, ROWS
 from vkbackend.tokenizer.sentencepiece import SPACE, SentencePiece
 from vkbackend.tokenizer.vocabulary import TokenType
 
-MODELS = Path.home() / ".cache" / "vkbackend" / "models"
-SMOLLM2, GEMMA3 = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
+SMOLLM2, GEMMA3 = "smollm2", "gemma3"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = (TokenType[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "BYTE"))
-
-
-def model_path(name: str) -> Path:
-    if not (MODELS / name).exists():
-        pytest.skip(f"model {name} is not at hand")
-    return MODELS / name
 
 
 # Recorded ids.
@@ -52,7 +47,7 @@ def test_recorded_ids(name):
 
 def llama_cpp(requests: dict) -> dict:
     if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed")
+        missing("xllamacpp is not installed (bash scripts/setup.sh --tests installs it)")
     program = Path(__file__).with_name("llama_cpp_tokenize.py")
     done = subprocess.run([sys.executable, program], input=json.dumps(requests), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
