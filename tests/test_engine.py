@@ -310,9 +310,12 @@ def test_many_requests_at_once(world):
         pieces = here.engine.generate(here.request(prompts[index], logprobs=True))
         texts[index] = [entry.token_id for piece in pieces if isinstance(piece, Piece) for entry in piece.logprobs]
 
+    here.runner.gate = threading.Semaphore(0)  # until all of them are there
     threads = [threading.Thread(target=client, args=[index]) for index in range(7)]
     for thread in threads:
         thread.start()
+    until(lambda: here.engine.num_unfinished == 7)
+    here.runner.gate.release(10_000)
     for thread in threads:
         thread.join(WAIT)
     for index, prompt in enumerate(prompts):
