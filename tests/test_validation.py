@@ -73,7 +73,7 @@ def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
     assert layer.is_among(result["layers"])
     for step in result["steps"]:
         assert step["none"] == "", step["model"]
-        assert len(step["left_out"]) > 20
+        assert len(step["left_out"]) > 15  # five between the six dispatches of each layer, and those around them
     return result["steps"]
 
 
@@ -84,7 +84,7 @@ def test_no_barrier_can_be_left_out(tmp_path, driver):
         assert not blind, step["model"]
 
 
-def test_older_layer_is_blind_only_where_known(tmp_path, driver):
-    """Debian's layer misses write after write: kernels that change a buffer in place after another wrote it. It sees the rest."""
+def test_older_layer_sees_each_barrier_too(tmp_path, driver):
+    """Debian's layer misses write after write, so kernels of a model's step do not change in place what another one wrote."""
     for step in without_each_barrier(tmp_path, driver, DEBIAN):
-        assert {each["before"] for each in step["left_out"] if not each["hazards"]} <= {"rope"}, step["model"]
+        assert [each for each in step["left_out"] if not each["hazards"]] == [], step["model"]
