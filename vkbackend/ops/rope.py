@@ -53,7 +53,8 @@ def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthes
             positions[2] = -1
         factor = rng.uniform(1, 8, n_rot // 2) if factors else None
         return [rng.standard_normal((tokens, heads, head_dim), np.float32), positions, turns_per_position(base, n_rot, freq_scale, factor)]
-    return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6, 1e-6)
+    # The rest of a frequency is f32 too: its rounding, 2^-36 of the frequency, counts once per position.
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6 + furthest * 1e-10, 1e-6)
 
 
 PAIRINGS = ("adjacent", "halves")
