@@ -2,6 +2,7 @@
 // y = f(a, b) element by element. One invocation per four elements. Twins: vkbackend/ops/elementwise.py
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "activation.glsl"
 #define SILU_MUL 0
 #define GELU_MUL 1
 #define ADD 2
@@ -16,10 +17,9 @@ layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_st
 
 vec4 function(vec4 p, vec4 q) {
 #if FUNCTION == SILU_MUL
-    return p / (1.0 + exp(-p)) * q;
+    return SILU(p) * q;
 #elif FUNCTION == GELU_MUL
-    vec4 inner = clamp(0.7978845608028654 * p * (1.0 + 0.044715 * p * p), -15.0, 15.0);  // tanh is 1 beyond; exp must not overflow
-    return 0.5 * p * (1.0 + tanh(inner)) * q;
+    return GELU(p) * q;
 #elif FUNCTION == ADD
     return p + q;
 #elif FUNCTION == SCALE

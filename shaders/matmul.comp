@@ -36,6 +36,7 @@ layout(std430, binding = 3) readonly restrict buffer Norm { vec4 norm[]; };
 #define QUANTS_BINDING 1
 #define SCALES_BINDING 2
 #include "quant/format.glsl"
+#include "activation.glsl"
 layout(std430, binding = 4) readonly buffer Residual { float residual[]; };     // (tokens, N); y's buffer where there is none
 layout(std430, binding = 5) writeonly buffer Y { float y[]; };                  // (tokens, N)
 
@@ -57,11 +58,7 @@ shared vec4 tile[TOKENS * 8];
 shared float squares_of[TOKENS * 8];
 #endif
 
-float activate(float gate) {
-    if (GATE == 1u) return gate / (1.0 + exp(-gate));
-    float inner = clamp(0.7978845608028654 * gate * (1.0 + 0.044715 * gate * gate), -15.0, 15.0);  // tanh is 1 beyond
-    return 0.5 * gate * (1.0 + tanh(inner));
-}
+float activate(float gate) { return GATE == 1u ? SILU(gate) : GELU(gate); }
 
 void main() {
 #ifdef SUBGROUP

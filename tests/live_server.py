@@ -2,11 +2,8 @@
 
     with LiveServer(models_folder) as server: urllib.request.urlopen(server.url + "/api/tags")
     python tests/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
-
-Without `server.loading` (no engine yet) models can be managed, but not run.
 """
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -64,22 +61,12 @@ def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
 
     from server.app import build_app
     from server.loaded_models import LoadedModels
+    from server.loading import load_engine
     from server.store import Store
 
     store = Store(models_folder)
-    loaded = LoadedModels(store, _loader())
+    loaded = LoadedModels(store, load_engine)
     web.run_app(build_app(store, loaded, listen_address), host=listen_address, port=int(port), print=None, access_log=None)
-
-
-def _loader():
-    if importlib.util.find_spec("server.loading"):
-        from server.loading import load_engine
-        return load_engine
-
-    def cannot_load(stored, options):
-        from server.errors import ApiError
-        raise ApiError(501, "this build has no engine; models can be managed, but not run")
-    return cannot_load
 
 
 if __name__ == "__main__":

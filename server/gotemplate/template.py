@@ -50,9 +50,6 @@ class Template:
             _collect(tree, names)
         return sorted(name.lower() for name in names)
 
-    def contains(self, text: str) -> bool:
-        return text in self.text
-
     def execute(self, values: Values) -> str:
         """The prompt. Raises TemplateError (stage "execute")."""
         system, messages = collate(values.messages)

@@ -77,8 +77,7 @@ class DeviceExecutor:
         return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m)) for m in range(wanted)]
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot; what is changed in place (rope
-        on q and k) is read changed. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
+        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
         within a step) or before one."""
         check_kept(self.keep, self._last is not None)
         found = {}

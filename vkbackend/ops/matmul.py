@@ -12,7 +12,7 @@ import numpy as np
 
 from ..device.dispatch import Dispatch
 from . import elementwise, rms_norm
-from .op import Case, Op, ceil_div
+from .op import Case, Op, ceil_div, group_variant
 from .packed import FORMATS, PackedMatrix, row_lanes
 from .signature import Signature
 
@@ -58,21 +58,20 @@ def _possible(device, gated: bool):
 
 
 def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None):
-    x, weight, norm, residual = (*inputs, None, None)[:4]
+    x, weight, norm, residual = inputs
     y = outputs[0]
     num_tokens, k = x.shape
-    lanes, size = row_lanes(device), 0 if device.flavor == "base" else device.lanes
     halves = 2 if gate else 1
     dispatches = []
     for part in weight.parts:
         rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
+        name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
         first = part.first_row // halves
         outputs_here = min(part.num_rows // halves, y.shape[1] - first)
         push = (num_tokens, part.num_rows, k // 32, outputs_here, *x.fours, y.offset + first, y.stride,
                 *((residual.offset + first, residual.stride) if residual else (0, 0)), float(eps))
         dispatches.append(Dispatch(
-            f"matmul_{weight.format.name}_r{rows}_t{tokens}_{device.flavor}",
-            (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
+            name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
             (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1),
             ((0, lanes), (1, lanes), (2, norm is not None), (3, GATES[gate])), push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
