@@ -13,7 +13,7 @@
 #extension GL_EXT_control_flow_attributes : require
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #endif
 
@@ -51,7 +51,8 @@ layout(push_constant) uniform Push {
 
 #ifdef SUBGROUP
 const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block per lane
-#define ACTIVATIONS(t, j) subgroupBroadcast(mine[t][(j) / LANES], (j) % LANES)
+// A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one, 30 cycles each.
+#define ACTIVATIONS(t, j) subgroupShuffle(mine[t][(j) / LANES], (j) % LANES)
 #else
 shared vec4 tile[TOKENS * 8];
 #define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
