@@ -1,12 +1,9 @@
 #version 450
 // A row of projections, queries then keys then values, to where attention wants them: queries and keys normalized per head where asked for
 // and rotated, keys and values stored at their pages of the cache. One group per head. Twin: vkbackend/ops/split_heads.py
-//
-// A lane takes four elements at a time, chosen so that it holds both partners of two rotations and whole words of the cache.
 #extension GL_GOOGLE_include_directive : require
 #define GROUP
 #include "common.glsl"
-#include "rotation.glsl"
 
 layout(constant_id = 1) const uint HEAD_DIM = 64;
 layout(constant_id = 2) const uint N_ROT = 64;
@@ -27,20 +24,7 @@ layout(std430, binding = 9) writeonly buffer VCache { uint v_cache[]; };
 
 layout(push_constant) uniform Push { uint heads, kv_heads, pages_per_sequence, x_offset, x_stride; float eps; };
 
-const uint ROTATING = N_ROT / 4u;                         // of the head's fours
-
-// The elements of a four: two pairs of rotation partners, or, past N_ROT, four neighbours.
-uvec4 elements(uint four) {
-    if (HALVES && four < ROTATING) return uvec4(2u * four, 2u * four + 1u, 2u * four + N_ROT / 2u, 2u * four + 1u + N_ROT / 2u);
-    return 4u * four + uvec4(0u, 1u, 2u, 3u);
-}
-
-#define GATHER(NAME, base, e) vec4(LOAD1(NAME, (base) + e.x), LOAD1(NAME, (base) + e.y), LOAD1(NAME, (base) + e.z), LOAD1(NAME, (base) + e.w))
-
-// Two neighbouring elements of a cache, from element `at` on.
-#define STORE2(CACHE, at, pair)                                                            \
-    if (HALF) CACHE[(at) / 2u] = packHalf2x16(pair);                                       \
-    else { CACHE[at] = floatBitsToUint((pair).x); CACHE[(at) + 1u] = floatBitsToUint((pair).y); }
+#include "head.glsl"
 
 void main() {
     uint head = gl_WorkGroupID.x, token = gl_WorkGroupID.y;
@@ -49,44 +33,24 @@ void main() {
     uint position = uint(position_), from = x_offset + token * x_stride + head * HEAD_DIM;
     bool is_query = head < heads, is_value = head >= heads + kv_heads;
 
-    float scale = 1.0;
-    if (HAS_NORMS && !is_value) {
-        float squares = 0.0;
-        for (uint four = LANE; four < HEAD_DIM / 4u; four += LANES) {
-            uvec4 e = elements(four);
-            vec4 v = GATHER(x, from, e);
-            squares += dot(v, v);
-        }
-        scale = inversesqrt(group_add(squares) / float(HEAD_DIM) + eps);
-    }
-
+    float factor = is_value ? 1.0 : norm_factor(from);
     uint page = uint(page_table[uint(sequences[token]) * pages_per_sequence + position / PAGE_SIZE]);
     uint kv_head = is_value ? head - heads - kv_heads : head - heads;
     uint to = ((page * PAGE_SIZE + position % PAGE_SIZE) * kv_heads + kv_head) * HEAD_DIM;
     for (uint four = LANE; four < HEAD_DIM / 4u; four += LANES) {
-        uvec4 e = elements(four);
-        vec4 v = GATHER(x, from, e);
         if (is_value) {
-            STORE2(v_cache, to + e.x, v.xy)
-            STORE2(v_cache, to + e.z, v.zw)
+            vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
+            STORE2(v_cache, to + 4u * four, v.xy)
+            STORE2(v_cache, to + 4u * four + 2u, v.zw)
             continue;
         }
-        if (HAS_NORMS) v *= scale * (is_query ? GATHER(q_norm, 0u, e) : GATHER(k_norm, 0u, e));
-        if (four < ROTATING) {
-            // The pairs of a four are neighbours in rotation order: 2 four and 2 four + 1.
-            vec2 one = sine_cosine(whole_turns(position, LOAD1(turns, 2u * four), LOAD1(turns, N_ROT / 2u + 2u * four)));
-            vec2 two = sine_cosine(whole_turns(position, LOAD1(turns, 2u * four + 1u), LOAD1(turns, N_ROT / 2u + 2u * four + 1u)));
-            vec2 s = vec2(one.x, two.x), c = vec2(one.y, two.y);
-            vec2 a = HALVES ? v.xy : v.xz, b = HALVES ? v.zw : v.yw;
-            vec2 left = a * c - b * s, right = a * s + b * c;
-            v = HALVES ? vec4(left, right) : vec4(left.x, right.x, left.y, right.y);
-        }
+        vec4 v = normed_and_turned(from, turn_of(four, position), factor, is_query);
         if (is_query) {
-            uint row = (token * heads + head) * HEAD_DIM;
-            q[row + e.x] = v.x; q[row + e.y] = v.y; q[row + e.z] = v.z; q[row + e.w] = v.w;
+            uint row = (token * heads + head) * HEAD_DIM + 4u * four;
+            q[row] = v.x; q[row + 1u] = v.y; q[row + 2u] = v.z; q[row + 3u] = v.w;
         } else {
-            STORE2(k_cache, to + e.x, v.xy)
-            STORE2(k_cache, to + e.z, v.zw)
+            STORE2(k_cache, to + 4u * four, v.xy)
+            STORE2(k_cache, to + 4u * four + 2u, v.zw)
         }
     }
 }

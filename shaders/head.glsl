@@ -1,0 +1,61 @@
+// A head of queries or keys, spread over lanes in fours of neighbouring elements: normalized and rotated.
+// Wants HEAD_DIM, N_ROT, HALVES, HAS_NORMS, HALF, `eps` and, as inputs, x, turns, q_norm and k_norm. What is rounded here must not depend
+// on the shader around it: `precise`.
+#include "rotation.glsl"
+
+#define GATHER(NAME, base, e) vec4(LOAD1(NAME, (base) + (e).x), LOAD1(NAME, (base) + (e).y), LOAD1(NAME, (base) + (e).z), LOAD1(NAME, (base) + (e).w))
+
+// How the four elements from 4 * four on turn: y = x * cosine + x[partner] * sine.
+struct Turn { uvec4 element, partner; vec4 sine, cosine; };
+
+Turn turn_of(uint four, uint position) {
+    Turn t;
+    t.element = 4u * four + uvec4(0u, 1u, 2u, 3u);
+    t.partner = t.element;
+    t.sine = vec4(0.0);
+    t.cosine = vec4(1.0);
+    if (4u * four >= N_ROT) return t;
+    const uint PAIRS = N_ROT / 2u;
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+        uint e = 4u * four + i;
+        if (!HALVES && i % 2u == 1u) {                    // neighbours turn together
+            t.sine[i] = -t.sine[i - 1u];
+            t.cosine[i] = t.cosine[i - 1u];
+            t.partner[i] = e - 1u;
+            continue;
+        }
+        uint pair = HALVES ? e % PAIRS : e / 2u;
+        vec2 both = sine_cosine(whole_turns(position, LOAD1(turns, pair), LOAD1(turns, PAIRS + pair)));
+        bool is_left = !HALVES || e < PAIRS;
+        t.partner[i] = !HALVES ? e + 1u : is_left ? e + PAIRS : e - PAIRS;
+        t.sine[i] = is_left ? -both.x : both.x;
+        t.cosine[i] = both.y;
+    }
+    return t;
+}
+
+// 1 / rms of the head whose elements begin at `from`.
+float norm_factor(uint from) {
+    if (!HAS_NORMS) return 1.0;
+    precise float squares = 0.0;
+    for (uint four = LANE; four < HEAD_DIM / 4u; four += LANES) {
+        vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
+        squares += dot(v, v);
+    }
+    return inversesqrt(group_add(squares) / float(HEAD_DIM) + eps);
+}
+
+vec4 normed_and_turned(uint from, Turn t, float factor, bool is_query) {
+    vec4 v = GATHER(x, from, t.element), partner = GATHER(x, from, t.partner);
+    if (HAS_NORMS) {
+        v *= factor * (is_query ? GATHER(q_norm, 0u, t.element) : GATHER(k_norm, 0u, t.element));
+        partner *= factor * (is_query ? GATHER(q_norm, 0u, t.partner) : GATHER(k_norm, 0u, t.partner));
+    }
+    precise vec4 y = fma(partner, t.sine, v * t.cosine);
+    return y;
+}
+
+// Two neighbouring elements of a cache, from element `at` on.
+#define STORE2(CACHE, at, pair)                                                            \
+    if (HALF) CACHE[(at) / 2u] = packHalf2x16(pair);                                       \
+    else { CACHE[at] = floatBitsToUint((pair).x); CACHE[(at) + 1u] = floatBitsToUint((pair).y); }
