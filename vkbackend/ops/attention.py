@@ -3,14 +3,17 @@
 q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32, positions, sequences: (T,) i32
 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads, head_dim) f32
 A token at position p sees positions max(0, p + 1 - window) ... p of its sequence. head_dim is a multiple of 8.
+On the device a long context may be split over several groups, at no change of any bit.
 Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
 
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from .op import Case, Op, group_variant
+from .op import Case, Op, ceil_div, elementwise_variant, group_variant
 from .signature import Signature
+
+CHUNK = 256  # positions whose softmax is kept apart before it is put together with those before
 
 
 def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, window=0, softcap=0.0):
@@ -37,22 +40,69 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
     return y
 
 
-def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0):
+def together(device, heads: int, kv_heads: int, head_dim: int) -> int:
+    """How many query heads of a key-value head one group takes: as many as its lanes have registers for, at most 4."""
+    lanes = group_variant(device, "attention")[1]
+    eights_per_lane = ceil_div(head_dim // 8, lanes)
+    return max(count for count in (1, 2, 3, 4) if heads // kv_heads % count == 0 and (count == 1 or count * eights_per_lane <= 8))
+
+
+def max_chunks(context: int, window: int) -> int:
+    """How many chunks the positions that a token sees may lie in."""
+    chunks = ceil_div(context, CHUNK)
+    return min(chunks, window // CHUNK + 2) if window else chunks
+
+
+def scratch(inputs, *, splits=1, window=0, **_):
+    q, k_cache, page_table = inputs[0], inputs[1], inputs[5]
+    return scratch_shapes(q.shape, page_table.shape[1] * k_cache.shape[1], window, splits)
+
+
+def scratch_shapes(shape, context: int, window: int, splits: int) -> list[tuple[tuple[int, ...], str]]:
+    """What the groups of a split attention of q's `shape` leave for attention_merge: (T, heads, chunks, head_dim + 4)."""
+    tokens, heads, head_dim = shape
+    return [((tokens, heads * max_chunks(context, window) * (head_dim + 4)), "float32")] if splits > 1 else []
+
+
+def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1, heads_together=0):
+    """splits: groups that share the chunks of each head; heads_together: 0 for what `together` says."""
     q, k_cache, v_cache, positions, sequences, page_table = inputs
     tokens, heads, head_dim = q.shape
+    heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = group_variant(device, "attention")
-    return [Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer), (outputs[0].buffer,),
-                     (heads, tokens, 1), ((0, lanes), (1, head_dim), (2, k_cache.shape[1]), (3, k_cache.dtype == "float16")),
-                     (heads, k_cache.shape[2], page_table.shape[1], *q.fours, window, float(scale), float(softcap)), size, label="attention")]
+    chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], window)
+    first = Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer), (outputs[-1].buffer,),
+                     (heads // heads_together, tokens, splits), constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+                     (heads, k_cache.shape[2], page_table.shape[1], *q.fours, window, float(scale), float(softcap), chunks, 0.0), size, label="attention")
+    return [first] if splits == 1 else [first, merge(device, outputs, positions, (tokens, heads, head_dim), window, chunks)]
+
+
+def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> tuple:
+    """Of attention.comp, in all its forms."""
+    return ((0, lanes), (1, head_dim), (2, k_cache.shape[1]), (3, k_cache.dtype == "float16"), (4, heads_together), (5, max(1, 16 // lanes)),
+            (6, CHUNK), (7, splits > 1), (8, softcap > 0))
+
+
+def merge(device, outputs, positions, shape, window, chunks) -> Dispatch:
+    """Puts the chunks in the last of `outputs` together in the first, of `shape` (T, heads, head_dim)."""
+    tokens, heads, head_dim = shape
+    return Dispatch(elementwise_variant(device, "attention_merge"), (outputs[-1].buffer, positions.buffer), (outputs[0].buffer,),
+                    (ceil_div(head_dim // 4, 32), heads, tokens), ((0, head_dim), (1, CHUNK)), (heads, window, chunks), label="attention_merge")
+
+
+def variants(device, inputs):
+    """Queries alone and together, the chunks done by one group and by several."""
+    return [{"heads_together": 1}, {}, {"splits": 2}]
 
 
 def _case(label, positions, heads, kv_heads, head_dim, dtype, sequences=None, **attrs):
     def make(rng):
-        shape = (12, 16, kv_heads, head_dim)
+        pages = max(positions) // 16 + 1
+        shape = (2 * pages + 2, 16, kv_heads, head_dim)
         tokens = len(positions)
         return [rng.standard_normal((tokens, heads, head_dim), np.float32), rng.standard_normal(shape, np.float32).astype(dtype),
                 rng.standard_normal(shape, np.float32).astype(dtype), np.array(positions, np.int32),
-                np.array(sequences or [0] * tokens, np.int32), np.array([[4, 11, 0, 9, 8], [6, 2, 3, 1, 10]], np.int32)]
+                np.array(sequences or [0] * tokens, np.int32), rng.permutation(2 * pages + 2)[:2 * pages].reshape(2, pages).astype(np.int32)]
     return Case(label, make, {"scale": head_dim ** -0.5, **attrs}, 2e-5, 2e-5)
 
 
@@ -67,4 +117,6 @@ OP = Op("attention", reference, dispatch, (
     _case("prefill", list(range(3, 40)), 4, 2, 32, "float16"), _case("window", [7, 8, 30, 79], 4, 1, 128, "float32", window=9),
     _case("window at a tile's edge", [31, 32, 63, 64], 2, 2, 40, "float16", window=32),
     _case("two sequences", [5, 61, 17, 18], 6, 2, 64, "float32", sequences=[0, 1, 0, 1]), _case("softcap", [20, 50], 4, 4, 64, "float32", softcap=5.0),
-), SIGNATURE)
+    _case("many chunks", [0, 255, 256, 511, 900], 6, 2, 64, "float16"), _case("window over chunks", [257, 700], 8, 1, 128, "float32", window=300),
+    _case("wide heads", [530], 4, 1, 256, "float16", window=512), _case("odd heads", [5, 300], 5, 1, 40, "float16"),
+), SIGNATURE, variants=variants, scratch=scratch)

@@ -62,7 +62,8 @@ class Op:
 
     signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
     in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
-    that could do this job. canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
+    that could do this job. scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
+    canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Op:
     signature: Signature
     in_place: dict = field(default_factory=dict)
     variants: Callable = lambda device, inputs: [{}]
+    scratch: Callable = lambda inputs, **attrs: []
     canonical: Callable = lambda outputs: outputs
 
     def record(self, device, inputs, outputs, **attrs) -> list:

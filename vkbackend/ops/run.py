@@ -84,8 +84,9 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
             outputs.append(views[op.in_place[index]])
         else:
             outputs.append(_upload(device, arena, np.full(array.shape, np.nan if array.dtype.kind == "f" else -1, array.dtype)))
-    dispatches = op.record(device, views, outputs, **attrs, **(variant or {}))
-    return Prepared(dispatches, outputs, arena)
+    attrs = {**attrs, **(variant or {})}
+    scratch = [_upload(device, arena, np.full(shape, np.nan, dtype)) for shape, dtype in op.scratch(inputs, **attrs)]
+    return Prepared(op.record(device, views, [*outputs, *scratch], **attrs), outputs, arena)
 
 
 def _upload(device, arena, value):

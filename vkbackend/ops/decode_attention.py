@@ -1,0 +1,76 @@
+"""split_heads and attention in one, for steps in which every token is of a sequence of its own: no token needs the key of another.
+
+qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
+page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
+k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> (T, heads, head_dim) f32 (rows of unused slots are not
+written), the caches in place. head_dim is a multiple of 8, n_rot of 4. On the device the same bits as the two ops one after the other.
+"""
+
+import numpy as np
+
+from ..device.dispatch import Dispatch
+from . import attention, rope, split_heads
+from .op import Case, Op, group_variant
+from .signature import Signature
+
+
+def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0, **attrs):
+    q, k_cache, v_cache = split_heads.reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache,
+                                                n_rot=n_rot, pairing=pairing, eps=eps)
+    return attention.reference(q, k_cache, v_cache, positions, sequences, page_table, **attrs), k_cache, v_cache
+
+
+def scratch(inputs, *, splits=1, window=0, **_):
+    qkv, page_table, k_cache = inputs[0], inputs[3], inputs[7]
+    heads = qkv.shape[1] - 2 * k_cache.shape[2]
+    return attention.scratch_shapes((qkv.shape[0], heads, qkv.shape[2]), page_table.shape[1] * k_cache.shape[1], window, splits)
+
+
+def dispatch(device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=0, softcap=0.0, splits=1, heads_together=0):
+    """splits, heads_together: as in attention."""
+    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
+    tokens, all_heads, head_dim = qkv.shape
+    kv_heads = k_cache.shape[2]
+    heads = all_heads - 2 * kv_heads
+    heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
+    name, lanes, size = group_variant(device, "decode_attention")
+    chunks = attention.max_chunks(page_table.shape[1] * k_cache.shape[1], window)
+    first = Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer,
+                            (k_norm or qkv).buffer, k_cache.buffer, v_cache.buffer),
+                     (outputs[3 if splits > 1 else 0].buffer, k_cache.buffer, v_cache.buffer), (heads // heads_together, tokens, splits),
+                     (*attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap), (9, n_rot), (10, pairing == "halves"),
+                      (11, q_norm is not None)),
+                     (heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, window, float(scale), float(softcap), chunks, float(eps)),
+                     size, label="decode_attention")
+    return [first] if splits == 1 else [first, attention.merge(device, outputs, positions, (tokens, heads, head_dim), window, chunks)]
+
+
+def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, **attrs):
+    n_rot = n_rot or head_dim
+
+    def make(rng):
+        tokens, pages = len(positions), max(positions) // 16 + 1
+        shape = (tokens * pages + 1, 16, kv_heads, head_dim)
+        return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), np.array(positions, np.int32), np.arange(tokens, dtype=np.int32),
+                rng.permutation(tokens * pages + 1)[:tokens * pages].reshape(tokens, pages).astype(np.int32), rope.turns_per_position(10000.0, n_rot),
+                *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
+                rng.standard_normal(shape, np.float32).astype(dtype), rng.standard_normal(shape, np.float32).astype(dtype)]
+    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of values below 4.
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6, "scale": head_dim ** -0.5, **attrs},
+                3e-5 if dtype == "float32" else 2e-3, 1e-3 if dtype == "float16" else 3e-5)
+
+
+SIGNATURE = Signature(
+    "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
+    "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
+    "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    multiples={"head_dim": 8, "n_rot": 4},
+    rules=(*split_heads.SIGNATURE.rules,
+           ("heads must be a multiple of kv_heads", lambda s: (s["all_heads"] - 2 * s["kv_heads"]) % s["kv_heads"] == 0)))
+
+OP = Op("decode_attention", reference, dispatch, (
+    _case("first token", [0], 9, 3, 64, "adjacent", "float16"), _case("decode", [70], 9, 3, 64, "adjacent", "float16"),
+    _case("f32", [33], 4, 2, 32, "adjacent", "float32"), _case("halves and norms", [300, 5], 4, 1, 256, "halves", "float16", norms=True, window=280),
+    _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
+    _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0), _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
+), SIGNATURE, in_place={1: 7, 2: 8}, variants=attention.variants, scratch=scratch)
