@@ -14,6 +14,7 @@ from vkbackend.device.context import Device
 from vkbackend.device.discover import choose, list_devices
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import ModelRunner
+from vkbackend.graph.step import StepShape
 from vkbackend.models import load
 
 
@@ -33,14 +34,15 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("log", type=Path)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--steps", default="1,1 4,2", help="token slots and output rows of each step")
+    parser.add_argument("--steps", default="4,2 1,1,decode 2,2,decode,3", help="token slots, output rows, kind and splits of each step")
     arguments = parser.parse_args()
     device = Device(choose(list_devices()).device)
     log, steps = Log(arguments.log), []
     for path in arguments.models:
         runner = ModelRunner(load(path, device), context_length=64, prefill_chunk=8)
-        for slots, rows in (map(int, size.split(",")) for size in arguments.steps.split()):
-            dispatches = runner.executor.plan(slots, rows).dispatches
+        for size in arguments.steps.split():
+            slots, rows, kind, splits = (*size.split(","), *("prefill", "1")[size.count(",") - 1:])
+            dispatches = runner.executor.plan(StepShape(int(slots), int(rows), kind == "decode", int(splits))).dispatches
             log.new()
             whole = Program(device, dispatches)
             left_out = []
@@ -51,7 +53,7 @@ def main():
                 first = whole.barriers[index - 1] if index else 0
                 left_out.append({"hazards": text.count("SYNC-HAZARD"), "before": dispatches[before].label,
                                  "after": [dispatch.label for dispatch in dispatches[first:before]]})
-            steps.append({"model": Path(path).stem, "slots": slots, "rows": rows, "none": none, "left_out": left_out})
+            steps.append({"model": Path(path).stem, "step": size, "none": none, "left_out": left_out})
     print(json.dumps({"layers": layers_in_process(), "steps": steps}))
 
 

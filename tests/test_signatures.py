@@ -34,6 +34,12 @@ def split_heads(heads=4, q_norm=None, k_norm=None, n_rot=8, **attrs):
         {"n_rot": n_rot, "pairing": "halves", **attrs}
 
 
+def decode_attention(**changes):
+    _, inputs, attrs = split_heads(**{"heads": 6, **changes})
+    inputs[7:] = f32(1, 4, 2, 8), f32(1, 4, 2, 8)
+    return "decode_attention", inputs, attrs | {"scale": 1.0}
+
+
 RNG = np.random.default_rng(1)
 PLAIN, GATED = PackedMatrix.random(RNG, "q8_0", 8, 64), PackedMatrix.random(RNG, "q8_0", 8, 64, gated=True)
 ROPE = [f32(2, 3, 8), i32(0, 1), f32(8)]
@@ -66,6 +72,8 @@ REFUSED = {
     "rope's pairs": (("rope", [f32(2, 3, 9), i32(0, 1), f32(9)], {"n_rot": 9, "pairing": "halves"}), "n_rot a multiple of 2"),
     "pairing": (("rope", ROPE, {"n_rot": 8, "pairing": "neox"}), "pairing must be one of adjacent, halves"),
     "no queries": (split_heads(heads=2), r"heads \+ 2 kv_heads"),
+    "grouping in decode": (decode_attention(heads=5), "heads must be a multiple of kv_heads"),
+    "one norm in decode": (decode_attention(k_norm=f32(8)), "both be there, or neither"),
     "one norm": (split_heads(q_norm=f32(8)), "both be there, or neither"),
     "partial rotation": (split_heads(n_rot=6), "n_rot a multiple of 4"),
     "embed": (("embed", [np.zeros(2), PLAIN], {}), "embed: tokens is float64"),
@@ -100,7 +108,7 @@ def test_every_op_is_refused_something():
 
 def test_what_is_next_to_the_refused_is_right(device):
     """The smallest change that is allowed computes what the twin computes."""
-    for op, inputs, attrs in (("rms_norm", [f32(3, 576) * 3, f32(576)], {"eps": 1e-5}), attention(24), kv_write(6), split_heads(heads=3),
+    for op, inputs, attrs in (("rms_norm", [f32(3, 576) * 3, f32(576)], {"eps": 1e-5}), attention(24), kv_write(6), split_heads(heads=3), decode_attention(),
                               split_heads(q_norm=f32(8), k_norm=f32(8)), ("gather_rows", [f32(5, 8), i32(1)], {}), ("embed", [i32(1, 2), PLAIN], {})):
         found, expected = run(device, op, *inputs, **attrs), reference(op, *inputs, **attrs)
         for one, other in zip(found if isinstance(found, tuple) else (found,), expected if isinstance(expected, tuple) else (expected,)):

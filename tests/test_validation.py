@@ -73,7 +73,7 @@ def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
     assert layer.is_among(result["layers"])
     for step in result["steps"]:
         assert step["none"] == "", step["model"]
-        assert len(step["left_out"]) > 15  # five between the six dispatches of each layer, and those around them
+        assert len(step["left_out"]) > 13  # four between the five dispatches of each layer of a decode step, and those around them
     return result["steps"]
 
 

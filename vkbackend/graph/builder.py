@@ -11,6 +11,7 @@ from enum import Enum
 
 from ..ops import OPS
 from ..ops.op import Op
+from .step import StepShape
 
 
 class Kind(Enum):
@@ -80,12 +81,12 @@ def elements(shape) -> int:
 class Graph:
     """Records nodes while a model is called.
 
-    num_tokens: token slots T of the step, num_outputs: rows M that get logits,
-    num_sequences, num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
+    step_shape: token slots T of the step, rows M that get logits, and what else a `StepShape` says; num_sequences, num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
     """
 
-    def __init__(self, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int, keep: bool = False):
-        self.num_tokens, self.num_outputs, self.keep = num_tokens, num_outputs, keep
+    def __init__(self, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False):
+        num_tokens, num_outputs = step_shape.num_tokens, step_shape.num_outputs
+        self.num_tokens, self.num_outputs, self.step_shape, self.keep = num_tokens, num_outputs, step_shape, keep
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None
@@ -133,3 +134,8 @@ class Graph:
     def call(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs) -> None:
         """Append one op whose outputs have been made by `new` (or are views of such, or of its inputs: in place)."""
         self.nodes.append(Node(outputs[0].name, OPS[op], inputs, outputs, attrs))
+
+    def call_with_scratch(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs) -> None:
+        """`call`, with the memory that the op wants for itself made as well."""
+        scratch = [self.new(f"{op}_scratch", shape, dtype) for shape, dtype in OPS[op].scratch(inputs, **attrs)]
+        self.call(op, inputs, [*outputs, *scratch], **attrs)

@@ -27,7 +27,7 @@ class CacheStorage:
 
     def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None):
         dtype = DTYPES[kind]
-        self.page_size, self.num_pages, self.kind = page_size, num_pages, kind
+        self.page_size, self.num_pages, self.num_kv_heads, self.kind = page_size, num_pages, num_kv_heads, kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)
         self.layers = []
         for layer in range(num_layers):

@@ -11,13 +11,14 @@ import numpy as np
 
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
+from ..ops import attention
 from ..ops.op import TensorView
 from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
 from .planner import ALIGNMENT, plan_arena, storage_bytes
-from .step import RowOutput, StepInputs, bucket, check_kept, row_output
+from .step import RowOutput, StepInputs, StepShape, bucket, check_kept, row_output
 
 # A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
 SUBMISSION_FLOPS = 20e9
@@ -25,7 +26,7 @@ SUBMISSION_FLOPS = 20e9
 
 @dataclass
 class Plan:
-    """One recorded step size. results: the graph's results where the host reads them."""
+    """One recorded step shape. results: the graph's results where the host reads them."""
 
     graph: Graph
     programs: list[Program]
@@ -50,7 +51,7 @@ class DeviceExecutor:
         self.max_tokens, self.max_outputs = max_tokens, max_outputs
         self.table_shape = (num_sequences, pages_per_sequence)
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[StepShape, Plan] = {}
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
         self._step_buffers = self._make_step_buffers()
@@ -62,7 +63,7 @@ class DeviceExecutor:
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
             raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
-        plan = self.plan(bucket(count, self.max_tokens), bucket(wanted, self.max_outputs) if wanted else 0)
+        plan = self.plan(self.step_shape(step))
         for name, unused in (("tokens", 0), ("positions", -1), ("sequences", 0), ("output_rows", -1)):
             self._fill(name, getattr(step, name), unused)
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
@@ -98,12 +99,19 @@ class DeviceExecutor:
             raise ValueError("nothing was measured yet: run a step first")
         return [pair for program in self._last.programs for pair in zip(program.dispatches, program.timings())]
 
-    def plan(self, num_tokens: int, num_outputs: int) -> Plan:
-        """The recorded step of so many token slots and output rows."""
-        key = (num_tokens, num_outputs)
-        if key not in self._plans:
-            self._plans[key] = self._record(build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *self.table_shape, self.keep))
-        return self._plans[key]
+    def step_shape(self, step: StepInputs) -> StepShape:
+        """The shape of the recorded step that `step` runs as."""
+        wanted = len(step.output_rows)
+        num_tokens = bucket(len(step.tokens), self.max_tokens)
+        decode = len(set(step.sequences.tolist())) == len(step.sequences)
+        splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
+        return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits)
+
+    def plan(self, shape: StepShape) -> Plan:
+        """The recorded step of this shape."""
+        if shape not in self._plans:
+            self._plans[shape] = self._record(build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep))
+        return self._plans[shape]
 
     def _record(self, graph: Graph) -> Plan:
         places = plan_arena(graph, self.keep)

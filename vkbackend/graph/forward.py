@@ -6,7 +6,7 @@ from ..ops import top_k
 from . import functions as F
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
-from .step import CANDIDATES
+from .step import CANDIDATES, StepShape
 
 
 @dataclass
@@ -19,12 +19,11 @@ class CacheValues:
         return tuple(graph.constant(tensor, tensor.shape, Kind.STATE, tensor.dtype) for tensor in self.storage.layers[layer])
 
 
-def build(model, caches: CacheValues, num_tokens: int, num_outputs: int, num_sequences: int, pages_per_sequence: int,
-          keep: bool = False) -> Graph:
+def build(model, caches: CacheValues, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False) -> Graph:
     """`graph.results`: stats, counts, ids and values of ops.top_k, `graph.logits`: (M, vocabulary); both empty where M is 0."""
-    graph = Graph(num_tokens, num_outputs, num_sequences, pages_per_sequence, keep)
+    graph = Graph(step_shape, num_sequences, pages_per_sequence, keep)
     hidden = model(graph, caches)
-    if num_outputs:
+    if step_shape.num_outputs:
         graph.logits = model.logits(F.output_rows(hidden))
         shapes = top_k.output_shapes(*graph.logits.shape)
         strips = graph.new("strips", *shapes[0])

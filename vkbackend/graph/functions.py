@@ -28,6 +28,27 @@ def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0
     return y
 
 
+def attend(qkv: Value, turns: Value, q_norm: Value | None, k_norm: Value | None, k_cache: Value, v_cache: Value, *, num_heads: int,
+           n_rot: int, pairing: str, eps: float, **attrs) -> Value:
+    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; attention of the rotated queries -> (T, heads, head_dim).
+
+    attrs: scale, window, softcap. One op where every token is of a sequence of its own, otherwise two."""
+    graph = qkv.graph
+    if not graph.step_shape.decode or graph.keep:
+        q = split_heads(qkv, turns, q_norm, k_norm, k_cache, v_cache, num_heads=num_heads, n_rot=n_rot, pairing=pairing, eps=eps)
+        return attention(q, k_cache, v_cache, **attrs)
+    step, y = graph.step, graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
+    inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
+    graph.call_with_scratch("decode_attention", inputs, [y, k_cache, v_cache], n_rot=n_rot, pairing=pairing, eps=eps,
+                            **_splits(graph), **attrs)
+    return y
+
+
+def _splits(graph: Graph) -> dict:
+    """The twins know nothing of splits."""
+    return {"splits": graph.step_shape.splits} if graph.step_shape.splits > 1 else {}
+
+
 def split_heads(qkv: Value, turns: Value, q_norm: Value | None, k_norm: Value | None, k_cache: Value, v_cache: Value, *, num_heads: int,
                 n_rot: int, pairing: str, eps: float) -> Value:
     """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; -> rotated queries (T, heads, head_dim)."""
@@ -44,7 +65,8 @@ def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attentio
     graph = q.graph
     step = graph.step
     y = graph.new(name, q.shape)
-    graph.call("attention", [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]], [y], **attrs)
+    graph.call_with_scratch("attention", [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]], [y],
+                            **_splits(graph), **attrs)
     return y
 
 

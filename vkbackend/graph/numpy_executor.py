@@ -11,7 +11,7 @@ from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
-from .step import RowOutput, StepInputs, check_kept, row_output
+from .step import RowOutput, StepInputs, StepShape, check_kept, row_output
 
 KEPT_GRAPHS = 16
 
@@ -60,7 +60,7 @@ class NumpyExecutor:
     def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
         key = (num_tokens, num_outputs, table_shape)
         if key not in self._graphs:
-            self._graphs[key] = build(self.model, CacheValues(self.cache), num_tokens, num_outputs, *table_shape, self.keep)
+            self._graphs[key] = build(self.model, CacheValues(self.cache), StepShape(num_tokens, num_outputs), *table_shape, self.keep)
             if len(self._graphs) > KEPT_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)

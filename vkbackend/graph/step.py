@@ -27,6 +27,20 @@ class StepInputs:
 
 
 @dataclass(frozen=True)
+class StepShape:
+    """What a recorded step can hold: token slots and output rows.
+
+    decode: every token is of a sequence of its own, so none needs what another one stores
+    splits: groups that share the context of each head, where it is long
+    """
+
+    num_tokens: int
+    num_outputs: int
+    decode: bool = False
+    splits: int = 1
+
+
+@dataclass(frozen=True)
 class RowOutput:
     """Logits of one output row: the log-sum-exp of the whole row and its largest entries, by logit descending, then id.
 

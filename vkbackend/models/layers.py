@@ -99,7 +99,6 @@ class Attention:
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
         k_cache, v_cache = step.cache(graph, self.layer)
         norms = [each and graph.constant(each.weight, each.weight.shape) for each in (self.q_norm, self.k_norm)]
-        q = F.split_heads(qkv, graph.constant(self.rope.turns, self.rope.turns.shape), *norms, k_cache, v_cache, num_heads=cfg.num_heads,
-                          n_rot=self.rope.n_rot, pairing=self.rope.pairing, eps=cfg.norm_eps)
-        y = F.attention(q, k_cache, v_cache, scale=self.scale, window=self.window, softcap=self.softcap)
+        y = F.attend(qkv, graph.constant(self.rope.turns, self.rope.turns.shape), *norms, k_cache, v_cache, num_heads=cfg.num_heads,
+                     n_rot=self.rope.n_rot, pairing=self.rope.pairing, eps=cfg.norm_eps, scale=self.scale, window=self.window, softcap=self.softcap)
         return self.output(y.reshape(tokens, cfg.num_heads * cfg.head_dim), residual=residual)

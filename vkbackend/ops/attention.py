@@ -53,6 +53,13 @@ def max_chunks(context: int, window: int) -> int:
     return min(chunks, window // CHUNK + 2) if window else chunks
 
 
+def splits(device, num_tokens: int, kv_heads: int, longest: int) -> int:
+    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU device another dispatch
+    costs as much as some hundred positions, and a few groups keep its threads busy."""
+    enough, worth = (12, 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
+    return ceil_div(enough, num_tokens * kv_heads) if longest >= worth else 1
+
+
 def scratch(inputs, *, splits=1, window=0, **_):
     q, k_cache, page_table = inputs[0], inputs[1], inputs[5]
     return scratch_shapes(q.shape, page_table.shape[1] * k_cache.shape[1], window, splits)
