@@ -335,7 +335,7 @@ def test_bench_on_a_device(here, gguf):
     # 8.5 bits per weight: q8_0 keeps a scale of 2 bytes for 32 weights; the rest of what matmul moves are activations.
     assert 1 < labels["matmul_q8_0"]["num_bytes"] / (found["weights"] * 8.5 / 8) < 1.2
     assert found["bytes_per_token"] == sum(op["num_bytes"] for op in found["ops"])
-    assert labels["embed"]["num_bytes"] < 4096 and labels["attention"]["dispatches"] == 2
+    assert labels["embed"]["num_bytes"] < 4096 and labels["decode_attention"]["dispatches"] == 2
     assert found["bandwidth"]["copy"] > 1e6 and 0 < found["share_of_bandwidth"] < 10
 
 
