@@ -1,8 +1,8 @@
-"""`bench`: tokens per second of a model here, against the memory's speed, and the time of each op."""
+"""`bench`: tokens per second of a model here, against the memory's speed, and the time of each op; or the speed of single kernels."""
 
 import json
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
@@ -16,20 +16,27 @@ from .table import columns
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--prompt", "prompt_tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens of the prompt.")
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens to decode.")
 @click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
 @click.option("--url", default="", help="Measure this model on an Ollama-compatible server beside it.")
 @click.option("--remote-model", default="", help="The model's name there, where it differs.")
+@click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
-def bench(model, prompt_tokens, tokens, index, cpu, url, remote_model, as_json):
+def bench(model, prompt_tokens, tokens, index, cpu, url, remote_model, kernels, as_json):
     """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
     from vkbackend.bench import bench as measure
     from vkbackend.device.selection import open_device
-    if cpu and index is not None:
-        raise Failure("--cpu and --device exclude each other")
+    if cpu and (kernels or index is not None):
+        raise Failure("--cpu excludes --device and --kernels")
+    if kernels:
+        with closing(_open(open_device, index)) as device:
+            click.echo(_kernels(device, as_json))
+        return
+    if model is None:
+        raise Failure("which model? Give a name (`vkbackend list`) or the path of a GGUF file, or --kernels")
     path = gguf_path(model)
     if cpu:
         result = measure(path, prompt_tokens=prompt_tokens, tokens=tokens)
@@ -42,6 +49,24 @@ def bench(model, prompt_tokens, tokens, index, cpu, url, remote_model, as_json):
         click.echo(json.dumps(result.as_dict() | ({"url": asdict(other)} if other else {}), indent=2))
     else:
         click.echo("\n".join(lines(result) + (comparison(result, other) if other else [])))
+
+
+def _kernels(device, as_json: bool) -> str:
+    """`vkbackend.bench.kernels.measure(device)`, a list of dataclasses of one type, as JSON or in a column for each field."""
+    from vkbackend.bench.kernels import measure
+    found = measure(device)
+    if as_json:
+        return json.dumps([asdict(each) for each in found], indent=2)
+    return "\n".join(dataclass_columns(found))
+
+
+def dataclass_columns(found: list) -> list[str]:
+    """A header of the fields' names, then a line for each of `found`; floats with four digits."""
+    if not found:
+        return ["nothing was measured"]
+    names = [each.name for each in fields(found[0])]
+    rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in (getattr(each, name) for name in names)] for each in found]
+    return columns(rows, [name.replace("_", " ").upper() for name in names])
 
 
 def _measure_url(url, model, prompt_tokens, tokens):
