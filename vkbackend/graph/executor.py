@@ -5,6 +5,7 @@ the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A pla
 symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +40,8 @@ class Plan:
 
 
 class DeviceExecutor:
-    """run(step) -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of each dispatch.
+    """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of
+    each dispatch.
 
     max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
     timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
@@ -54,12 +56,20 @@ class DeviceExecutor:
         self._plans: dict[StepShape, Plan] = {}
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
+        self._num_wanted = 0
+        self._runs: Future | None = None  # the step that was submitted
+        self._thread = ThreadPoolExecutor(1, "device")  # waits for the device, which takes no GIL, while the caller does other things
         self._step_buffers = self._make_step_buffers()
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
         """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays.
 
         Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
+        self.submit(step, inputs)
+        return self.wait()
+
+    def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
+        """Begin a step. Until `wait` has returned, nothing else may be asked of the executor or its device."""
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
             raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
@@ -69,13 +79,19 @@ class DeviceExecutor:
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
         for name, array in (inputs or {}).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
-        self._last = plan
-        for program in plan.programs:
-            program.run()
-        if not wanted:
+        self._last, self._num_wanted = plan, wanted
+        self._runs = self._thread.submit(_run_all, plan.programs)
+
+    def wait(self) -> list[RowOutput]:
+        """The rows of the step that was submitted. Raises DeviceError, DeviceLost."""
+        runs, self._runs = self._runs, None
+        runs.result()
+        if not self._num_wanted:
             return []
+        plan = self._last
         stats, counts, ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
-        return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m)) for m in range(wanted)]
+        return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m))
+                for m in range(self._num_wanted)]
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
@@ -185,3 +201,8 @@ class DeviceExecutor:
         view = plan.views[plan.graph.logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
         return self.device.download(part, np.float32, (view.shape[1],))
+
+
+def _run_all(programs: list[Program]) -> None:
+    for program in programs:
+        program.run()

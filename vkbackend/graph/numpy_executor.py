@@ -23,6 +23,14 @@ class NumpyExecutor:
         self.model, self.cache, self.keep = model, cache, keep
         self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
         self._kept: dict[str, np.ndarray] = {}
+        self._submitted: StepInputs | None = None
+
+    def submit(self, step: StepInputs) -> None:
+        """Take a step that `wait` runs: there is no device that could work meanwhile."""
+        self._submitted = step
+
+    def wait(self) -> list[RowOutput]:
+        return self.run(self._submitted)
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
         """inputs: arrays for what the graph declares as its inputs beside the step's arrays."""
