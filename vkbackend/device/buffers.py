@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ARENA_BYTES = 64 << 20
+SMALLEST_BYTES = 1 << 20  # of an allocation, where less than that is still expected
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Arena:
 
     A new allocation begins where the current one is full; one buffer never crosses two, and none is larger than what one
     binding can hold (maxStorageBufferRange): larger things are split by their owner.
+    Where it is said how much will be asked for (`expect`), the last allocation is no larger than what is left to come.
     """
 
     def __init__(self, device, kind: str, chunk_bytes: int = ARENA_BYTES):
@@ -46,7 +48,12 @@ class Arena:
         self.largest = limits.max_storage_buffer_range
         self.chunk_bytes = min(chunk_bytes, self.largest)
         self.memories = []
-        self._used = 0
+        self._used = 0  # of the last allocation
+        self._handed_out, self._expected = 0, None
+
+    def expect(self, num_bytes: int) -> None:
+        """About so many bytes more will be asked for."""
+        self._expected = self._handed_out + num_bytes
 
     def allocate(self, num_bytes: int) -> Buffer:
         """Raises OutOfMemory where the device has no more, ValueError where no binding could hold it."""
@@ -54,11 +61,17 @@ class Arena:
         if num_bytes > self.largest:
             raise ValueError(f"a buffer of {num_bytes} bytes is larger than one binding of this device ({self.largest}); split it by rows")
         if not self.memories or self._used + size > self.memories[-1].size:
-            self.memories.append(self.device.memory(max(size, self.chunk_bytes), self.kind))
+            self.memories.append(self.device.memory(max(size, self._next_chunk()), self.kind))
             self._used = 0
         buffer = Buffer(self.memories[-1], self._used, max(num_bytes, 16))
         self._used += size
+        self._handed_out += size
         return buffer
+
+    def _next_chunk(self) -> int:
+        if self._expected is None:
+            return self.chunk_bytes
+        return min(self.chunk_bytes, max(self._expected - self._handed_out, SMALLEST_BYTES))
 
     @property
     def num_bytes(self) -> int:

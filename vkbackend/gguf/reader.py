@@ -159,6 +159,11 @@ class GGUFFile:
                             f"the file has {len(self._map)}; download it again")
         return TensorInfo(name, shape, kind, start + offset, num_bytes)
 
+    def release_pages(self) -> None:
+        """Give the file's pages back to the system, which reads them again where they are wanted after all."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def data(self, name: str) -> np.ndarray:
         """A tensor's bytes as in the file: uint8, read-only, no copy."""
         if name not in self.tensors:

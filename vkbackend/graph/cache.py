@@ -29,6 +29,8 @@ class CacheStorage:
         dtype = DTYPES[kind]
         self.page_size, self.num_pages, self.num_kv_heads, self.kind = page_size, num_pages, num_kv_heads, kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)
+        if arena is not None:
+            arena.expect(2 * num_layers * int(np.prod(shape)) * np.dtype(dtype).itemsize)
         self.layers = []
         for layer in range(num_layers):
             pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")

@@ -50,8 +50,9 @@ def load(path, device=None) -> LoadedModel:
     if device is None:
         return LoadedModel(gguf, architecture, config, layers, None, num_bytes)
     # Built again, on the device: the first one, which took no copies, found the file whole before anything was moved.
-    placer = DevicePlacer(device)
+    placer = DevicePlacer(device, num_bytes)
     layers = module.Model(Weights(gguf, placer), config)
+    gguf.release_pages()
     return LoadedModel(gguf, architecture, config, layers, device, placer.arena.num_bytes)
 
 

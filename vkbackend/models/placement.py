@@ -6,11 +6,12 @@ from .weights import Vector
 
 
 class DevicePlacer:
-    """Puts each weight of a model into one device's memory."""
+    """Puts each weight of a model into one device's memory. expected_bytes: about what they take in all."""
 
-    def __init__(self, device):
+    def __init__(self, device, expected_bytes: int):
         self.device = device
         self.arena = Arena(device, "device")
+        self.arena.expect(expected_bytes)
 
     def place_vector(self, vector: Vector) -> None:
         vector.buffer = self.arena.allocate(vector.values.nbytes)
