@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from vkbackend.errors import OutOfMemory
+from vkbackend.engine.kv_cache import CachedSequence, PagedCache
 
 
 class FakeTokenizer:
@@ -73,73 +73,106 @@ class FakeRow:
 
 
 class FakeRunner:
-    """Keeps the tokens of every sequence and checks what is asked of it.
+    """The real bookkeeping of pages over a cache of tokens, in place of keys and values: every step checks that what each of its
+    sequences finds through its page table is what it stored, or what others stored after the same beginning.
 
-    steps: the work of every step so far. fail_with: an exception that the next step raises. gate: a semaphore that each
-    step takes one from, where set; release it to let the engine go on step by step. can_shift=False: a cache that cannot
-    be moved (good for one reply, since a cut no longer tells a new one). max_cached: tokens of all sequences together.
+    steps: the work of every step that ran. fail_with: an exception that the next step raises. gate: a semaphore that each
+    step takes one from, where set; release it to let the engine go on step by step. num_pages: fewer than all sequences could fill.
     """
 
-    def __init__(self, tokenizer, replies=(("ok",),), context_length=4096, max_sequences=4, prefill_chunk=128, can_shift=True,
-                 max_cached=None):  # fmt: skip
+    def __init__(self, tokenizer, replies=(("ok",),), context_length=4096, max_sequences=4, prefill_chunk=128, page_size=8, num_pages=None):
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
         self.context_length, self.max_sequences, self.prefill_chunk = context_length, max_sequences, prefill_chunk
-        self.can_shift, self.max_cached = can_shift, max_cached
+        pages = -(-context_length // page_size)
+        self.pages = PagedCache(num_pages or pages * max_sequences, page_size, max_sequences, pages)
+        self.stored = np.full((self.pages.num_pages, page_size), -1)  # what lies in the cache: a number for each beginning of a text
         self.replies = [list(reply) for reply in replies]
-        self.cached: dict[int, list[int]] = {}  # sequence id -> tokens
-        self.steps, self.shifts = [], []
+        self.sequences: dict[int, CachedSequence] = {}
+        self.steps = []
         self.fail_with: Exception | None = None
         self.gate: threading.Semaphore | None = None
         self.next_token = None
+        self.after_step = lambda: None
         self._left: dict[int, list[int] | None] = {}  # rest of each sequence's reply
+        self._beginnings: dict[tuple[int, int], int] = {}  # (number of the tokens before, token) -> number
         self._num_opened = 0
-        self._undoing = False  # the last step failed half-way
+        self._submitted = None
 
-    def open_sequence(self):
-        assert len(self.cached) < self.max_sequences, "more sequences opened than there are"
+    @property
+    def cached(self) -> dict[int, list[int]]:
+        """Sequence id -> tokens, of the open ones."""
+        return {key: sequence.tokens for key, sequence in self.sequences.items()}
+
+    def open_sequence(self, tokens):
+        assert self._submitted is None
         self._num_opened += 1
-        self.cached[self._num_opened], self._left[self._num_opened] = [], None
+        self.sequences[self._num_opened], self._left[self._num_opened] = self.pages.open(tokens), None
         return self._num_opened
 
     def close_sequence(self, sequence_id):
-        del self.cached[sequence_id], self._left[sequence_id]
+        assert self._submitted is None, "a step that runs uses this sequence's pages"
+        self.pages.close(self.sequences.pop(sequence_id))
+        del self._left[sequence_id]
 
-    def truncate(self, sequence_id, length):
-        """A cut begins a new generation, except where an engine must cut in the middle of one."""
-        assert 0 <= length <= len(self.cached[sequence_id])
-        del self.cached[sequence_id][length:]
-        if self.can_shift and not self._undoing:
-            self._left[sequence_id] = None
+    def forget(self):
+        self.pages.forget()
 
-    def shift(self, sequence_id, keep, discard):
-        if not self.can_shift:
-            raise NotImplementedError("this cache cannot be moved")
-        tokens = self.cached[sequence_id]
-        assert discard > 0 and keep + discard <= len(tokens)
-        self.shifts.append((keep, discard))
-        del tokens[keep : keep + discard]
+    def length(self, sequence_id):
+        return self.sequences[sequence_id].length
 
-    def step(self, work):
+    def has_room(self, growth, beginning=(), num_tokens=0):
+        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
+
+    def submit(self, work):
+        assert self._submitted is None
+        assert work and len({item.sequence_id for item in work}) == len(work)
+        lengths = [self.length(item.sequence_id) for item in work]
+        try:
+            for item in work:
+                assert item.tokens and 0 <= item.outputs <= len(item.tokens)
+                self.pages.extend(self.sequences[item.sequence_id], item.tokens)
+        except BaseException:
+            self._undo(work, lengths)
+            raise
+        self._submitted = work, lengths
+
+    def wait(self):
+        (work, lengths), self._submitted = self._submitted, None
         if self.gate:
             assert self.gate.acquire(timeout=20), "the test let no step through"
         self.steps.append(work)
         if self.fail_with:
             exception, self.fail_with = self.fail_with, None
+            self._undo(work, lengths)
             raise exception
-        assert work and len({item.sequence_id for item in work}) == len(work)
         rows = []
-        for item in work:
-            tokens = self.cached[item.sequence_id]
-            assert item.tokens and 0 <= item.outputs <= len(item.tokens)
-            assert len(tokens) + len(item.tokens) <= self.context_length, "the engine outgrew the context"
-            tokens.extend(item.tokens)
-            if self.max_cached is not None and sum(map(len, self.cached.values())) > self.max_cached:
-                self._undoing = True
-                raise OutOfMemory(f"the fake cache holds {self.max_cached} tokens")
+        for item, length in zip(work, lengths):
+            tokens = self._store(self.sequences[item.sequence_id], length)
             for length in range(len(tokens) - item.outputs + 1, len(tokens) + 1):
                 rows.append(FakeRow(self.row(self._next(item.sequence_id, length))))
-        self._undoing = False
+        for item in work:
+            self.pages.commit(self.sequences[item.sequence_id])
+        self.after_step()
         return rows
+
+    def step(self, work):
+        self.submit(work)
+        return self.wait()
+
+    def _undo(self, work, lengths):
+        for item, length in zip(work, lengths):
+            self.pages.truncate(self.sequences[item.sequence_id], length)
+
+    def _store(self, sequence, first):
+        """Write what follows token number `first` through the page table, and check all that lies before it."""
+        size, number = self.pages.page_size, 0
+        for index, token in enumerate(sequence.tokens):
+            number = self._beginnings.setdefault((number, token), len(self._beginnings) + 1)
+            place = self.pages.table[sequence.slot, index // size], index % size
+            if index >= first:
+                self.stored[place] = number
+            assert self.stored[place] == number, f"token {index} of slot {sequence.slot} is not where the page table says"
+        return sequence.tokens
 
     def row(self, token_id):
         """A whole row in which one token leads by far and the others fall with their id."""
@@ -149,7 +182,7 @@ class FakeRunner:
 
     def _next(self, sequence_id, length):
         if self.next_token:
-            return self.next_token(self.cached[sequence_id][:length])
+            return self.next_token(self.sequences[sequence_id].tokens[:length])
         if self._left[sequence_id] is None:
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             self._left[sequence_id] = [self.tokenizer.id(piece) for piece in reply]

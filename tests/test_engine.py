@@ -8,8 +8,9 @@ import pytest
 from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
+from vkbackend.engine.scheduler import MAX_OVERTAKEN
 from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, PromptLogprobs, SamplingOptions
-from vkbackend.errors import DeviceError, DeviceLost, RequestError, VkbackendError
+from vkbackend.errors import DeviceError, DeviceLost, OutOfMemory, RequestError, VkbackendError
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)
 WAIT = 20  # seconds after which a test gives up
@@ -75,6 +76,7 @@ def world():
         made.engine.close()
         assert not made.engine._thread.is_alive()
         assert made.runner.cached == {}, "the engine left sequences open"
+        assert sorted(made.runner.pages.free_pages) == list(range(made.runner.pages.num_pages)), "the engine left pages in use"
 
 
 def until(condition):
@@ -224,18 +226,20 @@ def test_a_long_prompt_loses_its_middle(world):
     assert finished.context[:16] == tokens[:15] + tokens[-1:]
 
 
-@pytest.mark.parametrize("can_shift", [True, False])
-def test_a_full_context_drops_half_of_what_is_not_kept(world, can_shift):
+def test_a_full_context_drops_half_of_what_is_not_kept(world):
+    here = world()
     reply = ["w%d" % index for index in range(12)]
-    here = world([reply], can_shift=can_shift)
+    ids = [here.tokenizer.id(piece) for piece in reply]
     prompt = list(range(500, 510))
+    here.runner.next_token = lambda tokens: ids[0] if tokens == prompt else dict(zip(ids, [*ids[1:], 1]))[tokens[-1]]
+    held = []
+    here.runner.after_step = lambda: held.append(list(*here.runner.cached.values()))
     text, finished = here.run(prompt, num_ctx=12, num_keep=4)
     assert (text, finished.reason, finished.tokens) == ("".join(reply), "stop", 13)
     # 12 places: 10 of the prompt, w0, w1; for w2 half of the 8 that are not kept go.
-    ids = [here.tokenizer.id(piece) for piece in reply]
-    assert here.engine._slots._slots[0].tokens == list(here.runner.cached.values())[0]
-    assert list(here.runner.cached.values())[0] == prompt[:4] + ids[6:]
-    assert here.runner.shifts == ([(4, 4)] * 3 if can_shift else [])
+    assert [tokens for tokens in held if len(tokens) == 12] == [prompt + ids[:2], prompt[:4] + prompt[8:] + ids[:6],
+                                                               prompt[:4] + ids[2:10]]
+    assert held[-1] == prompt[:4] + ids[6:]
 
 
 def test_without_shift_a_full_context_is_the_end(world):
@@ -256,8 +260,9 @@ def test_a_held_back_text_is_sent_when_the_context_is_full(world):
 # -- prefix reuse
 
 
-def tokens_run(world, since=0):
-    return [token for step in world.runner.steps[since:] for work in step for token in work.tokens]
+def num_run(world, since=0):
+    """How many tokens the steps from `since` on ran."""
+    return sum(len(work.tokens) for step in world.runner.steps[since:] for work in step)
 
 
 def test_a_conversation_runs_only_its_new_tokens(world):
@@ -267,13 +272,54 @@ def test_a_conversation_runs_only_its_new_tokens(world):
     weather = here.tokenizer.encode(" and the weather")
     following = first.context + weather
     _, second = here.run(following)
-    assert tokens_run(here, num_steps)[:3] == weather
+    assert list(here.runner.steps[num_steps][0].tokens) == weather
     assert second.prompt_tokens == len(following)  # all of them count
-    assert len(here.runner.cached) == 1
+
+
+def test_the_second_turn_of_a_long_chat(world):
+    """Whatever place in a page the first turn ends at, its tokens run once."""
+    here = world([["w%d" % index for index in range(20)]], max_sequences=1, context_length=1200, page_size=32)
+    for length in range(995, 1030, 7):
+        here.engine.runner.forget()
+        _, first = here.run(list(range(length)))
+        num_steps = len(here.runner.steps)
+        here.run(first.context + list(range(40)))
+        assert num_run(here, num_steps) == 40 + 20  # its own 40, and the 20 it generates; nothing of the first turn's
+
+
+def test_a_shared_beginning_runs_once_while_another_one_runs(world):
+    here = world(max_sequences=3, page_size=8, prefill_chunk=64)
+    here.runner.next_token = lambda tokens: 7
+    here.runner.gate = threading.Semaphore(0)
+    system = list(range(100, 160))
+    first = here.start([*system, 5, 6], num_predict=50)
+    here.runner.gate.release(3)
+    until(lambda: len(here.runner.steps) == 3)
+    num_steps = len(here.runner.steps)
+    second = here.start([*system, 8, 9], num_predict=3)
+    here.runner.gate.release(10_000)
+    assert second.wait().reason == first.wait().reason == "length"
+    prefill = max((work for step in here.runner.steps[num_steps:] for work in step), key=lambda work: len(work.tokens))
+    assert list(prefill.tokens) == [*system[56:], 8, 9]  # 7 whole pages are shared, what begins the eighth runs again
+
+
+def test_two_that_store_the_same_keep_one_copy(world):
+    here = world(max_sequences=2, page_size=8)
+    here.runner.next_token = lambda tokens: 7
+    here.runner.gate = threading.Semaphore(0)
+    prompt = list(range(100, 140))
+    listeners = [here.start(prompt, num_predict=4) for _ in range(2)]
+    here.runner.gate.release(2)
+    until(lambda: len(here.runner.steps) == 2)
+    assert [len(work.tokens) for work in here.runner.steps[0]] == [40, 40]
+    pages = [sequence.pages for sequence in here.runner.sequences.values()]
+    assert pages[0][:5] == pages[1][:5]
+    here.runner.gate.release(10_000)
+    assert [listener.wait().tokens for listener in listeners] == [4, 4]
 
 
 def test_an_equal_prompt_runs_its_last_token_again(world):
-    here = world([["one"], ["two"]])
+    here = world([["one"], ["two"]], page_size=32)
     prompt = list(range(10, 30))
     assert here.run(prompt)[0] == "one"
     num_steps = len(here.runner.steps)
@@ -281,17 +327,14 @@ def test_an_equal_prompt_runs_its_last_token_again(world):
     assert list(here.runner.steps[num_steps][0].tokens) == prompt[-1:]
 
 
-def test_another_conversation_does_not_take_a_cache_for_its_first_tokens(world):
-    here = world(max_sequences=2)
+def test_another_conversation_does_not_take_a_page_for_its_first_tokens(world):
+    here = world(max_sequences=2, page_size=32)
     start = [2, 3]
-    one, two, three = (start + list(range(base, base + 20)) for base in (100, 200, 300))
-    for prompt in (one, two):
-        here.run(prompt)
-    assert len(here.runner.cached) == 2
-    num_steps = len(here.runner.steps)
+    one, two = (start + list(range(base, base + 20)) for base in (100, 200))
     here.run(one)
-    assert list(here.runner.steps[num_steps][0].tokens) == one[-1:]
-    here.run(three)  # the least recently used one, two's, goes
+    num_steps = len(here.runner.steps)
+    here.run(two)
+    assert list(here.runner.steps[num_steps][0].tokens) == two
     num_steps = len(here.runner.steps)
     here.run(one)
     assert list(here.runner.steps[num_steps][0].tokens) == one[-1:]
@@ -469,17 +512,64 @@ def test_logits_that_are_not_numbers_fail_their_own_generation(world):
     assert good.wait().reason == "stop"
 
 
-def test_idle_conversations_give_way_when_the_cache_is_full(world):
-    here = world([["a"], ["b", "c", "d"]], max_sequences=2, max_cached=30)
-    here.run(list(range(100, 120)))
-    text, finished = here.run(list(range(200, 220)))
-    assert (text, finished.reason) == ("bcd", "stop")
-    assert len(here.runner.cached) == 1
+# -- when pages run out
+
+
+def counting(tokens):
+    """The next token of a text that counts on from its last one."""
+    return tokens[-1] + 1
+
+
+def test_what_nobody_uses_gives_way(world):
+    here = world(max_sequences=2, page_size=8, num_pages=4, context_length=32)
+    here.runner.next_token = counting
+    here.run(list(range(100, 120)), num_predict=1)
+    _, finished = here.run(list(range(200, 220)), num_predict=8)
+    assert (finished.tokens, finished.context[-1]) == (8, 227)
+
+
+def test_the_youngest_gives_way_and_goes_on_later(world):
+    """Three texts grow to 72 tokens in 20 pages of 8: two fit and the third must wait, with all tokens as if it were alone."""
+    here = world(max_sequences=3, page_size=8, num_pages=20, context_length=128, prefill_chunk=32)
+    here.runner.next_token = counting
+    here.runner.gate = threading.Semaphore(0)
+    listeners = [here.start([base, base + 1], num_predict=70) for base in (100, 200, 300)]
+    until(lambda: here.engine.num_unfinished == 3)
+    here.runner.gate.release(10_000)
+    ends = [listener.wait() for listener in listeners]
+    assert [end.context for end in ends] == [list(range(base, base + 72)) for base in (100, 200, 300)]
+    widths = [len(step) for step in here.runner.steps]
+    assert 3 in widths and 2 in widths[widths.index(3):], "nobody gave way: the test tests nothing"
+    opened = [min(work.tokens) // 100 for step in here.runner.steps for work in step if len(work.tokens) > 1]
+    assert opened[:3] == [1, 2, 3] and set(opened[3:]) <= {3}, "only the one admitted last may have given way"
+
+
+def test_a_long_prompt_waits_for_room_and_short_ones_pass_it_a_few_times(world):
+    here = world(max_sequences=3, page_size=8, num_pages=16, context_length=128)
+    here.runner.next_token = counting
+    here.runner.gate = threading.Semaphore(0)
+    first = here.start([100, 101], num_predict=60)
+    here.runner.gate.release(30)
+    until(lambda: len(here.runner.steps) == 30)
+    long_one = here.start(list(range(1000, 1096)), num_predict=2)
+    short_ones = [here.start([base, base + 1], num_predict=3) for base in range(200, 2000, 100)]
+    order = []
+    for name, listener in (("first", first), ("long", long_one), *((number, short) for number, short in enumerate(short_ones))):
+        def note(event, name=name, listener=listener):
+            Listener.__call__(listener, event)
+            if isinstance(event, Finished):
+                order.append(name)
+        listener.handle._generation._listener = note
+    here.runner.gate.release(10_000)
+    for listener in (first, long_one, *short_ones):
+        assert listener.wait().reason == "length"
+    assert order.index("long") < order.index(MAX_OVERTAKEN), "more passed the long prompt than may"
+    assert order.index(0) < order.index("first") < order.index("long"), "short ones that fit need not wait"
 
 
 def test_a_cache_too_small_for_one_is_an_error(world):
-    here = world(max_cached=10)
-    with pytest.raises(VkbackendError, match="holds 10 tokens"):
+    here = world(page_size=8, num_pages=2)
+    with pytest.raises(OutOfMemory, match="the KV cache is full: 3 pages of 8 tokens needed, 2 of 2 not in use; use a smaller num_ctx"):
         here.run(list(range(100, 120)))
     assert here.run([5, 6])[0] == "ok"
 

@@ -229,15 +229,6 @@ def test_truncate_forgets(tiny, request, where):
         runner.truncate(sequence, len(PROMPT) + 1)
 
 
-def test_shift_is_refused_and_changes_nothing(tiny, device):
-    runner = tiny("llama", "q8_0", device)
-    sequence = runner.open_sequence()
-    runner.step([SequenceWork(sequence, PROMPT)])
-    with pytest.raises(NotImplementedError):
-        runner.shift(sequence, 4, 8)
-    assert runner.length(sequence) == len(PROMPT)
-
-
 def bookkeeping(runner):
     return ({key: (sequence.length, list(sequence.pages)) for key, sequence in runner.sequences.items()}, sorted(runner.pages.free_pages),
             sorted(runner.pages.free_slots))
@@ -259,11 +250,12 @@ def test_step_is_all_or_nothing(tiny, device, monkeypatch):
 
     def lost(*_):
         raise DeviceError("the cable was pulled")
-    with monkeypatch.context() as patched:
-        patched.setattr(runner.executor, "run", lost)
-        with pytest.raises(DeviceError, match="cable"):
-            runner.step([SequenceWork(first, [1] * 5, 1), SequenceWork(second, [2], 1)])
-    assert bookkeeping(runner) == before
+    for half in ("submit", "wait"):
+        with monkeypatch.context() as patched:
+            patched.setattr(runner.executor, half, lost)
+            with pytest.raises(DeviceError, match="cable"):
+                runner.step([SequenceWork(first, [1] * 5, 1), SequenceWork(second, [2], 1)])
+        assert bookkeeping(runner) == before
     after = [row.full() for row in runner.step([SequenceWork(first, [1], 1), SequenceWork(second, [2], 1)])]
     fresh = tiny("llama", "q8_0", device)
     assert_close(after[0], follow(fresh, [*PROMPT[:30], 1])[0])

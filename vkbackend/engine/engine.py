@@ -4,8 +4,9 @@
     for event in engine.generate(GenerationRequest(tokenizer.encode("Hello"))):
         ...
 
-Each turn of the thread admits waiting requests to free cache slots, asks the scheduler for a step, has the runner compute
-it and hands the rows to their generations. It sleeps on a condition variable while there is nothing to do.
+Each turn of the thread admits waiting requests, asks the scheduler for a step and submits it to the runner. While the device works,
+the texts of the tokens before are made and sent; then the rows come, and a token is sampled from each. The thread sleeps on a
+condition variable while there is nothing to do.
 """
 
 import logging
@@ -14,14 +15,15 @@ import threading
 from collections import deque
 from typing import Iterator
 
-from ..errors import DeviceLost, OutOfMemory, RequestError, VkbackendError
-from .cache_slots import CacheSlots
+from ..errors import DeviceLost, RequestError, VkbackendError
 from .generation import Generation, Listener
 from .scheduler import DEFAULT_CHUNK, Scheduler, Share
 from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest
-from .work import LogitsRow, Runner, SequenceWork
+from .work import Runner, SequenceWork
 
 logger = logging.getLogger(__name__)
+
+GROWTH = 32  # tokens that everyone must have room for before another one is admitted, so that it need not soon give way again
 
 
 class Handle:
@@ -47,8 +49,8 @@ class Engine:
         self.runner, self.tokenizer = runner, tokenizer
         self.failure: Exception | None = None
         self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK))
-        self._slots = CacheSlots(runner)
         self._running: list[Generation] = []  # of the engine's thread alone
+        self._undelivered: list[Generation] = []  # likewise: who has a token to deliver; those that ended with it run no more
         self._waiting: deque[Generation] = deque()  # guarded by _wake, as is _closing
         self._closing = False
         self._wake = threading.Condition()
@@ -123,7 +125,7 @@ class Engine:
             while self._wait_for_work():
                 self._finish_cancelled()
                 self._admit()
-                self._step()
+                self._turn()
         except Exception as exception:
             if not isinstance(exception, DeviceLost):
                 logger.exception("the engine stops on an unexpected error")
@@ -134,18 +136,17 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False at the end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._running or self._waiting)
+            self._wake.wait_for(lambda: self._closing or self._running or self._waiting or self._undelivered)
             return not self._closing
 
     def _end(self, failure: Exception | None) -> None:
         """Give every generation its last event; none can come after this."""
+        self._deliver()
         with self._wake:
             self._closing, self.failure = True, failure
-            left = self._running + list(self._waiting)
-            self._running = []
+            waiting = list(self._waiting)
             self._waiting.clear()
-        self._slots.drop_all()
-        for generation in left:
+        for generation in self._clear_running() + waiting:
             if failure is None:
                 generation.finish(FinishReason.CANCELLED)
             else:
@@ -159,87 +160,85 @@ class Engine:
         for generation in [generation for generation in self._running if generation.cancelled]:
             self._retire(generation)
             cancelled.append(generation)
+        self._undelivered = [generation for generation in self._undelivered if generation not in cancelled]
         for generation in cancelled:
             generation.finish(FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        """Give waiting generations a slot, first come first served, while there are any."""
-        while self._waiting:
-            generation = self._waiting[0]
-            try:
-                slot = self._slots.acquire(generation.prompt, reuse=not generation.request.prompt_logprobs)
-            except DeviceLost:
-                raise
-            except Exception as exception:
-                self._next_waiting().fail(exception)
-                continue
-            if slot is None:
+        """Start waiting generations while there is room for them."""
+        while len(self._running) < self.runner.max_sequences:
+            with self._wake:
+                waiting = list(self._waiting)
+            generation = self._scheduler.next_admission(waiting, self._fits)
+            if generation is None:
                 return
-            generation.start(slot)
-            self._running.append(generation)
-            self._next_waiting()
+            with self._wake:
+                self._waiting.remove(generation)
+            try:
+                self._start(generation)
+            except Exception as exception:
+                generation.fail(exception)
+            else:
+                self._running.append(generation)
 
-    def _next_waiting(self) -> Generation:
-        with self._wake:
-            return self._waiting.popleft()
+    def _fits(self, generation: Generation) -> bool:
+        """Whether there are pages for its tokens, those that the others still have to run, and some more for each."""
+        if not self._running:
+            return True  # if it finds no room now, it never will: running it says why
+        most = self.runner.context_length
+        growth = {other.sequence_id: min(len(other.tokens) + GROWTH, most) - other.num_cached for other in self._running}
+        return self.runner.has_room(growth, generation.reusable, min(len(generation.tokens) + GROWTH, most))
 
-    def _step(self) -> None:
+    def _start(self, generation: Generation) -> None:
+        sequence_id = self.runner.open_sequence(generation.reusable)
+        generation.start(sequence_id, self.runner.length(sequence_id))
+
+    def _turn(self) -> None:
+        """One step: submit it, deliver the tokens of the one before while it runs, wait for it, sample."""
         try:
-            self._make_room()
-            shares = self._scheduler.next_step(self._running)
-            rows = self._run(shares) if shares else []
+            shares = self._submit()
+            self._deliver()
+            rows = self.runner.wait() if shares else []
         except DeviceLost:
             raise
         except Exception as exception:
             logger.warning("a step failed: %s", exception, exc_info=not isinstance(exception, VkbackendError))
-            self._fail_running(exception)
+            self._deliver()
+            for generation in self._clear_running():
+                generation.fail(exception)
             return
         for share in shares:
-            if share.num_rows:
-                self._take_rows(share.generation, rows[: share.num_rows])
-                rows = rows[share.num_rows :]
-
-    def _make_room(self) -> None:
-        """Shift, or end, the generations whose context is full."""
-        for generation in [generation for generation in self._running if generation.context_is_full]:
-            if generation.request.shift:
-                self._shift(generation)
-            else:
-                generation.end_by_length()
-                self._retire(generation)
-                generation.finish(generation.reason)
-
-    def _shift(self, generation: Generation) -> None:
-        slot, keep, discard = generation.slot, generation.num_keep, generation.num_discard
-        remaining = slot.tokens[keep + discard :]
-        try:
-            self.runner.shift(slot.sequence_id, keep, discard)
-            slot.tokens[keep:] = remaining
-        except NotImplementedError:  # a cache that cannot be moved: what remains runs again
-            self.runner.truncate(slot.sequence_id, keep)
-            del slot.tokens[keep:]
-            generation.pending[:0] = remaining
-
-    def _run(self, shares: list[Share]) -> list[LogitsRow]:
-        work = [
-            SequenceWork(share.generation.slot.sequence_id, share.generation.take(share.num_tokens), share.num_rows)
-            for share in shares
-        ]
-        try:
-            rows = self.runner.step(work)
-        except OutOfMemory:
-            # Finished conversations hold pages that running ones need. The step may have grown some sequences already.
-            if not self._slots.drop_idle():
-                raise
-            for share in shares:
-                slot = share.generation.slot
-                self.runner.truncate(slot.sequence_id, len(slot.tokens))
-            rows = self.runner.step(work)
-        for share in shares:
             share.generation.have_run(share.num_tokens)
-        return rows
+            if share.num_rows and share.generation.ended is None:
+                self._sample(share.generation, rows[: share.num_rows])
+            rows = rows[share.num_rows :]
+        for generation in [generation for generation in self._running if generation.ended is not None]:
+            self._retire(generation)
 
-    def _take_rows(self, generation: Generation, rows: list[LogitsRow]) -> None:
+    def _submit(self) -> list[Share]:
+        """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest give way."""
+        for generation in self._running:
+            if generation.context_is_full:
+                self.runner.close_sequence(generation.sequence_id)
+                generation.shift()
+                self._start(generation)
+        shares = self._scheduler.next_step(self._running)
+        while len(self._running) > 1 and not self.runner.has_room({share.generation.sequence_id: share.num_tokens for share in shares}):
+            self._preempt(self._scheduler.victim(self._running))
+            shares = self._scheduler.next_step(self._running)
+        if shares:
+            self.runner.submit([
+                SequenceWork(share.generation.sequence_id, share.generation.take(share.num_tokens), share.num_rows) for share in shares
+            ])
+        return shares
+
+    def _preempt(self, generation: Generation) -> None:
+        """Take its pages away. It goes on later, at once where the cache then still knows its tokens."""
+        self._retire(generation)
+        with self._wake:
+            self._waiting.appendleft(generation)
+
+    def _sample(self, generation: Generation, rows) -> None:
         try:
             generation.take_rows(rows)
         except DeviceLost:
@@ -248,17 +247,35 @@ class Engine:
             self._retire(generation)
             generation.fail(exception)
             return
-        if generation.reason is not None:
-            self._retire(generation)
-            generation.finish(generation.reason)
+        self._undelivered.append(generation)
+
+    def _deliver(self) -> None:
+        """Emit what the last step's tokens have made ready, and the last event of those that end with it."""
+        undelivered, self._undelivered = self._undelivered, []
+        for generation in undelivered:
+            try:
+                generation.deliver()
+            except Exception as exception:  # of its tokenizer
+                generation.ended = FinishReason.CANCELLED
+                generation.fail(exception)
+            else:
+                if generation.ended is None:
+                    continue
+                generation.finish(generation.ended)
+            with self._wake:
+                if generation in self._waiting:  # it had given way
+                    self._waiting.remove(generation)
 
     def _retire(self, generation: Generation) -> None:
-        """Free its slot before its last event, so that a listener's next request can continue from there."""
+        """It runs no more; what it stored stays known, so that a following request can continue from there."""
         self._running.remove(generation)
-        self._slots.release(generation.slot)
+        self.runner.close_sequence(generation.sequence_id)
+        generation.stop()
 
-    def _fail_running(self, exception: Exception) -> None:
-        failed, self._running = self._running, []
-        self._slots.drop_all()
-        for generation in failed:
-            generation.fail(exception)
+    def _clear_running(self) -> list[Generation]:
+        """Stop all, and forget the cache, after a failure that leaves its contents unknown, or at the end. -> those without a last event."""
+        running = list(self._running)
+        for generation in running:
+            self._retire(generation)
+        self.runner.forget()
+        return [generation for generation in running if generation.ended is None]

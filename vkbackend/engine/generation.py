@@ -1,16 +1,17 @@
 """One request on its way through the engine: which tokens are still to run, and what each row of logits turns into.
 
-In: a request, then the rows that the runner computes for it. Out: events to its listener. It knows neither the runner nor
-the thread it is called on.
+In: a request, then the rows that the runner computes for it. Out: events to its listener. A row is worked on in two parts: `take_rows`
+finds the next token, which the next step needs; `deliver` turns it into text and events while the device runs that step. It knows
+neither the runner nor the thread it is called on.
 """
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Callable, Sequence
 
 from ..errors import RequestError
-from .cache_slots import CacheSlot
-from .logprobs import MAX_TOP_LOGPROBS, token_logprob
+from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
 from .sampler import Sampler
 from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest, Piece, PromptLogprobs, TokenLogprob
 from .text_stream import TextStream
@@ -38,12 +39,25 @@ class RepeatGuard:
         return self._count > MAX_EQUAL_PIECES
 
 
+@dataclass
+class Sampled:
+    """A token that was sampled and not yet delivered.
+
+    logit: its raw one, where its log-probability is asked for; scores: of the prompt, with the first token, where they are
+    """
+
+    token_id: int
+    row: LogitsRow
+    logit: float | None
+    scores: list[TokenLogprob] | None
+
+
 class Generation:
     """State of one request, from submit to its last event.
 
-    pending: tokens still to be run, the prompt's first and later the one sampled last
-    slot: its place in the cache, None while it waits for one
-    reason: why it ended, None while it has not
+    tokens: all that its context holds, the prompt and later what was sampled; num_cached: how many of them have run
+    sequence_id: the runner's sequence, None while it waits for one
+    ended: why there will be no further token, None while there will be
     Raises RequestError for a request that cannot be run.
     """
 
@@ -52,17 +66,20 @@ class Generation:
         self.request = request
         self.num_ctx = min(request.num_ctx or context_length, context_length)
         self.prompt, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
-        self.pending: list[int] = []
-        self.slot: CacheSlot | None = None
-        self.reason: FinishReason | None = None
+        self.tokens = list(self.prompt)
+        self.num_cached = 0
+        self.sequence_id: int | None = None
+        self.ended: FinishReason | None = None
         self.cancelled = False  # set from any thread, acted upon by the engine's
-        self.last_prefill = 0  # of the scheduler: the turn at which it last had some
+        # Of the scheduler: its rank among the admitted (0: none yet), its last turn, how many were admitted before it out of turn.
+        self.admission = self.last_prefill = self.num_overtaken = 0
 
         self._listener, self._tokenizer = listener, tokenizer
         self._sampler = Sampler(request.options, self.prompt, self.num_ctx)
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
-        self._scores: list[TokenLogprob] | None = [] if request.prompt_logprobs else None  # of the prompt, None once sent
+        self._scores: list[TokenLogprob] | None = [] if request.prompt_logprobs else None  # of the prompt, None once complete
+        self._fresh: Sampled | None = None
         self._sampled: list[int] = []  # end tokens excluded
         self._num_sampled = 0  # end token included
         limit = CONTEXTS_PER_GENERATION * self.num_ctx
@@ -72,54 +89,66 @@ class Generation:
     # -- tokens to run
 
     @property
+    def num_pending(self) -> int:
+        """Tokens still to be run."""
+        return len(self.tokens) - self.num_cached
+
+    @property
     def is_decoding(self) -> bool:
         """Whether all that is left to run is the token sampled last."""
-        return self._num_sampled > 0 and len(self.pending) == 1
+        return self._num_sampled > 0 and self.num_pending == 1
 
-    def start(self, slot: CacheSlot) -> None:
-        """Continue from a slot that holds a prefix of the prompt."""
-        self.slot = slot
-        self.pending = self.prompt[len(slot.tokens) :]
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that are to be scored."""
+        return self.tokens[:-1] if self._scores is None else []
+
+    def start(self, sequence_id: int, num_cached: int) -> None:
+        """Run from here on in a sequence that holds the first num_cached tokens."""
+        self.sequence_id, self.num_cached = sequence_id, num_cached
+        if self._scores is not None:
+            self._scores = []
+
+    def stop(self) -> None:
+        """The sequence is gone; `start` may come again."""
+        self.sequence_id, self.num_cached = None, 0
 
     def num_rows(self, num_tokens: int) -> int:
         """How many of the last of the next num_tokens want a row of logits."""
-        return num_tokens if self._scores is not None else int(num_tokens == len(self.pending))
+        return num_tokens if self._scores is not None else int(num_tokens == self.num_pending)
 
     def take(self, num_tokens: int) -> list[int]:
         """The next tokens to run; `have_run` says that they did."""
         if not self._started:
             self._started = time.perf_counter()
-        return self.pending[:num_tokens]
+        return self.tokens[self.num_cached:self.num_cached + num_tokens]
 
     def have_run(self, num_tokens: int) -> None:
-        self.slot.tokens.extend(self.pending[:num_tokens])
-        del self.pending[:num_tokens]
+        self.num_cached += num_tokens
 
     @property
     def context_is_full(self) -> bool:
         """Whether the token sampled last has no place in the context."""
-        return self.is_decoding and len(self.slot.tokens) + 1 > self.num_ctx
+        return len(self.tokens) > self.num_ctx
 
-    @property
-    def num_discard(self) -> int:
-        """Tokens behind num_keep that a shift drops: half of them, as Ollama does."""
-        return max((self.num_ctx - self.num_keep) // 2, 1)
+    def shift(self) -> None:
+        """Drop half of the tokens behind num_keep, as Ollama does. What remains must run again, at other positions."""
+        num_discard = max((self.num_ctx - self.num_keep) // 2, 1)
+        del self.tokens[self.num_keep:self.num_keep + num_discard]
 
     # -- what comes out
 
     def take_rows(self, rows: Sequence[LogitsRow]) -> None:
-        """Rows of the tokens that have just run. Emits what is ready; sets `reason` when the last token was sampled."""
-        if self._scores is not None:
-            following = self.prompt[len(self.slot.tokens) - len(rows) + 1 :]
-            self._scores.extend(self._logprob(row, token_id) for row, token_id in zip(rows, following))
-            if self.pending:
-                return
-            scores, self._scores = self._scores, None
-            self._emit(PromptLogprobs(scores))
-        self._sample(rows[-1])
+        """Rows of the tokens that have just run. Samples the next token once all have; sets `ended` where it is the last one.
 
-    def _logprob(self, row: LogitsRow, token_id: int) -> TokenLogprob:
-        return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer)
+        Raises VkbackendError where nothing can be sampled.
+        """
+        if self._scores is not None:
+            following = self.prompt[self.num_cached - len(rows) + 1:]
+            self._scores.extend(self._logprob(row, token_id) for row, token_id in zip(rows, following))
+            if self.num_pending:
+                return
+        self._sample(rows[-1])
 
     def _sample(self, row: LogitsRow) -> None:
         constraint = self.request.constraint
@@ -128,32 +157,45 @@ class Generation:
         if self._num_sampled == 0:
             self._first_token = self._last_token
         self._num_sampled += 1
+        self._fresh = Sampled(token_id, row, logit_of(row, token_id) if self.request.logprobs else None, self._scores)
+        self._scores = None
         if token_id in self._tokenizer.eos_ids:
-            self._flush()
-            self.reason = self.reason or FinishReason.STOP
+            self.ended = FinishReason.STOP
             return
-
         self._sampler.accept(token_id)
         if constraint:
             constraint.accept(token_id)
-        self._sampled.append(token_id)
-        logprob = self._logprob(row, token_id) if self.request.logprobs else None
-        piece = self._text.push(self._tokenizer.token_bytes(token_id), logprob)
-        if piece:
-            self._emit_piece(piece)
-        if self._text.stopped:
-            self.reason = self.reason or FinishReason.STOP
-        elif self._num_sampled >= self._max_sampled:
-            self.end_by_length()
-        self.pending = [token_id]
+        self.tokens.append(token_id)
+        if self._num_sampled >= self._max_sampled or self.context_is_full and not self.request.shift:
+            self.ended = FinishReason.LENGTH
 
-    def end_by_length(self) -> None:
-        self._flush()
-        self.reason = self.reason or FinishReason.LENGTH
+    def deliver(self) -> None:
+        """Emit what the token sampled last has made ready. Sets `ended` where a stop string came or the text goes round in circles.
+
+        Tokens that ran after it then are no part of the answer.
+        """
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            return
+        if fresh.scores is not None:
+            self._emit(PromptLogprobs(fresh.scores))
+        is_stuck = False
+        if fresh.token_id not in self._tokenizer.eos_ids:
+            self._sampled.append(fresh.token_id)
+            logprob = self._logprob(fresh.row, fresh.token_id, fresh.logit) if self.request.logprobs else None
+            is_stuck = self._emit_piece(self._text.push(self._tokenizer.token_bytes(fresh.token_id), logprob))
+        if self._text.stopped:
+            self.ended = FinishReason.STOP
+        elif self.ended is not None and not is_stuck:
+            is_stuck = self._emit_piece(self._text.flush())
+        if is_stuck:
+            self.ended = FinishReason.LENGTH  # cut short, not brought to an end by the model
+
+    def _logprob(self, row: LogitsRow, token_id: int, logit: float | None = None) -> TokenLogprob:
+        return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer, logit)
 
     def finish(self, reason: FinishReason) -> None:
         """Emit the last event of a generation that went well."""
-        self.reason = reason
         self._emit(
             Finished(
                 reason=reason,
@@ -169,18 +211,14 @@ class Generation:
         """Emit the last event of a generation that did not go well."""
         self._emit(Failed(exception))
 
-    def _flush(self) -> None:
-        piece = self._text.flush()
-        if piece:
-            self._emit_piece(piece)
-
-    def _emit_piece(self, piece: Piece) -> None:
-        if self.reason is not None:
-            return
+    def _emit_piece(self, piece: Piece | None) -> bool:
+        """Whether it is held back instead, as one too many of its kind."""
+        if piece is None:
+            return False
         if piece.text and self._guard.is_stuck(piece.text):
-            self.reason = FinishReason.LENGTH  # cut short, not brought to an end by the model
-            return
+            return True
         self._emit(piece)
+        return False
 
     def _emit(self, event: Event) -> None:
         if self._listener is None:

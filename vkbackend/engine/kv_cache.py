@@ -1,23 +1,37 @@
 """Pages of the KV cache: which physical page holds which tokens of which sequence.
 
-In: sequences that grow, shrink and end. Out: rows of the step buffer's page table. The bytes themselves belong to the
-executor (`graph.cache`); this module only counts pages, so it can be tested without a device.
+In: sequences that open, grow and end. Out: rows of the step buffer's page table. A page is free, or one sequence's own while it
+fills, or known (`prefix_cache`) when it is full: then any number of sequences that begin alike hold it, nobody writes to it, and it
+is kept after their end until its place is needed. The bytes themselves belong to the executor (`graph.cache`); this module only
+counts pages, so it can be tested without a device.
 """
 
 from dataclasses import dataclass, field
+from typing import Iterable, Sequence
 
 import numpy as np
 
 from ..errors import OutOfMemory
+from .prefix_cache import KnownPage, PrefixCache
 
 
 @dataclass
 class CachedSequence:
-    """One sequence's tokens in the cache. `slot` is its row in the page table."""
+    """One sequence in the cache. `slot` is its row in the page table.
+
+    is_shared: whether its full pages become known
+    pages: physical pages in order; the first of them are the known ones, which are not written any more
+    """
 
     slot: int
-    length: int = 0
+    is_shared: bool = False
+    tokens: list[int] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
+    known: list[KnownPage] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
 
 
 class PagedCache:
@@ -28,39 +42,118 @@ class PagedCache:
         self.free_pages = list(range(num_pages - 1, -1, -1))
         self.free_slots = list(range(max_sequences - 1, -1, -1))
         self.num_pages = num_pages
+        self.prefixes = PrefixCache(page_size)
         self.table = np.zeros((max_sequences, pages_per_sequence), np.int32)
 
-    def open(self) -> CachedSequence:
+    def open(self, tokens: Sequence[int] | None = None) -> CachedSequence:
+        """A new sequence: empty, and on its own, without `tokens`; else one that shares its pages and already holds as many of the
+        first of `tokens` as are known (`.length` says how many).
+
+        Raises OutOfMemory when max_sequences are open.
+        """
         if not self.free_slots:
             raise OutOfMemory(f"all {len(self.table)} sequence slots of the cache are in use; wait for one to end, or raise OLLAMA_NUM_PARALLEL")
-        return CachedSequence(self.free_slots.pop())
+        sequence = CachedSequence(self.free_slots.pop(), tokens is not None)
+        if tokens:
+            self._reuse(sequence, tokens)
+        return sequence
 
-    def extend(self, sequence: CachedSequence, num_tokens: int) -> None:
-        """Make room for num_tokens more; either all of them fit or nothing changes.
+    def _reuse(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+        for known in self.prefixes.find(tokens):
+            self.prefixes.use(known)
+            sequence.known.append(known)
+            self._append(sequence, known.page)
+        length = len(sequence.known) * self.page_size
+        end = self.prefixes.take_end(self._last_known(sequence), tokens[length:length + self.page_size])
+        if end is not None:
+            page, count = end
+            self._append(sequence, page)
+            length += count
+        sequence.tokens = list(tokens[:length])
 
-        Raises OutOfMemory when the sequence would outgrow the context or no pages are free.
+    def has_room(self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
+        """Whether each of these sequences could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+        known = self.prefixes.find(beginning)
+        needed = self._count(num_tokens) - len(known) if num_tokens else 0
+        needed += sum(self._count(sequence.length + more) - len(sequence.pages) for sequence, more in growth)
+        return needed <= self.num_available - sum(not page.users for page in known)
+
+    @property
+    def num_available(self) -> int:
+        """Pages that a sequence could get: free ones, and those that nobody uses."""
+        return len(self.free_pages) + len(self.prefixes.unused)
+
+    def extend(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+        """Make room for more tokens; either all of them fit or nothing changes. `commit` says that they were stored.
+
+        Raises OutOfMemory when the sequence would outgrow the context or all pages are in use.
         """
-        needed = -(-(sequence.length + num_tokens) // self.page_size)
+        needed = self._count(sequence.length + len(tokens))
         if needed > self.pages_per_sequence:
-            raise OutOfMemory(f"{sequence.length + num_tokens} tokens do not fit a context of {self.pages_per_sequence * self.page_size}")
+            raise OutOfMemory(f"{sequence.length + len(tokens)} tokens do not fit a context of {self.pages_per_sequence * self.page_size}")
         missing = needed - len(sequence.pages)
-        if missing > len(self.free_pages):
-            raise OutOfMemory(f"the KV cache is full: {missing} pages of {self.page_size} tokens needed, {len(self.free_pages)} free")
+        if missing > self.num_available:
+            raise OutOfMemory(f"the KV cache is full: {missing} pages of {self.page_size} tokens needed, {self.num_available} of {self.num_pages} "
+                              "not in use; use a smaller num_ctx, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)")
         for _ in range(missing):
-            page = self.free_pages.pop()
-            self.table[sequence.slot, len(sequence.pages)] = page
-            sequence.pages.append(page)
-        sequence.length += num_tokens
+            self._append(sequence, self.free_pages.pop() if self.free_pages else self.prefixes.evict())
+        sequence.tokens.extend(tokens)
+
+    def commit(self, sequence: CachedSequence) -> None:
+        """The sequence's tokens are stored: its full pages become known, for whoever begins with the same tokens."""
+        if not sequence.is_shared:
+            return
+        for index in range(len(sequence.known), sequence.length // self.page_size):
+            tokens = tuple(sequence.tokens[index * self.page_size:(index + 1) * self.page_size])
+            known = self.prefixes.add(self._last_known(sequence), tokens, sequence.pages[index])
+            if known.page != sequence.pages[index]:  # another sequence stored the same meanwhile: one copy is enough
+                self.free_pages.append(sequence.pages[index])
+                sequence.pages[index] = self.table[sequence.slot, index] = known.page
+            self.prefixes.use(known)
+            sequence.known.append(known)
 
     def truncate(self, sequence: CachedSequence, length: int) -> None:
-        """Forget all tokens from `length` on and give their whole pages back."""
-        if not 0 <= length <= sequence.length:
-            raise ValueError(f"cannot truncate a sequence of {sequence.length} tokens to {length}")
-        keep = -(-length // self.page_size)
+        """Forget all tokens from `length` on and give their whole pages back. Raises ValueError where known pages hold some of them."""
+        if not len(sequence.known) * self.page_size <= length <= sequence.length:
+            raise ValueError(f"cannot truncate a sequence of {sequence.length} tokens to {length}; "
+                             f"{len(sequence.known) * self.page_size} are in pages that others may use")
+        keep = self._count(length)
         self.free_pages.extend(reversed(sequence.pages[keep:]))
         del sequence.pages[keep:]
-        sequence.length = length
+        del sequence.tokens[length:]
 
     def close(self, sequence: CachedSequence) -> None:
-        self.truncate(sequence, 0)
+        """The sequence ends. What it stored stays known while nobody needs the place, the beginning of a page, too."""
+        if sequence.is_shared:
+            self._keep_end(sequence)
+        self.truncate(sequence, len(sequence.known) * self.page_size)
+        for known in reversed(sequence.known):
+            self.prefixes.release(known)
         self.free_slots.append(sequence.slot)
+
+    def forget(self) -> None:
+        """Free all pages that no sequence uses."""
+        while self.prefixes.unused:
+            self.free_pages.append(self.prefixes.evict())
+
+    def _keep_end(self, sequence: CachedSequence) -> None:
+        first = len(sequence.known) * self.page_size
+        if first == sequence.length:
+            return
+        known = self.prefixes.add(self._last_known(sequence), tuple(sequence.tokens[first:]), sequence.pages[-1])
+        if known.page == sequence.pages[-1]:
+            sequence.pages.pop()
+            del sequence.tokens[first:]
+        else:
+            self.prefixes.unused.move_to_end(known)
+
+    def _last_known(self, sequence: CachedSequence) -> KnownPage:
+        return sequence.known[-1] if sequence.known else self.prefixes.root
+
+    def _count(self, num_tokens: int) -> int:
+        """Pages for so many tokens."""
+        return -(-num_tokens // self.page_size)
+
+    def _append(self, sequence: CachedSequence, page: int) -> None:
+        self.table[sequence.slot, len(sequence.pages)] = page
+        sequence.pages.append(page)

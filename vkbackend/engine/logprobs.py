@@ -25,22 +25,20 @@ def token_text(data: bytes) -> str:
     return data.decode("utf-8", "vkbackend_replace_each_byte")
 
 
-def token_logprob(row: LogitsRow, token_id: int, top_logprobs: int, tokenizer) -> TokenLogprob:
-    """The sampled token's log-probability, with the `top_logprobs` likeliest tokens, likeliest first.
-
-    Reads the whole row only where the token is not among the row's largest logits.
-    """
+def logit_of(row: LogitsRow, token_id: int) -> float:
+    """A token's raw logit. Reads the whole row only where the token is not among the row's largest logits."""
     place = np.flatnonzero(row.ids == token_id)
-    logit = row.logits[place[0]] if len(place) else row.full()[token_id]
+    return float(row.logits[place[0]] if len(place) else row.full()[token_id])
+
+
+def token_logprob(row: LogitsRow, token_id: int, top_logprobs: int, tokenizer, logit: float | None = None) -> TokenLogprob:
+    """A token's log-probability, with those of the `top_logprobs` likeliest tokens, likeliest first. logit: where it is known already."""
+    logit = logit_of(row, token_id) if logit is None else logit
     top = [
-        _described(int(other), _logprob(other_logit, row), tokenizer)
+        _described(int(other), float(other_logit) - row.log_sum_exp, tokenizer)
         for other, other_logit in zip(row.ids[: max(top_logprobs, 0)], row.logits)
     ]
-    return _described(token_id, _logprob(logit, row), tokenizer, top)
-
-
-def _logprob(logit: float, row: LogitsRow) -> float:
-    return float(logit) - row.log_sum_exp
+    return _described(token_id, logit - row.log_sum_exp, tokenizer, top)
 
 
 def _described(token_id: int, logprob: float, tokenizer, top: list[TokenLogprob] | None = None) -> TokenLogprob:

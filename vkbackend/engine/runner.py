@@ -3,6 +3,10 @@
 In: `SequenceWork`s. Out: `graph.step.RowOutput`s (they are `LogitsRow`s). The engine's thread alone calls it.
 """
 
+import logging
+from contextlib import contextmanager
+from typing import Mapping, Sequence
+
 import numpy as np
 
 from ..device.buffers import Arena
@@ -20,14 +24,19 @@ PREFILL_CHUNK = 128
 MAX_OUTPUTS = 32
 
 
+log = logging.getLogger(__name__)
+
+
 class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
-    kv_type: "f16" or "f32". keep, timestamps: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
+    kv_type: "f16" or "f32". num_pages: of the cache; where None, enough for all sequences, or what the device has room for, so long as
+    one sequence fits. keep, timestamps: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
     """
 
     def __init__(self, model: LoadedModel, *, context_length: int = 4096, max_sequences: int = 1, kv_type: str = "f16",
-                 prefill_chunk: int = PREFILL_CHUNK, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None):
+                 prefill_chunk: int = PREFILL_CHUNK, num_pages: int | None = None, keep: bool = False, timestamps: bool = False,
+                 skip_barrier: int | None = None):
         if kv_type not in DTYPES:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
@@ -35,15 +44,19 @@ class ModelRunner:
         self.prefill_chunk, self.max_sequences = prefill_chunk, max_sequences
         self.context_length, self.vocab_size = context_length, config.vocab_size
         pages = -(-context_length // PAGE_SIZE)
-        self.pages = PagedCache(max_sequences * pages, PAGE_SIZE, max_sequences, pages)
+        page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        if num_pages is None:
+            num_pages = _fitting_pages(model, page_shape, kv_type, pages, max_sequences)
+        self.pages = PagedCache(num_pages, PAGE_SIZE, max_sequences, pages)
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
-        shape = (config.num_layers, max_sequences * pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        self._submitted: list[SequenceWork] | None = None
+        self._rows: list[RowOutput] = []  # of the parts of the submitted step that are over
+        arena = None if model.device is None else Arena(model.device, "device")
+        self.storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
         if model.device is None:
-            self.storage = CacheStorage(*shape, kv_type)
             self.executor = NumpyExecutor(model.layers, self.storage, keep)
         else:
-            self.storage = _device_cache(model.device, shape, kv_type)
             self.executor = DeviceExecutor(model.device, model.layers, self.storage, num_sequences=max_sequences, pages_per_sequence=pages,
                                            max_tokens=max(prefill_chunk, max_sequences), max_outputs=max(MAX_OUTPUTS, max_sequences),
                                            keep=keep, timestamps=timestamps, skip_barrier=skip_barrier)
@@ -57,55 +70,79 @@ class ModelRunner:
         """Let go of weights, cache and recorded steps; the runner is of no use afterwards."""
         self.model = self.storage = self.executor = None
 
-    def open_sequence(self) -> int:
-        """A new empty sequence. Raises OutOfMemory when max_sequences are open."""
+    def open_sequence(self, tokens: Sequence[int] | None = None) -> int:
+        """A new sequence, empty and on its own; with `tokens`, one that shares what it stores with others and already holds as many of
+        the first of `tokens` as are known (`length` says how many). Raises OutOfMemory when max_sequences are open."""
         self._next_id += 1
-        self.sequences[self._next_id] = self.pages.open()
+        self.sequences[self._next_id] = self.pages.open(tokens)
         return self._next_id
 
     def close_sequence(self, sequence_id: int) -> None:
+        """Its place is free; what it shared stays known while nobody needs the room."""
         self.pages.close(self.sequences.pop(sequence_id))
+
+    def forget(self) -> None:
+        """Forget what ended sequences left in the cache."""
+        self.pages.forget()
 
     def length(self, sequence_id: int) -> int:
         """Tokens in the sequence's cache."""
         return self.sequences[sequence_id].length
 
-    def truncate(self, sequence_id: int, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.pages.truncate(self.sequences[sequence_id], length)
+    def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
+        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
 
-    def shift(self, sequence_id: int, keep: int, discard: int) -> None:
-        """Raises NotImplementedError: keys are stored rotated to their positions. The caller runs the tokens again."""
-        raise NotImplementedError("the cache stores keys rotated to their positions")
+    def truncate(self, sequence_id: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a sequence on its own. Raises ValueError where it shares some of the others."""
+        self.pages.truncate(self.sequences[sequence_id], length)
 
     def step(self, work: list[SequenceWork]) -> list[RowOutput]:
         """Append every work's tokens to its sequence; rows for the last `outputs` tokens of each, in order.
 
-        Raises OutOfMemory (with no sequence changed) where one would outgrow the context, RequestError for a token outside of the vocabulary,
-        DeviceError, DeviceLost.
+        A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages are in use,
+        RequestError for a token outside of the vocabulary, DeviceError, DeviceLost.
         """
+        self.submit(work)
+        return self.wait()
+
+    def submit(self, work: list[SequenceWork]) -> None:
+        """Begin a step; `wait` must come before anything else is asked of the runner. Raises what `step` raises."""
         for item in work:
             bad = [token for token in item.tokens if not 0 <= token < self.vocab_size]
             if bad:
                 raise RequestError(f"token {bad[0]} is outside of the vocabulary of {self.vocab_size}")
-        lengths = [self.sequences[item.sequence_id].length for item in work]
-        try:
+        self._submitted = work
+        lengths = [self.length(item.sequence_id) for item in work]
+        with self._undone_where_it_fails(lengths):
             for item in work:
-                self.pages.extend(self.sequences[item.sequence_id], len(item.tokens))
-        except OutOfMemory:
-            self._restore(work, lengths)
-            raise
+                self.pages.extend(self.sequences[item.sequence_id], item.tokens)
+            self._submit(work, lengths)
+
+    def wait(self) -> list[RowOutput]:
+        """The rows of the step that was submitted. Raises what `step` raises."""
+        work = self._submitted
+        lengths = [self.length(item.sequence_id) - len(item.tokens) for item in work]
+        with self._undone_where_it_fails(lengths):
+            rows = [*self._rows, *self.executor.wait()]
+        self._submitted = None
+        for item in work:
+            self.pages.commit(self.sequences[item.sequence_id])
+        return rows
+
+    @contextmanager
+    def _undone_where_it_fails(self, lengths: list[int]):
         try:
-            return self._run(work, lengths)
+            yield
         except BaseException:
-            self._restore(work, lengths)
+            for item, length in zip(self._submitted, lengths):
+                sequence = self.sequences[item.sequence_id]
+                self.pages.truncate(sequence, min(length, sequence.length))
+            self._submitted = None
             raise
 
-    def _restore(self, work, lengths):
-        for item, length in zip(work, lengths):
-            self.pages.truncate(self.sequences[item.sequence_id], min(length, self.sequences[item.sequence_id].length))
-
-    def _run(self, work, lengths) -> list[RowOutput]:
+    def _submit(self, work: list[SequenceWork], lengths: list[int]) -> None:
+        """Run all parts of the step but the last, which is submitted. A part is what the executor can take."""
         tokens, positions, slots, wanted = [], [], [], []
         for item, length in zip(work, lengths):
             count = len(item.tokens)
@@ -113,23 +150,20 @@ class ModelRunner:
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
             wanted.extend(range(len(tokens) - item.outputs, len(tokens)))
-        wanted = np.array(wanted, np.int32)
-        rows: list[RowOutput] = []
+        tokens, positions, slots, wanted = (np.array(values, np.int32) for values in (tokens, positions, slots, wanted))
+        self._rows = []
         first = 0
-        while first < len(tokens):
+        while True:
             last = min(first + self.executor_tokens, len(tokens))
             here = wanted[(wanted >= first) & (wanted < last)]
             if len(here) > MAX_OUTPUTS and len(here) > self.max_sequences:
-                last = int(here[MAX_OUTPUTS])  # the rest of the rows in the next step
+                last = int(here[MAX_OUTPUTS])  # the rest of the rows in the next part
                 here = here[:MAX_OUTPUTS]
-            found = self.executor.run(StepInputs(
-                np.array(tokens[first:last], np.int32), np.array(positions[first:last], np.int32), np.array(slots[first:last], np.int32),
-                self.pages.table, here - first))
-            if last < len(tokens):  # what full() would read is about to be overwritten
-                found = [_frozen(row) for row in found]
-            rows.extend(found)
+            self.executor.submit(StepInputs(tokens[first:last], positions[first:last], slots[first:last], self.pages.table, here - first))
+            if last == len(tokens):
+                return
+            self._rows.extend(_frozen(row) for row in self.executor.wait())  # what full() would read is about to be overwritten
             first = last
-        return rows
 
     @property
     def executor_tokens(self) -> int:
@@ -141,14 +175,21 @@ def _frozen(row: RowOutput) -> RowOutput:
     return RowOutput(row.log_sum_exp, row.ids, row.logits, lambda: whole)
 
 
-def _device_cache(device, shape, kv_type) -> CacheStorage:
-    per_layer = 2 * int(np.prod(shape[1:])) * np.dtype(DTYPES[kv_type]).itemsize
-    needed = per_layer * shape[0]
-    free = device.free_memory(needed)
+def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max_sequences: int) -> int:
+    """How many pages the cache gets: `pages` for each sequence, or fewer, down to those of one, where the device has no more room."""
+    wanted, device = pages * max_sequences, model.device
+    if device is None:
+        return wanted
+    tensor_bytes = int(np.prod(page_shape)) * np.dtype(DTYPES[kv_type]).itemsize  # of one page, keys or values of one layer
+    page_bytes = 2 * model.config.num_layers * tensor_bytes
+    free, limit = device.free_memory(wanted * page_bytes), device.info.limits.max_storage_buffer_range
+    fitting = min(wanted, free // page_bytes, limit // tensor_bytes)
     hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH), or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
-    if needed > free:
-        raise OutOfMemory(f"the KV cache needs {needed / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB free: {hint}")
-    if per_layer // 2 > device.info.limits.max_storage_buffer_range:
-        raise OutOfMemory(f"the KV cache of one layer needs {per_layer // 2} bytes; {device.info.name} binds at most "
-                          f"{device.info.limits.max_storage_buffer_range}: {hint}")
-    return CacheStorage(*shape, kv_type, Arena(device, "device"))
+    if limit // tensor_bytes < pages:
+        raise OutOfMemory(f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: {hint}")
+    if fitting < pages:
+        raise OutOfMemory(f"the KV cache needs {pages * page_bytes / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB free: {hint}")
+    if fitting < wanted:
+        log.warning("%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; %s",
+                    device.info.name, fitting * PAGE_SIZE, max_sequences, pages * PAGE_SIZE, hint)
+    return fitting

@@ -4,7 +4,7 @@ In one direction: `SequenceWork`, tokens to append to a sequence. In the other: 
 """
 
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class LogitsRow(Protocol):
     logits: np.ndarray
 
     def full(self) -> np.ndarray:
-        """The whole row, (vocab,) float32; valid until the runner's next step."""
+        """The whole row, (vocab,) float32; valid until the runner's next step is submitted."""
         ...
 
 
@@ -46,21 +46,30 @@ class Runner(Protocol):
     max_sequences: int
     prefill_chunk: int
 
-    def open_sequence(self) -> int: ...
-
-    def close_sequence(self, sequence_id: int) -> None: ...
-
-    def truncate(self, sequence_id: int, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+    def open_sequence(self, tokens: Sequence[int]) -> int:
+        """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever sequence."""
         ...
 
-    def shift(self, sequence_id: int, keep: int, discard: int) -> None:
-        """Forget the tokens [keep, keep + discard) and move the later ones down.
-
-        Raises NotImplementedError, with nothing changed, where the model's cache cannot be moved.
-        """
+    def length(self, sequence_id: int) -> int:
+        """Tokens that the sequence holds."""
         ...
 
-    def step(self, work: list[SequenceWork]) -> list[LogitsRow]:
-        """Append every work's tokens; the rows asked for, in the order of `work`."""
+    def close_sequence(self, sequence_id: int) -> None:
+        """Its tokens stay known as long as there is room."""
+        ...
+
+    def forget(self) -> None:
+        """Forget what closed sequences held."""
+        ...
+
+    def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
+        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+        ...
+
+    def submit(self, work: list[SequenceWork]) -> None:
+        """Begin a step that appends every work's tokens; `wait` comes before anything else is asked of the runner."""
+        ...
+
+    def wait(self) -> list[LogitsRow]:
+        """The rows asked for by the step that was submitted, in the order of its work. Where it fails, no sequence has changed."""
         ...
