@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
 from ..ops import attention
@@ -127,6 +128,7 @@ class DeviceExecutor:
         """The recorded step of this shape."""
         if shape not in self._plans:
             self._plans[shape] = self._record(build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep))
+            host_memory.trim()
         return self._plans[shape]
 
     def _record(self, graph: Graph) -> Plan:
