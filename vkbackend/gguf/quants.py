@@ -1,4 +1,4 @@
-"""Tensor formats: exact dequantization for the twins, and packing into the device layout.
+"""Tensor formats: exact dequantization for the twins (`dequantize.py`), and packing into the device layout.
 
 In: a tensor's rows as in the file, uint8 (rows, row_bytes). Out: f32 (rows, K), or the two planes of
 docs/architecture.md ("Packed device layout"). A format is one row of FORMATS.
@@ -10,7 +10,8 @@ from typing import Callable
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize as gguf_dequantize
+
+from .dequantize import UNPACK, dequantize, k_scales
 
 GROUP = 64   # rows per group, as in shaders/quant/planes.glsl: a lane's neighbours read what lies beside it, and memory is read from end to end
 BLOCK = 32   # elements per packed block
@@ -42,9 +43,13 @@ class QuantFormat:
     def quant_words(self) -> int:
         return {"f32": 32, "f16": 16, "q8_0": 8}.get(self.name, 4)
 
-    def dequantize(self, raw: np.ndarray) -> np.ndarray:
-        """uint8 (rows, row_bytes) -> f32 (rows, K), bit-exact to gguf's."""
-        return np.ascontiguousarray(gguf_dequantize(np.ascontiguousarray(raw), self.type), np.float32)
+    def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (rows, row_bytes) -> f32 (rows, K), bit-exact to gguf's; into `out` where there is one, else into a new array."""
+        rows, row_bytes = raw.shape
+        if out is None:
+            out = np.empty((rows, row_bytes // self.type_size * self.block_size), np.float32)
+        dequantize(UNPACK[self.name], np.ascontiguousarray(raw).reshape(-1, self.type_size), out.reshape(-1, self.block_size))
+        return out
 
     def packed_shape(self, rows: int, k: int) -> tuple[int, int]:
         """-> bytes of the quants plane and of the scales plane."""
@@ -129,15 +134,8 @@ def _nibbles(qs: np.ndarray) -> np.ndarray:
     return (blocks[..., :16] | blocks[..., 16:] << 4).reshape(*qs.shape[:-1], -1, 16)
 
 
-def _k_scales(packed: np.ndarray) -> np.ndarray:
-    """Q4_K's and Q5_K's 12 bytes of six-bit scales and minimums -> (..., 8, 2) uint8: (sc, m) of each block."""
-    sc, m, high = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
-    return np.stack([np.concatenate([sc & 63, (high & 15) | (sc >> 6) << 4], axis=-1),
-                     np.concatenate([m & 63, (high >> 4) | (m >> 6) << 4], axis=-1)], axis=-1)
-
-
 def _split_q4_k(blocks):
-    scales = np.ascontiguousarray(_k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
+    scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     return _words(_nibbles(blocks[..., 16:])), np.concatenate([_words(blocks[..., :4]), _words(scales)], axis=-1)
 
 
@@ -147,7 +145,7 @@ def _bits(bytes_: np.ndarray) -> np.ndarray:
 
 
 def _split_q5_k(blocks):
-    scales = np.ascontiguousarray(_k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
+    scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     high = blocks[..., 16:48]
     fifth = np.stack([_bits(high >> block & 1) for block in range(8)], axis=-1)
     return _words(_nibbles(blocks[..., 48:])), np.concatenate([_words(blocks[..., :4]), _words(scales), fifth], axis=-1)
