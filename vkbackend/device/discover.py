@@ -227,7 +227,9 @@ def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
     heaps = memory.memoryProperties.memoryHeaps[0:memory.memoryProperties.memoryHeapCount]
     local = [i for i, heap in enumerate(heaps) if heap.flags & 1] or list(range(len(heaps)))
     total = sum(heaps[i].size for i in local)
-    free = sum(max(0, budget.heapBudget[i] - budget.heapUsage[i]) for i in local) if has_budget else total
+    # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT): a driver that says so, such as a mock one, tells none.
+    told = has_budget and any(budget.heapBudget[i] for i in local)
+    free = sum(max(0, budget.heapBudget[i] - budget.heapUsage[i]) for i in local) if told else total
     if kind in (DeviceType.INTEGRATED, DeviceType.CPU):
         free = min(free, available_host_memory())
     return total, free
