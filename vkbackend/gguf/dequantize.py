@@ -31,9 +31,10 @@ def _slab(unpack, blocks, out):
         return
     parts = out.reshape(*scales.shape, -1)
     parts[...] = codes.reshape(parts.shape)
-    parts *= scales[..., None]
-    if offsets is not None:
-        parts += offsets[..., None]
+    with np.errstate(invalid="ignore"):  # scales of a damaged file may be no numbers
+        parts *= scales[..., None]
+        if offsets is not None:
+            parts += offsets[..., None]
 
 
 @cache

@@ -94,6 +94,7 @@ class Weights:
         self.gguf, self.placer, self.prefix, self.layer = gguf, placer, "", -1
         self.shared: dict[str, PackedMatrix | Vector] = {}  # by name: a tied embedding is placed once
         self.used: set[str] = set()  # names of the tensors that were taken so far
+        self.factors: list[PackedMatrix] = []  # what is multiplied with; of an embedding only some rows are read
 
     def block(self, layer: int) -> "Weights":
         """The same weights, looked up under "blk.<layer>."."""
@@ -179,7 +180,7 @@ class Weights:
                 stacks[-1].append(each)
             else:
                 stacks.append([each])
-        return Linear([self.matrix(*stack) for stack in stacks], name or names[0])
+        return Linear([self._factor(*stack) for stack in stacks], name or names[0])
 
     def gated(self, gate: str, up: str, *, rows: int, columns: int) -> PackedMatrix | None:
         """Two weights of shape (rows, columns) as one gated matrix; None where their formats differ."""
@@ -188,7 +189,12 @@ class Weights:
                 raise self._missing(name)
             self._check_shape(name, self.gguf.tensors[name].shape, (rows, columns))
         alike = self._alike(f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight")
-        return self.matrix(gate, up, columns=columns, gated=True) if alike else None
+        return self._factor(gate, up, columns=columns, gated=True) if alike else None
+
+    def _factor(self, *names: str, **attrs) -> PackedMatrix:
+        weight = self.matrix(*names, **attrs)
+        self.factors.append(weight)
+        return weight
 
     def _check_shape(self, name: str, shape, expected) -> None:
         """expected: None stands for any size."""

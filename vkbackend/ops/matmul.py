@@ -20,22 +20,35 @@ from .signature import Signature
 TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
          "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 4), (4, 4), (8, 4))}
 TILES["texel"] = TILES["subgroup"]
+ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
 
 
 def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate=""):
-    """The twin. BLAS gemm for every T: gemv and gemm differ in bits."""
+    """The twin."""
     if norm is not None:
         x = rms_norm.reference(x, norm, eps=eps)
-    matrix = weight.array()
-    if x.shape[0] == 1:
-        y = (np.concatenate([x, x]) @ matrix.T)[:1]
-    else:
-        y = x @ matrix.T
+    y = _product(x, weight)
     if gate:
         half = y.shape[1] // 2
         y = {"silu": elementwise.silu_mul, "gelu": elementwise.gelu_mul}[gate](y[:, :half], y[:, half:])
-    return y if residual is None else y + residual
+    if residual is not None:
+        y += residual
+    return y
+
+
+def _product(x, weight):
+    """x W^T, tile by tile. Few rows of x are multiplied one by one (gemv): faster than gemm, which copies the matrix first, and the bits of a
+    row depend on nothing else in the step. Many rows go through gemm, which adds up in another order."""
+    y = np.empty((len(x), weight.shape[0]), np.float32)
+    for first, tile in weight.tiles():
+        part = y[:, first:first + len(tile)]
+        if len(x) > ONE_BY_ONE:
+            np.matmul(x, tile.T, out=part)
+        else:
+            for row in range(len(x)):
+                np.matmul(tile, x[row], out=part[row])
+    return y
 
 
 def choose_tile(device, num_tokens: int, num_rows: int, gated: bool) -> tuple[int, int]:

@@ -5,6 +5,7 @@ docs/architecture.md ("Packed device layout").
 """
 
 from dataclasses import dataclass, field
+from typing import Iterator
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..gguf.quants import GROUP, QuantFormat
 from .op import BASE_LANES
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
+TILE_BYTES = 4 << 20  # of f32 rows that the twins multiply with at a time: they stay in cache for several tokens
 _HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}  # where a block keeps half floats, if not at 0 only
 
 
@@ -42,7 +44,7 @@ class PackedMatrix:
     raws: list[np.ndarray]
     gated: bool = False
     parts: list[Part] = field(default_factory=list)
-    _array: np.ndarray | None = None
+    _array: np.ndarray | None = None  # dequantized, where `expand` kept it
 
     @classmethod
     def random(cls, rng, format_name: str, rows: int, k: int, gated: bool = False) -> "PackedMatrix":
@@ -71,18 +73,54 @@ class PackedMatrix:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, must be float32 (rows, K)")
         return cls(name, array.shape, FORMATS["f32"], [np.ascontiguousarray(array).view(np.uint8)])
 
+    @property
+    def f32_bytes(self) -> int:
+        """What the matrix takes dequantized."""
+        return 4 * self.shape[0] * self.shape[1]
+
     def array(self) -> np.ndarray:
-        """Dequantized, f32 (rows, K); computed once. The twins' view of the matrix."""
-        if self._array is None:
-            self._array = np.concatenate([self.format.dequantize(raw) for raw in self.raws])
-        return self._array
+        """Dequantized, f32 (rows, K)."""
+        return self.rows_from(0, self.shape[0]) if self._array is None else self._array
+
+    def expand(self) -> None:
+        """Keep the matrix dequantized, so that the twins need not do it at each use."""
+        self._array = self.array()
+
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, f32 (some rows, K)) from top to bottom. Where a tile ends does not depend on whether the matrix is kept dequantized."""
+        step = max(16, TILE_BYTES // (4 * self.shape[1]) // 16 * 16)
+        for first in range(0, self.shape[0], step):
+            last = min(first + step, self.shape[0])
+            yield first, self.rows_from(first, last) if self._array is None else self._array[first:last]
+
+    def rows_from(self, first: int, last: int) -> np.ndarray:
+        """Rows first ... last - 1, newly dequantized, f32."""
+        found, at = np.empty((last - first, self.shape[1]), np.float32), 0
+        for raw in self.raws:  # what [first, last) covers of each tensor, whose own first row is `at`
+            some = slice(max(first - at, 0), max(last - at, 0))
+            part = raw[some]
+            start = at + some.start - first
+            self.format.dequantize(part, found[start:start + len(part)])
+            at += len(raw)
+        return found
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Some dequantized rows, f32 (len(ids), K), without touching the others."""
         if self._array is not None:
             return self._array[ids]
         raw = self.raws[0] if len(self.raws) == 1 else np.concatenate(self.raws)
-        return self.format.dequantize(np.ascontiguousarray(raw[ids]))
+        return self.format.dequantize(raw[ids])
+
+
+def expand(matrices: list[PackedMatrix], budget: int) -> int:
+    """Keep `matrices` dequantized so far as `budget` bytes reach -> bytes that this took. The others stay as they are in the file: the twins
+    dequantize them tile by tile at each use, which takes little memory, but more time than the product of one token."""
+    taken = 0
+    for matrix in matrices:
+        if taken + matrix.f32_bytes <= budget:
+            matrix.expand()
+            taken += matrix.f32_bytes
+    return taken
 
 
 def place(matrix: PackedMatrix, device, arena) -> None:
