@@ -304,14 +304,15 @@ def test_a_shared_beginning_runs_once_while_another_one_runs(world):
 
 
 def test_two_that_store_the_same_keep_one_copy(world):
-    here = world(max_sequences=2, page_size=8)
+    here = world(max_sequences=3, page_size=8)
     here.runner.next_token = lambda tokens: 7
     here.runner.gate = threading.Semaphore(0)
+    here.start([2, 3], num_predict=1)  # whose step holds the two up, so that they begin together
     prompt = list(range(100, 140))
     listeners = [here.start(prompt, num_predict=4) for _ in range(2)]
-    here.runner.gate.release(2)
-    until(lambda: len(here.runner.steps) == 2)
-    assert [len(work.tokens) for work in here.runner.steps[0]] == [40, 40]
+    here.runner.gate.release(3)
+    until(lambda: len(here.runner.steps) == 3)
+    assert any([len(work.tokens) for work in step].count(40) == 2 for step in here.runner.steps)
     pages = [sequence.pages for sequence in here.runner.sequences.values()]
     assert pages[0][:5] == pages[1][:5]
     here.runner.gate.release(10_000)
@@ -396,6 +397,29 @@ def test_prompts_take_turns(world):
             if work.outputs:
                 ends.setdefault(work.sequence_id, number)
     assert ends[2] < ends[1] - 3
+
+
+def test_new_prompts_do_not_go_before_a_long_one_again_and_again(world):
+    """A prompt of ten chunks ends although a new prompt of a chunk comes with every step."""
+    here = world(prefill_chunk=8, max_sequences=3)
+    here.runner.next_token = lambda tokens: 1
+    number = iter(range(1000))
+
+    def next_one(event):
+        if isinstance(event, Finished) and not ended.is_set():
+            here.engine.submit(here.request([500 + next(number)] * 8), next_one)
+
+    ended = threading.Event()
+    here.runner.gate = threading.Semaphore(0)
+    long_one = here.start(list(range(100, 180)))
+    for _ in range(4):
+        here.engine.submit(here.request([500 + next(number)] * 8), next_one)
+    here.runner.gate.release(80)
+    until(lambda: long_one.events or len(here.runner.steps) == 80)
+    ended.set()
+    here.runner.gate.release(1000)
+    assert long_one.wait().reason == "stop"
+    assert next(index for index, step in enumerate(here.runner.steps) if 179 in [work.tokens[-1] for work in step]) < 40
 
 
 def test_requests_beyond_the_slots_wait_their_turn(world):
@@ -545,13 +569,13 @@ def test_the_youngest_gives_way_and_goes_on_later(world):
 
 
 def test_a_long_prompt_waits_for_room_and_short_ones_pass_it_a_few_times(world):
-    here = world(max_sequences=3, page_size=8, num_pages=16, context_length=128)
+    here = world(max_sequences=3, page_size=8, num_pages=22, context_length=128)
     here.runner.next_token = counting
     here.runner.gate = threading.Semaphore(0)
-    first = here.start([100, 101], num_predict=60)
+    first = here.start([100, 101], num_predict=100)
     here.runner.gate.release(30)
     until(lambda: len(here.runner.steps) == 30)
-    long_one = here.start(list(range(1000, 1096)), num_predict=2)
+    long_one = here.start(list(range(1000, 1120)), num_predict=2)
     short_ones = [here.start([base, base + 1], num_predict=3) for base in range(200, 2000, 100)]
     order = []
     for name, listener in (("first", first), ("long", long_one), *((number, short) for number, short in enumerate(short_ones))):
@@ -565,6 +589,19 @@ def test_a_long_prompt_waits_for_room_and_short_ones_pass_it_a_few_times(world):
         assert listener.wait().reason == "length"
     assert order.index("long") < order.index(MAX_OVERTAKEN), "more passed the long prompt than may"
     assert order.index(0) < order.index("first") < order.index("long"), "short ones that fit need not wait"
+
+
+def test_who_gave_way_goes_on_before_those_who_wait(world):
+    here = world(max_sequences=2, page_size=8, num_pages=12, context_length=64)
+    here.runner.next_token = counting
+    here.runner.gate = threading.Semaphore(0)
+    listeners = [here.start([base, base + 1], num_predict=60) for base in (100, 200, 300)]
+    until(lambda: here.engine.num_unfinished == 3)
+    here.runner.gate.release(10_000)
+    assert [listener.wait().tokens for listener in listeners] == [60] * 3
+    begun = [work.tokens[0] // 100 for step in here.runner.steps for work in step if len(work.tokens) > 1 or work.tokens[0] % 100 < 2]
+    assert begun.count(2) > 1, "the second did not give way: the test tests nothing"
+    assert begun.index(3) > max(index for index, number in enumerate(begun) if number == 2)
 
 
 def test_a_cache_too_small_for_one_is_an_error(world):
