@@ -53,9 +53,12 @@ layout(push_constant) uniform Push {
 const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block per lane
 // A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one, 30 cycles each.
 #define ACTIVATIONS(t, j) subgroupShuffle(mine[t][(j) / LANES], (j) % LANES)
+#define ACTIVATION_SUM(t, j) subgroupShuffle(own_sum[t][(j) / LANES], (j) % LANES)
 #else
 shared vec4 tile[TOKENS * 8];
 #define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
+shared float tile_sum[TOKENS * 8];                         // of each four
+#define ACTIVATION_SUM(t, j) tile_sum[(t) * 8u + (j)]
 shared float squares_of[TOKENS * 8];
 #endif
 
@@ -87,6 +90,8 @@ void main() {
 #ifdef SUBGROUP
     float squares[TOKENS];                                  // of the activations that this lane loads
     [[unroll]] for (uint t = 0u; t < TOKENS; t++) squares[t] = 0.0;
+    vec4 code_scale[LOADS];
+    [[unroll]] for (uint i = 0u; i < LOADS; i++) code_scale[i] = CODE_SCALE((i * LANES + lane) & 7u);
 #else
     float squares = 0.0;
 #endif
@@ -97,6 +102,7 @@ void main() {
 
 #ifdef SUBGROUP
         vec4 mine[TOKENS][LOADS];
+        float own_sum[TOKENS][LOADS];
         [[unroll]] for (uint i = 0u; i < LOADS; i++) {
             uint four = b * 8u + ((i * LANES + lane) & 7u);
             vec4 factor = HAS_NORM ? NORM4(four) : vec4(1.0);
@@ -106,6 +112,8 @@ void main() {
                     squares[t] += dot(mine[t][i], mine[t][i]);
                     mine[t][i] *= factor;
                 }
+                own_sum[t][i] = (mine[t][i].x + mine[t][i].y) + (mine[t][i].z + mine[t][i].w);
+                mine[t][i] *= code_scale[i];
             }
         }
 #else
@@ -116,7 +124,8 @@ void main() {
                 squares += dot(v, v);
                 v *= NORM4(b * 8u + (lane & 7u));
             }
-            tile[lane] = v;
+            tile_sum[lane] = (v.x + v.y) + (v.z + v.w);
+            tile[lane] = v * CODE_SCALE(lane & 7u);
         }
         barrier();
 #endif
@@ -135,7 +144,7 @@ void main() {
             [[unroll]] for (uint r = 0u; r < ROWS; r++) w[r] = codes(block[r], J);                                  \
             [[unroll]] for (uint t = 0u; t < TOKENS; t++) {                                                         \
                 vec4 v = ACTIVATIONS(t, J);                                                                         \
-                if (HAS_BIAS != 0) total[t] += (v.x + v.y) + (v.z + v.w);                                           \
+                if (HAS_BIAS != 0) total[t] += ACTIVATION_SUM(t, J);                                                \
                 [[unroll]] for (uint r = 0u; r < ROWS; r++)                                                         \
                     part[r][t] = fma(w[r].w, v.w, fma(w[r].z, v.z, fma(w[r].y, v.y, fma(w[r].x, v.x, part[r][t])))); \
             }                                                                                                       \
@@ -146,7 +155,11 @@ void main() {
             [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
                 sum[r][t] = fma(block_scale(block[r], 0u), part[r][t], sum[r][t]);
                 part[r][t] = 0.0;
+#if HAS_BIAS
+                sum[r][t] = fma(block_bias(block[r], 0u), total[t], sum[r][t]);
+#endif
             }
+        [[unroll]] for (uint t = 0u; t < TOKENS; t++) total[t] = 0.0;
 #endif
         FOUR(4u) FOUR(5u) FOUR(6u) FOUR(7u)
         [[unroll]] for (uint r = 0u; r < ROWS; r++)
@@ -157,7 +170,7 @@ void main() {
                 sum[r][t] = fma(block_scale(block[r], 1u), part[r][t], sum[r][t]);
 #endif
 #if HAS_BIAS
-                sum[r][t] = fma(block_bias(block[r]), total[t], sum[r][t]);
+                sum[r][t] = fma(block_bias(block[r], 1u), total[t], sum[r][t]);
 #endif
             }
     }

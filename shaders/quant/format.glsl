@@ -40,8 +40,8 @@ vec4 weights(Block k, uint j) {
 #if SCALES_PER_BLOCK == 0
     return codes(k, j);
 #elif HAS_BIAS
-    return codes(k, j) * block_scale(k, j >> 2) + block_bias(k);
+    return codes(k, j) * CODE_SCALE(j) * block_scale(k, j >> 2) + block_bias(k, j >> 2);
 #else
-    return codes(k, j) * block_scale(k, j >> 2);
+    return codes(k, j) * CODE_SCALE(j) * block_scale(k, j >> 2);
 #endif
 }

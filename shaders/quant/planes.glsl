@@ -4,10 +4,12 @@
 // A format file gives:
 //   struct Block                                  one row's 32 weights, still packed
 //   Block load_block(group, block, lane, nb)      row = GROUP_ROWS * group + lane, elements 32*block ... +31; nb = blocks per row
-//   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7
+//   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7, divided by CODE_SCALE(j)
 //   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
-//   float block_bias(Block)                       added to every scaled element (0 where HAS_BIAS is 0)
+//   float block_bias(Block, half_)                added to every scaled element (where HAS_BIAS is 1)
 //   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_BIAS 0 or 1
+//   CODE_SCALE(j)                                 powers of two: codes may stay where their bits lie in a word, which saves shifts, when
+//                                                 the activations are multiplied by it instead: every product is the same, exactly
 // TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
 const uint GROUP_ROWS = 64u;  // rows that lie beside each other; also in vkbackend/gguf/quants.py
 
@@ -28,23 +30,27 @@ uint scale_word(uint group, uint record, uint num_records, uint words, uint t, u
     return SCALES(((group * num_records + record) * words + t) * GROUP_ROWS + lane);
 }
 
-vec4 signed_bytes(uint v) {
-    return vec4(bitfieldExtract(int(v), 0, 8), bitfieldExtract(int(v), 8, 8), bitfieldExtract(int(v), 16, 8), int(v) >> 24);
-}
+// Conversions are signed throughout: AVX2 has no unsigned ones, llvmpipe takes six instructions for each. What is topmost in a word is
+// shifted down, since it would be a sign.
 
-vec4 unsigned_bytes(uint v) {
-    return vec4(v & 255u, (v >> 8) & 255u, (v >> 16) & 255u, v >> 24);
-}
+// Four bytes where they lie. BYTE_SCALE makes numbers below 256 of them.
+vec4 bytes_in_place(uint v) { return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24)); }
+#define BYTE_SCALE vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0)
 
-// Nibbles of a 16-byte block: byte i holds element i (low) and element i + 16 (high). j is a constant.
-uint nibble_bytes(uvec4 q, uint j) {
-    return (j < 4u ? q[j & 3u] : q[j & 3u] >> 4) & 0x0f0f0f0fu;
+// Nibbles of a 16-byte block where they lie: byte i holds element i (low) and element i + 16 (high). j is a constant. NIBBLE_SCALE makes
+// numbers below 16 of them.
+ivec4 nibbles_in_place(uvec4 q, uint j) {
+    uint v = q[j & 3u];
+    return j < 4u ? ivec4(v & 0xfu, v & 0xf00u, v & 0xf0000u, v & 0xf000000u) : ivec4(v & 0xf0u, v & 0xf000u, v & 0xf00000u, v >> 28);
 }
+#define NIBBLE_SCALE(j) ((j) < 4u ? vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0 / 16777216.0) \
+                                  : vec4(1.0 / 16.0, 1.0 / 4096.0, 1.0 / 1048576.0, 1.0))
 
-// Bits 4j ... 4j+3 of `bits`, one in each byte, at bit 4: the fifth bit of four neighbouring elements.
-uint fifth_bits(uint bits, uint j) {
-    uint four = (bits >> (4u * j)) & 15u;
-    return ((four & 1u) | ((four & 2u) << 7) | ((four & 4u) << 14) | ((four & 8u) << 21)) << 4;
+// Further bits of these elements, to be added: bit n of nibble i of the block's word w lies at 4i + at + n in `bits`. count: bits of an element.
+ivec4 bits_above_nibbles(uint bits, uint j, uint at, uint count) {
+    uint up = bits << (4u - at), mask = ((1u << count) - 1u) << 4;
+    return j < 4u ? ivec4(up & mask, up & (mask << 8), up & (mask << 16), up & (mask << 24))
+                  : ivec4(up & (mask << 4), up & (mask << 12), up & (mask << 20), (bits >> (24u + at)) & mask);
 }
 
 // Two blocks share one word of half-precision scales.

@@ -1,6 +1,7 @@
-// Q4_0: 32 nibbles minus 8, one half scale.
+// Q4_0: 32 nibbles, one half scale: w = d * q - 8 d.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 0
+#define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; float d; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -9,6 +10,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j)) - 8.0; }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.d; }
-float block_bias(Block k) { return 0.0; }
+float block_bias(Block k, uint half_) { return -8.0 * k.d; }

@@ -1,6 +1,7 @@
 // Q4_1: 32 nibbles, half scale and half minimum: w = d * q + m.
 #define SCALES_PER_BLOCK 1
 #define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -9,6 +10,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = unpackHalf2x16(scale_word(group, block, nb, 1u, 0u, lane));
     return k;
 }
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k) { return k.dm.y; }
+float block_bias(Block k, uint half_) { return k.dm.y; }

@@ -1,6 +1,7 @@
 // Q4_K: superblocks of 8 blocks; w = (d * sc) * q - (dmin * m), six-bit sc and m per block.
 #define SCALES_PER_BLOCK 1
 #define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -12,6 +13,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = vec2(d.x * float(sm & 255u), -(d.y * float((sm >> 8) & 255u)));
     return k;
 }
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k) { return k.dm.y; }
+float block_bias(Block k, uint half_) { return k.dm.y; }

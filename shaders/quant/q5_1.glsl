@@ -1,6 +1,7 @@
 // Q5_1: 32 five-bit codes, half scale and half minimum: w = d * q + m.
 #define SCALES_PER_BLOCK 1
 #define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; uint fifth; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -10,6 +11,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = unpackHalf2x16(scale_word(group, block, nb, 2u, 1u, lane));
     return k;
 }
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j) | fifth_bits(k.fifth, j)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k) { return k.dm.y; }
+float block_bias(Block k, uint half_) { return k.dm.y; }

@@ -1,6 +1,7 @@
 // Q5_K: like Q4_K with a fifth bit per element.
 #define SCALES_PER_BLOCK 1
 #define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; uint fifth; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -13,6 +14,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = vec2(d.x * float(sm & 255u), -(d.y * float((sm >> 8) & 255u)));
     return k;
 }
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j) | fifth_bits(k.fifth, j)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k) { return k.dm.y; }
+float block_bias(Block k, uint half_) { return k.dm.y; }

@@ -1,7 +1,8 @@
-// Q6_K: superblocks of 8 blocks; w = (d * sc) * (q - 32), six-bit q (four low bits in the nibbles, two high bits apart),
+// Q6_K: superblocks of 8 blocks; w = (d * sc) * q - 32 (d * sc), six-bit q (four low bits in the nibbles, two high bits apart),
 // signed eight-bit sc per 16 elements.
 #define SCALES_PER_BLOCK 2
-#define HAS_BIAS 0
+#define HAS_BIAS 1
+#define CODE_SCALE(j) NIBBLE_SCALE(j)
 struct Block { uvec4 q; uint high[2]; vec2 d; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -15,11 +16,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = d * vec2(bitfieldExtract(sc, 0, 8), bitfieldExtract(sc, 8, 8));
     return k;
 }
-// Two high bits of four neighbouring elements, one pair in each byte, at bit 4.
-uint high_pairs(uint bits, uint j) {
-    uint four = (bits >> (8u * (j & 3u))) & 255u;
-    return ((four & 3u) | ((four & 12u) << 6) | ((four & 48u) << 12) | ((four & 192u) << 18)) << 4;
-}
-vec4 codes(Block k, uint j) { return unsigned_bytes(nibble_bytes(k.q, j) | high_pairs(k.high[j >> 2], j)) - 32.0; }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.high[(j & 3u) >> 1], j, 2u * (j & 1u), 2u)); }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
-float block_bias(Block k) { return 0.0; }
+float block_bias(Block k, uint half_) { return -32.0 * k.d[half_]; }

@@ -1,6 +1,7 @@
-// Q8_0: 32 signed bytes, one half scale.
+// Q8_0: 32 bytes, stored with 128 added, one half scale: w = d * q - 128 d.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 0
+#define HAS_BIAS 1
+#define CODE_SCALE(j) BYTE_SCALE
 struct Block { uvec4 q[2]; float d; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -11,6 +12,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }
-vec4 codes(Block k, uint j) { return signed_bytes(k.q[j >> 2][j & 3u]); }
+vec4 codes(Block k, uint j) { return bytes_in_place(k.q[j >> 2][j & 3u]); }
 float block_scale(Block k, uint half_) { return k.d; }
-float block_bias(Block k) { return 0.0; }
+float block_bias(Block k, uint half_) { return -128.0 * k.d; }

@@ -96,12 +96,24 @@ def _pair(halves: np.ndarray) -> np.ndarray:
     return halves[:, 0::2] | halves[:, 1::2] << 16
 
 
+def _each_bit(bytes_: np.ndarray) -> np.ndarray:
+    """uint8 (..., 4) -> (..., 32) of 0/1: element i is bit i."""
+    return np.unpackbits(np.ascontiguousarray(bytes_), axis=-1, bitorder="little")
+
+
+def _fifth(bits: np.ndarray) -> np.ndarray:
+    """(..., 32) of 0/1, one per element of a block -> uint32 (...). The nibble of element 16h + 4w + c is number 2c + h of the block's word w;
+    its fifth bit goes to bit 4(2c + h) + w, from where one shift for all puts it above its nibble."""
+    shape = bits.shape[:-1]
+    return _words(np.packbits(bits.reshape(*shape, 2, 4, 4).transpose(*range(len(shape)), -1, -3, -2).reshape(*shape, 32), axis=-1, bitorder="little"))[..., 0]
+
+
 def _split_plain(blocks):
     return _words(blocks.reshape(len(blocks), -1)), None
 
 
 def _split_q8_0(blocks):
-    return _words(blocks[..., 2:]), _pair(_half(blocks, 0))
+    return _words(blocks[..., 2:]) ^ np.uint32(0x80808080), _pair(_half(blocks, 0))
 
 
 def _split_q4_0(blocks):
@@ -113,14 +125,14 @@ def _split_q4_1(blocks):
 
 
 def _split_q5_0(blocks):
-    fifth, d = _words(blocks[..., 2:6])[..., 0], _half(blocks, 0)
+    fifth, d = _fifth(_each_bit(blocks[..., 2:6])), _half(blocks, 0)
     if fifth.shape[1] % 2:
         fifth = np.concatenate([fifth, np.zeros_like(fifth[:, :1])], axis=1)
     return _words(blocks[..., 6:]), np.stack([fifth[:, 0::2], fifth[:, 1::2], _pair(d)], axis=-1)
 
 
 def _split_q5_1(blocks):
-    return _words(blocks[..., 8:]), np.concatenate([_words(blocks[..., 4:8]), _words(blocks[..., :4])], axis=-1)
+    return _words(blocks[..., 8:]), np.concatenate([_fifth(_each_bit(blocks[..., 4:8]))[..., None], _words(blocks[..., :4])], axis=-1)
 
 
 def _nibbles(qs: np.ndarray) -> np.ndarray:
@@ -139,15 +151,10 @@ def _split_q4_k(blocks):
     return _words(_nibbles(blocks[..., 16:])), np.concatenate([_words(blocks[..., :4]), _words(scales)], axis=-1)
 
 
-def _bits(bytes_: np.ndarray) -> np.ndarray:
-    """(..., 32) of 0/1 -> uint32 (...): bit i is element i."""
-    return np.packbits(bytes_, axis=-1, bitorder="little").view(np.uint32)[..., 0]
-
-
 def _split_q5_k(blocks):
     scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     high = blocks[..., 16:48]
-    fifth = np.stack([_bits(high >> block & 1) for block in range(8)], axis=-1)
+    fifth = np.stack([_fifth(high >> block & 1) for block in range(8)], axis=-1)
     return _words(_nibbles(blocks[..., 48:])), np.concatenate([_words(blocks[..., :4]), _words(scales), fifth], axis=-1)
 
 
@@ -155,8 +162,9 @@ def _split_q6_k(blocks):
     low, high = blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32), blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     # ggml: in each half of 128, elements 0-31 and 32-63 are the low nibbles of its two chunks, 64-95 and 96-127 the high ones.
     low = np.concatenate([low & 15, low >> 4], axis=-2).reshape(*blocks.shape[:2], 8, 32)
-    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(*blocks.shape[:2], 8, 8, 4)
-    pairs = high[..., 0] | high[..., 1] << 2 | high[..., 2] << 4 | high[..., 3] << 6  # (rows, supers, 8 blocks, 8 bytes)
+    # Element 16h + 4w + c of a block: its two high bits go to bits 4(2c + h) + 2(w % 2) of word w / 2, as in _fifth.
+    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(*blocks.shape[:2], 8, 2, 2, 2, 4)  # (..., h, w / 2, w % 2, c)
+    pairs = high[..., 0, :, 0, :] | high[..., 0, :, 1, :] << 2 | high[..., 1, :, 0, :] << 4 | high[..., 1, :, 1, :] << 6  # (..., 2 words, 4 bytes)
     d = _half(blocks, 208)[..., None]
     scales = np.concatenate([d, _words(blocks[..., 192:208]), _words(pairs.reshape(*blocks.shape[:2], 64))], axis=-1)
     return _words(low[..., :16] | low[..., 16:] << 4), scales

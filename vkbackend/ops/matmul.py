@@ -18,7 +18,7 @@ from .signature import Signature
 
 # (rows per lane, tokens per lane) that shaders/variants.toml builds.
 TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
-         "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 4), (4, 4), (8, 4))}
+         "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
 TILES["texel"] = TILES["subgroup"]
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
