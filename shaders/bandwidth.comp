@@ -1,5 +1,5 @@
 #version 450
-// Moves memory as fast as the device can: reads everything, and with COPY writes it too. For `vkbackend bench`, see vkbackend/bench.py.
+// Moves memory as fast as the device can: reads everything, and with COPY writes it too. For `vkbackend bench`, see vkbackend/bench/device_speed.py.
 // An invocation takes UNROLL words of 16 bytes, as far apart as there are invocations, so that neighbours read neighbouring words.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

@@ -1,8 +1,7 @@
-"""`bench`: tokens per second of a model here, against the memory's speed, and the time of each op; or the speed of single kernels."""
+"""`bench`: how fast a model is here, against what the device can do; against other servers; where a step's time goes; single kernels."""
 
 import json
-from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,84 +9,198 @@ import click
 from vkbackend import settings
 from vkbackend.errors import NoDevice
 
-from ..formatting import human_bytes
 from .main import Failure
-from .table import columns
+
+
+class Counts(click.ParamType):
+    """Whole numbers from 1 on, comma-separated -> tuple."""
+
+    name = "N[,N]"
+
+    def convert(self, value, param, context):
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            found = ()
+        if not found or min(found) < 1:
+            self.fail(f"{value!r} is not a list of whole numbers from 1 on, such as 16,128", param, context)
+        return found
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--prompt", "prompt_tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens of the prompt.")
-@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens to decode.")
+@click.option("--prompt", "prompts", type=Counts(), default="16,128,512", show_default=True, help="Tokens of the prompts.")
+@click.option("--batch", "batches", type=Counts(), default="1,2,4,8", show_default=True, help="Sequences that are decoded together.")
+@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens that each sequence decodes.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often everything is measured; medians are shown.")
+@click.option("--long", is_flag=True, help="Decode after 64 and after 2,048 tokens of context, too.")
+@click.option("--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step.")
+@click.option("--trace", type=click.Path(dir_okay=False), help="With --profile: write a trace for ui.perfetto.dev.")
+@click.option("--host-only", is_flag=True, help="The host's share of a decode step, on a driver that does nothing.")
+@click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
+@click.option("--compare", "peers", default="", metavar="URL[,URL]", help="Measure other servers side by side, Ollama's or OpenAI's API.")
+@click.option("--own", default="", metavar="URL", help="With --compare: the server that is ours; default: an engine in this process.")
+@click.option("--remote-model", default="", help="With --compare: the model's name on Ollama-compatible servers, where it differs.")
+@click.option("--peer-seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --compare: what a slow peer may take.")
+@click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write the rates as a picture (.png, .svg); needs matplotlib.")
 @click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
-@click.option("--url", default="", help="Measure this model on an Ollama-compatible server beside it.")
-@click.option("--remote-model", default="", help="The model's name there, where it differs.")
-@click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
-def bench(model, prompt_tokens, tokens, index, cpu, url, remote_model, kernels, as_json):
+def bench(model, as_json, **options):
     """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
-    from vkbackend.bench import bench as measure
-    from vkbackend.device.selection import open_device
-    if cpu and (kernels or index is not None):
-        raise Failure("--cpu excludes --device and --kernels")
-    if kernels:
-        with closing(_open(open_device, index)) as device:
-            click.echo(_kernels(device, as_json))
-        return
-    if model is None:
+    wanted = [name for name in ("profile", "host_only", "kernels", "peers") if options[name]]
+    if len(wanted) > 1:
+        raise Failure(f"these exclude each other: {', '.join(FLAGS[name] for name in wanted)}")
+    mode = wanted[0] if wanted else "rates"
+    _check(mode, model, options)
+    document, lines = MODES[mode](model, options)
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+
+
+FLAGS = {"profile": "--profile", "host_only": "--host-only", "kernels": "--kernels", "peers": "--compare"}
+
+
+def _check(mode, model, options) -> None:
+    if options["cpu"] and (mode in ("profile", "host_only", "kernels") or options["index"] is not None):
+        raise Failure("--cpu excludes --device, --profile, --host-only and --kernels")
+    if options["trace"] and mode != "profile":
+        raise Failure("--trace writes what --profile finds; give both")
+    if options["picture"] and mode not in ("rates", "peers"):
+        raise Failure("--plot shows rates; leave out --profile, --host-only and --kernels")
+    if (options["own"] or options["remote_model"]) and mode != "peers":
+        raise Failure("--own and --remote-model are for --compare")
+    if model is None and mode != "kernels":
         raise Failure("which model? Give a name (`vkbackend list`) or the path of a GGUF file, or --kernels")
+
+
+def _rates(model, options):
+    from vkbackend.bench import bench as measure
+
+    from .bench_text import rates_lines
+    sizes = {name: options[name] for name in ("prompts", "batches", "tokens", "rounds", "long")}
     path = gguf_path(model)
-    if cpu:
-        result = measure(path, prompt_tokens=prompt_tokens, tokens=tokens)
-    else:
-        with closing(_open(open_device, index)) as device:
-            result = measure(path, device, prompt_tokens=prompt_tokens, tokens=tokens)
+    with _device(options) as device:
+        result = measure(path, device, **sizes)
     result.model = model
-    other = _measure_url(url, remote_model or model, prompt_tokens, tokens) if url else None
-    if as_json:
-        click.echo(json.dumps(result.as_dict() | ({"url": asdict(other)} if other else {}), indent=2))
-    else:
-        click.echo("\n".join(lines(result) + (comparison(result, other) if other else [])))
+    _draw(options, result)
+    return result.as_dict(), rates_lines(result)
 
 
-def _kernels(device, as_json: bool) -> str:
-    """`vkbackend.bench.kernels.measure(device)`, a list of dataclasses of one type, as JSON or in a column for each field."""
+def _profile(model, options):
+    from vkbackend.bench.profile import profile, write_trace
+
+    from .bench_text import profile_lines
+    path = gguf_path(model)
+    with _device(options) as device:
+        found = profile(path, device, prompt_tokens=max(options["prompts"]))
+        name = device.info.name
+    if options["trace"]:
+        try:
+            write_trace(options["trace"], found, name)
+        except OSError as error:
+            raise Failure(f"{options['trace']} cannot be written: {error.strerror or error}") from None
+    return {"model": model, "device": name, "steps": [each.as_dict() for each in found]}, profile_lines(found)
+
+
+def _host_only(model, options):
+    from vkbackend.bench.host import measure_apart
+
+    from .bench_text import host_lines
+    path = gguf_path(model)
+    found = [measure_apart(path, tokens=options["tokens"], batch=batch) for batch in options["batches"]]
+    return [asdict(each) for each in found], host_lines(found)
+
+
+def _kernels(_, options):
+    """`vkbackend.bench.kernels.measure(device)`: a list of dataclasses of one type."""
     from vkbackend.bench.kernels import measure
-    found = measure(device)
-    if as_json:
-        return json.dumps([asdict(each) for each in found], indent=2)
-    return "\n".join(dataclass_columns(found))
+
+    from .bench_text import dataclass_columns
+    with _device(options) as device:
+        found = measure(device)
+    return [asdict(each) for each in found], dataclass_columns(found)
 
 
-def dataclass_columns(found: list) -> list[str]:
-    """A header of the fields' names, then a line for each of `found`; floats with four digits."""
-    if not found:
-        return ["nothing was measured"]
-    names = [each.name for each in fields(found[0])]
-    rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in (getattr(each, name) for name in names)] for each in found]
-    return columns(rows, [name.replace("_", " ").upper() for name in names])
+def _compare(model, options):
+    from vkbackend.bench.compare import compare
+    from vkbackend.bench.peers import Peer
+
+    from .bench_text import comparison_lines
+    remote = options["remote_model"] or model
+    peers = [_peer(Peer, url, remote) for url in options["peers"].split(",") if url]
+    sizes = {"prompts": options["prompts"], "tokens": options["tokens"], "rounds": options["rounds"], "peer_seconds": options["peer_seconds"]}
+
+    def say(text):
+        click.echo(text, err=True)
+
+    if options["own"]:
+        own = _peer(Peer, options["own"], remote)
+        found = compare(own, peers, **sizes, say=say)
+    else:
+        with _own_engine(model, options) as own:
+            found = compare(own, peers, **sizes, say=say)
+    _draw(options, found)
+    return asdict(found), comparison_lines(found)
 
 
-def _measure_url(url, model, prompt_tokens, tokens):
-    from ..address import parse
-    from .bench_url import measure
-    from .client import Client
-    return measure(Client(parse(url).for_clients.url), model, prompt_tokens, tokens)
+def _peer(kind, url, model):
+    """`model` is meant for servers that run many; one with OpenAI's API is asked which model it has."""
+    peer = kind(url if "//" in url else f"http://{url}", "")
+    if peer.kind == "ollama":
+        peer.model = model
+    return peer
 
 
-def comparison(result, other) -> list[str]:
-    """Two lines of rates, and ours as a multiple of theirs."""
-    rows = [["here", f"{result.prefill_rate:.1f}", f"{result.decode_rate:.1f}"], [other.url, f"{other.prefill_rate:.1f}", f"{other.decode_rate:.1f}"],
-            ["here / there", f"{result.prefill_rate / other.prefill_rate:.2f}", f"{result.decode_rate / other.decode_rate:.2f}"]]
-    return ["", *columns(rows, ["TOKENS/S", f"PREFILL {other.prompt_tokens}", f"DECODE {other.decoded_tokens}"])]
+class _own_engine:
+    """Context manager: an engine for the model on the device that was asked for, as `peers.OwnEngine`."""
+
+    def __init__(self, model, options):
+        self.path, self.options = gguf_path(model), options
+
+    def __enter__(self):
+        from vkbackend.bench.peers import OwnEngine
+        from vkbackend.engine.engine import Engine
+        from vkbackend.engine.runner import ModelRunner
+        from vkbackend.models import load
+        from vkbackend.tokenizer import Tokenizer
+        self.held = _device(self.options)
+        model = load(self.path, self.held.__enter__())
+        longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # words may be of several tokens
+        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length))
+        self.engine = Engine(runner, Tokenizer.from_gguf(model.gguf))
+        return OwnEngine(self.engine, self.engine.tokenizer)
+
+    def __exit__(self, *error):
+        self.engine.close()
+        self.held.__exit__(*error)
 
 
-def _open(open_device, index):
-    try:
-        return open_device(index)
-    except NoDevice as error:
-        raise Failure(f"{error}; measure the CPU path with --cpu") from None
+class _device:
+    """Context manager: the open device that the options ask for, None for the CPU."""
+
+    def __init__(self, options):
+        self.index, self.cpu, self.device = options["index"], options["cpu"], None
+
+    def __enter__(self):
+        from vkbackend.device.selection import open_device
+        if not self.cpu:
+            try:
+                self.device = open_device(self.index)
+            except NoDevice as error:
+                raise Failure(f"{error}; measure the CPU path with --cpu") from None
+        return self.device
+
+    def __exit__(self, *_):
+        if self.device is not None:
+            self.device.close()
+
+
+def _draw(options, found) -> None:
+    if options["picture"]:
+        from vkbackend.bench.plot import plot
+        plot(options["picture"], found)
 
 
 def gguf_path(model: str) -> Path:
@@ -104,21 +217,4 @@ def gguf_path(model: str) -> Path:
     return stored.gguf_path
 
 
-def lines(result) -> list[str]:
-    facts = [["model", f"{result.model} ({result.architecture}, {result.weights / 1e6:.1f}M weights per token)"], ["device", result.device],
-             ["load", f"{result.load_seconds:.2f} s"],
-             [f"prefill {result.prompt_tokens}", f"{result.prefill_rate:.1f} tokens/s"],
-             [f"decode {result.decoded_tokens}", f"{result.decode_rate:.1f} tokens/s, {result.nanoseconds_per_weight:.3f} ns per weight"],
-             ["moved per token", f"{human_bytes(result.bytes_per_token)}, {result.bytes_per_second / 1e9:.2f} GB/s"]]
-    if result.bandwidth:
-        facts.append(["bandwidth", f"read {result.bandwidth.read / 1e9:.2f} GB/s, copy {result.bandwidth.copy / 1e9:.2f} GB/s; "
-                                   f"decode reaches {result.share_of_bandwidth:.0%} of the better"])
-    text = columns(facts)
-    if result.ops:
-        total = sum(op.seconds for op in result.ops)
-        rows = [[op.label, op.dispatches, f"{op.seconds * 1e3:.3f}", f"{op.seconds / total:.1%}", f"{op.num_bytes / 1e6:.2f}", f"{op.bytes_per_second / 1e9:.2f}"]
-                for op in result.ops]
-        rows.append(["total", sum(op.dispatches for op in result.ops), f"{total * 1e3:.3f}", "100.0%", f"{result.bytes_per_token / 1e6:.2f}",
-                     f"{result.bytes_per_token / total / 1e9:.2f}"])
-        text += ["", "Time of one decode step by op, on the device's clock:", *columns(rows, ["OP", "DISPATCHES", "MS", "SHARE", "MB", "GB/S"])]
-    return text
+MODES = {"rates": _rates, "profile": _profile, "host_only": _host_only, "kernels": _kernels, "peers": _compare}

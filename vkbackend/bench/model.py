@@ -1,167 +1,187 @@
-"""How fast a model runs here, and how far that is from what the memory allows.
+"""How fast a model runs here, how far that is from what the device can do, and what memory it takes.
 
-In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: prefill and decode in tokens per second (the median of
-REPEATS), bytes moved per token, and with a device its measured bandwidth and the time of each op in a decode step, from the device's clock.
+In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: rates of prefill and decode, the least that they have to move
+and compute, time until the first token, memory. Everything is measured in rounds, each of all sizes, so that a busy minute hits all alike.
 """
 
 import statistics
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ..device.dispatch import Dispatch
-from ..engine.runner import PAGE_SIZE, ModelRunner
+from ..device.host_memory import peak_resident_bytes, resident_bytes
+from ..engine.runner import ModelRunner
 from ..engine.work import SequenceWork
 from ..errors import RequestError
 from ..models import LoadedModel, load
-from .device_speed import Bandwidth, measure_bandwidth
+from .device_speed import DeviceSpeed, measure_device
+from .work import Work
 
-REPEATS = 3
+ROUNDS = 3
+FIRST_PROMPT = 16      # tokens that sequences hold when decoding begins, and of the prompt of the first token
+LONG_CONTEXTS = (64, 2048)
+LONG_STEPS = 16
 WARM_STEPS = 2
-PROFILED_STEPS = 5
 
 
 @dataclass(frozen=True)
-class OpTime:
-    """All dispatches of one label in a decode step: seconds and bytes are sums over them."""
+class Rate:
+    """Tokens per second: the median of all rounds, the slowest and the fastest. tokens: of the prompt, or decoded by each sequence; batch:
+    sequences; context: tokens stored when decoding begins; num_bytes, flops: the least that all of it has to move and compute."""
 
-    label: str
-    dispatches: int
-    seconds: float
+    phase: str
+    tokens: int
+    batch: int
+    context: int
+    rate: float
+    slowest: float
+    fastest: float
     num_bytes: int
+    flops: int
+
+    @property
+    def seconds(self) -> float:
+        return self.tokens * self.batch / self.rate
 
     @property
     def bytes_per_second(self) -> float:
-        return self.num_bytes / self.seconds if self.seconds else 0.0
+        return self.num_bytes / self.seconds
+
+    @property
+    def flops_per_second(self) -> float:
+        return self.flops / self.seconds
+
+    def as_dict(self, speed: DeviceSpeed | None) -> dict:
+        shares = {"share_of_bandwidth": self.bytes_per_second / speed.bandwidth, "share_of_f32": self.flops_per_second / speed.f32} if speed else {}
+        return asdict(self) | {"bytes_per_second": self.bytes_per_second, "flops_per_second": self.flops_per_second} | shares
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. device_other: at the most, what was allocated on the device beside weights and cache: activations, results, staging.
+    process: the process's pages now, process_peak at any time, process_before before the model was loaded."""
+
+    weights: int
+    cache: int
+    device_other: int
+    process_before: int
+    process: int
+    process_peak: int
 
 
 @dataclass
 class Result:
-    """Rates in tokens per second. weights: those of the matrix products of one token; bytes_per_token: what a decode step must move."""
+    """load_seconds: from the file to weights in place; first_token_seconds: from then to the first token after FIRST_PROMPT others, with
+    what has to be recorded and compiled for it. weights: those of the products of one token."""
 
     model: str
     architecture: str
     device: str
-    prompt_tokens: int
-    decoded_tokens: int
     load_seconds: float
-    prefill_rate: float
-    decode_rate: float
+    first_token_seconds: float
     weights: int
-    bytes_per_token: int
-    bandwidth: Bandwidth | None = None
-    ops: list[OpTime] = field(default_factory=list)
-
-    @property
-    def nanoseconds_per_weight(self) -> float:
-        return 1e9 / self.decode_rate / self.weights
-
-    @property
-    def bytes_per_second(self) -> float:
-        """What decode moves."""
-        return self.bytes_per_token * self.decode_rate
-
-    @property
-    def share_of_bandwidth(self) -> float | None:
-        return self.bytes_per_second / self.bandwidth.best if self.bandwidth else None
+    weight_bytes: int
+    memory: Memory
+    speed: DeviceSpeed | None
+    rates: list[Rate] = field(default_factory=list)
 
     def as_dict(self) -> dict:
-        ops = [asdict(op) | {"bytes_per_second": op.bytes_per_second} for op in self.ops]
-        return asdict(self) | {"nanoseconds_per_weight": self.nanoseconds_per_weight, "bytes_per_second": self.bytes_per_second,
-                               "share_of_bandwidth": self.share_of_bandwidth, "ops": ops}
+        return asdict(self) | {"rates": [rate.as_dict(self.speed) for rate in self.rates]}
 
 
-def bench(path, device=None, *, prompt_tokens: int = 128, tokens: int = 64) -> Result:
-    """Prefill `prompt_tokens` random tokens, then decode `tokens` more.
+def bench(path, device=None, *, prompts=(16, 128, 512), batches=(1, 2, 4, 8), tokens: int = 64, long: bool = False, rounds: int = ROUNDS) -> Result:
+    """Prefill prompts of so many random tokens, decode `tokens` more of so many sequences at a time. long: also decode after LONG_CONTEXTS.
 
-    Raises RequestError for sizes below 1, and what `models.load` and `ModelRunner` raise.
+    Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner` raise.
     """
-    if prompt_tokens < 1 or tokens < 1:
-        raise RequestError(f"a prompt of {prompt_tokens} tokens and {tokens} decoded; both must be at least 1")
+    if tokens < 1 or rounds < 1 or any(each < 1 for each in (*prompts, *batches)):
+        raise RequestError(f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all must be at least 1")
+    speed = measure_device(device) if device else None
+    process_before, allocated_before = resident_bytes(), 0
+    if device is not None:
+        allocated_before = device.peak_bytes = device.allocated_bytes
     start = time.perf_counter()
     model = load(path, device)
     load_seconds = time.perf_counter() - start
-    context = prompt_tokens + max(tokens, WARM_STEPS, PROFILED_STEPS)
-    prefill_rate, decode_rate = _rates(model, context, prompt_tokens, tokens)
-    result = Result(str(path), model.architecture, device.info.name if device else "CPU (numpy twins)", prompt_tokens, tokens, load_seconds,
-                    prefill_rate, decode_rate, _matrix_weights(model), _file_bytes_per_token(model))
-    if device is not None:
-        result.bandwidth = measure_bandwidth(device)
-        if device.info.timestamp_bits:
-            result.ops = _profile(model, context, prompt_tokens)
-            result.bytes_per_token = sum(op.num_bytes for op in result.ops)
-    return result
+    measured = _Measurement(model, prompts, batches, tokens, long)
+    first_token_seconds = measured.first_token()
+    for each in range(rounds + 1):
+        measured.round(is_counted=each > 0)
+    weights, cache = model.num_bytes, measured.runner.storage.num_bytes
+    memory = Memory(weights, cache, device.peak_bytes - allocated_before - weights - cache if device else 0,
+                    process_before, resident_bytes(), peak_resident_bytes())
+    return Result(str(path), model.architecture, device.info.name if device else "CPU (numpy twins)", load_seconds, first_token_seconds,
+                  measured.work.weights, measured.work.weight_bytes, memory, speed, measured.rates())
 
 
-def _prompt(model: LoadedModel, count: int) -> list[int]:
-    return np.random.default_rng(1).integers(0, model.config.vocab_size, count).tolist()
+class _Measurement:
+    """One runner, and the seconds that each (phase, tokens, batch, context) took in each round."""
 
+    def __init__(self, model: LoadedModel, prompts, batches, tokens: int, long: bool):
+        self.tokens, self.prompts, self.batches = tokens, prompts, batches
+        limit = model.config.context_length
+        self.contexts = [min(context, limit - LONG_STEPS) for context in LONG_CONTEXTS] if long else []
+        longest = max(*prompts, FIRST_PROMPT + max(tokens, WARM_STEPS), *(context + LONG_STEPS for context in self.contexts), 1)
+        if longest > limit:
+            raise RequestError(f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; ask for fewer")
+        self.vocab_size, self.work = model.config.vocab_size, Work(model)
+        self.runner = ModelRunner(model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1))
+        self.sequences = [self.runner.open_sequence() for _ in range(self.runner.max_sequences)]
+        self.seconds: dict[tuple, list[float]] = {}
 
-def _rates(model, context, prompt_tokens, tokens) -> tuple[float, float]:
-    """-> tokens per second of prefill and decode."""
-    runner, prompt = ModelRunner(model, context_length=context), _prompt(model, prompt_tokens)
-    sequence = runner.open_sequence()
-    prefills, decodes = [], []
-    for repeat in range(REPEATS + 1):
-        runner.truncate(sequence, 0)
+    def first_token(self) -> float:
         start = time.perf_counter()
-        rows = runner.step([SequenceWork(sequence, prompt, 1)])
-        prefilled = time.perf_counter()
-        for _ in range(tokens if repeat else min(tokens, WARM_STEPS)):
-            rows = runner.step([SequenceWork(sequence, [int(rows[0].ids[0])], 1)])
-        if repeat:  # the first records plans and compiles kernels
-            prefills.append(prompt_tokens / (prefilled - start))
-            decodes.append(tokens / (time.perf_counter() - prefilled))
-    runner.close_sequence(sequence)
-    return statistics.median(prefills), statistics.median(decodes)
+        self._fill(self.sequences[0], FIRST_PROMPT)
+        return time.perf_counter() - start
 
+    def round(self, is_counted: bool) -> None:
+        """The first one, which is not counted, records steps and compiles kernels."""
+        for prompt in self.prompts:
+            self._keep(is_counted, ("prefill", prompt, 1, 0), self._prefill(prompt))
+        for batch in self.batches:
+            seconds = self._decode(self.sequences[:batch], FIRST_PROMPT, self.tokens if is_counted else WARM_STEPS)
+            self._keep(is_counted, ("decode", self.tokens, batch, FIRST_PROMPT), seconds)
+        for sequence, context in zip(self.sequences, self.contexts):
+            self._keep(is_counted, ("decode", LONG_STEPS, 1, context), self._decode([sequence], context, LONG_STEPS if is_counted else 1))
 
-def _matrices(model: LoadedModel):
-    """Tensors that a decode step multiplies with: every matrix, but an embedding only where it is the output's matrix too."""
-    tensors = model.gguf.tensors
-    for name, info in tensors.items():
-        if len(info.shape) == 2 and not (name == "token_embd.weight" and "output.weight" in tensors):
-            yield info
+    def _keep(self, is_counted, key, seconds):
+        if is_counted:
+            self.seconds.setdefault(key, []).append(seconds)
 
+    def _fill(self, sequence, length: int):
+        """Forget or run tokens until `sequence` holds `length`. -> the row after the last one that ran, if one did."""
+        if self.runner.length(sequence) > length:
+            self.runner.truncate(sequence, length)
+        missing = length - self.runner.length(sequence)
+        if missing:
+            prompt = np.random.default_rng(length).integers(0, self.vocab_size, missing).tolist()
+            return self.runner.step([SequenceWork(sequence, prompt, 1)])[0]
 
-def _matrix_weights(model) -> int:
-    return sum(int(np.prod(info.shape)) for info in _matrices(model))
+    def _prefill(self, tokens: int) -> float:
+        self.runner.truncate(self.sequences[0], 0)
+        start = time.perf_counter()
+        self._fill(self.sequences[0], tokens)
+        return time.perf_counter() - start
 
+    def _decode(self, sequences, context: int, steps: int) -> float:
+        for sequence in sequences:
+            self._fill(sequence, context)
+        tokens = [1] * len(sequences)
+        start = time.perf_counter()
+        for _ in range(steps):
+            rows = self.runner.step([SequenceWork(sequence, [token], 1) for sequence, token in zip(sequences, tokens)])
+            tokens = [int(row.ids[0]) for row in rows]
+        return time.perf_counter() - start
 
-def _file_bytes_per_token(model) -> int:
-    return sum(info.num_bytes for info in _matrices(model))
-
-
-def _profile(model: LoadedModel, context: int, prompt_tokens: int) -> list[OpTime]:
-    """Time by label of a decode step after the prompt: for each dispatch the median of PROFILED_STEPS; the longest label first."""
-    runner, prompt = ModelRunner(model, context_length=context, timestamps=True), _prompt(model, prompt_tokens)
-    sequence = runner.open_sequence()
-    rows = runner.step([SequenceWork(sequence, prompt, 1)])
-    steps = []
-    for _ in range(PROFILED_STEPS):
-        rows = runner.step([SequenceWork(sequence, [int(rows[0].ids[0])], 1)])
-        steps.append(runner.executor.timings())
-    counts, seconds, moved = defaultdict(int), defaultdict(float), defaultdict(int)
-    for at, (dispatch, _) in enumerate(steps[-1]):
-        counts[dispatch.label] += 1
-        seconds[dispatch.label] += statistics.median(step[at][1] for step in steps)
-        moved[dispatch.label] += _moved_bytes(dispatch, runner, prompt_tokens + PROFILED_STEPS)
-    runner.close_sequence(sequence)
-    return sorted((OpTime(label, counts[label], seconds[label], moved[label]) for label in counts), key=lambda op: -op.seconds)
-
-
-def _moved_bytes(dispatch: Dispatch, runner: ModelRunner, length: int) -> int:
-    """Bytes that a one-token dispatch reads and writes: what it binds, but one row of an embedding, and of a cache what is filled."""
-    cache = {tensor.buffer for pair in runner.storage.layers for tensor in pair}
-    pages = runner.storage.num_pages * PAGE_SIZE
-    total = 0.0
-    for buffer in {*dispatch.reads, *dispatch.writes}:
-        share = 1.0
-        if dispatch.label == "embed" and buffer in dispatch.reads[1:]:
-            share = 1 / runner.vocab_size
-        elif buffer in cache:
-            share = (1 if dispatch.label == "kv_write" else length) / pages
-        total += buffer.num_bytes * share
-    return int(total)
+    def rates(self) -> list[Rate]:
+        found = []
+        for (phase, tokens, batch, context), seconds in self.seconds.items():
+            if phase == "prefill":
+                num_bytes, flops = self.work.prefill_bytes(tokens, self.runner.prefill_chunk), self.work.prefill_flops(tokens)
+            else:
+                num_bytes = sum(self.work.decode_bytes(batch, context + step + 1) for step in range(tokens))
+                flops = tokens * self.work.decode_flops(batch)
+            rates = [tokens * batch / each for each in seconds]
+            found.append(Rate(phase, tokens, batch, context, statistics.median(rates), min(rates), max(rates), num_bytes, flops))
+        return found

@@ -39,7 +39,7 @@ class Device:
         self._force_discrete = force_discrete
         self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
-        self.allocated_bytes = 0
+        self.allocated_bytes = self.peak_bytes = 0  # now, and at the most until now
         self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
         self._staging = None
@@ -80,6 +80,7 @@ class Device:
                 gc.collect()
                 memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
         self.allocated_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
         weakref.finalize(memory, self._freed, num_bytes)
         if kind == "device" and self._force_discrete:
             self._hidden.add(memory)

@@ -5,16 +5,20 @@ import ctypes
 
 def resident_bytes() -> int:
     """Of this process, the pages of files and drivers that it maps included; 0 where the system does not say."""
+    return _status("VmRSS:")
+
+
+def peak_resident_bytes() -> int:
+    """The most that `resident_bytes` was since the process began."""
+    return _status("VmHWM:")
+
+
+def _status(name: str) -> int:
     try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * _page_bytes()
+        with open("/proc/self/status") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
     except OSError:
         return 0
-
-
-def _page_bytes() -> int:
-    import resource
-    return resource.getpagesize()
 
 
 def trim() -> None:

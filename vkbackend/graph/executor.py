@@ -5,6 +5,7 @@ the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A pla
 symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
 """
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -42,7 +43,7 @@ class Plan:
 
 class DeviceExecutor:
     """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of
-    each dispatch.
+    each dispatch; phases: (name, begin, end) of what the host did in the last step, by time.perf_counter.
 
     max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
     timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
@@ -59,6 +60,7 @@ class DeviceExecutor:
         self._last: Plan | None = None
         self._num_wanted = 0
         self._runs: Future | None = None  # the step that was submitted
+        self.phases: list[tuple[str, float, float]] = []
         self._thread = ThreadPoolExecutor(1, "device")  # waits for the device, which takes no GIL, while the caller does other things
         self._step_buffers = self._make_step_buffers()
 
@@ -71,6 +73,7 @@ class DeviceExecutor:
 
     def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
         """Begin a step. Until `wait` has returned, nothing else may be asked of the executor or its device."""
+        begin = time.perf_counter()
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
             raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
@@ -81,15 +84,18 @@ class DeviceExecutor:
         for name, array in (inputs or {}).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last, self._num_wanted = plan, wanted
+        self.phases = [("fill", begin, time.perf_counter())]
         self._runs = self._thread.submit(_run_all, plan.programs)
 
     def wait(self) -> list[RowOutput]:
         """The rows of the step that was submitted. Raises DeviceError, DeviceLost."""
         runs, self._runs = self._runs, None
-        runs.result()
-        if not self._num_wanted:
-            return []
-        plan = self._last
+        begin, end = runs.result()
+        rows = self._read_rows(self._last) if self._num_wanted else []
+        self.phases += [("submit", self.phases[0][2], begin), ("wait", begin, end), ("read", end, time.perf_counter())]
+        return rows
+
+    def _read_rows(self, plan: Plan) -> list[RowOutput]:
         stats, counts, ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
         return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m))
                 for m in range(self._num_wanted)]
@@ -205,6 +211,9 @@ class DeviceExecutor:
         return self.device.download(part, np.float32, (view.shape[1],))
 
 
-def _run_all(programs: list[Program]) -> None:
+def _run_all(programs: list[Program]) -> tuple[float, float]:
+    """-> when it began and ended."""
+    begin = time.perf_counter()
     for program in programs:
         program.run()
+    return begin, time.perf_counter()

@@ -1,0 +1,138 @@
+"""Several servers side by side: the same prompts to each, one after another in every round, so that a busy minute hits all alike.
+
+In: our own server or engine and its peers (`peers.py`). Out: `Comparison`: rates of each, and ours as a multiple of theirs in each round.
+A slow peer gets shorter prompts, fewer tokens and fewer rounds, as many as fit its seconds; ours is measured at those sizes, too.
+"""
+
+import random
+import statistics
+from dataclasses import dataclass, field
+
+from ..errors import VkbackendError
+
+WORDS = """time year people way day man thing woman life child world school state family student group country problem hand part place case week
+company system program question work government number night point home water room mother area money story fact month lot right study book eye
+job word business issue side kind head house service friend father power hour game line end member law car city community name""".split()
+PEER_SECONDS = 60.0  # that one peer may take in all
+DECODE_WORDS = 4     # of the prompt before tokens are decoded
+FEWEST_WORDS, FEWEST_TOKENS = 16, 4
+ATTEMPTS = 3         # prompts, where a model ends its answer at once
+
+
+@dataclass(frozen=True)
+class Range:
+    """Of all rounds."""
+
+    median: float
+    least: float
+    most: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Range":
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One server at one size. phase: "prefill" (size: words of the prompt; prompt tokens per second until the first token came) or "decode"
+    (size: tokens; per second, the first one left out). ratio: ours / theirs, round by round; None for ours."""
+
+    phase: str
+    size: int
+    server: str
+    rate: Range
+    ratio: Range | None = None
+
+
+@dataclass
+class Plan:
+    """What one server is asked in each round, and in how many."""
+
+    prompts: list[int]
+    tokens: int
+    rounds: int
+
+
+@dataclass
+class Comparison:
+    own: str
+    lines: list[Line] = field(default_factory=list)
+
+
+def compare(own, peers, *, prompts=(16, 128), tokens: int = 32, rounds: int = 3, peer_seconds: float = PEER_SECONDS, say=lambda text: None) -> Comparison:
+    """own, peers: things with `name` and `run(prompt, tokens) -> Sample`. say: gets a sentence now and then. Raises what `run` raises."""
+    plans = {}
+    for peer in peers:
+        plan = plans[peer] = plan_for(peer, prompts, tokens, rounds, peer_seconds)
+        say(f"{peer.name}: prompts of {', '.join(map(str, plan.prompts))} words, {plan.tokens} tokens, {plan.rounds} rounds")
+    _warm(own)
+    sizes = sorted({(phase, size) for plan in plans.values() for phase, size in _sizes(plan)} | set(_sizes(Plan(list(prompts), tokens, rounds))),
+                   key=lambda each: (each[0] == "decode", each[1]))
+    rates = {(server, *size): [] for server in (own, *peers) for size in sizes}
+    texts = random.Random(7)
+    for each in range(rounds):
+        for phase, size in sizes:
+            prompt = words(texts, size if phase == "prefill" else DECODE_WORDS)
+            for server in (own, *peers):
+                if server is own or each < plans[server].rounds and (phase, size) in _sizes(plans[server]):
+                    rates[server, phase, size].append(_rate(server, phase, size, prompt))
+    found = Comparison(own.name)
+    for phase, size in sizes:
+        ours = rates[own, phase, size]
+        found.lines.append(Line(phase, size, own.name, Range.of(ours)))
+        for peer in peers:
+            if theirs := rates[peer, phase, size]:
+                found.lines.append(Line(phase, size, peer.name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)])))
+    return found
+
+
+def plan_for(peer, prompts, tokens: int, rounds: int, seconds: float) -> Plan:
+    """After a request that loads the model, a short one says how fast the peer is, and so what fits into `seconds`."""
+    _warm(peer)
+    probe = peer.run(words(random.Random(2), FEWEST_WORDS), FEWEST_TOKENS)
+    word_seconds, token_seconds = probe.first_seconds / FEWEST_WORDS, probe.step_seconds or probe.first_seconds / FEWEST_WORDS
+
+    def cost(plan):
+        return plan.rounds * (word_seconds * (sum(plan.prompts) + DECODE_WORDS) + token_seconds * plan.tokens)
+
+    plan = Plan(sorted(prompts), tokens, rounds)
+    while cost(plan) > seconds:
+        if len(plan.prompts) > 1 and plan.prompts[-1] * word_seconds > plan.tokens * token_seconds:
+            plan.prompts.pop()
+        elif plan.tokens > FEWEST_TOKENS:
+            plan.tokens = max(FEWEST_TOKENS, plan.tokens // 2)
+        elif len(plan.prompts) > 1:
+            plan.prompts.pop()
+        elif plan.rounds > 1:
+            plan.rounds -= 1
+        elif plan.prompts[0] > FEWEST_WORDS:
+            plan.prompts = [max(FEWEST_WORDS, plan.prompts[0] // 2)]
+        else:
+            break
+    return plan
+
+
+def words(source: random.Random, count: int) -> str:
+    """Random ones, so that no prompt begins as an earlier one did and lies in a cache; common ones, of about one token each."""
+    return " ".join(source.choice(WORDS) for _ in range(count))
+
+
+def _warm(server) -> None:
+    server.run(words(random.Random(1), DECODE_WORDS), 2)
+
+
+def _sizes(plan: Plan) -> list[tuple[str, int]]:
+    return [*(("prefill", size) for size in plan.prompts), ("decode", plan.tokens)]
+
+
+def _rate(server, phase: str, size: int, prompt: str) -> float:
+    if phase == "prefill":
+        answer = server.run(prompt, 1)
+        return answer.prompt_tokens / answer.first_seconds
+    for attempt in range(ATTEMPTS):
+        answer = server.run(prompt, size)
+        if answer.step_seconds:
+            return 1 / answer.step_seconds
+        prompt = words(random.Random(100 + attempt), DECODE_WORDS)
+    raise VkbackendError(f"{server.name} ends its answers after one token, so decoding cannot be measured; try another model")

@@ -1,0 +1,125 @@
+"""Servers that `bench --compare` measures, by the client's own clock: seconds to the first token, and to each later one.
+
+In: a URL. Out: a `Peer` (Ollama's API, or OpenAI's completions as llama.cpp's server has them), whose `run` sends one prompt. `OwnEngine`
+has the same face over an engine in this process.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from ..engine.sequence import Finished, GenerationRequest, Piece, SamplingOptions
+from ..errors import VkbackendError
+
+SECONDS = 900  # that an answer may take
+PROBE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. step_seconds: the mean of the tokens after the first; 0 where there was no other. prompt_tokens: as the server counts."""
+
+    prompt_tokens: int
+    tokens: int
+    first_seconds: float
+    step_seconds: float
+
+
+def sample(begin: float, times: list[float], prompt_tokens: int) -> Sample:
+    """begin, times: of the request and of each token, by time.perf_counter."""
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    return Sample(prompt_tokens, len(times), times[0] - begin, step)
+
+
+class Peer:
+    """A server. kind: "ollama" or "openai"; model: its name there. Raises VkbackendError where nothing that is known answers."""
+
+    def __init__(self, url: str, model: str = ""):
+        self.url = url.rstrip("/")
+        self.kind = self._detect()
+        self.model = model or (self._models()[0] if self.kind == "openai" else "")
+        self.name = self.url.split("//")[-1]
+
+    def _detect(self) -> str:
+        # llama.cpp's server answers to some of Ollama's routes as well, so OpenAI's come before the second of them.
+        for path, kind in (("/api/version", "ollama"), ("/v1/models", "openai"), ("/api/tags", "ollama")):
+            try:
+                self._get(path)
+                return kind
+            except (OSError, ValueError):
+                continue
+        raise VkbackendError(f"{self.url} answers neither as Ollama (/api/version, /api/tags) nor as OpenAI (/v1/models); is a server running there?")
+
+    def _models(self) -> list[str]:
+        names = [each["id"] for each in self._get("/v1/models").get("data", [])]
+        if not names:
+            raise VkbackendError(f"{self.url} has no model (/v1/models is empty)")
+        return names
+
+    def _get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=PROBE_SECONDS) as answer:
+            return json.load(answer)
+
+    def run(self, prompt: str, tokens: int) -> Sample:
+        """Raises VkbackendError with the server's own words where it refuses, or sends no token."""
+        if self.kind == "ollama":
+            path, body = "/api/generate", {"model": self.model, "prompt": prompt, "raw": True, "stream": True, "options": {
+                "temperature": 0, "num_predict": tokens, "repeat_penalty": 1.0}}
+        else:  # cache_prompt, ignore_eos: llama.cpp's
+            path, body = "/v1/completions", {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True,
+                                             "stream_options": {"include_usage": True}, "cache_prompt": False, "ignore_eos": True}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        begin, times, prompt_tokens = time.perf_counter(), [], 0
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as lines:
+                for line in lines:
+                    found = self._read(line)
+                    if found is None:
+                        continue
+                    is_token, counted = found
+                    if is_token:
+                        times.append(time.perf_counter())
+                    prompt_tokens = counted or prompt_tokens
+        except urllib.error.HTTPError as error:
+            raise VkbackendError(f"{self.url} refuses ({error.code}): {error.read(500).decode(errors='replace')}") from None
+        except OSError as error:
+            raise VkbackendError(f"{self.url} does not answer any more: {error}") from None
+        if not times:
+            raise VkbackendError(f"{self.url} sent no token for a prompt of {len(prompt)} characters")
+        return sample(begin, times, prompt_tokens or len(prompt.split()))
+
+    def _read(self, line: bytes) -> tuple[bool, int] | None:
+        """-> (is it a token, the prompt's tokens where it says), None for a line without data."""
+        text = line.removeprefix(b"data:").strip()
+        if not text or text == b"[DONE]" or text.startswith(b":"):
+            return None
+        data = json.loads(text)
+        if "error" in data:
+            raise VkbackendError(f"{self.url}: {data['error']}")
+        if self.kind == "ollama":
+            return not data.get("done"), data.get("prompt_eval_count", 0)
+        choices = data.get("choices") or [{}]
+        return bool(choices[0].get("text")), (data.get("usage") or {}).get("prompt_tokens", 0)
+
+
+class OwnEngine:
+    """An engine in this process, measured as a peer is, but without HTTP."""
+
+    kind, name = "engine", "vkbackend"
+
+    def __init__(self, engine, tokenizer):
+        self._engine, self._tokenizer = engine, tokenizer
+
+    def run(self, prompt: str, tokens: int) -> Sample:
+        begin, times, counted = time.perf_counter(), [], 0
+        ids = self._tokenizer.encode(prompt)
+        for event in self._engine.generate(GenerationRequest(ids, SamplingOptions(temperature=0, repeat_penalty=1.0), num_predict=tokens)):
+            if isinstance(event, Piece):
+                times.append(time.perf_counter())
+            elif isinstance(event, Finished):
+                counted = event.prompt_tokens
+        if not times:
+            raise VkbackendError("the model answered with nothing but its end token")
+        return sample(begin, times, counted)
