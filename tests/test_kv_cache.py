@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from check_pages import check_pages
 from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
@@ -24,37 +25,6 @@ def store(cache, tokens, reuse=True):
     return sequence, known
 
 
-def check(cache, sequences):
-    """Every page is free, known and unused, or in use, once; users are counted right; the page table says what the sequences say."""
-    used = {page for sequence in sequences for page in sequence.pages}
-    unused = [known.page for known in cache.prefixes.unused]
-    assert sorted([*cache.free_pages, *unused, *used]) == list(range(cache.num_pages))
-    assert cache.num_available == len(cache.free_pages) + len(unused)
-    holders = {}
-    for sequence in sequences:
-        assert len(sequence.pages) == -(-sequence.length // cache.page_size)
-        assert list(cache.table[sequence.slot, :len(sequence.pages)]) == sequence.pages
-        assert [known.page for known in sequence.known] == sequence.pages[:len(sequence.known)]
-        assert len(sequence.known) == (sequence.length // cache.page_size if sequence.is_shared else 0)
-        for known in sequence.known:
-            holders[known] = holders.get(known, 0) + 1
-        for page in sequence.pages[len(sequence.known):]:
-            assert sum(page in other.pages for other in sequences) == 1, "a page that is written to has one holder"
-    assert len(cache.free_slots) + len(sequences) == len(cache.table)
-    reached, stack = [], list(cache.prefixes.root.children.values())
-    while stack:
-        known = stack.pop()
-        reached.append(known)
-        stack.extend(known.children.values())
-        assert known.users == holders.get(known, 0)
-        assert known.parent.users >= known.users or known.parent is cache.prefixes.root
-        assert (known in cache.prefixes.unused) == (known.users == 0)
-        assert known.parent.children[known.tokens] is known
-    assert len(reached) == len(unused) + len(holders)
-    order = list(cache.prefixes.unused)
-    assert all(order.index(child) < order.index(known) for known in order for child in known.children.values())
-
-
 # -- sharing
 
 
@@ -63,12 +33,12 @@ def test_full_pages_are_shared_and_the_rest_is_not():
     first, _ = store(cache, list(range(10)))
     second, known = store(cache, list(range(8)) + [50, 51, 52])
     assert known == 8 and second.pages[:2] == first.pages[:2] and second.pages[2] != first.pages[2]
-    check(cache, [first, second])
+    check_pages(cache, [first, second])
     cache.close(first)
     assert len(cache.prefixes.unused) == 1  # what first ended with; the others are in use
-    check(cache, [second])
+    check_pages(cache, [second])
     cache.close(second)
-    check(cache, [])
+    check_pages(cache, [])
 
 
 def test_one_whole_page_of_a_page_in_use_is_not_written_to():
@@ -77,7 +47,7 @@ def test_one_whole_page_of_a_page_in_use_is_not_written_to():
     first, _ = store(cache, list(range(12)))
     second, known = store(cache, [0, 1, 2, 3, 4, 5, 99, 98, 97])
     assert known == 4 and not set(second.pages[1:]) & set(first.pages)
-    check(cache, [first, second])
+    check_pages(cache, [first, second])
 
 
 def test_an_end_that_nobody_uses_is_continued_in_place():
@@ -87,7 +57,7 @@ def test_an_end_that_nobody_uses_is_continued_in_place():
     cache.close(first)
     second, known = store(cache, [*range(10), 60, 61, 62])
     assert known == 10 and second.pages[2] == end
-    check(cache, [second])
+    check_pages(cache, [second])
 
 
 def test_an_end_is_not_taken_where_more_would_be_lost_than_gained():
@@ -141,7 +111,7 @@ def test_shared_pages_cannot_be_cut():
     with pytest.raises(ValueError, match="cannot truncate a sequence of 10 tokens to 7; 8 are in pages that others may use"):
         cache.truncate(sequence, 7)
     cache.truncate(sequence, 8)
-    check(cache, [sequence])
+    check_pages(cache, [sequence])
 
 
 # -- eviction
@@ -158,7 +128,7 @@ def test_the_least_recently_used_goes_first_and_its_end_before_its_beginning():
     cache.extend(new, [4, 5])
     cache.commit(new)
     assert [len(cache.prefixes.find(list(range(base, base + 8)))) for base in (10, 20, 30)] == [2, 0, 2]
-    check(cache, [new])
+    check_pages(cache, [new])
 
 
 def test_an_end_that_is_stored_again_is_the_latest():
@@ -178,7 +148,7 @@ def test_pages_in_use_never_go():
     with pytest.raises(OutOfMemory, match="the KV cache is full: 2 pages of 4 tokens needed, 1 of 4 not in use"):
         cache.extend(second, list(range(8)))
     assert second.length == 9
-    check(cache, [first, second])
+    check_pages(cache, [first, second])
     cache.close(first)
     with pytest.raises(OutOfMemory):
         cache.extend(second, list(range(8)))
@@ -241,7 +211,7 @@ def test_no_page_is_lost_whatever_happens(seed):
                             page = cache.table[sequence.slot, index // cache.page_size]
                             contents[page, index % cache.page_size] = number_of(sequence.tokens[:index + 1])
                         cache.commit(sequence)
-        check(cache, [sequence for sequence, _ in sequences.values()])
+        check_pages(cache, [sequence for sequence, _ in sequences.values()])
         for sequence, text in sequences.values():
             assert sequence.tokens == text[:sequence.length]
             for index in range(sequence.length):
@@ -267,7 +237,7 @@ def test_requests_that_come_and_go_at_random(seed):
     runner = FakeRunner(tokenizer, context_length=128, max_sequences=4, prefill_chunk=rng.choice([5, 16]), page_size=rng.choice([1, 4, 8]))
     runner.pages = PagedCache(200 // runner.pages.page_size, runner.pages.page_size, 4, runner.pages.pages_per_sequence)
     runner.next_token = lambda tokens: words[(sum(tokens[-3:]) + len(tokens)) % 60]
-    runner.after_step = lambda: check(runner.pages, list(runner.sequences.values()))
+    runner.after_step = lambda: check_pages(runner.pages, list(runner.sequences.values()))
     engine = Engine(runner, tokenizer)
     preempt, num_preempted = engine._preempt, []
     engine._preempt = lambda generation: (num_preempted.append(1), preempt(generation))
@@ -309,7 +279,7 @@ def test_requests_that_come_and_go_at_random(seed):
     assert not failures, failures[0]
     assert sum(ended.values()) == 96 and min(ended.values()) > 0 and num_preempted, (ended, len(num_preempted))
     engine.close()
-    check(runner.pages, [])
+    check_pages(runner.pages, [])
     assert len(runner.pages.free_pages) == runner.pages.num_pages and not runner.sequences
 
 
