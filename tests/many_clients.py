@@ -25,7 +25,7 @@ from vkbackend.tokenizer import Tokenizer
 
 SYSTEMS = ["You are a friendly assistant who answers every question in one short sentence and never forgets to be polite to the people you meet. ",
            "The following is a story for children about a fox, a hen and a river. It is told slowly, with many details of the place, of the "
-           "weather and of what the animals think of each other, so that whoever listens falls asleep before its end. " * 2,
+           "weather and of what the animals think of each other, so that whoever listens falls asleep before its end. ",
            "Notes of a ship's captain. "]
 WORDS = "the fox ran over a hill to see what lay behind it and found an old house with two doors one of them open to the wind".split()
 
@@ -47,8 +47,7 @@ def open_engine(path, device, *, parallel: int, num_pages: int | None, context_l
 def distinct_requests(tokenizer, count: int, rng: random.Random) -> list[GenerationRequest]:
     options = SamplingOptions(temperature=0, repeat_penalty=1.0)
     prompts = [rng.choice(SYSTEMS) + " ".join(rng.choice(WORDS) for _ in range(rng.randrange(2, 60))) for _ in range(count)]
-    lengths = [70 if index % 5 == 0 else rng.randrange(4, 24) for index in range(count)]
-    return [GenerationRequest(tokenizer.encode(prompt), options, length, logprobs=True) for prompt, length in zip(prompts, lengths)]
+    return [GenerationRequest(tokenizer.encode(prompt), options, rng.randrange(4, 28), logprobs=True) for prompt in prompts]
 
 
 def ask(engine: Engine, request: GenerationRequest, leave_after: int | None = None) -> Answer:
