@@ -61,7 +61,8 @@ ROWS = [
     Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32"), "element type of the KV cache: f16 or f32"),
     Setting("OLLAMA_DEBUG", False, _flag, "1 logs more"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
-    Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, wheels, starter models (default ~/.cache/vkbackend)"),
+    Setting("VKBACKEND_AUTOTUNE", True, _flag, "0 measures no kernels where a model runs for the first time; those measured before are still used"),
+    Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)"),
     Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as one with memory of its own (tests the upload ring)"),
 ]
 _BY_NAME = {row.name: row for row in ROWS}

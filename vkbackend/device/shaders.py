@@ -66,6 +66,11 @@ def _sources_digest() -> str:
     return _builder().sources_digest(SOURCES)
 
 
+def digest() -> str:
+    """Changes with every shader's source."""
+    return (_sources_digest() if _has_sources() else _installed()["digest"])[:16]
+
+
 @lru_cache(maxsize=None)
 def spirv(name: str) -> bytes:
     """SPIR-V of a variant. Raises DeviceError where it is unknown or does not compile."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .. import settings
 from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
 from ..ops import attention
 from ..ops.op import TensorView
 from ..ops.packed import PackedMatrix
+from ..ops.tuning import Tuning
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
@@ -56,6 +58,7 @@ class DeviceExecutor:
         self.table_shape = (num_sequences, pages_per_sequence)
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
         self._plans: dict[StepShape, Plan] = {}
+        self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
         self._num_wanted = 0
@@ -167,9 +170,10 @@ class DeviceExecutor:
                 views[value] = TensorView(buffer, value.shape, value.dtype, value.offset, value.row_stride)
             return views[value]
 
-        dispatches = [dispatch for node in graph.nodes
-                      for dispatch in node.op.record(self.device, [view(value) for value in node.inputs],
-                                                     [view(value) for value in node.outputs], **node.attrs)]
+        dispatches = []
+        for node in graph.nodes:
+            inputs, outputs = [view(value) for value in node.inputs], [view(value) for value in node.outputs]
+            dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **self._tuning.fastest(node.op, inputs, outputs, node.attrs))
         made = [views[value] for value in graph.results]
         results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]

@@ -18,7 +18,7 @@ from .signature import Signature
 
 # (rows per lane, tokens per lane) that shaders/variants.toml builds.
 TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
-         "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
+         "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
 TILES["texel"] = TILES["subgroup"]
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
@@ -95,6 +95,21 @@ def variants(device, inputs):
     return [{"tile": tile} for tile in _possible(device, inputs[1].gated)]
 
 
+def candidates(device, inputs, *, gate="", **_):
+    """Tiles with at most as many tokens as there are, and the most of these first. On a CPU device few rows a lane never win, and its
+    compiler takes longer than the rest of a start."""
+    num_tokens, fewest = inputs[0].shape[0], 4 if device.info.is_cpu else 1
+    fitting = [tile for tile in _possible(device, bool(gate)) if tile[1] <= num_tokens and tile[0] >= fewest]
+    most = max(tokens for _, tokens in fitting)
+    return [{"tile": tile} for tile in fitting if tile[1] * 2 >= most]
+
+
+def job(inputs, *, gate="", **_):
+    x, weight, norm, residual = inputs
+    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual)) if there]
+    return " ".join([weight.format.name, f"{x.shape[0]}x{weight.shape[0]}x{weight.shape[1]}", *words])
+
+
 def _case(name, tokens, rows, k, norm=False, residual=False, gate=""):
     def make(rng):
         x = rng.standard_normal((tokens, k), np.float32)
@@ -124,4 +139,4 @@ SIGNATURE = Signature(
            ("residual must have the output's columns: N, or N / 2 with a gate",
             lambda s: s["residual"] is None or s["columns"] == s["N"] // (2 if s.get("gate", "") else 1))))
 
-OP = Op("matmul", reference, dispatch, tuple(_cases()), SIGNATURE, variants=variants)
+OP = Op("matmul", reference, dispatch, tuple(_cases()), SIGNATURE, variants=variants, candidates=candidates, job=job)

@@ -62,7 +62,9 @@ class Op:
 
     signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
     in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
-    that could do this job. scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
+    that could do this job, for `check`. candidates(device, inputs, **attrs): those worth measuring for it, which must all give the same
+    bits; job(inputs, **attrs): a name for what the fastest depends on (see `tuning`).
+    scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
     canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
     """
 
@@ -73,6 +75,8 @@ class Op:
     signature: Signature
     in_place: dict = field(default_factory=dict)
     variants: Callable = lambda device, inputs: [{}]
+    candidates: Callable = lambda device, inputs, **attrs: []
+    job: Callable = lambda inputs, **attrs: ""
     scratch: Callable = lambda inputs, **attrs: []
     canonical: Callable = lambda outputs: outputs
 

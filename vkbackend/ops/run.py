@@ -58,6 +58,7 @@ class Prepared:
     """An op's inputs and outputs in device memory, and its dispatches."""
 
     dispatches: list
+    inputs: list
     outputs: list[TensorView]
     arena: Arena
 
@@ -86,7 +87,7 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
             outputs.append(_upload(device, arena, np.full(array.shape, np.nan if array.dtype.kind == "f" else -1, array.dtype)))
     attrs = {**attrs, **(variant or {})}
     scratch = [_upload(device, arena, np.full(shape, np.nan, dtype)) for shape, dtype in op.scratch(inputs, **attrs)]
-    return Prepared(op.record(device, views, [*outputs, *scratch], **attrs), outputs, arena)
+    return Prepared(op.record(device, views, [*outputs, *scratch], **attrs), views, outputs, arena)
 
 
 def _upload(device, arena, value):

@@ -1,0 +1,75 @@
+"""Measured choice of kernels: candidates give the same bits, a choice is kept, and what is no good file is no choice."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vulkan_drivers import DEFAULT
+from vkbackend.device.dispatch import Program
+from vkbackend.ops import OPS, tuning
+from vkbackend.ops.packed import PackedMatrix
+from vkbackend.ops.run import prepare
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """On the first device that there is, with a cache of its own."""
+    import vkbackend
+    DEFAULT.require()
+    monkeypatch.setenv("VKBACKEND_CACHE", str(tmp_path))
+    opened = vkbackend.open_device()
+    yield opened
+    opened.close()
+
+
+def job(device, num_tokens, attrs, rows=512, k=512):
+    rng = np.random.default_rng(5)
+    inputs = [rng.standard_normal((num_tokens, k), np.float32), PackedMatrix.random(rng, "q4_1", rows, k, bool(attrs.get("gate"))), None, None]
+    prepared = prepare(device, OPS["matmul"], inputs, attrs)
+    return inputs, prepared
+
+
+@pytest.mark.parametrize("num_tokens, attrs", [(1, {}), (2, {"gate": "silu"}), (9, {})])
+def test_candidates_give_the_same_bits(device, num_tokens, attrs):
+    inputs, _ = job(device, num_tokens, attrs)
+    candidates = OPS["matmul"].candidates(device, inputs, **attrs)
+    assert len(candidates) > 1
+    results = []
+    for candidate in candidates:
+        prepared = prepare(device, OPS["matmul"], inputs, attrs, candidate)
+        Program(device, prepared.dispatches).run()
+        results.append(prepared.results(device)[0].tobytes())
+    assert len(set(results)) == 1
+
+
+def fastest(device, **options):
+    _, prepared = job(device, 1, {})
+    return tuning.Tuning(device, **options).fastest(OPS["matmul"], prepared.inputs, prepared.outputs, {})
+
+
+def test_a_choice_is_measured_once_and_kept(device, monkeypatch):
+    assert fastest(device, is_on=False) == {}  # nothing measured yet, and nothing is measured
+    monkeypatch.setattr(tuning, "_least_seconds", lambda programs: [1.0] + [0.5] * (len(programs) - 1))
+    chosen = fastest(device)
+    assert set(chosen) == {"tile"}
+    monkeypatch.setattr(tuning, "_least_seconds", lambda programs: pytest.fail("measured again"))
+    assert fastest(device) == fastest(device, is_on=False) == chosen
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 3}', "\x00"])
+def test_a_damaged_file_is_measured_anew(device, text):
+    chosen = fastest(device)
+    path = tuning.Tuning(device).path
+    path.write_text(text)
+    assert set(fastest(device)) == {"tile"}
+    (jobs,) = json.loads(path.read_text()).values()
+    assert len(jobs) == 1 and chosen["tile"]
+
+
+def test_what_is_no_candidate_is_not_taken(device):
+    fastest(device)
+    path = tuning.Tuning(device).path
+    (shaders, jobs), = json.loads(path.read_text()).items()
+    path.write_text(json.dumps({shaders: {name: {"tile": [99, 7]} for name in jobs}}))
+    assert fastest(device)["tile"] != (99, 7)

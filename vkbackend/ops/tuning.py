@@ -1,0 +1,96 @@
+"""Which of an op's kernels does a job fastest on this device: measured where a step is recorded, kept in a file per device and driver.
+
+In: an op with its inputs and outputs in device memory. Out: keyword arguments of its `dispatch`. All candidates of a job compute the same
+bits (`Op.candidates`), so neither the choice nor its chance ever shows in a result.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from .. import settings
+from ..device import shaders
+from ..device.dispatch import Program
+from .op import Op
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 4               # each candidate runs once a round; its least time counts
+REPEATED_FLOPS = 50e6    # a job of less is recorded REPEATS times, so that the submission's own time does not hide it
+REPEATS = 4
+LEAST_FLOPS = 400_000    # what is smaller takes the default: any kernel is fast enough
+
+
+class Tuning:
+    """Of one device. is_on False: what was measured before is used, nothing is measured anew."""
+
+    def __init__(self, device, is_on: bool = True):
+        self.device, self.is_on = device, is_on
+        self.path = settings.cache_folder() / "tuning" / f"{device.info.key}.json"
+        self._of_shaders = shaders.digest()  # an edited shader may be faster or slower than it was
+        self._found: dict[str, dict] = _read(self.path).get(self._of_shaders, {})
+
+    def fastest(self, op: Op, inputs, outputs, attrs: dict) -> dict:
+        """Arguments for `op.dispatch` beside `attrs`; empty where the op has no choice, or its own will do."""
+        candidates = op.candidates(self.device, inputs, **attrs)
+        if len(candidates) < 2:
+            return candidates[0] if candidates else {}
+        job = f"{self.device.flavor}/{self.device.lanes} {op.name} {op.job(inputs, **attrs)}"
+        known = next((each for each in candidates if as_stored(each) == self._found.get(job)), None)
+        if known is not None or not self.is_on:
+            return known or {}
+        programs = [self._program(op, inputs, outputs, attrs | candidate) for candidate in candidates]
+        if programs[0] is None:
+            return {}
+        seconds = _least_seconds(programs)
+        best = min(range(len(candidates)), key=seconds.__getitem__)
+        log.debug("tuned %s: %s", job, ", ".join(f"{candidate} {each * 1e6:.0f} us" for candidate, each in zip(candidates, seconds)))
+        self._found[job] = as_stored(candidates[best])
+        self._save()
+        return candidates[best]
+
+    def _program(self, op, inputs, outputs, attrs) -> Program | None:
+        """None where the job is too small to be measured."""
+        dispatches = op.record(self.device, inputs, outputs, **attrs)
+        flops = sum(dispatch.flops for dispatch in dispatches)
+        if flops < LEAST_FLOPS:
+            return None
+        return Program(self.device, dispatches * (REPEATS if flops < REPEATED_FLOPS else 1))
+
+    def _save(self) -> None:
+        """Whole or not at all; what another process measured meanwhile is kept."""
+        everything = _read(self.path)
+        self._found = everything.get(self._of_shaders, {}) | self._found
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
+            json.dump({self._of_shaders: self._found}, file, indent=1, sort_keys=True)
+        os.replace(file.name, self.path)
+
+
+def as_stored(candidate: dict) -> dict:
+    """As JSON gives it back: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in candidate.items()}
+
+
+def _least_seconds(programs: list[Program]) -> list[float]:
+    """Round by round, so that what disturbs the machine for a while disturbs all alike; the first round makes the kernels."""
+    least = [float("inf")] * len(programs)
+    for turn in range(ROUNDS + 1):
+        for at, program in enumerate(programs):
+            start = time.perf_counter()
+            program.run()
+            if turn:
+                least[at] = min(least[at], time.perf_counter() - start)
+    return least
+
+
+def _read(path: Path) -> dict:
+    """What is not there, or is damaged, was never measured."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and all(isinstance(jobs, dict) for jobs in found.values()) else {}
