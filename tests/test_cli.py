@@ -322,25 +322,40 @@ def test_check_names_the_kernel_that_differs(here, monkeypatch):
 
 
 def test_bench_on_the_cpu(here, gguf):
-    found = json.loads(ok(here("bench", gguf, "--cpu", "--prompt", 5, "--tokens", 3, "--json")))
-    assert found["prefill_rate"] > 0 and found["decode_rate"] > 0 and found["bandwidth"] is None
-    assert found["nanoseconds_per_weight"] == pytest.approx(1e9 / found["decode_rate"] / found["weights"])
-    assert "decode 3" in ok(here("bench", gguf, "--cpu", "--prompt", 5, "--tokens", 3))
+    arguments = ("bench", gguf, "--cpu", "--prompt", "5,9", "--batch", 2, "--tokens", 3, "--rounds", 1)
+    found = json.loads(ok(here(*arguments, "--json")))
+    assert [(rate["phase"], rate["tokens"], rate["batch"]) for rate in found["rates"]] == [("prefill", 5, 1), ("prefill", 9, 1), ("decode", 3, 2)]
+    assert all(rate["rate"] > 0 for rate in found["rates"]) and found["speed"] is None
+    assert re.search(r"^decode 2 x 3 after 16 +[\d.]+ ", ok(here(*arguments)), re.MULTILINE)
 
 
-def test_bench_on_a_device(here, gguf):
+def test_bench_on_a_device(here, gguf, tmp_path):
     device = some_device()
-    found = json.loads(ok(here("bench", gguf, "--device", device.index, "--prompt", 5, "--tokens", 3, "--json")))
-    labels = {op["label"]: op for op in found["ops"]}
+    text = ok(here("bench", gguf, "--device", device.index, "--prompt", 5, "--batch", 1, "--tokens", 3, "--rounds", 1))
+    assert re.search(r"^it can +read [\d.]+ GB/s, copy [\d.]+ GB/s; f32 [\d.]+ GFLOP/s", text, re.MULTILINE)
+    assert re.search(r"^device memory +weights [\d.]+ MiB, KV cache [\d.]+ MiB, the rest [\d.]+ MiB$", text, re.MULTILINE)
+    found = json.loads(ok(here("bench", gguf, "--device", device.index, "--profile", "--prompt", 5, "--trace", tmp_path / "trace.json", "--json")))
+    ops = {each["op"]: each for each in found["steps"][0]["variants"]}
+    assert ops["decode_attention"]["calls"] == 2 and ops["embed"]["num_bytes"] < 4096
     # 8.5 bits per weight: q8_0 keeps a scale of 2 bytes for 32 weights; the rest of what matmul moves are activations.
-    assert 1 < labels["matmul_q8_0"]["num_bytes"] / (found["weights"] * 8.5 / 8) < 1.2
-    assert found["bytes_per_token"] == sum(op["num_bytes"] for op in found["ops"])
-    assert labels["embed"]["num_bytes"] < 4096 and labels["decode_attention"]["dispatches"] == 2
-    assert found["bandwidth"]["copy"] > 1e6 and 0 < found["share_of_bandwidth"] < 10
+    assert 1 < ops["matmul_q8_0"]["num_bytes"] * 8 / 8.5 / (ops["matmul_q8_0"]["flops"] / 2) < 1.2
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert re.search(r"^matmul_q8_0 +matmul_q8_0_\w+ +\d+ +[\d.]+ +[\d.]+% ", ok(here("bench", gguf, "--profile", "--prompt", 5)), re.MULTILINE)
 
 
-def test_bench_beside_a_server(online, server, gguf):
-    found = json.loads(ok(online("bench", gguf, "--cpu", "--prompt", 5, "--tokens", 3, "--json", "--url", server.url, "--remote-model", "m")))
-    assert found["url"]["decoded_tokens"] <= 3 and found["url"]["prefill_rate"] > 0 and found["url"]["decode_rate"] > 0
-    text = ok(online("bench", gguf, "--cpu", "--prompt", 5, "--tokens", 3, "--url", server.url, "--remote-model", "m"))
-    assert re.search(r"^here / there +[\d.]+ +[\d.]+$", text, re.MULTILINE)
+def test_bench_refuses_what_does_not_go_together(here, gguf):
+    for arguments, words in (((gguf, "--profile", "--host-only"), "these exclude each other: --profile, --host-only"),
+                             ((gguf, "--cpu", "--profile"), "--cpu excludes"), ((gguf, "--trace", "x.json"), "give both"), ((), "which model?"),
+                             ((gguf, "--own", "x"), "are for --compare"), ((gguf, "--profile", "--plot", "x.png"), "--plot shows rates")):
+        result = here("bench", *arguments)
+        assert result.exit_code == 1 and words in result.stderr, arguments
+    assert "not a list of whole numbers" in here("bench", gguf, "--prompt", "5,x").output
+
+
+def test_bench_prints_kernels_in_columns():
+    from dataclasses import make_dataclass
+
+    from server.cli.bench_text import dataclass_columns
+    kind = make_dataclass("Kernel", ["name", "ns_per_weight"])
+    assert dataclass_columns([kind("a", 0.25), kind("bcd", 1 / 3)]) == ["NAME    NS PER WEIGHT", "a       0.25", "bcd     0.3333"]
+    assert dataclass_columns([]) == ["nothing was measured"]

@@ -40,8 +40,9 @@ class Counts(click.ParamType):
 @click.option("--trace", type=click.Path(dir_okay=False), help="With --profile: write a trace for ui.perfetto.dev.")
 @click.option("--host-only", is_flag=True, help="The host's share of a decode step, on a driver that does nothing.")
 @click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
-@click.option("--compare", "peers", default="", metavar="URL[,URL]", help="Measure other servers side by side, Ollama's or OpenAI's API.")
-@click.option("--own", default="", metavar="URL", help="With --compare: the server that is ours; default: an engine in this process.")
+@click.option("--compare", "peers", default="", metavar="[NAME=]URL[,...]",
+              help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.")
+@click.option("--own", default="", metavar="[NAME=]URL", help="With --compare: the server that is ours; default: an engine in this process.")
 @click.option("--remote-model", default="", help="With --compare: the model's name on Ollama-compatible servers, where it differs.")
 @click.option("--peer-seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --compare: what a slow peer may take.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write the rates as a picture (.png, .svg); needs matplotlib.")
@@ -145,9 +146,10 @@ def _compare(model, options):
     return asdict(found), comparison_lines(found)
 
 
-def _peer(kind, url, model):
+def _peer(kind, text, model):
     """`model` is meant for servers that run many; one with OpenAI's API is asked which model it has."""
-    peer = kind(url if "//" in url else f"http://{url}", "")
+    name, _, url = text.rpartition("=")
+    peer = kind(url if "//" in url else f"http://{url}", name)
     if peer.kind == "ollama":
         peer.model = model
     return peer

@@ -47,11 +47,12 @@ class Line:
 
 @dataclass
 class Plan:
-    """What one server is asked in each round, and in how many."""
+    """What one server is asked in each round, and in how many. is_cut: less than the others, for it is slow."""
 
     prompts: list[int]
     tokens: int
     rounds: int
+    is_cut: bool = False
 
 
 @dataclass
@@ -61,29 +62,33 @@ class Comparison:
 
 
 def compare(own, peers, *, prompts=(16, 128), tokens: int = 32, rounds: int = 3, peer_seconds: float = PEER_SECONDS, say=lambda text: None) -> Comparison:
-    """own, peers: things with `name` and `run(prompt, tokens) -> Sample`. say: gets a sentence now and then. Raises what `run` raises."""
+    """own, peers: things with `name` and `run(prompt, tokens) -> Sample`; of several peers with one name the better counts, size by size. say: gets a sentence now and then. Raises what `run` raises."""
     plans = {}
     for peer in peers:
         plan = plans[peer] = plan_for(peer, prompts, tokens, rounds, peer_seconds)
         say(f"{peer.name}: prompts of {', '.join(map(str, plan.prompts))} words, {plan.tokens} tokens, {plan.rounds} rounds")
-    _warm(own)
     sizes = sorted({(phase, size) for plan in plans.values() for phase, size in _sizes(plan)} | set(_sizes(Plan(list(prompts), tokens, rounds))),
                    key=lambda each: (each[0] == "decode", each[1]))
     rates = {(server, *size): [] for server in (own, *peers) for size in sizes}
     texts = random.Random(7)
-    for each in range(rounds):
+    for each in range(-1, rounds):  # the round before the first is not counted: servers compile, record and plan at a size's first use
         for phase, size in sizes:
             prompt = words(texts, size if phase == "prefill" else DECODE_WORDS)
             for server in (own, *peers):
-                if server is own or each < plans[server].rounds and (phase, size) in _sizes(plans[server]):
-                    rates[server, phase, size].append(_rate(server, phase, size, prompt))
+                plan = plans.get(server)
+                if plan is None or (phase, size) in _sizes(plan) and each < plan.rounds and (each >= 0 or not plan.is_cut):
+                    rate = _rate(server, phase, size, prompt)
+                    if each >= 0:
+                        rates[server, phase, size].append(rate)
     found = Comparison(own.name)
     for phase, size in sizes:
         ours = rates[own, phase, size]
         found.lines.append(Line(phase, size, own.name, Range.of(ours)))
-        for peer in peers:
-            if theirs := rates[peer, phase, size]:
-                found.lines.append(Line(phase, size, peer.name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)])))
+        for name in dict.fromkeys(peer.name for peer in peers):
+            alike = [rates[peer, phase, size] for peer in peers if peer.name == name and rates[peer, phase, size]]
+            if alike:
+                theirs = max(alike, key=statistics.median)
+                found.lines.append(Line(phase, size, name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)])))
     return found
 
 
@@ -98,6 +103,7 @@ def plan_for(peer, prompts, tokens: int, rounds: int, seconds: float) -> Plan:
 
     plan = Plan(sorted(prompts), tokens, rounds)
     while cost(plan) > seconds:
+        plan.is_cut = True
         if len(plan.prompts) > 1 and plan.prompts[-1] * word_seconds > plan.tokens * token_seconds:
             plan.prompts.pop()
         elif plan.tokens > FEWEST_TOKENS:

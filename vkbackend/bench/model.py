@@ -100,7 +100,8 @@ def bench(path, device=None, *, prompts=(16, 128, 512), batches=(1, 2, 4, 8), to
     speed = measure_device(device) if device else None
     process_before, allocated_before = resident_bytes(), 0
     if device is not None:
-        allocated_before = device.peak_bytes = device.allocated_bytes
+        device.peak_bytes = device.allocated_bytes
+        allocated_before = device.allocated_bytes - device.ring_bytes
     start = time.perf_counter()
     model = load(path, device)
     load_seconds = time.perf_counter() - start

@@ -34,13 +34,13 @@ def sample(begin: float, times: list[float], prompt_tokens: int) -> Sample:
 
 
 class Peer:
-    """A server. kind: "ollama" or "openai"; model: its name there. Raises VkbackendError where nothing that is known answers."""
+    """A server. kind: "ollama" or "openai"; model: its name there, to be set where the server has many (Ollama's). Raises VkbackendError where nothing that is known answers."""
 
-    def __init__(self, url: str, model: str = ""):
+    def __init__(self, url: str, name: str = ""):
         self.url = url.rstrip("/")
+        self.name = name or self.url.split("//")[-1]
         self.kind = self._detect()
-        self.model = model or (self._models()[0] if self.kind == "openai" else "")
-        self.name = self.url.split("//")[-1]
+        self.model = self._models()[0] if self.kind == "openai" else ""
 
     def _detect(self) -> str:
         # llama.cpp's server answers to some of Ollama's routes as well, so OpenAI's come before the second of them.
@@ -63,7 +63,8 @@ class Peer:
             return json.load(answer)
 
     def run(self, prompt: str, tokens: int) -> Sample:
-        """Raises VkbackendError with the server's own words where it refuses, or sends no token."""
+        """An answer of an end token alone, which has no text, counts as one token. Raises VkbackendError with the server's own words where it
+        refuses."""
         if self.kind == "ollama":
             path, body = "/api/generate", {"model": self.model, "prompt": prompt, "raw": True, "stream": True, "options": {
                 "temperature": 0, "num_predict": tokens, "repeat_penalty": 1.0}}
@@ -86,9 +87,7 @@ class Peer:
             raise VkbackendError(f"{self.url} refuses ({error.code}): {error.read(500).decode(errors='replace')}") from None
         except OSError as error:
             raise VkbackendError(f"{self.url} does not answer any more: {error}") from None
-        if not times:
-            raise VkbackendError(f"{self.url} sent no token for a prompt of {len(prompt)} characters")
-        return sample(begin, times, prompt_tokens or len(prompt.split()))
+        return sample(begin, times or [time.perf_counter()], prompt_tokens or len(prompt.split()))
 
     def _read(self, line: bytes) -> tuple[bool, int] | None:
         """-> (is it a token, the prompt's tokens where it says), None for a line without data."""
@@ -120,6 +119,4 @@ class OwnEngine:
                 times.append(time.perf_counter())
             elif isinstance(event, Finished):
                 counted = event.prompt_tokens
-        if not times:
-            raise VkbackendError("the model answered with nothing but its end token")
-        return sample(begin, times, counted)
+        return sample(begin, times or [time.perf_counter()], counted)

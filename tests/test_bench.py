@@ -1,0 +1,162 @@
+"""What `bench` measures here: rates against the least that must be moved and computed, the device's own speed, profiles and traces, pictures."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from tiny_gguf import write_tiny_gguf
+from vulkan_drivers import missing
+
+from vkbackend.bench import bench
+from vkbackend.bench.device_speed import FMA_CHAINS, FMA_UNROLL, measure_device
+from vkbackend.bench.plot import comparison_groups, plot, result_groups
+from vkbackend.bench.profile import profile, write_trace
+from vkbackend.bench.work import Work
+from vkbackend.device.buffers import Arena
+from vkbackend.device.dispatch import Dispatch, Program
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.errors import RequestError, VkbackendError
+from vkbackend.models import load
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return write_tiny_gguf(tmp_path_factory.mktemp("llama") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    return write_tiny_gguf(tmp_path_factory.mktemp("gemma") / "tiny.gguf", architecture="gemma3", window=16, num_layers=6)
+
+
+def test_rates_say_what_they_moved_and_computed(device, llama):
+    found = bench(llama, device, prompts=(5, 20), batches=(1, 3), tokens=4, rounds=2)
+    assert [(rate.phase, rate.tokens, rate.batch) for rate in found.rates] == [("prefill", 5, 1), ("prefill", 20, 1), ("decode", 4, 1), ("decode", 4, 3)]
+    work = Work(load(llama))
+    for rate in found.rates:
+        assert 0 < rate.slowest <= rate.rate <= rate.fastest
+        assert rate.bytes_per_second == pytest.approx(rate.num_bytes * rate.rate / (rate.tokens * rate.batch))
+    assert found.rates[2].flops == 4 * 2 * work.weights and found.rates[3].flops == 3 * found.rates[2].flops
+    assert found.rates[3].num_bytes - found.rates[2].num_bytes == 2 * sum(work.cache_bytes(length) for length in range(17, 21))
+    document = json.loads(json.dumps(found.as_dict()))
+    assert document["rates"][0]["share_of_f32"] == pytest.approx(found.rates[0].flops_per_second / found.speed.f32)
+
+
+def test_rates_of_the_twins_and_of_long_contexts(llama):
+    found = bench(llama, None, prompts=(4,), batches=(1,), tokens=2, rounds=1, long=True)
+    assert [rate.context for rate in found.rates] == [0, 16, 64, 512 - 16]  # the model was trained for 512
+    assert found.speed is None and found.memory.device_other == 0 and "share_of_f32" not in found.as_dict()["rates"][0]
+
+
+def test_sizes_that_cannot_be(device, llama):
+    with pytest.raises(RequestError, match="all must be at least 1"):
+        bench(llama, prompts=(0,))
+    with pytest.raises(RequestError, match="600 tokens do not fit the context of 512"):
+        bench(llama, prompts=(600,))
+
+
+def test_work_counts_each_matrix_once_and_windows_as_far_as_they_reach(llama, gemma):
+    model = load(llama)
+    work, matrices = Work(model), [info for info in model.gguf.tensors.values() if len(info.shape) == 2 and info.name != "token_embd.weight"]
+    assert work.weight_bytes == sum(info.num_bytes for info in matrices) and work.output_weights == np.prod(model.gguf.tensors["output.weight"].shape)
+    assert work.prefill_flops(1) == work.decode_flops(1) == 2 * work.weights
+    assert work.prefill_bytes(300, 128) - work.prefill_bytes(300, 512) == 2 * work.weight_bytes
+    tied = load(gemma)
+    work, config = Work(tied), tied.config
+    assert work.output_weights == np.prod(tied.gguf.tensors["token_embd.weight"].shape)
+    per_token = 2 * 2 * config.num_kv_heads * config.head_dim  # keys and values, two bytes each
+    num_global = sum(config.is_global(layer) for layer in range(config.num_layers))
+    assert work.cache_bytes(100) == per_token * (100 * num_global + 16 * (config.num_layers - num_global))
+
+
+def test_device_speed(device):
+    speed = measure_device(device)
+    assert speed.read > 1e8 and speed.copy > 1e8 and speed.bandwidth == max(speed.read, speed.copy)
+    assert speed.f32 > 1e8 and (speed.f16 is not None) == device.supports("float16")
+
+
+@pytest.mark.parametrize("shader, dtype, tolerance", [("fma_f32", np.float32, 1e-5), ("fma_f16", np.float16, 0.02)])
+def test_chains_compute_what_is_counted(device, shader, dtype, tolerance):
+    """A compiler that leaves chains or steps out would make the device look faster than it is."""
+    if device.kernels.missing(shader):
+        missing(f"{device.info.name} has no 16-bit arithmetic")
+    sums = Arena(device, "device", 4096).allocate(64 * 4)
+    Program(device, [Dispatch(shader, (), (sums,), (1, 1, 1), push=(3, 0.75, 0.5))]).run()
+    chains = (np.arange(64)[:, None] + np.arange(FMA_CHAINS)).astype(dtype)
+    for _ in range(3 * FMA_UNROLL):
+        chains = (chains * dtype(0.75) + dtype(0.5)).astype(dtype)
+    width = 2 if dtype == np.float16 else 1
+    np.testing.assert_allclose(device.download(sums, np.float32, (64,)), width * chains.astype(np.float32).sum(axis=1), rtol=tolerance)
+
+
+def test_memory_beyond_weights_and_cache_is_seen(device, llama):
+    """Allocations made while it runs, then let go of, count as well."""
+    model = load(llama, device)
+    before = device.peak_bytes = device.allocated_bytes
+    device.memory(1 << 20, "device")
+    assert device.peak_bytes - before == 1 << 20 and device.allocated_bytes == before
+    small = bench(llama, device, prompts=(4,), batches=(1,), tokens=1, rounds=1).memory
+    large = bench(llama, device, prompts=(128,), batches=(1,), tokens=1, rounds=1).memory
+    assert 0 < small.device_other < large.device_other
+    assert small.weights == model.num_bytes and small.process_peak >= small.process > 0
+
+
+def test_profile_has_every_dispatch_of_the_step(device, llama, tmp_path):
+    if not device.info.timestamp_bits:
+        missing(f"{device.info.name} has no timestamps")
+    decode, prefill = profiles = profile(llama, device, prompt_tokens=20, context=40)
+    assert (decode.phase, decode.tokens, decode.context, prefill.tokens) == ("decode", 1, 40, 20)
+    for each in profiles:
+        assert sum(variant.calls for variant in each.variants) == len(each.device) and each.plain_seconds > 0
+        assert sum(variant["share"] for variant in each.as_dict()["variants"]) == pytest.approx(1)
+        assert 0 < each.device_seconds < each.step_seconds
+        assert [span.name for span in each.host] == ["fill", "submit", "wait", "read"]
+        for one, other in zip(each.host, each.host[1:]):
+            assert one.begin + one.seconds == pytest.approx(other.begin, abs=1e-6)
+        wait = each.host[2]
+        assert sum(span.seconds for span in each.device) <= wait.seconds
+    matmuls = [variant for variant in decode.variants if variant.op.startswith("matmul")]
+    assert sum(variant.flops for variant in matmuls) >= Work(load(llama)).decode_flops(1)  # rows are filled up to whole groups
+
+    write_trace(tmp_path / "trace.json", profiles, device.info.name)
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert {event["args"]["name"] for event in events if event["ph"] == "M"} == {"vkbackend", "host", f"device: {device.info.name}"}
+    assert len(spans) == sum(1 + len(each.host) + len(each.device) for each in profiles)
+    for track in (1, 2):  # spans of one track may contain each other, never overlap otherwise
+        placed = sorted((span["ts"], -span["dur"]) for span in spans if span["tid"] == track)
+        if track == 2:
+            assert all(ts - dur <= following + 1e-3 for (ts, dur), (following, _) in zip(placed, placed[1:]))
+
+
+def test_profile_counts_the_filled_part_of_a_cache(device, llama):
+    runner = ModelRunner(load(llama, device), context_length=256)
+    short, long = (profile(llama, device, context=context)[0] for context in (8, 200))
+    per_token = runner.storage.num_bytes / (runner.storage.num_pages * runner.storage.page_size)
+    attention = [sum(variant.num_bytes for variant in each.variants if "attention" in variant.op) for each in (short, long)]
+    assert attention[1] - attention[0] == pytest.approx(192 * per_token, rel=0.05)
+
+
+def test_plot(llama, tmp_path, monkeypatch):
+    found = bench(llama, None, prompts=(4, 8), batches=(1,), tokens=2, rounds=1)
+    groups = result_groups(found)
+    assert groups["prefill"][1] == ["4", "8"] and len(groups["decode"][2]["llama"]) == 1
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        missing("matplotlib is not installed (pip install matplotlib)")
+    plot(tmp_path / "x.png", found)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(VkbackendError, match="cannot be written"):
+        plot(tmp_path / "no folder" / "x.png", found)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(VkbackendError, match="pip install 'matplotlib"):
+        plot(tmp_path / "y.png", found)
+
+
+def test_plot_of_a_comparison_has_a_bar_for_each_server_and_size():
+    from vkbackend.bench.compare import Comparison, Line, Range
+    found = Comparison("us", [Line("decode", 8, "us", Range(3, 2, 4, 2)), Line("decode", 8, "them", Range(1, 1, 1, 2), Range(3, 2, 4, 2)),
+                              Line("decode", 64, "us", Range(5, 5, 5, 2))])
+    assert comparison_groups(found)["decode"][1:] == (["8", "64"], {"us": [(3, 2, 4), (5, 5, 5)], "them": [(1, 1, 1), None]})
