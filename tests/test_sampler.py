@@ -159,6 +159,16 @@ def test_accepted_tokens_are_penalised():
     assert taken == [0, 1, 2]
 
 
+def test_accepted_tokens_push_earlier_ones_out_of_sight():
+    """A token that comes twice counts until its second occurrence is out of sight."""
+    sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=3), [0, 0, 5])
+    row, taken = FakeRow([3.0, 2.0]), []
+    for token_id in (5, 5, 5):
+        taken.append(sampler.sample(row))
+        sampler.accept(token_id)
+    assert taken + [sampler.sample(row)] == [1, 1, 0, 0]
+
+
 CHAINS = {
     "default": {},
     "greedy": dict(temperature=0),

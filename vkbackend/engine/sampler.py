@@ -109,6 +109,7 @@ class Sampler:
         self._penalises = self._repeat != 1 or options.presence_penalty != 0 or options.frequency_penalty != 0
         window = num_ctx if options.repeat_last_n < 0 else options.repeat_last_n
         self._window = deque(prompt, maxlen=window if self._penalises else 0)
+        self._counts = Counter(self._window)
         # Whether a token that the row did not bring could come to lie above those that it brought.
         self._can_raise = (
             self._repeat < 1
@@ -119,7 +120,14 @@ class Sampler:
 
     def accept(self, token_id: int) -> None:
         """Remember a sampled token for the penalties."""
+        if not self._window.maxlen:
+            return
+        if len(self._window) == self._window.maxlen:
+            self._counts[self._window[0]] -= 1
+            if not self._counts[self._window[0]]:
+                del self._counts[self._window[0]]
         self._window.append(token_id)
+        self._counts[token_id] += 1
 
     def sample(self, row: LogitsRow, allowed: np.ndarray | None = None) -> int:
         """The next token's id. allowed: (vocab,) bool, tokens that a constraint admits.
@@ -184,18 +192,24 @@ class Sampler:
     def _changed(self, ids: np.ndarray, raw: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
         """Logits after bias, penalties and constraint: `raw` itself where nothing changes, else a new array."""
         values = raw
-        bias = self.options.logit_bias
-        counts = Counter(self._window)
+        bias, counts = self.options.logit_bias, self._counts
         if bias or counts:
-            touched = np.flatnonzero(np.isin(ids, np.fromiter(bias.keys() | counts.keys(), np.int64)))
-            if len(touched):
+            touched = self._places(ids, bias.keys() | counts.keys() if bias else counts)
+            if touched:
                 values = raw.copy()
-            for index in touched:
-                token_id = int(ids[index])
-                values[index] = self._penalised(float(values[index]) + bias.get(token_id, 0.0), counts[token_id])
+            for token_id, index in touched:
+                values[index] = self._penalised(float(values[index]) + bias.get(token_id, 0.0), counts.get(token_id, 0))
         if allowed is not None:
             values = np.where(allowed[ids], values, np.float32(-np.inf))
         return values
+
+    @staticmethod
+    def _places(ids: np.ndarray, wanted: Iterable[int]) -> list[tuple[int, int]]:
+        """(token, its index in ids) of those of the wanted tokens that are among them. ids: a row's candidates, or the whole vocabulary in order."""
+        if ids[0] == 0 and ids[-1] == len(ids) - 1 and np.array_equal(ids, np.arange(len(ids))):
+            return [(token_id, token_id) for token_id in wanted if 0 <= token_id < len(ids)]
+        places = {token_id: index for index, token_id in enumerate(ids.tolist())}
+        return [(token_id, places[token_id]) for token_id in wanted if token_id in places]
 
     def _penalised(self, logit: float, count: int) -> float:
         if count == 0:
