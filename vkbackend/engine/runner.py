@@ -183,13 +183,15 @@ def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max
     tensor_bytes = int(np.prod(page_shape)) * np.dtype(DTYPES[kv_type]).itemsize  # of one page, keys or values of one layer
     page_bytes = 2 * model.config.num_layers * tensor_bytes
     free, limit = device.free_memory(wanted * page_bytes), device.info.limits.max_storage_buffer_range
-    fitting = min(wanted, free // page_bytes, limit // tensor_bytes)
-    hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH), or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
-    if limit // tensor_bytes < pages:
+    hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
+    if pages * tensor_bytes > limit:
         raise OutOfMemory(f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: {hint}")
-    if fitting < pages:
+    if pages * page_bytes > free:
         raise OutOfMemory(f"the KV cache needs {pages * page_bytes / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB free: {hint}")
+    fitting = min(wanted, limit // tensor_bytes)
+    if fitting * page_bytes > free:
+        fitting = max((free - free // 8) // page_bytes, pages)  # what is left is for activations
     if fitting < wanted:
-        log.warning("%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; %s",
-                    device.info.name, fitting * PAGE_SIZE, max_sequences, pages * PAGE_SIZE, hint)
+        log.warning("%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; %s, or fewer "
+                    "parallel sequences (OLLAMA_NUM_PARALLEL)", device.info.name, fitting * PAGE_SIZE, max_sequences, pages * PAGE_SIZE, hint)
     return fitting
