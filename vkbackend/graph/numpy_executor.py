@@ -1,19 +1,73 @@
 """Runs a model's steps on the numpy twins: the CPU path, and the oracle of the device path.
 
 In: a model whose weights were not placed, a `CacheStorage` of numpy arrays, `StepInputs`. Out: `RowOutput`s.
+A step of each size is prepared once: which function is called with what, where its result goes, and what is not needed any more.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 
 from ..ops.packed import PackedMatrix
-from .builder import Graph, Kind, Value
+from .builder import Graph, Kind, Value, elements
 from .cache import CacheStorage
 from .forward import CacheValues, build
 from .step import RowOutput, StepInputs, StepShape, check_kept, row_output
 
-KEPT_GRAPHS = 16
+KEPT_PLANS = 16
+
+Arrays = dict[Value, np.ndarray]  # base value -> its array; of an activation (rows, row_stride)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: in the array of its base, the columns `columns` (None: all) seen as `shape`."""
+
+    base: Value
+    columns: slice | None
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: Value) -> "Place":
+        count = elements(value.shape[1:])
+        whole = value.base.kind is not Kind.ACTIVATION or count == value.base.row_stride
+        return cls(value.base, None if whole else slice(value.offset, value.offset + count), value.shape)
+
+    def read(self, arrays: Arrays) -> np.ndarray:
+        """A view: no copy."""
+        array = arrays[self.base]
+        return (array if self.columns is None else array[:, self.columns]).reshape(self.shape)
+
+    def write(self, arrays: Arrays, result: np.ndarray) -> None:
+        """Keep the array itself where it is the whole value."""
+        base = self.base
+        if self.columns is None:
+            arrays[base] = result if base.kind is not Kind.ACTIVATION else result.reshape(base.shape[0], base.row_stride)
+            return
+        if base not in arrays:
+            arrays[base] = np.empty((base.shape[0], base.row_stride), base.dtype)
+        self.read(arrays)[...] = result
+
+
+@dataclass(frozen=True)
+class Call:
+    """inputs: a `Place`, or what is the same in every step: a weight, a cache, None. outputs: None for a cache, changed in place.
+    over: base values that nothing needs after this call."""
+
+    reference: Callable
+    attrs: dict
+    inputs: list
+    outputs: list[Place | None]
+    over: list[Value]
+
+
+@dataclass(frozen=True)
+class Plan:
+    graph: Graph
+    calls: list[Call]
+    names: dict[str, Place]  # of every activation that an op made
 
 
 class NumpyExecutor:
@@ -21,8 +75,8 @@ class NumpyExecutor:
 
     def __init__(self, model, cache: CacheStorage, keep: bool = False):
         self.model, self.cache, self.keep = model, cache, keep
-        self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
-        self._kept: dict[str, np.ndarray] = {}
+        self._plans: OrderedDict[tuple, Plan] = OrderedDict()
+        self._kept: tuple[Plan, Arrays] | None = None
         self._submitted: StepInputs | None = None
 
     def submit(self, step: StepInputs) -> None:
@@ -34,58 +88,74 @@ class NumpyExecutor:
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
         """inputs: arrays for what the graph declares as its inputs beside the step's arrays."""
-        graph = self._graph(len(step.tokens), len(step.output_rows), step.page_table.shape)
-        arrays = {value: getattr(step, name) for name, value in graph.step.items()}
+        plan = self._plan(len(step.tokens), len(step.output_rows), step.page_table.shape)
+        graph = plan.graph
+        arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
         arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
-        self._kept = {}
-        for node in graph.nodes:
-            inputs = [None if value is None else self._view(arrays, value) for value in node.inputs]
-            results = node.op.reference(*inputs, **node.attrs)
-            for value, result in zip(node.outputs, results if isinstance(results, tuple) else (results,)):
-                view = self._view(arrays, value)
-                if view is not result:
-                    view[...] = result
-                if self.keep and value.base.kind is Kind.ACTIVATION:
-                    self._kept.setdefault(value.name, view)
+        for call in plan.calls:
+            results = call.reference(*[each.read(arrays) if isinstance(each, Place) else each for each in call.inputs], **call.attrs)
+            for place, result in zip(call.outputs, results if isinstance(results, tuple) else (results,)):
+                if place is not None:
+                    place.write(arrays, result)
+            for value in call.over:
+                del arrays[value]
+        if self.keep:
+            self._kept = plan, arrays
         if not len(step.output_rows):
             return []
         stats, counts, ids, values = (arrays[value] for value in graph.results)
-        logits = self._view(arrays, graph.logits)
+        logits = Place.of(graph.logits).read(arrays)
         return [row_output(stats[m], counts[m], ids[m], values[m], lambda m=m: logits[m].copy()) for m in range(len(step.output_rows))]
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q and k) is read changed.
         Raises KeyError with the names that there are, ValueError without `keep` or before a step."""
-        check_kept(self.keep, bool(self._kept))
-        if name not in self._kept:
-            raise KeyError(f"{name}; there are: {', '.join(self._kept)}")
-        return self._kept[name].copy()
+        check_kept(self.keep, self._kept is not None)
+        plan, arrays = self._kept
+        if name not in plan.names:
+            raise KeyError(f"{name}; there are: {', '.join(plan.names)}")
+        return plan.names[name].read(arrays).copy()
 
     def timings(self) -> list:
         """Raises ValueError: `DeviceExecutor` measures dispatches, and there are none here."""
         raise ValueError("the numpy twins have no dispatches to measure: open a device, with timestamps=True")
 
-    def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
+    def _plan(self, num_tokens: int, num_outputs: int, table_shape: tuple[int, int]) -> Plan:
         key = (num_tokens, num_outputs, table_shape)
-        if key not in self._graphs:
-            self._graphs[key] = build(self.model, CacheValues(self.cache), StepShape(num_tokens, num_outputs), *table_shape, self.keep)
-            if len(self._graphs) > KEPT_GRAPHS:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
-        return self._graphs[key]
+        if key not in self._plans:
+            self._plans[key] = self._prepare(self._graph(*key))
+            if len(self._plans) > KEPT_PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
 
-    @staticmethod
-    def _view(arrays: dict[Value, np.ndarray], value: Value):
-        if value.base.kind is Kind.WEIGHT:
-            return value.constant if isinstance(value.constant, PackedMatrix) else value.constant.values
-        if value.base.kind is Kind.STATE:
-            return value.constant.array
-        base = value.base
-        if base not in arrays:
-            shape = base.shape if base.kind is Kind.RESULT else (base.shape[0], base.row_stride)
-            arrays[base] = np.zeros(shape, base.dtype)
-        array = arrays[base]
-        if value.base.kind in (Kind.RESULT, Kind.STEP):
-            return array
-        columns = int(np.prod(value.shape[1:]))
-        return array[:, value.offset:value.offset + columns].reshape(value.shape)
+    def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
+        return build(self.model, CacheValues(self.cache), StepShape(num_tokens, num_outputs), *table_shape, self.keep)
+
+    def _prepare(self, graph: Graph) -> Plan:
+        last_use = {value.base: index for index, node in enumerate(graph.nodes) for value in [*node.inputs, *node.outputs]
+                    if value is not None and value.base.kind is Kind.ACTIVATION}
+        over: list[list[Value]] = [[] for _ in graph.nodes]
+        if not self.keep:
+            for base, index in last_use.items():
+                if graph.logits is None or base is not graph.logits.base:
+                    over[index].append(base)
+        calls = [Call(node.op.reference, node.attrs, [_input(value) for value in node.inputs],
+                      [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs], over[index])
+                 for index, node in enumerate(graph.nodes)]
+        names: dict[str, Place] = {}
+        for node in graph.nodes:
+            for value in node.outputs:
+                if value.base.kind is Kind.ACTIVATION:
+                    names.setdefault(value.name, Place.of(value))
+        return Plan(graph, calls, names)
+
+
+def _input(value: Value | None):
+    if value is None:
+        return None
+    if value.base.kind is Kind.WEIGHT:
+        return value.constant if isinstance(value.constant, PackedMatrix) else value.constant.values
+    if value.base.kind is Kind.STATE:
+        return value.constant.array
+    return Place.of(value)

@@ -17,27 +17,41 @@ CHUNK = 256  # positions whose softmax is kept apart before it is put together w
 
 
 def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, window=0, softcap=0.0):
-    tokens, heads, head_dim = q.shape
-    page_size, kv_heads = k_cache.shape[1:3]
+    heads, head_dim = q.shape[1:]
+    kv_heads = k_cache.shape[2]
     y = np.zeros_like(q)
-    for sequence in np.unique(sequences[positions >= 0]):
+    for sequence in set(sequences[positions >= 0].tolist()):
         rows = np.flatnonzero((sequences == sequence) & (positions >= 0))
-        length = int(positions[rows].max()) + 1
-        at = np.arange(length)
-        page, slot = page_table[sequence, at // page_size], at % page_size
-        keys = k_cache[page, slot].astype(np.float32).transpose(1, 2, 0)    # (kv_heads, head_dim, length)
-        values = v_cache[page, slot].astype(np.float32).transpose(1, 0, 2)  # (kv_heads, length, head_dim)
-        grouped = q[rows].reshape(len(rows), kv_heads, heads // kv_heads, head_dim).transpose(1, 2, 0, 3)
-        scores = (grouped @ keys[:, None]) * np.float32(scale)              # (kv_heads, group, rows, length)
+        position = positions[rows][:, None]
+        last = int(position.max()) + 1
+        first = max(0, int(position.min()) + 1 - window) if window else 0
+        keys, values = (_positions(cache, page_table[sequence], first, last) for cache in (k_cache, v_cache))  # (length, kv_heads, head_dim)
+        queries = (q[rows] * np.float32(scale)).reshape(len(rows), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
+        scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)                             # (kv_heads, group * rows, length)
         if softcap:
             scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
-        position = positions[rows][:, None]
-        hidden = (at > position) | ((at <= position - window) if window else False)
-        scores = np.where(hidden, np.float32(-np.inf), scores)
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed = (scores / scores.sum(axis=-1, keepdims=True)) @ values[:, None]
-        y[rows] = mixed.transpose(2, 0, 1, 3).reshape(len(rows), heads, head_dim)
+        if len(rows) > 1:  # one alone sees all that was read
+            at = np.arange(first, last)
+            hidden = (at > position) | ((at <= position - window) if window else False)
+            by_row = scores.reshape(kv_heads, -1, *hidden.shape)
+            by_row += np.where(hidden, np.float32(-np.inf), np.float32(0))
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        mixed = scores @ values.transpose(1, 0, 2)
+        mixed /= scores.sum(axis=-1, keepdims=True)
+        y[rows] = mixed.reshape(kv_heads, -1, len(rows), head_dim).transpose(2, 0, 1, 3).reshape(len(rows), heads, head_dim)
     return y
+
+
+def _positions(cache, pages, first, last):
+    """What a sequence stored at positions first ... last - 1, f32 (length, kv_heads, head_dim): a view where its pages are neighbours."""
+    size = cache.shape[1]
+    pages = pages[first // size:ceil_div(last, size)]
+    start, count = int(pages[0]), len(pages)
+    neighbours = pages.tolist() == list(range(start, start + count))
+    whole = np.asarray(cache[start:start + count] if neighbours else cache[pages]).reshape(-1, *cache.shape[2:])
+    skipped = first // size * size
+    return whole[first - skipped:last - skipped].astype(np.float32, copy=False)
 
 
 def together(device, heads: int, kv_heads: int, head_dim: int) -> int:

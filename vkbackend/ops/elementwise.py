@@ -14,13 +14,28 @@ GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
 
 def silu_mul(gate, up):
     """gate * sigmoid(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+    y = -gate
     with np.errstate(over="ignore"):  # exp overflows to infinity for gates below -88: the quotient is then the right 0
-        return gate / (1 + np.exp(-gate)) * up
+        np.exp(y, out=y)
+    y += 1
+    np.divide(gate, y, out=y)
+    y *= up
+    return y
 
 
 def gelu_mul(gate, up):
     """gelu(gate) * up, gelu in its tanh form (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
-    return 0.5 * gate * (1 + np.tanh(GELU_SCALE * gate * (1 + np.float32(0.044715) * gate * gate))) * up
+    y = gate * gate
+    y *= np.float32(0.044715)
+    y += 1
+    y *= gate
+    y *= GELU_SCALE
+    np.tanh(y, out=y)
+    y += 1
+    y *= gate
+    y *= np.float32(0.5)
+    y *= up
+    return y
 
 
 def add(a, b):

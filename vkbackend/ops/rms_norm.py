@@ -12,8 +12,12 @@ from .signature import Signature
 
 
 def reference(x, weight, residual=None, *, eps):
-    y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps)) * weight
-    return y if residual is None else y + residual
+    mean = np.add.reduce(x * x, axis=-1, keepdims=True) / np.float32(x.shape[-1])
+    y = x / np.sqrt(mean + np.float32(eps))
+    y *= weight
+    if residual is not None:
+        y += residual
+    return y
 
 
 def dispatch(device, inputs, outputs, *, eps):

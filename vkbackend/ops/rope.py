@@ -6,6 +6,7 @@ Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,15 +28,25 @@ def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_fa
 
 
 def reference(x, positions, turns, *, n_rot, pairing):
-    half = n_rot // 2
-    angle = 2 * math.pi * np.maximum(positions, 0)[:, None, None] * turns.astype(np.float64).reshape(2, half).sum(axis=0)
-    cos, sin = np.cos(angle), np.sin(angle)
-    first, second = (slice(0, half), slice(half, n_rot)) if pairing == "halves" else (slice(0, n_rot, 2), slice(1, n_rot, 2))
-    y = x.copy()
-    a, b = x[..., first], x[..., second]
-    y[..., first] = a * cos - b * sin
-    y[..., second] = a * sin + b * cos
+    rotation = _rotation(positions.tobytes(), turns.tobytes())[:, None]  # the same for every head
+    y = np.empty_like(x)
+    y[..., n_rot:] = x[..., n_rot:]
+    if pairing == "adjacent":
+        np.multiply(x[..., :n_rot].view(np.complex64), rotation, out=y[..., :n_rot].view(np.complex64))
+    else:
+        a, b = x[..., :n_rot // 2], x[..., n_rot // 2:n_rot]
+        cos, sin = rotation.real, rotation.imag
+        y[..., :n_rot // 2] = a * cos - b * sin
+        y[..., n_rot // 2:n_rot] = a * sin + b * cos
     return y
+
+
+@lru_cache(maxsize=8)
+def _rotation(positions: bytes, turns: bytes) -> np.ndarray:
+    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are made in f64; all layers of a step ask for the same."""
+    leading, rest = np.frombuffer(turns, np.float32).astype(np.float64).reshape(2, -1)
+    angle = 2 * math.pi * np.maximum(np.frombuffer(positions, np.int32), 0)[:, None] * (leading + rest)
+    return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
 
 
 def dispatch(device, inputs, outputs, *, n_rot, pairing):

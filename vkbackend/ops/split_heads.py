@@ -17,12 +17,13 @@ from .signature import Signature
 
 def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0):
     kv_heads = k_cache.shape[2]
-    q, k, v = np.split(qkv, [qkv.shape[1] - 2 * kv_heads, qkv.shape[1] - kv_heads], axis=1)
+    heads = qkv.shape[1] - 2 * kv_heads
+    qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
     if q_norm is not None:
-        q, k = rms_norm.reference(q, q_norm, eps=eps), rms_norm.reference(k, k_norm, eps=eps)
-    k = rope.reference(k, positions, turns, n_rot=n_rot, pairing=pairing)
-    kv_write.reference(k, v, positions, sequences, page_table, k_cache, v_cache)
-    return rope.reference(q, positions, turns, n_rot=n_rot, pairing=pairing), k_cache, v_cache
+        qk = np.concatenate([rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)], axis=1)
+    qk = rope.reference(qk, positions, turns, n_rot=n_rot, pairing=pairing)
+    kv_write.reference(qk[:, heads:], v, positions, sequences, page_table, k_cache, v_cache)
+    return qk[:, :heads], k_cache, v_cache
 
 
 def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):

@@ -32,20 +32,21 @@ def output_shapes(rows: int, vocabulary: int) -> list[tuple[tuple[int, ...], str
 def reference(logits, *, k):
     rows, vocabulary = logits.shape
     strips_per_row = num_strips(vocabulary)
-    padded = np.full((rows, strips_per_row * STRIP), LOWEST, np.float32)
-    padded[:, :vocabulary] = logits
-    tiles = padded.reshape(rows, -1, 16, 64, 4).transpose(0, 1, 3, 2, 4).reshape(rows, strips_per_row, STRIP)
-    highest = tiles.max(axis=-1)
-    filled = tiles > LOWEST
-    sums = np.where(filled, np.exp(tiles - highest[..., None]), 0).sum(axis=-1, dtype=np.float32)
+    missing = strips_per_row * STRIP - vocabulary
+    padded = np.pad(logits, ((0, 0), (0, missing)), constant_values=LOWEST) if missing else logits
+    tiles = padded.reshape(rows, -1, 16, 64, 4)  # strip i of a workgroup's width: [:, :, :, i]
+    highest = tiles.max(axis=2).max(axis=-1)
+    sums = np.exp(tiles - highest[:, :, None, :, None]).sum(axis=2).sum(axis=-1)
+    highest, sums = highest.reshape(rows, -1), sums.reshape(rows, -1)
+    sums[highest <= LOWEST] = 0  # nothing is there
     strips = np.stack([highest, sums], axis=-1)
 
     stats, counts = np.zeros((rows, 4), np.float32), np.zeros(rows, np.int32)
     ids, values = np.full((rows, CAPACITY), -1, np.int32), np.zeros((rows, CAPACITY), np.float32)
     for row in range(rows):
-        top = logits[row].max()
-        threshold = np.sort(highest[row])[-k] if k <= strips_per_row else UNBOUNDED
-        stats[row] = top + np.log(np.exp((logits[row] - top).astype(np.float64)).sum()), threshold, top, 0
+        top = highest[row].max()
+        threshold = np.partition(highest[row], -k)[-k] if k <= strips_per_row else UNBOUNDED
+        stats[row] = top + np.log((sums[row] * np.exp((highest[row] - top).astype(np.float64))).sum()), threshold, top, 0
         found = np.flatnonzero(logits[row] >= threshold)
         counts[row] = len(found)
         if len(found) <= CAPACITY:
