@@ -120,6 +120,9 @@ class FakeRunner:
     def length(self, sequence_id):
         return self.sequences[sequence_id].length
 
+    def num_known(self, tokens):
+        return self.pages.num_known(tokens)
+
     def has_room(self, growth, beginning=(), num_tokens=0):
         return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
 

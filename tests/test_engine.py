@@ -319,6 +319,21 @@ def test_two_that_store_the_same_keep_one_copy(world):
     assert [listener.wait().tokens for listener in listeners] == [4, 4]
 
 
+def test_those_who_come_together_compute_their_common_beginning_once(world):
+    """Six prompts of 100 common tokens and 4 of their own: each finds what the one before it has stored, chunk by chunk."""
+    here = world(max_sequences=6, page_size=8, prefill_chunk=32)
+    here.runner.next_token = lambda tokens: 1
+    here.runner.gate = threading.Semaphore(0)
+    here.start([2, 3], num_predict=1)  # whose step holds the others up, so that they begin together
+    system = list(range(100, 200))
+    listeners = [here.start([*system, base, 6, 7, 8]) for base in range(10, 16)]
+    here.runner.gate.release(1000)
+    for listener in listeners:
+        assert listener.wait().reason == "stop"
+    # 96 of the 100 fill pages; each computes the rest itself. Beside the first chunks some begin before there is anything to find.
+    assert num_run(here) <= 96 + 6 * (4 + 4) + 64
+
+
 def test_an_equal_prompt_runs_its_last_token_again(world):
     here = world([["one"], ["two"]], page_size=32)
     prompt = list(range(10, 30))

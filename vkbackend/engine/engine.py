@@ -193,6 +193,11 @@ class Engine:
         sequence_id = self.runner.open_sequence(generation.reusable)
         generation.start(sequence_id, self.runner.length(sequence_id))
 
+    def _start_again(self, generation: Generation) -> None:
+        """From what the cache knows of its tokens now."""
+        self.runner.close_sequence(generation.sequence_id)
+        self._start(generation)
+
     def _turn(self) -> None:
         """One step: submit it, deliver the tokens of the one before while it runs, wait for it, sample."""
         try:
@@ -219,9 +224,10 @@ class Engine:
         """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest give way."""
         for generation in self._running:
             if generation.context_is_full:
-                self.runner.close_sequence(generation.sequence_id)
                 generation.shift()
-                self._start(generation)
+                self._start_again(generation)
+            elif generation.num_pending > 1 and self.runner.num_known(generation.reusable) > generation.num_cached:
+                self._start_again(generation)  # another one has stored meanwhile what this one was about to compute
         shares = self._scheduler.next_step(self._running)
         while len(self._running) > 1 and not self.runner.has_room({share.generation.sequence_id: share.num_tokens for share in shares}):
             self._preempt(self._scheduler.victim(self._running))

@@ -71,6 +71,10 @@ class PagedCache:
             length += count
         sequence.tokens = list(tokens[:length])
 
+    def num_known(self, tokens: Sequence[int]) -> int:
+        """How many of the first of `tokens` lie in known full pages."""
+        return len(self.prefixes.find(tokens)) * self.page_size
+
     def has_room(self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
         """Whether each of these sequences could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
         known = self.prefixes.find(beginning)

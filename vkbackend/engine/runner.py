@@ -77,6 +77,10 @@ class ModelRunner:
         self.sequences[self._next_id] = self.pages.open(tokens)
         return self._next_id
 
+    def num_known(self, tokens: Sequence[int]) -> int:
+        """How many of the first of `tokens` a sequence opened with them would hold at least."""
+        return self.pages.num_known(tokens)
+
     def close_sequence(self, sequence_id: int) -> None:
         """Its place is free; what it shared stays known while nobody needs the room."""
         self.pages.close(self.sequences.pop(sequence_id))

@@ -54,6 +54,10 @@ class Runner(Protocol):
         """Tokens that the sequence holds."""
         ...
 
+    def num_known(self, tokens: Sequence[int]) -> int:
+        """How many of the first of `tokens` a sequence opened now would hold at least."""
+        ...
+
     def close_sequence(self, sequence_id: int) -> None:
         """Its tokens stay known as long as there is room."""
         ...
