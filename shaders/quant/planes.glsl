@@ -13,16 +13,24 @@
 // TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
 const uint GROUP_ROWS = 64u;  // rows that lie beside each other; also in vkbackend/gguf/quants.py
 
+#ifdef FOLD_LOADS
+uint loaded = 0u;             // of everything that was loaded, so that nothing can be left out
+uvec4 FOLD(uvec4 v) { loaded ^= v.x ^ v.y ^ v.z ^ v.w; return v; }
+uint FOLD(uint v) { loaded ^= v; return v; }
+#else
+#define FOLD(v) (v)
+#endif
+
 #ifdef TEXEL
 layout(binding = QUANTS_BINDING) uniform usamplerBuffer quants;
 layout(binding = SCALES_BINDING) uniform usamplerBuffer scales;
-#define QUANTS(i) texelFetch(quants, int(i))
-#define SCALES(i) texelFetch(scales, int(i)).x
+#define QUANTS(i) FOLD(texelFetch(quants, int(i)))
+#define SCALES(i) FOLD(texelFetch(scales, int(i)).x)
 #else
 layout(std430, binding = QUANTS_BINDING) readonly restrict buffer Quants { uvec4 quants[]; };
 layout(std430, binding = SCALES_BINDING) readonly restrict buffer Scales { uint scales[]; };
-#define QUANTS(i) quants[i]
-#define SCALES(i) scales[i]
+#define QUANTS(i) FOLD(quants[i])
+#define SCALES(i) FOLD(scales[i])
 #endif
 
 // Word t of a record of `words` uints that each row has once per `record`.
@@ -46,7 +54,7 @@ ivec4 nibbles_in_place(uvec4 q, uint j) {
 #define NIBBLE_SCALE(j) ((j) < 4u ? vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0 / 16777216.0) \
                                   : vec4(1.0 / 16.0, 1.0 / 4096.0, 1.0 / 1048576.0, 1.0))
 
-// Further bits of these elements, to be added: bit n of nibble i of the block's word w lies at 4i + at + n in `bits`. count: bits of an element.
+// Further bits of these elements, to be put beside: bit n of nibble i of the block's word w lies at 4i + at + n in `bits`. count: bits of an element.
 ivec4 bits_above_nibbles(uint bits, uint j, uint at, uint count) {
     uint up = bits << (4u - at), mask = ((1u << count) - 1u) << 4;
     return j < 4u ? ivec4(up & mask, up & (mask << 8), up & (mask << 16), up & (mask << 24))

@@ -12,6 +12,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = paired_half(scale_word(group, pair, num_pairs, 3u, 2u, lane), block);
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) | bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
 float block_scale(Block k, uint half_) { return k.d; }
 float block_bias(Block k, uint half_) { return -16.0 * k.d; }

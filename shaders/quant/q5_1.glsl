@@ -11,6 +11,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = unpackHalf2x16(scale_word(group, block, nb, 2u, 1u, lane));
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) | bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
 float block_bias(Block k, uint half_) { return k.dm.y; }

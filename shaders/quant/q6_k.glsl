@@ -16,6 +16,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = d * vec2(bitfieldExtract(sc, 0, 8), bitfieldExtract(sc, 8, 8));
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) + bits_above_nibbles(k.high[(j & 3u) >> 1], j, 2u * (j & 1u), 2u)); }
+vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) | bits_above_nibbles(k.high[(j & 3u) >> 1], j, 2u * (j & 1u), 2u)); }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
 float block_bias(Block k, uint half_) { return -32.0 * k.d[half_]; }
