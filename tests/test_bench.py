@@ -9,7 +9,7 @@ from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
 from vkbackend.bench import bench
-from vkbackend.bench.device_speed import FMA_CHAINS, FMA_UNROLL, measure_device
+from vkbackend.bench.device_speed import FMA_CHAINS, FMA_UNROLL, DeviceSpeed, measure_device
 from vkbackend.bench.plot import comparison_groups, plot, result_groups
 from vkbackend.bench.profile import profile, write_trace
 from vkbackend.bench.work import Work
@@ -74,6 +74,7 @@ def test_device_speed(device):
     speed = measure_device(device)
     assert speed.read > 1e8 and speed.copy > 1e8 and speed.bandwidth == max(speed.read, speed.copy)
     assert speed.f32 > 1e8 and (speed.f16 is not None) == device.supports("float16")
+    assert DeviceSpeed(1, 5, 3, None).or_better(DeviceSpeed(2, 4, 9, None)) == DeviceSpeed(2, 5, 9, None)
 
 
 @pytest.mark.parametrize("shader, dtype, tolerance", [("fma_f32", np.float32, 1e-5), ("fma_f16", np.float16, 0.02)])

@@ -33,7 +33,7 @@ class Counts(click.ParamType):
 @click.argument("model", required=False)
 @click.option("--prompt", "prompts", type=Counts(), default="16,128,512", show_default=True, help="Tokens of the prompts.")
 @click.option("--batch", "batches", type=Counts(), default="1,2,4,8", show_default=True, help="Sequences that are decoded together.")
-@click.option("--tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens that each sequence decodes.")
+@click.option("--tokens", type=click.IntRange(1), default=32, show_default=True, help="Tokens that each sequence decodes.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often everything is measured; medians are shown.")
 @click.option("--long", is_flag=True, help="Decode after 64 and after 2,048 tokens of context, too.")
 @click.option("--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step.")

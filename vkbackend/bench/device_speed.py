@@ -4,7 +4,7 @@ In: an open `Device`. Out: `DeviceSpeed`: memory read and copied (shaders/bandwi
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class DeviceSpeed:
     @property
     def bandwidth(self) -> float:
         return max(self.read, self.copy)
+
+    def or_better(self, other: "DeviceSpeed") -> "DeviceSpeed":
+        """The faster of two measurements, each figure by itself: what a device can do, some other program may have kept it from."""
+        return DeviceSpeed(*(max(pair) if None not in pair else None for pair in zip(astuple(self), astuple(other))))
 
 
 def measure_device(device) -> DeviceSpeed:

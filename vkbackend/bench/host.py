@@ -59,7 +59,7 @@ def mock_manifest() -> Path:
 def measure_apart(path, *, tokens: int, batch: int) -> HostShare:
     """`measure` in a process of its own, on the mock driver. Raises NoDevice without it, VkbackendError where the process failed."""
     manifest = str(mock_manifest())
-    environment = os.environ | {"VK_DRIVER_FILES": manifest, "VK_ICD_FILENAMES": manifest, "GGML_VK_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"VK_DRIVER_FILES": manifest, "VK_ICD_FILENAMES": manifest, "GGML_VK_VISIBLE_DEVICES": "", "VKBACKEND_AUTOTUNE": "0"}
     done = subprocess.run([sys.executable, "-m", __name__, str(path), str(tokens), str(batch)], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise VkbackendError(f"measuring on the mock driver failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
