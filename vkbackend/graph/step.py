@@ -67,10 +67,12 @@ def row_output(stats, count, ids, values, full) -> RowOutput:
 
 
 def bucket(count: int, largest: int) -> int:
-    """The smallest power of two >= count, at most `largest`: recorded steps come in these sizes."""
+    """The smallest size >= count, at most `largest`: recorded steps come in sizes of 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128 ..."""
     size = 1
     while size < count:
         size *= 2
+    if size >= 32 and count <= size * 3 // 4:  # unused places cost as much as used ones
+        size = size * 3 // 4
     return min(size, largest)
 
 
