@@ -142,3 +142,15 @@ def test_memory_is_flat_over_requests(tmp_path, record_figure):
             resident.append(serving.resident() / MEBIBYTE)
     record_figure(f"process memory after 200, 400, ... 1,000 requests: {', '.join(f'{each:.1f}' for each in resident)} MiB")
     assert resident[-1] - resident[1] < 2
+
+
+def test_a_device_that_does_nothing_is_described_but_not_measured(mock, tmp_path):
+    environment = os.environ | {"VK_DRIVER_FILES": str(mock), "VK_ICD_FILENAMES": str(mock)}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "vkbackend", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    found, = json.loads(run("devices", "--json").stdout)["devices"]
+    assert found["memory_free"] == found["memory_total"] > 0  # it says a budget of 0, which no driver may
+    done = run("bench", str(write_tiny_gguf(tmp_path / "tiny.gguf")), "--prompt", "4", "--batch", "1", "--tokens", "1")
+    assert done.returncode == 1 and done.stderr.startswith("Error: Vulkan Mock Device: its clock stands still")

@@ -23,6 +23,7 @@ from vulkan_drivers import missing
 from server.cli import digests
 from server.cli.main import cli
 from vkbackend import settings
+from vkbackend.bench import host
 from vkbackend.device.discover import list_devices
 from vkbackend.errors import NoDevice
 
@@ -350,6 +351,23 @@ def test_bench_refuses_what_does_not_go_together(here, gguf):
         result = here("bench", *arguments)
         assert result.exit_code == 1 and words in result.stderr, arguments
     assert "not a list of whole numbers" in here("bench", gguf, "--prompt", "5,x").output
+
+
+@pytest.fixture
+def mock_manifest():
+    """The mock driver's, found before `here` takes another cache folder."""
+    try:
+        return host.mock_manifest()
+    except NoDevice as error:
+        missing(str(error))
+
+
+def test_bench_of_the_hosts_share(mock_manifest, here, gguf, monkeypatch):
+    assert "`bash scripts/setup.sh --tests` fetches it" in here("bench", gguf, "--host-only").stderr  # not in this cache folder
+    monkeypatch.setattr(host, "mock_manifest", lambda: mock_manifest)
+    header, *lines = ok(here("bench", gguf, "--host-only", "--batch", "1,2", "--tokens", 20)).splitlines()[1:]
+    assert header.split() == ["SEQUENCES", "MS", "IN", "ALL", "MS", "WITHOUT", "SAMPLING", "DISPATCHES"]
+    assert [line.split()[0] for line in lines] == ["1", "2"] and all(float(line.split()[1]) > 0 for line in lines)
 
 
 def test_bench_prints_kernels_in_columns():

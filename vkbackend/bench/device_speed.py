@@ -10,7 +10,7 @@ import numpy as np
 
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
-from ..errors import OutOfMemory
+from ..errors import DeviceError, OutOfMemory
 
 BANDWIDTH_BYTES = 64 << 20  # more than the last cache of most devices
 RUNS = 5
@@ -40,7 +40,7 @@ class DeviceSpeed:
 
 
 def measure_device(device) -> DeviceSpeed:
-    """Raises OutOfMemory where not even 1 MiB is free."""
+    """Raises OutOfMemory where not even 1 MiB is free, DeviceError where the device's clock stands still."""
     read, copy = _bandwidth(device)
     return DeviceSpeed(read, copy, _operations(device, "fma_f32", 1), _operations(device, "fma_f16", 2) if device.supports("float16") else None)
 
@@ -75,17 +75,20 @@ def _operations(device, shader: str, width: int) -> float:
 
     rounds, taken = 16, seconds(16, 2)
     while taken < FMA_SECONDS and rounds < 1 << 24:
-        rounds = rounds * 2 if taken <= 0 else rounds * max(2, min(16, int(FMA_SECONDS / taken) + 1))
+        rounds *= max(2, min(16, int(FMA_SECONDS / taken) + 1))
         taken = seconds(rounds, 1)
     return 2 * width * FMA_CHAINS * FMA_UNROLL * rounds * groups * LANES / min(taken, seconds(rounds, RUNS))
 
 
 def best_seconds(device, dispatch: Dispatch, runs: int = RUNS) -> float:
-    """The shortest of `runs` after one that is not counted, by the device's clock where it has one."""
+    """The shortest of `runs` after one that is not counted, by the device's clock where it has one. Raises DeviceError where that stands
+    still."""
     program = Program(device, [dispatch], timestamps=bool(device.info.timestamp_bits))
     found = []
     for _ in range(runs + 1):
         start = time.perf_counter()
         program.run()
         found.append(program.timings()[0] if device.info.timestamp_bits else time.perf_counter() - start)
+    if min(found[1:]) <= 0:
+        raise DeviceError(f"{device.info.name}: its clock stands still, so nothing can be measured; is it a mock device?")
     return min(found[1:])

@@ -83,7 +83,7 @@ class StepProfile:
 def profile(path, device, *, prompt_tokens: int = 128, context: int = 128) -> list[StepProfile]:
     """A decode step after `context` tokens and a prefill step of `prompt_tokens`, at most a chunk.
 
-    Raises RequestError where the device has no clock, and what `models.load` and `ModelRunner` raise.
+    Raises RequestError where the device has no clock or one that stands still, and what `models.load` and `ModelRunner` raise.
     """
     if not device.info.timestamp_bits:
         raise RequestError(f"{device.info.name} counts no timestamps on its compute queue; there is nothing to profile with")
@@ -111,6 +111,8 @@ def _profile(runners, phase, tokens, context) -> StepProfile:
         runner.close_sequence(sequence)
     runner = runners[1]
     medians = [statistics.median(step[at][1] for step in steps[1:]) for at in range(len(steps[-1]))]
+    if not any(medians):
+        raise RequestError(f"{runner.model.device.info.name}: its clock stands still, so there is nothing to profile with; is it a mock device?")
     host = _host_spans(runner.executor.phases, begin)
     return StepProfile(phase, tokens, context, _variants(runner, steps[-1], medians, tokens, context), statistics.median(timed[0][1:]),
                        statistics.median(plain[0][1:]), _device_spans(runner, steps[-1], host), host)
