@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..device.discover import available_host_memory
+
 DTYPES = {"f32": "float32", "f16": "float16"}  # OLLAMA_KV_CACHE_TYPE -> element type
+
+
+SHARE_FOR_SPEED = 0.25  # of the memory that is free: a half-float cache of the twins that takes less is kept in f32
 
 
 class HalfValues(np.ndarray):
@@ -32,20 +37,22 @@ class CacheTensor:
 
 
 class CacheStorage:
-    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays."""
+    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays: half floats as `HalfValues` where there is room for them."""
 
     def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None):
         dtype = DTYPES[kind]
         self.page_size, self.num_pages, self.num_kv_heads, self.kind = page_size, num_pages, num_kv_heads, kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)
+        num_elements = 2 * num_layers * int(np.prod(shape))
         if arena is not None:
-            arena.expect(2 * num_layers * int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            arena.expect(num_elements * np.dtype(dtype).itemsize)
+        as_f32 = dtype == "float16" and arena is None and 4 * num_elements <= SHARE_FOR_SPEED * available_host_memory()
         self.layers = []
         for layer in range(num_layers):
             pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")
             for tensor in pair:
                 if arena is None:
-                    tensor.array = np.zeros(shape, np.float32).view(HalfValues if dtype == "float16" else np.ndarray)
+                    tensor.array = np.zeros(shape, np.float32).view(HalfValues) if as_f32 else np.zeros(shape, dtype)
                 else:
                     tensor.buffer = arena.allocate(tensor.num_bytes)
             self.layers.append(pair)

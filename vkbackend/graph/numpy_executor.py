@@ -38,13 +38,15 @@ class Place:
     def read(self, arrays: Arrays) -> np.ndarray:
         """A view: no copy."""
         array = arrays[self.base]
-        return (array if self.columns is None else array[:, self.columns]).reshape(self.shape)
+        if self.columns is not None:
+            array = array[:, self.columns]
+        return array if array.shape == self.shape else array.reshape(self.shape)
 
     def write(self, arrays: Arrays, result: np.ndarray) -> None:
         """Keep the array itself where it is the whole value."""
         base = self.base
         if self.columns is None:
-            arrays[base] = result if base.kind is not Kind.ACTIVATION else result.reshape(base.shape[0], base.row_stride)
+            arrays[base] = result.reshape(base.shape[0], base.row_stride) if result.ndim > 2 else result
             return
         if base not in arrays:
             arrays[base] = np.empty((base.shape[0], base.row_stride), base.dtype)
@@ -53,12 +55,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Call:
-    """inputs: a `Place`, or what is the same in every step: a weight, a cache, None. outputs: None for a cache, changed in place.
-    over: base values that nothing needs after this call."""
+    """inputs: what is the same in every step (weights, caches, None), and None where a value is read from its place among `reads`.
+    outputs: None for a cache, changed in place. over: base values that nothing needs after this call."""
 
     reference: Callable
     attrs: dict
     inputs: list
+    reads: list[tuple[int, Place]]
     outputs: list[Place | None]
     over: list[Value]
 
@@ -93,7 +96,10 @@ class NumpyExecutor:
         arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
         arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
         for call in plan.calls:
-            results = call.reference(*[each.read(arrays) if isinstance(each, Place) else each for each in call.inputs], **call.attrs)
+            arguments = call.inputs.copy()
+            for index, place in call.reads:
+                arguments[index] = place.read(arrays)
+            results = call.reference(*arguments, **call.attrs)
             for place, result in zip(call.outputs, results if isinstance(results, tuple) else (results,)):
                 if place is not None:
                     place.write(arrays, result)
@@ -140,7 +146,8 @@ class NumpyExecutor:
             for base, index in last_use.items():
                 if graph.logits is None or base is not graph.logits.base:
                     over[index].append(base)
-        calls = [Call(node.op.reference, node.attrs, [_input(value) for value in node.inputs],
+        calls = [Call(node.op.reference, node.attrs, [_constant(value) for value in node.inputs],
+                      [(at, Place.of(value)) for at, value in enumerate(node.inputs) if value is not None and not _is_constant(value)],
                       [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs], over[index])
                  for index, node in enumerate(graph.nodes)]
         names: dict[str, Place] = {}
@@ -151,11 +158,14 @@ class NumpyExecutor:
         return Plan(graph, calls, names)
 
 
-def _input(value: Value | None):
-    if value is None:
+def _is_constant(value: Value) -> bool:
+    return value.base.kind in (Kind.WEIGHT, Kind.STATE)
+
+
+def _constant(value: Value | None):
+    """The matrix, vector or cache behind a value; None for others."""
+    if value is None or not _is_constant(value):
         return None
-    if value.base.kind is Kind.WEIGHT:
-        return value.constant if isinstance(value.constant, PackedMatrix) else value.constant.values
     if value.base.kind is Kind.STATE:
         return value.constant.array
-    return Place.of(value)
+    return value.constant if isinstance(value.constant, PackedMatrix) else value.constant.values

@@ -20,14 +20,15 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[2]
     y = np.zeros_like(q)
-    for sequence in set(sequences[positions >= 0].tolist()):
-        rows = np.flatnonzero((sequences == sequence) & (positions >= 0))
+    used = positions >= 0
+    for sequence in set(sequences[used].tolist()):
+        rows = np.flatnonzero(used & (sequences == sequence))
         position = positions[rows][:, None]
         last = int(position.max()) + 1
         first = max(0, int(position.min()) + 1 - window) if window else 0
-        keys, values = (_positions(cache, page_table[sequence], first, last) for cache in (k_cache, v_cache))  # (length, kv_heads, head_dim)
+        keys, values = _context(k_cache, v_cache, page_table[sequence], first, last)  # (length, kv_heads, head_dim)
         queries = (q[rows] * np.float32(scale)).reshape(len(rows), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
-        scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)                             # (kv_heads, group * rows, length)
+        scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)    # (kv_heads, group * rows, length)
         if softcap:
             scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
         if len(rows) > 1:  # one alone sees all that was read
@@ -43,15 +44,15 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
     return y
 
 
-def _positions(cache, pages, first, last):
-    """What a sequence stored at positions first ... last - 1, f32 (length, kv_heads, head_dim): a view where its pages are neighbours."""
-    size = cache.shape[1]
-    pages = pages[first // size:ceil_div(last, size)]
-    start, count = int(pages[0]), len(pages)
-    neighbours = pages.tolist() == list(range(start, start + count))
-    whole = np.asarray(cache[start:start + count] if neighbours else cache[pages]).reshape(-1, *cache.shape[2:])
-    skipped = first // size * size
-    return whole[first - skipped:last - skipped].astype(np.float32, copy=False)
+def _context(k_cache, v_cache, pages, first, last):
+    """Keys and values of a sequence's positions first ... last - 1, f32 (length, kv_heads, head_dim): views where its pages are neighbours."""
+    size = k_cache.shape[1]
+    page = first // size
+    pages = pages[page:ceil_div(last, size)].tolist()
+    neighbours = pages == list(range(pages[0], pages[0] + len(pages)))
+    where = slice(pages[0], pages[0] + len(pages)) if neighbours else pages
+    some = slice(first - page * size, last - page * size)
+    return (np.asarray(cache[where]).reshape(-1, *cache.shape[2:])[some].astype(np.float32, copy=False) for cache in (k_cache, v_cache))
 
 
 def together(device, heads: int, kv_heads: int, head_dim: int) -> int:
