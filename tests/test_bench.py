@@ -115,8 +115,8 @@ def test_profile_has_every_dispatch_of_the_step(device, llama, tmp_path):
         assert [span.name for span in each.host] == ["fill", "submit", "wait", "read"]
         for one, other in zip(each.host, each.host[1:]):
             assert one.begin + one.seconds == pytest.approx(other.begin, abs=1e-6)
-        wait = each.host[2]
-        assert sum(span.seconds for span in each.device) <= wait.seconds
+        submit, wait = each.host[1:3]
+        assert sum(span.seconds for span in each.device) <= submit.seconds + wait.seconds
     matmuls = [variant for variant in decode.variants if variant.op.startswith("matmul")]
     assert sum(variant.flops for variant in matmuls) >= Work(load(llama)).decode_flops(1)  # rows are filled up to whole groups
 

@@ -148,7 +148,7 @@ def _host_spans(phases, begin) -> list[Span]:
 
 
 def _device_spans(runner, step, host: list[Span]) -> list[Span]:
-    at, spans = next(span.begin for span in host if span.name == "wait"), []
+    at, spans = next(span.begin for span in host if span.name == "submit"), []  # the device may begin before the call is over
     for dispatch, seconds in step:
         facts = {"shader": dispatch.shader, "groups": list(dispatch.groups), "bound bytes": dispatch.num_bytes, "flops": dispatch.flops}
         spans.append(Span(dispatch.label or dispatch.shader, at, seconds, facts))

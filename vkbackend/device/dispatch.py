@@ -106,8 +106,18 @@ class Recording:
 
     def run(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Submit and wait, without the GIL. Raises DeviceLost, DeviceError."""
+        self.submit(limit_ns)
+        self.wait(limit_ns)
+
+    def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
+        """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is not known to be over."""
         with translated(f"{self.device.info.name}: running a step"):
-            self.submission.run(limit_ns)
+            self.submission.submit(limit_ns)
+
+    def wait(self, limit_ns: int = RUN_LIMIT_NS) -> None:
+        """Until it is done, without the GIL. Raises DeviceLost, DeviceError."""
+        with translated(f"{self.device.info.name}: running a step"):
+            self.submission.wait(limit_ns)
 
 
 class Program:
@@ -144,7 +154,16 @@ class Program:
 
     def run(self) -> None:
         """Submit and wait. Raises DeviceLost, DeviceError."""
-        self._recording.run()
+        self.submit()
+        self.wait()
+
+    def submit(self) -> None:
+        """Hand it to the device, which runs it after what was submitted before."""
+        self._recording.submit()
+
+    def wait(self) -> None:
+        """Until it is done. Raises DeviceLost, DeviceError."""
+        self._recording.wait()
         self._has_run = True
 
     def timings(self) -> list[float]:

@@ -364,7 +364,8 @@ struct OpCapture : Op {
     void record(const vk::CommandBuffer& commands_) override { commands = commands_; }
 };
 
-// Runs a recorded kp.Sequence: submit, wait with a limit. One at a time per Submission.
+// Runs a recorded kp.Sequence: submit, wait with a limit, both without the GIL. One at a time per Submission; several of one device may be
+// under way, and run in the order in which they were submitted.
 //
 // After a wait that ended at its limit the queue may still run the commands, and nothing that they use may be destroyed before they are
 // done: command buffer, pipelines, descriptor sets, memory, all of which the sequence's recorded operations hold. The destructor waits
@@ -397,18 +398,21 @@ struct Submission {
     }
     Submission(const Submission&) = delete;
 
-    void run(uint64_t limit_ns) {
+    void submit(uint64_t limit_ns) {
         py::gil_scoped_release release_gil;
         VkSubmitInfo info{VK_STRUCTURE_TYPE_SUBMIT_INFO};
         info.commandBufferCount = 1;
         info.pCommandBuffers = &capture->commands;
-        if (is_pending) wait(limit_ns);  // the run before ended at its limit: neither its fence nor its commands are free yet
+        if (is_pending) wait_for_fence(limit_ns);  // the run before ended at its limit: neither its fence nor its commands are free yet
         check(vkResetFences(context->device, 1, &fence), "vkResetFences");
         check(vkQueueSubmit(context->queue, 1, &info, fence), "vkQueueSubmit");
         is_pending = true;
-        wait(limit_ns);
     }
     void wait(uint64_t limit_ns) {
+        py::gil_scoped_release release_gil;
+        wait_for_fence(limit_ns);
+    }
+    void wait_for_fence(uint64_t limit_ns) {
         VkResult result = vkWaitForFences(context->device, 1, &fence, VK_TRUE, limit_ns);
         is_pending = result == VK_TIMEOUT;
         check(result, "vkWaitForFences");
@@ -455,5 +459,6 @@ PYBIND11_MODULE(_native, m) {
     py::class_<OpCapture, kp::OpBase, std::shared_ptr<OpCapture>>(m, "OpCapture").def(py::init<>());
     py::class_<Submission, std::shared_ptr<Submission>>(m, "Submission")
         .def(py::init<std::shared_ptr<Context>, std::shared_ptr<kp::Sequence>, std::shared_ptr<OpCapture>>())
-        .def("run", &Submission::run);
+        .def("submit", &Submission::submit)
+        .def("wait", &Submission::wait);
 }

@@ -6,7 +6,6 @@ symbolic values, activations get places, dispatches are recorded, and then only 
 """
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,9 +61,7 @@ class DeviceExecutor:
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
         self._num_wanted = 0
-        self._runs: Future | None = None  # the step that was submitted
         self.phases: list[tuple[str, float, float]] = []
-        self._thread = ThreadPoolExecutor(1, "device")  # waits for the device, which takes no GIL, while the caller does other things
         self._step_buffers = self._make_step_buffers()
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
@@ -87,15 +84,18 @@ class DeviceExecutor:
         for name, array in (inputs or {}).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last, self._num_wanted = plan, wanted
-        self.phases = [("fill", begin, time.perf_counter())]
-        self._runs = self._thread.submit(_run_all, plan.programs)
+        filled = time.perf_counter()
+        for program in plan.programs:
+            program.submit()
+        self.phases = [("fill", begin, filled), ("submit", filled, time.perf_counter())]
 
     def wait(self) -> list[RowOutput]:
         """The rows of the step that was submitted. Raises DeviceError, DeviceLost."""
-        runs, self._runs = self._runs, None
-        begin, end = runs.result()
+        for program in self._last.programs:
+            program.wait()
+        done = time.perf_counter()
         rows = self._read_rows(self._last) if self._num_wanted else []
-        self.phases += [("submit", self.phases[0][2], begin), ("wait", begin, end), ("read", end, time.perf_counter())]
+        self.phases += [("wait", self.phases[-1][2], done), ("read", done, time.perf_counter())]
         return rows
 
     def _read_rows(self, plan: Plan) -> list[RowOutput]:
@@ -213,11 +213,3 @@ class DeviceExecutor:
         view = plan.views[plan.graph.logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
         return self.device.download(part, np.float32, (view.shape[1],))
-
-
-def _run_all(programs: list[Program]) -> tuple[float, float]:
-    """-> when it began and ended."""
-    begin = time.perf_counter()
-    for program in programs:
-        program.run()
-    return begin, time.perf_counter()
