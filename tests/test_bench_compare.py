@@ -96,9 +96,10 @@ def test_what_a_server_refuses_is_said():
             self.wfile.write(body)
 
         def do_POST(self):
-            self.send_response(400)
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(400 if body["max_tokens"] == 2 else 200)
             self.end_headers()
-            self.wfile.write(b"no such parameter")
+            self.wfile.write(b"no such parameter" if body["max_tokens"] < 4 else b'data: {"error": {"message": "out of memory"}}\n\n')
 
         def log_message(self, *_):
             pass
@@ -110,6 +111,10 @@ def test_what_a_server_refuses_is_said():
         assert (peer.kind, peer.model) == ("openai", "m")
         with pytest.raises(VkbackendError, match="refuses .400.: no such parameter"):
             peer.run("hello", 2)
+        with pytest.raises(VkbackendError, match="what is not JSON"):
+            peer.run("hello", 3)
+        with pytest.raises(VkbackendError, match="out of memory"):
+            peer.run("hello", 4)
     finally:
         server.shutdown()
 

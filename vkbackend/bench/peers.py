@@ -4,6 +4,7 @@ In: a URL. Out: a `Peer` (Ollama's API, or OpenAI's completions as llama.cpp's s
 has the same face over an engine in this process.
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -85,8 +86,10 @@ class Peer:
                     prompt_tokens = counted or prompt_tokens
         except urllib.error.HTTPError as error:
             raise VkbackendError(f"{self.url} refuses ({error.code}): {error.read(500).decode(errors='replace')}") from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise VkbackendError(f"{self.url} does not answer any more: {error}") from None
+        except ValueError as error:
+            raise VkbackendError(f"{self.url} sends what is not JSON, line by line: {error}") from None
         return sample(begin, times or [time.perf_counter()], prompt_tokens or len(prompt.split()))
 
     def _read(self, line: bytes) -> tuple[bool, int] | None:
