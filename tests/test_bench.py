@@ -158,6 +158,6 @@ def test_plot(llama, tmp_path, monkeypatch):
 
 def test_plot_of_a_comparison_has_a_bar_for_each_server_and_size():
     from vkbackend.bench.compare import Comparison, Line, Range
-    found = Comparison("us", [Line("decode", 8, "us", Range(3, 2, 4, 2)), Line("decode", 8, "them", Range(1, 1, 1, 2), Range(3, 2, 4, 2)),
-                              Line("decode", 64, "us", Range(5, 5, 5, 2))])
-    assert comparison_groups(found)["decode"][1:] == (["8", "64"], {"us": [(3, 2, 4), (5, 5, 5)], "them": [(1, 1, 1), None]})
+    found = Comparison("us", [Line("decode", 8, 1, "us", Range(3, 2, 4, 2)), Line("decode", 8, 1, "them", Range(1, 1, 1, 2), Range(3, 2, 4, 2)),
+                              Line("decode", 64, 2, "us", Range(5, 5, 5, 2))])
+    assert comparison_groups(found)["decode"][1:] == (["8", "2 clients,\n64 each"], {"us": [(3, 2, 4), (5, 5, 5)], "them": [(1, 1, 1), None]})

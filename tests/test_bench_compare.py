@@ -4,9 +4,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 import pytest
 from click.testing import CliRunner
@@ -46,6 +47,7 @@ def test_rates_and_ratios():
     own, fast, slow = Steady("own", 0.01, 0.02), Steady("fast", 0.005, 0.01), Steady("slow", 0.02, 0.08)
     found = compare(own, [fast, slow], prompts=(20, 50), tokens=8, rounds=2)
     rates = {(line.phase, line.size, line.server): line for line in found.lines}
+    assert {line.clients for line in found.lines} == {1}
     assert set(rates) == {(*size, name) for size in (("prefill", 20), ("prefill", 50), ("decode", 8)) for name in ("own", "fast", "slow")}
     assert rates["prefill", 50, "own"].rate.median == pytest.approx(100) and rates["prefill", 50, "own"].ratio is None
     assert rates["prefill", 50, "fast"].ratio.median == pytest.approx(0.5) and rates["decode", 8, "slow"].ratio.most == pytest.approx(4)
@@ -63,15 +65,36 @@ def test_of_several_peers_with_one_name_the_better_counts():
 
 def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
     slow = Steady("slow", 0.3, 0.5)
-    plan = plan_for(slow, (16, 128, 512), 64, 3, 60)
+    plan = plan_for(slow, Plan([16, 128, 512], 64, 3, (4,)), 60)
     assert plan.is_cut and plan.rounds * (0.3 * (sum(plan.prompts) + 4) + 0.5 * plan.tokens) <= 60
-    assert plan.prompts[0] == 16 and plan.tokens >= FEWEST_TOKENS
+    assert plan.prompts[0] == 16 and plan.tokens >= FEWEST_TOKENS and all(clients == 1 for _, _, clients in plan.sizes)
     own = Steady("own", 0.001, 0.001)
     sizes = {(line.phase, line.size) for line in compare(own, [slow], prompts=(16, 128), tokens=64, rounds=3, peer_seconds=60).lines if line.server == "own"}
     assert {("prefill", 16), ("prefill", 128), ("decode", 64), ("decode", plan.tokens)} <= sizes
-    assert plan_for(Steady("fast", 1e-4, 1e-4), (16, 128), 64, 3, 60) == Plan([16, 128], 64, 3)
-    hopeless = plan_for(Steady("hopeless", 10, 10), (128,), 64, 3, 60)
+    whole = Plan([16, 128], 64, 3, (4,))
+    assert plan_for(Steady("fast", 1e-4, 1e-4), whole, 60) == whole
+    hopeless = plan_for(Steady("hopeless", 10, 10), Plan([128], 64, 3), 60)
     assert (hopeless.prompts, hopeless.tokens, hopeless.rounds) == ([FEWEST_WORDS], FEWEST_TOKENS, 1)
+
+
+def test_clients_that_ask_at_the_same_time():
+    class OneByOne(Steady):
+        """50 ms for each answer, whoever else waits."""
+        lock = Lock()
+
+        def run(self, prompt, tokens):
+            with self.lock:
+                time.sleep(0.05)
+            return super().run(prompt, tokens)
+
+    class Together(OneByOne):
+        @property
+        def lock(self):
+            return Lock()
+
+    lines = compare(OneByOne("one by one", 0.01, 0.01), [Together("together", 0.01, 0.01)], prompts=(16,), tokens=8, rounds=1, clients=(1, 4)).lines
+    rates = {line.server: line.rate.median for line in lines if line.clients == 4}
+    assert rates["one by one"] == pytest.approx(4 * 8 / 0.2, rel=0.2) and rates["together"] > 2 * rates["one by one"]
 
 
 def test_a_model_that_ends_at_once_is_not_taken_for_a_rate():
@@ -149,11 +172,11 @@ def test_a_server_of_ollamas_api(ollama):
 def test_both_through_http_as_text(ollama):
     live, gguf = ollama
     result = CliRunner().invoke(cli, ["bench", str(gguf), "--own", f"us={live.url}", "--compare", f"them={live.url}",
-                                      "--remote-model", "tiny", "--prompt", "5", "--tokens", "6", "--rounds", "1"])
+                                      "--remote-model", "tiny", "--prompt", "5", "--tokens", "6", "--rounds", "1", "--clients", "1,3"])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0].split() == ["SERVER", "TOKENS/S", "US", "/", "IT", "ROUNDS"]
     assert [line.split()[:3] for line in result.stdout.splitlines()[1:]] == [["prefill", "5", "us"], ["prefill", "5", "them"], ["decode", "6", "us"],
-                                                                            ["decode", "6", "them"]]
+                                                                            ["decode", "6", "them"], ["decode", "6,", "3"], ["decode", "6,", "3"]]
 
 
 def test_a_server_of_openais_api():

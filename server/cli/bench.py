@@ -44,6 +44,7 @@ class Counts(click.ParamType):
               help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.")
 @click.option("--own", default="", metavar="[NAME=]URL", help="With --compare: the server that is ours; default: an engine in this process.")
 @click.option("--remote-model", default="", help="With --compare: the model's name on Ollama-compatible servers, where it differs.")
+@click.option("--clients", type=Counts(), default="1", show_default=True, help="With --compare: so many that decode at the same time.")
 @click.option("--peer-seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --compare: what a slow peer may take.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write the rates as a picture (.png, .svg); needs matplotlib.")
 @click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
@@ -131,7 +132,8 @@ def _compare(model, options):
     from .bench_text import comparison_lines
     remote = options["remote_model"] or model
     peers = [_peer(Peer, url, remote) for url in options["peers"].split(",") if url]
-    sizes = {"prompts": options["prompts"], "tokens": options["tokens"], "rounds": options["rounds"], "peer_seconds": options["peer_seconds"]}
+    sizes = {"prompts": options["prompts"], "tokens": options["tokens"], "rounds": options["rounds"], "clients": options["clients"],
+             "peer_seconds": options["peer_seconds"]}
 
     def say(text):
         click.echo(text, err=True)
@@ -170,7 +172,7 @@ class _own_engine:
         self.held = _device(self.options)
         model = load(self.path, self.held.__enter__())
         longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # words may be of several tokens
-        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length))
+        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length), max_sequences=max(self.options["clients"]))
         self.engine = Engine(runner, Tokenizer.from_gguf(model.gguf))
         return OwnEngine(self.engine, self.engine.tokenizer)
 

@@ -58,7 +58,7 @@ def host_lines(found) -> list[str]:
 
 def comparison_lines(found) -> list[str]:
     """Rates and ratios as median (least-most)."""
-    rows = [[f"{line.phase} {line.size}", line.server, _range(line.rate, 1), _range(line.ratio, 2) if line.ratio else "", line.rate.rounds]
+    rows = [[f"{line.phase} {line.size}" + (f", {line.clients} clients" if line.clients > 1 else ""), line.server, _range(line.rate, 1), _range(line.ratio, 2) if line.ratio else "", line.rate.rounds]
             for line in found.lines]
     return columns(rows, ["", "SERVER", "TOKENS/S", f"{found.own.upper()} / IT", "ROUNDS"])
 

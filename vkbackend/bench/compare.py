@@ -6,7 +6,9 @@ A slow peer gets shorter prompts, fewer tokens and fewer rounds, as many as fit 
 
 import random
 import statistics
-from dataclasses import dataclass, field
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from ..errors import VkbackendError
 
@@ -36,10 +38,12 @@ class Range:
 @dataclass(frozen=True)
 class Line:
     """One server at one size. phase: "prefill" (size: words of the prompt; prompt tokens per second until the first token came) or "decode"
-    (size: tokens; per second, the first one left out). ratio: ours / theirs, round by round; None for ours."""
+    (size: tokens; per second, the first one left out). clients: that ask at the same time; of several the tokens of all count, from the
+    moment they ask. ratio: ours / theirs, round by round; None for ours."""
 
     phase: str
     size: int
+    clients: int
     server: str
     rate: Range
     ratio: Range | None = None
@@ -47,63 +51,72 @@ class Line:
 
 @dataclass
 class Plan:
-    """What one server is asked in each round, and in how many. is_cut: less than the others, for it is slow."""
+    """What one server is asked in each round, and in how many. clients: numbers of them above 1. is_cut: less than others, for it is slow."""
 
     prompts: list[int]
     tokens: int
     rounds: int
+    clients: tuple[int, ...] = ()
     is_cut: bool = False
+
+    @property
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """(phase, size, clients) of all that is measured."""
+        several = [] if self.is_cut else [("decode", self.tokens, clients) for clients in self.clients]
+        return [*(("prefill", size, 1) for size in self.prompts), ("decode", self.tokens, 1), *several]
 
 
 @dataclass
 class Comparison:
     own: str
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Line]
 
 
-def compare(own, peers, *, prompts=(16, 128), tokens: int = 32, rounds: int = 3, peer_seconds: float = PEER_SECONDS, say=lambda text: None) -> Comparison:
-    """own, peers: things with `name` and `run(prompt, tokens) -> Sample`; of several peers with one name the better counts, size by size. say: gets a sentence now and then. Raises what `run` raises."""
-    plans = {}
+def compare(own, peers, *, prompts=(16, 128), tokens: int = 32, rounds: int = 3, clients=(1,), peer_seconds: float = PEER_SECONDS,
+            say=lambda text: None) -> Comparison:
+    """own, peers: things with `name` and `run(prompt, tokens) -> Sample`; of several peers with one name the better counts, size by size.
+    clients: how many ask at the same time, beside one. say: gets a sentence now and then. Raises what `run` raises."""
+    whole = Plan(sorted(prompts), tokens, rounds, tuple(sorted(count for count in set(clients) if count > 1)))
+    plans = {own: whole}
     for peer in peers:
-        plan = plans[peer] = plan_for(peer, prompts, tokens, rounds, peer_seconds)
+        plan = plans[peer] = plan_for(peer, whole, peer_seconds)
         say(f"{peer.name}: prompts of {', '.join(map(str, plan.prompts))} words, {plan.tokens} tokens, {plan.rounds} rounds")
-    sizes = sorted({(phase, size) for plan in plans.values() for phase, size in _sizes(plan)} | set(_sizes(Plan(list(prompts), tokens, rounds))),
-                   key=lambda each: (each[0] == "decode", each[1]))
+    sizes = sorted({size for plan in plans.values() for size in plan.sizes}, key=lambda each: (each[0] == "decode", each[2], each[1]))
     rates = {(server, *size): [] for server in (own, *peers) for size in sizes}
     texts = random.Random(7)
     for each in range(-1, rounds):  # the round before the first is not counted: servers compile, record and plan at a size's first use
-        for phase, size in sizes:
-            prompt = words(texts, size if phase == "prefill" else DECODE_WORDS)
-            for server in (own, *peers):
-                plan = plans.get(server)
-                if plan is None or (phase, size) in _sizes(plan) and each < plan.rounds and (each >= 0 or not plan.is_cut):
-                    rate = _rate(server, phase, size, prompt)
+        for size in sizes:
+            asked = [words(texts, size[1] if size[0] == "prefill" else DECODE_WORDS) for _ in range(size[2])]
+            for server, plan in plans.items():
+                if server is own or size in plan.sizes and each < plan.rounds and (each >= 0 or not plan.is_cut):
+                    rate = _rate(server, size[0], size[1], asked)
                     if each >= 0:
-                        rates[server, phase, size].append(rate)
-    found = Comparison(own.name)
-    for phase, size in sizes:
-        ours = rates[own, phase, size]
-        found.lines.append(Line(phase, size, own.name, Range.of(ours)))
-        for name in dict.fromkeys(peer.name for peer in peers):
-            alike = [rates[peer, phase, size] for peer in peers if peer.name == name and rates[peer, phase, size]]
-            if alike:
-                theirs = max(alike, key=statistics.median)
-                found.lines.append(Line(phase, size, name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)])))
-    return found
+                        rates[server, *size].append(rate)
+    return Comparison(own.name, [line for size in sizes for line in _lines(own, peers, size, rates)])
 
 
-def plan_for(peer, prompts, tokens: int, rounds: int, seconds: float) -> Plan:
-    """After a request that loads the model, a short one says how fast the peer is, and so what fits into `seconds`."""
-    _warm(peer)
+def _lines(own, peers, size, rates):
+    ours = rates[own, *size]
+    yield Line(*size, own.name, Range.of(ours))
+    for name in dict.fromkeys(peer.name for peer in peers):
+        alike = [rates[peer, *size] for peer in peers if peer.name == name and rates[peer, *size]]
+        if alike:
+            theirs = max(alike, key=statistics.median)
+            yield Line(*size, name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)]))
+
+
+def plan_for(peer, whole: Plan, seconds: float) -> Plan:
+    """After a request that loads the model, a short one says how fast the peer is, and so how much of `whole` fits into `seconds`."""
+    peer.run(words(random.Random(1), DECODE_WORDS), 2)
     probe = peer.run(words(random.Random(2), FEWEST_WORDS), FEWEST_TOKENS)
     word_seconds, token_seconds = probe.first_seconds / FEWEST_WORDS, probe.step_seconds or probe.first_seconds / FEWEST_WORDS
 
     def cost(plan):
-        return plan.rounds * (word_seconds * (sum(plan.prompts) + DECODE_WORDS) + token_seconds * plan.tokens)
+        return plan.rounds * (word_seconds * (sum(plan.prompts) + DECODE_WORDS) + token_seconds * plan.tokens * (1 + sum(plan.clients)))
 
-    plan = Plan(sorted(prompts), tokens, rounds)
+    plan = replace(whole, prompts=list(whole.prompts))
     while cost(plan) > seconds:
-        plan.is_cut = True
+        plan.is_cut, plan.clients = True, ()
         if len(plan.prompts) > 1 and plan.prompts[-1] * word_seconds > plan.tokens * token_seconds:
             plan.prompts.pop()
         elif plan.tokens > FEWEST_TOKENS:
@@ -124,15 +137,14 @@ def words(source: random.Random, count: int) -> str:
     return " ".join(source.choice(WORDS) for _ in range(count))
 
 
-def _warm(server) -> None:
-    server.run(words(random.Random(1), DECODE_WORDS), 2)
-
-
-def _sizes(plan: Plan) -> list[tuple[str, int]]:
-    return [*(("prefill", size) for size in plan.prompts), ("decode", plan.tokens)]
-
-
-def _rate(server, phase: str, size: int, prompt: str) -> float:
+def _rate(server, phase: str, size: int, prompts: list[str]) -> float:
+    """prompts: one for each client."""
+    if len(prompts) > 1:
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            answers = list(pool.map(lambda prompt: server.run(prompt, size), prompts))
+        return sum(answer.tokens for answer in answers) / (time.perf_counter() - begin)
+    prompt, = prompts
     if phase == "prefill":
         answer = server.run(prompt, 1)
         return answer.prompt_tokens / answer.first_seconds

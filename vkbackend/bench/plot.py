@@ -54,8 +54,10 @@ def comparison_groups(found: Comparison) -> dict:
     groups = {}
     servers = list(dict.fromkeys(line.server for line in found.lines))
     for phase in dict.fromkeys(line.phase for line in found.lines):
-        sizes = list(dict.fromkeys(line.size for line in found.lines if line.phase == phase))
-        rates = {(line.server, line.size): (line.rate.median, line.rate.least, line.rate.most) for line in found.lines if line.phase == phase}
+        lines = [line for line in found.lines if line.phase == phase]
+        sizes = list(dict.fromkeys((line.size, line.clients) for line in lines))
+        rates = {(line.server, line.size, line.clients): (line.rate.median, line.rate.least, line.rate.most) for line in lines}
         title = "until the first token, prompts of so many words" if phase == "prefill" else "decode, so many tokens"
-        groups[phase] = (title, [str(size) for size in sizes], {server: [rates.get((server, size)) for size in sizes] for server in servers})
+        labels = [f"{size}" if clients == 1 else f"{clients} clients,\n{size} each" for size, clients in sizes]
+        groups[phase] = (title, labels, {server: [rates.get((server, *size)) for size in sizes] for server in servers})
     return groups
