@@ -73,6 +73,9 @@ def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
     assert {("prefill", 16), ("prefill", 128), ("decode", 64), ("decode", plan.tokens)} <= sizes
     whole = Plan([16, 128], 64, 3, (4,))
     assert plan_for(Steady("fast", 1e-4, 1e-4), whole, 60) == whole
+    said = []
+    lines = compare(own, [Steady("asleep", 20, 20)], prompts=(16,), tokens=8, rounds=1, peer_seconds=60, say=said.append).lines
+    assert {line.server for line in lines} == {"own"} and "asleep: left out" in said[0]
     hopeless = plan_for(Steady("hopeless", 10, 10), Plan([128], 64, 3), 60)
     assert (hopeless.prompts, hopeless.tokens, hopeless.rounds) == ([FEWEST_WORDS], FEWEST_TOKENS, 1)
 

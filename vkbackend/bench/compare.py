@@ -78,8 +78,13 @@ def compare(own, peers, *, prompts=(16, 128), tokens: int = 32, rounds: int = 3,
     clients: how many ask at the same time, beside one. say: gets a sentence now and then. Raises what `run` raises."""
     whole = Plan(sorted(prompts), tokens, rounds, tuple(sorted(count for count in set(clients) if count > 1)))
     plans = {own: whole}
-    for peer in peers:
-        plan = plans[peer] = plan_for(peer, whole, peer_seconds)
+    for peer in list(peers):
+        plan = plan_for(peer, whole, peer_seconds)
+        if plan is None:
+            say(f"{peer.name}: left out, it takes more than {peer_seconds:.0f} seconds for a prompt of {DECODE_WORDS} words and two tokens")
+            peers = [other for other in peers if other is not peer]
+            continue
+        plans[peer] = plan
         say(f"{peer.name}: prompts of {', '.join(map(str, plan.prompts))} words, {plan.tokens} tokens, {plan.rounds} rounds")
     sizes = sorted({size for plan in plans.values() for size in plan.sizes}, key=lambda each: (each[0] == "decode", each[2], each[1]))
     rates = {(server, *size): [] for server in (own, *peers) for size in sizes}
@@ -105,9 +110,12 @@ def _lines(own, peers, size, rates):
             yield Line(*size, name, Range.of(theirs), Range.of([a / b for a, b in zip(ours, theirs)]))
 
 
-def plan_for(peer, whole: Plan, seconds: float) -> Plan:
-    """After a request that loads the model, a short one says how fast the peer is, and so how much of `whole` fits into `seconds`."""
-    peer.run(words(random.Random(1), DECODE_WORDS), 2)
+def plan_for(peer, whole: Plan, seconds: float) -> Plan | None:
+    """After a request that loads the model, a short one says how fast the peer is, and so how much of `whole` fits into `seconds`. None
+    where not even the first one does."""
+    first = peer.run(words(random.Random(1), DECODE_WORDS), 2)
+    if first.first_seconds + first.step_seconds > seconds:
+        return None
     probe = peer.run(words(random.Random(2), FEWEST_WORDS), FEWEST_TOKENS)
     word_seconds, token_seconds = probe.first_seconds / FEWEST_WORDS, probe.step_seconds or probe.first_seconds / FEWEST_WORDS
 
