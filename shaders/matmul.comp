@@ -14,7 +14,6 @@
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
 #endif
 
 layout(local_size_x_id = 0) in;
@@ -54,12 +53,14 @@ const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block p
 // A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one, 30 cycles each.
 #define ACTIVATIONS(t, j) subgroupShuffle(mine[t][(j) / LANES], (j) % LANES)
 #define ACTIVATION_SUM(t, j) subgroupShuffle(own_sum[t][(j) / LANES], (j) % LANES)
+#define SQUARES(t, j) subgroupShuffle(squares[t][(j) / LANES], (j) % LANES)
 #else
 shared vec4 tile[TOKENS * 8];
 #define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
 shared float tile_sum[TOKENS * 8];                         // of each four
 #define ACTIVATION_SUM(t, j) tile_sum[(t) * 8u + (j)]
 shared float squares_of[TOKENS * 8];
+#define SQUARES(t, j) squares_of[(t) * 8u + (j)]
 #endif
 
 float activate(float gate) { return GATE == 1u ? SILU(gate) : GELU(gate); }
@@ -88,8 +89,9 @@ void main() {
         [[unroll]] for (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
 
 #ifdef SUBGROUP
-    float squares[TOKENS];                                  // of the activations that this lane loads
-    [[unroll]] for (uint t = 0u; t < TOKENS; t++) squares[t] = 0.0;
+    float squares[TOKENS][LOADS];                           // of the activations that this lane loads
+    [[unroll]] for (uint t = 0u; t < TOKENS; t++)
+        [[unroll]] for (uint i = 0u; i < LOADS; i++) squares[t][i] = 0.0;
     vec4 code_scale[LOADS];
     [[unroll]] for (uint i = 0u; i < LOADS; i++) code_scale[i] = CODE_SCALE((i * LANES + lane) & 7u);
 #else
@@ -109,7 +111,7 @@ void main() {
             [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
                 mine[t][i] = X4(x_row[t] + four);
                 if (HAS_NORM) {
-                    squares[t] += dot(mine[t][i], mine[t][i]);
+                    squares[t][i] += dot(mine[t][i], mine[t][i]);
                     mine[t][i] *= factor;
                 }
                 own_sum[t][i] = (mine[t][i].x + mine[t][i].y) + (mine[t][i].z + mine[t][i].w);
@@ -181,12 +183,8 @@ void main() {
         barrier();
 #endif
         [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
-#ifdef SUBGROUP
-            float all_squares = subgroupAdd(squares[t]) * (LANES > 8u ? 8.0 / float(LANES) : 1.0);  // lanes from 8 on hold copies
-#else
-            float all_squares = 0.0;
-            [[unroll]] for (uint i = 0u; i < 8u; i++) all_squares += squares_of[t * 8u + i];
-#endif
+            float all_squares = 0.0;                        // in one order for all variants
+            [[unroll]] for (uint j = 0u; j < 8u; j++) all_squares += SQUARES(t, j);
             float factor = inversesqrt(all_squares / float(num_blocks * 32u) + eps);
             [[unroll]] for (uint r = 0u; r < ROWS; r++) sum[r][t] *= factor;
         }

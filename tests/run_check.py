@@ -9,6 +9,7 @@ import time
 
 from vkbackend.check import check
 from vkbackend.device.context import Device
+from vkbackend.device.shaders import variants
 from vkbackend.device.discover import choose, list_devices
 
 device = Device(choose(list_devices()).device)
@@ -16,5 +17,5 @@ begin = time.perf_counter()
 results = [{"op": found.op, "case": found.case, "kernel": found.kernel, "worst": found.worst, "error": found.error, "passed": found.passed}
            for found in check(device, sys.argv[1] if len(sys.argv) > 1 else "")]
 device.kernels.save()
-print(json.dumps({"device": device.info.name, "flavors": device.info.flavors, "subgroup_sizes": device.info.subgroup_sizes,
+print(json.dumps({"device": device.info.name, "flavors": device.info.flavors, "missing": [name for name in variants() if device.kernels.missing(name)], "subgroup_sizes": device.info.subgroup_sizes,
                   "seconds": time.perf_counter() - begin, "results": results}))

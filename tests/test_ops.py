@@ -28,13 +28,16 @@ def test_every_variant_agrees_with_its_twin(driver, checked):
 
 
 def test_no_case_was_left_out(driver, checked):
-    """Each op's whole table ran, matmul with every format and tile of every flavor that the device has."""
+    """Each op's whole table ran, matmul with every format and tile of every flavor; but for what the device lacks the feature of."""
     found = checked[driver]
     seen = {(each["op"], each["case"]) for each in found["results"]}
-    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases}
+    missing = set(found["missing"])
+    assert missing <= {name for name in variants() if name.endswith("_float16") or name == "fma_f16"}, "both drivers have everything else"
+    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases if not (missing and case.label.endswith("float16"))}
     kernels = {name.split("/")[0] for each in found["results"] for name in each["kernel"].split(", ")}
     assert set(found["flavors"]) == {"base", "subgroup", "texel"}
-    assert kernels == {name for name in variants() if not name.startswith("bandwidth_")}  # those measure a device, no op uses them
+    measuring = ("bandwidth_", "fma_", "load_floor_")  # of `bench`; no op uses them
+    assert kernels == {name for name in variants() if not name.startswith(measuring)} - missing
 
 
 def test_case_tables_reach_every_format_and_odd_sizes():

@@ -2,6 +2,7 @@
 #define SCALES_PER_BLOCK 0
 #define HAS_BIAS 0
 #define CODE_SCALE(j) vec4(1.0)
+#define CODE_CENTER 0.0
 struct Block { uvec4 q[4]; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {

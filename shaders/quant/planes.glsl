@@ -5,11 +5,13 @@
 //   struct Block                                  one row's 32 weights, still packed
 //   Block load_block(group, block, lane, nb)      row = GROUP_ROWS * group + lane, elements 32*block ... +31; nb = blocks per row
 //   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7, divided by CODE_SCALE(j)
+//   uint  code_bytes(Block, j)                    the same codes as bytes, the first one lowest (not of f16 and f32)
 //   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
 //   float block_bias(Block, half_)                added to every scaled element (where HAS_BIAS is 1)
 //   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_BIAS 0 or 1
 //   CODE_SCALE(j)                                 powers of two: codes may stay where their bits lie in a word, which saves shifts, when
 //                                                 the activations are multiplied by it instead: every product is the same, exactly
+//   CODE_CENTER                                   the middle of the codes' range: sums in float16 keep more when it is taken off first
 // TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
 const uint GROUP_ROWS = 64u;  // rows that lie beside each other; also in vkbackend/gguf/quants.py
 
@@ -59,6 +61,12 @@ ivec4 bits_above_nibbles(uint bits, uint j, uint at, uint count) {
     uint up = bits << (4u - at), mask = ((1u << count) - 1u) << 4;
     return j < 4u ? ivec4(up & mask, up & (mask << 8), up & (mask << 16), up & (mask << 24))
                   : ivec4(up & (mask << 4), up & (mask << 12), up & (mask << 20), (bits >> (24u + at)) & mask);
+}
+
+// Both as bytes, four to a word, for integer products.
+uint nibble_bytes(uvec4 q, uint j) { return (q[j & 3u] >> (j < 4u ? 0u : 4u)) & 0x0f0f0f0fu; }
+uint bits_above_bytes(uint bits, uint j, uint at, uint count) {
+    return ((bits >> (at + (j < 4u ? 0u : 4u))) & (0x01010101u * ((1u << count) - 1u))) << 4;
 }
 
 // Two blocks share one word of half-precision scales.

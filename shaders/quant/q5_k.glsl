@@ -2,6 +2,7 @@
 #define SCALES_PER_BLOCK 1
 #define HAS_BIAS 1
 #define CODE_SCALE(j) NIBBLE_SCALE(j)
+#define CODE_CENTER 16.0
 struct Block { uvec4 q; uint fifth; vec2 dm; };
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
@@ -17,3 +18,4 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j) | bits_above_nibbles(k.fifth, j, j & 3u, 1u)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
 float block_bias(Block k, uint half_) { return k.dm.y; }
+uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j) | bits_above_bytes(k.fifth, j, j & 3u, 1u); }

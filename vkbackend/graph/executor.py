@@ -5,6 +5,7 @@ the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A pla
 symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
 """
 
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,10 @@ from .step import RowOutput, StepInputs, StepShape, bucket, check_kept, row_outp
 
 # A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
 SUBMISSION_FLOPS = 20e9
+ROUNDED_TOKENS = 16  # steps of so many take VKBACKEND_PREFILL's precision
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,6 +62,7 @@ class DeviceExecutor:
         self.table_shape = (num_sequences, pages_per_sequence)
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
         self._plans: dict[StepShape, Plan] = {}
+        self.precision = _precision(device)
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
@@ -131,7 +137,8 @@ class DeviceExecutor:
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
         splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
-        return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits)
+        precision = "float32" if decode or num_tokens < ROUNDED_TOKENS else self.precision
+        return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits, precision)
 
     def plan(self, shape: StepShape) -> Plan:
         """The recorded step of this shape."""
@@ -213,3 +220,13 @@ class DeviceExecutor:
         view = plan.views[plan.graph.logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
         return self.device.download(part, np.float32, (view.shape[1],))
+
+
+def _precision(device) -> str:
+    """VKBACKEND_PREFILL, or float32 where this device has no such products or VKBACKEND_DETERMINISTIC asks for decode's."""
+    wanted = "float32" if settings.get("VKBACKEND_DETERMINISTIC") else settings.get("VKBACKEND_PREFILL")
+    missing = [] if wanted == "float32" else device.kernels.missing(f"matmul_q8_0_tile_{wanted}")
+    if missing:
+        log.warning("VKBACKEND_PREFILL=%s: %s lacks %s; prompts are computed in float32", wanted, device.info.name, ", ".join(missing))
+        return "float32"
+    return wanted

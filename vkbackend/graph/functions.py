@@ -24,7 +24,9 @@ def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0
 
     gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2)."""
     y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
-    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate)
+    shape = x.graph.step_shape
+    rounded = shape.precision != "float32" and x.shape[0] == shape.num_tokens  # logits are never rounded
+    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate, **({"precision": shape.precision} if rounded else {}))
     return y
 
 

@@ -32,12 +32,14 @@ class StepShape:
 
     decode: every token is of a sequence of its own, so none needs what another one stores
     splits: groups that share the context of each head, where it is long
+    precision: in which the layers' products are computed, one of `ops.matmul.PRECISIONS`
     """
 
     num_tokens: int
     num_outputs: int
     decode: bool = False
     splits: int = 1
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ gate "silu" or "gelu": the weight is `gated`, its first N rows the gate and its 
 https://arxiv.org/abs/2002.05202).
 
 On the device every (row, token) is one chain of fma along K, the same in every variant: bits do not depend on the batch.
+precision says otherwise where it is not "float32": x (normed) is rounded in blocks of 32 along K, to float16 or to 8 bits, as multiples of
+the largest of its block or of that one's 127th part; for devices that compute those faster. The same holds for products in float16.
 """
 
 import numpy as np
@@ -20,14 +22,18 @@ from .signature import Signature
 TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
          "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
 TILES["texel"] = TILES["subgroup"]
+SHARED, TILE_ROWS, TILE_TOKENS = "shared", 64, 32  # the tile of shaders/matmul_tile.comp, handed round in shared memory
+PRECISIONS = ("float32", "float16", "int8")
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
 
 
-def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate=""):
+def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate="", precision="float32"):
     """The twin."""
     if norm is not None:
         x = rms_norm.reference(x, norm, eps=eps)
+    if precision != "float32":
+        x = rounded(x, precision)
     y = _product(x, weight)
     if gate:
         half = y.shape[1] // 2
@@ -35,6 +41,15 @@ def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate=""):
     if residual is not None:
         y += residual
     return y
+
+
+def rounded(x, precision):
+    """x (T, K) as multiples of a unit per block of 32, f32 again."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30))
+    unit = largest / np.float32(127) if precision == "int8" else largest
+    whole = np.rint(blocks / unit) if precision == "int8" else (blocks / unit).astype(np.float16).astype(np.float32)
+    return (whole * unit).reshape(x.shape)
 
 
 def _product(x, weight):
@@ -70,38 +85,56 @@ def _possible(device, gated: bool):
     return [tile for tile in TILES[device.flavor] if not gated or tile[0] % 2 == 0]
 
 
-def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None):
+def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, precision="float32"):
+    """tile: one of TILES or SHARED, None for `choose_tile`'s. SHARED is the only one of other precisions than float32."""
     x, weight, norm, residual = inputs
     y = outputs[0]
     num_tokens, k = x.shape
     halves = 2 if gate else 1
     dispatches = []
     for part in weight.parts:
-        rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
-        name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
+        if tile == SHARED or precision != "float32":
+            name, lanes, size = f"matmul_{weight.format.name}_tile" + (f"_{precision}" if precision != "float32" else ""), row_lanes(device), 0
+            groups = (ceil_div(part.num_rows, TILE_ROWS), ceil_div(num_tokens, TILE_TOKENS), 1)
+        else:
+            rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
+            name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
+            groups = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1)
         first = part.first_row // halves
         outputs_here = min(part.num_rows // halves, y.shape[1] - first)
         push = (num_tokens, part.num_rows, k // 32, outputs_here, *x.fours, y.offset + first, y.stride,
                 *((residual.offset + first, residual.stride) if residual else (0, 0)), float(eps))
         dispatches.append(Dispatch(
             name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
-            (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1),
-            ((0, lanes), (1, lanes), (2, norm is not None), (3, GATES[gate])), push, size,
+            groups, ((0, lanes), (1, lanes), (2, norm is not None), (3, GATES[gate])), push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 
 
 def variants(device, inputs):
-    return [{"tile": tile} for tile in _possible(device, inputs[1].gated)]
+    tiles = _possible(device, inputs[1].gated)
+    return [{"tile": tile} for tile in (*tiles, *([SHARED] if shares_memory(device, inputs[1].gated) else []))]
 
 
-def candidates(device, inputs, *, gate="", **_):
-    """Tiles with at most as many tokens as there are, and the most of these first. On a CPU device few rows a lane never win, and its
-    compiler takes longer than the rest of a start."""
+def shares_memory(device, gated: bool) -> bool:
+    """Whether shaders/matmul_tile.comp can do it: its tile must hold the gates that its rows of up belong to."""
+    return not gated or 2 * row_lanes(device) <= TILE_ROWS
+
+
+def candidates(device, inputs, *, gate="", precision="float32", **_):
+    """Tiles with at most as many tokens as there are, and at least half of the most of these. On a CPU device few rows a lane never win,
+    and its compiler takes longer than the rest of a start; nor does shared memory, which is memory like any other there."""
+    if precision != "float32":
+        return []
     num_tokens, fewest = inputs[0].shape[0], 4 if device.info.is_cpu else 1
     fitting = [tile for tile in _possible(device, bool(gate)) if tile[1] <= num_tokens and tile[0] >= fewest]
     most = max(tokens for _, tokens in fitting)
-    return [{"tile": tile} for tile in fitting if tile[1] * 2 >= most]
+    shared = num_tokens >= TILE_TOKENS // 2 and not device.info.is_cpu and shares_memory(device, bool(gate))
+    return [{"tile": tile} for tile in (*(each for each in fitting if each[1] * 2 >= most), *([SHARED] if shared else []))]
+
+
+def requires(*, precision="float32", **_):
+    return {"float16": ("float16",), "int8": ("integer_dot_product",)}.get(precision, ())
 
 
 def job(inputs, *, gate="", **_):
@@ -110,14 +143,21 @@ def job(inputs, *, gate="", **_):
     return " ".join([weight.format.name, f"{x.shape[0]}x{weight.shape[0]}x{weight.shape[1]}", *words])
 
 
-def _case(name, tokens, rows, k, norm=False, residual=False, gate=""):
+def _case(name, tokens, rows, k, norm=False, residual=False, gate="", precision="float32"):
     def make(rng):
         x = rng.standard_normal((tokens, k), np.float32)
         return [x, PackedMatrix.random(rng, name, rows, k, bool(gate)), rng.uniform(0.5, 1.5, k).astype(np.float32) if norm else None,
                 rng.standard_normal((tokens, rows), np.float32) if residual else None]
-    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual)) if there]
+    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), (precision, precision != "float32")) if there]
+    attrs = {"eps": 1e-5, "gate": gate} if norm or gate else {}
+    if precision != "float32":
+        # int8: a quotient that lies in the middle of two multiples may become either, once in a sum: 3 / 127 times a weight of 0.05. float16:
+        # sums of eight products are rounded at each step, by 2^-11 of what they have reached; random q8_0 weights are three times as large.
+        attrs["precision"] = precision
+        atol = 1.2e-3 if precision == "int8" else {"q8_0": 9e-4}.get(name, 3e-4) * k ** 0.5
+        return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, attrs, atol, 2e-4)
     # Sums of K products of size ~0.1 in another order than BLAS: rounding grows as the square root of K.
-    return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, {"eps": 1e-5, "gate": gate} if norm or gate else {}, 3e-6 * k ** 0.5, 2e-5)
+    return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, attrs, 3e-6 * k ** 0.5, 2e-5)
 
 
 def _cases():
@@ -130,13 +170,22 @@ def _cases():
         yield _case(name, 6, 37, 256, norm=True, residual=True)
         yield _case(name, 1, 200, 256, norm=True, gate="silu")
         yield _case(name, 5, 37, 512, gate="gelu")
+        yield _case(name, 40, 70, 256, norm=True, gate="silu")
+    for name, kind in FORMATS.items():
+        for precision in PRECISIONS[1:] if kind.block_size > 1 else ["float16"]:
+            yield _case(name, 35, 70, 512, precision=precision)
+    for precision in PRECISIONS[1:]:
+        yield _case("q4_k", 16, 96, 256, norm=True, gate="silu", precision=precision)
+        yield _case("q8_0", 33, 37, 128, norm=True, residual=True, precision=precision)
 
 
 SIGNATURE = Signature(
     "x (T, K) f32", "weight (N, K) packed", "norm? (K) f32", "residual? (T, columns) f32", multiples={"K": 32},
     rules=((f"gate must be one of {', '.join(map(repr, GATES))}", lambda s: s.get("gate", "") in GATES),
+           (f"precision must be one of {', '.join(PRECISIONS)}", lambda s: s.get("precision", "float32") in PRECISIONS),
            ("a gate needs a gated weight, and a gated weight a gate", lambda s: bool(s.get("gate", "")) == s["weight"].gated),
            ("residual must have the output's columns: N, or N / 2 with a gate",
             lambda s: s["residual"] is None or s["columns"] == s["N"] // (2 if s.get("gate", "") else 1))))
 
-OP = Op("matmul", reference, dispatch, tuple(_cases()), SIGNATURE, variants=variants, candidates=candidates, job=job)
+OP = Op("matmul", reference, dispatch, tuple(_cases()), SIGNATURE, variants=variants, candidates=candidates, job=job,
+        requires=requires)

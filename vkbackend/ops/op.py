@@ -64,6 +64,7 @@ class Op:
     in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
     that could do this job, for `check`. candidates(device, inputs, **attrs): those worth measuring for it, which must all give the same
     bits; job(inputs, **attrs): a name for what the fastest depends on (see `tuning`).
+    requires(**attrs) -> device features without which no kernel can do it.
     scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
     canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
     """
@@ -77,6 +78,7 @@ class Op:
     variants: Callable = lambda device, inputs: [{}]
     candidates: Callable = lambda device, inputs, **attrs: []
     job: Callable = lambda inputs, **attrs: ""
+    requires: Callable = lambda **attrs: ()
     scratch: Callable = lambda inputs, **attrs: []
     canonical: Callable = lambda outputs: outputs
 
