@@ -170,6 +170,17 @@ def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_d
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, architecture):
+    """All parts of a step are handed over at once; each must see what the one before it wrote."""
+    expected = follow(tiny(architecture, "q8_0", device), PROMPT[:16], outputs=4)
+    monkeypatch.setattr("vkbackend.graph.executor.SUBMISSION_FLOPS", 1e6)
+    runner = tiny(architecture, "q8_0", device)
+    for _ in range(3):
+        assert_same_bits(follow(runner, PROMPT[:16], outputs=4), expected)
+    assert len(runner.executor._last.programs) > 4
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_bits_on_a_device_with_memory_of_its_own(tiny, device, discrete_device, architecture):
     """Weights through the upload ring, results by copies: nothing else changes."""
     results = []

@@ -5,7 +5,7 @@ import time
 import pytest
 from many_clients import ask, count_who_give_way, difference, leaks, open_engine, run_all, soak
 from starter_models import model_path
-from tiny_gguf import ARCHITECTURES, write_tiny_gguf
+from tiny_gguf import write_tiny_gguf
 
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.runner import ModelRunner
@@ -26,9 +26,12 @@ def test_sixteen_clients_get_what_each_gets_alone(device, record_figure):
     assert figures["ratio"] > 1.2
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_those_who_gave_way_get_the_same_bits(tmp_path, device, architecture):
-    """A cache for about three of the eight: generations lose their pages, compute them again, and draw the same tokens."""
+@pytest.mark.parametrize("architecture, prefill", [("llama", "float32"), ("gemma3", "float32"), ("llama", "int8")])
+def test_those_who_gave_way_get_the_same_bits(tmp_path, device, monkeypatch, architecture, prefill):
+    """A cache for about three of the eight: generations lose their pages, compute them again, and draw the same tokens. Where prompts
+    would be rounded, and computed again be others than when decoded, the strict mode is what keeps the bits."""
+    monkeypatch.setenv("VKBACKEND_PREFILL", prefill)
+    monkeypatch.setenv("VKBACKEND_DETERMINISTIC", "0" if prefill == "float32" else "1")
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_0")
     with open_engine(path, device, parallel=8, num_pages=22, context_length=256) as engine:
         prompts = [engine.tokenizer.encode(f"{index} and the hello") for index in range(10)]
