@@ -240,6 +240,7 @@ class Engine:
 
     def _preempt(self, generation: Generation) -> None:
         """Take its pages away. It goes on later, at once where the cache then still knows its tokens."""
+        logger.debug("the KV cache is full: a generation of %d tokens gives way", len(generation.tokens))
         self._retire(generation)
         with self._wake:
             self._waiting.appendleft(generation)
