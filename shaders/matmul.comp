@@ -4,8 +4,9 @@
 //
 // One lane owns ROWS rows of W (in steps of the lanes beside it) and TOKENS tokens, and walks along K in blocks of 32.
 // The 32 activations of a block are loaded once per subgroup, spread over its lanes, and handed round by broadcast
-// (or, in the base variant, by shared memory). Every (row, token) is one chain of fma in the order of K, so that its
-// bits do not depend on ROWS, TOKENS or the batch around it.
+// (or, in the base variant, by shared memory). Every (row, token) is one chain of fma in the order of K, or SLICES of them
+// that are added up in order, so that its bits do not depend on ROWS, TOKENS or the batch around it. A GPU needs more
+// lanes than there are rows: each slice is the work of a subgroup of its own.
 // The norm costs one load and product per four activations: its weights go onto them, the sum of their squares is gathered
 // by the way, and the row's factor 1 / rms goes onto the sums at the end.
 // A gated weight alternates LANES rows of the gate and LANES rows of up, so that one lane holds both halves of an output.
@@ -20,6 +21,7 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size, at least 8 * TOKENS
 layout(constant_id = 2) const bool HAS_NORM = false;
 layout(constant_id = 3) const uint GATE = 0;               // 0: none, 1: silu(gate) * up, 2: gelu(gate) * up (tanh form)
+layout(constant_id = 4) const uint SLICES = 1;             // of K; 1 in the base variant
 
 #ifdef TEXEL
 layout(binding = 0) uniform samplerBuffer x;                                    // (tokens, K), four activations a texel
@@ -54,6 +56,8 @@ const uint LOADS = LANES < 8u ? 8u / LANES : 1u;           // fours of a block p
 #define ACTIVATIONS(t, j) subgroupShuffle(mine[t][(j) / LANES], (j) % LANES)
 #define ACTIVATION_SUM(t, j) subgroupShuffle(own_sum[t][(j) / LANES], (j) % LANES)
 #define SQUARES(t, j) subgroupShuffle(squares[t][(j) / LANES], (j) % LANES)
+const uint HANDED = ROWS * TOKENS + TOKENS * LOADS;        // what a slice hands on: sums and squares of a lane
+shared float handed[SLICES > 1u ? HANDED * LANES : 1u];
 #else
 shared vec4 tile[TOKENS * 8];
 #define ACTIVATIONS(t, j) tile[(t) * 8u + (j)]
@@ -68,11 +72,13 @@ float activate(float gate) { return GATE == 1u ? SILU(gate) : GELU(gate); }
 void main() {
 #ifdef SUBGROUP
     uint lane = gl_SubgroupInvocationID;
-    uint row0 = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * LANES * ROWS + lane;
+    uint slice_blocks = (num_blocks + SLICES - 1u) / SLICES;
+    uint first_block = SLICES > 1u ? gl_SubgroupID * slice_blocks : 0u, end_block = min(first_block + slice_blocks, num_blocks);
 #else
     uint lane = gl_LocalInvocationID.x;
-    uint row0 = gl_WorkGroupID.x * LANES * ROWS + lane;
+    uint first_block = 0u, end_block = num_blocks;
 #endif
+    uint row0 = gl_WorkGroupID.x * LANES * ROWS + lane;
     uint token0 = gl_WorkGroupID.y * TOKENS;
     uint last_group = (num_rows - 1u) / GROUP_ROWS;
 
@@ -98,7 +104,7 @@ void main() {
     float squares = 0.0;
 #endif
 
-    for (uint b = 0u; b < num_blocks; b++) {
+    for (uint b = first_block; b < end_block; b++) {
         Block block[ROWS];
         [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, slot[r], num_blocks);
 
@@ -176,6 +182,28 @@ void main() {
 #endif
             }
     }
+
+#ifdef SUBGROUP
+    if (SLICES > 1u) {                                      // the first subgroup adds up what the others hand on, one after the other
+        for (uint slice = 1u; slice < SLICES; slice++) {
+            if (gl_SubgroupID == slice) {
+                [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+                    [[unroll]] for (uint r = 0u; r < ROWS; r++) handed[(r * TOKENS + t) * LANES + lane] = sum[r][t];
+                    [[unroll]] for (uint i = 0u; i < LOADS; i++) handed[(ROWS * TOKENS + t * LOADS + i) * LANES + lane] = squares[t][i];
+                }
+            }
+            barrier();
+            if (gl_SubgroupID == 0u) {
+                [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+                    [[unroll]] for (uint r = 0u; r < ROWS; r++) sum[r][t] += handed[(r * TOKENS + t) * LANES + lane];
+                    [[unroll]] for (uint i = 0u; i < LOADS; i++) squares[t][i] += handed[(ROWS * TOKENS + t * LOADS + i) * LANES + lane];
+                }
+            }
+            barrier();
+        }
+        if (gl_SubgroupID != 0u) return;
+    }
+#endif
 
     if (HAS_NORM) {
 #ifndef SUBGROUP

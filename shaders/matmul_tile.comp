@@ -5,7 +5,7 @@
 // A workgroup of THREADS computes a tile of BM rows and BN tokens, a thread TM x TN of it. Block by block of 32 along K, the weights' codes
 // and the activations go to shared memory, and every code and activation is read from there for TN and TM products.
 //
-//   float32 (no define)  every (row, token) is matmul.comp's chain of fma: the same bits
+//   float32 (no define)  every (row, token) is matmul.comp's chain of fma, or SLICES of them: the same bits
 //   HALF                 products and sums of EIGHT elements in float16, the rest in float32. Activations are divided by the largest of their
 //                        block first, so that none is too large for a half
 //   DOT8                 activations are rounded to 8 bits, as multiples of the 127th part of the largest of their block; integer products
@@ -35,6 +35,7 @@ layout(local_size_x = 128) in;
 layout(constant_id = 1) const uint LANES = 8;              // rows of the gate, then of up, in a gated weight
 layout(constant_id = 2) const bool HAS_NORM = false;
 layout(constant_id = 3) const uint GATE = 0;               // 0: none, 1: silu(gate) * up, 2: gelu(gate) * up (tanh form)
+layout(constant_id = 4) const uint SLICES = 1;             // of K, each summed up apart
 
 layout(std430, binding = 0) readonly restrict buffer X { vec4 x[]; };           // (tokens, K), row stride x_stride
 #define QUANTS_BINDING 1
@@ -96,6 +97,19 @@ void store_codes(uint row, uint first, vec4 v) {
 }
 #endif
 
+// Adds a slice's sums to those before it, and begins a new one.
+void end_slice(bool is_first, inout float sum[TM][TN], inout float all_sum[TM][TN], inout float squares[2], inout float all_squares[2]) {
+    [[unroll]] for (uint r = 0u; r < TM; r++)
+        [[unroll]] for (uint t = 0u; t < TN; t++) {
+            all_sum[r][t] = is_first ? sum[r][t] : all_sum[r][t] + sum[r][t];
+            sum[r][t] = 0.0;
+        }
+    [[unroll]] for (uint i = 0u; i < 2u; i++) {
+        all_squares[i] = is_first ? squares[i] : all_squares[i] + squares[i];
+        squares[i] = 0.0;
+    }
+}
+
 void main() {
     uint thread = gl_LocalInvocationIndex, row0 = gl_WorkGroupID.x * BM, token0 = gl_WorkGroupID.y * BN;
     uint my_rows = thread % (BM / TM), my_tokens = thread / (BM / TM);   // in fours
@@ -105,9 +119,12 @@ void main() {
     [[unroll]] for (uint r = 0u; r < TM; r++)
         [[unroll]] for (uint t = 0u; t < TN; t++) sum[r][t] = 0.0;
     float squares[2] = float[2](0.0, 0.0);
+    float all_sum[TM][TN], all_squares[2];                  // of the slices before
+    uint slice_blocks = (num_blocks + SLICES - 1u) / SLICES;
 
     for (uint b = 0u; b < num_blocks; b++) {
         uint set = b & 1u;
+        if (SLICES > 1u && b > 0u && b % slice_blocks == 0u) end_slice(b == slice_blocks, sum, all_sum, squares, all_squares);
         vec4 mine[2];
         [[unroll]] for (uint i = 0u; i < 2u; i++) {
             mine[i] = x[x_row + b * 8u + own_four(i)];
@@ -229,13 +246,18 @@ void main() {
             }
     }
 
+    if (SLICES > 1u && num_blocks > slice_blocks) {
+        end_slice(false, sum, all_sum, squares, all_squares);
+        sum = all_sum;
+        squares = all_squares;
+    }
     if (HAS_NORM) {
         [[unroll]] for (uint i = 0u; i < 2u; i++) sums_of[own_token() * 8u + own_four(i)] = squares[i];
         barrier();
         [[unroll]] for (uint t = 0u; t < TN; t++) {
-            float all_squares = 0.0;
-            [[unroll]] for (uint j = 0u; j < 8u; j++) all_squares += sums_of[(my_tokens * TN + t) * 8u + j];
-            float factor = inversesqrt(all_squares / float(num_blocks * 32u) + eps);
+            float of_row = 0.0;
+            [[unroll]] for (uint j = 0u; j < 8u; j++) of_row += sums_of[(my_tokens * TN + t) * 8u + j];
+            float factor = inversesqrt(of_row / float(num_blocks * 32u) + eps);
             [[unroll]] for (uint r = 0u; r < TM; r++) sum[r][t] *= factor;
         }
     }

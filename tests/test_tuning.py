@@ -7,7 +7,7 @@ import pytest
 
 from vulkan_drivers import DEFAULT
 from vkbackend.device.dispatch import Program
-from vkbackend.ops import OPS, tuning
+from vkbackend.ops import OPS, matmul, tuning
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import prepare
 
@@ -41,6 +41,24 @@ def test_candidates_give_the_same_bits(device, num_tokens, attrs):
         Program(device, prepared.dispatches).run()
         results.append(prepared.results(device)[0].tobytes())
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("attrs", [{}, {"gate": "gelu"}])
+def test_slices_give_the_same_bits_whatever_the_tile(device, attrs):
+    """What a GPU does: K in slices, one subgroup each, or one after the other in a tile of shared memory."""
+    device.flavor = "subgroup"
+    inputs, _ = job(device, 5, attrs)
+    inputs[2] = np.random.default_rng(6).uniform(0.5, 1.5, 512).astype(np.float32)
+    results = {}
+    for slices in (1, 3, 8):
+        for tile in [*matmul.TILES["subgroup"], matmul.SHARED]:
+            if attrs and tile != matmul.SHARED and tile[0] % 2:
+                continue
+            prepared = prepare(device, OPS["matmul"], inputs, attrs | {"eps": 1e-5}, {"tile": tile, "slices": slices})
+            Program(device, prepared.dispatches).run()
+            results.setdefault(slices, set()).add(prepared.results(device)[0].tobytes())
+    assert all(len(same) == 1 for same in results.values())
+    assert len(set.union(*results.values())) == 3, "slices did not change the order of the sums"
 
 
 def fastest(device, **options):

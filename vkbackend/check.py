@@ -61,9 +61,10 @@ def _run(device, op: Op, case: Case, inputs, expected, variant, done):
     try:
         prepared = prepare(device, op, inputs, case.attrs, variant)
         kernels = tuple((dispatch.shader, dispatch.subgroup_size) for dispatch in prepared.dispatches)
-        if (op.name, case.label, kernels) in done:
+        job = op.name, case.label, kernels, tuple(dispatch.constants for dispatch in prepared.dispatches)
+        if job in done:
             return
-        done.add((op.name, case.label, kernels))
+        done.add(job)
         names = ", ".join(dict.fromkeys(f"{shader}/{size}" if size else shader for shader, size in kernels))
         Program(device, prepared.dispatches).run()
         yield Result(op.name, case.label, names, difference(op, case, expected, prepared.results(device)))

@@ -5,7 +5,8 @@ x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, norm: (K,)
 gate "silu" or "gelu": the weight is `gated`, its first N rows the gate and its last N rows up (Shazeer 2020,
 https://arxiv.org/abs/2002.05202).
 
-On the device every (row, token) is one chain of fma along K, the same in every variant: bits do not depend on the batch.
+On the device every (row, token) is one chain of fma along K, or, on a GPU, `num_slices` of them added up in order; the same in every
+variant: bits do not depend on the batch.
 precision says otherwise where it is not "float32": x (normed) is rounded in blocks of 32 along K, to float16 or to 8 bits, as multiples of
 the largest of its block or of that one's 127th part; for devices that compute those faster. The same holds for products in float16.
 """
@@ -23,6 +24,7 @@ TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
          "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
 TILES["texel"] = TILES["subgroup"]
 SHARED, TILE_ROWS, TILE_TOKENS = "shared", 64, 32  # the tile of shaders/matmul_tile.comp, handed round in shared memory
+MAX_SLICES = 8
 PRECISIONS = ("float32", "float16", "int8")
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
@@ -80,17 +82,27 @@ def choose_tile(device, num_tokens: int, num_rows: int, gated: bool) -> tuple[in
     return max(tiles, key=value)
 
 
+def num_slices(device, k: int) -> int:
+    """Of K, for every product with rows of k weights on this device. A GPU has lanes for many times the rows of a matrix, and slices of
+    four blocks or more are worth a subgroup; a CPU driver has not, and the base kernels do without."""
+    if device.info.is_cpu or device.flavor == "base":
+        return 1
+    return max(1, min(MAX_SLICES, k // 128, device.info.limits.max_workgroup_invocations // device.lanes))
+
+
 def _possible(device, gated: bool):
     """A lane needs a row of the gate and one of up."""
     return [tile for tile in TILES[device.flavor] if not gated or tile[0] % 2 == 0]
 
 
-def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, precision="float32"):
-    """tile: one of TILES or SHARED, None for `choose_tile`'s. SHARED is the only one of other precisions than float32."""
+def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=None, precision="float32"):
+    """tile: one of TILES or SHARED, None for `choose_tile`'s; slices: None for `num_slices`'. SHARED is the only tile of other precisions."""
     x, weight, norm, residual = inputs
     y = outputs[0]
     num_tokens, k = x.shape
     halves = 2 if gate else 1
+    slices = slices or num_slices(device, k)
+    threads = 1
     dispatches = []
     for part in weight.parts:
         if tile == SHARED or precision != "float32":
@@ -99,21 +111,25 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, precision=
         else:
             rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
             name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
-            groups = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1)
+            groups, threads = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1), lanes * slices
         first = part.first_row // halves
         outputs_here = min(part.num_rows // halves, y.shape[1] - first)
         push = (num_tokens, part.num_rows, k // 32, outputs_here, *x.fours, y.offset + first, y.stride,
                 *((residual.offset + first, residual.stride) if residual else (0, 0)), float(eps))
         dispatches.append(Dispatch(
             name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
-            groups, ((0, lanes), (1, lanes), (2, norm is not None), (3, GATES[gate])), push, size,
+            groups, ((0, threads), (1, lanes), (2, norm is not None), (3, GATES[gate]), (4, slices)), push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 
 
 def variants(device, inputs):
     tiles = _possible(device, inputs[1].gated)
-    return [{"tile": tile} for tile in (*tiles, *([SHARED] if shares_memory(device, inputs[1].gated) else []))]
+    with_slices = [] if device.flavor == "base" else [{"tile": tile, "slices": 3} for tile in ((4, 1), (4, 4))]
+    if shares_memory(device, inputs[1].gated):
+        tiles = (*tiles, SHARED)
+        with_slices.append({"tile": SHARED, "slices": 3})
+    return [{"tile": tile} for tile in tiles] + with_slices
 
 
 def shares_memory(device, gated: bool) -> bool:
