@@ -133,11 +133,12 @@ def soak(engine: Engine, *, requests: int, clients: int, distinct: int, seed: in
         jobs.append((request, rng.choice([None, None, None, rng.randrange(1, 12)])))
         expected.append(alone[index])
 
+    few = jobs[:max(requests // 4, 1)]
+    run_all(engine, few, clients)  # steps of many sizes are recorded when they first occur
     gave_way = count_who_give_way(engine)
     runner.forget()
     answers, many_seconds = run_all(engine, jobs, clients)
     tokens = sum(len(answer.logprobs) for answer in answers)
-    few = jobs[:max(requests // 4, 1)]
     runner.forget()
     one_by_one, one_seconds = run_all(engine, few, 1)
     differences = [f"request {number}: {found}" for number, (job, answer, right) in enumerate(zip(jobs * 2, answers + one_by_one, expected + expected))

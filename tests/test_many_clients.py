@@ -1,6 +1,7 @@
 """Many clients at once on a real device: each gets the tokens and the log-probabilities that it gets alone, bit by bit."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from many_clients import ask, count_who_give_way, difference, leaks, open_engine, run_all, soak
@@ -24,6 +25,19 @@ def test_sixteen_clients_get_what_each_gets_alone(device, record_figure):
     assert figures["left_early"] and figures["stop_strings"], "the test tests nothing"
     record_figure(f"SmolLM2, 16 clients: {figures['tokens_per_second']} tok/s in all, one client {figures['one_client_tokens_per_second']}")
     assert figures["ratio"] > 1.2
+
+
+def test_eight_decode_together_faster_than_one(device, record_figure):
+    """Each step reads the weights once for all of them."""
+    with open_engine(model_path("smollm2"), device, parallel=8, num_pages=None, context_length=128) as engine:
+        options = replace(GREEDY, logit_bias=dict.fromkeys(engine.tokenizer.eos_ids, -1000.0))
+        requests = [GenerationRequest(engine.tokenizer.encode(f"{number} foxes went to the river"), options, num_predict=32) for number in range(8)]
+        speeds = {}
+        for count in (8, 1, 8, 1):  # the first time steps are recorded
+            answers, _ = run_all(engine, [(request,) for request in requests[:count]], count)
+            speeds[count] = sum((answer.finished.tokens - 1) / answer.finished.decode_seconds for answer in answers)
+    record_figure(f"SmolLM2, decode: {speeds[8]:.1f} tok/s of 8 sequences together, {speeds[1]:.1f} of one")
+    assert speeds[8] >= 1.5 * speeds[1]
 
 
 @pytest.mark.parametrize("architecture, prefill", [("llama", "float32"), ("gemma3", "float32"), ("llama", "int8")])
