@@ -303,3 +303,12 @@ def test_cache_that_does_not_fit_is_refused_before_it_is_made(tiny, device):
         tiny("llama", "q8_0", device, context_length=1 << 24)
     with pytest.raises(RequestError, match="OLLAMA_KV_CACHE_TYPE=q3 is not known; there are: f32, f16"):
         tiny("llama", "q8_0", device, kv_type="q3")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_as_on_a_gpu(tiny, discrete_device, architecture):
+    """A device taken for a GPU: K in slices, tiles of shared memory, split attention. As the twins, and one order of sums for every step size."""
+    found = [follow(tiny(architecture, "q4_k", discrete_device, kv_type="f32", prefill_chunk=chunk), PROMPT) for chunk in (1, 4, 16, 64)]
+    assert_close(found[0], follow(tiny(architecture, "q4_k", None, kv_type="f32"), PROMPT))
+    for other in found[1:]:
+        assert_same_bits(other, found[0])

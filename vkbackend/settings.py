@@ -66,7 +66,7 @@ ROWS = [
     Setting("VKBACKEND_DETERMINISTIC", False, _flag, "1 computes prompts in decode's order and precision, whatever VKBACKEND_PREFILL says"),
     Setting("VKBACKEND_AUTOTUNE", True, _flag, "0 measures no kernels where a model runs for the first time; those measured before are still used"),
     Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)"),
-    Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as one with memory of its own (tests the upload ring)"),
+    Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as a GPU with memory of its own (to test what GPUs get)"),
 ]
 _BY_NAME = {row.name: row for row in ROWS}
 _warned: set[tuple[str, str]] = set()  # (name, text) of what was complained about

@@ -6,13 +6,14 @@ thread (the engine's) uses a device at a time.
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 
 from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
-from .discover import DeviceInfo, current_free_memory, feature_chain
+from .discover import DeviceInfo, DeviceType, current_free_memory, feature_chain
 from .shaders import KernelCache
 
 OUT_OF_MEMORY = (-1, -2)
@@ -29,13 +30,13 @@ class Device:
     """A Vulkan device opened with every feature that `discover.FEATURES` knows and it has.
 
     info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through a ring.
-    force_discrete: use the ring on any device, as if the host could not see its memory.
+    force_discrete: treat any device as a GPU with memory of its own, which the host cannot see: it gets a GPU's kernels, too.
     Raises DeviceError where the driver refuses, NoDevice where the device is gone.
     """
 
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
-        self.info = info
-        self.is_unified = info.is_unified and not force_discrete
+        self.info = info = replace(info, type=DeviceType.DISCRETE) if force_discrete else info
+        self.is_unified = info.is_unified
         self._force_discrete = force_discrete
         self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
