@@ -34,14 +34,14 @@ layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };  //
 INPUT1(4, turns);                                         // (2, n_rot / 2)
 INPUT1(5, q_norm);                                        // (head_dim); x where there is none
 INPUT1(6, k_norm);
-INPUT4U(7, k_cache);                                      // (pages, page_size, kv_heads, head_dim): earlier positions
+INPUT4U(7, k_cache);                                      // (pages, kv_heads, page_size, head_dim): earlier positions
 INPUT4U(8, v_cache);
 layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };
 layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };    // the same memory: the token's own position
 layout(std430, binding = 11) writeonly buffer VCache { uint v_stored[]; };
 #else
 INPUT4(0, q);                                             // (tokens, heads, head_dim)
-INPUT4U(1, k_cache);                                      // (pages, page_size, kv_heads, head_dim)
+INPUT4U(1, k_cache);                                      // (pages, kv_heads, page_size, head_dim)
 INPUT4U(2, v_cache);
 layout(std430, binding = 3) readonly buffer Positions { int positions[]; };   // (tokens); negative: slot unused
 layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };   // (tokens)
@@ -117,8 +117,7 @@ void main() {
     uint first_chunk = first / CHUNK, last_chunk = position / CHUNK;
     if (first_chunk + gl_WorkGroupID.z > last_chunk) return;
     bool has_own = (last_chunk - first_chunk) % gl_NumWorkGroups.z == gl_WorkGroupID.z;  // this group does the token's own position
-    uint own_slot = uint(page_table[table + position / PAGE_SIZE]) * PAGE_SIZE + position % PAGE_SIZE;
-    uint own_row = (own_slot * kv_heads + kv_head) * EIGHTS;
+    uint own_row = cache_row(uint(page_table[table + position / PAGE_SIZE]), kv_head, kv_heads, position % PAGE_SIZE, PAGE_SIZE) * EIGHTS;
 
     // Queries and the token's own key: one lane, every LANES-th four.
     vec4 mine[(HEADS + 1u) * Q_FOURS];
@@ -205,8 +204,7 @@ void main() {
             float score[HEADS * STEPS];
             [[unroll]] for (uint s = 0u; s < STEPS; s++) {
                 uint at = min(tile + s * LANES + LANE, end - 1u);
-                uint slot = uint(page_table[table + at / PAGE_SIZE]) * PAGE_SIZE + at % PAGE_SIZE;
-                row[s] = (slot * kv_heads + kv_head) * EIGHTS;
+                row[s] = cache_row(uint(page_table[table + at / PAGE_SIZE]), kv_head, kv_heads, at % PAGE_SIZE, PAGE_SIZE) * EIGHTS;
             }
             [[unroll]] for (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
             [[unroll]] for (uint e = 0u; e < EIGHTS; e++) {

@@ -19,6 +19,10 @@
 #define LOAD4(NAME, i) NAME[i]
 #endif
 
+// Where a position of a key-value head begins in a cache (pages, kv_heads, page_size, head_dim), in heads: what one head reads of a page lies
+// beside each other.
+uint cache_row(uint page, uint kv_head, uint kv_heads, uint slot, uint page_size) { return (page * kv_heads + kv_head) * page_size + slot; }
+
 #ifdef GROUP
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint LANES = 32;

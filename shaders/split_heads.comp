@@ -19,7 +19,7 @@ INPUT1(4, turns);                                         // (2, n_rot / 2)
 INPUT1(5, q_norm);                                        // (head_dim); x where there is none
 INPUT1(6, k_norm);
 layout(std430, binding = 7) writeonly buffer Q { float q[]; };                // (tokens, heads, head_dim), dense
-layout(std430, binding = 8) writeonly buffer KCache { uint k_cache[]; };      // (pages, page_size, kv_heads, head_dim)
+layout(std430, binding = 8) writeonly buffer KCache { uint k_cache[]; };      // (pages, kv_heads, page_size, head_dim)
 layout(std430, binding = 9) writeonly buffer VCache { uint v_cache[]; };
 
 layout(push_constant) uniform Push { uint heads, kv_heads, pages_per_sequence, x_offset, x_stride; float eps; };
@@ -36,7 +36,7 @@ void main() {
     float factor = is_value ? 1.0 : norm_factor(from);
     uint page = uint(page_table[uint(sequences[token]) * pages_per_sequence + position / PAGE_SIZE]);
     uint kv_head = is_value ? head - heads - kv_heads : head - heads;
-    uint to = ((page * PAGE_SIZE + position % PAGE_SIZE) * kv_heads + kv_head) * HEAD_DIM;
+    uint to = cache_row(page, kv_head, kv_heads, position % PAGE_SIZE, PAGE_SIZE) * HEAD_DIM;
     for (uint four = LANE; four < HEAD_DIM / 4u; four += LANES) {
         if (is_value) {
             vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));

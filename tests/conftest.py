@@ -4,6 +4,7 @@ VK_DRIVER_FILES set by the caller wins: `VK_DRIVER_FILES=/usr/share/vulkan/icd.d
 """
 
 import os
+from dataclasses import replace
 
 import pytest
 import vulkan_drivers
@@ -32,8 +33,18 @@ def device():
 
 
 @pytest.fixture(scope="session")
+def integrated_device(device):
+    """The default device, taken for a GPU that shares the host's memory."""
+    from vkbackend.device.context import Device
+    from vkbackend.device.discover import DeviceType
+    opened = Device(replace(device.info, type=DeviceType.INTEGRATED))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
 def discrete_device():
-    """The default device, treated as one with memory of its own: everything goes through the upload ring."""
+    """The default device, taken for a GPU with memory of its own: everything goes through the upload ring."""
     opened = _open(force_discrete=True)
     yield opened
     opened.close()

@@ -181,10 +181,10 @@ def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, arch
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_same_bits_on_a_device_with_memory_of_its_own(tiny, device, discrete_device, architecture):
-    """Weights through the upload ring, results by copies: nothing else changes."""
+def test_same_bits_on_a_device_with_memory_of_its_own(tiny, integrated_device, discrete_device, architecture):
+    """Two GPUs with the same kernels; of one the weights go through the upload ring, and results are copied: nothing else changes."""
     results = []
-    for where in (device, discrete_device):
+    for where in (integrated_device, discrete_device):
         runner = tiny(architecture, "q5_0", where)
         sequence = runner.open_sequence()
         results.append(np.concatenate([logits(runner, sequence, PROMPT, 3), logits(runner, sequence, [5])]))

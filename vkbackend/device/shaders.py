@@ -140,12 +140,20 @@ class KernelCache:
 
     def get(self, dispatch) -> "_native.Kernel":
         """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""
-        num_bindings = len(dispatch.reads) + len(dispatch.writes)
-        key = (dispatch.shader, dispatch.constants, dispatch.subgroup_size, num_bindings, len(dispatch.push))
+        key = _key(dispatch)
         kernel = self._kernels.get(key)
         if kernel is None:
-            kernel = self._kernels[key] = self._make(dispatch, num_bindings)
+            kernel = self._kernels[key] = self._make(dispatch, len(dispatch.reads) + len(dispatch.writes))
         return kernel
+
+    def keys(self) -> set:
+        """What there is by now, for `keep`."""
+        return set(self._kernels)
+
+    def keep(self, keys: set, dispatches) -> None:
+        """Let go of all kernels but those of `keys` and of `dispatches`; what was recorded keeps its own."""
+        keys = keys | {_key(dispatch) for dispatch in dispatches}
+        self._kernels = {key: kernel for key, kernel in self._kernels.items() if key in keys}
 
     def _make(self, dispatch, num_bindings):
         from .context import translated
@@ -177,6 +185,10 @@ class KernelCache:
 
     def clear(self) -> None:
         self._kernels.clear()
+
+
+def _key(dispatch) -> tuple:
+    return dispatch.shader, dispatch.constants, dispatch.subgroup_size, len(dispatch.reads) + len(dispatch.writes), len(dispatch.push)
 
 
 def _cache_path(info) -> Path:

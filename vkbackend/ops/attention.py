@@ -7,6 +7,8 @@ On the device a long context may be split over several groups, at no change of a
 Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
 
+import os
+
 import numpy as np
 
 from ..device.dispatch import Dispatch
@@ -71,7 +73,7 @@ def max_chunks(context: int, window: int) -> int:
 def splits(device, num_tokens: int, kv_heads: int, longest: int) -> int:
     """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU device another dispatch
     costs as much as some hundred positions, and a few groups keep its threads busy."""
-    enough, worth = (12, 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
+    enough, worth = (2 * os.cpu_count(), 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
     return ceil_div(enough, num_tokens * kv_heads) if longest >= worth else 1
 
 

@@ -125,11 +125,9 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
 
 def variants(device, inputs):
     tiles = _possible(device, inputs[1].gated)
-    with_slices = [] if device.flavor == "base" else [{"tile": tile, "slices": 3} for tile in ((4, 1), (4, 4))]
-    if shares_memory(device, inputs[1].gated):
-        tiles = (*tiles, SHARED)
-        with_slices.append({"tile": SHARED, "slices": 3})
-    return [{"tile": tile} for tile in tiles] + with_slices
+    shared = [SHARED] if shares_memory(device, inputs[1].gated) else []
+    sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), *shared]
+    return [{"tile": tile} for tile in (*tiles, *shared)] + [{"tile": tile, "slices": 3} for tile in sliced]
 
 
 def shares_memory(device, gated: bool) -> bool:

@@ -53,6 +53,9 @@ def accepted(op: Op, inputs, attrs) -> list:
     return wrapped
 
 
+CACHES = ("k_cache", "v_cache")
+
+
 @dataclass
 class Prepared:
     """An op's inputs and outputs in device memory, and its dispatches."""
@@ -61,12 +64,16 @@ class Prepared:
     inputs: list
     outputs: list[TensorView]
     arena: Arena
+    caches: set[int]  # id of each view that is a cache
 
     def results(self, device) -> tuple[np.ndarray, ...]:
         found = []
         for view in self.outputs:
             rows, columns = view.shape[0], view.row_elements
             whole = device.download(view.buffer, view.dtype, (rows, view.stride))
+            if id(view) in self.caches:
+                pages, page_size, kv_heads, head_dim = view.shape
+                whole = _by_head(whole.reshape(pages, kv_heads, page_size, head_dim)).reshape(rows, columns)
             found.append(np.ascontiguousarray(whole[:, :columns]).reshape(view.shape))
         return tuple(found)
 
@@ -77,7 +84,9 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
     Raises ValueError for inputs that the op's signature does not allow."""
     inputs = accepted(op, inputs, attrs)
     arena = Arena(device, "device", 1 << 20)
-    views = [_upload(device, arena, value) for value in inputs]
+    names = [argument.name for argument in op.signature.arguments]
+    views = [_upload(device, arena, _by_head(value), value.shape) if name in CACHES else _upload(device, arena, value)
+             for name, value in zip(names, inputs)]
     expected = reference(op.name, *inputs, **attrs)
     outputs = []
     for index, array in enumerate(expected if isinstance(expected, tuple) else (expected,)):
@@ -87,10 +96,16 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
             outputs.append(_upload(device, arena, np.full(array.shape, np.nan if array.dtype.kind == "f" else -1, array.dtype)))
     attrs = {**attrs, **(variant or {})}
     scratch = [_upload(device, arena, np.full(shape, np.nan, dtype)) for shape, dtype in op.scratch(inputs, **attrs)]
-    return Prepared(op.record(device, views, [*outputs, *scratch], **attrs), views, outputs, arena)
+    return Prepared(op.record(device, views, [*outputs, *scratch], **attrs), views, outputs, arena, {id(view) for name, view in zip(names, views) if name in CACHES})
 
 
-def _upload(device, arena, value):
+def _by_head(cache: np.ndarray) -> np.ndarray:
+    """The twins' (pages, page_size, kv_heads, head_dim) as devices keep it, (pages, kv_heads, page_size, head_dim), and back."""
+    return np.ascontiguousarray(cache.transpose(0, 2, 1, 3))
+
+
+def _upload(device, arena, value, shape=None):
+    """shape: what the value is seen as, where that is not its own."""
     if value is None:
         return None
     if isinstance(value, PackedMatrix):
@@ -101,6 +116,6 @@ def _upload(device, arena, value):
     stride = ceil_div(columns, 4) * 4 if value.ndim == 2 and value.dtype.kind == "f" else columns  # rows are read in fours
     whole = np.full((value.shape[0], stride), np.nan if value.dtype.kind == "f" else -1, value.dtype)
     whole[:, :columns] = value.reshape(value.shape[0], columns)
-    view = TensorView(arena.allocate(-(-whole.nbytes // 16) * 16), value.shape, value.dtype.name, 0, stride)
+    view = TensorView(arena.allocate(-(-whole.nbytes // 16) * 16), shape or value.shape, value.dtype.name, 0, stride)
     device.upload(view.buffer, whole)
     return view
