@@ -18,7 +18,7 @@ from .op import Op
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 4               # each candidate runs once a round; its least time counts
+ROUNDS = 6               # each candidate runs once a round; its least time counts
 REPEATED_FLOPS = 50e6    # a job of less is recorded REPEATS times, so that the submission's own time does not hide it
 REPEATS = 4
 LEAST_FLOPS = 400_000    # what is smaller takes the default: any kernel is fast enough
