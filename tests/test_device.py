@@ -126,7 +126,7 @@ except NoDevice as error:
 # Choice
 
 def described(index, kind, memory=1 << 30, **changes) -> DeviceInfo:
-    limits = Limits(1 << 27, 64, 1 << 27, 64, 128, 256, (256, 256, 64), (65535,) * 3, 32768, 4096, 1.0)
+    limits = Limits(1 << 27, 64, 1 << 27, 64, 128, 256, 64, (256, 256, 64), (65535,) * 3, 32768, 4096, 1.0)
     return replace(DeviceInfo(index, f"{kind.name} {index}", kind, 0, "driver", "1", (1, 3, 0), f"{index:032x}", 32, 32, 32, frozenset(), limits,
                               memory, memory, 0, 64), **changes)
 

@@ -38,6 +38,7 @@ class Limits:
     min_texel_buffer_offset_alignment: int
     max_push_constants_bytes: int
     max_workgroup_invocations: int
+    max_workgroup_subgroups: int
     max_workgroup_size: tuple[int, int, int]
     max_workgroup_count: tuple[int, int, int]
     max_shared_memory_bytes: int
@@ -156,6 +157,7 @@ def describe(index: int, physical) -> DeviceInfo | None:
             min_texel_buffer_offset_alignment=limits.minTexelBufferOffsetAlignment,
             max_push_constants_bytes=limits.maxPushConstantsSize,
             max_workgroup_invocations=limits.maxComputeWorkGroupInvocations,
+            max_workgroup_subgroups=size_control.maxComputeWorkgroupSubgroups or 1,
             max_workgroup_size=tuple(limits.maxComputeWorkGroupSize), max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
             max_shared_memory_bytes=limits.maxComputeSharedMemorySize, max_allocations=limits.maxMemoryAllocationCount,
             timestamp_period_ns=limits.timestampPeriod),

@@ -87,7 +87,8 @@ def num_slices(device, k: int) -> int:
     four blocks or more are worth a subgroup; a CPU driver has not, and the base kernels do without."""
     if device.info.is_cpu or device.flavor == "base":
         return 1
-    return max(1, min(MAX_SLICES, k // 128, device.info.limits.max_workgroup_invocations // device.lanes))
+    limits = device.info.limits
+    return max(1, min(MAX_SLICES, k // 128, limits.max_workgroup_invocations // device.lanes, limits.max_workgroup_subgroups))
 
 
 def _possible(device, gated: bool):
