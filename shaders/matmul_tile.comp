@@ -23,8 +23,9 @@
 #endif
 #ifdef DOT8
 #extension GL_EXT_spirv_intrinsics : require
-// SPV_KHR_integer_dot_product: four signed bytes times four unsigned ones, as PackedVectorFormat4x8Bit (0); and the signed sum of four.
-spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018], id = 4452) int dot_signed_unsigned(int a, uint b, spirv_literal int packing);
+// OpSUDotKHR of SPV_KHR_integer_dot_product: four signed bytes times four unsigned ones; packing 0 is PackedVectorFormat4x8Bit.
+spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018], id = 4452)
+int dot_signed_unsigned(int a, uint b, spirv_literal int packing);
 #endif
 #if defined(HALF) || defined(DOT8)
 #define NORMALIZED
@@ -180,7 +181,8 @@ void main() {
             scale_of[set][thread] = vec2(block_scale(block, 0u), block_scale(block, 1u));
 #endif
 #if HAS_BIAS
-            bias_of[set][thread] = vec2(block_bias(block, 0u) + CENTER * block_scale(block, 0u), block_bias(block, 1u) + CENTER * block_scale(block, 1u));
+            bias_of[set][thread] = vec2(block_bias(block, 0u) + CENTER * block_scale(block, 0u),
+                                        block_bias(block, 1u) + CENTER * block_scale(block, 1u));
 #endif
         } else {
             STORE(4u) STORE(5u) STORE(6u) STORE(7u)
