@@ -5,8 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import DEFAULT
+
 from vkbackend.device.dispatch import Program
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.engine.work import SequenceWork
+from vkbackend.models import load
 from vkbackend.ops import OPS, matmul, tuning
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import prepare
@@ -91,3 +96,20 @@ def test_what_is_no_candidate_is_not_taken(device):
     (shaders, jobs), = json.loads(path.read_text()).items()
     path.write_text(json.dumps({shaders: {name: {"tile": [99, 7]} for name in jobs}}))
     assert fastest(device)["tile"] != (99, 7)
+
+
+def test_the_first_run_of_a_step_measures_nothing(device, tmp_path, monkeypatch):
+    """Whoever waits for a first token does not wait for a measurement; the second run measures, and says the same."""
+    measured = []
+    least_seconds = tuning._least_seconds
+    monkeypatch.setattr(tuning, "_least_seconds", lambda programs: (measured.append(len(programs)), least_seconds(programs))[1])
+    monkeypatch.setattr(tuning, "LEAST_FLOPS", 0)
+    runner = ModelRunner(load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q4_k"), device), context_length=64)
+    logits = []
+    for expected in (False, True, False):
+        sequence = runner.open_sequence()
+        measured.clear()
+        logits.append(runner.step([SequenceWork(sequence, [5, 6, 7], 1)])[0].full().tobytes())
+        assert bool(measured) == expected
+        runner.close_sequence(sequence)
+    assert len(set(logits)) == 1

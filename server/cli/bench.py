@@ -172,7 +172,8 @@ class _own_engine:
         self.held = _device(self.options)
         model = load(self.path, self.held.__enter__())
         longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # words may be of several tokens
-        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length), max_sequences=max(self.options["clients"]))
+        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length), max_sequences=max(self.options["clients"]),
+                             tuned_at=1)
         self.engine = Engine(runner, Tokenizer.from_gguf(model.gguf))
         return OwnEngine(self.engine, self.engine.tokenizer)
 

@@ -129,7 +129,7 @@ class _Measurement:
         if longest > limit:
             raise RequestError(f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; ask for fewer")
         self.vocab_size, self.work = model.config.vocab_size, Work(model)
-        self.runner = ModelRunner(model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1))
+        self.runner = ModelRunner(model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1), tuned_at=1)
         self.sequences = [self.runner.open_sequence() for _ in range(self.runner.max_sequences)]
         self.seconds: dict[tuple, list[float]] = {}
 

@@ -88,7 +88,8 @@ def profile(path, device, *, prompt_tokens: int = 128, context: int = 128) -> li
     if not device.info.timestamp_bits:
         raise RequestError(f"{device.info.name} counts no timestamps on its compute queue; there is nothing to profile with")
     model = load(path, device)
-    runners = [ModelRunner(model, context_length=max(prompt_tokens, context) + 2 * STEPS + 2, timestamps=timestamps) for timestamps in (False, True)]
+    longest = max(prompt_tokens, context) + 2 * STEPS + 2
+    runners = [ModelRunner(model, context_length=longest, timestamps=timestamps, tuned_at=1) for timestamps in (False, True)]
     prompt_tokens = min(prompt_tokens, runners[0].prefill_chunk)
     return [_profile(runners, "decode", 1, context), _profile(runners, "prefill", prompt_tokens, 0)]
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..device.buffers import Arena
 from ..errors import OutOfMemory, RequestError
 from ..graph.cache import DTYPES, CacheStorage
-from ..graph.executor import DeviceExecutor
+from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.step import RowOutput, StepInputs
 from ..models import LoadedModel
@@ -31,12 +31,12 @@ class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
     kv_type: "f16" or "f32". num_pages: of the cache; where None, enough for all sequences, or what the device has room for, so long as
-    one sequence fits. keep, timestamps: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
+    one sequence fits. keep, timestamps, tuned_at: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
     """
 
     def __init__(self, model: LoadedModel, *, context_length: int = 4096, max_sequences: int = 1, kv_type: str = "f16",
                  prefill_chunk: int = PREFILL_CHUNK, num_pages: int | None = None, keep: bool = False, timestamps: bool = False,
-                 skip_barrier: int | None = None):
+                 skip_barrier: int | None = None, tuned_at: int = TUNED_AT):
         if kv_type not in DTYPES:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
@@ -59,7 +59,7 @@ class ModelRunner:
         else:
             self.executor = DeviceExecutor(model.device, model.layers, self.storage, num_sequences=max_sequences, pages_per_sequence=pages,
                                            max_tokens=max(prefill_chunk, max_sequences), max_outputs=max(MAX_OUTPUTS, max_sequences),
-                                           keep=keep, timestamps=timestamps, skip_barrier=skip_barrier)
+                                           keep=keep, timestamps=timestamps, skip_barrier=skip_barrier, tuned_at=tuned_at)
 
     @property
     def num_bytes(self) -> int:

@@ -27,6 +27,7 @@ from .step import RowOutput, StepInputs, StepShape, bucket, check_kept, row_outp
 
 # A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
 SUBMISSION_FLOPS = 20e9
+TUNED_AT = 2  # with the first run of a shape, somebody waits for a first token
 ROUNDED_TOKENS = 16  # steps of so many take VKBACKEND_PREFILL's precision
 
 
@@ -35,12 +36,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Plan:
-    """One recorded step shape. results: the graph's results where the host reads them."""
+    """One recorded step shape. results: the graph's results where the host reads them. is_tuned: nothing is left to be measured.
+    num_runs: how often it was run."""
 
     graph: Graph
     programs: list[Program]
     views: dict[Value, TensorView]
     results: list[TensorView]
+    is_tuned: bool
+    num_runs: int = 0
 
     @property
     def dispatches(self) -> list[Dispatch]:
@@ -52,16 +56,17 @@ class DeviceExecutor:
     each dispatch; phases: (name, begin, end) of what the host did in the last step, by time.perf_counter.
 
     max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
-    timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
+    tuned_at: the run of a step shape before which its kernels are measured, where they never were. timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
     """
 
     def __init__(self, device, model, cache: CacheStorage, *, num_sequences: int, pages_per_sequence: int, max_tokens: int = 128,
-                 max_outputs: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None):
+                 max_outputs: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None, tuned_at: int = TUNED_AT):
         self.device, self.model, self.cache = device, model, cache
         self.max_tokens, self.max_outputs = max_tokens, max_outputs
         self.table_shape = (num_sequences, pages_per_sequence)
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
         self._plans: dict[StepShape, Plan] = {}
+        self.tuned_at = tuned_at
         self.precision = _precision(device)
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations = self._results = self._readback = None
@@ -83,7 +88,7 @@ class DeviceExecutor:
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
             raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
-        plan = self.plan(self.step_shape(step))
+        plan = self._plan_to_run(self.step_shape(step))
         for name, unused in (("tokens", 0), ("positions", -1), ("sequences", 0), ("output_rows", -1)):
             self._fill(name, getattr(step, name), unused)
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
@@ -110,8 +115,8 @@ class DeviceExecutor:
                 for m in range(self._num_wanted)]
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that there are, ValueError without `keep` (memory is used again
-        within a step) or before one."""
+        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that
+        there are, ValueError without `keep` (memory is used again within a step) or before one."""
         check_kept(self.keep, self._last is not None)
         found = {}
         for value, view in self._last.views.items():
@@ -143,11 +148,23 @@ class DeviceExecutor:
     def plan(self, shape: StepShape) -> Plan:
         """The recorded step of this shape."""
         if shape not in self._plans:
-            self._plans[shape] = self._record(build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep))
-            host_memory.trim()
+            self._make(shape, measure=self.tuned_at <= 1)
         return self._plans[shape]
 
-    def _record(self, graph: Graph) -> Plan:
+    def _plan_to_run(self, shape: StepShape) -> Plan:
+        plan = self.plan(shape)
+        plan.num_runs += 1
+        if not plan.is_tuned and plan.num_runs >= self.tuned_at:
+            plan = self._make(shape, measure=True)
+        return plan
+
+    def _make(self, shape: StepShape, measure: bool) -> Plan:
+        plan = self._plans[shape] = self._record(build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep), measure)
+        host_memory.trim()
+        return plan
+
+    def _record(self, graph: Graph, measure: bool) -> Plan:
+        """measure: kernels that were not yet, else they are taken by rule."""
         places = plan_arena(graph, self.keep)
         self._activations = self._at_least(self._activations, places.num_bytes, "device")
         offsets, result_bytes = {}, 0
@@ -177,14 +194,16 @@ class DeviceExecutor:
                 views[value] = TensorView(buffer, value.shape, value.dtype, value.offset, value.row_stride)
             return views[value]
 
-        dispatches = []
+        dispatches, is_tuned = [], True
         for node in graph.nodes:
             inputs, outputs = [view(value) for value in node.inputs], [view(value) for value in node.outputs]
-            dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **self._tuning.fastest(node.op, inputs, outputs, node.attrs))
+            chosen = self._tuning.fastest(node.op, inputs, outputs, node.attrs, measure)
+            is_tuned &= chosen is not None
+            dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **(chosen or {}))
         made = [views[value] for value in graph.results]
         results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
-        return Plan(graph, self._programs(dispatches, copies), views, results)
+        return Plan(graph, self._programs(dispatches, copies), views, results, is_tuned)
 
     def _programs(self, dispatches, copies) -> list[Program]:
         parts, flops = [[]], 0

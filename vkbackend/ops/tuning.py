@@ -33,8 +33,9 @@ class Tuning:
         self._of_shaders = shaders.digest()  # an edited shader may be faster or slower than it was
         self._found: dict[str, dict] = _read(self.path).get(self._of_shaders, {})
 
-    def fastest(self, op: Op, inputs, outputs, attrs: dict) -> dict:
-        """Arguments for `op.dispatch` beside `attrs`; empty where the op has no choice, or its own will do."""
+    def fastest(self, op: Op, inputs, outputs, attrs: dict, measure: bool = True) -> dict | None:
+        """Arguments for `op.dispatch` beside `attrs`; empty where the op has no choice, or its own will do. Without `measure`: None where it
+        would have to be measured first."""
         candidates = op.candidates(self.device, inputs, **attrs)
         if len(candidates) < 2:
             return candidates[0] if candidates else {}
@@ -42,6 +43,8 @@ class Tuning:
         known = next((each for each in candidates if as_stored(each) == self._found.get(job)), None)
         if known is not None or not self.is_on:
             return known or {}
+        if not measure:
+            return None
         before = self.device.kernels.keys()
         programs = [self._program(op, inputs, outputs, attrs | candidate) for candidate in candidates]
         if programs[0] is None:
