@@ -20,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +57,7 @@ def sources_digest(folder: Path) -> str:
 def compile_variant(folder: Path, variant: dict, output: Path) -> None:
     """Raises subprocess.CalledProcessError with glslangValidator's message in stdout."""
     defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
-    temporary = output.with_suffix(f".{variant['name']}.tmp")
+    temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # others may be at the same variant
     subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", *defines,
                     "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
     temporary.replace(output)

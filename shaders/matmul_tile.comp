@@ -82,7 +82,7 @@ shared float largest_of[8 * BN];                            // [token][four]
 
 float activate(float gate) { return GATE == 1u ? SILU(gate) : GELU(gate); }
 
-// The packed row that lies at `place` of the tile: rows of the gate and of up take turns there, so that one thread has both.
+// The packed row that is number `place` of all tiles' rows: rows of the gate and of up take turns there, so that one thread has both.
 uint row_at(uint place) {
     uint pair = place / 2u;
     return GATE == 0u ? place : (pair / LANES) * 2u * LANES + pair % LANES + (place % 2u) * LANES;
@@ -168,7 +168,7 @@ void main() {
         [[unroll]] for (uint i = 0u; i < 2u; i++) sums_of[own_token() * 8u + own_four(i)] = (mine[i].x + mine[i].y) + (mine[i].z + mine[i].w);
 
         // Codes: threads `place` and `place` + BM take the halves of a row.
-        uint row = min(row0 + row_at(thread % BM), num_rows - 1u);
+        uint row = min(row_at(row0 + thread % BM), num_rows - 1u);
         Block block = load_block(row / GROUP_ROWS, b, row % GROUP_ROWS, num_blocks);
 #ifdef DOT8
 #define STORE(J) codes_of[(J) * BM + thread % BM] = code_bytes(block, J);

@@ -347,10 +347,15 @@ def test_bench_on_a_device(here, gguf, tmp_path):
 def test_bench_refuses_what_does_not_go_together(here, gguf):
     for arguments, words in (((gguf, "--profile", "--host-only"), "these exclude each other: --profile, --host-only"),
                              ((gguf, "--cpu", "--profile"), "--cpu excludes"), ((gguf, "--trace", "x.json"), "give both"), ((), "which model?"),
+                             ((gguf, "--plot", "/no_such_folder/x.png"), "there is no folder"), ((gguf, "--plot", "x.bad"), "no kind of picture"),
+                             ((gguf, "--profile", "--trace", "/no_such_folder/x.json"), "there is no folder"),
+                             ((gguf, "--compare", "http://127.0.0.1:abc"), "answers neither"),
+                             ((gguf, "--compare", "http://127.0.0.1:1", "--tokens", "1"), "must be at least 2"), ((gguf, "--compare", ","), "needs the URL"),
                              ((gguf, "--own", "x"), "are for --compare"), ((gguf, "--profile", "--plot", "x.png"), "--plot shows rates")):
         result = here("bench", *arguments)
         assert result.exit_code == 1 and words in result.stderr, arguments
-    assert "not a list of whole numbers" in here("bench", gguf, "--prompt", "5,x").output
+    for value in ("5,x", "0", "1000000000"):
+        assert "not a list of whole numbers from 1 to 256" in here("bench", gguf, "--batch", value).output
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
+from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
 from vkbackend.engine.work import SequenceWork
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
-from vkbackend.graph.step import CANDIDATES
+from vkbackend.graph.step import CANDIDATES, StepInputs
 from vkbackend.models import load
 from vkbackend.ops.packed import FORMATS
 
@@ -263,7 +264,7 @@ def test_step_is_all_or_nothing(tiny, device, monkeypatch):
         raise DeviceError("the cable was pulled")
     for half in ("submit", "wait"):
         with monkeypatch.context() as patched:
-            patched.setattr(runner.executor, half, lost)
+            patched.setattr(Program, half, lost)
             with pytest.raises(DeviceError, match="cable"):
                 runner.step([SequenceWork(first, [1] * 5, 1), SequenceWork(second, [2], 1)])
         assert bookkeeping(runner) == before
@@ -312,3 +313,14 @@ def test_as_on_a_gpu(tiny, discrete_device, architecture):
     assert_close(found[0], follow(tiny(architecture, "q4_k", None, kv_type="f32"), PROMPT))
     for other in found[1:]:
         assert_same_bits(other, found[0])
+
+
+def test_halves_of_a_step_in_the_wrong_order(tiny, device):
+    executor = tiny("llama", "q8_0", device).executor
+    step = StepInputs(*(np.array(values, np.int32) for values in ([3], [0], [0])), np.zeros(executor.table_shape, np.int32), np.array([0], np.int32))
+    with pytest.raises(ValueError, match="no step was submitted"):
+        executor.wait()
+    executor.submit(step)
+    with pytest.raises(ValueError, match="a step is running"):
+        executor.submit(step)
+    assert len(executor.wait()) == 1

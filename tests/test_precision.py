@@ -9,6 +9,9 @@ from tiny_gguf import write_tiny_gguf
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.engine.work import SequenceWork
 from vkbackend.models import load
+from vkbackend.ops.matmul import SHARED
+from vkbackend.ops.packed import PackedMatrix
+from vkbackend.ops.run import reference, run
 
 PROMPT = [int(token) for token in np.random.default_rng(4).integers(0, 250, 40)]
 
@@ -50,3 +53,48 @@ def test_a_device_without_it_says_so(model, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert rows(model).tobytes() == exact.tobytes()
     assert "lacks float16" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_who_decodes_is_not_rounded_beside_a_prompt(model, monkeypatch, precision):
+    """One token alone, and beside a prompt of another sequence: the same bits."""
+    monkeypatch.setenv("VKBACKEND_PREFILL", precision)
+    found = []
+    for beside in ([], PROMPT):
+        runner = ModelRunner(model, context_length=128, prefill_chunk=64, max_sequences=2)
+        first, second = runner.open_sequence(), runner.open_sequence()
+        runner.step([SequenceWork(first, PROMPT, 1)])
+        work = [SequenceWork(first, [9], 1), *([SequenceWork(second, beside, 0)] if beside else [])]
+        found.append(runner.step(work)[0].full().tobytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_logits_are_never_rounded(model, monkeypatch, precision):
+    """With as many rows of logits as tokens."""
+    monkeypatch.setenv("VKBACKEND_PREFILL", precision)
+    found = []
+    for outputs in (1, 32):
+        runner = ModelRunner(model, context_length=128, prefill_chunk=64)
+        found.append(runner.step([SequenceWork(runner.open_sequence(), PROMPT[:32], outputs)])[-1].full().tobytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("format", ["f16", "f32"])
+def test_weights_without_codes_stay_exact(device, tmp_path, monkeypatch, format):
+    """int8 products need codes: where there are none, nothing is rounded and nothing fails."""
+    plain = load(write_tiny_gguf(tmp_path / "plain.gguf", "llama", format), device)
+    exact = rows(plain)
+    monkeypatch.setenv("VKBACKEND_PREFILL", "int8")
+    assert rows(plain).tobytes() == exact.tobytes()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_gates_on_devices_with_wide_subgroups(device, monkeypatch, precision):
+    """Gate and up alternate by 64 rows there: more than a tile of shared memory holds."""
+    monkeypatch.setattr(device, "flavor", "subgroup")
+    monkeypatch.setattr(device, "lanes", 64)
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal((35, 256), np.float32), PackedMatrix.random(rng, "q4_k", 192, 256, gated=True)
+    found = run(device, "matmul", x, weight, gate="silu", precision=precision, variant={"tile": SHARED})
+    np.testing.assert_allclose(found, reference("matmul", x, weight, gate="silu", precision=precision), atol=5e-3, rtol=1e-3)

@@ -113,3 +113,13 @@ def test_the_first_run_of_a_step_measures_nothing(device, tmp_path, monkeypatch)
         assert bool(measured) == expected
         runner.close_sequence(sequence)
     assert len(set(logits)) == 1
+
+
+def test_a_choice_that_cannot_be_kept_is_still_taken(device, tmp_path, caplog):
+    """A file where the folder should be: measured in each process, and said, but nothing fails."""
+    (tmp_path / "tuning").write_text("")
+    tuned = tuning.Tuning(device)
+    _, prepared = job(device, 1, {})
+    arguments = OPS["matmul"], prepared.inputs, prepared.outputs, {}
+    assert set(tuned.fastest(*arguments)) == {"tile"} and tuned.fastest(*arguments) == tuned.fastest(*arguments)
+    assert "cannot be written" in caplog.text

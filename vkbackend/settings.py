@@ -6,6 +6,7 @@ warned of once and counts as unset; quotes around a value are left out, as Ollam
 
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -18,12 +19,12 @@ def _flag(text: str) -> bool:
     return text.lower() not in ("0", "false", "no", "off")
 
 
-def _count(zero: int):
+def _count(zero: int, largest: int = 1 << 31):
     """A parser of whole numbers from 0 on; 0 leaves the choice to us, which is `zero`."""
     def parse(text: str) -> int:
         number = int(text) if text.isdecimal() else -1
-        if number < 0:
-            raise ValueError("a whole number, 0 or more")
+        if not 0 <= number <= largest:
+            raise ValueError("a whole number, 0 or more" if largest >= 1 << 31 else f"a whole number, 0 to {largest}")
         return number or zero
     return parse
 
@@ -56,13 +57,13 @@ ROWS = [
     Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more when a model is created anew"),
     Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
     Setting("OLLAMA_CONTEXT_LENGTH", 4096, _count(4096), "context length where a request or model names none"),
-    Setting("OLLAMA_NUM_PARALLEL", 1, _count(1), "sequences that one model decodes together"),
+    Setting("OLLAMA_NUM_PARALLEL", 1, _count(1, 1024), "sequences that one model decodes together"),
     Setting("OLLAMA_MAX_QUEUE", 512, _count(0), "requests that may wait for a model; more are refused with status 503"),
     Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32"), "element type of the KV cache: f16 or f32"),
     Setting("OLLAMA_DEBUG", False, _flag, "1 logs more"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting("VKBACKEND_PREFILL", "float32", _one_of("float32", "float16", "int8"),
-            "precision of a prompt's products: float32, or, where the device has it, float16 or int8 (faster on some GPUs; int8 rounds as llama.cpp does)"),
+            "precision of the products of steps that hold only prompts: float32, or, where the device has it, float16 or int8 (faster on some GPUs; int8 rounds as llama.cpp does)"),
     Setting("VKBACKEND_DETERMINISTIC", False, _flag, "1 computes prompts in decode's order and precision, whatever VKBACKEND_PREFILL says"),
     Setting("VKBACKEND_AUTOTUNE", True, _flag, "0 measures no kernels where a model runs for the first time; those measured before are still used"),
     Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)"),
@@ -92,6 +93,21 @@ def cache_folder() -> Path:
     folder = Path(get("VKBACKEND_CACHE") or Path.home() / ".cache" / "vkbackend").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A file of the cache, whole or not at all. Where it cannot be written, that is logged: a cache is to be done without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        try:
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
+    except OSError as error:
+        log.warning("%s cannot be written (%s); it will be made again next time", path, error.strerror or error)
 
 
 def models_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,9 +14,12 @@ from .main import Failure
 
 
 class Counts(click.ParamType):
-    """Whole numbers from 1 on, comma-separated -> tuple."""
+    """Whole numbers from 1 to `largest`, comma-separated -> tuple."""
 
     name = "N[,N]"
+
+    def __init__(self, largest: int):
+        self.largest = largest
 
     def convert(self, value, param, context):
         if isinstance(value, tuple):
@@ -24,16 +28,16 @@ class Counts(click.ParamType):
             found = tuple(int(part) for part in value.split(","))
         except ValueError:
             found = ()
-        if not found or min(found) < 1:
-            self.fail(f"{value!r} is not a list of whole numbers from 1 on, such as 16,128", param, context)
+        if not found or min(found) < 1 or max(found) > self.largest:
+            self.fail(f"{value!r} is not a list of whole numbers from 1 to {self.largest}, such as 16,128", param, context)
         return found
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--prompt", "prompts", type=Counts(), default="16,128,512", show_default=True, help="Tokens of the prompts.")
-@click.option("--batch", "batches", type=Counts(), default="1,2,4,8", show_default=True, help="Sequences that are decoded together.")
-@click.option("--tokens", type=click.IntRange(1), default=32, show_default=True, help="Tokens that each sequence decodes.")
+@click.option("--prompt", "prompts", type=Counts(1 << 20), default="16,128,512", show_default=True, help="Tokens of the prompts.")
+@click.option("--batch", "batches", type=Counts(256), default="1,2,4,8", show_default=True, help="Sequences that are decoded together.")
+@click.option("--tokens", type=click.IntRange(1, 1 << 20), default=32, show_default=True, help="Tokens that each sequence decodes.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often everything is measured; medians are shown.")
 @click.option("--long", is_flag=True, help="Decode after 64 and after 2,048 tokens of context, too.")
 @click.option("--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step.")
@@ -44,7 +48,7 @@ class Counts(click.ParamType):
               help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.")
 @click.option("--own", default="", metavar="[NAME=]URL", help="With --compare: the server that is ours; default: an engine in this process.")
 @click.option("--remote-model", default="", help="With --compare: the model's name on Ollama-compatible servers, where it differs.")
-@click.option("--clients", type=Counts(), default="1", show_default=True, help="With --compare: so many that decode at the same time.")
+@click.option("--clients", type=Counts(256), default="1", show_default=True, help="With --compare: so many that decode at the same time.")
 @click.option("--peer-seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --compare: what a slow peer may take.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write the rates as a picture (.png, .svg); needs matplotlib.")
 @click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
@@ -57,8 +61,9 @@ def bench(model, as_json, **options):
         raise Failure(f"these exclude each other: {', '.join(FLAGS[name] for name in wanted)}")
     mode = wanted[0] if wanted else "rates"
     _check(mode, model, options)
-    document, lines = MODES[mode](model, options)
+    document, lines, write = MODES[mode](model, options)
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+    write()
 
 
 FLAGS = {"profile": "--profile", "host_only": "--host-only", "kernels": "--kernels", "peers": "--compare"}
@@ -71,6 +76,16 @@ def _check(mode, model, options) -> None:
         raise Failure("--trace writes what --profile finds; give both")
     if options["picture"] and mode not in ("rates", "peers"):
         raise Failure("--plot shows rates; leave out --profile, --host-only and --kernels")
+    for path in (options["trace"], options["picture"]):
+        if path and not Path(path).absolute().parent.is_dir():
+            raise Failure(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
+    if options["picture"]:
+        from vkbackend.bench.plot import check
+        check(options["picture"])
+    if mode == "peers" and options["tokens"] < 2:
+        raise Failure("--compare times the tokens after the first: --tokens must be at least 2")
+    if mode == "peers" and not options["peers"].strip(", "):
+        raise Failure("--compare needs the URL of a server")
     if (options["own"] or options["remote_model"]) and mode != "peers":
         raise Failure("--own and --remote-model are for --compare")
     if model is None and mode != "kernels":
@@ -86,8 +101,7 @@ def _rates(model, options):
     with _device(options) as device:
         result = measure(path, device, **sizes)
     result.model = model
-    _draw(options, result)
-    return result.as_dict(), rates_lines(result)
+    return result.as_dict(), rates_lines(result), partial(_draw, options, result)
 
 
 def _profile(model, options):
@@ -98,12 +112,14 @@ def _profile(model, options):
     with _device(options) as device:
         found = profile(path, device, prompt_tokens=max(options["prompts"]))
         name = device.info.name
-    if options["trace"]:
-        try:
-            write_trace(options["trace"], found, name)
-        except OSError as error:
-            raise Failure(f"{options['trace']} cannot be written: {error.strerror or error}") from None
-    return {"model": model, "device": name, "steps": [each.as_dict() for each in found]}, profile_lines(found)
+
+    def write():
+        if options["trace"]:
+            try:
+                write_trace(options["trace"], found, name)
+            except OSError as error:
+                raise Failure(f"{options['trace']} cannot be written: {error.strerror or error}") from None
+    return {"model": model, "device": name, "steps": [each.as_dict() for each in found]}, profile_lines(found), write
 
 
 def _host_only(model, options):
@@ -112,7 +128,7 @@ def _host_only(model, options):
     from .bench_text import host_lines
     path = gguf_path(model)
     found = [measure_apart(path, tokens=options["tokens"], batch=batch) for batch in options["batches"]]
-    return [asdict(each) for each in found], host_lines(found)
+    return [asdict(each) for each in found], host_lines(found), lambda: None
 
 
 def _kernels(_, options):
@@ -122,7 +138,7 @@ def _kernels(_, options):
     from .bench_text import dataclass_columns
     with _device(options) as device:
         found = measure(device)
-    return [asdict(each) for each in found], dataclass_columns(found)
+    return [asdict(each) for each in found], dataclass_columns(found), lambda: None
 
 
 def _compare(model, options):
@@ -144,8 +160,7 @@ def _compare(model, options):
     else:
         with _own_engine(model, options) as own:
             found = compare(own, peers, **sizes, say=say)
-    _draw(options, found)
-    return asdict(found), comparison_lines(found)
+    return asdict(found), comparison_lines(found), partial(_draw, options, found)
 
 
 def _peer(kind, text, model):

@@ -49,7 +49,7 @@ class Peer:
             try:
                 self._get(path)
                 return kind
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):
                 continue
         raise VkbackendError(f"{self.url} answers neither as Ollama (/api/version, /api/tags) nor as OpenAI (/v1/models); is a server running there?")
 
@@ -61,7 +61,10 @@ class Peer:
 
     def _get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=PROBE_SECONDS) as answer:
-            return json.load(answer)
+            found = json.load(answer)
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is no object")
+        return found
 
     def run(self, prompt: str, tokens: int) -> Sample:
         """An answer of an end token alone, which has no text, counts as one token. Raises VkbackendError with the server's own words where it
@@ -98,6 +101,8 @@ class Peer:
         if not text or text == b"[DONE]" or text.startswith(b":"):
             return None
         data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError(f"{text[:50]!r} is no object")
         if "error" in data:
             raise VkbackendError(f"{self.url}: {data['error']}")
         if self.kind == "ollama":

@@ -3,6 +3,8 @@
 In: a `Result` or a `Comparison`. Out: a file of the kind that its name says (.png, .svg, .pdf). Needs matplotlib, the extra "plot".
 """
 
+from pathlib import Path
+
 from ..errors import VkbackendError
 from .compare import Comparison
 from .model import Result
@@ -10,14 +12,24 @@ from .model import Result
 BAR = 0.8  # of the room that a group of bars has
 
 
-def plot(path, found: Result | Comparison) -> None:
-    """Raises VkbackendError where matplotlib is missing, or the file cannot be written."""
+def check(path):
+    """matplotlib's pyplot, which draws into files. Raises VkbackendError where it is missing, or writes no files of this name's kind."""
     try:
         import matplotlib
     except ImportError:
         raise VkbackendError("--plot needs matplotlib, which is not installed: pip install 'matplotlib>=3.6'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind and kind not in pyplot.figure().canvas.get_supported_filetypes():
+        raise VkbackendError(f"{path} cannot be written: .{kind} is no kind of picture; .png, .svg and .pdf are")
+    pyplot.close("all")
+    return pyplot
+
+
+def plot(path, found: Result | Comparison) -> None:
+    """Raises VkbackendError as `check` does, or where the file cannot be written."""
+    pyplot = check(path)
     groups = comparison_groups(found) if isinstance(found, Comparison) else result_groups(found)
     figure, axes = pyplot.subplots(1, len(groups), figsize=(1 + 4.5 * len(groups), 4.5), squeeze=False)
     for axis, (title, labels, bars) in zip(axes[0], groups.values()):

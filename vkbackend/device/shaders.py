@@ -5,7 +5,6 @@ checkout compiles what changed on first use (glslangValidator), so that a shader
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -175,13 +174,9 @@ class KernelCache:
     def save(self) -> None:
         """Write the driver's pipeline cache for the next process (whole or not at all)."""
         path = _cache_path(self.device.info)
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = self.device._context.cache_data()
-        if path.exists() and path.stat().st_size == len(data):
-            return
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
+        if not path.is_file() or path.stat().st_size != len(data):
+            settings.write_whole(path, data)
 
     def clear(self) -> None:
         self._kernels.clear()

@@ -87,6 +87,7 @@ class Graph:
     def __init__(self, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False):
         num_tokens, num_outputs = step_shape.num_tokens, step_shape.num_outputs
         self.num_tokens, self.num_outputs, self.step_shape, self.keep = num_tokens, num_outputs, step_shape, keep
+        self.precision = step_shape.precision  # of the products called from here on
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None

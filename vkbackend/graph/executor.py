@@ -15,6 +15,7 @@ from .. import settings
 from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
+from ..errors import DeviceError
 from ..ops import attention
 from ..ops.op import TensorView
 from ..ops.packed import PackedMatrix
@@ -71,6 +72,7 @@ class DeviceExecutor:
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
+        self._is_running = False  # submitted and not waited for
         self._num_wanted = 0
         self.phases: list[tuple[str, float, float]] = []
         self._step_buffers = self._make_step_buffers()
@@ -84,6 +86,8 @@ class DeviceExecutor:
 
     def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
         """Begin a step. Until `wait` has returned, nothing else may be asked of the executor or its device."""
+        if self._is_running:
+            raise ValueError("a step is running; wait for it first")
         begin = time.perf_counter()
         count, wanted = len(step.tokens), len(step.output_rows)
         if count > self.max_tokens or wanted > self.max_outputs:
@@ -96,12 +100,24 @@ class DeviceExecutor:
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last, self._num_wanted = plan, wanted
         filled = time.perf_counter()
-        for program in plan.programs:
-            program.submit()
+        self._submit(plan.programs)
         self.phases = [("fill", begin, filled), ("submit", filled, time.perf_counter())]
 
+    def _submit(self, programs: list[Program]) -> None:
+        for at, program in enumerate(programs):
+            try:
+                program.submit()
+            except DeviceError:
+                for before in programs[:at]:  # they use what the next step writes
+                    before.wait()
+                raise
+        self._is_running = True
+
     def wait(self) -> list[RowOutput]:
-        """The rows of the step that was submitted. Raises DeviceError, DeviceLost."""
+        """The rows of the step that was submitted. Raises DeviceError, DeviceLost, ValueError where none was."""
+        if not self._is_running:
+            raise ValueError("no step was submitted")
+        self._is_running = False
         for program in self._last.programs:
             program.wait()
         done = time.perf_counter()
@@ -142,7 +158,9 @@ class DeviceExecutor:
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
         splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
-        precision = "float32" if decode or num_tokens < ROUNDED_TOKENS else self.precision
+        # Whoever decodes gets the same bits whoever runs beside it.
+        somebody_decodes = 1 in np.bincount(step.sequences)
+        precision = "float32" if somebody_decodes or num_tokens < ROUNDED_TOKENS else self.precision
         return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits, precision)
 
     def plan(self, shape: StepShape) -> Plan:

@@ -24,6 +24,7 @@ def build(model, caches: CacheValues, step_shape: StepShape, num_sequences: int,
     graph = Graph(step_shape, num_sequences, pages_per_sequence, keep)
     hidden = model(graph, caches)
     if step_shape.num_outputs:
+        graph.precision = "float32"  # logits are never rounded
         graph.logits = model.logits(F.output_rows(hidden))
         shapes = top_k.output_shapes(*graph.logits.shape)
         strips = graph.new("strips", *shapes[0])

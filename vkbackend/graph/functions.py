@@ -1,5 +1,6 @@
 """The ops as functions on symbolic values: what the files in `models/` are written in. Shapes as in docs/architecture.md."""
 
+from ..ops.matmul import precision_for
 from .builder import Graph, Kind, Value
 
 
@@ -24,9 +25,8 @@ def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0
 
     gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2)."""
     y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
-    shape = x.graph.step_shape
-    rounded = shape.precision != "float32" and x.shape[0] == shape.num_tokens  # logits are never rounded
-    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate, **({"precision": shape.precision} if rounded else {}))
+    precision = precision_for(weight.constant, x.graph.precision)
+    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate, **({"precision": precision} if precision != "float32" else {}))
     return y
 
 

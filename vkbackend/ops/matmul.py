@@ -126,14 +126,8 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
 
 def variants(device, inputs):
     tiles = _possible(device, inputs[1].gated)
-    shared = [SHARED] if shares_memory(device, inputs[1].gated) else []
-    sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), *shared]
-    return [{"tile": tile} for tile in (*tiles, *shared)] + [{"tile": tile, "slices": 3} for tile in sliced]
-
-
-def shares_memory(device, gated: bool) -> bool:
-    """Whether shaders/matmul_tile.comp can do it: its tile must hold the gates that its rows of up belong to."""
-    return not gated or 2 * row_lanes(device) <= TILE_ROWS
+    sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), SHARED]
+    return [{"tile": tile} for tile in (*tiles, SHARED)] + [{"tile": tile, "slices": 3} for tile in sliced]
 
 
 def candidates(device, inputs, *, gate="", precision="float32", **_):
@@ -144,8 +138,13 @@ def candidates(device, inputs, *, gate="", precision="float32", **_):
     num_tokens, fewest = inputs[0].shape[0], 4 if device.info.is_cpu else 1
     fitting = [tile for tile in _possible(device, bool(gate)) if tile[1] <= num_tokens and tile[0] >= fewest]
     most = max(tokens for _, tokens in fitting)
-    shared = num_tokens >= TILE_TOKENS // 2 and not device.info.is_cpu and shares_memory(device, bool(gate))
+    shared = num_tokens >= TILE_TOKENS // 2 and not device.info.is_cpu
     return [{"tile": tile} for tile in (*(each for each in fitting if each[1] * 2 >= most), *([SHARED] if shared else []))]
+
+
+def precision_for(weight, wanted: str) -> str:
+    """What a product with `weight` is computed in where `wanted` is asked for: plain numbers have no codes for integer products."""
+    return "float32" if wanted == "int8" and weight.format.name in ("f16", "f32") else wanted
 
 
 def requires(*, precision="float32", **_):

@@ -6,8 +6,6 @@ bits (`Op.candidates`), so neither the choice nor its chance ever shows in a res
 
 import json
 import logging
-import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -43,12 +41,14 @@ class Tuning:
         known = next((each for each in candidates if as_stored(each) == self._found.get(job)), None)
         if known is not None or not self.is_on:
             return known or {}
+        jobs = [op.record(self.device, inputs, outputs, **attrs, **candidate) for candidate in candidates]
+        flops = sum(dispatch.flops for dispatch in jobs[0])
+        if flops < LEAST_FLOPS:
+            return {}
         if not measure:
             return None
         before = self.device.kernels.keys()
-        programs = [self._program(op, inputs, outputs, attrs | candidate) for candidate in candidates]
-        if programs[0] is None:
-            return {}
+        programs = [Program(self.device, dispatches * (REPEATS if flops < REPEATED_FLOPS else 1)) for dispatches in jobs]
         seconds = _least_seconds(programs)
         best = min(range(len(candidates)), key=seconds.__getitem__)
         self.device.kernels.keep(before, programs[best].dispatches)  # a software driver holds some MiB for each
@@ -57,22 +57,11 @@ class Tuning:
         self._save()
         return candidates[best]
 
-    def _program(self, op, inputs, outputs, attrs) -> Program | None:
-        """None where the job is too small to be measured."""
-        dispatches = op.record(self.device, inputs, outputs, **attrs)
-        flops = sum(dispatch.flops for dispatch in dispatches)
-        if flops < LEAST_FLOPS:
-            return None
-        return Program(self.device, dispatches * (REPEATS if flops < REPEATED_FLOPS else 1))
-
     def _save(self) -> None:
-        """Whole or not at all; what another process measured meanwhile is kept."""
+        """What another process measured meanwhile is kept. Where nothing can be written, this process goes by its own measurements."""
         everything = _read(self.path)
         self._found = everything.get(self._of_shaders, {}) | self._found
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
-            json.dump({self._of_shaders: self._found}, file, indent=1, sort_keys=True)
-        os.replace(file.name, self.path)
+        settings.write_whole(self.path, json.dumps({self._of_shaders: self._found}, indent=1, sort_keys=True).encode())
 
 
 def as_stored(candidate: dict) -> dict:
