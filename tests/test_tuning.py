@@ -1,6 +1,7 @@
 """Measured choice of kernels: candidates give the same bits, a choice is kept, and what is no good file is no choice."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -121,5 +122,6 @@ def test_a_choice_that_cannot_be_kept_is_still_taken(device, tmp_path, caplog):
     tuned = tuning.Tuning(device)
     _, prepared = job(device, 1, {})
     arguments = OPS["matmul"], prepared.inputs, prepared.outputs, {}
-    assert set(tuned.fastest(*arguments)) == {"tile"} and tuned.fastest(*arguments) == tuned.fastest(*arguments)
+    with caplog.at_level(logging.WARNING):
+        assert set(tuned.fastest(*arguments)) == {"tile"} and tuned.fastest(*arguments) == tuned.fastest(*arguments)
     assert "cannot be written" in caplog.text
