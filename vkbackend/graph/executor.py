@@ -16,7 +16,7 @@ from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.dispatch import Dispatch, Program
 from ..errors import DeviceError
-from ..ops import attention
+from ..ops import attention, matmul
 from ..ops.op import TensorView
 from ..ops.packed import PackedMatrix
 from ..ops.tuning import Tuning
@@ -57,7 +57,8 @@ class DeviceExecutor:
     each dispatch; phases: (name, begin, end) of what the host did in the last step, by time.perf_counter.
 
     max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
-    tuned_at: the run of a step shape before which its kernels are measured, where they never were. timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
+    tuned_at: the run of a step shape before which its kernels are measured, where they never were. timestamps: measure each dispatch.
+    skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
     """
 
     def __init__(self, device, model, cache: CacheStorage, *, num_sequences: int, pages_per_sequence: int, max_tokens: int = 128,
@@ -158,26 +159,28 @@ class DeviceExecutor:
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
         splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
+        precision = self.precision
         # Whoever decodes gets the same bits whoever runs beside it.
-        somebody_decodes = 1 in np.bincount(step.sequences)
-        precision = "float32" if somebody_decodes or num_tokens < ROUNDED_TOKENS else self.precision
+        if precision != "float32" and (num_tokens < ROUNDED_TOKENS or 1 in np.bincount(step.sequences)):
+            precision = "float32"
         return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits, precision)
 
     def plan(self, shape: StepShape) -> Plan:
         """The recorded step of this shape."""
         if shape not in self._plans:
-            self._make(shape, measure=self.tuned_at <= 1)
+            graph = build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep)
+            self._make(shape, graph, measure=self.tuned_at <= 1)
         return self._plans[shape]
 
     def _plan_to_run(self, shape: StepShape) -> Plan:
         plan = self.plan(shape)
         plan.num_runs += 1
         if not plan.is_tuned and plan.num_runs >= self.tuned_at:
-            plan = self._make(shape, measure=True)
+            plan = self._make(shape, plan.graph, measure=True)
         return plan
 
-    def _make(self, shape: StepShape, measure: bool) -> Plan:
-        plan = self._plans[shape] = self._record(build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep), measure)
+    def _make(self, shape: StepShape, graph: Graph, measure: bool) -> Plan:
+        plan = self._plans[shape] = self._record(graph, measure)
         host_memory.trim()
         return plan
 
@@ -262,7 +265,7 @@ class DeviceExecutor:
 def _precision(device) -> str:
     """VKBACKEND_PREFILL, or float32 where this device has no such products or VKBACKEND_DETERMINISTIC asks for decode's."""
     wanted = "float32" if settings.get("VKBACKEND_DETERMINISTIC") else settings.get("VKBACKEND_PREFILL")
-    missing = [] if wanted == "float32" else device.kernels.missing(f"matmul_q8_0_tile_{wanted}")
+    missing = [feature for feature in matmul.requires(precision=wanted) if not device.supports(feature)]
     if missing:
         log.warning("VKBACKEND_PREFILL=%s: %s lacks %s; prompts are computed in float32", wanted, device.info.name, ", ".join(missing))
         return "float32"

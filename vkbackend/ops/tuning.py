@@ -1,4 +1,4 @@
-"""Which of an op's kernels does a job fastest on this device: measured where a step is recorded, kept in a file per device and driver.
+"""Which of an op's kernels does a job fastest on this device: measured before a step runs for the second time, kept in a file per device and driver.
 
 In: an op with its inputs and outputs in device memory. Out: keyword arguments of its `dispatch`. All candidates of a job compute the same
 bits (`Op.candidates`), so neither the choice nor its chance ever shows in a result.
