@@ -6,7 +6,6 @@ A digest holds as long as the file's size and time of change are the same. Kept 
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Callable
 
@@ -53,6 +52,4 @@ def _read() -> dict:
 
 def _remember(path: str, entry: list) -> None:
     entries = {known: value for known, value in _read().items() if os.path.exists(known)}
-    with tempfile.NamedTemporaryFile("w", dir=_cache_path().parent, delete=False) as file:
-        json.dump(entries | {path: entry}, file, indent=1)
-    os.replace(file.name, _cache_path())
+    settings.write_whole(_cache_path(), json.dumps(entries | {path: entry}, indent=1).encode())
