@@ -7,13 +7,14 @@ A table of variants.toml:
     name = "matmul_{FORMAT}_r{ROWS}"        one variant for each combination of the lists in `defines`
     source = "matmul.comp"
     target = "vulkan1.1"                     what the SPIR-V asks of the driver (default vulkan1.1)
-    requires = ["subgroup_ballot"]           device features; none for a base variant
+    requires = ["subgroup_ballot"]           device features, with {NAMES} as in name; none for a base variant
     texel = { 1 = "rgba32ui" }               bindings that are uniform texel buffers, and their formats
     defines = { FORMAT = ["Q4_1", "Q8_0"], SUBGROUP = 1, "ROWS TOKENS" = [[1, 1], [4, 2]] }
                                              a key of several names takes their values together
 """
 
 import argparse
+import array
 import hashlib
 import itertools
 import json
@@ -24,6 +25,8 @@ import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+OP_TYPE_FLOAT, OP_TYPE_COOPERATIVE_MATRIX = 22, 4456
 
 
 def expand(path: Path) -> list[dict]:
@@ -40,7 +43,7 @@ def expand(path: Path) -> list[dict]:
             variants.append({
                 "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
                 "source": row.get("source", row["name"] + ".comp"), "target": row.get("target", "vulkan1.1"),
-                "requires": row.get("requires", []), "texel": row.get("texel", {}), "defines": chosen,
+                "requires": [feature.format(**chosen) for feature in row.get("requires", [])], "texel": row.get("texel", {}), "defines": chosen,
             })
     return variants
 
@@ -60,7 +63,31 @@ def compile_variant(folder: Path, variant: dict, output: Path) -> None:
     temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # others may be at the same variant
     subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", *defines,
                     "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
+    name_component_types(temporary)
     temporary.replace(output)
+
+
+def name_component_types(path: Path) -> None:
+    """Puts the <id> of a float type where cooperative_matrix.glsl could only write its number of bits. All float types move to where the
+    first of them, or of the matrices, stands: a type is declared before it is named.
+
+    Layout: SPIR-V specification, "Physical Layout of a SPIR-V Module": five words, then instructions of (words << 16 | opcode)."""
+    words = array.array("I", path.read_bytes())
+    instructions, at = [], 5
+    while at < len(words):
+        instructions.append(words[at:at + (words[at] >> 16)])
+        at += words[at] >> 16
+    opcodes = [instruction[0] & 0xFFFF for instruction in instructions]
+    if OP_TYPE_COOPERATIVE_MATRIX not in opcodes:
+        return
+    floats = [each for each, opcode in zip(instructions, opcodes) if opcode == OP_TYPE_FLOAT]
+    others = [each for each, opcode in zip(instructions, opcodes) if opcode != OP_TYPE_FLOAT]
+    type_of_bits = {bits: name for _, name, bits, *_ in floats}
+    for instruction in others:
+        if instruction[0] & 0xFFFF == OP_TYPE_COOPERATIVE_MATRIX:
+            instruction[2] = type_of_bits[instruction[2]]
+    first = min(opcodes.index(OP_TYPE_FLOAT), opcodes.index(OP_TYPE_COOPERATIVE_MATRIX))
+    path.write_bytes(b"".join(part.tobytes() for part in (words[:5], *others[:first], *floats, *others[first:])))
 
 
 def main() -> int:

@@ -51,7 +51,7 @@ def check(device, only: str = "") -> Iterator[Result]:
                 inputs = case.make(np.random.default_rng(7))
                 expected = reference(op.name, *inputs, **case.attrs)
                 for device.flavor, device.lanes in settings(device):
-                    for variant in op.variants(device, inputs):
+                    for variant in op.variants(device, inputs, **case.attrs):
                         yield from _run(device, op, case, inputs, expected, variant, done)
     finally:
         device.flavor, device.lanes = before

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
-from .discover import DeviceInfo, DeviceType, current_free_memory, feature_chain
+from .discover import NEVER_CORE, DeviceInfo, DeviceType, current_free_memory, feature_chain
 from .shaders import KernelCache
 
 OUT_OF_MEMORY = (-1, -2)
@@ -174,7 +174,8 @@ def _create(physical, info: DeviceInfo):
     features.features.robustBufferAccess = 0
     wanted = []
     for minor, name in ((2, "VK_KHR_8bit_storage"), (2, "VK_KHR_shader_float16_int8"),
-                        (3, "VK_EXT_subgroup_size_control"), (3, "VK_KHR_shader_integer_dot_product")):
+                        (3, "VK_EXT_subgroup_size_control"), (3, "VK_KHR_shader_integer_dot_product"),
+                        (2, "VK_KHR_vulkan_memory_model"), (NEVER_CORE, "VK_KHR_cooperative_matrix")):
         if info.api[1] < minor and name in info.extensions:
             wanted.append(ffi.new("char[]", name.encode()))
     names = ffi.new("char*[]", wanted)

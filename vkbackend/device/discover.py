@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
 from ..errors import NoDevice
-from . import vulkan
+from . import cooperative_matrix, vulkan
 
 
 class DeviceType(IntEnum):
@@ -22,11 +22,13 @@ class DeviceType(IntEnum):
 PREFERENCE = [DeviceType.DISCRETE, DeviceType.VIRTUAL, DeviceType.INTEGRATED, DeviceType.OTHER, DeviceType.CPU]
 
 FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control",
-            "storage16", "storage8", "float16", "int8", "int16", "int64", "integer_dot_product")
+            "storage16", "storage8", "float16", "int8", "int16", "int64", "integer_dot_product",
+            "memory_model", "cooperative_matrix")
 
 # What the kernels of the flavors `subgroup` and `texel` need.
 SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
 
+NEVER_CORE = 1 << 10  # a minor version of Vulkan that no device has
 ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
 
 
@@ -110,13 +112,13 @@ def list_devices() -> list[DeviceInfo]:
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
     try:
-        found = [describe(index, physical) for index, physical in enumerate(vulkan.physical_devices(instance))]
+        found = [describe(instance, index, physical) for index, physical in enumerate(vulkan.physical_devices(instance))]
         return [info for info in found if info is not None]
     finally:
         lib.vkDestroyInstance(instance, ffi.NULL)
 
 
-def describe(index: int, physical) -> DeviceInfo | None:
+def describe(instance, index: int, physical) -> DeviceInfo | None:
     """Facts about one physical device; None where it has no compute queue or only Vulkan 1.0."""
     ffi, lib = vulkan.load()
     basic = ffi.new("VkPhysicalDeviceProperties*")
@@ -142,6 +144,9 @@ def describe(index: int, physical) -> DeviceInfo | None:
 
     p, limits = properties.properties, properties.properties.limits
     size = subgroup.subgroupSize
+    features = _features(physical, basic.apiVersion, extensions, subgroup)
+    if "cooperative_matrix" in features:
+        features |= {f"cooperative_matrix_{size}" for size in cooperative_matrix.sizes(instance, physical)}
     kind = DeviceType(p.deviceType) if p.deviceType in iter(DeviceType) else DeviceType.OTHER
     total, free = _memory(physical, kind, "VK_EXT_memory_budget" in extensions)
     return DeviceInfo(
@@ -150,7 +155,7 @@ def describe(index: int, physical) -> DeviceInfo | None:
         driver_version=f"{p.driverVersion:#x}", api=(p.apiVersion >> 22, p.apiVersion >> 12 & 0x3FF, p.apiVersion & 0xFFF),
         uuid=bytes(identity.deviceUUID).hex(), subgroup_size=size,
         subgroup_min=size_control.minSubgroupSize or size, subgroup_max=size_control.maxSubgroupSize or size,
-        features=_features(physical, basic.apiVersion, extensions, subgroup), limits=Limits(
+        features=features, limits=Limits(
             max_storage_buffer_range=limits.maxStorageBufferRange,
             min_storage_buffer_offset_alignment=limits.minStorageBufferOffsetAlignment,
             max_texel_buffer_elements=limits.maxTexelBufferElements,
@@ -176,7 +181,9 @@ def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, obj
             ("VkPhysicalDevice8BitStorageFeatures", 2, "VK_KHR_8bit_storage"),
             ("VkPhysicalDeviceShaderFloat16Int8Features", 2, "VK_KHR_shader_float16_int8"),
             ("VkPhysicalDeviceSubgroupSizeControlFeatures", 3, "VK_EXT_subgroup_size_control"),
-            ("VkPhysicalDeviceShaderIntegerDotProductFeatures", 3, "VK_KHR_shader_integer_dot_product")):
+            ("VkPhysicalDeviceShaderIntegerDotProductFeatures", 3, "VK_KHR_shader_integer_dot_product"),
+            ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
+            ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix")):
         if _has(api, minor, extension, extensions):
             structs[name] = vulkan.struct(name)
     features = vulkan.struct("VkPhysicalDeviceFeatures2")
@@ -199,7 +206,9 @@ def _features(physical, api, extensions, subgroup) -> frozenset[str]:
             ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
             ("float16", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderFloat16"),
             ("int8", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderInt8"),
-            ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct")):
+            ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct"),
+            ("memory_model", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModel"),
+            ("cooperative_matrix", "VkPhysicalDeviceCooperativeMatrixFeaturesKHR", "cooperativeMatrix")):
         present[name] = struct in structs and getattr(structs[struct], field_name)
     control = structs.get("VkPhysicalDeviceSubgroupSizeControlFeatures")
     present["subgroup_size_control"] = control and control.subgroupSizeControl and control.computeFullSubgroups

@@ -23,6 +23,8 @@ STRUCTURE_TYPES = {
     "VkPhysicalDevice8BitStorageFeatures": 1000177000, "VkPhysicalDeviceDriverProperties": 1000196000,
     "VkPhysicalDeviceSubgroupSizeControlProperties": 1000225000, "VkPhysicalDeviceSubgroupSizeControlFeatures": 1000225002,
     "VkPhysicalDeviceMemoryBudgetPropertiesEXT": 1000237000, "VkPhysicalDeviceShaderIntegerDotProductFeatures": 1000280000,
+    "VkPhysicalDeviceVulkanMemoryModelFeatures": 1000211000, "VkPhysicalDeviceCooperativeMatrixFeaturesKHR": 1000506000,
+    "VkCooperativeMatrixPropertiesKHR": 1000506001,
 }
 RESULTS = {-1: "VK_ERROR_OUT_OF_HOST_MEMORY", -2: "VK_ERROR_OUT_OF_DEVICE_MEMORY", -3: "VK_ERROR_INITIALIZATION_FAILED",
            -4: "VK_ERROR_DEVICE_LOST", -6: "VK_ERROR_LAYER_NOT_PRESENT", -7: "VK_ERROR_EXTENSION_NOT_PRESENT",

@@ -24,6 +24,8 @@ TILES = {"base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
          "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (2, 4), (4, 4), (8, 4), (4, 8))}
 TILES["texel"] = TILES["subgroup"]
 SHARED, TILE_ROWS, TILE_TOKENS = "shared", 64, 32  # the tile of shaders/matmul_tile.comp, handed round in shared memory
+MATRIX, MATRIX_SIDE, MATRIX_SUBGROUPS = "matrix", 64, 4  # shaders/matmul_matrix.comp, float16 only: a square tile of small matrices
+MATRIX_SIZES = ("16x16x16", "8x16x16", "8x8x16", "8x8x8")  # that shaders/variants.toml builds, the best first
 MAX_SLICES = 8
 PRECISIONS = ("float32", "float16", "int8")
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
@@ -91,23 +93,41 @@ def num_slices(device, k: int) -> int:
     return max(1, min(MAX_SLICES, k // 128, limits.max_workgroup_invocations // device.lanes, limits.max_workgroup_subgroups))
 
 
+def matrix_size(device) -> str | None:
+    """M x N x K of the matrices that MATRIX multiplies on this device; None where it cannot. Drivers with several subgroup sizes have the
+    matrices in some of them only; the size that they choose by themselves is one of these."""
+    info = device.info
+    if (device.flavor == "base" or device.lanes != info.subgroup_size or not device.supports("memory_model")
+            or info.limits.max_workgroup_subgroups < MATRIX_SUBGROUPS
+            or info.limits.max_workgroup_invocations < MATRIX_SUBGROUPS * device.lanes):
+        return None
+    return next((size for size in MATRIX_SIZES if device.supports(f"cooperative_matrix_{size}")), None)
+
+
 def _possible(device, gated: bool):
     """A lane needs a row of the gate and one of up."""
     return [tile for tile in TILES[device.flavor] if not gated or tile[0] % 2 == 0]
 
 
 def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=None, precision="float32"):
-    """tile: one of TILES or SHARED, None for `choose_tile`'s; slices: None for `num_slices`'. SHARED is the only tile of other precisions."""
+    """tile: one of TILES, SHARED or MATRIX, None for `choose_tile`'s; slices: None for `num_slices`'. Other precisions than float32 have
+    SHARED and, in float16, MATRIX, which is used wherever the device has it: a measured choice would change a result's last bits."""
     x, weight, norm, residual = inputs
     y = outputs[0]
     num_tokens, k = x.shape
     halves = 2 if gate else 1
     slices = slices or num_slices(device, k)
-    threads = 1
+    threads, size = 1, 0
+    if precision == "float16" and tile is None and matrix_size(device):
+        tile = MATRIX
     dispatches = []
     for part in weight.parts:
-        if tile == SHARED or precision != "float32":
-            name, lanes, size = f"matmul_{weight.format.name}_tile" + (f"_{precision}" if precision != "float32" else ""), row_lanes(device), 0
+        if tile == MATRIX:
+            name, lanes = f"matmul_{weight.format.name}_matrix_{matrix_size(device)}", row_lanes(device)
+            threads, size = MATRIX_SUBGROUPS * lanes, lanes
+            groups = (ceil_div(part.num_rows, MATRIX_SIDE), ceil_div(num_tokens, MATRIX_SIDE), 1)
+        elif tile == SHARED or precision != "float32":
+            name, lanes = f"matmul_{weight.format.name}_tile" + (f"_{precision}" if precision != "float32" else ""), row_lanes(device)
             groups = (ceil_div(part.num_rows, TILE_ROWS), ceil_div(num_tokens, TILE_TOKENS), 1)
         else:
             rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
@@ -124,7 +144,9 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
     return dispatches
 
 
-def variants(device, inputs):
+def variants(device, inputs, *, precision="float32", **_):
+    if precision != "float32":
+        return [{"tile": tile} for tile in (SHARED, *([MATRIX] if precision == "float16" and matrix_size(device) else []))]
     tiles = _possible(device, inputs[1].gated)
     sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), SHARED]
     return [{"tile": tile} for tile in (*tiles, SHARED)] + [{"tile": tile, "slices": 3} for tile in sliced]

@@ -61,7 +61,7 @@ class Op:
     """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) -> list[Dispatch].
 
     signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
-    in_place: {output: input} whose storage is shared. variants(device, inputs) -> keyword arguments of `dispatch`, one for each kernel
+    in_place: {output: input} whose storage is shared. variants(device, inputs, **attrs) -> keyword arguments of `dispatch`, one for each kernel
     that could do this job, for `check`. candidates(device, inputs, **attrs): those worth measuring for it, which must all give the same
     bits; job(inputs, **attrs): a name for what the fastest depends on (see `tuning`).
     requires(**attrs) -> device features without which no kernel can do it.
@@ -75,7 +75,7 @@ class Op:
     cases: tuple[Case, ...]
     signature: Signature
     in_place: dict = field(default_factory=dict)
-    variants: Callable = lambda device, inputs: [{}]
+    variants: Callable = lambda device, inputs, **attrs: [{}]
     candidates: Callable = lambda device, inputs, **attrs: []
     job: Callable = lambda inputs, **attrs: ""
     requires: Callable = lambda **attrs: ()
