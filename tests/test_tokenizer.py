@@ -238,7 +238,7 @@ def test_merge_pairs_like_the_plain_way():
             ranks.setdefault(f"{left}+{right}", rank // 2)  # pairs of equal rank: the left one goes first
             pieces.append(left + right)
         symbols = [draw.choice("abc") for _ in range(draw.randint(0, 40))]
-        assert merge_pairs(list(symbols), ranks, "+") == plainly(symbols, ranks)
+        assert merge_pairs(list(symbols), ranks.get, "+") == plainly(symbols, ranks)
 
 
 def test_special_tokens_in_a_text(tmp_path):

@@ -1,7 +1,7 @@
 """Opens GGUF files (version 2 and 3, little endian) by mmap, with every length and offset checked before it is used.
 
 In: a path. Out: `GGUFFile` with typed metadata, tensor infos and zero-copy tensor bytes. Arrays of metadata are only walked at
-opening and decoded on first use: a vocabulary of 262,144 strings costs nothing until the tokenizer asks for it.
+opening and decoded where they are asked for, and not kept: a vocabulary of 262,144 strings costs nothing until the tokenizer asks for it.
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -23,6 +23,7 @@ MAX_NAME_BYTES = 65535
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8"}
 REQUIRED = object()
+LENGTH = struct.Struct("<Q")
 
 
 def damaged(path, what: str) -> GGUFError:
@@ -41,15 +42,13 @@ class TensorInfo:
 
 
 class Metadata(Mapping):
-    """Key -> value; arrays are decoded on first use. `get(key, kind)` also checks the type."""
+    """Key -> value; arrays are decoded anew on each use. `get(key, kind)` also checks the type."""
 
     def __init__(self, path, spans):
-        self._path, self._spans, self._values = path, spans, {}
+        self._path, self._spans = path, spans
 
     def __getitem__(self, key):
-        if key not in self._values:
-            self._values[key] = self._spans[key]()
-        return self._values[key]
+        return self._spans[key]()
 
     def __iter__(self):
         return iter(self._spans)
@@ -63,7 +62,7 @@ class Metadata(Mapping):
     def array_length(self, key) -> int | None:
         """How many elements an array has, without decoding it; None for a value that is no array."""
         span = self._spans[key]
-        return span.length if isinstance(span, _Array) else None
+        return span.length if isinstance(span, (_Numbers, _Strings)) else None
 
     def get(self, key, kind=None, default=REQUIRED):
         """The value of `key`, checked to be of `kind` (int, float, str, bool, list). An int serves as a float.
@@ -72,7 +71,7 @@ class Metadata(Mapping):
         """
         if key not in self._spans:
             if default is REQUIRED:
-                raise GGUFError(f"{self._path}: metadata key {key} is missing; convert the model again with a current converter")
+                raise self._missing(key)
             return default
         value = self[key]
         if kind is None or isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
@@ -81,7 +80,22 @@ class Metadata(Mapping):
             return float(value)
         if kind is list and isinstance(value, np.ndarray):
             return value
-        raise GGUFError(f"{self._path}: metadata key {key} is {type(value).__name__}, not {kind.__name__}; the file is damaged or badly converted")
+        raise self._mistyped(key, kind.__name__)
+
+    def strings(self, key) -> list[bytes]:
+        """The array of strings under `key`, each as it stands in the file: UTF-8, if the file is sound. Raises GGUFError as `get` does."""
+        if key not in self._spans:
+            raise self._missing(key)
+        span = self._spans[key]
+        if not isinstance(span, _Strings):
+            raise self._mistyped(key, "an array of strings")
+        return span.pieces()
+
+    def _missing(self, key) -> GGUFError:
+        return GGUFError(f"{self._path}: metadata key {key} is missing; convert the model again with a current converter")
+
+    def _mistyped(self, key, wanted: str) -> GGUFError:
+        return GGUFError(f"{self._path}: metadata key {key} is {type(self[key]).__name__}, not {wanted}; the file is damaged or badly converted")
 
 
 class GGUFFile:
@@ -172,14 +186,32 @@ class GGUFFile:
         return np.frombuffer(self._map, np.uint8, info.num_bytes, info.offset)
 
 
-class _Array:
-    """An array's length, and the function that decodes it."""
+class _Numbers:
+    """An array of numbers or bools."""
 
-    def __init__(self, length, decode):
-        self.length, self.decode = length, decode
+    def __init__(self, numbers: np.ndarray, is_bool: bool):
+        self._numbers, self._is_bool, self.length = numbers, is_bool, len(numbers)
 
     def __call__(self):
-        return self.decode()
+        return self._numbers.astype(bool).tolist() if self._is_bool else self._numbers
+
+
+class _Strings:
+    """An array of strings: `data` from `start` to `end`, before each its length in eight bytes, as the reader has checked."""
+
+    def __init__(self, data, start: int, end: int, length: int):
+        self._data, self._start, self._end, self.length = data, start, end, length
+
+    def __call__(self):
+        return [piece.decode("utf-8", "replace") for piece in self.pieces()]
+
+    def pieces(self) -> list[bytes]:
+        unpack, whole, at, pieces = LENGTH.unpack_from, self._data[self._start:self._end], 0, []
+        for _ in range(self.length):
+            end = at + 8 + unpack(whole, at)[0]
+            pieces.append(whole[at + 8:end])
+            at = end
+        return pieces
 
 
 class _Reader:
@@ -237,12 +269,11 @@ class _Reader:
         if kind == ARRAY:
             raise UnsupportedModel(f"{self.path}: metadata key {key} is an array of arrays, which is not readable here")
         if kind != STRING:
-            numbers = self.scalars(kind, count, key)
-            return _Array(count, lambda: numbers.astype(bool).tolist() if kind == BOOL else numbers)
+            return _Numbers(self.scalars(kind, count, key), kind == BOOL)
         start, data, end, at = self.at, self.data, self.end, self.at
         if count * 8 > end - at:
             raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings; download or convert the file again")
-        unpack = struct.Struct("<Q").unpack_from
+        unpack = LENGTH.unpack_from
         for _ in range(count):
             if at + 8 > end:
                 break
@@ -250,13 +281,4 @@ class _Reader:
         if at > end or count and at == start:
             raise GGUFError(f"{self.path} is cut short or damaged: the strings of {key} run past the end of the file")
         self.at = at
-
-        def decode():
-            whole, position, strings = data[start:at], 0, []
-            for _ in range(count):
-                length = unpack(whole, position)[0]
-                position += 8
-                strings.append(whole[position:position + length].decode("utf-8", "replace"))
-                position += length
-            return strings
-        return _Array(count, decode)
+        return _Strings(data, start, at, count)

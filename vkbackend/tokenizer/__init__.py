@@ -87,5 +87,5 @@ def _strips_right(vocabulary, model_name: str) -> frozenset[int]:
         return frozenset()
     kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
     special = {token_id for token_id, kind in enumerate(vocabulary.types) if kind in kinds}
-    special.add(vocabulary.ids.get("</s>"))
-    return frozenset(special - {None} - {vocabulary.ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")})
+    special.add(vocabulary.tokens.find("</s>"))
+    return frozenset(special - {None} - {vocabulary.tokens.find(text) for text in ("<unk>", "<s>", "<|endoftext|>")})

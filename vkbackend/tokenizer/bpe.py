@@ -6,10 +6,10 @@ printable character; the pairs of characters merge in the order of `tokenizer.gg
 
 from functools import lru_cache
 
-from ..errors import TokenizerError
 from .merging import merge_pairs
 from .pretokenizers import Pretokenizer
 from .sentencepiece import byte_of
+from .texts import Texts
 from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
 
 CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
@@ -32,11 +32,7 @@ class ByteLevelBPE:
     def __init__(self, metadata):
         self._pretokenizer = Pretokenizer.named(metadata.get(PREFIX + "pre", str, None))
         self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=self._pretokenizer.add_bos))
-        merges = metadata.get(PREFIX + "merges", list)
-        if not isinstance(merges, list) or merges and not isinstance(merges[0], str):
-            raise TokenizerError(f"{PREFIX}merges is not a list of texts; the file is damaged or badly converted")
-        # The key is the line itself, "left right". Of equal lines the first counts, so the last is entered first.
-        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1)))
+        self._merges = Texts(metadata.strings(PREFIX + "merges"))  # "left right", by rank
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
@@ -47,18 +43,18 @@ class ByteLevelBPE:
         return ids
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        id_of, ids = self.vocabulary.ids.get, []
+        id_of, ids = self.vocabulary.tokens.find, []
         word = word.encode().decode("latin-1").translate(CHARACTER_OF_BYTE)
         if self._pretokenizer.whole_words and (token_id := id_of(word)) is not None:
             return (token_id,)
-        for piece in merge_pairs(list(word), self._ranks, " "):
+        for piece in merge_pairs(list(word), self._merges.find, " "):
             token_id = id_of(piece)
             if token_id is not None:
                 ids.append(token_id)
             else:
                 # No token: its characters one by one. Some vocabularies lack rare bytes (SmolLM2: a few control characters and the lead
                 # bytes F1 and F2); as in llama.cpp only ASCII characters are tried, and the others are dropped.
-                ids += (id_of(character) for character in piece if character < "\x80" and character in self.vocabulary.ids)
+                ids += (id_of(character) for character in piece if character < "\x80" and character in self.vocabulary.tokens)
         return tuple(ids)
 
     def token_bytes(self, token_id: int) -> bytes:

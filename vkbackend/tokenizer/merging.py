@@ -4,44 +4,39 @@ In: the symbols of a text and the rank of every pair that may merge. Out: the sy
 """
 
 from heapq import heapify, heappop, heappush
+from typing import Callable
 
 
-def merge_pairs(symbols: list[str], ranks: dict[str, int], joiner: str) -> list[str]:
+def merge_pairs(symbols: list[str], rank_of: Callable[[str], int | None], joiner: str) -> list[str]:
     """Merge the neighbours of the lowest rank, the leftmost first, until no two neighbours have a rank.
 
-    A pair is looked up as `left + joiner + right`. Takes O(n log n) whatever the text; `symbols` is used up.
+    rank_of: the rank of the pair `left + joiner + right`, None if it may not merge. Takes O(n log n) whatever the text; `symbols` is used up.
     """
     count = len(symbols)
     following, preceding = list(range(1, count + 1)), list(range(-1, count - 1))
-    rank_of = ranks.get
+    # ranks[n]: of the pair that begins at symbol n. What was merged into its left neighbour, and what is last, begins none.
+    ranks = [rank_of(left + joiner + right) for left, right in zip(symbols, symbols[1:])] + [None]
     # An entry is one number, rank * count + left: smallest is the lowest rank, then the leftmost.
-    heap = []
-    for left in range(count - 1):
-        rank = rank_of(symbols[left] + joiner + symbols[left + 1])
-        if rank is not None:
-            heap.append(rank * count + left)
+    heap = [rank * count + left for left, rank in enumerate(ranks) if rank is not None]
     heapify(heap)
     while heap:
         rank, left = divmod(heappop(heap), count)
+        if ranks[left] != rank:  # that pair is no more: one of its halves has merged since
+            continue
         right = following[left]
-        # Merging changes pairs without removing their old entries: one is still true if the pair at `left` has its rank now.
-        # A symbol that was merged into its left neighbour is empty, and no pair with an empty half has a rank.
-        if right == count or not symbols[left]:
-            continue
-        merged = symbols[left] + joiner + symbols[right]
-        if rank_of(merged) != rank:
-            continue
         merged = symbols[left] = symbols[left] + symbols[right]
-        symbols[right] = ""
+        symbols[right], ranks[right] = "", None
         after, before = following[right], preceding[left]
         following[left] = after
+        rank = None
         if after < count:
             preceding[after] = left
             rank = rank_of(merged + joiner + symbols[after])
             if rank is not None:
                 heappush(heap, rank * count + left)
+        ranks[left] = rank
         if before >= 0:
-            rank = rank_of(symbols[before] + joiner + merged)
+            rank = ranks[before] = rank_of(symbols[before] + joiner + merged)
             if rank is not None:
                 heappush(heap, rank * count + before)
     return [symbol for symbol in symbols if symbol]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import TokenizerError
 from .merging import merge_pairs
+from .texts import Texts
 from .vocabulary import SpecialDefaults, TokenType, Vocabulary
 
 SPACE = "\u2581"
@@ -26,8 +27,7 @@ class SentencePiece:
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
         # Tokens as ranks: 0 is the highest score, and equal scores have the same rank.
         _, ranks = np.unique(-self.vocabulary.scores, return_inverse=True)
-        ranks = ranks.tolist()
-        self._ranks = {text: ranks[token_id] for text, token_id in self.vocabulary.ids.items()}
+        self._ranks = memoryview(ranks.astype(np.int32))
         self._byte_ids = self.vocabulary.byte_ids()
         self._word_start = _word_start(self.vocabulary.tokens)
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
@@ -43,11 +43,15 @@ class SentencePiece:
         return ids
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        id_of, ids = self.vocabulary.ids.get, []
-        for piece in merge_pairs(list(word), self._ranks, ""):
+        id_of, ids = self.vocabulary.tokens.find, []
+        for piece in merge_pairs(list(word), self._rank_of, ""):
             token_id = id_of(piece)
             ids += self._as_bytes(piece) if token_id is None else (token_id,)
         return tuple(ids)
+
+    def _rank_of(self, text: str) -> int | None:
+        token_id = self.vocabulary.tokens.find(text)
+        return None if token_id is None else self._ranks[token_id]
 
     def _as_bytes(self, piece: str) -> list[int]:
         ids = [self._byte_ids[byte] for byte in piece.encode()]
@@ -75,14 +79,12 @@ def byte_of(text: str) -> bytes:
         raise TokenizerError(f"the byte token {text!r} does not look like <0x41>; convert the model again") from None
 
 
-def _word_start(tokens: list[str]) -> re.Pattern:
+def _word_start(tokens: Texts) -> re.Pattern:
     """A pattern that matches, without width, where a text can be cut with no token lost.
 
     That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3: '>▁</'). No merge can
     cross such a place, so the words between are tokenized, and remembered, one by one with the same result.
     """
-    inside = re.findall(f"(.){SPACE}", "\n".join(tokens))  # a line break is no "."; a token's own comes as "\n▁"
-    if any(f"\n{SPACE}" in token for token in tokens):
-        inside.append("\n")
-    followed = "".join(re.escape(character) for character in sorted({SPACE, *inside}))
+    inside = {text[at - 1] for text in tokens if SPACE in text[1:] for at in range(1, len(text)) if text[at] == SPACE}
+    followed = "".join(re.escape(character) for character in sorted(inside | {SPACE}))
     return re.compile(f"(?<![{followed}])(?={SPACE})")

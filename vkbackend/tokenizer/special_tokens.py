@@ -6,7 +6,7 @@ text, as in llama.cpp; so where two overlap, the longer one wins even if it begi
 
 from .vocabulary import TokenType, Vocabulary
 
-ALWAYS, WHEN_PARSED = (TokenType.USER_DEFINED,), (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+WHEN_PARSED = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
 SPACES = " \t\n\v\f\r"
 
 
@@ -15,13 +15,13 @@ class SpecialTokens:
 
     def __init__(self, vocabulary: Vocabulary, strips_right=frozenset()):
         self._vocabulary, self._strips_right = vocabulary, strips_right
-        self._always, self._when_parsed = self._by_first_pair(ALWAYS), self._by_first_pair(WHEN_PARSED)
+        self._groups = self._by_first_pair()
 
-    def _by_first_pair(self, types) -> dict[str, list[tuple[int, int, str]]]:
+    def _by_first_pair(self) -> dict[str, list[tuple[int, int, str]]]:
         """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a text, so few tokens are searched for."""
         tokens, groups = self._vocabulary.tokens, {}
-        of_types = [token_id for token_id, kind in enumerate(self._vocabulary.types) if kind in types]
-        for token_id in of_types:
+        special = [token_id for token_id, kind in enumerate(self._vocabulary.types) if kind in WHEN_PARSED]
+        for token_id in special:
             if text := tokens[token_id]:
                 groups.setdefault(text[:2], []).append((-len(text.encode()), token_id, text))
         return groups
@@ -30,9 +30,9 @@ class SpecialTokens:
         """-> ids and non-empty texts in order. Without `parse_special` only user-defined tokens are found."""
         if not text:
             return []
-        groups = self._when_parsed if parse_special else self._always
-        occurring = set(text).union(map(str.__add__, text, text[1:]))
-        found = [entry for pair in occurring & groups.keys() for entry in groups[pair] if entry[2] in text]
+        occurring, types = set(text).union(map(str.__add__, text, text[1:])), self._vocabulary.types
+        found = [entry for pair in occurring & self._groups.keys() for entry in self._groups[pair]
+                 if (parse_special or types[entry[1]] == TokenType.USER_DEFINED) and entry[2] in text]
         pieces = [text]
         for _, token_id, token in sorted(found):
             pieces = [part for piece in pieces for part in (self._cut(piece, token, token_id) if isinstance(piece, str) else (piece,))]

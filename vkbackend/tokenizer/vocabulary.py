@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 
 from ..errors import TokenizerError
+from .texts import Texts
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ HARMONY_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 class Vocabulary:
     """The tokens and their meaning.
 
-    tokens: list of texts by id, as in the file (byte-level or with U+2581 for spaces, as the kind has it).
-    ids: text -> id; of equal texts the first.
+    tokens: Texts by id, as in the file (byte-level or with U+2581 for spaces, as the kind has it).
     types: bytearray of TokenType by id. scores: f32 (tokens,).
     bos_id, eos_id, unknown_id, separator_id: int or None. eos_ids: set of all ids that end a generation.
     add_bos, add_eos, add_space_prefix: bool.
@@ -73,14 +73,9 @@ class Vocabulary:
 
     def __init__(self, metadata, defaults: SpecialDefaults):
         """Raises GGUFError (a key is missing or of another type), TokenizerError (the keys contradict each other)."""
-        self.tokens = metadata.get(PREFIX + "tokens", list)
-        if not isinstance(self.tokens, list) or not self.tokens or not isinstance(self.tokens[0], str):
-            raise TokenizerError(f"{PREFIX}tokens is not a list of texts; the file is damaged or badly converted")
-        count = len(self.tokens)
-        self.ids = dict(zip(self.tokens, range(count)))
-        if len(self.ids) != count:  # a duplicate: the first one counts
-            self.ids = dict(zip(reversed(self.tokens), range(count - 1, -1, -1)))
-        self.ids.pop("", None)
+        self.tokens = Texts(metadata.strings(PREFIX + "tokens"))
+        if not self.tokens:
+            raise TokenizerError(f"{PREFIX}tokens is empty; the file is damaged or badly converted")
         types = self._per_token(metadata, "token_type", np.int64, TokenType.NORMAL)
         types = np.where((types >= 0) & (types <= max(TokenType)), types, TokenType.UNDEFINED)
         self.types = bytearray(types.astype(np.uint8).tobytes())
@@ -103,7 +98,8 @@ class Vocabulary:
 
     def byte_ids(self) -> list[int | None]:
         """The ids of the 256 byte tokens: `<0x41>`, or a token of just that ASCII character, or None."""
-        return [self.ids.get(f"<0x{byte:02X}>", self.ids.get(chr(byte)) if byte < 128 else None) for byte in range(256)]
+        texts = ((f"<0x{byte:02X}>", chr(byte)) if byte < 128 else (f"<0x{byte:02X}>",) for byte in range(256))
+        return [next((self.tokens.find(text) for text in each if text in self.tokens), None) for each in texts]
 
     def _per_token(self, metadata, key, dtype, default) -> np.ndarray:
         """An array with one number per token, or `default` for all."""
@@ -127,7 +123,7 @@ class Vocabulary:
         """The id under `key`, or else of the first token with one of the texts, which thereby is a control token."""
         token_id = self._special_id(metadata, key)
         if token_id is None:
-            token_id = min((self.ids[text] for text in texts if text in self.ids), default=None)
+            token_id = min((self.tokens.find(text) for text in texts if text in self.tokens), default=None)
             if token_id is not None:
                 self.types[token_id] = TokenType.CONTROL
         return token_id
@@ -140,16 +136,16 @@ class Vocabulary:
             if is_end:
                 ends.add(token_id)
         for text in ENDS_GENERATION:
-            if text in self.ids:
-                ends.add(self.ids[text])
-                self.types[self.ids[text]] = TokenType.CONTROL
+            if (token_id := self.tokens.find(text)) is not None:
+                ends.add(token_id)
+                self.types[token_id] = TokenType.CONTROL
         ends.update(int(token_id) for token_id in metadata.get(PREFIX + "eos_token_ids", list, ()) if 0 <= token_id < len(self.tokens))
 
         # gpt-oss: the marks of a harmony message are text to its parser, and <|end|> only ends one message of several.
         for text in HARMONY_MARKS:
-            if text in self.ids:
-                self.types[self.ids[text]] = TokenType.USER_DEFINED
-        end, turn_ends = self.ids.get("<|end|>"), {self.ids.get("<|return|>"), self.ids.get("<|call|>")}
+            if (token_id := self.tokens.find(text)) is not None:
+                self.types[token_id] = TokenType.USER_DEFINED
+        end, turn_ends = self.tokens.find("<|end|>"), {self.tokens.find("<|return|>"), self.tokens.find("<|call|>")}
         if end in ends and None not in turn_ends and turn_ends <= ends:
             ends.discard(end)
             self.types[end] = TokenType.USER_DEFINED

@@ -60,7 +60,7 @@ class WordPiece:
         word, start, ids = WORD_START + word, 0, []
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
-                token_id = self.vocabulary.ids.get(word[start:end])
+                token_id = self.vocabulary.tokens.find(word[start:end])
                 if token_id is not None:
                     break
             else:
