@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 from aiohttp import web
 from vkbackend.errors import VkbackendError
@@ -47,23 +48,40 @@ async def read(request: web.Request, cls):
         raise ApiError(400, str(error)) from None
 
 
-async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
-    """Run `work(report)` in a thread; each `report(status)` is a line of NDJSON, or only the last one the answer.
+class Report:
+    """What a long task tells: `report(status)`, or with `digest`, `total` and `completed` in bytes. `cancelled` is set once the client has left;
+    a task that can be gone on with later ends then, others take no notice."""
 
-    An error before the first line sets the status; after it, it is a last line. Work goes on when the client leaves.
+    def __init__(self, send):
+        self.cancelled = threading.Event()
+        self._send = send
+
+    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0):
+        self._send(ProgressResponse(status, digest, total, completed))
+
+
+async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
+    """Run `work(report: Report)` in a thread; each report is a line of NDJSON, or only the last one the answer.
+
+    An error before the first line sets the status; after it, it is a last line.
     """
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
+    report = Report(lambda line: loop.call_soon_threadsafe(events.put_nowait, line))
 
     def run():
         try:
-            work(lambda status: loop.call_soon_threadsafe(events.put_nowait, ProgressResponse(status)))
+            work(report)
             end = None
         except Exception as error:
             end = error
         loop.call_soon_threadsafe(events.put_nowait, end)
 
     thread = loop.run_in_executor(None, run)
-    answer = await (_stream if stream else _last)(request, events)
+    try:
+        answer = await (_stream if stream else _last)(request, events)
+    except (ConnectionError, asyncio.CancelledError):
+        report.cancelled.set()
+        raise
     await thread
     return answer
 

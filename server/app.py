@@ -14,13 +14,13 @@ from . import access, answers
 from .answers import error_answer
 from .errors import ApiError
 from .keys import ACCESS, LOADED_MODELS, STORE
-from .routes import chat, create, generate, models, registry
+from .routes import chat, create, embed, generate, models, openai, registry, service
 from .store import InvalidName, ModelNotFound
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 30  # images come inside the JSON; blobs are streamed and know no limit
-ROUTES = [*models.ROUTES, *create.ROUTES, *registry.ROUTES, *generate.ROUTES, *chat.ROUTES]
+ROUTES = [route for module in (models, create, registry, generate, chat, embed, openai, service) for route in module.ROUTES]
 
 
 def build_app(store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None) -> web.Application:

@@ -6,6 +6,7 @@ in the middle, cancels the generation.
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import AsyncIterator, Callable
 
 from aiohttp import web
@@ -18,6 +19,19 @@ from .errors import ApiError
 
 CLIENT_CLOSED_REQUEST = 499
 GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
+
+
+@dataclass
+class Replies:
+    """What a request is answered with: `single`, where nothing is generated (a model loaded, a prompt shown), else `pieces`, whose last one has
+    the figures."""
+
+    single: object = None
+    pieces: AsyncIterator | None = None
+
+    @property
+    def is_single(self) -> bool:
+        return self.pieces is None
 
 
 def has_left(request: web.Request) -> bool:

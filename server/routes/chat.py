@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
@@ -14,11 +15,26 @@ from ..inference import Plan, Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import ChatRequest, ChatResponse, DebugInfo, Message
 from ..prompt import ContextLimit, Prompt, Thinking
+from ..streaming import Replies
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, ChatRequest)
+    async with replies(request, ask, started) as found:
+        if found.is_single:
+            return json_answer(found.single)
+        if ask.stream is not False:
+            return await streaming.send_stream(request, found.pieces)
+        return json_answer(await whole(found.pieces))
+
+
+@asynccontextmanager
+async def replies(request: web.Request, ask: ChatRequest, started: float):
+    """A context manager giving `streaming.Replies` of ChatResponse, for this API and others; the model stays loaded within it.
+
+    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+    """
     inference.check_top_logprobs(ask)
     if not names.parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
@@ -26,21 +42,21 @@ async def chat(request: web.Request) -> web.StreamResponse:
     loaded_models = request.app[LOADED_MODELS]
     if not ask.messages and ask.keep_alive == 0:
         await loaded_models.expire(stored)
-        return json_answer(empty_answer(ask, "unload"))
+        yield Replies(single=empty_answer(ask, "unload"))
+        return
     plan = await inference.make_plan(stored, ask, ["tools"] if ask.tools else [], "chat", started)
     async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
         if not ask.messages:
-            return json_answer(empty_answer(ask, "load"))
+            yield Replies(single=empty_answer(ask, "load"))
+            return
         rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
-            return json_answer(ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
+            yield Replies(single=ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
+            return
         inference.refuse_think_level(ask)
         inference.check_format(ask.format)
-        replies = answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request))
-        if ask.stream is not False:
-            return await streaming.send_stream(request, replies)
-        return json_answer(await whole(replies))
+        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request)))
 
 
 def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:
@@ -75,11 +91,11 @@ async def answers(ask: ChatRequest, run: Run):
         yield answer
 
 
-async def whole(replies) -> ChatResponse:
+async def whole(pieces) -> ChatResponse:
     """All answers in one."""
-    pieces, last = await streaming.collect(replies)
-    last.message.content = "".join(piece.message.content for piece in pieces)
-    last.logprobs = [logprob for piece in pieces for logprob in piece.logprobs or ()]
+    before, last = await streaming.collect(pieces)
+    last.message.content = "".join(piece.message.content for piece in before)
+    last.logprobs = [logprob for piece in before for logprob in piece.logprobs or ()]
     return last
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
@@ -15,11 +16,26 @@ from ..keys import LOADED_MODELS, STORE
 from ..messages import DebugInfo, GenerateRequest, GenerateResponse, Message
 from ..prompt import ContextLimit, Prompt, Thinking
 from ..store import InvalidName
+from ..streaming import Replies
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, GenerateRequest)
+    async with replies(request, ask, started) as found:
+        if found.is_single:
+            return json_answer(found.single)
+        if ask.stream is not False:
+            return await streaming.send_stream(request, found.pieces)
+        return json_answer(await whole(found.pieces))
+
+
+@asynccontextmanager
+async def replies(request: web.Request, ask: GenerateRequest, started: float):
+    """A context manager giving `streaming.Replies` of GenerateResponse, for this API and others; the model stays loaded within it.
+
+    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+    """
     inference.check_top_logprobs(ask)
     try:
         stored = request.app[STORE].get(ask.model)
@@ -28,23 +44,27 @@ async def generate(request: web.Request) -> web.StreamResponse:
     loaded_models = request.app[LOADED_MODELS]
     if not ask.prompt and ask.keep_alive == 0:
         await loaded_models.expire(stored)
-        return json_answer(GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason="unload"))
+        yield Replies(single=empty_answer(ask, "unload"))
+        return
     if ask.raw and (ask.template or ask.system or ask.context):
         raise ApiError(400, "raw mode does not support template, system, or context")
     inference.refuse_think_level(ask)
     plan = await inference.make_plan(stored, ask, ["insert"] if ask.suffix else [], "generate", started)
     async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
         if not ask.prompt:
-            return json_answer(GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason="load"))
+            yield Replies(single=empty_answer(ask, "load"))
+            return
         rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
-            return json_answer(GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
+            yield Replies(single=GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
+            return
         inference.check_format(ask.format)
-        replies = answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request))
-        if ask.stream is not False:
-            return await streaming.send_stream(request, replies)
-        return json_answer(await whole(replies))
+        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request)))
+
+
+def empty_answer(ask: GenerateRequest, reason: str) -> GenerateResponse:
+    return GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason=reason)
 
 
 def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
@@ -86,11 +106,11 @@ async def answers(ask: GenerateRequest, run: Run):
         yield answer
 
 
-async def whole(replies) -> GenerateResponse:
+async def whole(pieces) -> GenerateResponse:
     """All answers in one."""
-    pieces, last = await streaming.collect(replies)
-    last.response = "".join(piece.response for piece in pieces)
-    last.logprobs = [logprob for piece in pieces for logprob in piece.logprobs or ()]
+    before, last = await streaming.collect(pieces)
+    last.response = "".join(piece.response for piece in before)
+    last.logprobs = [logprob for piece in before for logprob in piece.logprobs or ()]
     return last
 
 

@@ -63,6 +63,7 @@ class GenerationRequest:
     shift: a full context drops half of what num_keep does not hold; otherwise generation ends with reason "length".
     truncate: a prompt longer than num_ctx loses its middle; otherwise it is refused.
     logprobs: each piece carries its tokens' log-probabilities, with the top_logprobs (0-20) likeliest beside each.
+    format: JSON text as a request has it, `"json"` in quotes or a JSON schema, that the text must keep to; empty: anything goes.
     prompt_logprobs: a PromptLogprobs event comes first; the whole prompt runs anew for it.
     """
 
@@ -77,6 +78,7 @@ class GenerationRequest:
     shift: bool = True
     truncate: bool = True
     constraint: TokenConstraint | None = None
+    format: str = ""
     prompt_logprobs: bool = False
 
 

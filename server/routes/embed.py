@@ -1,0 +1,3 @@
+"""Routes that turn text into vectors: /api/embed, /api/embeddings."""
+
+ROUTES = []

@@ -1,0 +1,3 @@
+"""The OpenAI API: /v1."""
+
+ROUTES = []

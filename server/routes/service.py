@@ -1,0 +1,3 @@
+"""What operators and tools ask for: /metrics, /healthz, /api/devices, /openapi.json."""
+
+ROUTES = []
