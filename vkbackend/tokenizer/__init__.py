@@ -38,7 +38,9 @@ class Tokenizer:
         if model not in KINDS:
             raise TokenizerError(f"{file.path}: tokenizer {model!r} ({PREFIX}model) is not implemented; readable here: {', '.join(KINDS)}")
         kind = KINDS[model](file.metadata)
-        return cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")))
+        tokenizer = cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")))
+        file.release_pages()  # of the vocabulary, which was copied
+        return tokenizer
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """-> ids.
