@@ -33,7 +33,8 @@ def test_no_case_was_left_out(driver, checked):
     seen = {(each["op"], each["case"]) for each in found["results"]}
     missing = set(found["missing"])
     assert missing <= {name for name in variants() if name.endswith("_float16") or "_matrix_" in name or name == "fma_f16"}, "both drivers have everything else"
-    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases if not (missing and case.label.endswith("float16"))}
+    without_float16 = "matmul_f16_tile_float16" in missing
+    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases if not (without_float16 and case.label.endswith("float16"))}
     kernels = {name.split("/")[0] for each in found["results"] for name in each["kernel"].split(", ")}
     assert set(found["flavors"]) == {"base", "subgroup", "texel"}
     measuring = ("bandwidth_", "fma_", "load_floor_")  # of `bench`; no op uses them
