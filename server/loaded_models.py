@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MIN_CONTEXT = 4  # Ollama's smallest num_ctx; less is raised to it
 # A model is loaded again where one of these differs from the options it was loaded with.
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+FIVE_MINUTES = 300 * durations.SECOND
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -231,13 +232,24 @@ class LoadedModels:
 
 
 def default_keep_alive() -> int:
-    """OLLAMA_KEEP_ALIVE in nanoseconds: a duration or a number of seconds, negative for ever; 5 minutes where it is neither."""
-    text = settings.get("OLLAMA_KEEP_ALIVE")
+    """OLLAMA_KEEP_ALIVE in nanoseconds; negative is for ever, and 5 minutes is what cannot be read."""
+    value = _duration("OLLAMA_KEEP_ALIVE")
+    return durations.FOREVER if value < 0 else value
+
+
+def load_timeout() -> int:
+    """OLLAMA_LOAD_TIMEOUT in nanoseconds; 0 and negative are for ever, and 5 minutes is what cannot be read."""
+    value = _duration("OLLAMA_LOAD_TIMEOUT")
+    return value if value > 0 else durations.FOREVER
+
+
+def _duration(name: str) -> int:
+    """A duration (1h30m) or a number of seconds -> nanoseconds, at most FOREVER; 5 minutes where it is neither."""
+    text = settings.get(name)
     try:
-        value = durations.parse(text)
+        return durations.parse(text)
     except ValueError:
         try:
-            value = int(text) * durations.SECOND
+            return min(int(text) * durations.SECOND, durations.FOREVER)
         except ValueError:
-            return durations.DEFAULT_KEEP_ALIVE
-    return durations.FOREVER if value < 0 else value
+            return FIVE_MINUTES

@@ -1,11 +1,14 @@
 """Environment variables as users write them: what cannot be used is said once and counts as unset."""
 
 import logging
+from pathlib import Path
 
 import pytest
+import recorded
 from fake_runner import FakeRunner, FakeTokenizer
 from tiny_gguf import write_tiny_gguf
 
+from server import access, address, loaded_models
 from vkbackend import settings
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.opening import open_engine
@@ -16,6 +19,59 @@ from vkbackend.errors import RequestError
 @pytest.fixture(autouse=True)
 def warned_of_nothing(monkeypatch):
     monkeypatch.setattr(settings, "_warned", set())
+
+
+def _host():
+    found = address.parse(settings.text("OLLAMA_HOST"))
+    return {"host": found.host_port, "path": found.path, "scheme": found.scheme, "url": found.url}
+
+
+RECORDED = {  # kind of a recorded vector -> what it records
+    "host": _host,
+    "allowed_origins": access.allowed_origins,
+    "keep_alive_ns": loaded_models.default_keep_alive,
+    "load_timeout_ns": loaded_models.load_timeout,
+    "context_length": lambda: settings.get("OLLAMA_CONTEXT_LENGTH"),
+    "num_parallel": lambda: settings.get("OLLAMA_NUM_PARALLEL"),
+    "max_loaded_models": lambda: settings.get("OLLAMA_MAX_LOADED_MODELS"),
+    "max_queue": lambda: settings.get("OLLAMA_MAX_QUEUE"),
+    "gpu_overhead": lambda: settings.get("OLLAMA_GPU_OVERHEAD"),
+    "kv_cache_type": lambda: settings.text("OLLAMA_KV_CACHE_TYPE"),
+    "llm_library": lambda: settings.get("OLLAMA_LLM_LIBRARY"),
+    "visible_devices_vulkan": lambda: settings.get("GGML_VK_VISIBLE_DEVICES"),
+    "flash_attention_default_false": lambda: bool(settings.text("OLLAMA_FLASH_ATTENTION")) and settings.get("OLLAMA_FLASH_ATTENTION"),
+    "flash_attention_default_true": lambda: settings.get("OLLAMA_FLASH_ATTENTION"),
+    "vulkan_enabled": lambda: settings.get("OLLAMA_VULKAN"),
+    "sched_spread": lambda: settings.get("OLLAMA_SCHED_SPREAD"),
+    "noprune": lambda: settings.get("OLLAMA_NOPRUNE"),
+    "nohistory": lambda: settings.get("OLLAMA_NOHISTORY"),
+    "multiuser_cache": lambda: settings.get("OLLAMA_MULTIUSER_CACHE"),
+    "new_engine": lambda: settings.get("OLLAMA_NEW_ENGINE"),
+    "log_level": lambda: {"level": settings.get("OLLAMA_DEBUG"), "name": settings.log_level_name()},
+    "models_dir": settings.models_folder,
+    "remotes": lambda: settings.get("OLLAMA_REMOTES"),
+}
+
+
+def test_every_variable_as_recorded(monkeypatch):
+    vectors = recorded.load("env_config")
+    names = {name for vector in vectors for name in vector["env"]}
+
+    def got_and_wanted(vector):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        for name, text in ({"HOME": "/home/someone"} | vector["env"]).items():
+            monkeypatch.setenv(name, text)
+        wanted = vector["output"]
+        return RECORDED[vector["kind"]](), Path(wanted) if vector["kind"] == "models_dir" else wanted
+
+    recorded.check(vectors, got_and_wanted)
+
+
+@pytest.mark.parametrize("text, level", [("", logging.INFO), ("1", logging.DEBUG), ("-1", logging.WARNING), ("2", 1), ("no", logging.INFO)])
+def test_level_of_the_log(monkeypatch, text, level):
+    monkeypatch.setenv("OLLAMA_DEBUG", text)
+    assert settings.log_level() == level
 
 
 @pytest.mark.parametrize("name, text, value", [

@@ -5,6 +5,7 @@ warned of once and counts as unset; quotes around a value are left out, as Ollam
 """
 
 import logging
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def _flag(text: str) -> bool:
-    return text.lower() not in ("0", "false", "no", "off")
+    """Go's rule, as Ollama reads its switches: what is not plainly a no is a yes."""
+    return text not in ("0", "f", "F", "false", "False", "FALSE")
+
+
+def _level(text: str) -> int:
+    """OLLAMA_DEBUG as a level of Go's log/slog: 1 is DEBUG (-4), 2 and more say more, -1 is WARN (4); what is no whole number is INFO (0)."""
+    if text in ("1", "t", "T", "true", "True", "TRUE"):
+        return -4
+    return -4 * int(text) if text.removeprefix("-").isdecimal() else 0
 
 
 def _count(zero: int, largest: int = 1 << 31):
@@ -38,6 +47,10 @@ def _one_of(*words: str):
     return parse
 
 
+def _list(text: str) -> list[str]:
+    return text.split(",")
+
+
 @dataclass(frozen=True)
 class Setting:
     """parse: text, never empty -> value; raises ValueError with what is possible."""
@@ -51,16 +64,25 @@ class Setting:
 ROWS = [
     Setting("OLLAMA_VULKAN", False, _flag, "1 runs models on a Vulkan device; otherwise they run on the CPU"),
     Setting("GGML_VK_VISIBLE_DEVICES", "", str, "indices of the Vulkan devices that may be used, such as 0,1 (see `vkbackend devices`)"),
+    Setting("OLLAMA_SCHED_SPREAD", False, _flag, "1 spreads a model over all devices, even where it would fit one"),
+    Setting("OLLAMA_GPU_OVERHEAD", 0, _count(0, (1 << 64) - 1), "bytes of each device's memory that are kept free"),
+    Setting("OLLAMA_LLM_LIBRARY", "", str, "cpu (or anything but vulkan) leaves Vulkan out"),
     Setting("OLLAMA_HOST", "127.0.0.1:11434", str, "address the server listens on"),
     Setting("OLLAMA_ORIGINS", "", str, "further origins that browsers may call from, comma-separated"),
     Setting("OLLAMA_MODELS", "", str, "folder of the model store (default ~/.ollama/models)"),
     Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more when a model is created anew"),
     Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
+    Setting("OLLAMA_LOAD_TIMEOUT", "5m", str, "how long a model may take to load; 0 or negative: for ever"),
+    Setting("OLLAMA_MAX_LOADED_MODELS", 0, _count(0), "models in memory at the same time; 0: three for each device, three on the CPU"),
     Setting("OLLAMA_CONTEXT_LENGTH", 4096, _count(4096), "context length where a request or model names none"),
     Setting("OLLAMA_NUM_PARALLEL", 1, _count(1, 1024), "sequences that one model decodes together"),
     Setting("OLLAMA_MAX_QUEUE", 512, _count(0), "requests that may wait for a model; more are refused with status 503"),
     Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32"), "element type of the KV cache: f16 or f32"),
-    Setting("OLLAMA_DEBUG", False, _flag, "1 logs more"),
+    Setting("OLLAMA_FLASH_ATTENTION", True, _flag, "accepted; attention here never keeps a whole matrix of scores"),
+    Setting("OLLAMA_MULTIUSER_CACHE", False, _flag, "accepted; prompts that begin alike share what is cached, whoever sends them"),
+    Setting("OLLAMA_NEW_ENGINE", False, _flag, "accepted; there is one engine here"),
+    Setting("OLLAMA_REMOTES", ["ollama.com"], _list, "accepted; models on other hosts are not run from here"),
+    Setting("OLLAMA_DEBUG", 0, _level, "1 logs more, -1 warnings only"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting("VKBACKEND_PREFILL", "float32", _one_of("float32", "float16", "int8"),
             "precision of the products of steps that hold only prompts: float32, or, where the device has it, float16 or int8 (faster on some GPUs; int8 rounds as llama.cpp does)"),
@@ -73,18 +95,23 @@ _BY_NAME = {row.name: row for row in ROWS}
 _warned: set[tuple[str, str]] = set()  # (name, text) of what was complained about
 
 
+def text(name: str) -> str:
+    """A row's variable as it was written, without blanks and quotes around it; empty where it is unset."""
+    return os.environ.get(_BY_NAME[name].name, "").strip().strip("\"'")
+
+
 def get(name: str):
     """The parsed value of a row's variable, or its default where it is unset, empty or not usable, which is warned of once."""
     row = _BY_NAME[name]
-    text = os.environ.get(name, "").strip().strip("\"'")
-    if not text:
+    written = text(name)
+    if not written:
         return row.default
     try:
-        return row.parse(text)
+        return row.parse(written)
     except ValueError as possible:
-        if (name, text) not in _warned:
-            _warned.add((name, text))
-            log.warning("%s=%s cannot be used (possible here: %s); %s is taken instead", name, text, possible, row.default)
+        if (name, written) not in _warned:
+            _warned.add((name, written))
+            log.warning("%s=%s cannot be used (possible here: %s); %s is taken instead", name, written, possible, row.default)
         return row.default
 
 
@@ -111,4 +138,18 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def models_folder() -> Path:
-    return Path(get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser()
+    """OLLAMA_MODELS as it is written: a ~ is for the shell to expand."""
+    return Path(get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
+
+
+def log_level() -> int:
+    """OLLAMA_DEBUG as a level of Python's logging: Go's steps of 4 are its steps of 10, and INFO is 20."""
+    return max(1, 20 + get("OLLAMA_DEBUG") * 10 // 4)
+
+
+def log_level_name() -> str:
+    """OLLAMA_DEBUG's level in Go's words: INFO, DEBUG, DEBUG-4, WARN."""
+    level = get("OLLAMA_DEBUG")
+    least, name = max((least, name) for least, name in ((-math.inf, "DEBUG"), (0, "INFO"), (4, "WARN"), (8, "ERROR")) if least <= level)
+    beyond = level - (-4 if name == "DEBUG" else least)
+    return f"{name}{beyond:+d}" if beyond else name

@@ -69,9 +69,9 @@ class Service:
 
 
 def start_log(level: int = logging.INFO) -> None:
-    """From `level` on to stderr; everything with OLLAMA_DEBUG."""
+    """From `level` on to stderr, or what OLLAMA_DEBUG says."""
     # force: kp configures the root logger when it is imported.
-    logging.basicConfig(level=logging.DEBUG if settings.get("OLLAMA_DEBUG") else level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.basicConfig(level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # A client that went away is everyday life, not an error with a traceback.
     logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError)))
