@@ -11,7 +11,7 @@ from vulkan_drivers import missing
 from vkbackend.bench import bench
 from vkbackend.bench.device_speed import FMA_CHAINS, FMA_UNROLL, DeviceSpeed, measure_device
 from vkbackend.bench.plot import comparison_groups, plot, result_groups
-from vkbackend.bench.profile import profile, write_trace
+from vkbackend.bench.profile import Span, StepProfile, profile, write_trace
 from vkbackend.bench.work import Work
 from vkbackend.device.buffers import Arena
 from vkbackend.device.dispatch import Dispatch, Program
@@ -121,14 +121,44 @@ def test_profile_has_every_dispatch_of_the_step(device, llama, tmp_path):
     assert sum(variant.flops for variant in matmuls) >= Work(load(llama)).decode_flops(1)  # rows are filled up to whole groups
 
     write_trace(tmp_path / "trace.json", profiles, device.info.name)
-    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    spans = [event for event in events if event["ph"] == "X"]
-    assert {event["args"]["name"] for event in events if event["ph"] == "M"} == {"vkbackend", "host", f"device: {device.info.name}"}
+    spans = spans_of_trace(tmp_path / "trace.json", device.info.name)
     assert len(spans) == sum(1 + len(each.host) + len(each.device) for each in profiles)
-    for track in (1, 2):  # spans of one track may contain each other, never overlap otherwise
-        placed = sorted((span["ts"], -span["dur"]) for span in spans if span["tid"] == track)
-        if track == 2:
-            assert all(ts - dur <= following + 1e-3 for (ts, dur), (following, _) in zip(placed, placed[1:]))
+    placed = [span for span in spans if span["tid"] == 2 and span["cat"] == "decode"]
+    assert [span["name"] for span in placed] == [span.name for span in decode.device]
+    for drawn, span in zip(placed, decode.device):
+        assert drawn["ts"] == pytest.approx(1e6 * span.begin, abs=0.001) and drawn["dur"] == pytest.approx(1e6 * span.seconds, abs=0.002)
+
+
+def spans_of_trace(path, device_name) -> list[dict]:
+    """The spans of a trace, checked against the Trace Event Format: in the order of their beginning on each track, none partly over another."""
+    document = json.loads(path.read_text())
+    assert document["displayTimeUnit"] in ("ms", "ns")
+    names = {(event["name"], event.get("tid")): event["args"]["name"] for event in document["traceEvents"] if event["ph"] == "M"}
+    assert names == {("process_name", None): "vkbackend", ("thread_name", 1): "host", ("thread_name", 2): f"device: {device_name}"}
+    spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert len(spans) + len(names) == len(document["traceEvents"])
+    for track in (1, 2):
+        open_ends, last = [], 0  # in nanoseconds
+        for span in (span for span in spans if span["tid"] == track):
+            begin, length = round(1e3 * span["ts"]), round(1e3 * span["dur"])
+            assert (span["ts"], span["dur"]) == (begin / 1e3, length / 1e3) and length >= 0 and begin >= last
+            assert span["pid"] == 1 and isinstance(span["args"], dict)
+            last, open_ends = begin, [end for end in open_ends if end > begin]
+            assert len(open_ends) < 3 - track and all(begin + length <= end for end in open_ends), span  # a step holds the host's spans
+            open_ends.append(begin + length)
+    return spans
+
+
+def test_spans_of_odd_clocks_stay_side_by_side(tmp_path):
+    """Perfetto leaves out spans that overlap by a nanosecond, and ticks of 1/19.2 us are no whole nanoseconds."""
+    begin, device = 123.4e-6, []
+    for number in range(400):
+        device.append(Span(f"op {number}", begin, number * 7 % 50 / 19.2e6, {}))
+        begin += device[-1].seconds
+    host = [Span("submit", 1e-7, 1.234e-4, {}), Span("wait", 1.234e-4 + 1e-7, begin, {})]
+    profiles = [StepProfile(phase, 1, 0, [], 0.0, 0.0, device, host) for phase in ("decode", "prefill")]
+    write_trace(tmp_path / "trace.json", profiles, "odd")
+    assert len(spans_of_trace(tmp_path / "trace.json", "odd")) == 2 * (1 + 400 + 2)
 
 
 def test_profile_counts_the_filled_part_of_a_cache(device, llama):

@@ -165,12 +165,22 @@ def write_trace(path, profiles: list[StepProfile], device_name: str) -> None:
     names = {1: "host", 2: f"device: {device_name}"}
     events = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "vkbackend"}}]
     events += [{"ph": "M", "pid": 1, "tid": track, "name": "thread_name", "args": {"name": name}} for track, name in names.items()]
-    start = 0.0
+    start = 0
     for each in profiles:
-        end = max(span.begin + span.seconds for span in (*each.host, *each.device))
-        step = Span(f"{each.phase} of {each.tokens} after {each.context}", 0.0, end, {"plain ms": 1e3 * each.plain_seconds})
-        for track, spans in ((1, [step, *each.host]), (2, each.device)):
-            events += [{"ph": "X", "pid": 1, "tid": track, "name": span.name, "cat": each.phase, "ts": 1e6 * (start + span.begin),
-                        "dur": 1e6 * span.seconds, "args": span.facts} for span in spans]
-        start += 1.1 * end
+        tracks = [(1, *placed) for placed in _in_nanoseconds(each.host)] + [(2, *placed) for placed in _in_nanoseconds(each.device)]
+        length = max(end for *_, end in tracks)
+        step = Span(f"{each.phase} of {each.tokens} after {each.context}", 0.0, length / 1e9, {"plain ms": 1e3 * each.plain_seconds})
+        events += [{"ph": "X", "pid": 1, "tid": track, "name": span.name, "cat": each.phase, "ts": (start + begin) / 1e3,
+                    "dur": (end - begin) / 1e3, "args": span.facts} for track, span, begin, end in [(1, step, 0, length), *tracks]]
+        start += length + length // 10
     Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+
+
+def _in_nanoseconds(spans: list[Span]):
+    """Spans that follow each other -> (span, begin, end), whole numbers, none ending after the next one begins.
+
+    Perfetto counts in nanoseconds and leaves out what overlaps: with begin and length rounded apart that is every eighth dispatch, on a clock
+    whose ticks are no whole nanoseconds.
+    """
+    begins, ends = [round(1e9 * span.begin) for span in spans], [round(1e9 * (span.begin + span.seconds)) for span in spans]
+    return zip(spans, begins, map(min, ends, [*begins[1:], ends[-1]]))
