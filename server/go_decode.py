@@ -47,6 +47,19 @@ def parse(body: bytes):
     return _Parser(go_text.decode_utf8(body)).first()
 
 
+def parse_all(text: bytes):
+    """-> the one value that `text` is, as Go's json.Unmarshal reads it. Raises JSONSyntaxError."""
+    parser = _Parser(go_text.decode_utf8(text))
+    try:
+        value = parser.first()
+    except JSONSyntaxError as error:
+        raise JSONSyntaxError("unexpected end of JSON input") if str(error) in ("EOF", "unexpected EOF") else error from None
+    parser.skip_space()
+    if parser.peek():
+        parser.fail("after top-level value")
+    return value
+
+
 class _Parser:
     def __init__(self, text):
         self.text, self.at = text, 0

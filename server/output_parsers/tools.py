@@ -1,0 +1,212 @@
+"""Finds the tool calls in a model's output by what the model's template puts before them.
+
+Calls may be written in many ways after the tag: `{"name": ..., "arguments": ...}`, `{"get_weather": {...}}`, a name and an object beside it.
+The first tool whose name comes up is called with the first object of braces in which arguments can be found. Follows Ollama 0.12.11 as recorded.
+"""
+
+import re
+
+from ..binding import to_plain
+from ..conversation import Tool, ToolCall, ToolCallFunction
+from ..go_decode import JSONSyntaxError, parse_all
+from ..gotemplate import Template, nodes
+from .parsed import SPACE, Parsed, overlap
+
+_CLOSINGS = {"{": "}", "[": "]"}
+_MARKS = re.compile(r'[{}"\\]')
+
+
+def tag_of(template: Template) -> str:
+    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up to a brace; else `{`."""
+    branch = _first_branch(template.trees[""])
+    text = None if branch is None else _first_text(branch.body)
+    tag = "" if text is None else text.strip(SPACE).replace("\r\n", "\n").partition("{")[0]
+    return tag or "{"
+
+
+def _first_branch(tree) -> nodes.Branch | None:
+    for node in tree.nodes:
+        if not isinstance(node, nodes.Branch):
+            continue
+        if node.kind == "if" and _names_calls(node.pipe):
+            return node
+        for body in (node.body, node.otherwise):
+            found = None if body is None else _first_branch(body)
+            if found is not None:
+                return found
+    return None
+
+
+def _names_calls(pipe) -> bool:
+    return any(isinstance(argument, nodes.Field) and "ToolCalls" in argument.names for command in pipe.commands for argument in command.arguments)
+
+
+def _first_text(tree) -> str | None:
+    """The first text, not looking past an action or a branch that has none."""
+    for node in tree.nodes:
+        if isinstance(node, nodes.Text):
+            return node.text
+        if isinstance(node, nodes.Branch):
+            bodies = [body for body in (node.body, node.otherwise) if body is not None]
+            return next((text for text in map(_first_text, bodies) if text is not None), None)
+        if isinstance(node, nodes.Action):
+            return None
+    return None
+
+
+class ToolsParser:
+    """A brace or bracket as tag counts only where the answer begins with it, and what turns out to be no call is given back as content."""
+
+    def __init__(self, tag: str, tools: list[Tool]):
+        self.tag, self.names = tag, [tool.function.name for tool in tools]
+        self.found_tag = self.ended = False
+        self.num_calls = 0
+        self._held = ""
+        self._longest = max(map(len, self.names), default=0)
+        self._objects = _Objects()
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        parsed = self._add(text)
+        if done and not self.ended:
+            parsed.content += self.rest()
+            self.ended = True
+        return parsed
+
+    def rest(self) -> str:
+        """What was held back and is no call in the end; behind a tag that is a word, nothing is given back."""
+        return self._held if self.num_calls == 0 and self.tag in _CLOSINGS else ""
+
+    def _add(self, text):
+        if self.ended:
+            return Parsed(text)
+        self._held += text
+        content = ""
+        if not self.found_tag:
+            content = self._before_tag()
+            if self.tag in _CLOSINGS and content.strip(SPACE):
+                self.ended = True
+                return Parsed(content + self._held)
+            if not self.found_tag:
+                return Parsed(content)
+        calls = []
+        while (call := self._next_call()) is not None:
+            calls.append(call)
+        if self._is_closed():
+            self.ended, content, self._held = True, self._held, ""
+        return Parsed(content, calls=calls)
+
+    def _before_tag(self) -> str:
+        """Gives the text before the tag, or before what may become one, and holds the rest."""
+        at = self._held.find(self.tag)
+        self.found_tag = at >= 0
+        if not self.found_tag:
+            at = len(self._held) - overlap(self._held, self.tag)
+        content, self._held = self._held[:at], self._held[at:]
+        return content
+
+    def _next_call(self) -> ToolCall | None:
+        name, name_end = self._first_name()
+        if name is None:
+            return None
+        data, object_end = self._objects.first(self._held)
+        arguments = None if data is None else _arguments(data, name)
+        if arguments is None:
+            return None
+        call = ToolCall("", ToolCallFunction(self.num_calls, name, arguments))
+        self.num_calls += 1
+        self._held = self._held[max(name_end, object_end):]
+        self._objects = _Objects()
+        return call
+
+    def _first_name(self) -> tuple[str | None, int]:
+        """The name that comes first, the longest of those that begin there, and its end; none while the text may be in the middle of one."""
+        tail = self._held[-self._longest:]
+        if any(len(end) < len(name) and name.startswith(end) for name in self.names for end in (tail[start:] for start in range(len(tail)))):
+            return None, -1
+        best = None
+        for name in self.names:
+            at = self._held.find(name)
+            if at >= 0 and (best is None or (at, -len(name)) < best[:2]):
+                best = at, -len(name), name
+        return (None, -1) if best is None else (best[2], best[0] + len(best[2]))
+
+    def _is_closed(self) -> bool:
+        """Whether the brace or bracket that is the tag has its counterpart."""
+        closing = _CLOSINGS.get(self.tag)
+        if closing is None or closing not in self._held:
+            return False
+        depth = 0
+        for mark in re.finditer(f"[{re.escape(self.tag + closing)}]", self._held):
+            depth += 1 if mark[0] == self.tag else -1
+            if depth == 0 and mark[0] == closing:
+                return True
+        return False
+
+
+class _Objects:
+    """Looks for the first JSON object in a text that grows; each character is looked at once."""
+
+    def __init__(self):
+        self.at = self.depth = 0
+        self.start, self.quoted, self.result = -1, False, (None, 0)
+
+    def first(self, text: str) -> tuple[dict | None, int]:
+        """(the object, the place of its last brace), or (None, 0). Braces between quotes do not count."""
+        while self.result[0] is None and (mark := _MARKS.search(text, self.at)) is not None:
+            self.at = mark.end()
+            if mark[0] == "\\":
+                if self.at == len(text):
+                    self.at -= 1  # the character that it escapes has yet to come
+                    break
+                self.at += 1
+            elif mark[0] == '"':
+                self.quoted = not self.quoted
+            elif not self.quoted:
+                self._brace(text, mark[0], mark.start())
+        return self.result
+
+    def _brace(self, text, brace, at):
+        if brace == "{":
+            self.start = at if self.depth == 0 else self.start
+            self.depth += 1
+            return
+        self.depth -= 1
+        if self.depth == 0 and self.start >= 0:
+            data = _json_object(text[self.start:at + 1])
+            self.start, self.result = -1, (data, at if data is not None else 0)
+        self.depth = max(self.depth, 0)
+
+
+def _json_object(text: str) -> dict | None:
+    try:
+        value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
+    except JSONSyntaxError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _arguments(data: dict, tool_name: str) -> dict | None:
+    """The arguments in an object: those of its `arguments` or `parameters` where it has a name, what stands under the tool's name, or itself."""
+    found, arguments = _search(data, tool_name)
+    return arguments if found else data
+
+
+def _search(data, tool_name) -> tuple[bool, dict | None]:
+    """(whether this object or one inside tells what the arguments are, the arguments)"""
+    if "name" in data:
+        return True, next((found for found in map(_as_arguments, (data.get("arguments"), data.get("parameters"))) if found is not None), None)
+    under_name = _as_arguments(data.get(tool_name))
+    if under_name is not None:
+        return True, under_name
+    for value in data.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                found, arguments = _search(item, tool_name)
+                if found:
+                    return True, arguments
+    return False, None
+
+
+def _as_arguments(value) -> dict | None:
+    """An object, or a text that holds one."""
+    return value if isinstance(value, dict) else _json_object(value) if isinstance(value, str) else None

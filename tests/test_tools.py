@@ -1,0 +1,81 @@
+"""Tool calls found in a model's output, chunk by chunk, against what Ollama 0.12.11 found."""
+
+import json
+
+from recorded import check, load
+from server import go_json
+from server.conversation import Tool
+from server.gotemplate import Template
+from server.messages import ChatRequest, bind
+from server.output_parsers.tools import ToolsParser, tag_of
+
+
+def tools(decoded: list | None) -> list[Tool]:
+    """Tools as a request has them -> as parsers take them."""
+    return bind(ChatRequest, json.dumps({"tools": decoded}).encode()).tools or []
+
+
+def plain_calls(calls):
+    """In the form of the vectors, arguments as the JSON text that clients get."""
+    return [{"arguments": go_json.dumps(call.function.arguments), "index": call.function.index, "name": call.function.name} for call in calls]
+
+
+def with_texts(recorded_calls):
+    return [call | {"arguments": go_json.dumps(as_floats(call["arguments"]))} for call in recorded_calls]
+
+
+def as_floats(value):
+    """Numbers as Go decodes them."""
+    if isinstance(value, dict):
+        return {key: as_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_floats(item) for item in value]
+    return float(value) if type(value) is int else value
+
+
+def test_recorded_chunks():
+    setup, *vectors = load("tools_parser")
+    known = tools(setup["tools"])
+
+    def got_and_wanted(vector):
+        parser = ToolsParser(tag_of(Template.parse(vector["template"])), known)
+        steps = []
+        for step in vector["steps"]:
+            parsed = parser.add(step["chunk"])
+            steps.append({"calls": plain_calls(parsed.calls), "chunk": step["chunk"], "content": parsed.content})
+        wanted = [step | {"calls": with_texts(step["calls"])} for step in vector["steps"]]
+        return (parser.tag, steps, parser.rest()), (vector["tag"], wanted, vector["remaining_content"])
+
+    check(vectors, got_and_wanted)
+
+
+def test_recorded_tags():
+    check(load("tools_tag"), lambda vector: (tag_of(Template.parse(vector["template"])), vector["tag"]))
+
+
+def call_texts(parser, *chunks):
+    parts = [parser.add(chunk) for chunk in chunks] + [parser.add("", done=True)]
+    calls = [f"{call.function.name}{go_json.dumps(call.function.arguments)}" for part in parts for call in part.calls]
+    return "".join(part.content for part in parts), calls
+
+
+def test_what_was_no_call_comes_back_once():
+    known = tools([{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "string"}}}}}])
+    text = 'Look: {"name": "add"'
+    assert call_texts(ToolsParser("{", known), text) == (text, [])
+    assert call_texts(ToolsParser("{", known), '{"name": "add"') == ('{"name": "add"', [])
+    assert call_texts(ToolsParser("<tool_call>", known), 'a<tool_call>{"name": "add"') == ("a", [])
+    assert call_texts(ToolsParser("<tool_call>", known), "a <tool") == ("a ", [])
+
+
+def test_a_long_call_is_looked_at_once():
+    """A quarter of a megabyte of arguments full of braces and quotes, a few characters at a time, takes no quadratic time."""
+    import time
+    known = tools([{"type": "function", "function": {"name": "write", "parameters": {"properties": {"text": {"type": "string"}}}}}])
+    written = 'if (a) { b("c"); }\\n' * 12_000
+    text = "<tool_call>" + json.dumps({"name": "write", "arguments": {"text": written}})
+    parser, start = ToolsParser("<tool_call>", known), time.monotonic()
+    parts = [parser.add(text[at:at + 64]) for at in range(0, len(text), 64)]
+    calls = [call for part in parts for call in part.calls]
+    assert [call.function.arguments for call in calls] == [{"text": written}]
+    assert time.monotonic() - start < 20
