@@ -88,6 +88,7 @@ ROWS = [
             "precision of the products of steps that hold only prompts: float32, or, where the device has it, float16 or int8 (faster on some GPUs; int8 rounds as llama.cpp does)"),
     Setting("VKBACKEND_DETERMINISTIC", False, _flag, "1 computes prompts in decode's order and precision, whatever VKBACKEND_PREFILL says"),
     Setting("VKBACKEND_AUTOTUNE", True, _flag, "0 measures no kernels where a model runs for the first time; those measured before are still used"),
+    Setting("VKBACKEND_REGISTRY_URLS", "", str, "other base URLs of registries, such as hf.co=http://127.0.0.1:5000, comma-separated: mirrors, test servers"),
     Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)"),
     Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as a GPU with memory of its own (to test what GPUs get)"),
 ]
