@@ -300,11 +300,12 @@ class MapOf(Kind):
 
 
 class Struct(Kind):
-    """A dataclass of `wire` fields."""
+    """A dataclass of `wire` fields. Go's package of it is `api` unless the class says otherwise (`GO_PACKAGE`); an empty `go_name` is Go's
+    struct without a name."""
 
     def __init__(self, cls, go_name=None):
-        self.cls, self.name = cls, go_name or cls.__name__
-        self.go_type = f"api.{self.name}"
+        self.cls, self.name = cls, cls.__name__ if go_name is None else go_name
+        self.go_type = f"{getattr(cls, 'GO_PACKAGE', 'api')}.{self.name}"
 
     def zero(self):
         return self.cls()

@@ -1,0 +1,236 @@
+"""Requests of /v1 turned into native ones, as Ollama 0.12.11 turns them.
+
+In: dataclasses of openai/messages.py. Out: dataclasses of the native messages.py, and `Extras`, what OpenAI documents and Ollama ignores.
+Raises InvalidRequest in the words of Ollama, or its own for what only this server knows.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass, field, replace
+
+from .. import conversation, messages
+from ..binding import BindError, TypeMismatch, bind, to_plain
+from ..go_decode import JSONSyntaxError, Object, parse
+from ..go_json import RawJSON
+from . import messages as openai
+from .errors import InvalidRequest
+
+MAX_CHOICES = 128
+MAX_BIAS = 100
+IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
+EFFORTS = {"high": "high", "medium": "medium", "low": "low", "none": False}
+
+
+def read(cls, body: bytes):
+    """A body as a `cls` of openai/messages.py."""
+    try:
+        return bind(cls, body)
+    except JSONSyntaxError as error:
+        raise InvalidRequest("EOF" if error.is_empty_body else str(error)) from None
+    except BindError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """num_choices: answers to each prompt; logit_bias: token id -> what is added to its logit; echo: the prompt comes first, with its
+    log-probabilities; logprobs: how many of the likeliest tokens are shown with each on /v1/completions, None for no log-probabilities."""
+
+    num_choices: int = 1
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    echo: bool = False
+    logprobs: int | None = None
+
+
+def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extras:
+    num_choices = 1 if ask.n is None else ask.n
+    if not 1 <= num_choices <= MAX_CHOICES:
+        raise InvalidRequest(f"n must be between 1 and {MAX_CHOICES}, not {num_choices}")
+    bias = {}
+    for text, value in (ask.logit_bias or {}).items():
+        if not text.isascii() or not text.isdigit():
+            raise InvalidRequest(f"logit_bias: {text!r} is no token id; keys are token ids in decimal digits")
+        if not -MAX_BIAS <= value <= MAX_BIAS:
+            raise InvalidRequest(f"logit_bias: the bias of token {text} must be between -{MAX_BIAS} and {MAX_BIAS}, not {value:g}")
+        bias[int(text)] = value
+    if isinstance(ask, openai.ChatCompletionRequest):
+        return Extras(num_choices, bias)
+    shown = ask.logprobs if ask.logprobs is not None and ask.logprobs >= 0 else None
+    return Extras(num_choices, bias, bool(ask.echo), shown)
+
+
+def with_seed(ask, number: int):
+    """The native request of choice `number`: a seed that was asked for counts up, so that choices differ and can be had again."""
+    seed = (ask.options or {}).get("seed", -1)
+    return replace(ask, options=ask.options | {"seed": seed + number}) if seed >= 0 else replace(ask)
+
+
+# --- chat
+
+def chat_request(ask: openai.ChatCompletionRequest) -> messages.ChatRequest:
+    if not ask.messages:
+        raise InvalidRequest("[] is too short - 'messages'")
+    options = {"temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": 1.0 if ask.top_p is None else ask.top_p}
+    if isinstance(ask.stop, str):
+        options["stop"] = [ask.stop]
+    elif isinstance(ask.stop, list):
+        options["stop"] = [text for text in ask.stop if isinstance(text, str)] or None
+    _add_numbers(options, ask)
+    for name in ("frequency_penalty", "presence_penalty"):
+        if getattr(ask, name) is not None:
+            options[name] = getattr(ask, name)
+    return messages.ChatRequest(
+        model=ask.model, messages=_conversation(ask.messages), stream=ask.stream, format=_format(ask.response_format), tools=ask.tools,
+        options=options, think=_think(ask), debug_render_only=ask.debug_render_only, logprobs=bool(ask.logprobs), top_logprobs=ask.top_logprobs)
+
+
+def _add_numbers(options, ask):
+    limit = ask.max_tokens if ask.max_completion_tokens is None else ask.max_completion_tokens
+    if limit is not None:
+        options["num_predict"] = limit
+    if ask.seed is not None:
+        options["seed"] = ask.seed
+
+
+def _format(response_format) -> RawJSON | None:
+    kind = response_format.type.lower().strip() if response_format else ""
+    if kind == "json_object":
+        return RawJSON('"json"')
+    if kind == "json_schema" and response_format.json_schema:
+        return response_format.json_schema.schema
+    return None
+
+
+def _think(ask) -> bool | str | None:
+    effort = ask.reasoning.effort if ask.reasoning else ask.reasoning_effort
+    if not effort:
+        return None
+    if effort not in EFFORTS:
+        raise InvalidRequest(f"invalid reasoning value: '{effort}' (must be \"high\", \"medium\", \"low\", or \"none\")")
+    return EFFORTS[effort]
+
+
+def _conversation(asked: list[openai.Message]) -> list[messages.Message] | None:
+    """A message of parts becomes one message per part."""
+    found = []
+    for message in asked:
+        calls = _tool_calls(message)
+        tool_name = _tool_name(message, asked) if message.role.lower() == "tool" else ""
+        if isinstance(message.content, list):
+            parts = [_part(message.role, part) for part in message.content]
+            if parts:
+                parts[-1] = replace(parts[-1], tool_calls=calls, tool_name=tool_name, tool_call_id=message.tool_call_id,
+                                    thinking=message.reasoning if calls else "")
+            found += parts
+            continue
+        if not isinstance(message.content, str) and (message.content is not None or message.tool_calls is None):
+            raise InvalidRequest(f"invalid message content type: {_go_type(message.content)}")
+        found.append(messages.Message(role=message.role, content=message.content or "", thinking=message.reasoning, tool_calls=calls,
+                                      tool_name=tool_name, tool_call_id=message.tool_call_id))
+    return found or None
+
+
+def _go_type(value) -> str:
+    """A JSON value's type in Go's words."""
+    if value is None:
+        return "<nil>"
+    names = {bool: "bool", str: "string", float: "float64", list: "[]interface {}", dict: "map[string]interface {}"}
+    return names[type(value)]
+
+
+def _tool_name(message, asked) -> str:
+    """The name of the tool that answers: given, or found by the id of its call."""
+    if message.name or not message.tool_call_id:
+        return message.name
+    calls = [call for other in asked for call in other.tool_calls or () if call.id == message.tool_call_id]
+    return calls[-1].function.name if calls else ""
+
+
+def _tool_calls(message) -> list[conversation.ToolCall] | None:
+    """Arguments come as JSON text and leave as a map; calls are counted anew."""
+    found = []
+    for index, call in enumerate(message.tool_calls or ()):
+        try:
+            arguments = parse(call.function.arguments.encode("utf-8", "surrogateescape"))
+        except JSONSyntaxError:
+            arguments = ""
+        if arguments is not None and not isinstance(arguments, Object):
+            raise InvalidRequest("invalid tool call arguments")
+        function = conversation.ToolCallFunction(index, call.function.name, None if arguments is None else to_plain(arguments))
+        found.append(conversation.ToolCall(call.id, function))
+    return found or None
+
+
+def _part(role: str, part) -> messages.Message:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return messages.Message(role=role, content=part["text"])
+    if kind != "image_url":
+        raise InvalidRequest("invalid message format")
+    link = part.get("image_url")
+    url = link.get("url") if isinstance(link, dict) else link
+    if not isinstance(url, str):
+        raise InvalidRequest("invalid message format")
+    return messages.Message(role=role, images=[_image(url)])
+
+
+def _image(url: str) -> bytes:
+    """The picture inside a data: URL."""
+    start = next((start for kind in ("", *IMAGE_TYPES) if url.startswith(start := f"data:{kind};base64,")), None)
+    if start is None:
+        raise InvalidRequest("invalid image input")
+    try:
+        return base64.b64decode(url.removeprefix(start).replace("\r", "").replace("\n", ""), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("invalid message format") from None
+
+
+# --- completions
+
+def generate_request(ask: openai.CompletionRequest) -> messages.GenerateRequest:
+    """Of the prompt as a text; a list of prompts is for `prompts`."""
+    options = {"frequency_penalty": ask.frequency_penalty, "presence_penalty": ask.presence_penalty,
+               "temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": ask.top_p or 1.0}
+    if isinstance(ask.stop, str):
+        options["stop"] = [ask.stop]
+    elif isinstance(ask.stop, list):
+        other = next((item for item in ask.stop if not isinstance(item, str)), "")
+        if other != "":
+            raise InvalidRequest(f"invalid type for 'stop' field: {_go_type(other)}")
+        options["stop"] = ask.stop or None
+    _add_numbers(options, ask)
+    if not isinstance(ask.prompt, str) and not (ask.echo or ask.raw):
+        raise InvalidRequest(str(TypeMismatch("array", "string", "CompletionRequest", ("prompt",))))
+    shown = max(ask.logprobs or 0, 0)
+    return messages.GenerateRequest(
+        model=ask.model, prompt=ask.prompt if isinstance(ask.prompt, str) else "", suffix=ask.suffix, stream=ask.stream, options=options,
+        debug_render_only=ask.debug_render_only, logprobs=shown > 0, top_logprobs=shown)
+
+
+def prompts(asked: str | list) -> list[str | list[int]]:
+    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of lists of ids."""
+    if isinstance(asked, str):
+        return [asked]
+    if asked and all(_is_id(item) for item in asked):
+        return [asked]
+    for item in asked:
+        if not isinstance(item, str) and not (isinstance(item, list) and item and all(_is_id(part) for part in item)):
+            raise InvalidRequest("prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
+    if not 1 <= len(asked) <= MAX_CHOICES:
+        raise InvalidRequest(f"prompt: {len(asked)} prompts; send between 1 and {MAX_CHOICES}")
+    return asked
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# --- embeddings
+
+def embed_request(ask: openai.EmbedRequest) -> messages.EmbedRequest:
+    if ask.encoding_format and ask.encoding_format.lower() not in ("float", "base64"):
+        raise InvalidRequest(f"Invalid value for 'encoding_format' = {ask.encoding_format}. Supported values: ['float', 'base64'].")
+    text = [""] if ask.input == "" else ask.input
+    if text is None or text == []:
+        raise InvalidRequest("invalid input")
+    return messages.EmbedRequest(model=ask.model, input=text, dimensions=ask.dimensions)
