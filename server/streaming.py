@@ -46,7 +46,7 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    handle = engine.submit(generation, listener)
+    handle = await _submitted(engine, generation, listener)
     try:
         while True:
             try:
@@ -63,6 +63,18 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
                 return
     finally:
         handle.cancel()
+
+
+async def _submitted(engine, generation: GenerationRequest, listener):
+    """The handle of a generation that was begun. A format is compiled for it, which must not hold up other clients."""
+    if not generation.format:
+        return engine.submit(generation, listener)
+    begun = asyncio.ensure_future(asyncio.to_thread(engine.submit, generation, listener))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        begun.add_done_callback(lambda task: task.cancelled() or task.exception() or task.result().cancel())
+        raise
 
 
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:

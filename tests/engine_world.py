@@ -16,8 +16,8 @@ WAIT = 20  # seconds after which a test gives up
 class World:
     """A tokenizer, a runner and an engine over them; closed at the end of the test."""
 
-    def __init__(self, replies=(("ok",),), **runner_options):
-        self.tokenizer = FakeTokenizer()
+    def __init__(self, replies=(("ok",),), tokenizer=None, **runner_options):
+        self.tokenizer = tokenizer or FakeTokenizer()
         self.runner = FakeRunner(self.tokenizer, replies, **runner_options)
         self.engine = Engine(self.runner, self.tokenizer)
 

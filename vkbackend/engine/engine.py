@@ -13,10 +13,12 @@ import logging
 import queue
 import threading
 from collections import deque
+from dataclasses import replace
 from typing import Iterator
 
 from ..errors import DeviceLost, RequestError, VkbackendError
 from .generation import Generation, Listener
+from .grammar import Grammars
 from .scheduler import DEFAULT_CHUNK, Scheduler, Share
 from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest
 from .work import Runner, SequenceWork
@@ -48,6 +50,7 @@ class Engine:
             raise RequestError(f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more")
         self.runner, self.tokenizer = runner, tokenizer
         self.failure: Exception | None = None
+        self._grammars = Grammars(tokenizer, runner.vocab_size)
         self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK))
         self._running: list[Generation] = []  # of the engine's thread alone
         self._undelivered: list[Generation] = []  # likewise: who has a token to deliver; those that ended with it run no more
@@ -62,9 +65,13 @@ class Engine:
     def submit(self, request: GenerationRequest, listener: Listener) -> Handle:
         """Start a generation. listener(event) is called on the engine's thread: pieces, then one Finished or Failed.
 
-        A listener must be quick; one that raises cancels its own generation. Raises RequestError for a request that cannot
-        be run, VkbackendError when the engine is closed or has failed.
+        A listener must be quick; one that raises cancels its own generation. With a `format` that is new, this may take a second.
+        Raises RequestError for a request that cannot be run, GrammarError for its format, VkbackendError when the engine is closed or has failed.
         """
+        if request.format:
+            if request.constraint:
+                raise RequestError("a request has a format and a constraint; give it one of them")
+            request = replace(request, constraint=self._grammars.constraint(request.format))
         generation = Generation(request, listener, self.tokenizer, self.runner.context_length, self.runner.vocab_size)
         with self._wake:
             if self.failure is not None:

@@ -190,6 +190,8 @@ class Generation:
             is_stuck = self._emit_piece(self._text.flush())
         if is_stuck:
             self.ended = FinishReason.LENGTH  # cut short, not brought to an end by the model
+        if self.ended is None and self.request.constraint:
+            self.request.constraint.allowed()  # of the next token, found while the device works on its logits
 
     def _logprob(self, row: LogitsRow, token_id: int, logit: float | None = None) -> TokenLogprob:
         return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer, logit)

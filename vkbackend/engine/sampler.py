@@ -136,6 +136,8 @@ class Sampler:
         """
         if math.isnan(row.log_sum_exp):
             raise VkbackendError("sample: logits sum to NaN, check model output")
+        if allowed is not None and np.count_nonzero(allowed) == 1:
+            return int(np.argmax(allowed))
         greedy = self.options.temperature <= 0
         if not self._can_raise:
             ids, values, certain = self._candidates(row, allowed)
@@ -178,12 +180,14 @@ class Sampler:
     def _whole_row(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         raw = np.asarray(row.full(), np.float32)
         ids = np.arange(len(raw), dtype=np.int32)
-        values = self._changed(ids, raw, allowed)
+        values = self._changed(ids, raw, None)
+        if allowed is not None:
+            ids = np.flatnonzero(allowed).astype(np.int32)
+            values = values[ids]
         top_k = self.options.top_k if self.options.temperature > 0 else 1
         if 0 < top_k < len(values):  # sorting a few beats sorting the vocabulary
-            kth_largest = np.partition(values, len(values) - top_k)[len(values) - top_k]
-            ids = np.flatnonzero(values >= kth_largest).astype(np.int32)
-            values = values[ids]
+            kept = values >= np.partition(values, len(values) - top_k)[len(values) - top_k]
+            ids, values = ids[kept], values[kept]
         ids, values = sort_descending(ids, values)
         if not len(values) or values[0] == -np.inf:
             raise VkbackendError("sample: no token is allowed here; the logits or the constraint exclude them all")

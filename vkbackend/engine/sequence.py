@@ -46,7 +46,10 @@ class TokenConstraint(Protocol):
     """Restricts which tokens may come next, such as a grammar. One object serves one request."""
 
     def allowed(self) -> np.ndarray:
-        """(vocab,) bool, of the next token. All false is an error: an ended text must allow an end token."""
+        """(vocab,) bool, of the next token. All false is an error: an ended text must allow an end token.
+
+        Asked ahead of time, too: until `accept`, the answer is the same.
+        """
         ...
 
     def accept(self, token_id: int) -> None:
