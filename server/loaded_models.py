@@ -30,6 +30,7 @@ MIN_CONTEXT = 4  # Ollama's smallest num_ctx; less is raised to it
 # A model is loaded again where one of these differs from the options it was loaded with.
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 FIVE_MINUTES = 300 * durations.SECOND
+STORED_PARTS = ("digest", "adapter_paths", "projector_paths")
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -73,7 +74,9 @@ class LoadedModel:
 
     def serves(self, stored: StoredModel, options: Options) -> bool:
         """Whether a request for this model with these options can use it as it is."""
-        if getattr(self.engine, "failure", None) is not None or self.stored.digest != stored.digest:
+        if self._close is None or getattr(self.engine, "failure", None) is not None:
+            return False
+        if any(getattr(self.stored, name, None) != getattr(stored, name, None) for name in STORED_PARTS):
             return False
         return all(getattr(self.options, name) == getattr(options, name) for name in LOAD_OPTIONS
                    if not (name == "num_gpu" and options.num_gpu < 0))  # -1 leaves it to us: as it is will do

@@ -13,7 +13,9 @@ import numpy as np
 from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
+from .buffers import Buffer
 from .discover import NEVER_CORE, DeviceInfo, DeviceType, current_free_memory, feature_chain
+from .rules import free_beside
 from .shaders import KernelCache
 
 OUT_OF_MEMORY = (-1, -2)
@@ -24,6 +26,7 @@ LOCAL, VISIBLE, COHERENT, CACHED = 1, 2, 4, 8
 # VkBufferUsageFlagBits: transfer source and destination, uniform texel, storage
 USAGE = 1 | 2 | 4 | 32
 UPLOAD_BYTES = 16 << 20
+SMALLEST_COUNTERS = 4096  # bytes: enough for most models' decode steps
 
 
 class Device:
@@ -45,6 +48,7 @@ class Device:
         self.kernels = KernelCache(self)
         self._staging = None
         self._readback = None
+        self._counters = None
         self._hidden = weakref.WeakSet()  # mapped memory that `force_discrete` makes believe the host cannot see
 
     def supports(self, feature: str) -> bool:
@@ -62,7 +66,7 @@ class Device:
         return free
 
     def _free_memory(self) -> int:
-        return max(0, min(current_free_memory(self._physical, self.info), self.info.memory_total - self.allocated_bytes))
+        return free_beside(current_free_memory(self._physical, self.info), self.info.memory_total, self.allocated_bytes)
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
         """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host writes, device
@@ -89,6 +93,15 @@ class Device:
 
     def _freed(self, num_bytes: int) -> None:
         self.allocated_bytes -= num_bytes
+
+    def counters(self, count: int) -> Buffer:
+        """At least `count` uint32 that are 0 whenever no dispatch runs: a kernel that counts in them leaves them so. All share them, so a
+        dispatch must name them among its writes. Raises OutOfMemory."""
+        if self._counters is None or self._counters.num_bytes < 4 * count:
+            size = max(4 * count, SMALLEST_COUNTERS)
+            self._counters = Buffer(self.memory(size, "device"), 0, size)  # what was recorded with smaller ones keeps those
+            self.upload(self._counters, np.zeros(size, np.uint8))
+        return self._counters
 
     def _is_visible(self, memory) -> bool:
         return memory.is_mapped and memory not in self._hidden
@@ -140,7 +153,7 @@ class Device:
         """Save the pipeline cache and let go of everything made here that nobody else holds."""
         self.kernels.save()
         self.kernels.clear()
-        self._staging = self._readback = None
+        self._staging = self._readback = self._counters = None
 
 
 def _open(info: DeviceInfo) -> tuple:
