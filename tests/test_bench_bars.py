@@ -1,4 +1,4 @@
-"""What the project promises of its own costs, measured on SmolLM2 with bounds that a busy machine keeps: the host's share of a decode step,
+"""What the project promises of its own costs, measured on the starter models with bounds that a busy machine keeps: the host's share of a decode step,
 the time from a process's start to its first token, memory beyond weights and cache, memory over many requests."""
 
 import json
@@ -106,22 +106,25 @@ class Serving:
         return self.call("/api/generate", {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options})
 
 
-def test_memory_of_a_loaded_model(tmp_path, record_figure):
+@pytest.mark.parametrize("name, limit", [("smollm2", 100), ("gemma3", 140)])
+def test_memory_of_a_loaded_model(name, limit, tmp_path, record_figure):
     """Beyond the idle server's and what lies on the device, whose memory is the process's here. The cache is filled, so that all of it counts.
 
-    In the second server: the first one may have to compile kernels, and the compiler keeps some 30 MiB.
+    In the third server: the first one may have to compile kernels and the second one to measure them, and the compiler keeps some 20 MiB.
+    limit: MiB. Of gemma3's most is llvmpipe's own: its kernels take four formats, and the driver keeps 2 to 12 MiB for each of 24.
     """
-    create(tmp_path, "smollm2", model_path("smollm2"))
+    create(tmp_path, name, model_path(name))
     beyond = []
-    for _ in range(2):
+    for _ in range(3):
         with Serving(tmp_path) as serving:
             idle = serving.resident()
-            serving.generate("smollm2", "the sky is blue " * 110, 20)
+            serving.generate(name, "the sky is blue " * 110, 20)
             on_device = serving.call("/api/ps")["models"][0]["size_vram"]
             assert on_device > 90 * MEBIBYTE
             beyond.append((serving.resident() - idle - on_device) / MEBIBYTE)
-    record_figure(f"process memory beyond the idle server, weights and cache, SmolLM2: {beyond[1]:.0f} MiB (the first time {beyond[0]:.0f})")
-    assert beyond[1] < 100
+    record_figure(f"process memory beyond the idle server, weights and cache, {name}: {beyond[2]:.0f} MiB "
+                  f"(before: {beyond[0]:.0f}, {beyond[1]:.0f})")
+    assert beyond[2] < limit
 
 
 @pytest.mark.parametrize("kind, share, more", [("device", 0.05, 0), ("discrete_device", 0.15, 32 * MEBIBYTE)])

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -24,6 +25,7 @@ from vkbackend.tokenizer.bpe import CHARACTER_OF_BYTE
 from vkbackend.tokenizer.merging import merge_pairs
 from vkbackend.tokenizer.pretokenizers import Pretokenizer, ROWS
 from vkbackend.tokenizer.sentencepiece import SPACE, SentencePiece
+from vkbackend.tokenizer.texts import Texts
 from vkbackend.tokenizer.vocabulary import TokenType
 
 SMOLLM2, GEMMA3 = "smollm2", "gemma3"
@@ -241,6 +243,18 @@ def test_merge_pairs_like_the_plain_way():
         assert merge_pairs(list(symbols), ranks.get, "+") == plainly(symbols, ranks)
 
 
+def test_texts_find_the_first_that_is_equal():
+    draw = random.Random(2)
+    pieces = ["".join(draw.choices("ab▁é👩", k=draw.randint(0, 6))).encode() for _ in range(3000)] + [b"\xff", b"\xc3", b"x\xe2\x96"]
+    texts, expected = Texts(pieces), [piece.decode("utf-8", "replace") for piece in pieces]
+    numbers = dict(zip(reversed(expected), range(len(expected) - 1, -1, -1)))
+    assert len(texts) == len(expected) and list(texts) == expected == [texts[number] for number in range(len(texts))]
+    assert len(numbers) < len(expected)  # some stand twice
+    for text in [*numbers, "ab" * 9, "c", "\ud800", "e\u0301"]:
+        assert texts.find(text) == texts._find(text) == numbers.get(text) and (text in texts) == (text in numbers), repr(text)
+    assert Texts([]).find("a") is None and len(Texts([])) == 0
+
+
 def test_special_tokens_in_a_text(tmp_path):
     tokens = {**LETTERS, "<x>": CONTROL, "<x>a": CONTROL, "bb": USER_DEFINED, "<": NORMAL, "x": NORMAL, ">": NORMAL}
     tokenizer = tokenizer_of(tmp_path, "gpt2", tokens, merges=NO_MERGES, pre="gpt-2")
@@ -318,7 +332,21 @@ def test_wordpiece(tmp_path):
     assert tokenizer.decode([4, 5, 6]) == b" unable ,"
 
 
-# Speed.
+# Memory and speed.
+
+@pytest.mark.parametrize("name, limit", [(SMOLLM2, 6), (GEMMA3, 16)])
+def test_takes_little_memory(name, limit, record_figure):
+    """limit: MiB."""
+    path = model_path(name)
+    tracemalloc.start()
+    try:
+        tokenizer = Tokenizer.from_gguf(GGUFFile.open(path))
+        held = tracemalloc.get_traced_memory()[0] / (1 << 20)
+    finally:
+        tracemalloc.stop()
+    record_figure(f"memory of a tokenizer, {name}: {held:.1f} MiB")
+    assert tokenizer.vocab_size > 40_000 and held < limit
+
 
 def fastest(function) -> float:
     """Seconds of the best of three runs: the machine may be busy."""

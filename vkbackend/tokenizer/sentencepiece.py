@@ -26,7 +26,7 @@ class SentencePiece:
     def __init__(self, metadata):
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
         # Tokens as ranks: 0 is the highest score, and equal scores have the same rank.
-        _, ranks = np.unique(-self.vocabulary.scores, return_inverse=True)
+        _, ranks = np.unique(-self.vocabulary.per_token(metadata, "scores", np.float32, 0.0), return_inverse=True)
         self._ranks = memoryview(ranks.astype(np.int32))
         self._byte_ids = self.vocabulary.byte_ids()
         self._word_start = _word_start(self.vocabulary.tokens)

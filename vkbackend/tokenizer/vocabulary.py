@@ -1,6 +1,6 @@
 """The tokens of a model as its GGUF lists them, and which of them have a special meaning.
 
-In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, scores, the ids of special tokens, the set of
+In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, the ids of special tokens, the set of
 tokens that end a generation. Knows nothing of how text becomes tokens.
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what is derived from token texts follows llama.cpp (src/llama-vocab.cpp).
 """
@@ -66,7 +66,7 @@ class Vocabulary:
     """The tokens and their meaning.
 
     tokens: Texts by id, as in the file (byte-level or with U+2581 for spaces, as the kind has it).
-    types: bytearray of TokenType by id. scores: f32 (tokens,).
+    types: bytearray of TokenType by id.
     bos_id, eos_id, unknown_id, separator_id: int or None. eos_ids: set of all ids that end a generation.
     add_bos, add_eos, add_space_prefix: bool.
     """
@@ -76,10 +76,9 @@ class Vocabulary:
         self.tokens = Texts(metadata.strings(PREFIX + "tokens"))
         if not self.tokens:
             raise TokenizerError(f"{PREFIX}tokens is empty; the file is damaged or badly converted")
-        types = self._per_token(metadata, "token_type", np.int64, TokenType.NORMAL)
+        types = self.per_token(metadata, "token_type", np.int64, TokenType.NORMAL)
         types = np.where((types >= 0) & (types <= max(TokenType)), types, TokenType.UNDEFINED)
         self.types = bytearray(types.astype(np.uint8).tobytes())
-        self.scores = self._per_token(metadata, "scores", np.float32, 0.0)
 
         self.bos_id = self._special_id(metadata, "bos_token_id", defaults.bos_id)
         self.eos_id = self._special_id(metadata, "eos_token_id", defaults.eos_id)
@@ -101,7 +100,7 @@ class Vocabulary:
         texts = ((f"<0x{byte:02X}>", chr(byte)) if byte < 128 else (f"<0x{byte:02X}>",) for byte in range(256))
         return [next((self.tokens.find(text) for text in each if text in self.tokens), None) for each in texts]
 
-    def _per_token(self, metadata, key, dtype, default) -> np.ndarray:
+    def per_token(self, metadata, key, dtype, default) -> np.ndarray:
         """An array with one number per token, or `default` for all."""
         values = metadata.get(PREFIX + key, list, None)
         if values is None:
