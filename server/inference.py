@@ -4,23 +4,31 @@ In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Ra
 """
 
 import asyncio
+import copy
+import logging
+import secrets
 import time
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptions, default_options
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 
-from . import go_text, streaming
+from . import go_text, output_parsers, streaming
 from .capabilities import capabilities
 from .errors import ApiError
 from .messages import Message
+from .output_parsers import OutputParser, Parsed, ParseError
 from .parameters import Options
 from .store import StoredModel
 
+log = logging.getLogger(__name__)
+
 MAX_TOP_LOGPROBS = 20
 MAX_DESCRIBED = 64
+ID_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 TOO_LONG = "the input length exceeds the context length"
 
 
@@ -105,55 +113,96 @@ def example_messages(stored: StoredModel) -> list[Message]:
     return [Message(role=str(message.get("role") or "").lower(), content=str(message.get("content") or "")) for message in stored.messages]
 
 
-def refuse_think_level(ask):
-    """Levels (`"high"`) are for models with a parser of their own; there is none yet."""
-    if isinstance(ask.think, str):
+def refuse_think_level(ask, stored: StoredModel):
+    """Levels (`"high"`) mean something to models that speak Harmony only."""
+    if isinstance(ask.think, str) and output_parsers.name_of(stored) != "harmony":
         raise ApiError(400, f"think value {go_text.quote(ask.think)} is not supported for this model")
 
 
-def check_format(format_text: str | None):
-    """`format` as it came, JSON text: null and "" are none, everything that is neither "json" nor an object is refused."""
+def check_format(format_text: str | None) -> str:
+    """`format` as it came, JSON text -> what the engine is to hold the text to; null and "" are none. Raises ApiError for everything else that is
+    neither "json" nor an object; whether an object is a schema is for the engine to say."""
     if not format_text or format_text in ("null", '""'):
-        return
+        return ""
     if format_text != '"json"' and not format_text.startswith("{"):
         raise ApiError(500, f"invalid format: {go_text.quote(format_text)}; expected \"json\" or a valid JSON Schema object")
-    raise ApiError(501, "format: structured output is not supported yet; leave format out and ask for JSON in the prompt")
+    return format_text
+
+
+def check_images(plan: Plan, images: int):
+    """What is said of `images` images: models that have vision do not run with them yet; others, as in Ollama, get no more than their tags."""
+    if not images:
+        return
+    if "vision" in plan.capabilities:
+        raise ApiError(400, f"{plan.stored.name} sees images, but only its text part runs here yet; send the request without images")
+    log.warning("%s does not see images: %d of the request are left out of its prompt but for their tags", plan.stored.name, images)
 
 
 class Run:
-    """One generation on a loaded model; `text` is what it has written so far."""
+    """One generation on a loaded model; `text` is what it has written so far, `parser` what takes it apart.
 
-    def __init__(self, plan: Plan, model, ask, prompt: str, request: web.Request):
-        self.plan, self.model, self.prompt = plan, model, prompt
+    shows_all: an answer is made of every piece; otherwise of those in which the parser finds something to show. Log-probabilities of what is
+    held back come with the next answer. format None: that of the request.
+    """
+
+    def __init__(self, plan: Plan, model, ask, prompt: str, request: web.Request, parser: OutputParser | None = None, shows_all: bool = True,
+                 format: str | None = None):
+        self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
         self.loaded_at = time.monotonic()
         self.text = ""
         context_length = min(model.context_length, plan.options.num_ctx)
         self.generation = GenerationRequest(
             model.tokenizer.encode(prompt), plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
             top_logprobs=ask.top_logprobs if ask.logprobs else 0, num_ctx=context_length, num_keep=plan.options.num_keep,
-            shift=ask.shift is not False, truncate=ask.truncate is not False)
+            shift=ask.shift is not False, truncate=ask.truncate is not False, format=check_format(ask.format) if format is None else format)
         self._client_left = lambda: streaming.has_left(request)
+        self._num_calls = 0
+
+    def again(self, prompt: str, format: str) -> "Run":
+        """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go on."""
+        run = copy.copy(self)
+        run.prompt = prompt
+        run.generation = replace(self.generation, prompt_tokens=self.model.tokenizer.encode(prompt), format=format)
+        return run
 
     async def pieces(self, make_answer):
-        """`make_answer(text)` for each piece, with its log-probabilities, and a last one with the figures.
+        """`make_answer(Parsed)` for each piece, with its log-probabilities, and a last one with the figures.
 
-        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model that goes away.
+        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model that goes away, a tool call that
+        cannot be read.
         """
         if not self.generation.truncate and len(self.generation.prompt_tokens) > self.generation.num_ctx:
             raise ApiError(400, TOO_LONG)
+        held = []  # log-probabilities of tokens that no answer has shown yet
         try:
-            async for event in streaming.engine_events(self.model.engine, self.generation, self._client_left):
-                if isinstance(event, Finished):
-                    if event.reason == "cancelled":
+            async with aclosing(streaming.engine_events(self.model.engine, self.generation, self._client_left)) as events:
+                async for event in events:
+                    is_last = isinstance(event, Finished)
+                    if is_last and event.reason == "cancelled":
                         raise ApiError(503, "the model was unloaded while it answered; send the request again")
-                    yield self.finished(make_answer(""), event)
-                elif event.text or event.logprobs:
-                    self.text += event.text
-                    answer = make_answer(event.text)
-                    answer.logprobs = streaming.logprobs(event.logprobs)
-                    yield answer
+                    if not is_last:
+                        self.text += event.text
+                        held += event.logprobs
+                    parsed = self._parse("" if is_last else event.text, is_last)
+                    if is_last or not parsed.is_empty or self.shows_all and (event.text or event.logprobs):
+                        answer = make_answer(parsed)
+                        answer.logprobs, held = streaming.logprobs(held), []
+                        yield self.finished(answer, event) if is_last else answer
         except RequestError as error:
             raise ApiError(400, str(error)) from None
+
+    def _parse(self, text: str, done: bool) -> Parsed:
+        if self.parser is None:
+            return Parsed(text)
+        try:
+            parsed = self.parser.add(text, done)
+        except ParseError as error:
+            raise ApiError(500, str(error)) from None
+        for call in parsed.calls:
+            call.id = "call_" + "".join(secrets.choice(ID_CHARACTERS) for _ in range(8))
+            call.function.index = self._num_calls
+            self._num_calls += 1
+        return parsed
 
     def finished(self, answer, event: Finished):
         """The last answer: why it ended, counts, and durations in nanoseconds."""

@@ -1,1 +1,56 @@
-"""A model's raw output -> content, thoughts and tool calls. In: pieces of text. Out: `Parsed`."""
+"""A model's raw output -> content, thoughts and tool calls. In: pieces of text. Out: `Parsed`.
+
+A model names a built-in parser in its config (PARSER of a Modelfile), or its template tells how thoughts and calls are marked.
+"""
+
+from ..conversation import Message, Tool
+from .parsed import OutputParser, Parsed, ParseError
+from .thinking import ThinkingParser
+from .tools import ToolsParser
+
+BUILTIN = {}
+_HARMONY_FAMILIES = ("gptoss", "gpt-oss")
+
+
+def name_of(stored) -> str:
+    """The built-in parser of a stored model, or nothing. Models of gpt-oss need not name theirs where their template writes its tags."""
+    name = stored.config.get("parser") or ""
+    if not name and stored.config.get("model_family") in _HARMONY_FAMILIES and all(tag in stored.template for tag in ("<|start|>", "<|end|>")):
+        return "harmony"
+    return name if name in BUILTIN else ""
+
+
+def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | None = None):
+    """A parser by its name, for an answer that goes on from last_message; its `tools` are those that the prompt has to show.
+
+    Raises ParseError for a name that is none.
+    """
+    if name not in BUILTIN:
+        raise ParseError("unknown parser")
+    return BUILTIN[name](list(tools or []), last_message)
+
+
+def by_template(prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None) -> OutputParser | None:
+    """A parser of what a template tells, or None where there is nothing to look for. thinking_tags None: thoughts stay in the answer."""
+    thoughts = None
+    if thinking_tags and all(thinking_tags):
+        thoughts = ThinkingParser(*thinking_tags, opened=prompt.strip().endswith(thinking_tags[0]))
+    calls = ToolsParser(tool_tag, tools) if tools else None
+    if thoughts and calls:
+        return ThoughtsThenCalls(thoughts, calls)
+    return thoughts or calls
+
+
+class ThoughtsThenCalls:
+    """Calls are looked for in what is no thought."""
+
+    def __init__(self, thoughts: OutputParser, calls: OutputParser):
+        self.thoughts, self.calls = thoughts, calls
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        outer = self.thoughts.add(text, done)
+        inner = self.calls.add(outer.content, done)
+        return Parsed(inner.content, outer.thinking, inner.calls)
+
+
+__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "ToolsParser", "builtin", "by_template", "name_of"]

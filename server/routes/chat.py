@@ -2,20 +2,25 @@
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 from aiohttp import web
 
-from .. import inference, names, prompt, streaming
+from .. import inference, names, output_parsers, prompt, streaming
 from ..answers import json_answer, read
 from ..errors import ApiError
 from ..go_json import now
-from ..gotemplate import Template, TemplateError
+from ..gotemplate import TemplateError
 from ..inference import Plan, Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import ChatRequest, ChatResponse, DebugInfo, Message
+from ..output_parsers import Parsed
 from ..prompt import ContextLimit, Prompt, Thinking
+from ..prompt_style import style_of
 from ..streaming import Replies
+
+HARMONY_ANSWER = "<|end|><|start|>assistant<|channel|>final<|message|>"  # the end of thoughts, and what an answer begins with
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
@@ -49,29 +54,91 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
         if not ask.messages:
             yield Replies(single=empty_answer(ask, "load"))
             return
-        rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
+        turn = Turn(ask, plan, model)
+        rendered = await asyncio.to_thread(turn.write_prompt)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
             yield Replies(single=ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
-        inference.refuse_think_level(ask)
+        inference.refuse_think_level(ask, stored)
         inference.check_format(ask.format)
-        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request)))
+        inference.check_images(plan, len(rendered.images))
+        yield Replies(pieces=turn.answers(await asyncio.to_thread(turn.begin, rendered.text, request)))
 
 
 def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:
     return ChatResponse(model=ask.model, created_at=now(), message=Message(role="assistant"), done=True, done_reason=reason)
 
 
-def write_prompt(ask: ChatRequest, plan: Plan, model) -> Prompt:
-    """The prompt's text. Raises ApiError 500 for what a template cannot do."""
-    limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
-                         bool(plan.stored.projector_paths))
-    try:
-        return prompt.chat_prompt(Template.parse(plan.stored.template), conversation(ask, plan.stored), limit, tools=ask.tools,
-                                  thinking=Thinking(ask.think), one_image_only="mllama" in plan.families)
-    except (TemplateError, prompt.PromptError) as error:
-        raise ApiError(500, str(error)) from None
+class Turn:
+    """The assistant's turn: what its prompt is made of, and how its answer is read."""
+
+    def __init__(self, ask: ChatRequest, plan: Plan, model):
+        self.ask, self.plan, self.model, self.tools = ask, plan, model, ask.tools
+        self.messages = conversation(ask, plan.stored)
+        self.parser = None
+        name = output_parsers.name_of(plan.stored)
+        if name:
+            self.parser = output_parsers.builtin(name, ask.tools, self.messages[-1])
+            self.tools = self.parser.tools if ask.tools else ask.tools
+
+    def write_prompt(self, thoughts: str = "") -> Prompt:
+        """The prompt; with `thoughts`, one that goes on behind them. Raises ApiError 500 for what a template cannot do."""
+        ask, plan, model = self.ask, self.plan, self.model
+        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
+                             bool(plan.stored.projector_paths))
+        messages = [*self.messages, Message(role="assistant", thinking=thoughts)] if thoughts else self.messages
+        try:
+            self.style = style_of(plan.stored)
+            return prompt.chat_prompt(self.style.template, messages, limit, tools=self.tools, thinking=Thinking(ask.think),
+                                      one_image_only="mllama" in plan.families)
+        except (TemplateError, prompt.PromptError) as error:
+            raise ApiError(500, str(error)) from None
+
+    def begin(self, prompt_text: str, request: web.Request) -> Run:
+        """The run of the engine. A format that the request asks for waits until the model has thought."""
+        calls_by_template = self.ask.tools and not (self.parser and self.parser.knows_tools)
+        if self.parser is None:
+            tags = self.style.thinking_tags if self.ask.think else None
+            self.parser = output_parsers.by_template(prompt_text, tags, self.style.tool_tag, self.ask.tools)
+        elif calls_by_template:
+            self.parser = output_parsers.ThoughtsThenCalls(self.parser, output_parsers.ToolsParser(self.style.tool_tag, self.ask.tools))
+        self.format_waits = bool(inference.check_format(self.ask.format)) and self.may_think
+        return Run(self.plan, self.model, self.ask, prompt_text, request, self.parser, shows_all=self.parser is None,
+                   format="" if self.format_waits else None)
+
+    @property
+    def may_think(self) -> bool:
+        return "thinking" in self.plan.capabilities and self.parser is not None and self.ask.think is not False
+
+    def make_answer(self, parsed: Parsed) -> ChatResponse:
+        message = Message(role="assistant", content=parsed.content, thinking=parsed.thinking, tool_calls=parsed.calls or None)
+        return ChatResponse(model=self.ask.model, created_at=now(), message=message)
+
+    async def answers(self, run: Run):
+        """One ChatResponse per piece that has something to show, then the one with the figures.
+
+        Where a format waits, the run ends with the model's first word behind its thoughts, and a second one, held to the format, goes on from them.
+        """
+        thoughts = ""
+        async with aclosing(run.pieces(self.make_answer)) as pieces:
+            async for answer in pieces:
+                if self.format_waits and answer.message.content:
+                    if thoughts + answer.message.thinking:
+                        answer.message.content = ""
+                        thoughts += answer.message.thinking
+                        if not answer.done:
+                            yield answer
+                    break
+                thoughts += answer.message.thinking
+                yield answer
+            else:
+                return
+        prompt_text = (await asyncio.to_thread(self.write_prompt, thoughts)).text if thoughts else run.prompt
+        if thoughts and output_parsers.name_of(self.plan.stored) == "harmony":
+            prompt_text += HARMONY_ANSWER
+        async for answer in (await asyncio.to_thread(run.again, prompt_text, self.ask.format)).pieces(self.make_answer):
+            yield answer
 
 
 def conversation(ask: ChatRequest, stored) -> list[Message]:
@@ -79,23 +146,26 @@ def conversation(ask: ChatRequest, stored) -> list[Message]:
     messages = [*inference.example_messages(stored), *ask.messages]
     if stored.system and ask.messages[0].role != "system":
         messages.insert(0, Message(role="system", content=stored.system))
+    if stored.config.get("model_family") == "qwen3" or stored.full_name.model == "deepseek-r1":
+        messages = without_old_thoughts(messages)
     return messages
 
 
-async def answers(ask: ChatRequest, run: Run):
-    """One ChatResponse per piece, then the one with the figures."""
-    def make_answer(text):
-        return ChatResponse(model=ask.model, created_at=now(), message=Message(role="assistant", content=text))
-
-    async for answer in run.pieces(make_answer):
-        yield answer
+def without_old_thoughts(messages: list[Message]) -> list[Message]:
+    """Thoughts that clients sent back in the content of answers before the last question are taken out: these models were not trained on them."""
+    last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
+    return [replace(message, content=output_parsers.ThinkingParser("<think>", "</think>").add(message.content, done=True).content)
+            if message.role == "assistant" and index < last_question else message for index, message in enumerate(messages)]
 
 
 async def whole(pieces) -> ChatResponse:
     """All answers in one."""
     before, last = await streaming.collect(pieces)
-    last.message.content = "".join(piece.message.content for piece in before)
-    last.logprobs = [logprob for piece in before for logprob in piece.logprobs or ()]
+    everything = [*before, last]
+    last.message = Message(role="assistant", content="".join(piece.message.content for piece in everything),
+                           thinking="".join(piece.message.thinking for piece in everything),
+                           tool_calls=[call for piece in everything for call in piece.message.tool_calls or ()])
+    last.logprobs = [logprob for piece in everything for logprob in piece.logprobs or ()]
     return last
 
 

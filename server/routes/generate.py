@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from .. import inference, prompt, streaming
+from .. import inference, output_parsers, prompt, streaming
 from ..answers import json_answer, read
 from ..errors import ApiError
 from ..go_json import now
@@ -14,7 +14,9 @@ from ..gotemplate import Template, TemplateError
 from ..inference import Plan, Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import DebugInfo, GenerateRequest, GenerateResponse, Message
+from ..output_parsers import OutputParser
 from ..prompt import ContextLimit, Prompt, Thinking
+from ..prompt_style import style_of
 from ..store import InvalidName
 from ..streaming import Replies
 
@@ -48,7 +50,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
         return
     if ask.raw and (ask.template or ask.system or ask.context):
         raise ApiError(400, "raw mode does not support template, system, or context")
-    inference.refuse_think_level(ask)
+    inference.refuse_think_level(ask, stored)
     plan = await inference.make_plan(stored, ask, ["insert"] if ask.suffix else [], "generate", started)
     async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
         if not ask.prompt:
@@ -60,7 +62,9 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
             yield Replies(single=GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
         inference.check_format(ask.format)
-        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request)))
+        inference.check_images(plan, len(rendered.images))
+        parser, shows_all = await asyncio.to_thread(make_parser, ask, stored, rendered.text)
+        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request, parser, shows_all)))
 
 
 def empty_answer(ask: GenerateRequest, reason: str) -> GenerateResponse:
@@ -76,7 +80,7 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
     thinking = Thinking(ask.think)
     context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
     try:
-        template = Template.parse(ask.template or plan.stored.template)
+        template = Template.parse(ask.template) if ask.template else style_of(plan.stored).template
         if ask.suffix or ask.template:
             return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
                                           context_text=context_text, thinking=thinking)
@@ -87,6 +91,15 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
         return Prompt(context_text + rendered.text, rendered.images)
     except (TemplateError, prompt.PromptError) as error:
         raise ApiError(500, str(error)) from None
+
+
+def make_parser(ask: GenerateRequest, stored, prompt_text: str) -> tuple[OutputParser | None, bool]:
+    """(what takes the answer apart, whether every piece of it makes an answer)"""
+    name = "" if ask.raw else output_parsers.name_of(stored)
+    if name:
+        return output_parsers.builtin(name), False
+    style = style_of(stored) if ask.think else None
+    return output_parsers.by_template(prompt_text, style.thinking_tags, style.tool_tag, None) if style else None, True
 
 
 def conversation(ask: GenerateRequest, stored) -> list[Message]:
@@ -100,7 +113,10 @@ def conversation(ask: GenerateRequest, stored) -> list[Message]:
 
 async def answers(ask: GenerateRequest, run: Run):
     """One GenerateResponse per piece, then the one with the figures."""
-    async for answer in run.pieces(lambda text: GenerateResponse(model=ask.model, created_at=now(), response=text)):
+    def make_answer(parsed):
+        return GenerateResponse(model=ask.model, created_at=now(), response=parsed.content, thinking=parsed.thinking, tool_calls=parsed.calls or None)
+
+    async for answer in run.pieces(make_answer):
         if answer.done and not ask.raw:
             answer.context = await asyncio.to_thread(run.model.tokenizer.encode, run.prompt + run.text, add_special=False)
         yield answer
@@ -109,8 +125,11 @@ async def answers(ask: GenerateRequest, run: Run):
 async def whole(pieces) -> GenerateResponse:
     """All answers in one."""
     before, last = await streaming.collect(pieces)
-    last.response = "".join(piece.response for piece in before)
-    last.logprobs = [logprob for piece in before for logprob in piece.logprobs or ()]
+    everything = [*before, last]
+    last.response = "".join(piece.response for piece in everything)
+    last.thinking = "".join(piece.thinking for piece in everything)
+    last.tool_calls = [call for piece in everything for call in piece.tool_calls or ()]
+    last.logprobs = [logprob for piece in everything for logprob in piece.logprobs or ()]
     return last
 
 
