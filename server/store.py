@@ -180,12 +180,20 @@ class Store:
     def write_manifest(self, name: ModelName, config: Layer, layers: "list[Layer]"):
         """Make `name` stand for these layers; what it stood for before goes where nothing else uses it."""
         document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config.as_json(), "layers": [layer.as_json() for layer in layers]}
-        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
+        self.write_manifest_bytes(name, (json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n").encode())
+
+    def write_manifest_bytes(self, name: ModelName, contents: bytes):
+        """The same with a manifest as a registry gave it: its digest is that of its bytes."""
         with self.lock:
             before = self._digests_of(name)
-            self._replace(self.manifests / name.file_path, text.encode())
+            self._replace(self.manifests / name.file_path, contents)
             if not settings.get("OLLAMA_NOPRUNE"):
                 self.remove_unused(before)
+
+    def manifest_bytes(self, name: ModelName) -> bytes:
+        """What a push sends. Raises ModelNotFound, and StoreError for a damaged manifest."""
+        self.manifest(name)
+        return (self.manifests / name.file_path).read_bytes()
 
     def _digests_of(self, name: ModelName) -> set[str]:
         try:
