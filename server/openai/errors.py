@@ -32,7 +32,12 @@ def own_error(status: int, message: str) -> ErrorResponse:
 
 def native_error(message: str) -> ErrorResponse:
     """The body of an error of the native API."""
-    return ErrorResponse(Error(message or SOMETHING_WRONG, "api_error"))
+    return ErrorResponse(Error(status_error_text("", message), "api_error"))
+
+
+def status_error_text(status_line: str, message: str) -> str:
+    """An error's text where a status line, a message or neither is known."""
+    return ": ".join(part for part in (status_line, message) if part) or SOMETHING_WRONG
 
 
 def status_and_text(error: Exception) -> tuple[int, str]:

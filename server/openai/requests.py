@@ -59,10 +59,13 @@ def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extr
     return Extras(num_choices, bias, bool(ask.echo), shown)
 
 
-def with_seed(ask, number: int):
+def of_choice(ask, extras: Extras, number: int):
     """The native request of choice `number`: a seed that was asked for counts up, so that choices differ and can be had again."""
-    seed = (ask.options or {}).get("seed", -1)
-    return replace(ask, options=ask.options | {"seed": seed + number}) if seed >= 0 else replace(ask)
+    seed = ask.options.get("seed", -1)
+    more = {"seed": seed + number} if seed >= 0 else {}
+    if extras.logit_bias:
+        more["logit_bias"] = extras.logit_bias
+    return replace(ask, options=ask.options | more)
 
 
 # --- chat

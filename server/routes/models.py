@@ -24,10 +24,11 @@ async def version(request: web.Request) -> web.Response:
 
 
 async def tags(request: web.Request) -> web.Response:
-    return json_answer(await asyncio.to_thread(_list, request.app[STORE]))
+    return json_answer(await asyncio.to_thread(list_models, request.app[STORE]))
 
 
-def _list(store) -> ListResponse:
+def list_models(store) -> ListResponse:
+    """Every model that can be used. Blocks."""
     listed = []
     for model in store.list():
         try:

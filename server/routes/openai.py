@@ -1,3 +1,93 @@
-"""The OpenAI API: /v1."""
+"""The OpenAI API: /v1/chat/completions, completions, embeddings, models."""
 
-ROUTES = []
+import asyncio
+import functools
+import time
+from dataclasses import replace
+
+from aiohttp import web
+
+from .. import go_json, names
+from ..answers import PLAIN_JSON
+from ..errors import ApiError
+from ..keys import STORE
+from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
+from ..openai.choices import gather, native_answers
+from ..openai.messages import ChatCompletionRequest, CompletionRequest
+from ..openai.stream import send_events
+from ..store import ModelNotFound
+from . import chat, generate, models
+
+
+def in_openai_shape(handler):
+    """Errors before the first byte as OpenAI's clients know them."""
+    @functools.wraps(handler)
+    async def answered(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ConnectionError:
+            raise  # the client is gone
+        except Exception as error:
+            return errors.answer(error)
+    return answered
+
+
+def _answer(value) -> web.Response:
+    return web.Response(body=(go_json.dumps(value) + "\n").encode(), headers={"Content-Type": PLAIN_JSON})
+
+
+def _includes_usage(asked) -> bool:
+    return asked.stream_options is not None and asked.stream_options.include_usage
+
+
+@in_openai_shape
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    started, id = time.monotonic(), answers.new_id("chatcmpl")
+    asked = requests.read(ChatCompletionRequest, await request.read())
+    ask, extras = requests.chat_request(asked), requests.extras(asked)
+    streams = [native_answers(chat.replies, request, requests.of_choice(ask, extras, number), started) for number in range(extras.num_choices)]
+    if asked.stream:
+        return await send_events(request, openai_chat.chunks(id, streams, _includes_usage(asked)), lambda: openai_chat.broken_chunk(id))
+    return _answer(answers.chat_completion(id, await gather([chat.whole(stream) for stream in streams])))
+
+
+@in_openai_shape
+async def completions(request: web.Request) -> web.StreamResponse:
+    started, id = time.monotonic(), answers.new_id("cmpl")
+    asked = requests.read(CompletionRequest, await request.read())
+    ask, extras = requests.generate_request(asked), requests.extras(asked)
+    if extras.logprobs is not None:
+        ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
+    numbers = range(extras.num_choices)
+    if asked.echo or asked.raw:
+        streams = [scored.answers(request, requests.of_choice(ask, extras, number), prompt, extras, started)
+                   for prompt in requests.prompts(asked.prompt) for number in numbers]
+    else:
+        streams = [native_answers(generate.replies, request, requests.of_choice(ask, extras, number), started) for number in numbers]
+    if asked.stream:
+        chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
+        return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))
+    return _answer(openai_completions.whole(id, await gather([generate.whole(stream) for stream in streams]), extras))
+
+
+@in_openai_shape
+async def list_models(request: web.Request) -> web.Response:
+    return _answer(answers.model_list(await asyncio.to_thread(models.list_models, request.app[STORE])))
+
+
+@in_openai_shape
+async def retrieve_model(request: web.Request) -> web.Response:
+    name = request.match_info["model"]
+    try:
+        found = await asyncio.to_thread(request.app[STORE].get, names.parse(name))
+    except (ModelNotFound, FileNotFoundError):
+        raise ApiError(404, f"model '{name}' not found") from None
+    return _answer(answers.model(name, go_json.rfc3339_nano(found.modified_at)))
+
+
+ROUTES = [
+    web.post("/v1/chat/completions", chat_completions),
+    web.post("/v1/completions", completions),
+    web.get("/v1/models", list_models),
+    web.get("/v1/models/{model}", retrieve_model),
+]

@@ -1,0 +1,95 @@
+"""Completions that the native API does not know: prompts taken as they are (`raw`), as token ids, or sent back with their log-probabilities
+(`echo`).
+
+In: one prompt of a request. Out: native answers, as routes/generate.py makes them; with `echo` the first one holds the prompt.
+"""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from typing import AsyncIterator
+
+from aiohttp import web
+from vkbackend.engine.sequence import Finished, PromptLogprobs
+
+from .. import inference, messages, streaming
+from ..errors import ApiError
+from ..go_json import now
+from ..inference import Run
+from ..keys import LOADED_MODELS, STORE
+from ..messages import GenerateRequest, GenerateResponse
+from ..store import InvalidName
+from .requests import Extras
+
+
+async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list[int], extras: Extras, started: float) -> AsyncIterator[GenerateResponse]:
+    """ask: of model, options and log-probabilities. Nothing is generated where num_predict is 0; a prompt that is echoed is never cut.
+
+    Raises ApiError, ModelNotFound and VkbackendError.
+    """
+    inference.check_top_logprobs(ask)
+    if ask.suffix:
+        raise ApiError(400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids")
+    try:
+        stored = request.app[STORE].get(ask.model)
+    except InvalidName:
+        raise ApiError(404, f"model '{ask.model}' not found") from None
+    plan = await inference.make_plan(stored, ask, [], "generate", started)
+    async with request.app[LOADED_MODELS].acquire(stored, plan.options, None) as model:
+        run = await asyncio.to_thread(_make_run, plan, model, ask, prompt, extras, request)
+        async with aclosing(_run(run, ask, prompt, extras, request)) as found:
+            async for answer in found:
+                yield answer
+
+
+def _make_run(plan, model, ask, prompt, extras, request) -> Run:
+    run = Run(plan, model, ask, prompt if isinstance(prompt, str) else "", request)
+    tokens = run.generation.prompt_tokens if isinstance(prompt, str) else prompt
+    unknown = next((token for token in tokens if token >= model.tokenizer.vocab_size), None)
+    if unknown is not None:
+        raise ApiError(400, f"prompt: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
+    scored = extras.echo and extras.logprobs is not None
+    # At least one token is sampled: that of a request for none is thrown away.
+    num_predict = run.generation.num_predict or 1
+    run.generation = replace(run.generation, prompt_tokens=tokens, prompt_logprobs=scored and len(tokens) > 1, num_predict=num_predict,
+                             truncate=run.generation.truncate and not extras.echo)
+    return run
+
+
+async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[GenerateResponse]:
+    wants_none = run.plan.options.num_predict == 0
+    tokens = run.generation.prompt_tokens
+    if extras.echo and not run.generation.prompt_logprobs:
+        logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
+        yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
+    num_shown = 0
+    async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
+        if isinstance(event, PromptLogprobs):
+            first = _first_token(run.model.tokenizer, tokens[0], prompt)
+            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *streaming.logprobs(event.logprobs)])
+        elif not isinstance(event, Finished):
+            num_shown += len(event.logprobs)
+            if not wants_none:
+                yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
+        elif event.reason == "cancelled":
+            raise ApiError(503, "the model was unloaded while it answered; send the request again")
+        else:
+            last = run.finished(_answer(ask, "", []), event)
+            if wants_none:
+                last.done_reason, last.eval_count = "length", 0
+            yield last
+
+
+def _answer(ask, text: str, logprobs: list[messages.Logprob]) -> GenerateResponse:
+    return GenerateResponse(model=ask.model, created_at=now(), response=text, logprobs=logprobs)
+
+
+def prompt_text(tokenizer, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt).decode("utf-8", "replace")
+
+
+def _first_token(tokenizer, token: int, prompt: str | list[int]) -> messages.Logprob:
+    """Nothing comes before it that could make it likely. One that the tokenizer put before a text takes no place in it."""
+    data = tokenizer.token_bytes(token)
+    is_added = isinstance(prompt, str) and tokenizer.adds_bos and token == tokenizer.bos_id
+    return messages.Logprob(data.decode("utf-8", "replace"), None, [] if is_added else list(data))

@@ -1,0 +1,102 @@
+"""Answers of /v1: what native answers become on the wire, against recordings of Ollama 0.12.11, whole, streamed and broken off."""
+
+import asyncio
+import json
+import re
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from aiohttp.test_utils import TestClient, TestServer
+from recorded import check, load
+
+from server import go_json
+from server.app import build_app
+from server.binding import bind
+from server.errors import ApiError
+from server.messages import ChatResponse, GenerateResponse, ListResponse
+from server.openai.errors import own_error, status_error_text
+from server.routes import openai as routes
+from server.store import ModelNotFound
+from server.streaming import Replies
+
+RECORDED_TIME = 1706933106789000000  # 2024-02-03T04:05:06.789Z
+IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
+NOW = re.compile(r'"created":(?!1706933106\b)\d{9,}')
+
+
+def error_of(value, status):
+    return ApiError(value.get("status", status), status_error_text(value.get("Status", ""), value["error"]))
+
+
+def scripted(vector, cls):
+    """A stand-in of `replies` that says what the recorded handler said."""
+    values = vector["handler_values"]
+
+    async def pieces():
+        for value in values:
+            if "error" in value:
+                raise error_of(value, 500)
+            yield bind(cls, json.dumps(value).encode())
+
+    @asynccontextmanager
+    async def replies(request, ask, started):
+        if vector["handler_status"] != 200:
+            raise error_of(values[0], vector["handler_status"])
+        if vector["handler_streams"]:
+            yield Replies(pieces=pieces())
+        else:
+            yield Replies(single=bind(cls, json.dumps(values[0]).encode()))
+    return replies
+
+
+class ScriptedStore:
+    """The store of the recorded models: llama3."""
+
+    def get(self, name):
+        if name.model != "llama3":
+            raise ModelNotFound(name)
+        return SimpleNamespace(modified_at=RECORDED_TIME)
+
+
+async def whole(pieces):
+    """A recorded whole answer is whole already."""
+    answer, = [piece async for piece in pieces]
+    return answer
+
+
+def normal(text):
+    return NOW.sub('"created":0', IDS.sub(r'"\1-N"', text))
+
+
+def test_recorded_answers(monkeypatch):
+    vectors = [vector for vector in load("openai_responses", "response") if vector["endpoint"] != "/v1/embeddings"]
+    assert len(vectors) > 40
+    for module in (routes.chat, routes.generate):
+        monkeypatch.setattr(module, "whole", whole)
+
+    async def ask_all():
+        wrong = []
+        async with TestClient(TestServer(build_app(ScriptedStore(), None))) as client:
+            for vector in vectors:
+                monkeypatch.setattr(routes.chat, "replies", scripted(vector, ChatResponse))
+                monkeypatch.setattr(routes.generate, "replies", scripted(vector, GenerateResponse))
+                if vector["endpoint"] == "/v1/models":
+                    monkeypatch.setattr(routes.models, "list_models", lambda store: bind(ListResponse, json.dumps(vector["handler_values"][0]).encode()))
+                method = "GET" if vector["endpoint"].startswith("/v1/models") else "POST"
+                answer = await client.request(method, vector["endpoint"], data=vector["request"].encode())
+                got = answer.status, answer.headers["Content-Type"], normal(await answer.text())
+                want = vector["status"], vector["content_type"], vector["response"]
+                if got != want:
+                    wrong.append(f"{vector['name']}\n  got  {got}\n  want {want}")
+        return wrong
+
+    wrong = asyncio.run(ask_all())
+    assert not wrong, "\n".join(wrong)
+
+
+def test_recorded_errors_of_the_layer_itself():
+    check(load("openai_responses", "new_error"), lambda vector: (go_json.dumps(own_error(vector["code"], vector["message"])), vector["json"]))
+
+
+def test_recorded_texts_of_status_errors():
+    check(load("api_requests_responses", "status_error_text"), lambda vector: (status_error_text(vector["status"], vector["error"]), vector["output"]))
