@@ -2,9 +2,11 @@
 
     ROOT/manifests/HOST/NAMESPACE/MODEL/TAG   a Docker schema 2 manifest: a config and layers, each a digest, media type and size
     ROOT/blobs/sha256-HEX                     their contents, shared between models
+    ROOT/.vkbackend/                          our own: files that are being written, and a lock
 
-In: names, bytes. Out: `StoredModel`. Files are written beside their place and moved there, so that a reader, or the next start after a
-crash, finds the old or the new, never a half. Changes run one at a time under `Store.lock`; a blob goes when no manifest names it.
+In: names, bytes. Out: `StoredModel`. Files are written elsewhere and moved to their place, blobs before the manifest that names them, so that
+a reader, or the next start after a crash, finds the old or the new, never a half. Changes run one at a time under `Store.lock`, also those of
+other processes of ours; a blob goes when no manifest names it. An Ollama may work on the same store: it knows nothing of the lock.
 Knows nothing of HTTP or GGUF.
 """
 
@@ -13,22 +15,21 @@ import json
 import logging
 import os
 import re
-import tempfile
-import threading
+import shutil
 import time
 from pathlib import Path
 
 from vkbackend import settings
 
-from . import names
+from . import names, staging
 from .names import ModelName
 from .stored_model import MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError, parse_json
 
 log = logging.getLogger(__name__)
 
+OWN_FOLDER = ".vkbackend"  # below the root, where Ollama does not look: it deletes what in blobs/ has another name than a blob's
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
-STALE_UPLOAD_SECONDS = 24 * 3600
-_UPLOAD_PREFIX = ".upload-"  # never a valid blob's or model's name
+UNUSED_SECONDS = 24 * 3600  # after which a blob that no manifest names is taken for forgotten, not for on its way into one
 
 
 class Upload:
@@ -36,25 +37,43 @@ class Upload:
 
     def __init__(self, store: "Store"):
         self._store, self._hash, self.size = store, hashlib.sha256(), 0
-        descriptor, path = tempfile.mkstemp(prefix=_UPLOAD_PREFIX, dir=store.blobs)
-        self._path, self._file = Path(path), os.fdopen(descriptor, "wb")
+        self._path, self._file = store.staging.new_file(store.blobs)
 
     def write(self, piece: bytes):
         self._hash.update(piece)
         self._file.write(piece)
         self.size += len(piece)
 
+    def reserve(self, num_bytes: int):
+        """Raises StoreError where the disk has no room for so many bytes."""
+        free = shutil.disk_usage(self._path.parent).free
+        if num_bytes > free:
+            raise StoreError(f"{self._store.root} needs {num_bytes / 2**30:.2f} GiB more; the disk has {free / 2**30:.2f} GiB free: remove other models, "
+                             "or set OLLAMA_MODELS to a folder on another disk")
+
+    @property
+    def path(self) -> Path:
+        """Where what was written so far can be read."""
+        self._file.flush()
+        return self._path
+
+    @property
+    def digest(self) -> str:
+        """`sha256:HEX` of what was written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def finish(self, expected: str | None = None) -> str:
-        """Move the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where `expected` differs."""
-        digest = f"sha256:{self._hash.hexdigest()}"
-        if expected is not None and normal_digest(expected) != digest:
-            raise DigestMismatch(expected, digest)
+        """Bring the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where `expected` differs.
+
+        Until the end of the context they can be brought there again, should somebody else clear them away.
+        """
+        if expected is not None and normal_digest(expected) != self.digest:
+            raise DigestMismatch(expected, self.digest)
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         os.chmod(self._path, 0o644)
-        os.replace(self._path, self._store.blob_path(digest))
-        return digest
+        staging.place(self._path, self._store.blob_path(self.digest))
+        return self.digest
 
     def __enter__(self):
         return self
@@ -77,13 +96,12 @@ class Store:
 
     def __init__(self, root):
         self.root = Path(root)
-        self.lock = threading.RLock()
+        self.staging = staging.Staging(self.root / OWN_FOLDER)
+        self.lock = staging.ProcessLock(self.root / OWN_FOLDER / "lock")
 
     @property
     def blobs(self) -> Path:
-        folder = self.root / "blobs"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return staging.make_folder(self.root / "blobs")
 
     @property
     def manifests(self) -> Path:
@@ -96,13 +114,6 @@ class Store:
         return self.root / "blobs" / normal_digest(digest).replace(":", "-")
 
     def upload(self) -> Upload:
-        """A new one; what a crash left of old ones is cleared away."""
-        for path in self.blobs.glob(_UPLOAD_PREFIX + "*"):
-            try:
-                if time.time() - path.stat().st_mtime > STALE_UPLOAD_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:  # finished this moment
-                pass
         return Upload(self)
 
     def add_blob(self, contents: bytes) -> tuple[str, bool]:
@@ -201,20 +212,18 @@ class Store:
         except (ModelNotFound, StoreError):
             return set()
 
-    @staticmethod
-    def _replace(path: Path, contents: bytes):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=_UPLOAD_PREFIX, dir=path.parent)
+    def _replace(self, path: Path, contents: bytes):
+        temporary, file = self.staging.new_file(staging.make_folder(path.parent))
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 file.write(contents)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
+            staging.sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def copy(self, source: ModelName, destination: ModelName):
         """Raises ModelNotFound. Copying a model onto itself changes nothing."""
@@ -236,6 +245,7 @@ class Store:
                 raise ModelNotFound(name.shortest)
             before = self._digests_of(name)
             path.unlink()
+            staging.sync_folder(path.parent)  # gone for good before its blobs are: a manifest without blobs would be of no use
             for folder in list(path.parents)[:3]:
                 try:
                     folder.rmdir()
@@ -246,15 +256,33 @@ class Store:
     def remove_unused(self, digests: set[str]):
         """Delete those of `digests` that no manifest names. Where a manifest cannot be read nothing is deleted: it might name them."""
         with self.lock:
-            used = set()
-            try:
-                for name in self.all_names():
-                    used |= self.manifest(name).digests
-            except (StoreError, ModelNotFound) as error:
-                log.warning("blobs are kept: %s", error)
-                return
-            for digest in digests - used - {""}:
+            used = self._used_digests()
+            for digest in digests - used - {""} if used is not None else ():
                 self.blob_path(digest).unlink(missing_ok=True)
+
+    def _used_digests(self) -> set[str] | None:
+        """Of all manifests; None where one cannot be read."""
+        used = set()
+        try:
+            for name in self.all_names():
+                used |= self.manifest(name).digests
+        except (StoreError, ModelNotFound) as error:
+            log.warning("blobs are kept: %s", error)
+            return None
+        return used
+
+    def prune(self):
+        """At start: clear away what a crash left of unfinished work, and blobs that no manifest has named for a day. Younger ones may be on their
+        way into a model, of this program or of an Ollama beside it. Files with other names than a blob's are left alone."""
+        self.staging.clear([self.root / "blobs"])
+        with self.lock:
+            used = self._used_digests()
+            for entry in _entries(self.root / "blobs") if used is not None else ():
+                if _DIGEST.fullmatch(entry) and normal_digest(entry) not in used:
+                    path = self.root / "blobs" / entry
+                    if time.time() - max(path.stat().st_mtime, path.stat().st_ctime) > UNUSED_SECONDS:
+                        log.info("%s is part of no model and goes", entry)
+                        path.unlink(missing_ok=True)
 
 
 def _entries(folder: Path) -> list[str]:
