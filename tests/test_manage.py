@@ -53,6 +53,7 @@ def _normal(text, store):
     text = text.replace(str(store.root), "<<MODELS>>")
     text = re.sub(r"sha256-[0-9a-f]{64}", "sha256-GGUF", text)
     text = re.sub(r'"modified_at":"[^"]*"', '"modified_at":"TIME"', text)
+    text = re.sub(r'"created":\d+', '"created":0', text)
     text = text.replace("http://127.0.0.1:11434", "")  # the recorded request line was absolute
     if '"modelfile"' not in text:
         return text
