@@ -1,10 +1,12 @@
-"""The models in memory: loaded on first use, kept for a while after the last, one at a time.
+"""The models in memory: loaded on first use, kept for a while after the last.
 
     async with loaded_models.acquire(stored, options, keep_alive) as model:
         model.engine.submit(...)
 
-In: a stored model and the request's options. Out: a `LoadedModel`, which stays loaded for as long as the block lasts. A loader that
-blocks runs in a thread; it is given in, so that nothing here knows devices or GGUF. All methods belong to one event loop.
+In: a stored model and the request's options. Out: a `LoadedModel`, which stays loaded for as long as the block lasts. Several may be loaded;
+where there is no room for one more, another gives way (`rules.first_to_unload`), after its last user. Loads come one after the other, in the
+order in which they were asked for; requests for what is loaded wait for nobody. A loader that blocks runs in a thread; it is given in, so that
+nothing here opens devices or GGUF files. All methods belong to one event loop.
 """
 
 import asyncio
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from vkbackend import settings
+from vkbackend.device import rules
+from vkbackend.errors import OutOfMemory
 
 from . import durations, go_json
 from .errors import ApiError
@@ -30,6 +34,7 @@ MIN_CONTEXT = 4  # Ollama's smallest num_ctx; less is raised to it
 # A model is loaded again where one of these differs from the options it was loaded with.
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 FIVE_MINUTES = 300 * durations.SECOND
+MODELS_PER_DEVICE = 3  # where OLLAMA_MAX_LOADED_MODELS leaves it to us
 STORED_PARTS = ("digest", "adapter_paths", "projector_paths")
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
@@ -38,7 +43,7 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 class LoadResult:
     """What a loader gives. size, size_vram: bytes of memory, and of it on devices; context_length: tokens of one sequence.
 
-    `close` frees everything; it may block and is called once.
+    `close` frees everything; it may block and is called once. placement: where the layers lie, in their order: (device or CPU, layers).
     """
 
     engine: Any
@@ -48,8 +53,11 @@ class LoadResult:
     size_vram: int
     context_length: int
     close: Callable[[], None]
+    placement: tuple[tuple[str, int], ...] = ()
 
 
+# Called in a thread. It may have `whole`, called like it while other models are loaded: it raises OutOfMemory rather than leave layers to the
+# CPU that a device alone would hold; and `num_devices`, how many devices models run on.
 Loader = Callable[[StoredModel, Options], LoadResult]
 
 
@@ -60,7 +68,9 @@ class LoadedModel:
         self.stored, self.options, self.load_seconds = stored, options, load_seconds
         self.engine, self.tokenizer, self.gguf = result.engine, result.tokenizer, result.gguf
         self.size, self.size_vram, self.context_length = result.size, result.size_vram, result.context_length
+        self.placement = result.placement
         self.num_users = 0
+        self.is_leaving = False  # gives way after its last user, and takes no new ones
         self.keep_alive = durations.DEFAULT_KEEP_ALIVE  # nanoseconds after the last use; negative: for ever
         self.last_used = time.time()
         self.idle = asyncio.Event()
@@ -105,35 +115,51 @@ class LoadedModel:
 
 
 class LoadedModels:
-    """`store` is kept for the routes; `keep_alive` (nanoseconds) holds for requests that give none, OLLAMA_KEEP_ALIVE by default."""
+    """`store` is kept for the routes; `keep_alive` (nanoseconds) holds for requests that give none, OLLAMA_KEEP_ALIVE by default; max_queue,
+    max_models, load_timeout (nanoseconds): OLLAMA_MAX_QUEUE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_LOAD_TIMEOUT by default."""
 
-    def __init__(self, store, loader: Loader, keep_alive: int | None = None, max_queue: int | None = None):
+    def __init__(self, store, loader: Loader, keep_alive: int | None = None, max_queue: int | None = None, max_models: int | None = None,
+                 timeout: int | None = None):
         self.store = store
         self._loader = loader
         self._keep_alive = default_keep_alive() if keep_alive is None else keep_alive
         self._max_queue = settings.get("OLLAMA_MAX_QUEUE") if max_queue is None else max_queue
+        self._max_models = settings.get("OLLAMA_MAX_LOADED_MODELS") if max_models is None else max_models
+        self._timeout = load_timeout() if timeout is None else timeout
         self._turn = asyncio.Lock()  # of the request that decides what is loaded; first come, first served
         self._num_waiting = 0
-        self._current: LoadedModel | None = None
-        self._changing: asyncio.Task | None = None  # a load or unload on its way; outlives the request that began it
+        self.loaded: list[LoadedModel] = []
+        self._loading: asyncio.Task | None = None  # outlives the request that began it
+        self._loading_digest = ""
+        self._unloading: set[asyncio.Task] = set()
         self._closed = False
 
     @asynccontextmanager
     async def acquire(self, stored: StoredModel, options: Options, keep_alive: int | None = None):
         """A context manager giving the LoadedModel. keep_alive in nanoseconds: 0 unloads after this use, negative never.
 
-        Raises ApiError 503 where too many wait, and whatever the loader raises.
+        Raises ApiError 503 where too many wait, 500 where loading takes longer than OLLAMA_LOAD_TIMEOUT, and whatever the loader raises.
         """
         options.num_ctx = max(options.num_ctx, MIN_CONTEXT)
-        model = await self._obtain(stored, options)
+        model = self._serving(stored, options) or await self._wait_for(stored, options)
         model.keep_alive = self._keep_alive if keep_alive is None else keep_alive
         try:
             yield model
         finally:
             self._release(model)
 
-    async def _obtain(self, stored, options):
-        if self._num_waiting >= self._max_queue:
+    def _serving(self, stored, options) -> LoadedModel | None:
+        """A loaded model that takes this request as it is, with one more user."""
+        for model in self.loaded:
+            if not self._closed and not model.is_leaving and model.serves(stored, options):
+                model.stop_timer()
+                model.num_users += 1
+                model.idle.clear()
+                return model
+        return None
+
+    async def _wait_for(self, stored, options) -> LoadedModel:
+        if self._num_waiting >= max(self._max_queue, 1):
             raise ApiError(503, BUSY)
         self._num_waiting += 1
         try:
@@ -141,47 +167,113 @@ class LoadedModels:
                 while True:
                     if self._closed:
                         raise ApiError(503, "the server is shutting down; send the request again when it is back")
-                    await self._settled()
-                    model = self._current
-                    if model is None:
-                        self._changing = asyncio.create_task(self._load(stored, options))
-                        try:
-                            await asyncio.shield(self._changing)
-                        except asyncio.CancelledError:  # given up; the load goes on, for whoever comes next
-                            self._changing.add_done_callback(self._rest_unused)
-                            raise
-                        model = self._current
-                        if model is None:  # closed meanwhile
-                            continue
-                    elif not model.serves(stored, options):
-                        await model.idle.wait()
-                        self._begin_unload(model)
-                        continue
-                    model.stop_timer()
-                    model.num_users += 1
-                    model.idle.clear()
-                    return model
+                    await self._settled(stored)
+                    model = self._serving(stored, options)
+                    if model is not None:
+                        return model
+                    if not self._closed and not await self._made_room(stored):
+                        await self._load_in_turn(stored, options)
         finally:
             self._num_waiting -= 1
 
-    async def _settled(self):
-        """Wait for what another request began; its failure is not ours."""
-        while self._changing is not None and not self._changing.done():
-            await asyncio.wait([self._changing])
+    async def _made_room(self, stored) -> bool:
+        """Whether somebody had to go first: who stands for the same model with other options, or one too many."""
+        for model in self.loaded:
+            if model.stored.digest == stored.digest:
+                await self._evict(model, f"{stored.name} is wanted with other options")
+                return True
+            if model.stored.name == stored.name:
+                self._leave(model)  # what the name stood for before; nobody waits for its users
+        if len(self.loaded) < await self._most_models():
+            return False
+        return await self._evict_one(f"of {len(self.loaded)} models that may be loaded together, to make room for {stored.name}")
 
-    async def _load(self, stored, options):
+    async def _most_models(self) -> int:
+        if self._max_models:
+            return self._max_models
+        count = getattr(self._loader, "num_devices", None)
+        return MODELS_PER_DEVICE * max(1, await asyncio.to_thread(count) if count else 1)
+
+    async def _evict_one(self, why: str) -> bool:
+        """The model that the rules name is gone, with its memory; False where there is none."""
+        found = rules.first_to_unload([rules.Resident(model.stored.name, model.num_users, -1 if model.stays else model.keep_alive)
+                                       for model in self.loaded])
+        if found is None:
+            return False
+        await self._evict(self.loaded[found], why)
+        return True
+
+    async def _evict(self, model: LoadedModel, why: str):
+        log.info("%s gives way%s: %s", model.stored.name, f" after its {model.num_users} users" if model.num_users else "", why)
+        self._leave(model)
+        while model in self.loaded:
+            await model.idle.wait()
+            self._begin_unload(model)
+        await self._memory_given_back()
+
+    def _leave(self, model):
+        model.is_leaving = True
+        self._begin_unload(model)
+
+    async def _load_in_turn(self, stored, options):
+        """One more model. Others give way, one after the other, where there is no room beside them."""
+        whole = bool(self.loaded)
+        self._loading_digest = stored.digest
+        self._loading = asyncio.create_task(self._load(stored, options, whole))
+        try:
+            await self._within_timeout(asyncio.shield(self._loading), stored)
+        except OutOfMemory as error:
+            if not self.loaded:
+                if whole:  # who was loaded meanwhile went by itself
+                    return
+                raise
+            await self._evict_one(f"{stored.name} does not fit beside it ({error})")
+        except ApiError:  # too slow: nobody wants it any more
+            self._loading.add_done_callback(self._discard)
+            raise
+        except asyncio.CancelledError:  # given up; the load goes on, for whoever comes next
+            self._loading.add_done_callback(self._rest_unused)
+            raise
+
+    async def _within_timeout(self, awaitable, stored):
+        try:
+            return await asyncio.wait_for(awaitable, None if self._timeout >= durations.FOREVER else self._timeout / durations.SECOND)
+        except asyncio.TimeoutError:
+            raise ApiError(500, f"timed out waiting for {stored.name} to load: it took longer than {durations.text(self._timeout)}; "
+                                "OLLAMA_LOAD_TIMEOUT gives it more time") from None
+
+    async def _settled(self, stored):
+        """Wait for what another request began to load and let go of, and for memory that is being freed; failures there are not ours."""
+        while self._loading is not None and not self._loading.done():
+            await self._within_timeout(asyncio.wait([self._loading]), stored)
+        await self._memory_given_back()
+
+    async def _memory_given_back(self):
+        while self._unloading:
+            await asyncio.wait(self._unloading)
+
+    async def _load(self, stored, options, whole: bool) -> LoadedModel:
         start = time.monotonic()
-        result = await asyncio.to_thread(self._loader, stored, options)
-        self._current = LoadedModel(stored, options, result, time.monotonic() - start)
-        self._current.keep_alive = self._keep_alive
-        log.info("%s loaded in %.1f s, context of %d tokens", stored.name, self._current.load_seconds, result.context_length)
+        loader = getattr(self._loader, "whole", self._loader) if whole else self._loader
+        result = await asyncio.to_thread(loader, stored, options)
+        model = LoadedModel(stored, options, result, time.monotonic() - start)
+        model.keep_alive = self._keep_alive
+        self.loaded.append(model)
+        log.info("%s loaded in %.1f s, context of %d tokens%s", stored.name, model.load_seconds, result.context_length,
+                 "".join(f", {layers} layers on {where}" for where, layers in result.placement))
+        return model
 
     def _rest_unused(self, load: asyncio.Task):
         """A loaded model that nobody waits for any more stays as long as one after its last use."""
         if not load.cancelled() and load.exception() is not None:
             log.warning("a load that nobody waited for failed: %s", load.exception())
-        elif self._current is not None and self._current.num_users == 0:
-            self._current.start_timer(self._begin_unload)
+        elif not load.cancelled() and load.result().num_users == 0:
+            load.result().start_timer(self._begin_unload)
+
+    def _discard(self, load: asyncio.Task):
+        """A load that took too long, and came to an end."""
+        if not load.cancelled() and load.exception() is None:
+            self._leave(load.result())
 
     def _release(self, model):
         model.num_users -= 1
@@ -189,19 +281,21 @@ class LoadedModels:
         if model.num_users:
             return
         model.idle.set()
-        if model is not self._current:
+        if model not in self.loaded:
             return
-        if model.keep_alive == 0 or getattr(model.engine, "failure", None) is not None:
+        if model.is_leaving or model.keep_alive == 0 or getattr(model.engine, "failure", None) is not None:
             self._begin_unload(model)
         else:
             model.start_timer(self._begin_unload)
 
     def _begin_unload(self, model):
-        """Out of sight at once; its memory is free when `_changing` is done. An idle model only."""
-        if model is self._current and model.num_users == 0:
+        """Out of sight at once; its memory is free when its task is done. An idle model only."""
+        if model in self.loaded and model.num_users == 0:
             model.stop_timer()
-            self._current = None
-            self._changing = asyncio.get_running_loop().create_task(self._unload(model))
+            self.loaded.remove(model)
+            task = asyncio.get_running_loop().create_task(self._unload(model))
+            self._unloading.add(task)
+            task.add_done_callback(self._unloading.discard)
 
     async def _unload(self, model):
         try:
@@ -212,26 +306,27 @@ class LoadedModels:
 
     async def expire(self, stored: StoredModel):
         """Unload a model now, or after its last user. Nothing happens where it is not loaded."""
-        await self._settled()
-        model = self._current
-        if model is None or model.stored.digest != stored.digest:
-            return
-        model.keep_alive = 0
-        self._begin_unload(model)
-        await self._settled()
+        while self._loading is not None and not self._loading.done() and self._loading_digest == stored.digest:
+            await asyncio.wait([self._loading])
+        for model in [model for model in self.loaded if model.stored.digest == stored.digest]:
+            model.keep_alive = 0
+            self._begin_unload(model)
+        await self._memory_given_back()
 
     def running(self) -> list[RunningModel]:
-        """What /api/ps shows."""
-        return [] if self._current is None else [self._current.describe()]
+        """What /api/ps shows: who stays longest comes first."""
+        return sorted((model.describe() for model in self.loaded), key=lambda model: model.expires_at, reverse=True)
 
     async def close(self):
         """Unload everything, for the end of the server. Requests that still run are cut off."""
         self._closed = True
-        await self._settled()
-        model, self._current = self._current, None
-        if model is not None:
+        while self._loading is not None and not self._loading.done():
+            await asyncio.wait([self._loading])
+        await self._memory_given_back()
+        models, self.loaded = self.loaded, []
+        for model in models:
             model.stop_timer()
-            await self._unload(model)
+        await asyncio.gather(*(self._unload(model) for model in models))
 
 
 def default_keep_alive() -> int:

@@ -115,7 +115,7 @@ def test_a_client_that_leaves_ends_its_generation(tmp_path):
             answer = await client.post("/api/generate", json={"model": "m", "prompt": "Hi", "options": {"num_predict": 50_000}})
             await answer.content.readline()
             answer.close()
-            engine = client.loaded_models._current.engine
+            engine = client.loaded_models.loaded[0].engine
             for _ in range(400):
                 client.runner.gate.release()
                 if not engine.num_unfinished:

@@ -40,7 +40,7 @@ class Loader:
 def run(scenario, **settings):
     async def main():
         loader = Loader()
-        models = LoadedModels(None, loader, **settings)
+        models = LoadedModels(None, loader, **{"max_models": 1} | settings)
         try:
             await asyncio.wait_for(scenario(models, loader), 20)
         finally:
@@ -82,7 +82,7 @@ def test_another_context_length_loads_again_and_other_options_do_not():
 def test_another_model_waits_for_the_users_of_the_first():
     async def scenario(models, loader):
         first = asyncio.create_task(use(models, "a", seconds=0.1))
-        await until(lambda: models.running() and models._current.num_users)
+        await until(lambda: models.running() and models.loaded[0].num_users)
         await use(models, "b")
         assert first.done() and loader.loaded == [("a:latest", 64), ("b:latest", 64)] and loader.closed == ["a:latest"]
     run(scenario)
@@ -96,7 +96,7 @@ def test_keep_alive_zero_unloads_after_use_and_a_short_one_after_a_while():
         assert [model.name for model in models.running()] == ["a:latest"]
         await until(lambda: not models.running())
         await use(models, "a", keep_alive=-1)
-        assert models._current._timer is None and models.running()[0].expires_at > "2200"
+        assert models.loaded[0]._timer is None and models.running()[0].expires_at > "2200"
     run(scenario)
 
 
@@ -118,7 +118,7 @@ def test_expire_unloads_at_once_or_after_the_last_user():
         await models.expire(stored("a"))
         assert loader.closed == ["a:latest"] and models.running() == []
         user = asyncio.create_task(use(models, "a", seconds=0.05))
-        await until(lambda: models.running() and models._current.num_users)
+        await until(lambda: models.running() and models.loaded[0].num_users)
         await models.expire(stored("a"))
         assert loader.closed == ["a:latest"]
         await user
