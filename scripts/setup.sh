@@ -105,4 +105,14 @@ if [ $tests = 1 ]; then
       rm -f chromium-common_*.deb)
   fi
   printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "./libVkICD_mock_icd.so", "api_version": "1.3.0"}}\n' >"$chromium/mock_icd.json"
+  # docker-registry, for the tests of pull and push: the program alone, out of Debian's package, without its service.
+  if [ ! -e "$cache/docker-registry/usr/bin/docker-registry" ]; then
+    say "fetching docker-registry"
+    mkdir -p "$cache/docker-registry"
+    if [ -z "$(apt-get download --print-uris docker-registry 2>/dev/null)" ]; then  # package lists may be missing or old
+      if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
+    fi
+    (cd "$cache/docker-registry" && apt-get download -q -o APT::Sandbox::User=root docker-registry >&2 && dpkg -x docker-registry_*.deb . &&
+      rm -f docker-registry_*.deb)
+  fi
 fi
