@@ -6,6 +6,7 @@ In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Ra
 import asyncio
 import copy
 import logging
+import re
 import secrets
 import time
 from contextlib import aclosing
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 MAX_TOP_LOGPROBS = 20
 MAX_DESCRIBED = 64
 ID_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+MAX_BIAS = 100  # OpenAI's
 TOO_LONG = "the input length exceeds the context length"
 
 
@@ -96,7 +98,8 @@ async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, star
     except ValueError as error:
         raise ApiError(500, str(error)) from None
     asked = {name for values in (stored.parameters, ask.options or {}) for name, value in values.items() if value is not None}
-    return Plan(stored, options, sampling_options(options, asked, architecture), can, started)
+    sampling = replace(sampling_options(options, asked, architecture), logit_bias=logit_bias(ask.options))
+    return Plan(stored, options, sampling, can, started)
 
 
 def sampling_options(options: Options, asked: set[str], architecture: str) -> SamplingOptions:
@@ -106,6 +109,26 @@ def sampling_options(options: Options, asked: set[str], architecture: str) -> Sa
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p, typical_p=options.typical_p,
         repeat_last_n=options.repeat_last_n, repeat_penalty=penalty, presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty, seed=options.seed)
+
+
+def logit_bias(options: dict | None) -> dict[int, float]:
+    """Of the option `logit_bias`, which is ours: token id -> what is added to its logit. Raises ApiError 400."""
+    values = (options or {}).get("logit_bias") or {}
+    if not isinstance(values, dict):
+        raise ApiError(400, 'logit_bias must be an object of token ids and biases, such as {"5": -100}')
+    for token, bias in values.items():
+        if not re.fullmatch("[0-9]{1,9}", str(token)):
+            raise ApiError(400, f"logit_bias: {go_text.quote(str(token))} is no token id; keys are ids in decimal digits")
+        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise ApiError(400, f"logit_bias: the bias of token {token} must be a number between -{MAX_BIAS} and {MAX_BIAS}")
+    return {int(token): float(bias) for token, bias in values.items()}
+
+
+def check_bias(plan: Plan, model):
+    """Raises ApiError 400 for a token that the model does not have."""
+    unknown = next((token for token in plan.sampling.logit_bias if token >= model.tokenizer.vocab_size), None)
+    if unknown is not None:
+        raise ApiError(400, f"logit_bias: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
 
 
 def example_messages(stored: StoredModel) -> list[Message]:
@@ -147,6 +170,7 @@ class Run:
 
     def __init__(self, plan: Plan, model, ask, prompt: str, request: web.Request, parser: OutputParser | None = None, shows_all: bool = True,
                  format: str | None = None):
+        check_bias(plan, model)
         self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
         self.loaded_at = time.monotonic()
         self.text = ""

@@ -6,7 +6,7 @@ Raises InvalidRequest in the words of Ollama, or its own for what only this serv
 
 import base64
 import binascii
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .. import conversation, messages
 from ..binding import BindError, TypeMismatch, bind, to_plain
@@ -16,7 +16,6 @@ from . import messages as openai
 from .errors import InvalidRequest
 
 MAX_CHOICES = 128
-MAX_BIAS = 100
 IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 EFFORTS = {"high": "high", "medium": "medium", "low": "low", "none": False}
 
@@ -33,11 +32,11 @@ def read(cls, body: bytes):
 
 @dataclass(frozen=True)
 class Extras:
-    """num_choices: answers to each prompt; logit_bias: token id -> what is added to its logit; echo: the prompt comes first, with its
+    """num_choices: answers to each prompt; logit_bias: as the option of that name takes it; echo: the prompt comes first, with its
     log-probabilities; logprobs: how many of the likeliest tokens are shown with each on /v1/completions, None for no log-probabilities."""
 
     num_choices: int = 1
-    logit_bias: dict[int, float] = field(default_factory=dict)
+    logit_bias: dict[str, float] | None = None
     echo: bool = False
     logprobs: int | None = None
 
@@ -46,17 +45,10 @@ def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extr
     num_choices = 1 if ask.n is None else ask.n
     if not 1 <= num_choices <= MAX_CHOICES:
         raise InvalidRequest(f"n must be between 1 and {MAX_CHOICES}, not {num_choices}")
-    bias = {}
-    for text, value in (ask.logit_bias or {}).items():
-        if not text.isascii() or not text.isdigit():
-            raise InvalidRequest(f"logit_bias: {text!r} is no token id; keys are token ids in decimal digits")
-        if not -MAX_BIAS <= value <= MAX_BIAS:
-            raise InvalidRequest(f"logit_bias: the bias of token {text} must be between -{MAX_BIAS} and {MAX_BIAS}, not {value:g}")
-        bias[int(text)] = value
     if isinstance(ask, openai.ChatCompletionRequest):
-        return Extras(num_choices, bias)
+        return Extras(num_choices, ask.logit_bias)
     shown = ask.logprobs if ask.logprobs is not None and ask.logprobs >= 0 else None
-    return Extras(num_choices, bias, bool(ask.echo), shown)
+    return Extras(num_choices, ask.logit_bias, bool(ask.echo), shown)
 
 
 def of_choice(ask, extras: Extras, number: int):
