@@ -1,0 +1,35 @@
+"""The whole server with a scripted engine behind /v1: recorded conversations with Ollama 0.12.11, and what this server does beyond them."""
+
+import asyncio
+import re
+
+from recorded import load
+from test_handlers_inference import World, asked_alike
+
+IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
+CREATED = re.compile(r'"created":\d+')
+# Recordings that do not apply here, and why.
+OTHERWISE = {"handler-270": "/v1/completions gives the log-probabilities that it was asked for"}
+
+
+def normal(text):
+    return CREATED.sub('"created":0', IDS.sub(r'"\1-N"', text))
+
+
+def test_recorded_conversations(tmp_path):
+    paths = ("/v1/chat/completions", "/v1/completions")
+    vectors = [vector for vector in load("handlers_inference") if vector["path"] in paths and vector["name"] not in OTHERWISE]
+    assert len(vectors) == 14
+
+    async def run():
+        wrong = []
+        async with World(tmp_path) as world:
+            for vector in vectors:
+                status, content_type, text = await world.ask(vector)
+                got, want = (status, content_type, normal(text)), (vector["status"], vector["content_type"], vector["response"])
+                if got != want or not asked_alike(world, vector.get("runner_requests", [])):
+                    wrong.append(f"{vector['name']} {vector['body']}\n  got  {got}\n  want {want}")
+        return wrong
+
+    wrong = asyncio.run(run())
+    assert not wrong, "\n".join(wrong)
