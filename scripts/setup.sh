@@ -112,7 +112,7 @@ if [ $tests = 1 ]; then
     if [ -z "$(apt-get download --print-uris docker-registry 2>/dev/null)" ]; then  # package lists may be missing or old
       if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
     fi
-    (cd "$cache/docker-registry" && apt-get download -q -o APT::Sandbox::User=root docker-registry >&2 && dpkg -x docker-registry_*.deb . &&
-      rm -f docker-registry_*.deb)
+    (cd "$cache/docker-registry" && apt-get download -q -o APT::Sandbox::User=root docker-registry >&2 && dpkg --fsys-tarfile docker-registry_*.deb |
+      tar -x ./usr/bin/docker-registry && rm -f docker-registry_*.deb)
   fi
 fi

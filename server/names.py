@@ -90,5 +90,11 @@ def from_file_path(path: str) -> ModelName | None:
     return name if name.is_valid else None
 
 
+def scheme(text: str) -> str:
+    """`http` of `http://host/namespace/model`, nothing where none is written. No part of a name: it tells only how a registry is spoken to."""
+    before, separator, _ = text.partition("://")
+    return before.lower() if separator else ""
+
+
 def is_valid_namespace(text: str) -> bool:
     return _NAMESPACE.fullmatch(text) is not None

@@ -1,26 +1,37 @@
-"""Routes that exchange models with a registry: requests are checked; the exchange itself is not supported yet."""
+"""Routes that exchange models with a registry: /api/pull and /api/push."""
 
 from aiohttp import web
 
-from .. import names
-from ..answers import read
+from .. import names, registry
+from ..answers import progress, read
 from ..errors import ApiError
+from ..keys import STORE
 from ..messages import PullRequest, PushRequest
+from ..streaming import has_left
 
 
-async def pull(request: web.Request) -> web.Response:
+async def pull(request: web.Request) -> web.StreamResponse:
     ask = await read(request, PullRequest)
-    name = names.parse(ask.model or ask.name)
-    if not name.is_valid:
+    name = ask.model or ask.name
+    if not names.parse(name).is_valid:
         raise ApiError(400, "invalid model name")
-    raise ApiError(501, f"pulling {name.shortest} is not supported yet; upload a GGUF file to /api/blobs and name it in /api/create")
+    return await _exchange(request, registry.pull, ask, name)
 
 
-async def push(request: web.Request) -> web.Response:
+async def push(request: web.Request) -> web.StreamResponse:
     ask = await read(request, PushRequest)
-    if not (ask.model or ask.name):
+    name = ask.model or ask.name
+    if not name:
         raise ApiError(400, "model is required")
-    raise ApiError(501, f"pushing {ask.model or ask.name} is not supported yet")
+    request.app[STORE].get(name)  # raises for one that is not there
+    return await _exchange(request, registry.push, ask, name)
+
+
+async def _exchange(request: web.Request, work, ask: PullRequest, name: str) -> web.StreamResponse:
+    """A client that leaves ends it, also one that waits for a single answer."""
+    store, credentials = request.app[STORE], registry.Credentials(ask.username, ask.password)
+    return await progress(request, lambda report: work(store, name, report, ask.insecure, lambda: report.cancelled.is_set() or has_left(request),
+                                                       credentials), stream=ask.stream is not False)
 
 
 ROUTES = [web.post("/api/pull", pull), web.post("/api/push", push)]

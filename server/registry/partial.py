@@ -1,0 +1,219 @@
+"""A blob that is not whole yet: its file and, beside it, how much of each part is there.
+
+    BLOBS/.pulls/sha256-HEX        as long as the blob will be, with holes
+    BLOBS/.pulls/sha256-HEX.json   {"size", "parts": [[offset, size, completed], ...]}
+
+One process at a time writes to it: the file is locked (flock), and a lock goes with its process, however that ends. The state never claims
+bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes, the digest tells in the end. Below
+`blobs` since only there a finished file can be moved to its place at no cost, in a folder of its own since Ollama, when it starts, deletes
+files there whose names it does not know.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..stored_model import DigestMismatch, parse_json
+from .errors import RegistryError
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".pulls"
+SAVE_SECONDS = 0.5
+STALE_SECONDS = 14 * 24 * 3600  # a pull that nobody has gone on with
+HASH_PIECE_BYTES = 4 << 20
+
+
+@dataclass
+class Part:
+    """size None: until the answer ends."""
+
+    offset: int
+    size: int | None
+    completed: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.completed == self.size
+
+
+class Partial:
+    """Belongs to whoever opened it, until `close` or `finish`. size 0: not known."""
+
+    def __init__(self, path: Path, descriptor: int, size: int, part_bytes: int):
+        self.path, self._descriptor, self.size = path, descriptor, size
+        self.parts = self._known_parts() or self._fresh_parts(part_bytes)
+        self._saved_at = 0.0
+
+    # --- parts
+
+    def _fresh_parts(self, part_bytes: int) -> list[Part]:
+        os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._descriptor, self.size)
+        if not self.size:
+            return [Part(0, None)]
+        return [Part(offset, min(part_bytes, self.size - offset)) for offset in range(0, self.size, part_bytes)]
+
+    def _known_parts(self) -> list[Part]:
+        """What the state file says, where it fits the file; else none."""
+        state = read_state(self.path)
+        if not self.size or not state or state["size"] != self.size or os.fstat(self._descriptor).st_size != self.size:
+            return []
+        parts = [Part(*numbers) for numbers in state["parts"]]
+        ends = [0, *(part.offset + part.size for part in parts)]
+        fits = ends[-1] == self.size and all(part.offset == end and 0 <= part.completed <= part.size for part, end in zip(parts, ends))
+        return parts if fits else []
+
+    def become_one_part(self) -> Part:
+        """Everything anew, from the first byte to the last: the registry knows no ranges."""
+        self.parts = [Part(0, self.size or None)]
+        self.save()
+        return self.parts[0]
+
+    @property
+    def completed(self) -> int:
+        return sum(part.completed for part in self.parts)
+
+    @property
+    def is_fetched(self) -> bool:
+        return all(part.is_done for part in self.parts)
+
+    def write(self, part: Part, piece: bytes) -> None:
+        try:
+            view = memoryview(piece)
+            while view:
+                written = os.pwrite(self._descriptor, view, part.offset + part.completed)
+                view = view[written:]
+                part.completed += written
+        except OSError as error:
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            raise RegistryError(f"{self.path} cannot be written ({reason}); what is there is kept: pull again once there is room") from None
+        if time.monotonic() - self._saved_at > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Best effort: a full disk may leave no room for it, and then it lags behind."""
+        self._saved_at = time.monotonic()
+        if self.size:
+            state = {"size": self.size, "parts": [[part.offset, part.size, part.completed] for part in self.parts]}
+            temporary = self.path.with_suffix(".new")
+            try:
+                temporary.write_text(json.dumps(state))
+                os.replace(temporary, _state_path(self.path))
+            except OSError as error:
+                log.warning("%s cannot be written (%s)", temporary, error.strerror)
+
+    # --- its end
+
+    def finish(self, digest: str, target: Path) -> None:
+        """Move the contents to their place, if they are what `digest` says. Raises DigestMismatch, after which nothing is left of them."""
+        found = self._digest()
+        if found != digest:
+            self.drop()
+            raise DigestMismatch(digest, found)
+        os.fchmod(self._descriptor, 0o644)
+        os.fsync(self._descriptor)
+        os.replace(self.path, target)
+        _sync_folder(target.parent)
+        _state_path(self.path).unlink(missing_ok=True)
+        self.close()
+
+    def _digest(self) -> str:
+        sha, offset = hashlib.sha256(), 0
+        while piece := os.pread(self._descriptor, HASH_PIECE_BYTES, offset):
+            sha.update(piece)
+            offset += len(piece)
+        return f"sha256:{sha.hexdigest()}"
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+        _state_path(self.path).unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Keeps what is there; its lock is given up."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_partial(blobs: Path, digest: str, size: int, part_bytes: int) -> Partial | None:
+    """The contents of `digest` as far as they are here; None while another process is at them."""
+    path = partial_path(blobs, digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same_file(descriptor, path):  # else it was finished or dropped a moment ago
+                return Partial(path, descriptor, size, part_bytes)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def partial_path(blobs: Path, digest: str) -> Path:
+    return blobs / FOLDER / digest.replace(":", "-")
+
+
+def read_state(path: Path) -> dict | None:
+    """What the state file of a partial file says, if it can be read."""
+    try:
+        state = parse_json(_state_path(path).read_bytes())
+        return state if all(isinstance(number, int) for part in state["parts"] for number in [state["size"], *part]) and _has_triples(state) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _has_triples(state: dict) -> bool:
+    return all(len(part) == 3 for part in state["parts"])
+
+
+def num_present(blobs: Path, digest: str) -> int:
+    """Bytes that a pull begun earlier, or in another process, has brought."""
+    state = read_state(partial_path(blobs, digest))
+    return sum(completed for _, _, completed in state["parts"]) if state else 0
+
+
+def remove_stale(blobs: Path) -> None:
+    """Parts that nobody has gone on with for STALE_SECONDS."""
+    for path in (blobs / FOLDER).glob("sha256-*"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # gone on with, or removed, this moment
+            pass
+
+
+def free_bytes(blobs: Path) -> int:
+    return shutil.disk_usage(blobs).free
+
+
+def _state_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
