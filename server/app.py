@@ -4,10 +4,12 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
+import asyncio
 import html
 import logging
 
 from aiohttp import web
+from vkbackend import settings
 from vkbackend.errors import RequestError, VkbackendError
 
 from . import access, answers
@@ -30,9 +32,20 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app.router.add_routes(ROUTES)
     app.on_response_prepare.append(_as_go_answers)
+    app.on_startup.append(_prune)
     if loaded_models is not None:
         app.on_shutdown.append(lambda app: loaded_models.close())
     return app
+
+
+async def _prune(app: web.Application):
+    """What a crash left in the store, before anything is asked of it."""
+    if app[STORE] is None or settings.get("OLLAMA_NOPRUNE"):
+        return
+    try:
+        await asyncio.to_thread(app[STORE].prune)
+    except OSError as error:
+        log.warning("the store was not cleared of what is unused: %s", error)
 
 
 @web.middleware

@@ -1,23 +1,25 @@
-"""Makes a model from uploaded GGUF files or from another model: /api/create without the HTTP around it.
+"""Makes a model from uploaded GGUF or safetensors files or from another model: /api/create without the HTTP around it.
 
 In: a CreateRequest. Out: a manifest in the store, and texts that tell how far it is, in the order in which Ollama tells them.
 Layers that the request names (template, system, parameters, messages) take the place of the base's; licenses are added to it.
 """
 
 import json
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 from vkbackend.gguf.reader import GGUFFile
 
 from . import go_json, names
+from .convert import from_folder, from_gguf, write_model
 from .errors import ApiError
 from .formatting import human_number
 from .gotemplate import Template, TemplateError, builtin
 from .messages import CreateRequest, Message
 from .model_info import parameter_count
 from .names import ModelName
-from .quantization import parse_file_type, quantization_level
-from .store import Store
+from .quantization import CAN_BE_QUANTIZED, quantization_level, quantize_target
+from .store import Store, Upload
 from .stored_model import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
@@ -27,7 +29,8 @@ NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model 
 
 @dataclass
 class Piece:
-    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), or text that becomes one (`contents`)."""
+    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), text that becomes one (`contents`), or a GGUF file that was written
+    for it and waits beside the blobs (`upload`)."""
 
     media_type: str
     digest: str = ""
@@ -35,6 +38,7 @@ class Piece:
     contents: bytes = b""
     status: str = ""  # what to tell about it; by default whether its blob was there before
     gguf: GGUFFile | None = None
+    upload: Upload | None = None
 
 
 def check(request: CreateRequest) -> ModelName:
@@ -50,20 +54,23 @@ def check(request: CreateRequest) -> ModelName:
 
 
 def create(store: Store, request: CreateRequest, name: ModelName, report) -> None:
-    """`report(status)` is called for each step. Raises ApiError, or a VkbackendError that the caller answers with status 500.
+    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and `completed`. Raises ApiError, or a
+    VkbackendError that the caller answers with status 500.
 
-    Reading the base takes its time and is done first; only then the store is locked, written to, and found to hold all layers still.
+    Reading the base and writing weights take their time and are done first; only then the store is locked, changed, and found to hold all
+    layers still.
     """
-    creation = _Creation(store, request, report)
-    pieces = creation.prepare(name)
-    with store.lock:
-        creation.write(store.existing_name(name), pieces)
+    with ExitStack() as uploads:
+        creation = _Creation(store, request, report, uploads)
+        pieces = creation.prepare(name)
+        with store.lock:
+            creation.write(store.existing_name(name), pieces)
     report("success")
 
 
 class _Creation:
-    def __init__(self, store, request, report):
-        self.store, self.request, self.report = store, request, report
+    def __init__(self, store, request, report, uploads):
+        self.store, self.request, self.report, self.uploads = store, request, report, uploads
         self.config = {"renderer": request.renderer, "parser": request.parser}
 
     def prepare(self, name) -> list[Piece]:
@@ -78,13 +85,12 @@ class _Creation:
             raise ApiError(400, "neither 'from' or 'files' was specified")
         if request.adapters is not None:
             raise ApiError(400, NO_ADAPTERS if self.kind_of(request.adapters) else UNKNOWN_TYPE)
-        self.check_quantization(pieces)
-        return self.with_texts(pieces)
+        return self.with_texts(self.quantized(pieces))
 
     def write(self, name, pieces):
         layers, statuses = [], []
         for piece in pieces:
-            digest, is_new = self.store.add_blob(piece.contents) if piece.contents else (piece.digest, False)
+            digest, is_new = self.digest_of(piece)
             layers.append(Layer(piece.media_type, digest, self.blob(digest).stat().st_size, piece.source))
             statuses.append(piece.status or f"{'creating new' if is_new else 'using existing'} layer {digest}")
         document = go_json.dumps(self.config_document(pieces, layers)).encode()
@@ -92,6 +98,23 @@ class _Creation:
         for status in [*statuses, "writing manifest"]:
             self.report(status)
         self.store.write_manifest(name, config, layers)
+        self.check_blobs(pieces, layers, document)
+
+    def check_blobs(self, pieces, layers, config_document):
+        """An Ollama beside us that starts at this moment deletes blobs that no manifest names yet: what we still have comes back."""
+        if not all(self.store.blob_path(layer.digest).is_file() for layer in layers):
+            for piece in pieces:
+                self.digest_of(piece)
+        self.store.add_blob(config_document)
+        for layer in layers:
+            self.blob(layer.digest)
+
+    def digest_of(self, piece) -> tuple[str, bool]:
+        """-> (digest of the piece's blob, whether it is new)."""
+        if piece.upload is not None:
+            is_new = not self.store.blob_path(piece.upload.digest).is_file()
+            return piece.upload.finish(), is_new
+        return self.store.add_blob(piece.contents) if piece.contents else (piece.digest, False)
 
     # --- where it comes from
 
@@ -110,7 +133,7 @@ class _Creation:
     def from_files(self, files) -> list[Piece]:
         kind = self.kind_of(files)
         if kind == "safetensors":
-            raise ApiError(400, "safetensors files are not supported yet; convert the model to GGUF first")
+            return self.from_safetensors(files)
         if kind != "gguf":
             raise ApiError(400, UNKNOWN_TYPE)
         pieces = []
@@ -149,14 +172,25 @@ class _Creation:
         media_type = _media_type(gguf.metadata)
         if media_type == ADAPTER:
             raise ApiError(400, NO_ADAPTERS)
-        pieces = [self.existing(digest, media_type, str(self.blob(digest)), gguf)]
-        matched = builtin.match(gguf.metadata.get("tokenizer.chat_template", str, ""))
-        if matched:
-            template_name, text, parameters = matched
-            pieces.append(Piece(TEMPLATE, contents=text.encode(), status=f"using autodetected template {template_name}"))
-            if parameters:
-                pieces.append(_json_piece(PARAMS, parameters))
-        return pieces
+        return [self.existing(digest, media_type, str(self.blob(digest)), gguf), *_detected_template(gguf)]
+
+    def from_safetensors(self, files) -> list[Piece]:
+        """Converted and, where that is asked for, quantized in one go."""
+        target = self.target()
+        self.report("converting model")
+        source = from_folder({path: self.blob(digest) for path, digest in files.items()})
+        if target == source.level:
+            target = None
+        upload = self.written(source, target, f"quantizing {source.level} model to {target}" if target else "converting model")
+        gguf = GGUFFile.open(upload.path)
+        return [Piece(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
+
+    def written(self, source, target: str | None, status: str) -> Upload:
+        """A GGUF file of what `source` holds, as `target` where that is another type, beside the blobs."""
+        upload = self.uploads.enter_context(self.store.upload())
+        write_model(source, target, upload, lambda done, total: self.report(status, digest="0" * 19, total=total, completed=done),
+                    getattr(self.report, "cancelled", None))
+        return upload
 
     # --- layers
 
@@ -192,22 +226,32 @@ class _Creation:
                 parameters |= json.loads(piece.contents) if piece.contents else self.store.read_json(piece.digest)
         return parameters | (self.request.parameters or {})
 
-    def check_quantization(self, pieces):
-        wanted = (self.request.quantize or self.request.quantization).upper()
-        if not wanted:
-            return
+    # --- quantization
+
+    def target(self) -> str | None:
+        """The file type that `quantize` asks for."""
+        wanted = self.request.quantize or self.request.quantization
         try:
-            wanted = parse_file_type(wanted)
+            return quantize_target(wanted) if wanted else None
         except ValueError as error:
             raise ApiError(500, str(error)) from None
-        for piece in pieces:
-            if piece.gguf is None or piece.media_type != MODEL:
-                continue
-            present = quantization_level(piece.gguf.metadata)
-            if present not in ("F16", "F32"):
-                raise ApiError(500, "quantization is only supported for F16 and F32 models")
-            if present != wanted:
-                raise ApiError(500, f"quantizing {present} to {wanted} is not supported yet; upload a GGUF file that is {wanted} already")
+
+    def quantized(self, pieces) -> list[Piece]:
+        """The pieces with their weights as the request wants them."""
+        target = self.target()
+        return [self.quantized_weights(piece, target) if target and piece.gguf is not None and piece.media_type == MODEL and piece.upload is None
+                else piece for piece in pieces]
+
+    def quantized_weights(self, piece, target) -> Piece:
+        source = from_gguf(piece.gguf)
+        if source.level == target:
+            return piece
+        if source.level not in CAN_BE_QUANTIZED:
+            raise ApiError(500, "quantization is only supported for F16 and F32 models")
+        status = f"quantizing {source.level} model to {target}"
+        self.report(status)
+        upload = self.written(source, target, status)
+        return replace(piece, digest="", source="", upload=upload, gguf=GGUFFile.open(upload.path))
 
     def config_document(self, pieces, layers) -> dict:
         weights = [piece.gguf for piece in pieces if piece.gguf]
@@ -219,6 +263,16 @@ class _Creation:
         if self.request.info and isinstance(self.request.info.get("capabilities"), list):
             document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
         return document | {key: text for key, text in self.config.items() if text}
+
+
+def _detected_template(gguf) -> list[Piece]:
+    """A template of ours, and its parameters, where the file's own is known to say the same."""
+    matched = builtin.match(gguf.metadata.get("tokenizer.chat_template", str, ""))
+    if not matched:
+        return []
+    template_name, text, parameters = matched
+    piece = Piece(TEMPLATE, contents=text.encode(), status=f"using autodetected template {template_name}")
+    return [piece, _json_piece(PARAMS, parameters)] if parameters else [piece]
 
 
 def _media_type(metadata) -> str:

@@ -13,6 +13,7 @@ FILE_TYPES = {0: "F32", _MXFP4_FILE_TYPE: "MXFP4"} | {int(LlamaFileType[f"MOSTLY
 _NAMED_TENSOR_TYPES = ("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "F64", "BF16")
 _MXFP4_TENSOR_TYPE = 39
 TENSOR_TYPES = {int(GGMLQuantizationType[name]): name for name in _NAMED_TENSOR_TYPES} | {_MXFP4_TENSOR_TYPE: "MXFP4"}
+FILE_TYPE_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 CAN_QUANTIZE_TO = "F32, F16, Q4_K_S, Q4_K_M, Q8_0"
 _PARSED = {"F32": "F32", "F16": "F16", "Q8_0": "Q8_0", "Q4_K_S": "Q4_K_S", "Q4_K_M": "Q4_K_M", "Q4_K": "Q4_K_M", "BF16": "BF16"}
 
@@ -36,3 +37,15 @@ def parse_file_type(text: str) -> str:
     if text not in _PARSED:
         raise ValueError(f"unsupported quantization type {text} - supported types are {CAN_QUANTIZE_TO}")
     return _PARSED[text]
+
+
+# What `quantize` takes beside those: Ollama 0.12.11 has none of them. Short names mean what llama.cpp means by them.
+_FURTHER = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q5_K_S", "Q5_K_M", "Q6_K")
+_SHORT = {"Q3_K": "Q3_K_M", "Q5_K": "Q5_K_M"}
+CAN_BE_QUANTIZED = ("F32", "F16", "BF16")
+
+
+def quantize_target(text: str) -> str:
+    """What `quantize` asks for, in any case -> the full name of a file type. Raises ValueError as `parse_file_type` does."""
+    text = _SHORT.get(text.upper(), text.upper())
+    return text if text in _FURTHER else parse_file_type(text)

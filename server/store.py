@@ -274,6 +274,8 @@ class Store:
     def prune(self):
         """At start: clear away what a crash left of unfinished work, and blobs that no manifest has named for a day. Younger ones may be on their
         way into a model, of this program or of an Ollama beside it. Files with other names than a blob's are left alone."""
+        if not (self.root / "blobs").is_dir():
+            return
         self.staging.clear([self.root / "blobs"])
         with self.lock:
             used = self._used_digests()

@@ -15,7 +15,7 @@ from shared_data import shared
 from starter_models import model_path
 
 # Conversations of these areas that run a model belong to the tests of generate and chat.
-CASES = {"root": "*", "http": "*", "blobs": "*", "manage": "*", "models": "show_*", "create": "create_*_no_stream"}
+CASES = {"root": "*", "http": "*", "blobs": "*", "manage": "*", "models": "show_*", "create": "*"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_an_upload_cut_off_leaves_nothing(server):
     digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(contents)}\r\n\r\n".encode() + contents[:200_000])
-    _wait_until(lambda: not list((server.models_folder / "blobs").glob(".upload-*")))
+    _wait_until(lambda: not list((server.models_folder / ".vkbackend").glob(".upload-*")))
     assert call(server, "HEAD", f"/api/blobs/{digest}")[0] == 404
     assert call(server, "POST", f"/api/blobs/{digest}", contents)[0] == 201
     assert call(server, "HEAD", f"/api/blobs/{digest}")[0] == 200

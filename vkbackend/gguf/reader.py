@@ -123,12 +123,13 @@ class GGUFFile:
         # The smallest tensor info takes 24 bytes, the smallest pair 13: larger counts cannot be true.
         if num_tensors * 24 + num_pairs * 13 > len(self._map):
             raise damaged(path, f"it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes")
-        spans = {}
+        spans, self._pairs = {}, {}
         for _ in range(num_pairs):
-            key = reader.string("a metadata key", MAX_NAME_BYTES)
+            start, key = reader.at, reader.string("a metadata key", MAX_NAME_BYTES)
             if key in spans:
                 raise damaged(path, f"metadata key {key} stands twice")
             spans[key] = reader.value(key)
+            self._pairs[key] = start, reader.at
         self.metadata = Metadata(path, spans)
         self.alignment = self.metadata.get("general.alignment", int, DEFAULT_ALIGNMENT)
         if self.alignment <= 0 or self.alignment & (self.alignment - 1):
@@ -177,6 +178,11 @@ class GGUFFile:
         """Give the file's pages back to the system, which reads them again where they are wanted after all."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
+
+    def pair_bytes(self, key: str) -> bytes:
+        """A key of the metadata with its type and value, as they stand in the file."""
+        start, end = self._pairs[key]
+        return self._map[start:end]
 
     def data(self, name: str) -> np.ndarray:
         """A tensor's bytes as in the file: uint8, read-only, no copy."""

@@ -1,0 +1,64 @@
+"""config.json of a Hugging Face model: numbers looked up with their types and bounds checked.
+
+In: the parsed file. Out: `Config`. What is missing or no number is an error that names the key.
+"""
+
+import math
+
+from .source import CannotConvert
+
+LARGEST = (1 << 32) - 1
+
+
+class Config:
+    """`architecture`: the first name of `architectures`. `path`: where in config.json this object stands, for errors."""
+
+    def __init__(self, values: dict, path: str = ""):
+        self._values, self._path = values, path
+        names = values.get("architectures")
+        if not path and not (isinstance(names, list) and names and isinstance(names[0], str)):
+            raise CannotConvert("unknown architecture: config.json names none under \"architectures\"; give the model's own config.json")
+        self.architecture = "" if path else names[0]
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def get(self, key: str, default=None):
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def part(self, key: str) -> "Config | None":
+        """An object within, None where there is none."""
+        value = self._values.get(key)
+        return Config(value, f"{self._path}{key}.") if isinstance(value, dict) else None
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A number from 1 on that fits into 32 bits. Raises CannotConvert."""
+        value = self.get(key, default)
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise self._wrong(key, "a whole number above 0")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number above 0. Raises CannotConvert."""
+        value = self.get(key, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise self._wrong(key, "a number above 0")
+        return float(value)
+
+    def _wrong(self, key: str, wanted: str) -> CannotConvert:
+        return CannotConvert(f"config.json: {self._path}{key} is {str(self._values.get(key))[:80]}, not {wanted}; give the model's own config.json")
+
+    def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:
+        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there perhaps one for each `kind` of layer."""
+        together = self.part("rope_parameters")
+        if together is not None and kind is not None and together.part(kind) is not None:
+            together = together.part(kind)
+        source = together if together is not None and "rope_theta" in together else self
+        scaling = self.part("rope_scaling") or together
+        if scaling is not None and scaling.rope_type() in ("", "default"):
+            scaling = None
+        return (source.number("rope_theta") if "rope_theta" in source else None), scaling
+
+    def rope_type(self) -> str:
+        return str(self.get("rope_type", self.get("type", "")))
