@@ -80,6 +80,7 @@ class Generation:
         self._guard = RepeatGuard()
         self._scores: list[TokenLogprob] | None = [] if request.prompt_logprobs else None  # of the prompt, None once complete
         self._fresh: Sampled | None = None
+        self._end: TokenLogprob | None = None
         self._sampled: list[int] = []  # end tokens excluded
         self._num_sampled = 0  # end token included
         limit = CONTEXTS_PER_GENERATION * self.num_ctx
@@ -180,9 +181,11 @@ class Generation:
         if fresh.scores is not None:
             self._emit(PromptLogprobs(fresh.scores))
         is_stuck = False
-        if fresh.token_id not in self._tokenizer.eos_ids:
+        logprob = self._logprob(fresh.row, fresh.token_id, fresh.logit) if self.request.logprobs else None
+        if fresh.token_id in self._tokenizer.eos_ids:
+            self._end = logprob
+        else:
             self._sampled.append(fresh.token_id)
-            logprob = self._logprob(fresh.row, fresh.token_id, fresh.logit) if self.request.logprobs else None
             is_stuck = self._emit_piece(self._text.push(self._tokenizer.token_bytes(fresh.token_id), logprob))
         if self._text.stopped:
             self.ended = FinishReason.STOP
@@ -206,6 +209,7 @@ class Generation:
                 tokens=self._num_sampled,
                 decode_seconds=self._last_token - self._first_token,
                 context=self.prompt + self._sampled[: self._text.num_sent],
+                end=self._end,
             )
         )
 

@@ -129,6 +129,7 @@ class Finished:
     tokens: sampled ones, with an end token and those cut off by a stop string
     prompt_seconds: from its first step to its first token; decode_seconds: from the first token to the last (0 for one)
     context: the prompt as it was run, then the sampled tokens that reached the text
+    end: the end token that was sampled last, if one was, where log-probabilities are asked for
     """
 
     reason: FinishReason
@@ -137,6 +138,7 @@ class Finished:
     tokens: int
     decode_seconds: float
     context: list[int]
+    end: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
