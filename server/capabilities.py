@@ -1,9 +1,10 @@
 """What a stored model can do: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
 
 In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Found as Ollama finds them: keys of
-the file, variables of the template, and text around `.Thinking` in it.
+the file, variables of the template, text around `.Thinking` in it, and what a built-in parser of its answers finds.
 """
 
+from . import output_parsers
 from .gotemplate import Template, TemplateError, nodes
 
 _THINKING_FAMILIES = ("gptoss", "gpt-oss")
@@ -23,8 +24,10 @@ def capabilities(model, metadata) -> list[str]:
     except TemplateError:
         return found
     variables = template.vars()
-    more = [("tools", "tools" in variables), ("insert", "suffix" in variables), ("vision", bool(model.projector_paths)),
-            ("thinking", model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template)))]
+    parser = output_parsers.name_of(model)
+    reads_calls, reads_thoughts = output_parsers.knowledge(parser) if parser else (False, False)
+    more = [("tools", "tools" in variables or reads_calls), ("insert", "suffix" in variables), ("vision", bool(model.projector_paths)),
+            ("thinking", model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template)) or reads_thoughts)]
     return found + [name for name, holds in more if holds and name not in found]
 
 

@@ -63,7 +63,9 @@ def chat_prompt(template: Template, messages: list[Message], limit: ContextLimit
         return template.execute(Values(messages=[_template_message(message) for message in kept], tools=tool_values, **thinking.values()))
 
     system, first = _fitting(messages, limit, render)
-    kept, images = _tag_images(messages[first:])
+    kept, images = messages[first:], [image for message in messages[first:] for image in message.images or ()]
+    if not getattr(template, "marks_images", False):
+        kept, images = _tag_images(kept)
     return Prompt(render(system + kept), images)
 
 

@@ -1,8 +1,12 @@
-"""How a stored model's prompts are written, and what marks thoughts and tool calls in its answers: by its Go template."""
+"""How a stored model's prompts are written, and what marks thoughts and tool calls in its answers.
+
+A renderer that the model's config names comes before its Go template.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from . import renderers
 from .capabilities import thinking_tags
 from .gotemplate import Template, Values
 from .output_parsers.tools import tag_of
@@ -26,4 +30,5 @@ class PromptStyle:
 def style_of(stored) -> PromptStyle:
     """Raises TemplateError."""
     template = Template.parse(stored.template)
-    return PromptStyle(template, thinking_tags(template), tag_of(template))
+    renderer = stored.config.get("renderer")
+    return PromptStyle(renderers.named(renderer) if renderer else template, thinking_tags(template), tag_of(template))

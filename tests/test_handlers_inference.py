@@ -222,8 +222,8 @@ def test_images_are_refused_where_a_model_would_see_them(tmp_path, name):
     assert status == 400 and "sees images" in text and "without images" in text
 
 
-THINK = {"name": "think", "arch": "qwen3", "create": {"template": "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ if .Thinking }}<think>{{ .Thinking }}"
-                                                                  "</think>{{ end }}{{ end }}<assistant>"}}
+TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ end }}<assistant>"
+THINK = {"name": "think", "arch": "qwen3", "create": {"template": TEMPLATE}}
 
 
 def pieces(*texts):
@@ -231,10 +231,10 @@ def pieces(*texts):
         {"content": "", "done": True, "done_reason": "stop", "eval_count": 3, "eval_duration": 4, "prompt_eval_count": 1, "prompt_eval_duration": 2}]
 
 
-def ask_think(tmp_path, first, second, **body):
+def ask_think(tmp_path, first, second, model=THINK, **body):
     """-> (contents, thoughts, the requests that the engine got)"""
-    vector = {"model": THINK, "method": "POST", "path": "/api/chat", "runner_pieces": pieces(*first), "runner_pieces_second_request": pieces(*second),
-              "body": json.dumps({"model": "think", "messages": [{"role": "user", "content": "Hi"}]} | body)}
+    vector = {"model": model, "method": "POST", "path": "/api/chat", "runner_pieces": pieces(*first), "runner_pieces_second_request": pieces(*second),
+              "body": json.dumps({"model": model["name"], "messages": [{"role": "user", "content": "Hi"}]} | body)}
 
     async def run():
         async with World(tmp_path) as world:
@@ -267,3 +267,64 @@ def test_text_that_only_began_like_a_tag_is_not_lost(tmp_path):
 def test_images_for_a_model_without_eyes_are_told_in_the_log(tmp_path, caplog):
     ask_think(tmp_path, ["Hello"], [], messages=[{"role": "user", "content": "see", "images": ["aW1n"]}])
     assert "think:latest does not see images: 1 of the request" in caplog.text
+
+
+HARMONY_TEMPLATE = ("{{ range .Messages }}<|start|>{{ .Role }}<|message|>{{ .Content }}<|end|>{{ end }}"
+                    "{{ range .Tools }}{{ .Function.Name }} {{ end }}{{ .ThinkLevel }}<|start|>assistant")
+HARMONY = {"name": "oss", "arch": "gptoss", "create": {"parser": "harmony", "template": HARMONY_TEMPLATE}}
+CALLING = "<|end|><|start|>assistant<|channel|>commentary to=functions.get_it <|constrain|>json<|message|>"
+
+
+def test_a_parser_that_the_model_names(tmp_path):
+    """Its thoughts and calls; the prompt has the names that the model may use, the answer has those of the request; levels of thinking."""
+    tools = [{"type": "function", "function": {"name": "get.it", "parameters": {"type": "object", "properties": {}}}}]
+    vector = {"model": HARMONY, "method": "POST", "path": "/api/chat", "runner_pieces": pieces("<|channel|>analysis<|message|>hm", CALLING, "{}"),
+              "body": json.dumps({"model": "oss", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "think": "high"})}
+
+    async def run():
+        async with World(tmp_path) as world:
+            status, _, text = await world.ask(vector)
+            assert status == 200, text
+            return [json.loads(line) for line in text.splitlines()], world.tokenizer.prompts
+
+    answers, prompts = asyncio.run(run())
+    assert prompts == ["<|start|>user<|message|>Hi<|end|>get_it high<|start|>assistant"]
+    assert "".join(answer["message"].get("thinking", "") for answer in answers) == "hm"
+    call, = answers[-1]["message"]["tool_calls"]
+    assert call["function"] == {"index": 0, "name": "get.it", "arguments": {}} and call["id"] == "call_XXXXXXXX"
+
+
+def test_a_format_after_thoughts_in_harmony(tmp_path):
+    first = ["<|channel|>analysis<|message|>hm", "<|end|><|start|>assistant<|channel|>final<|message|>No", " JSON"]
+    contents, thoughts, requests = ask_think(tmp_path, first, ['{"a": 1}'], HARMONY, format="json")
+    assert ("".join(contents), thoughts, [request.format for request in requests]) == ('{"a": 1}', "hm", ["", '"json"'])
+
+
+def test_a_call_that_cannot_be_read_ends_the_answer_with_an_error(tmp_path):
+    vector = {"model": HARMONY, "method": "POST", "path": "/api/chat",
+              "runner_pieces": pieces("<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|>{bad"),
+              "body": json.dumps({"model": "oss", "messages": [{"role": "user", "content": "Hi"}]})}
+
+    async def run(stream):
+        async with World(tmp_path) as world:
+            body = json.loads(vector["body"]) | {"stream": stream}
+            return await world.ask(vector | {"body": json.dumps(body)})
+
+    status, _, text = asyncio.run(run(True))
+    assert status == 200 and text.splitlines()[-1].startswith('{"error":"error parsing tool call: raw=')
+    status, _, text = asyncio.run(run(False))
+    assert status == 500 and text.startswith('{"error":"error parsing tool call: raw=')
+
+
+def test_a_renderer_that_the_model_names(tmp_path):
+    coder = {"name": "coder", "arch": "qwen3", "create": {"renderer": "qwen3-coder", "parser": "qwen3-coder"}}
+    contents, _, _ = ask_think(tmp_path, ["Hello "], [], coder)
+    assert contents == ["Hello", ""]
+
+    async def run():
+        async with World(tmp_path) as world:
+            await world.ask({"model": coder, "method": "POST", "path": "/api/generate", "runner_pieces": pieces("x"),
+                             "body": json.dumps({"model": "coder", "prompt": "Hi", "system": "S"})})
+            return world.tokenizer.prompts
+
+    assert asyncio.run(run()) == ["<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]

@@ -3,12 +3,23 @@
 A model names a built-in parser in its config (PARSER of a Modelfile), or its template tells how thoughts and calls are marked.
 """
 
+from functools import partial
+
 from ..conversation import Message, Tool
+from .harmony import HarmonyParser
 from .parsed import OutputParser, Parsed, ParseError
+from .passthrough import PassthroughParser
+from .tagged import Qwen3CoderParser, Qwen3VLParser
 from .thinking import ThinkingParser
 from .tools import ToolsParser
 
-BUILTIN = {}
+BUILTIN = {
+    "passthrough": PassthroughParser,
+    "qwen3-coder": Qwen3CoderParser,
+    "qwen3-vl-instruct": partial(Qwen3VLParser, thinks=False),
+    "qwen3-vl-thinking": partial(Qwen3VLParser, thinks=True),
+    "harmony": HarmonyParser,
+}
 _HARMONY_FAMILIES = ("gptoss", "gpt-oss")
 
 
@@ -28,6 +39,12 @@ def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | 
     if name not in BUILTIN:
         raise ParseError("unknown parser")
     return BUILTIN[name](list(tools or []), last_message)
+
+
+def knowledge(name: str) -> tuple[bool, bool]:
+    """Whether the parser of this name finds tool calls, and thoughts."""
+    parser = builtin(name)
+    return parser.knows_tools, parser.knows_thinking
 
 
 def by_template(prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None) -> OutputParser | None:
@@ -53,4 +70,5 @@ class ThoughtsThenCalls:
         return Parsed(inner.content, outer.thinking, inner.calls)
 
 
-__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "ToolsParser", "builtin", "by_template", "name_of"]
+__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "ToolsParser", "builtin",
+           "by_template", "knowledge", "name_of"]

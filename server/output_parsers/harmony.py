@@ -1,0 +1,120 @@
+"""Harmony, the format of gpt-oss: messages of `<|start|>role<|channel|>name to=recipient<|message|>text<|end|>`.
+
+The channel `analysis` holds thoughts, a recipient makes a message a tool call, all else is content. Tools are named as TypeScript
+identifiers in the prompt, and by their own names in the answer.
+"""
+
+import re
+from dataclasses import replace
+from enum import Enum, auto
+
+from .. import go_decode
+from ..binding import to_plain
+from ..conversation import Message, Tool, ToolCall, ToolCallFunction
+from .parsed import SPACE, Parsed, ParseError, overlap
+
+START, END, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
+
+
+class _In(Enum):
+    NOTHING = auto()
+    HEADER = auto()
+    CONTENT = auto()
+    THOUGHTS = auto()
+    CALL = auto()
+
+
+class HarmonyParser:
+    """A tool call ends an answer, so it is read at the end of all."""
+
+    knows_thinking = knows_tools = True
+
+    def __init__(self, tools: list[Tool], last_message: Message | None):
+        self._own_names: dict[str, str] = {}  # in the prompt -> in the request
+        self.tools = [self._renamed(tool) for tool in tools]
+        self._at = _In.NOTHING
+        self._held = f"{START}assistant"  # the prompt ends with it
+        self._recipient, self._call = None, ""
+        if last_message is not None and last_message.role == "assistant":
+            if last_message.content:
+                self._at, self._held = _In.CONTENT, ""
+            elif last_message.thinking:
+                self._at, self._held = _In.THOUGHTS, ""
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        parsed = Parsed()
+        self._held += text
+        while self._step(parsed):
+            pass
+        if done and self._recipient is not None:
+            parsed.calls.append(ToolCall("", self._function()))
+        return parsed
+
+    def _step(self, parsed) -> bool:
+        """Takes the next part off what is held; False where more text is needed."""
+        if self._at is _In.NOTHING:
+            _, found, behind = self._held.partition(START)
+            if found:
+                self._at, self._held = _In.HEADER, behind
+            return bool(found)
+        if self._at is _In.HEADER:
+            header, found, behind = self._held.partition(MESSAGE)
+            if found:
+                self._read_header(header)
+                self._held = behind
+            return bool(found)
+        body, found, behind = self._held.partition(END)
+        if not found:
+            body = self._held[:len(self._held) - overlap(self._held, END)]
+            behind = self._held[len(body):]
+        self._held = behind
+        self._emit(parsed, body)
+        if found:
+            self._at = _In.NOTHING
+        return bool(found)
+
+    def _emit(self, parsed, body):
+        if self._at is _In.CONTENT:
+            parsed.content += body
+        elif self._at is _In.THOUGHTS:
+            parsed.thinking += body
+        else:
+            self._call += body
+
+    def _read_header(self, header: str):
+        """`assistant<|channel|>commentary to=functions.f <|constrain|>json`; the recipient may stand before the channel, or for the role."""
+        before, found, behind = header.replace(CONSTRAIN, " " + CONSTRAIN).partition(CHANNEL)
+        channel = re.match(f"[^{SPACE}]*", behind)[0] if found else ""
+        words = re.split(f"[{SPACE}]+", f"{before}{behind[len(channel):]}".strip(SPACE))
+        recipient = next((word[3:] for word in words[:2] if word.startswith("to=")), "")
+        self._at = _In.THOUGHTS if channel == "analysis" else _In.CONTENT
+        if recipient and channel in ("analysis", "commentary"):
+            self._at, self._recipient = _In.CALL, recipient
+
+    def _function(self) -> ToolCallFunction:
+        name = self._recipient.removeprefix("functions.")
+        try:
+            arguments = to_plain(go_decode.parse_all(self._call.encode("utf-8", "surrogatepass")))
+            if not isinstance(arguments, dict):
+                raise go_decode.JSONSyntaxError("the arguments are no object")
+        except go_decode.JSONSyntaxError as error:
+            raise ParseError(f"error parsing tool call: raw='{self._call}', err={error}") from None
+        return ToolCallFunction(0, self._own_names.get(name, name), arguments)
+
+    def _renamed(self, tool: Tool) -> Tool:
+        name = identifier(tool.function.name, self._own_names)
+        self._own_names[name] = tool.function.name
+        return replace(tool, function=replace(tool.function, name=name))
+
+
+def identifier(name: str, taken) -> str:
+    """The name as a TypeScript identifier that is not taken: other characters left out or turned to `_`, a number added where it is."""
+    name = "".join("_" if character in " -." else character for character in name if character in " -._$" or character.isalnum())
+    if not name:
+        name = "unnamed"
+    elif name[0].isdecimal():
+        name = "_" + name
+    wanted, number = name, 2
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    return name

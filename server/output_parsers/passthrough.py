@@ -1,0 +1,14 @@
+"""The parser that leaves an answer as it is."""
+
+from ..conversation import Message, Tool
+from .parsed import Parsed
+
+
+class PassthroughParser:
+    knows_thinking = knows_tools = False
+
+    def __init__(self, tools: list[Tool], last_message: Message | None):
+        self.tools = tools
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        return Parsed(text)

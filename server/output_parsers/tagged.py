@@ -1,0 +1,160 @@
+"""Answers in which tool calls stand between `<tool_call>` and `</tool_call>`: the Qwen 3 families, which differ in what stands there."""
+
+import re
+
+from .. import go_decode
+from ..binding import to_plain
+from ..conversation import Message, Tool, ToolCall, ToolCallFunction
+from .parsed import SPACE, Parsed, ParseError, overlap, split_trailing_space
+
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
+
+
+class TaggedCalls:
+    """Content without the calls. White space before a call and behind one is dropped; behind one, where patient is false, only as far as it comes
+    in the same piece. What is no whole call in the end is dropped, too.
+    """
+
+    def __init__(self, read_call, patient: bool):
+        self._read_call, self._patient = read_call, patient  # read_call: text between the tags -> ToolCallFunction
+        self._held, self._in_call, self._skips_space = "", False, False
+
+    def skip_space(self):
+        """Drops white space until something else comes."""
+        self._skips_space = True
+
+    def add(self, text: str) -> Parsed:
+        parsed = Parsed()
+        text, self._held = self._held + text, ""
+        if self._skips_space:
+            text = text.lstrip(SPACE)
+            self._skips_space = not text
+        while True:
+            before, found, behind = text.partition(CLOSING if self._in_call else OPENING)
+            if not found:
+                break
+            if self._in_call:
+                parsed.calls.append(ToolCall("", self._read_call(before)))
+                behind = behind.lstrip(SPACE)
+                self._skips_space = self._patient and not behind
+            else:
+                parsed.content += before.rstrip(SPACE)
+            text, self._in_call = behind, not self._in_call
+        if self._in_call:
+            self._held = text
+            return parsed
+        shown = split_trailing_space(text[:len(text) - overlap(text, OPENING)])[0]
+        parsed.content += shown
+        self._held = text[len(shown):]
+        return parsed
+
+
+class Qwen3CoderParser:
+    """Calls as `<function=name><parameter=key>value</parameter>...</function>`."""
+
+    knows_thinking, knows_tools = False, True
+
+    def __init__(self, tools: list[Tool], last_message: Message | None):
+        self.tools = tools
+        self._calls = TaggedCalls(self._read, patient=False)
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        return self._calls.add(text)
+
+    def _read(self, text: str) -> ToolCallFunction:
+        function = _tag(text, "function", 0)
+        if function is None:
+            raise ParseError("EOF")
+        name, body, _ = function
+        properties = next((tool.function.parameters.properties for tool in self.tools if tool.function.name == name), None) or {}
+        arguments, at = {}, 0
+        while (parameter := _tag(body, "parameter", at)) is not None:
+            key, value, at = parameter
+            arguments[key] = _typed(value.removeprefix("\n").removesuffix("\n"), _types(properties.get(key)))
+        return ToolCallFunction(0, name, arguments)
+
+
+def _tag(text, tag, at) -> tuple[str, str, int] | None:
+    """The next `<tag=name>body</tag>` from `at` on: (name, body, where it ends)."""
+    opening = re.compile(rf"<{tag}=([^>]+)>").search(text, at)
+    if opening is None:
+        return None
+    end = text.find(f"</{tag}>", opening.end())
+    if end < 0:
+        raise ParseError(f"XML syntax error on line {text.count(chr(10)) + 1}: unexpected EOF")
+    return opening[1], text[opening.end():end], end + len(f"</{tag}>")
+
+
+def _types(prop) -> list[str]:
+    if prop is None:
+        return []
+    if prop.any_of:
+        return [name for choice in prop.any_of for name in choice.type or []]
+    return prop.type or []
+
+
+def _typed(text: str, types: list[str]):
+    """The value that a parameter's text stands for: the most special of its types that fits, else the text."""
+    if text.lower() == "null":
+        return None
+    if "boolean" in types:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if types == ["boolean"]:
+            return False
+    if "integer" in types and re.fullmatch(r"[+-]?[0-9]+", text) and -1 << 63 <= int(text) < 1 << 63:
+        return int(text)
+    if "number" in types and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+        number = float(text)
+        if abs(number) < float("inf"):
+            return int(number) if number.is_integer() and abs(number) < 1 << 63 else number
+    for name, kind in (("array", list), ("object", dict)):
+        if name in types:
+            try:
+                value = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
+            except go_decode.JSONSyntaxError:
+                continue
+            if isinstance(value, kind):
+                return value
+    return text
+
+
+class Qwen3VLParser:
+    """Calls as JSON. The kind that thinks begins in its thoughts, without an opening tag, unless it goes on with an answer."""
+
+    knows_tools = True
+
+    def __init__(self, tools: list[Tool], last_message: Message | None, *, thinks: bool):
+        self.tools, self.knows_thinking = tools, thinks
+        answer_begun = last_message is not None and last_message.role == "assistant" and last_message.content
+        self._thinking = thinks and not answer_begun
+        self._held = ""
+        self._calls = TaggedCalls(_read_json, patient=True)
+
+    def add(self, text: str, done: bool = False) -> Parsed:
+        thoughts = ""
+        if self._thinking:
+            text, self._held = self._held + text, ""
+            thoughts, found, behind = text.partition("</think>")
+            if not found:
+                thoughts = split_trailing_space(text[:len(text) - overlap(text, "</think>")])[0]
+                self._held = text[len(thoughts):]
+                return Parsed(thinking=thoughts)
+            thoughts, text = thoughts.rstrip(SPACE), behind
+            self._thinking = False
+            self._calls.skip_space()
+        parsed = self._calls.add(text)
+        parsed.thinking = thoughts
+        return parsed
+
+
+def _read_json(text: str) -> ToolCallFunction:
+    """`{"name": ..., "arguments": {...}}`"""
+    try:
+        value = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
+    except go_decode.JSONSyntaxError as error:
+        raise ParseError(str(error)) from None
+    name, arguments = (value.get("name"), value.get("arguments")) if isinstance(value, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ParseError(f"a tool call needs a name and an object of arguments, not {text.strip()[:200]}")
+    return ToolCallFunction(0, name, arguments)

@@ -1,0 +1,32 @@
+"""Prompts that no template can write: the formats that a model's config names (RENDERER of a Modelfile). In: Values. Out: text."""
+
+from functools import partial
+from typing import Callable
+
+from ..gotemplate import TemplateError, Values
+from . import qwen3_coder, qwen3_vl
+
+_RENDERERS = {
+    "qwen3-coder": qwen3_coder.render,
+    "qwen3-vl-instruct": partial(qwen3_vl.render, thinks=False),
+    "qwen3-vl-thinking": partial(qwen3_vl.render, thinks=True),
+}
+
+
+class Renderer:
+    """In place of a template. marks_images: it says itself where images stand, so no tag is put into the messages."""
+
+    marks_images = True
+
+    def __init__(self, render: Callable[[Values], str]):
+        self._render = render
+
+    def execute(self, values: Values) -> str:
+        return self._render(values)
+
+
+def named(name: str) -> Renderer:
+    """Raises TemplateError for a name that is none."""
+    if name not in _RENDERERS:
+        raise TemplateError(f'unknown renderer "{name}"', "execute")
+    return Renderer(_RENDERERS[name])
