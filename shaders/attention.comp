@@ -6,7 +6,8 @@
 // positions, for the weighted sum of values it is eight neighbouring dimensions of every PARTS-th position. Within a chunk the softmax is
 // kept running, the token's own position last; the chunks' results are put together in order. So the order of every sum depends only on
 // positions, never on the batch, nor on how many groups share the chunks: one group does all of them, or (SPLIT) every
-// gl_NumWorkGroups.z-th, and attention_merge puts them together.
+// gl_NumWorkGroups.z-th and leaves the results in memory, and the group that is done last puts those of all together. No group waits for
+// another: each counts itself once its results are written, and who counts last knows that all are there.
 //
 // ROTATE: queries, key and value of the token come as the projections left them. They are normalized and rotated here, and key and value
 // stored: for steps in which no token needs the key of another.
@@ -39,6 +40,8 @@ INPUT4U(8, v_cache);
 layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };
 layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };    // the same memory: the token's own position
 layout(std430, binding = 11) writeonly buffer VCache { uint v_stored[]; };
+#define PARTS_BINDING 12
+#define DONE_BINDING 13
 #else
 INPUT4(0, q);                                             // (tokens, heads, head_dim)
 INPUT4U(1, k_cache);                                      // (pages, kv_heads, page_size, head_dim)
@@ -46,8 +49,14 @@ INPUT4U(2, v_cache);
 layout(std430, binding = 3) readonly buffer Positions { int positions[]; };   // (tokens); negative: slot unused
 layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };   // (tokens)
 layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };  // (sequences, pages_per_sequence)
-layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };                 // (tokens, heads, head_dim), dense; SPLIT: see attention_merge
+layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };                 // (tokens, heads, head_dim), dense
+#define PARTS_BINDING 7
+#define DONE_BINDING 8
 #endif
+// SPLIT, else anything. Chunks' results, (tokens, heads, max_chunks, head_dim + 4): sums, then (highest, total). How many groups are
+// done, (tokens, heads / HEADS): 0 before and after each dispatch.
+layout(std430, binding = PARTS_BINDING) coherent buffer Parts { vec4 parts[]; };
+layout(std430, binding = DONE_BINDING) coherent buffer Done { uint num_done[]; };
 
 layout(push_constant) uniform Push {
     uint heads, kv_heads, pages_per_sequence, x_offset, x_stride;  // of q in fours, of x in elements
@@ -96,6 +105,18 @@ shared uint rows[TILE];
 #define WEIGHT(h, s, lane) weights[((h) * STEPS + (s)) * LANES + (lane)]
 #define ROW(s, lane) rows[(s) * LANES + (lane)]
 #endif
+
+// All that the group's lanes wrote until here is there for whoever in the device learns of it afterwards, and what others made known so
+// for all its lanes.
+void group_memory_barrier() {
+    memoryBarrierBuffer();
+#ifdef SUBGROUP
+    subgroupBarrier();
+#else
+    barrier();
+#endif
+    memoryBarrierBuffer();
+}
 
 vec4 from_lane(vec4 v, uint lane) {
     return vec4(group_broadcast(v.x, lane), group_broadcast(v.y, lane), group_broadcast(v.z, lane), group_broadcast(v.w, lane));
@@ -292,7 +313,7 @@ void main() {
         [[unroll]] for (uint h = 0u; h < HEADS; h++) {
             float sum = group_add(total[h]);
             vec2 factors = part_factors(all_highest[h], highest[h]);
-            uint out_row = ((token * heads + head0 + h) * max_chunks + chunk - first_chunk) * (FOURS + 1u);
+            uint part_row = ((token * heads + head0 + h) * max_chunks + chunk - first_chunk) * (FOURS + 1u);
             [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++) {
                 uint i = h * V_EIGHTS + c;
                 if (PARTS > 1u) {                         // V_EIGHTS is 1: the first lanes gather what the others have
@@ -304,21 +325,46 @@ void main() {
                 }
                 if (SPLIT) {
                     if (c * LANES + LANE < EIGHTS) {
-                        y[out_row + 2u * (c * LANES + LANE)] = low[i];
-                        y[out_row + 2u * (c * LANES + LANE) + 1u] = high[i];
+                        parts[part_row + 2u * (c * LANES + LANE)] = low[i];
+                        parts[part_row + 2u * (c * LANES + LANE) + 1u] = high[i];
                     }
                 } else {
                     all_low[i] = put_together(all_low[i], low[i], factors);
                     all_high[i] = put_together(all_high[i], high[i], factors);
                 }
             }
-            if (SPLIT && LANE == 0u) y[out_row + FOURS] = vec4(highest[h], sum, 0.0, 0.0);
+            if (SPLIT && LANE == 0u) parts[part_row + FOURS].xy = vec2(highest[h], sum);
             all_total[h] = put_together(all_total[h], sum, factors);
             all_highest[h] = max(all_highest[h], highest[h]);
         }
     }
 
-    if (SPLIT) return;
+    if (SPLIT) {
+        uint num_chunks = last_chunk - first_chunk + 1u, counter = token * gl_NumWorkGroups.x + gl_WorkGroupID.x, num_before = 0u;
+        group_memory_barrier();
+        if (LANE == 0u) num_before = atomicAdd(num_done[counter], 1u);
+        num_before = group_broadcast_uint(num_before, 0u);
+        if (num_before + 1u < min(num_chunks, gl_NumWorkGroups.z)) return;
+        group_memory_barrier();
+        if (LANE == 0u) num_done[counter] = 0u;           // for the next dispatch; in this one nobody else comes
+        [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+            float highest = LOWEST, total = 0.0;
+            vec4 sums[Q_FOURS];
+            [[unroll]] for (uint i = 0u; i < Q_FOURS; i++) sums[i] = vec4(0.0);
+            for (uint chunk = 0u; chunk < num_chunks; chunk++) {
+                uint part_row = ((token * heads + head0 + h) * max_chunks + chunk) * (FOURS + 1u);
+                vec2 of_part = parts[part_row + FOURS].xy;
+                vec2 factors = part_factors(highest, of_part.x);
+                [[unroll]] for (uint i = 0u; i < Q_FOURS; i++)
+                    sums[i] = put_together(sums[i], parts[part_row + min(i * LANES + LANE, FOURS - 1u)], factors);
+                total = put_together(total, of_part.y, factors);
+                highest = max(highest, of_part.x);
+            }
+            [[unroll]] for (uint i = 0u; i < Q_FOURS; i++)
+                if (i * LANES + LANE < FOURS) y[(token * heads + head0 + h) * FOURS + i * LANES + LANE] = sums[i] / total;
+        }
+        return;
+    }
     [[unroll]] for (uint h = 0u; h < HEADS; h++) {
         uint out_row = (token * heads + head0 + h) * FOURS;
         [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++) {

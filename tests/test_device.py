@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
 
@@ -181,3 +182,15 @@ def test_flavors_need_what_they_use():
 def test_device_that_is_gone(device):
     with pytest.raises(NoDevice, match="no longer there; see `vkbackend devices`"):
         Device(replace(device.info, uuid="0" * 32))
+
+
+@pytest.mark.parametrize("where", ["device", "discrete_device"])
+def test_counters_are_zero_and_shared(request, where):
+    """Larger ones are made where more are asked for; what was recorded with the smaller ones keeps those."""
+    opened = request.getfixturevalue(where)
+    few = opened.counters(3)
+    assert opened.counters(few.num_bytes // 4) is few
+    many = opened.counters(few.num_bytes // 4 + 1)
+    assert many.num_bytes > few.num_bytes and opened.counters(1) is many
+    for buffer in (few, many):
+        assert not opened.download(buffer, np.uint32, (buffer.num_bytes // 4,)).any()

@@ -125,6 +125,27 @@ def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
         assert_same_bits(row, logits(alone, single[index], [9])[0])
 
 
+@pytest.mark.parametrize("where", ["device", "discrete_device"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decode_bits_do_not_depend_on_who_has_a_long_context(tiny, request, architecture, where):
+    """Alone the heads of a long context are split over groups and those of a short one are not; together all are on a GPU, and none on a
+    CPU device, where sequences enough keep the threads busy: the same bits."""
+    runner = tiny(architecture, "q4_1", request.getfixturevalue(where), context_length=1152, max_sequences=3, prefill_chunk=128)
+    sequences = [runner.open_sequence() for _ in range(3)]
+    for sequence, length in zip(sequences, (1090, 300, 5)):
+        runner.step([SequenceWork(sequence, (PROMPT * 30)[:length])])
+    alone = []
+    for sequence in sequences:
+        length = runner.length(sequence)
+        alone.append([logits(runner, sequence, [token])[0] for token in (12, 200)])
+        runner.truncate(sequence, length)
+    for step, token in enumerate((12, 200)):
+        rows = runner.step([SequenceWork(sequence, [token], 1) for sequence in sequences])
+        for row, expected in zip(rows, alone):
+            assert_same_bits(row.full(), expected[step])
+    assert {(shape.num_tokens, shape.splits > 1) for shape in runner.executor._plans if shape.decode} == {(1, False), (1, True), (4, where == "discrete_device")}
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("format", ["q4_1", "q6_k", "f16"])
 def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, format):

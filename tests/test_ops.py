@@ -7,11 +7,12 @@ import pytest
 from vulkan_drivers import DRIVERS, finish_all, start
 
 from vkbackend.check import check
+from vkbackend.device.dispatch import Program
 from vkbackend.device.run_shader import run_shader
 from vkbackend.device.shaders import compile_glsl, variants
 from vkbackend.ops import OPS, elementwise
 from vkbackend.ops.packed import FORMATS
-from vkbackend.ops.run import reference, run
+from vkbackend.ops.run import prepare, reference, run
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,30 @@ def test_variants_sum_in_the_same_order_or_say_so(device, op):
     results = [run(device, op, *inputs, variant=variant, **case.attrs) for variant in OPS[op].variants(device, inputs) * 2]
     for result in results[1:]:
         np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+@pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])
+def test_split_attention_has_the_same_bits_in_every_run(device, monkeypatch, flavor):
+    """Several groups share a head, and whichever is done last puts together what all left: one recording, run again and again, with memory
+    that holds NaN before each run, so that whoever reads too early shows. All counts are zero afterwards."""
+    monkeypatch.setattr(device, "flavor", flavor)
+    case = next(case for case in OPS["attention"].cases if case.label == "many chunks")
+    inputs = case.make(np.random.default_rng(3))
+    inputs[3][0] = -1  # an unused slot: nobody counts there
+    expected = run(device, "attention", *inputs, **case.attrs)
+    for splits in (2, 3, 7):
+        prepared = prepare(device, OPS["attention"], inputs, case.attrs, {"splits": splits})
+        dispatch, = prepared.dispatches
+        y, parts, counts = dispatch.writes
+        program = Program(device, [dispatch])
+        for _ in range(20):
+            for buffer in (y, parts):
+                device.upload(buffer, np.full(buffer.num_bytes // 4, np.nan, np.float32))
+            program.run()
+            found, = prepared.results(device)
+            np.testing.assert_array_equal(found[1:].view(np.uint32), expected[1:].view(np.uint32))
+            assert np.isnan(found[0]).all()
+            assert not device.download(counts, np.uint32, (counts.num_bytes // 4,)).any()
 
 
 @pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div, elementwise_variant, group_variant
+from .op import Case, Op, ceil_div, group_variant
 from .signature import Signature
 
 CHUNK = 256  # positions whose softmax is kept apart before it is put together with those before
@@ -71,8 +71,8 @@ def max_chunks(context: int, window: int) -> int:
 
 
 def splits(device, num_tokens: int, kv_heads: int, longest: int) -> int:
-    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU device another dispatch
-    costs as much as some hundred positions, and a few groups keep its threads busy."""
+    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU device a few groups keep
+    its threads busy, and more cost more."""
     enough, worth = (2 * os.cpu_count(), 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
     return ceil_div(enough, num_tokens * kv_heads) if longest >= worth else 1
 
@@ -83,7 +83,7 @@ def scratch(inputs, *, splits=1, window=0, **_):
 
 
 def scratch_shapes(shape, context: int, window: int, splits: int) -> list[tuple[tuple[int, ...], str]]:
-    """What the groups of a split attention of q's `shape` leave for attention_merge: (T, heads, chunks, head_dim + 4)."""
+    """What the groups of a split attention of q's `shape` leave for the last of them: (T, heads, chunks, head_dim + 4)."""
     tokens, heads, head_dim = shape
     return [((tokens, heads * max_chunks(context, window) * (head_dim + 4)), "float32")] if splits > 1 else []
 
@@ -95,10 +95,18 @@ def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1,
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = group_variant(device, "attention")
     chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], window)
-    first = Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer), (outputs[-1].buffer,),
-                     (heads // heads_together, tokens, splits), constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
-                     (heads, k_cache.shape[2], page_table.shape[1], *q.fours, window, float(scale), float(softcap), chunks, 0.0), size, label="attention")
-    return [first] if splits == 1 else [first, merge(device, outputs, positions, (tokens, heads, head_dim), window, chunks)]
+    groups = (heads // heads_together, tokens, splits)
+    return [Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer),
+                     (outputs[0].buffer, *shared_buffers(device, outputs, groups)), groups,
+                     constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+                     (heads, k_cache.shape[2], page_table.shape[1], *q.fours, window, float(scale), float(softcap), chunks, 0.0), size, label="attention")]
+
+
+def shared_buffers(device, outputs, groups) -> tuple:
+    """What groups that share a head leave for the last of them, and how many are done; where none share one, the kernel touches neither."""
+    if groups[2] == 1:
+        return outputs[0].buffer, outputs[0].buffer
+    return outputs[-1].buffer, device.counters(groups[0] * groups[1])
 
 
 def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> tuple:
@@ -107,14 +115,7 @@ def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> tupl
             (6, CHUNK), (7, splits > 1), (8, softcap > 0))
 
 
-def merge(device, outputs, positions, shape, window, chunks) -> Dispatch:
-    """Puts the chunks in the last of `outputs` together in the first, of `shape` (T, heads, head_dim)."""
-    tokens, heads, head_dim = shape
-    return Dispatch(elementwise_variant(device, "attention_merge"), (outputs[-1].buffer, positions.buffer), (outputs[0].buffer,),
-                    (ceil_div(head_dim // 4, 32), heads, tokens), ((0, head_dim), (1, CHUNK)), (heads, window, chunks), label="attention_merge")
-
-
-def variants(device, inputs):
+def variants(device, inputs, **_):
     """Queries alone and together, the chunks done by one group and by several."""
     return [{"heads_together": 1}, {}, {"splits": 2}]
 

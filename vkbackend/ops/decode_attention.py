@@ -35,14 +35,14 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=
     heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
     name, lanes, size = group_variant(device, "decode_attention")
     chunks = attention.max_chunks(page_table.shape[1] * k_cache.shape[1], window)
-    first = Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer,
+    groups = (heads // heads_together, tokens, splits)
+    return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer,
                             (k_norm or qkv).buffer, k_cache.buffer, v_cache.buffer),
-                     (outputs[3 if splits > 1 else 0].buffer, k_cache.buffer, v_cache.buffer), (heads // heads_together, tokens, splits),
+                     (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)), groups,
                      (*attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap), (9, n_rot), (10, pairing == "halves"),
                       (11, q_norm is not None)),
                      (heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, window, float(scale), float(softcap), chunks, float(eps)),
-                     size, label="decode_attention")
-    return [first] if splits == 1 else [first, attention.merge(device, outputs, positions, (tokens, heads, head_dim), window, chunks)]
+                     size, label="decode_attention")]
 
 
 def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, **attrs):
