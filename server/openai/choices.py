@@ -9,9 +9,15 @@ from contextlib import aclosing
 from typing import AsyncIterator, Awaitable
 
 
-async def native_answers(replies, request, ask, started: float) -> AsyncIterator:
-    """The answers of one run of `replies`, the context manager of routes/chat.py or routes/generate.py."""
-    async with replies(request, ask, started) as found:
+async def whole_answer(native, request, ask, started: float):
+    """The answer of one run of `native`, which is routes/chat.py or routes/generate.py."""
+    async with native.replies(request, ask, started) as found:
+        return found.single if found.is_single else await native.whole(found.pieces)
+
+
+async def pieces(native, request, ask, started: float) -> AsyncIterator:
+    """Its answers one by one."""
+    async with native.replies(request, ask, started) as found:
         if found.is_single:
             yield found.single
             return

@@ -62,19 +62,19 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
     if extras.echo and not run.generation.prompt_logprobs:
         logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
         yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
-    num_shown = 0
     async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
         if isinstance(event, PromptLogprobs):
             first = _first_token(run.model.tokenizer, tokens[0], prompt)
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *streaming.logprobs(event.logprobs)])
         elif not isinstance(event, Finished):
-            num_shown += len(event.logprobs)
             if not wants_none:
                 yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
         elif event.reason == "cancelled":
             raise ApiError(503, "the model was unloaded while it answered; send the request again")
         else:
-            last = run.finished(_answer(ask, "", []), event)
+            # An end token, too, is one of the tokens asked for: who leaves out the last entry, as evaluations do, must not lose one of the prompt.
+            end = [event.end] if event.end and run.generation.prompt_logprobs and not wants_none else []
+            last = run.finished(_answer(ask, "", [replace(token, bytes=[]) for token in streaming.logprobs(end)]), event)
             if wants_none:
                 last.done_reason, last.eval_count = "length", 0
             yield last

@@ -12,7 +12,7 @@ from ..answers import PLAIN_JSON
 from ..errors import ApiError
 from ..keys import STORE
 from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
-from ..openai.choices import gather, native_answers
+from ..openai.choices import gather, pieces, whole_answer
 from ..openai.messages import ChatCompletionRequest, CompletionRequest
 from ..openai.stream import send_events
 from ..store import ModelNotFound
@@ -45,10 +45,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     started, id = time.monotonic(), answers.new_id("chatcmpl")
     asked = requests.read(ChatCompletionRequest, await request.read())
     ask, extras = requests.chat_request(asked), requests.extras(asked)
-    streams = [native_answers(chat.replies, request, requests.of_choice(ask, extras, number), started) for number in range(extras.num_choices)]
+    asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
     if asked.stream:
-        return await send_events(request, openai_chat.chunks(id, streams, _includes_usage(asked)), lambda: openai_chat.broken_chunk(id))
-    return _answer(answers.chat_completion(id, await gather([chat.whole(stream) for stream in streams])))
+        chunks = openai_chat.chunks(id, [pieces(chat, request, one, started) for one in asks], _includes_usage(asked))
+        return await send_events(request, chunks, lambda: openai_chat.broken_chunk(id))
+    return _answer(answers.chat_completion(id, await gather([whole_answer(chat, request, one, started) for one in asks])))
 
 
 @in_openai_shape
@@ -58,12 +59,11 @@ async def completions(request: web.Request) -> web.StreamResponse:
     ask, extras = requests.generate_request(asked), requests.extras(asked)
     if extras.logprobs is not None:
         ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
-    numbers = range(extras.num_choices)
+    asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
     if asked.echo or asked.raw:
-        streams = [scored.answers(request, requests.of_choice(ask, extras, number), prompt, extras, started)
-                   for prompt in requests.prompts(asked.prompt) for number in numbers]
+        streams = [scored.answers(request, one, prompt, extras, started) for prompt in requests.prompts(asked.prompt) for one in asks]
     else:
-        streams = [native_answers(generate.replies, request, requests.of_choice(ask, extras, number), started) for number in numbers]
+        streams = [pieces(generate, request, one, started) for one in asks]
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))
