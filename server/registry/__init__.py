@@ -13,8 +13,8 @@ from . import background
 from .client import Credentials
 from .errors import Cancelled, RegistryError
 from .limits import DEFAULT, Limits
-from .pull import pull_model
-from .push import push_model
+from .pulling import pull_model
+from .pushing import push_model
 
 __all__ = ["Cancelled", "Credentials", "Limits", "RegistryError", "pull", "push"]
 

@@ -7,6 +7,7 @@ for the rest. Authorization goes to the registry itself only, never to where it 
 import asyncio
 import json
 import logging
+import os
 import platform
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Client:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise RegistryError(f"{url} cannot be asked ({error})") from None
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(f"could not connect to {url.host}:{url.port} ({error.os_error.strerror or error})") from None
+            raise Unreachable(f"could not connect to {url.host}:{url.port} ({_reason(error.os_error)})") from None
         except TimeoutError:
             raise Passing(f"{url.host} fell silent for {self.limits.stall_seconds:g} s") from None
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -161,6 +162,11 @@ class Client:
                 seconds = self.limits.wait_seconds(failures, error.after_seconds)
                 log.info("%s; trying again in %.1f s", error, seconds)
                 await asyncio.sleep(seconds)
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; asyncio has others."""
+    return os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
 
 
 async def read_at_most(response: aiohttp.ClientResponse, num_bytes: int) -> bytes:

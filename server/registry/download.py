@@ -154,12 +154,14 @@ def join(target: Path, layer: Layer, endpoint: Endpoint, credentials: Credential
     return download, is_own
 
 
-def leave(download: Download) -> None:
+async def leave(download: Download) -> None:
+    """Waits for the end of a download that nobody follows any more: then its parts are safe."""
     download.num_followers -= 1
     if not download.num_followers and not download.task.done():
         download.task.cancel()
         if _running.get(download.target) is download:
             del _running[download.target]
+        await asyncio.wait([download.task])
 
 
 async def _to_its_end(work) -> None:

@@ -94,7 +94,7 @@ async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, 
             await asyncio.shield(download.task)
     finally:
         for download in followed:
-            leave(download)
+            await leave(download)
 
 
 def _write(store: Store, endpoint: Endpoint, contents: bytes, wanted: list[Layer]) -> bool:

@@ -1,0 +1,82 @@
+"""A model to be pushed and pulled: random bytes as its model layer, a template, a config."""
+
+import hashlib
+import random
+import threading
+
+from server import names, registry
+from server.store import Store
+from server.stored_model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
+
+MODEL_BYTES = 3_000_000
+LIMITS = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=0.4, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20)
+ONE_PART = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=0.4)
+
+
+def contents(seed: int = 0, size: int = MODEL_BYTES) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def make(store: Store, text: str, data: bytes) -> str:
+    """-> the digest of the model layer."""
+    layers = [Layer(kind, store.add_blob(piece)[0], len(piece)) for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))]
+    config = b'{"model_format":"gguf","model_family":"llama"}'
+    store.write_manifest(names.parse(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
+    return layers[0].digest
+
+
+class Told:
+    """A `report` that remembers."""
+
+    def __init__(self):
+        self.lines, self.arrived = [], threading.Event()
+
+    def __call__(self, status, digest="", total=0, completed=0):
+        self.lines.append((status, digest, total, completed))
+        if completed:
+            self.arrived.set()
+
+    @property
+    def statuses(self) -> list[str]:
+        """Each once, in order."""
+        return list(dict.fromkeys(line[0] for line in self.lines))
+
+
+def pull(store: Store, text: str, **settings) -> Told:
+    told = Told()
+    registry.pull(store, text, told, **{"insecure": True, "limits": LIMITS} | settings)
+    return told
+
+
+def push(store: Store, text: str, **settings) -> Told:
+    told = Told()
+    registry.push(store, text, told, **{"insecure": True, "limits": LIMITS} | settings)
+    return told
+
+
+class Pulling:
+    """A pull in a thread. `stop()` is what a client does that leaves; `end()` waits; then `error` or None."""
+
+    def __init__(self, store: Store, text: str, **settings):
+        self.told, self.error, self._stopped = Told(), None, threading.Event()
+        settings = {"insecure": True, "limits": LIMITS, "is_cancelled": self._stopped.is_set} | settings
+        self._thread = threading.Thread(target=self._run, args=(store, text, settings))
+        self._thread.start()
+
+    def _run(self, store, text, settings):
+        try:
+            registry.pull(store, text, self.told, **settings)
+        except Exception as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.end()
+
+    def end(self) -> None:
+        self._thread.join(20)
+        assert not self._thread.is_alive()

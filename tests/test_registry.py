@@ -1,0 +1,420 @@
+"""Pull and push against Debian's docker-registry on loopback, and through a proxy that misbehaves."""
+
+import json
+import os
+import socket
+import time
+
+import pytest
+from docker_registry import DockerRegistry
+from fault_proxy import Answer, Cut, FaultProxy, Flip, Slow, Stall, WholeOnly
+from registry_world import LIMITS, MODEL_BYTES, ONE_PART, Pulling, contents, digest_of, make, pull, push
+from vulkan_drivers import start
+
+from server import names, registry
+from server.registry import partial, pulling
+from server.store import InvalidName, ModelNotFound, Store
+
+BLOBS = "GET blobs"
+DATA = contents()
+DIGEST = digest_of(DATA)
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory):
+    """Debian's registry with the model library/m."""
+    folder = tmp_path_factory.mktemp("registry")
+    with DockerRegistry(folder / "registry") as registry:
+        store = Store(folder / "source")
+        make(store, f"{registry.host}/library/m", DATA)
+        push(store, f"{registry.host}/library/m")
+        registry.source = store
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def proxy_of_all(debian):
+    with FaultProxy(debian.host) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(proxy_of_all):
+    proxy_of_all.forget()
+    return proxy_of_all
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def name(registry, model="library/m") -> str:
+    return f"http://{registry.host}/{model}"
+
+
+def is_whole(store, text) -> bool:
+    stored = store.get(names.parse(text))
+    return stored.gguf_path.read_bytes() == DATA and stored.template == "{{ .Prompt }}" and not leftovers(store)
+
+
+def leftovers(store) -> list[str]:
+    folder = store.blobs / partial.FOLDER
+    return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def sent_bytes(proxy) -> int:
+    """Of the model layer."""
+    return sum(seen.sent for seen in proxy.of_kind(BLOBS) if DIGEST in seen.path)
+
+
+# --- a registry as it should be
+
+def test_what_is_pushed_comes_back_byte_by_byte(debian, proxy, store):
+    text = name(proxy)
+    told = pull(store, text)
+    assert is_whole(store, text)
+    source = debian.source.manifest(names.parse(f"{debian.host}/library/m"))
+    assert store.manifest(names.parse(text)).digest == source.digest
+    assert told.statuses == ["pulling manifest", *(f"pulling {digest[7:19]}" for digest in (layer.digest for layer in [*source.layers, source.config])),
+                             "verifying sha256 digest", "writing manifest", "success"]
+    assert (f"pulling {DIGEST[7:19]}", DIGEST, MODEL_BYTES, MODEL_BYTES) in told.lines
+    ranges = {seen.headers.get("Range") for seen in proxy.of_kind(BLOBS) if DIGEST in seen.path}
+    assert len(ranges) == -(-MODEL_BYTES // LIMITS.part_bytes(MODEL_BYTES)) == 12
+    assert sent_bytes(proxy) == MODEL_BYTES
+
+
+def test_a_second_pull_fetches_nothing(proxy, store):
+    pull(store, name(proxy))
+    proxy.forget()
+    told = pull(store, name(proxy))
+    assert [seen.kind for seen in proxy.seen] == ["GET manifests"] and told.statuses[-1] == "success"
+
+
+def test_a_new_version_takes_the_old_ones_place(debian, store, tmp_path):
+    source, data = Store(tmp_path / "source"), contents(5, 1000)
+    text = name(debian, "library/changing")
+    old = make(source, text, DATA)
+    push(source, text)
+    pull(store, text)
+    make(source, text, data)
+    push(source, text)
+    pull(store, text)
+    assert store.get(names.parse(text)).gguf_path.read_bytes() == data and not store.blob_path(old).exists()
+
+
+def test_a_damaged_blob_is_fetched_again(proxy, store):
+    text = name(proxy)
+    pull(store, text)
+    store.blob_path(DIGEST).write_bytes(DATA[:1000])
+    pull(store, text)
+    assert is_whole(store, text)
+
+
+def test_names_with_a_host_of_their_own(debian, store, monkeypatch):
+    """`hf.co/user/model:QUANT`, with a local registry in the place of hf.co."""
+    monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"example.org=https://127.0.0.1:1,HF.co=http://{debian.host}/")
+    text = "hf.co/user/model-gguf:Q4_K_M"
+    make(debian.source, text, DATA)
+    push(debian.source, text, insecure=False)
+    pull(store, text, insecure=False)
+    assert is_whole(store, text)
+    assert (store.manifests / "hf.co" / "user" / "model-gguf" / "Q4_K_M").is_file()
+    monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", "hf.co")
+    with pytest.raises(registry.RegistryError, match="write host=url"):
+        pull(store, text)
+
+
+# --- what is refused
+
+@pytest.mark.parametrize("text, insecure, error, says", [
+    ("http://127.0.0.1:1/library/m", False, registry.RegistryError, "insecure protocol http.*--insecure"),
+    ("ftp://127.0.0.1:1/library/m", True, registry.RegistryError, "not ftp"),
+    ("http://127.0.0.1:1/library/m", True, registry.RegistryError, "pull model manifest: could not connect to 127.0.0.1:1 .*refused"),
+    ("http://h:a:b/library/m", True, registry.RegistryError, "no host|cannot be asked"),
+    ("../../../etc/passwd", True, InvalidName, "invalid model name"), ("http://../library/m", True, InvalidName, "invalid model name")])
+def test_names_that_lead_nowhere(store, text, insecure, error, says):
+    started = time.monotonic()
+    with pytest.raises(error, match=says):
+        pull(store, text, insecure=insecure)
+    assert time.monotonic() - started < 2 and not store.manifests.exists()
+
+
+def test_insecure_is_needed_for_http_and_taken_for_it(debian, store):
+    with pytest.raises(registry.RegistryError):  # speaks TLS to a registry without
+        pull(store, f"{debian.host}/library/m", insecure=False)
+    pull(store, f"{debian.host}/library/m", insecure=True)
+    assert is_whole(store, f"{debian.host}/library/m")
+
+
+def test_unknown_models(debian, store):
+    with pytest.raises(registry.RegistryError, match="pull model manifest: file does not exist.*nothing:latest"):
+        pull(store, name(debian, "library/nothing"))
+    with pytest.raises(ModelNotFound):
+        push(store, name(debian, "library/nothing"))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 100_000, b'{"layers":[]}', b'{"layers":[{"digest":"sha256:../../x","size":1}]}', b'{"layers":{"a":1}}',
+                                  b'{"layers":[{"digest":"sha256:%s","size":-1}]}' % (b"a" * 64), b'{"layers":[{"size":5}]}', b"x" * (5 << 20)])
+def test_manifests_that_are_none(proxy, store, body):
+    proxy.fault = lambda seen: Answer(200, body=body)
+    with pytest.raises(registry.RegistryError, match="manifest of"):
+        pull(store, name(proxy))
+    assert not store.manifests.exists()
+
+
+def test_more_than_the_disk_has_room_for_is_not_begun(proxy, store, monkeypatch):
+    monkeypatch.setattr(pulling, "free_bytes", lambda blobs: 1_000_000)
+    with pytest.raises(registry.RegistryError, match="3.0 MB are still to come, but only 1 MB"):
+        pull(store, name(proxy))
+    assert not proxy.of_kind(BLOBS)
+
+
+# --- faults
+
+def test_connections_that_are_cut(proxy, store):
+    proxy.fault = lambda seen: Cut(100_000) if seen.kind == BLOBS and seen.number % 3 else None
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy))
+    assert sent_bytes(proxy) == MODEL_BYTES  # each goes on where it was cut
+
+
+def test_a_single_stream_goes_on_where_it_was_cut(proxy, store):
+    proxy.fault = lambda seen: Cut(1_000_000) if DIGEST in seen.path and seen.kind == BLOBS and seen.number < 3 else None
+    pull(store, name(proxy), limits=ONE_PART)
+    assert is_whole(store, name(proxy))
+    assert [seen.headers.get("Range") for seen in proxy.of_kind(BLOBS)][:3] == [
+        None, f"bytes=1000000-{MODEL_BYTES - 1}", f"bytes=2000000-{MODEL_BYTES - 1}"]
+
+
+@pytest.mark.parametrize("kind", ["GET manifests", BLOBS])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_busy_registries_are_asked_again(proxy, store, kind, status):
+    proxy.fault = lambda seen: Answer(status) if seen.kind == kind and seen.number < 4 else None
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy))
+
+
+def test_a_registry_says_when_to_come_back(proxy, store):
+    proxy.fault = lambda seen: Answer(429, {"Retry-After": "1"}) if seen.number == 1 else None
+    started = time.monotonic()
+    pull(store, name(proxy))
+    assert 1 <= time.monotonic() - started < 5 and is_whole(store, name(proxy))
+
+
+@pytest.mark.parametrize("fault, says", [(Answer(500, body=b'{"errors":[{"code":"X","message":"out of order"}]}'), "status 500: out of order; tried 4 times"),
+                                         (Answer(403, body=b'{"error":"not for you"}'), "status 403: not for you"), (Cut(0), "tried 4 times"),
+                                         (Answer(412, body=b"needs a newer version"), "needs a newer version")])
+def test_what_stays_wrong_is_given_up(proxy, store, fault, says):
+    proxy.fault = lambda seen: fault if DIGEST in seen.path else None
+    with pytest.raises(registry.RegistryError, match=says):
+        pull(store, name(proxy))
+    assert not store.manifests.exists()
+
+
+def test_silence_is_not_waited_out(proxy, store):
+    proxy.fault = lambda seen: Stall(50_000) if seen.kind == BLOBS and seen.number in (2, 5) else None
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy))
+
+
+def test_slow_is_not_silent(proxy, store):
+    proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None  # a part takes longer than silence may
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy))
+    assert sent_bytes(proxy) == MODEL_BYTES
+
+
+@pytest.mark.parametrize("limits", [LIMITS, ONE_PART], ids=["parts", "one part"])
+def test_wrong_bytes_leave_nothing_behind(proxy, store, limits):
+    proxy.fault = lambda seen: Flip(1234) if DIGEST in seen.path and seen.number == 1 else None
+    with pytest.raises(registry.RegistryError, match='digest mismatch, expected "sha256:.*pull again'):
+        pull(store, name(proxy), limits=limits)
+    assert not store.blob_path(DIGEST).exists() and not leftovers(store) and not store.manifests.exists()
+    pull(store, name(proxy), limits=limits)
+    assert is_whole(store, name(proxy))
+
+
+@pytest.mark.parametrize("limits", [LIMITS, ONE_PART], ids=["parts", "one part"])
+def test_a_registry_without_ranges(proxy, store, limits):
+    """Everything in one piece; a cut means from the beginning."""
+    proxy.fault = lambda seen: WholeOnly(cut=700_000 if seen.number == 1 else None) if DIGEST in seen.path else None
+    pull(store, name(proxy), limits=limits)
+    assert is_whole(store, name(proxy))
+    assert sent_bytes(proxy) == MODEL_BYTES + 700_000
+
+
+def test_a_registry_that_loses_its_ranges_on_the_way(proxy, store):
+    proxy.fault = lambda seen: WholeOnly() if DIGEST in seen.path and seen.number in (3, 4) else None
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy))
+
+
+def test_a_manifest_without_sizes(proxy, store):
+    manifest = json.loads(proxy_manifest(store, proxy))
+    for layer in [manifest["config"], *manifest["layers"]]:
+        del layer["size"]
+    proxy.forget()
+    proxy.fault = lambda seen: Answer(200, body=json.dumps(manifest).encode()) if seen.kind == "GET manifests" else None
+    told = pull(store, name(proxy, "library/m:sizeless"))
+    assert is_whole(store, name(proxy, "library/m:sizeless"))
+    assert (f"pulling {DIGEST[7:19]}", DIGEST, MODEL_BYTES, MODEL_BYTES) in told.lines
+
+
+def proxy_manifest(store, proxy) -> bytes:
+    """What the registry gives; the store is empty again afterwards."""
+    pull(store, name(proxy))
+    contents = store.manifest_bytes(names.parse(name(proxy)))
+    store.delete(names.parse(name(proxy)))
+    return contents
+
+
+# --- pulls that end early, and pulls side by side
+
+def test_a_client_that_leaves_keeps_what_has_come(proxy, store):
+    proxy.fault = lambda seen: Slow(300_000) if seen.kind == BLOBS else None
+    first = Pulling(store, name(proxy))
+    assert first.told.arrived.wait(10)
+    first.stop()
+    assert isinstance(first.error, registry.Cancelled)
+    kept = partial.num_present(store.blobs, DIGEST)
+    assert 0 < kept < MODEL_BYTES and not store.manifests.exists()
+    proxy.forget()
+    told = pull(store, name(proxy))
+    assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES - kept
+    assert next(line for line in told.lines if line[1] == DIGEST)[3] >= kept
+
+
+def test_two_pulls_of_one_blob_share_it(proxy, store):
+    proxy.fault = lambda seen: Slow(300_000) if seen.kind == BLOBS else None
+    first, second = Pulling(store, name(proxy)), Pulling(store, name(proxy))
+    assert first.told.arrived.wait(10) and second.told.arrived.wait(10)
+    third = Pulling(store, name(proxy))
+    third.stop()  # those that stay are not disturbed
+    first.end(), second.end()
+    assert (first.error, second.error) == (None, None) and isinstance(third.error, registry.Cancelled)
+    assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES
+
+
+def test_who_follows_a_download_that_fails_begins_one_of_its_own(proxy, debian, store):
+    proxy.fault = lambda seen: Stall(50_000) if seen.kind == BLOBS else None
+    first = Pulling(store, name(proxy), limits=registry.Limits(tries=1, stall_seconds=1, least_part_bytes=256 << 10))
+    assert first.told.arrived.wait(10)
+    second = Pulling(store, name(debian))
+    first.end(), second.end()
+    assert isinstance(first.error, registry.RegistryError) and second.error is None
+    assert is_whole(store, name(debian))
+
+
+PULL = """
+import sys
+from registry_world import LIMITS
+from server import registry
+from server.store import Store
+import json
+registry.pull(Store(sys.argv[1]), sys.argv[2], lambda status, digest="", total=0, completed=0: completed > 500_000 and print(status, flush=True), insecure=True, limits=LIMITS)
+print(json.dumps("done"))
+"""
+
+
+def test_a_killed_pull_goes_on_where_it_was(proxy, store):
+    proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None
+    process = start(PULL, store.root, name(proxy))
+    assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
+    process.kill()
+    process.communicate()
+    kept = partial.num_present(store.blobs, DIGEST)
+    assert kept > 0 and not store.blob_path(DIGEST).exists() and store.list() == []
+    proxy.forget()
+    pull(store, name(proxy))
+    assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES - kept
+
+
+def test_another_process_at_the_same_blob_is_waited_for(proxy, store):
+    proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None
+    process = start(PULL, store.root, name(proxy))
+    assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
+    told = pull(store, name(proxy))
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and '"done"' in out, err
+    assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES
+    assert [line for line in told.lines if line[1] == DIGEST and 0 < line[3] < MODEL_BYTES]  # how far the other one is
+
+
+def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
+    path = partial.partial_path(store.blobs, DIGEST)
+    for state in (b"", b"[]", b'{"size":3000000,"parts":[[0,3000000,3000000]]}', b'{"size":3000000,"parts":[[0,5,1],["a",2]]}', b'{"size":3000000,"parts":[[0,10,5]]}'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_bytes(state)
+        pull(store, name(proxy))
+        assert is_whole(store, name(proxy))
+        store.delete(names.parse(name(proxy)))
+
+
+def test_parts_that_nobody_goes_on_with_are_cleared_away(proxy, store):
+    old = partial.partial_path(store.blobs, digest_of(b"old"))
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    pull(store, name(proxy))
+    assert not old.exists()
+
+
+# --- push
+
+def test_push_sends_only_what_is_missing(debian, proxy, tmp_path):
+    source = Store(tmp_path / "source")
+    make(source, name(proxy), DATA)
+    told = push(source, name(proxy))
+    assert not proxy.of_kind("PATCH uploads") and told.statuses[-2:] == ["pushing manifest", "success"]
+
+
+@pytest.mark.parametrize("number, fault", [(n, fault) for n, fault in enumerate((
+    lambda seen: Answer(500) if seen.kind == "PATCH uploads" and seen.number in (1, 2) else None,
+    lambda seen: Answer(429, {"Retry-After": "0"}) if seen.kind == "PUT uploads" and seen.number == 1 else None,
+    lambda seen: Cut(300_000) if seen.kind == "PATCH uploads" and seen.number == 2 else None,
+    lambda seen: Answer(503) if seen.kind == "PUT manifests" and seen.number == 1 else None,
+    lambda seen: Answer(404) if seen.kind == "GET uploads" else Answer(502) if seen.kind == "PATCH uploads" and seen.number == 2 else None))])
+def test_uploads_that_break_off_go_on(debian, proxy, tmp_path, number, fault):
+    source, data = Store(tmp_path / "source"), contents(100 + number)
+    text = name(proxy, f"library/pushed-{number}")
+    make(source, text, data)
+    proxy.fault = fault
+    push(source, text)
+    assert len({seen.path.partition("?")[0] for seen in proxy.of_kind("PATCH uploads")}) >= 2  # the model's and others'
+    fetched = Store(tmp_path / "fetched")
+    pull(fetched, text)
+    assert fetched.get(names.parse(text)).gguf_path.read_bytes() == data
+
+
+def test_a_piece_that_got_no_answer_is_sent_again_alone(proxy, tmp_path):
+    source, text = Store(tmp_path / "source"), name(proxy, "library/unanswered")
+    make(source, text, contents(200))
+    proxy.fault = lambda seen: Answer(500) if seen.kind == "PATCH uploads" and seen.number == 2 else None
+    push(source, text)
+    ranges = [seen.headers["Content-Range"] for seen in proxy.of_kind("PATCH uploads")][:4]
+    assert ranges == ["0-1048575", "1048576-2097151", "1048576-2097151", "2097152-2999999"]
+
+
+def test_an_upload_that_hangs_is_given_up(proxy, tmp_path):
+    """The other end accepts the connection and takes nothing."""
+    source, text = Store(tmp_path / "source"), name(proxy, "library/hanging")
+    make(source, text, contents(201, 12_000_000))
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        location = f"http://127.0.0.1:{deaf.getsockname()[1]}/v2/up"
+        proxy.fault = lambda seen: Answer(202, {"Location": location}) if seen.kind == "POST uploads" else None
+        limits = registry.Limits(tries=2, backoff_seconds=0.02, stall_seconds=0.3)
+        with pytest.raises(registry.RegistryError, match="took nothing|fell silent"):
+            push(source, text, limits=limits)
+
+
+def test_a_layer_of_another_model_there_is_not_sent_again(debian, proxy, tmp_path):
+    """The registry mounts it from the model that ours was made from."""
+    source, text = Store(tmp_path / "source"), name(proxy, "library/derived")
+    make(source, text, DATA)
+    manifest = json.loads(source.manifest_bytes(names.parse(text)))
+    manifest["layers"][0]["from"] = f"{proxy.host}/library/m:latest"
+    source.write_manifest_bytes(names.parse(text), json.dumps(manifest).encode())
+    proxy.fault = lambda seen: Answer(404) if seen.method == "HEAD" else None
+    push(source, text)
+    assert not any(DIGEST in seen.path for seen in proxy.of_kind("PUT uploads"))
