@@ -1,10 +1,11 @@
 """One opened device: its queue, its memory, its kernels.
 
-In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Not thread-safe: one
-thread (the engine's) uses a device at a time.
+In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Several threads (engines, loads) may use one:
+the queue and the memory for copies are locked; what a thread allocates and records is its own.
 """
 
 import gc
+import threading
 import weakref
 from dataclasses import replace
 
@@ -44,6 +45,8 @@ class Device:
         self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
         self.allocated_bytes = self.peak_bytes = 0  # now, and at the most until now
+        self.queue_lock = threading.Lock()  # of vkQueueSubmit
+        self._copy_lock = threading.Lock()  # of the two rings
         self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
         self._staging = None
@@ -119,13 +122,14 @@ class Device:
         if self._is_visible(buffer.memory):
             buffer.array(np.uint8, data.shape)[:] = data
             return
-        if self._staging is None:
-            self._staging = self.memory(UPLOAD_BYTES, "step")
-        staging = np.frombuffer(self._staging, np.uint8)
-        for at in range(0, data.nbytes, UPLOAD_BYTES):
-            part = data[at:at + UPLOAD_BYTES]
-            staging[:part.nbytes] = part
-            self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
+        with self._copy_lock:
+            if self._staging is None:
+                self._staging = self.memory(UPLOAD_BYTES, "step")
+            staging = np.frombuffer(self._staging, np.uint8)
+            for at in range(0, data.nbytes, UPLOAD_BYTES):
+                part = data[at:at + UPLOAD_BYTES]
+                staging[:part.nbytes] = part
+                self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
 
     def download(self, buffer, dtype, shape) -> np.ndarray:
         """The start of `buffer` as a fresh array, wherever it lies."""
@@ -133,14 +137,15 @@ class Device:
         num_bytes = count * np.dtype(dtype).itemsize
         if self._is_visible(buffer.memory):
             return buffer.array(dtype, shape).copy()
-        if self._readback is None:
-            self._readback = self.memory(UPLOAD_BYTES, "readback")
         out = np.empty(num_bytes, np.uint8)
-        source = np.frombuffer(self._readback, np.uint8)
-        for at in range(0, num_bytes, UPLOAD_BYTES):
-            part = min(UPLOAD_BYTES, num_bytes - at)
-            self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
-            out[at:at + part] = source[:part]
+        with self._copy_lock:
+            if self._readback is None:
+                self._readback = self.memory(UPLOAD_BYTES, "readback")
+            source = np.frombuffer(self._readback, np.uint8)
+            for at in range(0, num_bytes, UPLOAD_BYTES):
+                part = min(UPLOAD_BYTES, num_bytes - at)
+                self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
+                out[at:at + part] = source[:part]
         return out.view(dtype).reshape(shape)
 
     def _copy(self, source, source_offset, target, target_offset, num_bytes):

@@ -263,15 +263,17 @@ def available_host_memory() -> int:
 
 @dataclass(frozen=True)
 class Choice:
-    """The device to use and, for every device, why it was chosen or not."""
+    """The device to use first and, for every device, why it was chosen or not. usable: all that models may be placed on, in the order in which
+    they are preferred."""
 
     device: DeviceInfo
     reasons: dict[int, str]
+    usable: list[DeviceInfo]
 
 
 def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
-    """Pick by type: discrete, virtual, integrated, other; a CPU device only where it is named in `visible`
-    (GGML_VK_VISIBLE_DEVICES: indices, comma-separated) or nothing else is there. Among equals the one with more memory.
+    """Pick by type: discrete, virtual, integrated, other; CPU devices only where they are named in `visible`
+    (GGML_VK_VISIBLE_DEVICES: indices, comma-separated), or the best one where nothing else is there. Among equals the one with more memory.
 
     Raises NoDevice where nothing is left.
     """
@@ -290,13 +292,15 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     if not left:
         raise NoDevice(f"no Vulkan device is left: GGML_VK_VISIBLE_DEVICES={visible!r} of {len(devices)} found; see `vkbackend devices`"
                        if devices else "no Vulkan device was found; see `vulkaninfo --summary`")
-    best = min(left, key=lambda device: (PREFERENCE.index(device.type), -device.memory_total, device.index))
-    for device in left:
-        if device is not best:
-            reasons[device.index] = f"{best.type.name.lower()} device {best.index} comes first"
+    usable = sorted(left, key=lambda device: (PREFERENCE.index(device.type), -device.memory_total, device.index))
+    best = usable[0]
+    for device in usable[1:]:
+        reasons[device.index] = f"{best.type.name.lower()} device {best.index} comes first"
     alone = "named in GGML_VK_VISIBLE_DEVICES" if named is not None else "the only device" if len(devices) == 1 else "best by type and memory"
     reasons[best.index] = f"chosen: {best.type.name.lower()}, {alone}"
-    return Choice(best, reasons)
+    if named is None and best.is_cpu:
+        usable = [best]  # several software drivers would share one CPU
+    return Choice(best, reasons, usable)
 
 
 def _indices(visible: str, devices: list[DeviceInfo]) -> set[int] | None:

@@ -111,7 +111,7 @@ class Recording:
 
     def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is not known to be over."""
-        with translated(f"{self.device.info.name}: running a step"):
+        with self.device.queue_lock, translated(f"{self.device.info.name}: running a step"):
             self.submission.submit(limit_ns)
 
     def wait(self, limit_ns: int = RUN_LIMIT_NS) -> None:

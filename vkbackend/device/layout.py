@@ -119,7 +119,8 @@ def _room(gpu: Gpu, needs: Needs, wishes: Wishes, backoff: float) -> int:
     if gpu.key not in needs.graphs:
         return 0
     unsure = int(np.float32(gpu.free) * np.float32(backoff))
-    return max(0, gpu.free - unsure - rules.minimum_memory(gpu.library) - wishes.overhead - needs.graphs[gpu.key])
+    kept = 0 if gpu.is_software else rules.minimum_memory(gpu.library)  # what a driver on the host's CPU keeps is not the device's
+    return max(0, gpu.free - unsure - kept - wishes.overhead - needs.graphs[gpu.key])
 
 
 def _check(layout: Layout, needs: Needs, wishes: Wishes) -> None:

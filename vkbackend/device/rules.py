@@ -15,7 +15,7 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Gpu:
     """One device as one library shows it; `id` is unique within the library. Memory in bytes; graph: what is already allocated there for
-    the intermediates of the model that is being placed."""
+    the intermediates of the model that is being placed. is_software: a driver that computes on the host's CPU."""
 
     id: str
     library: str = "Vulkan"
@@ -27,6 +27,7 @@ class Gpu:
     pci_id: str = ""
     compute: tuple[int, int] = (0, 0)
     driver_major: int = 0
+    is_software: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

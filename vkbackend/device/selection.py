@@ -1,7 +1,8 @@
-"""The device that this process uses: chosen by the environment, opened once.
+"""The devices that this process uses: chosen by the environment, each opened once, when a model first needs it.
 
-In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES. Out: `survey()`, what there is and what would be used and why;
-`current()`, the open `Device`, or None for the CPU.
+In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, what there is and what would be used and why;
+`usable()`, what models may be placed on, as the rules of `rules.py` see it; `opened(uuid)`, an open `Device`. Devices are known by their UUID:
+indices are the loader's order, which is no property of a device.
 """
 
 import logging
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from .. import settings
 from ..errors import DeviceError, NoDevice
 from .context import Device
-from .discover import DeviceInfo, choose, list_devices
+from .discover import DeviceInfo, DeviceType, choose, list_devices
+from .rules import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +22,10 @@ SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a V
 
 @dataclass(frozen=True)
 class Survey:
-    """devices: all there are. chosen: the one that models are loaded on when Vulkan is switched on, None where there is none.
+    """devices: all there are. chosen: the one that models are loaded on first when Vulkan is switched on, None where there is none.
 
-    reasons: why each device was chosen or not, by index. problem: why no device can be used, empty where one can.
+    usable: all that models may be placed on, the chosen one first. reasons: why each device was chosen or not, by index. problem: why no device
+    can be used, empty where one can.
     """
 
     devices: list[DeviceInfo] = field(default_factory=list)
@@ -30,6 +33,7 @@ class Survey:
     reasons: dict[int, str] = field(default_factory=dict)
     problem: str = ""
     is_switched_on: bool = False
+    usable: list[DeviceInfo] = field(default_factory=list)
 
     @property
     def uses_device(self) -> bool:
@@ -39,56 +43,104 @@ class Survey:
     def sentence(self) -> str:
         """Where models run and why."""
         if self.uses_device:
-            return f"{self.chosen.name} ({self.reasons[self.chosen.index]})"
+            others = "".join(f", then {info.name}" for info in self.usable[1:])
+            return f"{self.chosen.name} ({self.reasons[self.chosen.index]}){others}"
         if self.is_switched_on:
             return f"CPU, although OLLAMA_VULKAN is set: {self.problem}"
         return f"CPU ({SWITCHED_OFF})"
 
 
-def survey() -> Survey:
-    """Opens nothing and never raises: no device is an answer, too."""
+def survey(devices: list[DeviceInfo] | None = None) -> Survey:
+    """Of `devices`, or of all that there are now. Opens nothing and never raises: no device is an answer, too."""
     is_switched_on = settings.get("OLLAMA_VULKAN")
     try:
-        devices = list_devices()
+        devices = list_devices() if devices is None else devices
+        library = settings.get("OLLAMA_LLM_LIBRARY")
+        if library not in ("", "vulkan"):
+            raise NoDevice(f"OLLAMA_LLM_LIBRARY={library} leaves Vulkan out")
     except DeviceError as error:
         return Survey(problem=str(error), is_switched_on=is_switched_on)
     try:
         choice = choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES"))
     except DeviceError as error:
         return Survey(devices, None, {device.index: str(error) for device in devices}, str(error), is_switched_on)
-    return Survey(devices, choice.device, choice.reasons, "", is_switched_on)
+    return Survey(devices, choice.device, choice.reasons, "", is_switched_on, choice.usable)
 
 
 _lock = threading.Lock()
-_open: Device | None = None
+_open: dict[str, Device] = {}  # by UUID
+_listed: list[DeviceInfo] = []  # what was there when a model was last loaded
+
+
+def _survey_to_load() -> Survey:
+    """Devices are listed anew where one of those that count is not open: the list has its free memory. An open one is asked for that itself: a
+    new instance would start validation layers anew, which empties the file that they write to."""
+    global _listed
+    found = survey(_listed) if _listed else Survey()
+    if not found.usable or any(info.uuid not in _open for info in found.usable):
+        found = survey()
+        _listed = found.devices
+    return found
+
+
+def usable() -> list[Gpu]:
+    """What models may be placed on, in the order in which it is preferred, with the memory that is free now; empty where they run on the CPU:
+    not asked for, or (logged) not possible."""
+    found = _survey_to_load()
+    if not found.uses_device:
+        log.log(logging.WARNING if found.is_switched_on else logging.INFO, "running on the %s", found.sentence)
+        return []
+    with _lock:
+        return [_as_gpu(info, _open.get(info.uuid)) for info in found.usable]
+
+
+def num_usable() -> int:
+    """How many devices models are placed on; 0 where they run on the CPU."""
+    found = _survey_to_load()
+    return len(found.usable) if found.uses_device else 0
+
+
+def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
+    """What shares the host's memory is slower than what has its own: it counts as integrated."""
+    shares = info.is_unified and not settings.get("VKBACKEND_FORCE_DISCRETE")
+    return Gpu(info.uuid, name=info.name, free=device.free_memory() if device else info.memory_free, total=info.memory_total,
+               is_integrated=shares, is_software=info.type is DeviceType.CPU)
+
+
+def opened(uuid: str) -> Device:
+    """A usable device, opened once per process. Raises NoDevice, DeviceError."""
+    with _lock:
+        if uuid not in _open:
+            found = _survey_to_load()
+            info = next((info for info in found.usable if info.uuid == uuid), None)
+            if info is None:
+                raise NoDevice(f"the device with UUID {uuid} is not there, or not to be used; see `vkbackend devices`")
+            try:
+                _open[uuid] = _opened(info)
+            except DeviceError as error:
+                log.warning("%s could not be opened: %s; what is loaded now does without it", info.name, error)
+                raise
+            log.info("device %d: %s (%s)", info.index, info.name, found.reasons[info.index])
+        return _open[uuid]
 
 
 def current() -> Device | None:
-    """The selected device, opened once per process. None where models run on the CPU: not asked for, or (logged) not possible."""
-    global _open
-    with _lock:
-        if _open is not None:
-            return _open
-        found = survey()
-        if not found.uses_device:
-            log.log(logging.WARNING if found.is_switched_on else logging.INFO, "running on the %s", found.sentence)
-            return None
+    """The device that comes first, open. None where models run on the CPU: not asked for, or (logged) not possible."""
+    for gpu in usable():
         try:
-            _open = _opened(found.chosen)
-        except DeviceError as error:
-            log.warning("%s could not be opened: %s; running on the CPU", found.chosen.name, error)
-            return None
-        log.info("device %d: %s", found.chosen.index, found.sentence)
-        return _open
+            return opened(gpu.id)
+        except DeviceError:
+            continue
+    return None
 
 
-def forget() -> None:
-    """Let go of the device, so that `current` opens it anew: after it was lost, or at the end."""
-    global _open
+def forget(device: Device | None = None) -> None:
+    """Let go of a device, so that it is opened anew: after it was lost; of all where none is named, at the end."""
     with _lock:
-        device, _open = _open, None
-    if device is not None:
-        device.close()
+        gone = [uuid for uuid, each in _open.items() if device is None or each is device]
+        closing = [_open.pop(uuid) for uuid in gone]
+    for each in closing:
+        each.close()
 
 
 def open_device(index: int | None = None) -> Device:
