@@ -1,0 +1,373 @@
+"""Safetensors -> GGUF: the same weights, the same tokens, whichever form they come in; folders that are damaged or of another kind are refused by name."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from hugging_face_folder import as_hugging_face, hugging_face_name, write_safetensors
+from starter_models import model_path
+from tiny_gguf import write_tiny_gguf
+from vulkan_drivers import missing
+
+from server import create, messages, names
+from server.convert import CannotConvert, from_folder, gguf_out, llama
+from server.convert.hugging_face import UnsupportedArchitecture
+from server.convert.safetensors import chosen
+from server.convert.sentencepiece_file import read_pieces
+from server.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
+from server.store import Store
+from vkbackend.gguf.quants import FORMATS
+from vkbackend.gguf.reader import GGUFFile
+from vkbackend.ops import rope
+from vkbackend.session import Session
+from vkbackend.tokenizer import Tokenizer
+
+TEXTS = ["the and hell on", "Hello, world! 12345 \n\n  tabs\tand  spaces", "naïve café 東京 🙂", "<|im_start|>user\nthe<|im_end|>", " <start_of_turn>the thing"]
+
+
+def values_of(gguf: GGUFFile, name: str) -> np.ndarray:
+    info = gguf.tensors[name]
+    return FORMATS[info.type].dequantize(gguf.data(name).reshape(int(np.prod(info.shape[:-1])), -1)).reshape(info.shape)
+
+
+def config_of(gguf: GGUFFile) -> dict:
+    """config.json of a tiny model."""
+    def get(key):
+        return gguf.metadata[f"{gguf.metadata['general.architecture']}.{key}"]
+    config = {"hidden_size": get("embedding_length"), "intermediate_size": get("feed_forward_length"), "num_hidden_layers": get("block_count"),
+              "num_attention_heads": get("attention.head_count"), "num_key_value_heads": get("attention.head_count_kv"),
+              "max_position_embeddings": get("context_length"), "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+              "rope_theta": get("rope.freq_base"), "vocab_size": get("vocab_size"), "head_dim": get("attention.key_length")}
+    if gguf.metadata["general.architecture"] == "llama":
+        return {"architectures": ["LlamaForCausalLM"]} | config
+    return {"architectures": ["Gemma3ForCausalLM"], "sliding_window": get("attention.sliding_window"), "rope_local_base_freq": 10000.0,
+            "layer_types": ["sliding_attention"] * config["num_hidden_layers"]} | config
+
+
+def tokenizer_of(gguf: GGUFFile) -> dict:
+    """tokenizer.json of a tiny model: byte-level BPE for llama, BPE that falls back to bytes for gemma3."""
+    tokens, types = gguf.metadata["tokenizer.ggml.tokens"], gguf.metadata["tokenizer.ggml.token_type"]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [plain | {"id": i, "content": text, "special": bool(types[i] == 3)} for i, text in enumerate(tokens) if types[i] in (2, 3, 4)]
+    model = {"type": "BPE", "vocab": {text: i for i, text in enumerate(tokens)}}
+    if gguf.metadata["tokenizer.ggml.model"] == "gpt2":
+        steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]
+        return {"model": model | {"merges": [merge.split(" ") for merge in gguf.metadata["tokenizer.ggml.merges"]], "byte_fallback": False},
+                "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    scores = gguf.metadata["tokenizer.ggml.scores"]
+    merges = [[text[:cut], text[cut:]] for text in sorted((text for i, text in enumerate(tokens) if types[i] == 1), key=lambda text: -scores[tokens.index(text)])
+              for cut in range(1, len(text)) if text[:cut] in tokens and text[cut:] in tokens]
+    return {"model": model | {"merges": merges, "byte_fallback": True, "unk_token": "<unk>"}, "added_tokens": added,
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}}
+
+
+def write_folder(folder, gguf: GGUFFile, dtype: str = "F32", files: int = 1) -> dict:
+    """The model of a GGUF as a Hugging Face folder -> {name: path}."""
+    architecture = gguf.metadata["general.architecture"]
+    heads = {"attn_q": gguf.metadata[f"{architecture}.attention.head_count"], "attn_k": gguf.metadata[f"{architecture}.attention.head_count_kv"]}
+    tensors = {hugging_face_name(name, architecture): as_hugging_face(name, values_of(gguf, name), architecture, heads) for name in gguf.tensors}
+    folder.mkdir(exist_ok=True)
+    parts = np.array_split(np.array(sorted(tensors)), files)
+    for number, part in enumerate(parts, 1):
+        name = "model.safetensors" if files == 1 else f"model-{number:05}-of-{files:05}.safetensors"
+        write_safetensors(folder / name, {str(key): tensors[str(key)] for key in part}, dtype)
+    (folder / "config.json").write_text(json.dumps(config_of(gguf)))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_of(gguf)))
+    special = {"bos_token": gguf.metadata["tokenizer.ggml.tokens"][gguf.metadata["tokenizer.ggml.bos_token_id"]],
+               "eos_token": {"content": gguf.metadata["tokenizer.ggml.tokens"][gguf.metadata["tokenizer.ggml.eos_token_id"]]},
+               "add_bos_token": gguf.metadata["tokenizer.ggml.add_bos_token"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return {path.name: path for path in folder.iterdir()}
+
+
+def converted(files: dict, target) -> GGUFFile:
+    with open(target, "wb") as file:
+        gguf_out.write(from_folder(files), {}, file.write, lambda done: None)
+    return GGUFFile.open(target)
+
+
+@pytest.mark.parametrize("dtype, files", [("F32", 1), ("F16", 2), ("BF16", 1)])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_weights_and_tokens_come_back(tmp_path, architecture, dtype, files):
+    original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
+    gguf = converted(write_folder(tmp_path / "folder", original, dtype, files), tmp_path / "out.gguf")
+    assert list(gguf.tensors) == sorted(original.tensors)
+    assert {info.type.name for info in gguf.tensors.values() if len(info.shape) > 1} == {"BF16" if dtype == "BF16" else "F16"}
+    for name, info in gguf.tensors.items():
+        before = values_of(original, name)
+        assert info.shape == before.shape
+        if info.type.name == "BF16":  # cut to eight bits
+            after = (gguf.data(name).view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(info.shape)
+            np.testing.assert_allclose(after, before, rtol=2 ** -7)
+        elif len(info.shape) > 1:
+            np.testing.assert_array_equal(values_of(gguf, name), before)
+        else:
+            assert info.type.name == "F32"
+            np.testing.assert_allclose(values_of(gguf, name), before, rtol={"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2}[dtype])
+    assert gguf.metadata["general.file_type"] == (32 if dtype == "BF16" else 1)
+    was, now = Tokenizer.from_gguf(original), Tokenizer.from_gguf(gguf)
+    assert (now.bos_id, now.eos_ids, now.adds_bos, now.vocab_size) == (was.bos_id, was.eos_ids, was.adds_bos, was.vocab_size)
+    for text in TEXTS:
+        assert now.encode(text) == was.encode(text), text
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_converted_model_answers_as_the_original(tmp_path, architecture):
+    original = write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16")
+    converted(write_folder(tmp_path / "folder", GGUFFile.open(original)), tmp_path / "out.gguf")
+    was, now = Session(original), Session(tmp_path / "out.gguf")
+    tokens = was.tokenizer.encode("the and hell on in the hell")
+    np.testing.assert_allclose(now.logits(tokens), was.logits(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_turned_neighbours_are_turned_halves(tmp_path):
+    """What the order of rows is for: a head's q times k is the same in both conventions, at any distance."""
+    rng = np.random.default_rng(0)
+    heads, head_dim, width = 3, 16, 32
+    turns, positions = rope.turns_per_position(10000.0, head_dim), np.array([5, 17], np.int32)
+    x = rng.standard_normal((2, width)).astype(np.float32)
+    products = []
+    q, k = (rng.standard_normal((heads * head_dim, width)).astype(np.float32) for _ in range(2))
+    for pairing, order in (("halves", np.arange(heads * head_dim)), ("adjacent", llama.neighbours(heads * head_dim, heads))):
+        turned = [rope.reference((x @ weight[order].T).reshape(2, heads, head_dim), positions, turns, n_rot=head_dim, pairing=pairing) for weight in (q, k)]
+        products.append(np.einsum("hd,hd->h", turned[0][0], turned[1][1]))
+    np.testing.assert_allclose(products[1], products[0], rtol=1e-4)
+
+
+def test_smollm2_comes_back(tmp_path):
+    """A real model, its weights expanded to float32 and named as Hugging Face names them."""
+    original = GGUFFile.open(model_path("smollm2"))
+    heads = {"attn_q": 9, "attn_k": 3}
+    some = [name for name in original.tensors if not name.startswith("blk.") or name.startswith(("blk.0.", "blk.29."))]
+    tensors = {hugging_face_name(name, "llama"): as_hugging_face(name, values_of(original, name), "llama", heads) for name in some}
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    (tmp_path / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "vocab_size": 49152}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_of(original)))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({
+        "bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "pad_token": "<|im_end|>", "add_bos_token": False,
+        "chat_template": original.metadata["tokenizer.chat_template"]}))
+    gguf = converted({path.name: path for path in tmp_path.iterdir()}, tmp_path / "out.gguf")
+    for name in some:
+        before = values_of(original, name)
+        np.testing.assert_array_equal(values_of(gguf, name), before.astype(np.float16) if before.ndim > 1 else before)
+    # Beside what a name or a licence is: every key of the original with its value, except what says how it is quantized.
+    for key in original.metadata:
+        if key.startswith(("llama.", "tokenizer.")) and key != "tokenizer.ggml.add_space_prefix":
+            assert np.array_equal(gguf.metadata[key], original.metadata[key]), key
+    assert Tokenizer.from_gguf(gguf).encode(" ".join(TEXTS)) == Tokenizer.from_gguf(original).encode(" ".join(TEXTS))
+
+
+def test_of_both_forms_of_a_model_the_split_one_counts(tmp_path):
+    original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "llama", "f16"))
+    files = write_folder(tmp_path / "folder", original, "F16", files=2)
+    write_safetensors(tmp_path / "folder" / "consolidated.safetensors", {"layers.0.attention.wq.weight": np.ones((4, 4), np.float32)})
+    gguf = converted(files | {"consolidated.safetensors": tmp_path / "folder" / "consolidated.safetensors"}, tmp_path / "out.gguf")
+    np.testing.assert_array_equal(values_of(gguf, "blk.1.ffn_up.weight"), values_of(original, "blk.1.ffn_up.weight"))
+    assert chosen(["b/consolidated.safetensors", "model-00001-of-00001.safetensors", "x.json"]) == ["model-00001-of-00001.safetensors"]
+    assert chosen(["consolidated.safetensors", "model.safetensors"]) == ["model.safetensors"]
+    assert chosen(["consolidated.safetensors"]) == ["consolidated.safetensors"]
+    assert chosen(["consolidated.00.safetensors", "other.safetensors"]) == ["consolidated.00.safetensors", "other.safetensors"]
+
+
+def test_llama3_factors():
+    """Of Llama 3.1 (base 500,000, heads of 128): quick pairs as they are, slow ones eight times slower, between them rising."""
+    factors = llama.metadata(llama.Config({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "max_position_embeddings": 131072, "vocab_size": 128256, "rope_theta": 500000.0, "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}))[1]["rope_freqs.weight"]
+    assert factors.shape == (64,) and set(factors[:29]) == {1.0} and set(factors[35:]) == {8.0}
+    assert (np.diff(factors) >= 0).all() and 1 < factors[30] < 8
+    # By hand for pair 31: 8192 / (2 pi 500000^(62/128)) = 2.26 turns, a third and a bit of the way from slow (1) to quick (4).
+    turns = 8192 / (2 * np.pi * 500000 ** (62 / 128))
+    share = (turns - 1) / 3
+    assert factors[31] == pytest.approx(1 / ((1 - share) / 8 + share), rel=1e-5)
+
+
+# --- tokenizers
+
+def _library():
+    try:
+        import tokenizers
+    except ImportError:
+        missing("the package tokenizers is not there (pip install 'vkbackend[clients]')")
+    return tokenizers
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_tokens_are_those_of_hugging_face(tmp_path, architecture):
+    """`tokenizers` itself reads the same tokenizer.json."""
+    original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
+    files = write_folder(tmp_path / "folder", original)
+    theirs, ours = _library().Tokenizer.from_file(str(files["tokenizer.json"])), Tokenizer.from_gguf(converted(files, tmp_path / "out.gguf"))
+    for text in TEXTS:
+        assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids, text
+
+
+def test_smollm2s_tokens_are_those_of_hugging_face(tmp_path):
+    original = GGUFFile.open(model_path("smollm2"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_of(original)))
+    theirs, ours = _library().Tokenizer.from_file(str(tmp_path / "tokenizer.json")), Tokenizer.from_gguf(original)
+    for text in TEXTS:
+        assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids, text
+
+
+def _field(number: int, value) -> bytes:
+    """A field of a protocol buffer."""
+    def varint(value):
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def test_sentencepieces_own_file(tmp_path):
+    gguf = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
+    tokens, scores, types = (gguf.metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "scores", "token_type"))
+    raw = b"".join(_field(1, _field(1, text.encode()) + _field(2, float(score)) + (b"" if kind == 1 else _field(3, int(kind))))
+                   for text, score, kind in zip(tokens, scores, types))
+    raw += _field(2, _field(4, b"trained by nobody") + _field(3, 1 << 40)) + _field(7, 1.5)  # other fields are passed over
+    pieces = read_pieces(raw)
+    assert ([piece.text for piece in pieces], [piece.type for piece in pieces]) == (tokens, [int(kind) for kind in types])
+    vocabulary = from_sentencepiece(pieces, {"<more>": len(tokens), "the": 0}, tokenizer_of(gguf))
+    assert vocabulary.tokens == [*tokens, "<more>"] and vocabulary.model == "llama" and vocabulary.add_space_prefix is False
+    np.testing.assert_allclose(vocabulary.scores[:-1], scores)
+    assert vocabulary.types[-1] == Vocabulary.USER_DEFINED and vocabulary.types[3] == Vocabulary.UNKNOWN
+    for cut in range(0, len(raw), 37):
+        try:
+            read_pieces(raw[:cut])
+        except CannotConvert:
+            pass
+    with pytest.raises(CannotConvert, match="tokenizer.model"):
+        read_pieces(b"\xff" * 40)
+
+
+def test_spaces_and_ends_as_the_tokenizer_says():
+    model = {"type": "BPE", "byte_fallback": True, "vocab": {"<unk>": 0, "a": 1}, "merges": []}
+    prepended = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}]}
+    assert from_tokenizer_json({"model": model, "normalizer": prepended}).add_space_prefix is True
+    for scheme, adds in (("first", True), ("always", True), ("never", False)):
+        assert from_tokenizer_json({"model": model, "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": scheme}}).add_space_prefix is adds
+    around = {"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}]}
+    assert Vocabulary("gpt2").template_of({"post_processor": around}) == {"bos": True, "eos": False}
+    assert Vocabulary("gpt2").template_of({"post_processor": {"type": "ByteLevel"}}) == {}
+
+
+# --- what is refused
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A sound one, to be spoilt in copies."""
+    place = tmp_path_factory.mktemp("folder")
+    write_folder(place / "sound", GGUFFile.open(write_tiny_gguf(place / "original.gguf", "llama", "f16", num_layers=1)), "F16")
+    return place / "sound"
+
+
+def spoilt(folder, tmp_path, **changes) -> dict:
+    """A copy with files replaced (bytes), or entries of a JSON file changed (dict), or left out (None)."""
+    files = {}
+    for path in folder.iterdir():
+        change = changes.get(path.name.replace(".", "_"), {})
+        if change is None:
+            continue
+        files[path.name] = tmp_path / path.name
+        if isinstance(change, bytes):
+            files[path.name].write_bytes(change)
+        elif change:
+            files[path.name].write_text(json.dumps(json.loads(path.read_text()) | change))
+        else:
+            shutil.copy(path, files[path.name])
+    return files
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(config_json=None), "config.json is missing"), (dict(tokenizer_json=None), "the tokenizer is missing"),
+    (dict(config_json=b"{"), "config.json is not JSON"), (dict(config_json=b"[1]"), "config.json is no JSON object"), (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
+    (dict(config_json={"architectures": []}), "unknown architecture"), (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
+    (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"), (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
+    (dict(config_json={"num_attention_heads": 3}), "do not share evenly"), (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
+    (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
+    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"), (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
+    (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
+    (dict(model_safetensors=None), "no tensors"), (dict(model_safetensors=b"1234"), "too few"), (dict(model_safetensors=b"\xff" * 100), "claims"),
+    (dict(model_safetensors=(5).to_bytes(8, "little") + b"hello"), "not JSON")])
+def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
+    with pytest.raises((CannotConvert, UnsupportedArchitecture), match=words):
+        from_folder(spoilt(folder, tmp_path, **changes))
+
+
+@pytest.mark.parametrize("entry, words", [
+    ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"), ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
+    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"), ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),
+    ({"dtype": "F16", "shape": [4], "data_offsets": [8, 0]}, "described as"), ({"dtype": "F16", "shape": [4], "data_offsets": [0, 1 << 40]}, "described as"),
+    ({"dtype": "F16", "shape": [-4], "data_offsets": [0, 8]}, "described as"), ({"dtype": "F16", "shape": 4}, "described as"), (5, "described as"),
+    ({"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}, "has no place in a llama model")])
+def test_a_tensor_that_is_none_is_refused_by_name(folder, tmp_path, entry, words):
+    header = json.dumps({"model.layers.0.block_sparse_moe.gate.weight": entry}).encode()
+    raw = len(header).to_bytes(8, "little") + header + bytes(8)
+    with pytest.raises(CannotConvert, match=words) as caught:
+        from_folder(spoilt(folder, tmp_path, model_safetensors=raw))
+    assert "block_sparse_moe" in str(caught.value)
+
+
+def test_any_byte_may_be_wrong(folder, tmp_path):
+    """Whatever stands in the header, it ends in a model or in an error of ours."""
+    raw, rng, outcomes = (folder / "model.safetensors").read_bytes(), np.random.default_rng(0), set()
+    header_end = 8 + int.from_bytes(raw[:8], "little")
+    for _ in range(150):
+        changed = bytearray(raw)
+        for at in rng.integers(0, header_end, rng.integers(1, 4)):
+            changed[at] = rng.integers(0, 256)
+        try:
+            from_folder(spoilt(folder, tmp_path, model_safetensors=bytes(changed)))
+            outcomes.add("model")
+        except CannotConvert:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+def test_values_that_no_half_holds_are_named(tmp_path):
+    with pytest.raises(CannotConvert, match="tensor x holds 70000, more than float16 can"):
+        gguf_out.encode(np.array([[1.0, 7e4]], np.float32), FORMATS[1].type, "x")
+    with pytest.raises(CannotConvert, match="tensor x holds values that are no numbers"):
+        gguf_out.encode(np.array([[np.nan]], np.float32), FORMATS[0].type, "x")
+
+
+def test_a_weight_that_comes_twice_is_refused(folder, tmp_path):
+    files = spoilt(folder, tmp_path)
+    with pytest.raises(CannotConvert, match="duplicate tensor name"):
+        from_folder(files | {"model-2.safetensors": files["model.safetensors"]})
+
+
+def test_gemma3_models_that_would_answer_wrongly_are_refused(tmp_path):
+    gguf = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
+    write_folder(tmp_path / "folder", gguf)
+    for change in ({"layer_types": ["full_attention"] * 2}, {"rope_local_base_freq": 5000.0}, {"layer_types": None, "sliding_window_pattern": 2}):
+        with pytest.raises(CannotConvert, match="this one differs"):
+            from_folder(spoilt(tmp_path / "folder", tmp_path, config_json=change))
+
+
+def test_create_tells_its_steps_and_leaves_nothing_behind(tmp_path):
+    store = Store(tmp_path / "store")
+    files = write_folder(tmp_path / "folder", GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "llama", "f16", chat_template="{{ x }}")), "F16")
+    digests = {}
+    for name, path in files.items():
+        with store.upload() as upload:
+            upload.write(path.read_bytes())
+            digests[name] = upload.finish()
+    steps = []
+    request = messages.CreateRequest(model="m", files=digests)
+    create.create(store, request, names.parse("m"), lambda status, digest="", total=0, completed=0: steps.append((status, total, completed)))
+    progress = [(total, done) for _, total, done in steps if total]
+    assert progress and progress == sorted(progress) and progress[-1][0] == progress[-1][1] == progress[0][0]
+    told = [status for status, total, _ in steps if not total and not status.startswith("creating new layer")]
+    assert told == ["converting model", "writing manifest", "success"] and steps[0][0] == "converting model"
+    model = store.get("m")
+    assert model.config["file_type"] == "F16" and model.parent == "" and [path.name for path in store.staging.folder.iterdir()] == ["lock"]
+    assert Session(model.gguf_path).logits([1, 2, 3]).shape[0] == 3
