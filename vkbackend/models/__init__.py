@@ -5,27 +5,53 @@
 import importlib
 import logging
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..device.discover import available_host_memory
 from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
 from ..ops.packed import expand
-from .placement import DevicePlacer
+from .placement import DevicePlacer, Span, SpanPlacer
 from .weights import Hyperparameters, Weights
 
 SHARE_FOR_WEIGHTS = 0.75  # of the memory that is free; the rest is for caches, activations and other programs
 
 log = logging.getLogger(__name__)
 
-_HELPERS = ("layers", "placement", "weights")
+_HELPERS = ("layers", "memory", "placement", "weights")
 ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _HELPERS)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A GGUF file whose header was read and found sound."""
+
+    path: object
+    gguf: GGUFFile
+    architecture: str
+    config: object
+    make: object  # the architecture's Model, called with weights and config
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors, as they are in the file."""
+        return sum(info.num_bytes for info in self.gguf.tensors.values())
+
+
+@dataclass
+class LoadedPart:
+    """Some layers of a model in one place. device: None for the twins. layers: a whole model, of which only those of `span` have their weights there."""
+
+    span: Span
+    device: object
+    layers: object
+    num_bytes: int
 
 
 @dataclass
 class LoadedModel:
     """A model's layers with their weights. device: where they lie, None for the twins. num_bytes: what they take there; for the twins the file
-    and what of it is kept dequantized."""
+    and what of it is kept dequantized. parts: where they lie in several places, in the order in which a token passes them; else empty."""
 
     gguf: GGUFFile
     architecture: str
@@ -33,13 +59,11 @@ class LoadedModel:
     layers: object
     device: object
     num_bytes: int
+    parts: list[LoadedPart] = field(default_factory=list)
 
 
-def load(path, device=None) -> LoadedModel:
-    """Open a GGUF file and place its weights on `device` (None: keep them as numpy arrays for the twins).
-
-    Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
-    """
+def read(path) -> ModelFile:
+    """Raises GGUFError, UnsupportedModel."""
     try:
         gguf = GGUFFile.open(path)
     except OSError as error:
@@ -48,21 +72,52 @@ def load(path, device=None) -> LoadedModel:
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}")
     module = importlib.import_module(f".{architecture}", __name__)
-    config = module.Config.from_gguf(Hyperparameters(gguf))
-    num_bytes = sum(info.num_bytes for info in gguf.tensors.values())
-    _check_memory(path, num_bytes, device)
+    return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
+
+
+def load(path, device=None) -> LoadedModel:
+    """Open a GGUF file (or take a `ModelFile`) and place its weights on `device` (None: keep them as numpy arrays for the twins).
+
+    Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
+    """
+    file = path if isinstance(path, ModelFile) else read(path)
+    gguf, config = file.gguf, file.config
+    _check_memory(file.path, file.num_bytes, device)
     weights = Weights(gguf)
-    layers = module.Model(weights, config)
+    layers = file.make(weights, config)
     weights.check_all_used()
     if device is None:
-        num_bytes += _expand(path, weights.factors)
+        num_bytes = file.num_bytes + _expand(file.path, weights.factors)
         gguf.release_pages()
-        return LoadedModel(gguf, architecture, config, layers, None, num_bytes)
+        return LoadedModel(gguf, file.architecture, config, layers, None, num_bytes)
     # Built again, on the device: the first one, which took no copies, found the file whole before anything was moved.
-    placer = DevicePlacer(device, num_bytes)
-    layers = module.Model(Weights(gguf, placer), config)
+    placer = DevicePlacer(device, file.num_bytes)
+    layers = file.make(Weights(gguf, placer), config)
     gguf.release_pages()
-    return LoadedModel(gguf, architecture, config, layers, device, placer.arena.num_bytes)
+    return LoadedModel(gguf, file.architecture, config, layers, device, placer.arena.num_bytes)
+
+
+def load_parts(file: ModelFile, places: list[tuple[Span, object]]) -> LoadedModel:
+    """A model in several places: (layers, device or None) in the order in which a token passes them, all layers and each once.
+
+    Raises UnsupportedModel, OutOfMemory, DeviceError."""
+    weights = Weights(file.gguf)
+    file.make(weights, file.config)
+    weights.check_all_used()
+    parts = []
+    for span, device in places:
+        sizes = [info.num_bytes for name, info in file.gguf.tensors.items() if span.holds(name)]
+        if device is None:
+            weights = Weights(file.gguf)
+            layers = file.make(weights, file.config)
+            num_bytes = sum(sizes) + _expand(file.path, [matrix for matrix in weights.factors if span.holds(matrix.name)])
+        else:
+            placer = SpanPlacer(device, sum(sizes), span)
+            layers = file.make(Weights(file.gguf, placer), file.config)
+            num_bytes = placer.arena.num_bytes
+        parts.append(LoadedPart(span, device, layers, num_bytes))
+    file.gguf.release_pages()
+    return LoadedModel(file.gguf, file.architecture, file.config, None, None, sum(part.num_bytes for part in parts), parts)
 
 
 def _expand(path, factors) -> int:

@@ -1,0 +1,32 @@
+"""What a model takes, before it is loaded."""
+
+import pytest
+import recorded
+from tiny_gguf import write_tiny_gguf
+
+from vkbackend import models
+from vkbackend.device.layout import Part
+from vkbackend.models.memory import Sizes, estimated_cache
+
+
+def test_caches_as_recorded():
+    def got_and_wanted(vector):
+        return estimated_cache(vector["gguf"], num_ctx=vector["num_ctx"], num_parallel=vector["num_parallel"], num_batch=vector["num_batch"],
+                               kind=vector["kv_cache_type"]), vector["kv_per_layer"]
+
+    recorded.check(recorded.load("ggml_types", "kv_cache_estimate"), got_and_wanted)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
+    file = models.read(path)
+    sizes = Sizes.of(file.gguf, file.config, cache_tokens=512, cache_bytes=2, max_tokens=128, max_outputs=32)
+    loaded = models.load(path, device)
+    in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
+    assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
+    assert sizes.is_tied == (architecture == "gemma3") and len(sizes.layers) == 4
+    key = ("Vulkan", "x")
+    whole, last = Part(*key, (0, 1, 2, 3)), Part(*key, (2, 3))
+    assert sizes.needs((whole,), [key]).graphs[key] > sizes.needs((last,), [key]).graphs[key] - sizes.is_tied
+    assert sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0
