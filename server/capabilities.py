@@ -1,10 +1,10 @@
 """What a stored model can do: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
 
 In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Found as Ollama finds them: keys of
-the file, variables of the template, text around `.Thinking` in it, and what a built-in parser of its answers finds.
+the file, variables of the template (or of the file's Jinja template in its place), text around `.Thinking` in it, and what a built-in parser of its answers finds.
 """
 
-from . import output_parsers
+from . import jinja, output_parsers
 from .gotemplate import Template, TemplateError, nodes
 
 _THINKING_FAMILIES = ("gptoss", "gpt-oss")
@@ -26,6 +26,9 @@ def capabilities(model, metadata) -> list[str]:
     variables = template.vars()
     parser = output_parsers.name_of(model)
     reads_calls, reads_thoughts = output_parsers.knowledge(parser) if parser else (False, False)
+    source = jinja.found_in(model, metadata)
+    if source is not None:
+        reads_calls, reads_thoughts = reads_calls or jinja.knows_tools(source.text), reads_thoughts or all(jinja.thinking_tags(source.text))
     more = [("tools", "tools" in variables or reads_calls), ("insert", "suffix" in variables), ("vision", bool(model.projector_paths)),
             ("thinking", model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template)) or reads_thoughts)]
     return found + [name for name, holds in more if holds and name not in found]

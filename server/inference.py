@@ -17,7 +17,7 @@ from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptio
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 
-from . import go_text, output_parsers, streaming
+from . import go_text, jinja, output_parsers, streaming
 from .capabilities import capabilities
 from .errors import ApiError
 from .messages import Message
@@ -31,6 +31,15 @@ MAX_TOP_LOGPROBS = 20
 MAX_DESCRIBED = 64
 ID_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MAX_BIAS = 100  # OpenAI's
+MEANINGLESS = {
+    "num_thread": "numpy's BLAS and the device's driver choose their threads; OMP_NUM_THREADS and LP_NUM_THREADS set them",
+    "use_mmap": "files are always mapped, weights are copied to where they are computed",
+    "use_mlock": "memory is not locked",
+    "numa": "memory is placed by the system",
+    "num_batch": "steps take as many tokens as the device does well with",
+    "low_vram": "num_gpu says how many layers go to the device",
+    "f16_kv": "OLLAMA_KV_CACHE_TYPE says what the cache holds",
+}
 TOO_LONG = "the input length exceeds the context length"
 
 
@@ -47,6 +56,7 @@ class Plan:
     options: Options
     sampling: SamplingOptions
     capabilities: list[str]
+    chat_template: jinja.Source | None
     started: float
 
     @property
@@ -54,8 +64,17 @@ class Plan:
         return self.stored.config.get("model_families") or []
 
 
-def describe(stored: StoredModel) -> tuple[str, list[str]]:
-    """(architecture, capabilities) from the header of the model's file; remembered, for a manifest's digest stands for all of it."""
+@dataclass(frozen=True)
+class Description:
+    """What the header of a model's file tells. chat_template: the file's own chat template, where prompts are written with it."""
+
+    architecture: str
+    capabilities: list[str]
+    chat_template: jinja.Source | None
+
+
+def describe(stored: StoredModel) -> Description:
+    """Remembered, for a manifest's digest stands for all of it."""
     if stored.digest not in _described:
         while len(_described) >= MAX_DESCRIBED:
             _described.pop(next(iter(_described)), None)  # the oldest; another thread may have been first
@@ -63,10 +82,10 @@ def describe(stored: StoredModel) -> tuple[str, list[str]]:
     return _described[stored.digest]
 
 
-_described: dict[str, tuple[str, list[str]]] = {}
+_described: dict[str, Description] = {}
 
 
-def _describe(stored: StoredModel) -> tuple[str, list[str]]:
+def _describe(stored: StoredModel) -> Description:
     try:
         metadata = GGUFFile.open(stored.gguf_path).metadata if stored.gguf_path else None
     except OSError as error:
@@ -74,7 +93,7 @@ def _describe(stored: StoredModel) -> tuple[str, list[str]]:
     except VkbackendError as error:
         raise ApiError(500, str(error)) from None
     architecture = "" if metadata is None else metadata.get("general.architecture", None, "")
-    return architecture, capabilities(stored, metadata)
+    return Description(architecture, capabilities(stored, metadata), jinja.found_in(stored, metadata))
 
 
 async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
@@ -83,7 +102,8 @@ async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, star
     `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's time.monotonic().
     A model that thinks does so unless told otherwise: `ask.think` becomes True.
     """
-    architecture, can = await asyncio.to_thread(describe, stored)
+    description = await asyncio.to_thread(describe, stored)
+    can = description.capabilities
     if "thinking" in can:
         ask.think = True if ask.think is None else ask.think
     elif ask.think:
@@ -98,8 +118,9 @@ async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, star
     except ValueError as error:
         raise ApiError(500, str(error)) from None
     asked = {name for values in (stored.parameters, ask.options or {}) for name, value in values.items() if value is not None}
-    sampling = replace(sampling_options(options, asked, architecture), logit_bias=logit_bias(ask.options))
-    return Plan(stored, options, sampling, can, started)
+    sampling = replace(sampling_options(options, asked, description.architecture), logit_bias=logit_bias(ask.options))
+    log_meaningless(ask.options)
+    return Plan(stored, options, sampling, can, description.chat_template, started)
 
 
 def sampling_options(options: Options, asked: set[str], architecture: str) -> SamplingOptions:
@@ -129,6 +150,13 @@ def check_bias(plan: Plan, model):
     unknown = next((token for token in plan.sampling.logit_bias if token >= model.tokenizer.vocab_size), None)
     if unknown is not None:
         raise ApiError(400, f"logit_bias: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
+
+
+def log_meaningless(options: dict | None):
+    """Options that other engines know are accepted, and the log says that they do nothing."""
+    named = [name for name in MEANINGLESS if (options or {}).get(name) is not None]
+    if named:
+        log.info("options without meaning here: %s", "; ".join(f"{name} ({MEANINGLESS[name]})" for name in named))
 
 
 def example_messages(stored: StoredModel) -> list[Message]:

@@ -1,12 +1,12 @@
 """How a stored model's prompts are written, and what marks thoughts and tool calls in its answers.
 
-A renderer that the model's config names comes before its Go template.
+A renderer that the model's config names comes before its Go template, and where it has neither, its file's Jinja template is taken.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import renderers
+from . import jinja, renderers
 from .capabilities import thinking_tags
 from .gotemplate import Template, Values
 from .output_parsers.tools import tag_of
@@ -27,8 +27,11 @@ class PromptStyle:
     tool_tag: str
 
 
-def style_of(stored) -> PromptStyle:
-    """Raises TemplateError."""
+def style_of(stored, jinja_source: jinja.Source | None, tokenizer) -> PromptStyle:
+    """jinja_source: what `jinja.found_in` says of the model. Raises TemplateError."""
+    if jinja_source is not None:
+        text = jinja_source.text
+        return PromptStyle(jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer), jinja.thinking_tags(text), jinja.tool_tag(text))
     template = Template.parse(stored.template)
     renderer = stored.config.get("renderer")
     return PromptStyle(renderers.named(renderer) if renderer else template, thinking_tags(template), tag_of(template))

@@ -65,9 +65,11 @@ def token(item):
     return TokenLogprob(0, item["token"], item["token"].encode(), item["logprob"], [token(top) for top in item.get("top_logprobs") or ()])
 
 
-def tiny_gguf(path, architecture, vision=False):
+def tiny_gguf(path, architecture, vision=False, chat_template=""):
     writer = GGUFWriter(path, architecture)
     writer.add_context_length(10)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     if vision:
         writer.add_uint32(f"{architecture}.vision.block_count", 1)
     if architecture == "bert":
@@ -99,7 +101,7 @@ class World:
     async def make(self, model):
         if model["name"] in self.made:
             return
-        files = {"m.gguf": await self.upload(tiny_gguf(self.folder / f"{model['arch']}.gguf", model["arch"]))}
+        files = {"m.gguf": await self.upload(tiny_gguf(self.folder / f"{model['arch']}.gguf", model["arch"], chat_template=model.get("chat_template")))}
         if model.get("vision"):
             files["p.gguf"] = await self.upload(tiny_gguf(self.folder / "projector.gguf", "clip", vision=True))
         body = {"model": model["name"], "files": files, "stream": False, **model["create"]}

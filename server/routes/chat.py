@@ -89,7 +89,7 @@ class Turn:
                              bool(plan.stored.projector_paths))
         messages = [*self.messages, Message(role="assistant", thinking=thoughts)] if thoughts else self.messages
         try:
-            self.style = style_of(plan.stored)
+            self.style = style_of(plan.stored, plan.chat_template, model.tokenizer)
             return prompt.chat_prompt(self.style.template, messages, limit, tools=self.tools, thinking=Thinking(ask.think),
                                       one_image_only="mllama" in plan.families)
         except (TemplateError, prompt.PromptError) as error:

@@ -63,7 +63,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
             return
         inference.check_format(ask.format)
         inference.check_images(plan, len(rendered.images))
-        parser, shows_all = await asyncio.to_thread(make_parser, ask, stored, rendered.text)
+        parser, shows_all = await asyncio.to_thread(make_parser, ask, plan, model, rendered.text)
         yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request, parser, shows_all)))
 
 
@@ -80,7 +80,7 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
     thinking = Thinking(ask.think)
     context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
     try:
-        template = Template.parse(ask.template) if ask.template else style_of(plan.stored).template
+        template = Template.parse(ask.template) if ask.template else style_of(plan.stored, plan.chat_template, model.tokenizer).template
         if ask.suffix or ask.template:
             return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
                                           context_text=context_text, thinking=thinking)
@@ -93,12 +93,12 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
         raise ApiError(500, str(error)) from None
 
 
-def make_parser(ask: GenerateRequest, stored, prompt_text: str) -> tuple[OutputParser | None, bool]:
+def make_parser(ask: GenerateRequest, plan: Plan, model, prompt_text: str) -> tuple[OutputParser | None, bool]:
     """(what takes the answer apart, whether every piece of it makes an answer)"""
-    name = "" if ask.raw else output_parsers.name_of(stored)
+    name = "" if ask.raw else output_parsers.name_of(plan.stored)
     if name:
         return output_parsers.builtin(name), False
-    style = style_of(stored) if ask.think else None
+    style = style_of(plan.stored, plan.chat_template, model.tokenizer) if ask.think else None
     return output_parsers.by_template(prompt_text, style.thinking_tags, style.tool_tag, None) if style else None, True
 
 

@@ -1,0 +1,85 @@
+"""The process that runs foreign chat templates, one line of JSON per question and answer.
+
+    python -I worker.py: {"template": text, "variables": {...}} -> {"text": prompt} or {"error": text}
+
+The sandbox keeps a template from Python's insides. What takes too long or too much memory ends the process, which `process.py` starts again; so
+does a quarter of an hour without a question. It can open no file, start no process and reach no network.
+"""
+
+import json
+import os
+import re
+import select
+import signal
+import sys
+from datetime import datetime
+
+CPU_SECONDS, MEMORY_BYTES, IDLE_SECONDS, MAX_TEMPLATES = 2, 512 << 20, 900, 16
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # marks what a model is trained on; means nothing here
+
+
+def make_environment():
+    """What Hugging Face's chat templates find around them."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message=""):
+        raise TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
+    return environment
+
+
+def limit_resources():
+    """Where the system can; elsewhere the caller's patience must do."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays so: the three standard streams
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def set_timer(seconds: float):
+    """Ends the process after so much processor time; 0 takes the limit off."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+
+
+def answer(environment, templates, question):
+    text = question["template"]
+    try:
+        if text not in templates:
+            while len(templates) >= MAX_TEMPLATES:
+                templates.pop(next(iter(templates)))
+            templates[text] = environment.from_string(_GENERATION.sub("", text))
+        return {"text": templates[text].render(question["variables"])}
+    except MemoryError:
+        os._exit(1)
+    except Exception as error:  # whatever foreign code raises, it takes this question only
+        return {"error": str(error) or type(error).__name__}
+
+
+def main():
+    environment, templates = make_environment(), {}
+    for text in ("{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ strftime_now('%c') }}", "{{ a.b.c }}", "{% if %}"):
+        answer(environment, {}, {"template": text, "variables": {}})  # what is loaded on first use, for errors too, is loaded before the limits
+    limit_resources()
+    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):
+        question = json.loads(line)
+        set_timer(CPU_SECONDS)
+        line = json.dumps(answer(environment, templates, question)).encode("utf-8") + b"\n"
+        set_timer(0)
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
