@@ -58,6 +58,7 @@ REFUSED = {
     "a list": (("scale", [[[1.0]]], {"factor": 2.0}), "scale: a is list"),
     "gather_rows": (("gather_rows", [f32(5, 7), i32(1)], {}), "gather_rows: x is .* n a multiple of 4"),
     "int64": (("gather_rows", [f32(5, 8), np.array([1])], {}), "gather_rows: rows is int64 .*must be int32"),
+    "pick_logits": (("pick_logits", [f32(5, 8), i32(1)], {}), r"pick_logits: ids is int32 \(1,\), must be int32 \(M,\) where M = 5"),
     "head_dim 20": (attention(20), "attention: q is .*head_dim a multiple of 8"),
     "head_dim 12": (attention(12), "head_dim a multiple of 8"),
     "grouping": (attention(q=f32(1, 3, 16)), "heads must be a multiple of kv_heads"),
