@@ -17,6 +17,8 @@ COMMANDS = {
     "show": ("models", "show"),
     "run": ("run", "run"),
     "stop": ("models", "stop"),
+    "pull": ("pull", "pull"),
+    "push": ("push", "push"),
     "list": ("models", "list_models"),
     "ps": ("models", "ps"),
     "cp": ("models", "copy"),

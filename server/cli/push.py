@@ -1,0 +1,19 @@
+"""`push`: a model to a registry, through the running server, or through one inside of this process."""
+
+import click
+
+from .. import names
+from .connection import connected
+from .pull import exchange
+
+
+@click.command()
+@click.argument("model")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry.")
+def push(model, insecure):
+    """Push a model to a registry."""
+    with connected(own_server=True) as client:
+        exchange(client, "/api/push", model, insecure)
+    name = names.parse(model)
+    if name.host == names.DEFAULT_HOST:
+        click.echo(f"\nYou can find your model at:\n\n\thttps://ollama.com/{name.shortest.removesuffix(':' + names.DEFAULT_TAG)}\n")
