@@ -1,7 +1,8 @@
 """What a stored model can do: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
 
 In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Found as Ollama finds them: keys of
-the file, variables of the template (or of the file's Jinja template in its place), text around `.Thinking` in it, and what a built-in parser of its answers finds.
+the file, variables of the template, text around `.Thinking` in it, and what a built-in parser of answers finds; a Jinja template in its
+place is looked through for the same.
 """
 
 from . import jinja, output_parsers

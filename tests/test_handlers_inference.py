@@ -330,3 +330,10 @@ def test_a_renderer_that_the_model_names(tmp_path):
             return world.tokenizer.prompts
 
     assert asyncio.run(run()) == ["<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]
+
+
+def test_options_without_meaning_are_told_in_the_log(tmp_path, caplog):
+    caplog.set_level("INFO")
+    ask_think(tmp_path, ["Hello"], [], options={"num_thread": 4, "use_mmap": False, "numa": None, "temperature": 0})
+    line = next(record.getMessage() for record in caplog.records if "without meaning" in record.getMessage())
+    assert "num_thread (" in line and "use_mmap (" in line and "numa" not in line and "temperature" not in line

@@ -39,7 +39,8 @@ def test_what_a_template_is_given():
         '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}')
     call = {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": {"a": "é"}}}]}
     result = {"role": "tool", "content": "1", "tool_name": "f", "tool_call_id": "c1"}
-    text = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{{ m.name }};{% endfor %}"
+    text = ("{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+            "{{ m.name }};{% endfor %}")
     assert prompt(text, ("user", "x"), call, result) == ';f{"a": "é"};f;'
     assert prompt("{{ strftime_now('%Y') }}", ("user", "x")) == time.strftime("%Y")
     assert prompt("{% generation %}{{ messages[0].content }}{% endgeneration %}{% for i in [1, 2] %}{% break %}{% endfor %}", ("user", "x")) == "x"

@@ -80,12 +80,13 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
     thinking = Thinking(ask.think)
     context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
     try:
-        template = Template.parse(ask.template) if ask.template else style_of(plan.stored, plan.chat_template, model.tokenizer).template
         if ask.suffix or ask.template:
+            template = Template.parse(ask.template or plan.stored.template)
             return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
                                           context_text=context_text, thinking=thinking)
         limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
                              bool(plan.stored.projector_paths))
+        template = style_of(plan.stored, plan.chat_template, model.tokenizer).template
         rendered = prompt.chat_prompt(template, conversation(ask, plan.stored), limit, tools=[], thinking=thinking,
                                       one_image_only="mllama" in plan.families)
         return Prompt(context_text + rendered.text, rendered.images)
