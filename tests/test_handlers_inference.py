@@ -254,6 +254,11 @@ def test_a_format_holds_although_the_model_does_not_think(tmp_path):
     assert [request.format for request in requests] == ["", '"json"'] and requests[0].prompt_tokens == requests[1].prompt_tokens
 
 
+def test_a_format_holds_although_the_model_does_nothing_but_think(tmp_path):
+    contents, thoughts, requests = ask_think(tmp_path, ["<think>", "hm"], ['{"a": ', "1}"], format="json")
+    assert ("".join(contents), thoughts, len(requests)) == ('{"a": 1}', "hm", 2)
+
+
 def test_a_format_holds_from_the_beginning_where_thinking_is_off(tmp_path):
     contents, thoughts, requests = ask_think(tmp_path, ['{"a": 1}'], [], format="json", think=False)
     assert ("".join(contents), thoughts, [request.format for request in requests]) == ('{"a": 1}', "", ['"json"'])

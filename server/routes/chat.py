@@ -118,19 +118,20 @@ class Turn:
     async def answers(self, run: Run):
         """One ChatResponse per piece that has something to show, then the one with the figures.
 
-        Where a format waits, the run ends with the model's first word behind its thoughts, and a second one, held to the format, goes on from them.
+        Where a format waits, the run ends with the model's first word behind its thoughts (or without one), and a second run, held to the format,
+        goes on from them.
         """
-        thoughts = ""
+        thoughts, called = "", False
         async with aclosing(run.pieces(self.make_answer)) as pieces:
             async for answer in pieces:
-                if self.format_waits and answer.message.content:
-                    if thoughts + answer.message.thinking:
-                        answer.message.content = ""
-                        thoughts += answer.message.thinking
-                        if not answer.done:
-                            yield answer
+                thoughts, called = thoughts + answer.message.thinking, called or bool(answer.message.tool_calls)
+                has_thought = answer.message.content or answer.done_reason == "stop" and not called
+                if self.format_waits and has_thought:
+                    if thoughts:
+                        last_thought = self.make_answer(Parsed(thinking=answer.message.thinking))
+                        last_thought.logprobs = answer.logprobs
+                        yield last_thought
                     break
-                thoughts += answer.message.thinking
                 yield answer
             else:
                 return
