@@ -3,18 +3,22 @@
 import json
 import shutil
 import struct
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hugging_face_folder import as_hugging_face, hugging_face_name, write_safetensors
+from live_server import LiveServer, free_port
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
 from server import create, messages, names
+from server.cli.main import cli
 from server.convert import CannotConvert, from_folder, gguf_out, llama
+from server.convert.file_choice import chosen
 from server.convert.hugging_face import UnsupportedArchitecture
-from server.convert.safetensors import chosen
 from server.convert.sentencepiece_file import read_pieces
 from server.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
 from server.store import Store
@@ -371,3 +375,27 @@ def test_create_tells_its_steps_and_leaves_nothing_behind(tmp_path):
     model = store.get("m")
     assert model.config["file_type"] == "F16" and model.parent == "" and [path.name for path in store.staging.folder.iterdir()] == ["lock"]
     assert Session(model.gguf_path).logits([1, 2, 3]).shape[0] == 3
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_the_command_takes_a_folder_as_it_was_published(tmp_path, monkeypatch, serves):
+    """With a Modelfile and without, in the store directly and through a server; of both forms of the weights the right one is sent."""
+    folder = tmp_path / "folder"
+    write_folder(folder, GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "llama", "f16")), "F16", files=2)
+    write_safetensors(folder / "consolidated.safetensors", {"tok_embeddings.weight": np.ones((4, 4), np.float32)})
+    (folder / "README.md").write_text("# A model")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("VKBACKEND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    with LiveServer(tmp_path / "models") if serves else nullcontext() as server:
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.port if serves else free_port()}")
+        (tmp_path / "Modelfile").write_text("FROM ./folder\nSYSTEM Be kind.")
+        for arguments in (["plain"], ["small", "-q", "q8_0"], ["kind", "-f", str(tmp_path / "Modelfile"), "-q", "Q4_K"]):
+            result = CliRunner().invoke(cli, ["create", *arguments])
+            assert result.exit_code == 0, result.output
+            assert result.output.count("converting model") == 1 and "success" in result.output
+        refused = CliRunner().invoke(cli, ["create", "none", "-q", "q9"])
+        assert refused.exit_code == 1 and "unsupported quantization type Q9" in refused.output
+    store = Store(tmp_path / "models")
+    assert {model.name: model.config["file_type"] for model in store.list()} == {"plain:latest": "F16", "small:latest": "Q8_0", "kind:latest": "Q4_K_M"}
+    assert store.get("kind").system == "Be kind." and Session(store.get("small").gguf_path).logits([1, 2]).shape[0] == 2

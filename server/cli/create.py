@@ -1,4 +1,4 @@
-"""`create`: a model from a Modelfile or straight from a GGUF file.
+"""`create`: a model from a Modelfile, from a folder with one (or with weights and none), or straight from a GGUF file.
 
 Through the server where one answers, else into the store of OLLAMA_MODELS directly. The same file under the same name again is done in
 an instant: digests are remembered, and a model that is there already stays as it is.
@@ -77,11 +77,16 @@ def _stands_for(client: Client | None, name: str, digest: str) -> bool:
 def _from_modelfile(text: str):
     """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
     from .. import modelfile
-    from .modelfile_request import create_request
+    from .modelfile_request import create_request, has_weights
     path = Path(text or "Modelfile").expanduser()
-    if text != "-" and not path.is_file():
+    if text == "-":
+        contents, folder = sys.stdin.buffer.read(), Path.cwd()
+    elif path.is_file():
+        contents, folder = path.read_bytes(), path.resolve().parent
+    elif not text and has_weights(Path.cwd()):  # a folder as its maker publishes it
+        contents, folder = b"FROM .", Path.cwd()
+    else:
         raise Failure(f"{path}: no such file; give a Modelfile with -f FILE, or a GGUF file with --gguf FILE")
-    contents, folder = (sys.stdin.buffer.read(), Path.cwd()) if text == "-" else (path.read_bytes(), path.resolve().parent)
     click.echo("gathering model components", err=True)
     try:
         commands = modelfile.parse(contents)
@@ -101,19 +106,37 @@ def _send(client: Client | None, request, files: dict[str, Path]) -> None:
         return
     from .. import go_json
     import json
-    copied = set()
+    copied, tell = set(), _Teller()
     for digest, path in files.items():
         if not client.has_blob(digest):
             client.upload_blob(digest, path, _progress("copying", path))
             copied.add(digest)
     for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
-        _tell(piece.get("status", ""), copied)
+        tell(_step(piece.get("status", ""), copied), piece.get("total", 0), piece.get("completed", 0))
 
 
-def _tell(status: str, copied: set[str]) -> None:
+def _step(status: str, copied: set[str]) -> str:
     """A step of the creation. By then every file's blob is there, but those in `copied` only since this command."""
     words, _, digest = status.rpartition(" ")
-    click.echo(f"creating new layer {digest}" if words == "using existing layer" and digest in copied else status, err=True)
+    return f"creating new layer {digest}" if words == "using existing layer" and digest in copied else status
+
+
+class _Teller:
+    """A line for each step; on a terminal with the share that is done, where that is known."""
+
+    def __init__(self):
+        self._last, self._is_open = "", False
+
+    def __call__(self, step: str, total: int = 0, completed: int = 0) -> None:
+        if step != self._last and self._is_open:
+            click.echo(err=True)
+            self._is_open = False
+        if total and sys.stderr.isatty():
+            click.echo(f"\r{step} {completed * 100 // total}%", err=True, nl=False)
+            self._is_open = True
+        elif step != self._last:
+            click.echo(step, err=True)
+        self._last = step
 
 
 def _write_to_store(request, files: dict[str, Path]) -> None:
@@ -123,7 +146,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
     from ..errors import ApiError
     from ..messages import CreateRequest
     from ..store import Store
-    store, copied = Store(settings.models_folder()), set()
+    store, copied, tell = Store(settings.models_folder()), set(), _Teller()
     for digest, path in files.items():
         if not store.blob_path(digest).is_file():
             copied.add(digest)
@@ -135,7 +158,8 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
                 upload.finish(digest)
     request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
     try:
-        creation.create(store, request, creation.check(request), lambda status: _tell(status, copied))
+        creation.create(store, request, creation.check(request),
+                        lambda status, digest="", total=0, completed=0: tell(_step(status, copied), total, completed))
     except ApiError as error:
         raise Failure(error.message) from None
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from vkbackend.errors import VkbackendError
 
+from ..convert.file_choice import chosen
 from ..messages import CreateRequest, Message
 from ..modelfile import Command
 from ..parameters import format_parameters
 
+# What a Hugging Face folder says about its weights.
+COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "added_tokens.json",
+              "chat_template.jinja", "chat_template.json")
 # Accepted in old Modelfiles, without effect.
 DEPRECATED = ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat", "mirostat_tau", "mirostat_eta")
 
@@ -22,7 +26,8 @@ class ModelfileProblem(VkbackendError):
 def create_request(commands: list[Command], folder: Path, digest, warn=lambda text: None) -> tuple[CreateRequest, dict[str, Path]]:
     """digest(path) -> "sha256:..." of a file. -> (request, {digest: path} of the files that FROM and ADAPTER name).
 
-    What FROM names is a file or a folder of GGUF files where it exists beside the Modelfile, else a model. Raises ModelfileProblem.
+    What FROM names is a file, or a folder of safetensors or GGUF files, where it exists beside the Modelfile, else a model. Raises
+    ModelfileProblem.
     """
     request, parameters, files = CreateRequest(), {}, {}
     for command in commands:
@@ -75,8 +80,21 @@ def _weights(text: str, folder: Path) -> list[Path] | None:
     """The files that FROM names; None where it names a model."""
     path = _path(text, folder)
     if path.is_dir():
-        found = sorted(path.glob("*.gguf"))
+        found = _weights_of_folder(path)
         if not found:
             raise ModelfileProblem("no Modelfile or safetensors files found")
         return found
     return [path] if path.is_file() else None
+
+
+def has_weights(folder: Path) -> bool:
+    return bool(_weights_of_folder(folder))
+
+
+def _weights_of_folder(folder: Path) -> list[Path]:
+    """Safetensors with what belongs to them, or else GGUF files; sorted."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    weights = chosen(names)
+    if weights:
+        return [folder / name for name in names if name in weights or name in COMPANIONS]
+    return [folder / name for name in names if name.endswith(".gguf")]

@@ -16,8 +16,9 @@ from vkbackend.errors import VkbackendError
 from ..quantization import FILE_TYPE_NUMBERS
 from . import gemma3, llama
 from .config import Config
+from .file_choice import chosen
 from .gguf_out import encode, pair
-from .safetensors import SafetensorsFile, StoredTensor, chosen
+from .safetensors import SafetensorsFile, StoredTensor
 from .source import CannotConvert, Source, Tensor
 from .tokenizer_files import tokenizer_metadata
 

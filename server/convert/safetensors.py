@@ -7,7 +7,6 @@ that many bytes of JSON (name -> dtype, shape, data_offsets), the tensors' bytes
 import json
 import math
 import mmap
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,16 +84,3 @@ class SafetensorsFile:
         """Give the file's pages back to the system, which reads them again where they are wanted after all."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-
-
-def chosen(names: list[str]) -> list[str]:
-    """The weights' files of a folder, sorted. Some folders hold a model twice, in the form of its maker (consolidated*.safetensors) and in
-    Hugging Face's (model*.safetensors): then only the latter are taken."""
-    weights = sorted(name for name in names if name.endswith(".safetensors"))
-    if any(re.match(r"model\b", _base(name)) for name in weights):
-        weights = [name for name in weights if not _base(name).startswith("consolidated")]
-    return weights
-
-
-def _base(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
