@@ -14,6 +14,7 @@ from ..errors import OutOfMemory, RequestError
 from ..graph.cache import DTYPES, CacheStorage
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
+from ..graph.split_executor import SplitExecutor
 from ..graph.step import RowOutput, StepInputs
 from ..models import LoadedModel
 from .kv_cache import CachedSequence, PagedCache
@@ -52,14 +53,17 @@ class ModelRunner:
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
         self._rows: list[RowOutput] = []  # of the parts of the submitted step that are over
+        sizes = {"num_sequences": max_sequences, "pages_per_sequence": pages, "max_tokens": max(prefill_chunk, max_sequences),
+                 "max_outputs": max(MAX_OUTPUTS, max_sequences), "keep": keep, "timestamps": timestamps, "tuned_at": tuned_at}
+        if model.parts:
+            self.storage = self.executor = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
+            return
         arena = None if model.device is None else Arena(model.device, "device")
         self.storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
         if model.device is None:
             self.executor = NumpyExecutor(model.layers, self.storage, keep)
         else:
-            self.executor = DeviceExecutor(model.device, model.layers, self.storage, num_sequences=max_sequences, pages_per_sequence=pages,
-                                           max_tokens=max(prefill_chunk, max_sequences), max_outputs=max(MAX_OUTPUTS, max_sequences),
-                                           keep=keep, timestamps=timestamps, skip_barrier=skip_barrier, tuned_at=tuned_at)
+            self.executor = DeviceExecutor(model.device, model.layers, self.storage, skip_barrier=skip_barrier, **sizes)
 
     @property
     def num_bytes(self) -> int:

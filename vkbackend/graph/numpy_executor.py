@@ -81,6 +81,7 @@ class NumpyExecutor:
         self._plans: OrderedDict[tuple, Plan] = OrderedDict()
         self._kept: tuple[Plan, Arrays] | None = None
         self._submitted: StepInputs | None = None
+        self.results: list[np.ndarray] = []  # of the last step: the graph's results
 
     def submit(self, step: StepInputs) -> None:
         """Take a step that `wait` runs: there is no device that could work meanwhile."""
@@ -107,9 +108,10 @@ class NumpyExecutor:
                 del arrays[value]
         if self.keep:
             self._kept = plan, arrays
+        self.results = [arrays[value] for value in graph.results]
         if not len(step.output_rows):
             return []
-        stats, counts, ids, values = (arrays[value] for value in graph.results)
+        stats, counts, ids, values = self.results
         logits = Place.of(graph.logits).read(arrays)
         return [row_output(stats[m], counts[m], ids[m], values[m], lambda m=m: logits[m].copy()) for m in range(len(step.output_rows))]
 

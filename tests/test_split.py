@@ -1,0 +1,67 @@
+"""A model whose layers lie in several places answers like one that lies in one."""
+
+import numpy as np
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+from vkbackend import models
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.engine.work import SequenceWork
+from vkbackend.models.placement import Span
+
+NUM_BLOCKS = 4
+TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 200, 180)]
+PLACES = {  # layers first ... last - 1, and whether on the device; layer 4 is the output
+    "cpu-device": [(0, 2, False), (2, 5, True)],
+    "output-on-cpu": [(0, 1, False), (1, 4, True), (4, 5, False)],
+    "device-cpu": [(0, 3, True), (3, 5, False)],
+    "device-cpu-device": [(0, 1, True), (1, 2, False), (2, 5, True)],
+    "two-on-device": [(0, 2, True), (2, 5, True)],
+}
+
+
+def split(file, places, device) -> models.LoadedModel:
+    is_tied = "output.weight" not in file.gguf.tensors
+    return models.load_parts(file, [(Span(first, last, NUM_BLOCKS, is_tied), device if on_device else None) for first, last, on_device in places])
+
+
+def logprobs(model, **arguments) -> np.ndarray:
+    """A long prompt in chunks, of which the first wants no logits, then a prompt beside a sequence that decodes, then both decode."""
+    runner = ModelRunner(model, context_length=256, max_sequences=2, kv_type="f32", num_pages=16, **arguments)
+    first, second = runner.open_sequence(), runner.open_sequence()
+    rows = runner.step([SequenceWork(first, TOKENS[:140], 3)])
+    found = [row.full() - row.log_sum_exp for row in rows]
+    for begin, end in ((0, 20), (20, 21), (21, 22)):
+        rows = runner.step([SequenceWork(first, [TOKENS[140 + begin]], 1), SequenceWork(second, TOKENS[begin:end], 1)])
+        found += [row.full() - row.log_sum_exp for row in rows]
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_logprobs_are_those_of_one_place(device, tmp_path, architecture):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=NUM_BLOCKS)
+    file = models.read(path)
+    whole = logprobs(models.load(path, device))
+    assert whole.shape[0] == 9 and np.ptp(whole) > 1
+    for name, places in PLACES.items():
+        model = split(file, places, device)
+        assert np.abs(logprobs(model) - whole).max() < 2e-5, name
+
+
+def test_each_place_holds_its_own_layers_and_no_more(device, tmp_path):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
+    file = models.read(path)
+    low, middle, high = split(file, PLACES["output-on-cpu"], device).parts
+    assert not low.layers.blocks[0].down.stacks[0].parts and high.layers.output.stacks[0]._array is not None
+    assert [bool(block.down.stacks[0].parts) for block in middle.layers.blocks] == [False, True, True, True]
+    assert not middle.layers.embed.weight.parts and low.layers.blocks[0].down.stacks[0]._array is not None
+    assert middle.layers.blocks[0].attn_norm.weight.buffer is None and middle.layers.blocks[1].attn_norm.weight.buffer is not None
+
+
+def test_intermediates_are_found_in_their_part(device, tmp_path):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", num_layers=NUM_BLOCKS)
+    runner = ModelRunner(split(models.read(path), PLACES["cpu-device"], device), context_length=64, num_pages=2, keep=True)
+    runner.step([SequenceWork(runner.open_sequence(), TOKENS[:5], 1)])
+    assert runner.executor.read("blk.0.attn_norm").shape[0] == 5 and runner.executor.read("blk.3.attn_norm").shape[1] == 256
+    with pytest.raises(KeyError, match="blk.9"):
+        runner.executor.read("blk.9.attn_norm")
