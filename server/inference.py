@@ -210,10 +210,10 @@ class Run:
         self._client_left = lambda: streaming.has_left(request)
         self._num_calls = 0
 
-    def again(self, prompt: str, format: str) -> "Run":
+    def again(self, prompt: str, parser: OutputParser | None, format: str) -> "Run":
         """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go on."""
         run = copy.copy(self)
-        run.prompt = prompt
+        run.prompt, run.parser = prompt, parser
         run.generation = replace(self.generation, prompt_tokens=self.model.tokenizer.encode(prompt), format=format)
         return run
 

@@ -15,12 +15,12 @@ from ..gotemplate import TemplateError
 from ..inference import Plan, Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import ChatRequest, ChatResponse, DebugInfo, Message
-from ..output_parsers import Parsed
+from ..output_parsers import Parsed, harmony
 from ..prompt import ContextLimit, Prompt, Thinking
 from ..prompt_style import style_of
 from ..streaming import Replies
 
-HARMONY_ANSWER = "<|end|><|start|>assistant<|channel|>final<|message|>"  # the end of thoughts, and what an answer begins with
+ANSWER_BEGUN = Message(role="assistant", content="...")  # to built-in parsers: what comes goes on with an answer, no thoughts are to be expected
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
@@ -97,15 +97,20 @@ class Turn:
 
     def begin(self, prompt_text: str, request: web.Request) -> Run:
         """The run of the engine. A format that the request asks for waits until the model has thought."""
-        calls_by_template = self.ask.tools and not (self.parser and self.parser.knows_tools)
         if self.parser is None:
             tags = self.style.thinking_tags if self.ask.think else None
             self.parser = output_parsers.by_template(prompt_text, tags, self.style.tool_tag, self.ask.tools)
-        elif calls_by_template:
-            self.parser = output_parsers.ThoughtsThenCalls(self.parser, output_parsers.ToolsParser(self.style.tool_tag, self.ask.tools))
+        else:
+            self.parser = self.with_calls(self.parser)
         self.format_waits = bool(inference.check_format(self.ask.format)) and self.may_think
         return Run(self.plan, self.model, self.ask, prompt_text, request, self.parser, shows_all=self.parser is None,
                    format="" if self.format_waits else None)
+
+    def with_calls(self, parser):
+        """A built-in parser; one that does not know tool calls leaves them to what the template tells."""
+        if not self.ask.tools or parser.knows_tools:
+            return parser
+        return output_parsers.ThoughtsThenCalls(parser, output_parsers.ToolsParser(self.style.tool_tag, self.ask.tools))
 
     @property
     def may_think(self) -> bool:
@@ -135,11 +140,21 @@ class Turn:
                 yield answer
             else:
                 return
-        prompt_text = (await asyncio.to_thread(self.write_prompt, thoughts)).text if thoughts else run.prompt
-        if thoughts and output_parsers.name_of(self.plan.stored) == "harmony":
-            prompt_text += HARMONY_ANSWER
-        async for answer in (await asyncio.to_thread(run.again, prompt_text, self.ask.format)).pieces(self.make_answer):
+        second = await asyncio.to_thread(self.go_on, run, thoughts)
+        async for answer in second.pieces(self.make_answer):
             yield answer
+
+    def go_on(self, run: Run, thoughts: str) -> Run:
+        """The second run, in which the model is beyond its thoughts."""
+        name = output_parsers.name_of(self.plan.stored)
+        prompt_text = self.write_prompt(thoughts).text if thoughts else run.prompt
+        if name == "harmony":
+            prompt_text += (harmony.END + harmony.START + "assistant" if thoughts else "") + harmony.CHANNEL + "final" + harmony.MESSAGE
+        if name:
+            parser = self.with_calls(output_parsers.builtin(name, self.ask.tools, ANSWER_BEGUN))
+        else:
+            parser = output_parsers.by_template(prompt_text, None, self.style.tool_tag, self.ask.tools)
+        return run.again(prompt_text, parser, self.ask.format)
 
 
 def conversation(ask: ChatRequest, stored) -> list[Message]:
