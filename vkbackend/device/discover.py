@@ -254,11 +254,17 @@ def current_free_memory(physical, info: DeviceInfo) -> int:
 
 def available_host_memory() -> int:
     """MemAvailable in bytes."""
+    return _meminfo("MemAvailable:")
+
+
+def free_swap() -> int:
+    """SwapFree in bytes."""
+    return _meminfo("SwapFree:")
+
+
+def _meminfo(name: str) -> int:
     with open("/proc/meminfo") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Gpu:
     """One device as one library shows it; `id` is unique within the library. Memory in bytes; graph: what is already allocated there for
-    the intermediates of the model that is being placed. is_software: a driver that computes on the host's CPU."""
+    the intermediates of the model that is being placed. is_software: a driver that computes on the host's CPU.
+    largest_binding: bytes that a shader sees at once. index: its place in the loader's list."""
 
     id: str
     library: str = "Vulkan"
@@ -28,6 +29,8 @@ class Gpu:
     compute: tuple[int, int] = (0, 0)
     driver_major: int = 0
     is_software: bool = False
+    largest_binding: int = 0
+    index: int = 0
 
     @property
     def key(self) -> tuple[str, str]:

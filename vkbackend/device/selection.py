@@ -104,7 +104,8 @@ def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
     """What shares the host's memory is slower than what has its own: it counts as integrated."""
     shares = info.is_unified and not settings.get("VKBACKEND_FORCE_DISCRETE")
     return Gpu(info.uuid, name=info.name, free=device.free_memory() if device else info.memory_free, total=info.memory_total,
-               is_integrated=shares, is_software=info.type is DeviceType.CPU)
+               is_integrated=shares, is_software=info.type is DeviceType.CPU, largest_binding=info.limits.max_storage_buffer_range,
+               index=info.index)
 
 
 def opened(uuid: str) -> Device:

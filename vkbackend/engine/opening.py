@@ -1,4 +1,4 @@
-"""A GGUF file -> a running engine on the device that the environment asks for. What the server's loader and scripts call."""
+"""A GGUF file -> a running engine on the devices that the environment asks for. What the server's loader and scripts call."""
 
 import gc
 import logging
@@ -9,17 +9,18 @@ from typing import Callable
 from .. import settings
 from ..device import selection
 from ..errors import DeviceError
-from ..models import load
+from ..models import read
 from ..tokenizer import Tokenizer
+from . import placing
 from .engine import Engine
-from .runner import ModelRunner
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OpenedEngine:
-    """size, size_vram: bytes of memory, and of it on a device. `close` ends the engine's thread and frees everything; it may block."""
+    """size, size_vram: bytes of memory, and of it on devices. placement: (device or CPU, layers), in the order of the layers, the output the last.
+    `close` ends the engine's thread and frees everything; it may block."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -27,40 +28,44 @@ class OpenedEngine:
     size: int
     size_vram: int
     context_length: int
-    device_name: str
+    placement: tuple[tuple[str, int], ...]
     close: Callable[[], None]
 
+    @property
+    def device_name(self) -> str:
+        return " and ".join(dict.fromkeys(where for where, _ in self.placement))
 
-def open_engine(path, *, context_length: int | None = None, num_parallel: int | None = None, num_gpu: int = -1) -> OpenedEngine:
-    """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu 0 runs it on the CPU.
 
-    Raises GGUFError, UnsupportedModel, TokenizerError, OutOfMemory, DeviceError.
+def open_engine(path, *, context_length: int | None = None, num_parallel: int | None = None, num_gpu: int = -1, main_gpu: int = 0,
+                whole: bool = False) -> OpenedEngine:
+    """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu: layers on devices, 0 runs it on the CPU;
+    main_gpu: index of the device that comes first, where all fits there. whole: all layers on devices (where there are any), or OutOfMemory.
+
+    Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
     begin = time.monotonic()
-    device = None if num_gpu == 0 else selection.current()
-    try:
-        model = load(path, device)
-        trained, wanted = model.config.context_length, context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
-        if wanted > trained:
-            log.warning("a context of %d tokens was asked for; %s was trained for %d, which is used", wanted, path, trained)
-        runner = ModelRunner(model, context_length=min(wanted, trained), max_sequences=num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
-                             kv_type=settings.get("OLLAMA_KV_CACHE_TYPE"))
-        tokenizer = Tokenizer.from_gguf(model.gguf)
-    except DeviceError:
-        selection.forget()  # a lost device stays lost; the next load opens it anew
-        raise
+    file = read(path)
+    trained, wanted = file.config.context_length, context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
+    if wanted > trained:
+        log.warning("a context of %d tokens was asked for; %s was trained for %d, which is used", wanted, path, trained)
+    placed = placing.place(placing.Request(file, min(wanted, trained), num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
+                                           settings.get("OLLAMA_KV_CACHE_TYPE"), num_gpu, main_gpu, whole))
+    tokenizer = Tokenizer.from_gguf(file.gguf)
+    runner, devices, placement, on_devices = placed.runner, placed.devices, placed.placement, placed.device_bytes
+    del placed
     engine = Engine(runner, tokenizer)
-    name = device.info.name if device else "CPU"
-    log.info("loaded %s (%s, %.0f MiB) on %s in %.2f s", path, model.architecture, runner.num_bytes / 2**20, name, time.monotonic() - begin)
+    name = ", ".join(f"{layers} layers on {where}" for where, layers in placement)
+    log.info("loaded %s (%s, %.0f MiB): %s, in %.2f s", path, file.architecture, runner.num_bytes / 2**20, name, time.monotonic() - begin)
 
     def close():
         failure = engine.failure
         engine.close()
-        if device is not None:
+        for device in devices:
             device.kernels.save()
         runner.release()
         gc.collect()
         if isinstance(failure, DeviceError):
-            selection.forget()
+            for device in devices:
+                selection.forget(device)
 
-    return OpenedEngine(engine, tokenizer, model.gguf, runner.num_bytes, runner.num_bytes if device else 0, runner.context_length, name, close)
+    return OpenedEngine(engine, tokenizer, file.gguf, runner.num_bytes, on_devices, runner.context_length, placement, close)
