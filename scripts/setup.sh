@@ -116,3 +116,12 @@ if [ $tests = 1 ]; then
       tar -x ./usr/bin/docker-registry && rm -f docker-registry_*.deb)
   fi
 fi
+
+# 6. JavaScript clients for the tests, where npm is at hand; the tests that need them are skipped otherwise.
+if [ $tests = 1 ] && command -v npm >/dev/null && is_older "$cache/clients/.installed" tests/clients/package.json tests/clients/package-lock.json; then
+  say "installing JavaScript clients"
+  mkdir -p "$cache/clients"
+  cp tests/clients/package.json tests/clients/package-lock.json "$cache/clients/"
+  npm ci --prefix "$cache/clients" --ignore-scripts --no-audit --no-fund --loglevel=error >&2
+  touch "$cache/clients/.installed"
+fi
