@@ -48,6 +48,8 @@ def status_and_text(error: Exception) -> tuple[int, str]:
         return 404, str(error)
     if isinstance(error, (RequestError, InvalidName)):
         return 400, str(error)
+    if isinstance(error, web.HTTPException):  # a body that is too long
+        return error.status, error.reason
     if isinstance(error, VkbackendError):
         log.error("%s", error)
         return 500, str(error)
