@@ -68,6 +68,20 @@ def test_conversations_that_a_template_refuses_are_made_simpler():
         prompt(text, ("assistant", "a"), ("user", "b"))
 
 
+def test_calls_in_the_forms_that_templates_want():
+    """Some put arguments behind a text, and so want a text; some want ids of nine characters, on calls and on their results."""
+    calls = [{"function": {"name": name, "arguments": {"a": name}}} for name in ("f", "g")]
+    turns = [("user", "x"), {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "1"},
+             {"role": "tool", "content": "2"}]
+    text = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name + c.function.arguments }};{% endfor %}{% endfor %}"
+    assert prompt(text, *turns) == 'f{"a": "f"};g{"a": "g"};'
+    text = ("{% for m in messages %}{% for c in m.tool_calls %}{% if c.id | length < 9 %}{{ raise_exception('ids!') }}{% endif %}"
+            "{{ c.id }} {% endfor %}{% if m.role == 'tool' %}{{ m.tool_call_id }}={{ m.content }} {% endif %}{% endfor %}")
+    assert prompt(text, *turns) == "call00000 call00001 call00000=1 call00001=2 "
+    turns[2] |= {"tool_call_id": "call00001"}
+    assert prompt(text, *turns) == "call00000 call00001 call00001=1 call00000=2 "
+
+
 @pytest.mark.parametrize("text, told", [
     ("{{ messages.__class__.__mro__ }}", "unsafe"),
     ("{{ ''.__class__.__base__.__subclasses__() }}", "unsafe"),

@@ -3,6 +3,7 @@
 In: the template's text and the tokens that it may name. Out: `JinjaTemplate`, used as a Go template is.
 """
 
+import json
 from dataclasses import dataclass
 
 from ..gotemplate import TemplateError, Values
@@ -10,7 +11,8 @@ from ..stored_model import PROMPT, TEMPLATE
 from .process import WorkerEnded, worker
 
 MAX_CHARS = 100_000  # a template longer than this is not worth running
-_CALL_TAGS = ("<tool_call>", "[TOOL_CALLS]", "<|tool▁calls▁begin|>", "<|tool_call|>", "<tool_calls>")
+_CALL_TAGS = ("<tool_call>", "[TOOL_CALLS]", "<|tool▁calls▁begin|>", "<｜tool▁calls▁begin｜>", "<|tool_calls_section_begin|>",
+              "<|tool_call|>", "<|tool_call_start|>", "<tool_calls>")
 
 
 @dataclass(frozen=True)
@@ -64,27 +66,25 @@ class JinjaTemplate:
     def execute(self, values: Values) -> str:
         """The prompt. Raises TemplateError.
 
-        Where the template refuses a conversation, it is tried again with neighbours of one role merged and the system text put before the first
-        question: some models know no system text, or want roles to alternate.
+        A conversation that the template refuses is tried in other forms that say the same, as templates differ in what they take; the error is
+        that of the first.
         """
-        try:
-            text = self._conversation(values, values.messages)
-        except TemplateError as error:
-            simpler = _simplified(values.messages)
-            if simpler == values.messages:
-                raise
+        refused = None
+        for messages in _forms(_with_ids([_message(message) for message in values.messages])):
             try:
-                text = self._conversation(values, simpler)
-            except TemplateError:
-                raise error from None
-        return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
+                text = self._conversation(values, messages)
+            except TemplateError as error:
+                refused = refused or error
+            else:
+                return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
+        raise refused
 
     def _conversation(self, values, messages) -> str:
         """An answer that comes last is gone on with: what the template writes behind it is cut off; thoughts without an answer are put behind."""
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant" or last.get("tool_calls"):
             return self._render(values, messages, asks=True)
-        content = last.get("content") or ""
+        content = last["content"]
         if content.strip():
             text = self._render(values, messages, asks=False)
             end = text.rfind(content.strip())
@@ -100,8 +100,7 @@ class JinjaTemplate:
         return f"{text}{opening}\n{last['thinking'].strip()}\n{closing}\n\n"
 
     def _render(self, values, messages, *, asks) -> str:
-        variables = {"messages": [_message(message) for message in messages], "add_generation_prompt": asks, "bos_token": self.bos,
-                     "eos_token": self.eos}
+        variables = {"messages": messages, "add_generation_prompt": asks, "bos_token": self.bos, "eos_token": self.eos}
         if values.tools:
             variables["tools"] = values.tools
         if values.is_think_set:
@@ -133,17 +132,54 @@ def _message(message: dict) -> dict:
     return plain
 
 
+def _with_ids(messages: list[dict]) -> list[dict]:
+    """Calls without an id get one of nine characters, which some templates insist on; results without one answer the first call left open."""
+    open_ids, number = [], 0
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            call["id"], number = call["id"] or f"call{number:05d}", number + 1
+            open_ids.append(call["id"])
+        if message["role"] == "tool":
+            answered = message.get("tool_call_id") or (open_ids[0] if open_ids else f"call{number:05d}")
+            message["tool_call_id"] = answered
+            open_ids = [open_id for open_id in open_ids if open_id != answered]
+    return messages
+
+
+def _forms(messages: list[dict]):
+    """The conversation as it is; with arguments of calls as text; without a system message and neighbours of one role."""
+    yield messages
+    if any("tool_calls" in message for message in messages):
+        messages = [_with_text_arguments(message) for message in messages]
+        yield messages
+    simpler = _simplified(messages)
+    if simpler != messages:
+        yield simpler
+
+
+def _with_text_arguments(message: dict) -> dict:
+    if "tool_calls" not in message:
+        return message
+
+    def with_text(function):
+        return function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+
+    return message | {"tool_calls": [call | {"function": with_text(call["function"])} for call in message["tool_calls"]]}
+
+
 def _simplified(messages: list[dict]) -> list[dict]:
-    """No system message, and no two neighbours of one role but tool results."""
-    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system" and message.get("content"))
+    """The system text comes before the first question, for some models know no other place; neighbours of one role are merged, but for
+    tool calls and their results."""
+    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system" and message["content"])
     simpler: list[dict] = []
     for message in messages:
         if message["role"] == "system":
             continue
         if system and message["role"] == "user":
-            message, system = message | {"content": f"{system}\n\n{message.get('content') or ''}"}, ""
-        if simpler and simpler[-1]["role"] == message["role"] != "tool":
-            simpler[-1] = simpler[-1] | {"content": "\n\n".join(filter(None, (simpler[-1].get("content"), message.get("content"))))}
+            message, system = message | {"content": f"{system}\n\n{message['content']}"}, ""
+        mergeable = message["role"] != "tool" and not ("tool_calls" in message or simpler and "tool_calls" in simpler[-1])
+        if simpler and mergeable and simpler[-1]["role"] == message["role"]:
+            simpler[-1] = simpler[-1] | {"content": "\n\n".join(filter(None, (simpler[-1]["content"], message["content"])))}
         else:
             simpler.append(message)
     return simpler
