@@ -64,6 +64,8 @@ class ToolsParser:
         self._held = ""
         self._longest = max(map(len, self.names), default=0)
         self._objects = _Objects()
+        self._brackets = re.compile(f"[{re.escape(tag + _CLOSINGS[tag])}]") if tag in _CLOSINGS else None
+        self._counted = self._depth = 0  # brackets of what is held: up to where, and how many are open there
 
     def add(self, text: str, done: bool = False) -> Parsed:
         parsed = self._add(text)
@@ -115,7 +117,7 @@ class ToolsParser:
         call = ToolCall("", ToolCallFunction(self.num_calls, name, arguments))
         self.num_calls += 1
         self._held = self._held[max(name_end, object_end):]
-        self._objects = _Objects()
+        self._objects, self._counted, self._depth = _Objects(), 0, 0
         return call
 
     def _first_name(self) -> tuple[str | None, int]:
@@ -131,14 +133,13 @@ class ToolsParser:
         return (None, -1) if best is None else (best[2], best[0] + len(best[2]))
 
     def _is_closed(self) -> bool:
-        """Whether the brace or bracket that is the tag has its counterpart."""
-        closing = _CLOSINGS.get(self.tag)
-        if closing is None or closing not in self._held:
+        """Whether the brace or bracket that is the tag has its counterpart. Each character is looked at once."""
+        if self._brackets is None:
             return False
-        depth = 0
-        for mark in re.finditer(f"[{re.escape(self.tag + closing)}]", self._held):
-            depth += 1 if mark[0] == self.tag else -1
-            if depth == 0 and mark[0] == closing:
+        for mark in self._brackets.finditer(self._held, self._counted):
+            self._counted = mark.end()
+            self._depth += 1 if mark[0] == self.tag else -1
+            if self._depth == 0 and mark[0] != self.tag:
                 return True
         return False
 
