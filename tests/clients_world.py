@@ -23,7 +23,8 @@ TEMPLATE = """{{- if .Tools }}<|im_start|>system
 Tools: {{ range .Tools }}{{ . }}
 {{ end }}<|im_end|>
 {{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}
-{{ if .ToolCalls }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}{{ else }}{{ .Content }}{{ end }}<|im_end|>
+{{ if .ToolCalls }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}
+{{- else }}{{ .Content }}{{ end }}<|im_end|>
 {{ end }}<|im_start|>assistant
 """
 

@@ -17,7 +17,8 @@ def write(gguf_path, folder):
     fields = GGUFReader(gguf_path).fields
     tokens, merges, kinds, end = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges", "token_type", "eos_token_id"))
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token, kind in zip(tokens, kinds) if kind == CONTROL])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokens[end]).save_pretrained(folder)

@@ -4,9 +4,14 @@ Each streams, reads log-probabilities, calls tools, asks for structured output a
 """
 
 import json
+import re
+import shutil
+import subprocess
 
 import pytest
 from clients_world import ANSWER, CALL, QUESTION, SCHEMA, TOOL, check_logprobs, cosine, serving
+from live_server import ROOT
+from vulkan_drivers import missing
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +178,15 @@ def test_litellm_embeddings(url, litellm_provider):
     name, base_url = ("openai", url + "/v1") if litellm_provider == "openai" else ("ollama", url)
     vectors = litellm.embedding(model=f"{name}/smollm2", input=["red", "blue"], api_base=base_url, api_key="none").data
     assert [len(entry["embedding"]) for entry in vectors] == [576, 576]
+
+
+def test_curl_as_the_readme_shows_it(url):
+    """Each `curl http://127.0.0.1:11434...` of README.md, on this server."""
+    if shutil.which("curl") is None:
+        missing("curl is not installed")
+    lines = re.findall(r"^curl http://127\.0\.0\.1:11434.*?(?<!\\)\n(?=\S|$)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert lines
+    for line in lines:
+        command = line.split("\n```")[0].replace("http://127.0.0.1:11434", url).replace("curl ", "curl --silent --show-error --fail-with-body ", 1)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "error" not in json.loads(done.stdout.splitlines()[0]), (command, done.stdout, done.stderr)

@@ -26,7 +26,8 @@ def node():
         missing(f"the JavaScript clients are not in {modules} (bash scripts/setup.sh --tests installs them)")
 
     def run(client, url):
-        done = subprocess.run(["node", SCRIPT, client, url], capture_output=True, text=True, timeout=SECONDS, env=os.environ | {"NODE_PATH": str(modules)})
+        environment = os.environ | {"NODE_PATH": str(modules)}
+        done = subprocess.run(["node", SCRIPT, client, url], capture_output=True, text=True, timeout=SECONDS, env=environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
     return run

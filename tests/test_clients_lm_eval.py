@@ -28,11 +28,12 @@ def run_lm_eval(url, folder) -> tuple[dict, list[dict]]:
     (folder / "tasks").mkdir()
     (folder / "tasks" / "capitals.yaml").write_text((ROOT / "tests" / "clients" / "capitals.yaml").read_text().replace("DATA", str(data)))
     huggingface_tokenizer.write(model_path("smollm2"), folder / "tokenizer")
-    model = f"model=smollm2,base_url={url}/v1/completions,tokenizer={folder / 'tokenizer'},tokenizer_backend=huggingface,tokenized_requests=False,max_length=512"
+    model = (f"model=smollm2,base_url={url}/v1/completions,tokenizer={folder / 'tokenizer'},tokenizer_backend=huggingface,"
+             "tokenized_requests=False,max_length=512")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OPENAI_API_KEY": "none"}
     done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", model, "--tasks", "capitals", "--include_path", folder / "tasks",
-         "--batch_size", "1", "--output_path", folder / "out", "--log_samples"],
+        [sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", model, "--tasks", "capitals",
+         "--include_path", folder / "tasks", "--batch_size", "1", "--output_path", folder / "out", "--log_samples"],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     results, = (folder / "out").rglob("results_*.json")

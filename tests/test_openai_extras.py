@@ -331,9 +331,9 @@ def test_models(tmp_path):
 
 ODD = [None, True, -1, 0, 1.5, 1e30, 10 ** 30, "", "x", "\ud800", [], {}, [[]], [None], {"a": {}}, [5], "a" * 10_000]
 FIELDS = {
-    "/v1/chat/completions": ["model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "seed", "stop", "temperature", "top_p",
-                             "frequency_penalty", "presence_penalty", "response_format", "tools", "reasoning", "reasoning_effort", "logprobs",
-                             "top_logprobs", "n", "logit_bias", "tool_choice", "user"],
+    "/v1/chat/completions": ["model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "seed", "stop", "temperature",
+                             "top_p", "frequency_penalty", "presence_penalty", "response_format", "tools", "reasoning", "reasoning_effort",
+                             "logprobs", "top_logprobs", "n", "logit_bias", "tool_choice", "user"],
     "/v1/completions": ["model", "prompt", "stream", "stream_options", "max_tokens", "seed", "stop", "temperature", "top_p", "frequency_penalty",
                         "suffix", "logprobs", "n", "logit_bias", "echo", "raw", "best_of"],
 }
@@ -352,7 +352,8 @@ def test_no_odd_value_is_an_error_of_the_server(tmp_path, path):
                         assert answer.status in (200, 400, 404), (field, value, answer.status, text)
                         if answer.status != 200:
                             assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}
-            for body in (b"", b"{", b"[]", b"\xff", b"5", b"[" * 50_000, b'{"messages":' + b"[" * 50_000, b'{"prompt":' + b"[" * 9_000 + b"]" * 9_000 + b"}"):
+            for body in (b"", b"{", b"[]", b"\xff", b"5", b"[" * 50_000, b'{"messages":' + b"[" * 50_000,
+                         b'{"prompt":' + b"[" * 9_000 + b"]" * 9_000 + b"}"):
                 answer = await client.post(path, data=body)
                 assert answer.status == 400, (body[:20], await answer.text())
     run(scenario)

@@ -76,7 +76,8 @@ def test_recorded_answers(monkeypatch):
                 monkeypatch.setattr(routes.chat, "replies", scripted(vector, ChatResponse))
                 monkeypatch.setattr(routes.generate, "replies", scripted(vector, GenerateResponse))
                 if vector["endpoint"] == "/v1/models":
-                    monkeypatch.setattr(routes.models, "list_models", lambda store: bind(ListResponse, json.dumps(vector["handler_values"][0]).encode()))
+                    listed = bind(ListResponse, json.dumps(vector["handler_values"][0]).encode())
+                    monkeypatch.setattr(routes.models, "list_models", lambda store: listed)
                 method = "GET" if vector["endpoint"].startswith("/v1/models") else "POST"
                 answer = await client.request(method, vector["endpoint"], data=vector["request"].encode())
                 got = answer.status, answer.headers["Content-Type"], normal(await answer.text())
@@ -94,4 +95,5 @@ def test_recorded_errors_of_the_layer_itself():
 
 
 def test_recorded_texts_of_status_errors():
-    check(load("api_requests_responses", "status_error_text"), lambda vector: (status_error_text(vector["status"], vector["error"]), vector["output"]))
+    vectors = load("api_requests_responses", "status_error_text")
+    check(vectors, lambda vector: (status_error_text(vector["status"], vector["error"]), vector["output"]))

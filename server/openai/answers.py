@@ -36,8 +36,10 @@ def usage(prompt_tokens: int, completion_tokens: int) -> openai.Usage:
 
 def tool_calls(calls) -> list[openai.ToolCall] | None:
     """Arguments as JSON text."""
-    return [openai.ToolCall(call.id, call.function.index, "function", openai.ToolCallFunction(call.function.name, go_json.dumps(call.function.arguments)))
-            for call in calls or ()] or None
+    def told(call):
+        function = openai.ToolCallFunction(call.function.name, go_json.dumps(call.function.arguments))
+        return openai.ToolCall(call.id, call.function.index, "function", function)
+    return [told(call) for call in calls or ()] or None
 
 
 def _message(native: messages.Message, role: str) -> openai.Message:

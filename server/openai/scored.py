@@ -22,7 +22,8 @@ from ..store import InvalidName
 from .requests import Extras
 
 
-async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list[int], extras: Extras, started: float) -> AsyncIterator[GenerateResponse]:
+async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list[int], extras: Extras,
+                  started: float) -> AsyncIterator[GenerateResponse]:
     """ask: of model, options and log-probabilities. Nothing is generated where num_predict is 0; a prompt that is echoed is never cut.
 
     Raises ApiError, ModelNotFound and VkbackendError.

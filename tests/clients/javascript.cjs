@@ -5,10 +5,11 @@ const question = [{ role: 'user', content: 'What is the capital of France?' }]
 const schema = { type: 'object', properties: { city: { enum: ['Paris', 'Rome'] } }, required: ['city'] }
 const call = {
   type: 'object',
-  properties: { name: { const: 'get_weather' }, arguments: { type: 'object', properties: { city: { enum: ['Paris', 'Rome'] } }, required: ['city'] } },
+  properties: { name: { const: 'get_weather' }, arguments: schema },
   required: ['name', 'arguments'],
 }
-const tools = [{ type: 'function', function: { name: 'get_weather', description: 'Weather of a city', parameters: { type: 'object', properties: { city: { type: 'string' } } } } }]
+const parameters = { type: 'object', properties: { city: { type: 'string' } } }
+const tools = [{ type: 'function', function: { name: 'get_weather', description: 'Weather of a city', parameters } }]
 
 async function ollama() {
   const { Ollama } = require('ollama')
@@ -45,8 +46,9 @@ async function openai() {
   const models = []
   for await (const model of server.models.list()) models.push(model.id)
   return {
-    streamed, usage, whole: whole.choices[0].message.content, logprobs: whole.choices[0].logprobs.content, structured: structured.choices[0].message.content,
-    calls: called.choices[0].message.tool_calls, embeddings: embedded.data.map((entry) => entry.embedding), models, missing,
+    streamed, usage, whole: whole.choices[0].message.content, logprobs: whole.choices[0].logprobs.content,
+    structured: structured.choices[0].message.content, calls: called.choices[0].message.tool_calls,
+    embeddings: embedded.data.map((entry) => entry.embedding), models, missing,
   }
 }
 
