@@ -74,16 +74,16 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
             end = None
         except Exception as error:
             end = error
-        loop.call_soon_threadsafe(events.put_nowait, end)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, end)
 
-    thread = loop.run_in_executor(None, run)
+    # A thread of its own: those of the loop's executor are few, and must not be taken for hours by pulls while prompts wait for one.
+    threading.Thread(target=run, name="task").start()
     try:
-        answer = await (_stream if stream else _last)(request, events)
+        return await (_stream if stream else _last)(request, events)
     except (ConnectionError, asyncio.CancelledError):
         report.cancelled.set()
         raise
-    await thread
-    return answer
 
 
 def _status_of(error: Exception) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import ollama
 import pytest
 from click.testing import CliRunner
 from docker_registry import DockerRegistry
-from fault_proxy import FaultProxy, Slow
+from fault_proxy import FaultProxy, Slow, Stall
 from live_server import ROOT, LiveServer, free_port
 from registry_world import MODEL_BYTES, contents, digest_of, make, push
 from shared_data import shared
@@ -119,6 +119,20 @@ def test_a_client_that_leaves_ends_the_pull_and_keeps_its_parts(slow, server, st
     ollama.Client(server.url).pull(name(slow), insecure=True)
     assert is_whole(store, slow)
     assert sum(seen.sent for seen in slow.of_kind("GET blobs") if DIGEST in seen.path) == MODEL_BYTES - kept
+
+
+def test_pulls_that_hang_leave_threads_for_others(slow, server, store):
+    slow.fault = lambda seen: Stall(1000) if seen.kind == "GET blobs" else None
+    connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(40)]
+    for connection in connections:
+        connection.request("POST", "/api/pull", json.dumps({"model": name(slow), "insecure": True}))
+        connection.getresponse().readline()
+    started = time.monotonic()
+    assert ollama.Client(server.url).create_blob(__file__).startswith("sha256:")
+    assert time.monotonic() - started < 5
+    for connection in connections:
+        connection.close()
+    wait_until(lambda: _is_free(store))
 
 
 def _is_free(store) -> bool:

@@ -6,6 +6,7 @@ In: an `Endpoint` and a layer. Out: the blob in its place, its digest checked. P
 
 import asyncio
 import logging
+import time
 from collections import deque
 from pathlib import Path
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 << 10
 REPORT_SECONDS = 0.1
+SILENT_SECONDS = 1.0  # without a report
 OTHER_PROCESS_SECONDS = 0.3  # between two looks at how far another process is
 _running: dict[Path, "Download"] = {}  # blob -> who fetches it; touched on the registry's event loop only
 
@@ -83,9 +85,14 @@ class Download:
             return response.content_length or 0
 
     async def watch(self, tell) -> None:
-        """Until everything is fetched: `tell(completed, total)` at most ten times a second. Raises what the download failed with."""
+        """Until everything is fetched: `tell(completed, total)` as it gets further, at most ten times a second, and every second where it does
+        not. Raises what the download failed with."""
+        told, told_at = None, 0.0
         while not self.fetched.is_set():
-            tell(self.completed, self.total)
+            now, state = time.monotonic(), (self.completed, self.total)
+            if state != told or now - told_at > SILENT_SECONDS:
+                told, told_at = state, now
+                tell(*state)
             await asyncio.wait([self.task], timeout=REPORT_SECONDS)
         if self.task.done():
             self.task.result()
