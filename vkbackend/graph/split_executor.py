@@ -5,7 +5,7 @@ executor of one place. Between parts a step's hidden states (tokens, width) cros
 only the last one overlaps with the host's other work. Each part keeps the cache of its own layers; pages are the same ones everywhere.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from .step import RowOutput, StepInputs
 
 HIDDEN = "hidden"
 NO_ROWS = np.zeros(0, np.int32)
+ROWS = [field.name for field in fields(StepInputs) if field.name.endswith("_rows")]  # of a step: what is wanted of the output
 
 
 @dataclass
@@ -45,6 +46,10 @@ class PartModel:
 
     def logits(self, x: Value) -> Value:
         return self.layers.logits(x)
+
+    @property
+    def output_norm(self):
+        return self.layers.output_norm
 
 
 @dataclass
@@ -124,11 +129,13 @@ class SplitExecutor:
 
     def submit(self, step: StepInputs) -> None:
         """Run the step through all parts but the last one, and begin that."""
-        # Where no logits are wanted, a part of the output alone has nothing to do.
-        parts = self.parts if len(step.output_rows) else [part for part in self.parts if part.model.span.blocks or part.model.span.has_input]
+        # Where nothing is wanted of the output, a part of the output alone has nothing to do.
+        wants = any(len(getattr(step, name)) for name in ROWS)
+        parts = self.parts if wants else [part for part in self.parts if part.model.span.blocks or part.model.span.has_input]
+        inner = StepInputs(step.tokens, step.positions, step.sequences, step.page_table, NO_ROWS)
         inputs = None
         for part in parts[:-1]:
-            part.begin(replace(step, output_rows=NO_ROWS), inputs)
+            part.begin(inner, inputs)
             part.finish()
             inputs = {HIDDEN: part.handed_on(len(step.tokens))}
         self._last = parts[-1]
