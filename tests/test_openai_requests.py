@@ -1,5 +1,7 @@
 """Requests of /v1: how they become native ones, against what Ollama 0.12.11 was recorded to make of them, and what is ours."""
 
+import json
+
 import pytest
 from recorded import load
 
@@ -31,3 +33,41 @@ def test_recorded_requests():
         if got != want:
             wrong.append((vector["name"], vector["body"], got, want))
     assert wrong == [], "\n".join(map(str, wrong))
+
+
+def chat_request(**body):
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | body
+    return requests.chat_request(requests.read(messages.ChatCompletionRequest, json.dumps(ask).encode()))
+
+
+def test_the_id_of_a_tool_call_is_kept():
+    """Which call an answer belongs to: its id goes with it, and the tool's name is found by it, also with two calls of one name."""
+    calls = [{"id": f"call_{city}", "type": "function", "function": {"name": "weather", "arguments": json.dumps({"city": city})}} for city in "ab"]
+    found = chat_request(messages=[{"role": "assistant", "content": None, "tool_calls": calls},
+                                   {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "rain"}]},
+                                   {"role": "tool", "tool_call_id": "call_a", "content": "sun"}]).messages
+    assert [call.id for call in found[0].tool_calls] == ["call_a", "call_b"] and [call.function.index for call in found[0].tool_calls] == [0, 1]
+    assert [(message.content, message.tool_call_id, message.tool_name) for message in found[1:]] == [("rain", "call_b", "weather"),
+                                                                                                     ("sun", "call_a", "weather")]
+
+
+def test_required_is_left_out_of_tools_that_do_not_give_it():
+    for given in ({}, {"required": ["city"]}):
+        parameters = {"type": "object", **given, "properties": {"city": {"type": "string"}}}
+        found = chat_request(tools=[{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
+        assert json.loads(go_json.dumps(found.tools[0]))["function"]["parameters"] == parameters
+
+
+@pytest.mark.parametrize("asked, found", [
+    ("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1, 2], [3]], [[1, 2], [3]]), (["a", [1]], ["a", [1]])])
+def test_prompts(asked, found):
+    assert requests.prompts(asked) == found
+
+
+def test_lists_of_prompts_are_for_requests_that_ask_for_more_than_ollama_knows():
+    body = {"model": "m", "prompt": ["a", "b"]}
+    for more in ({"echo": True}, {"raw": True}):
+        ask = requests.read(messages.CompletionRequest, json.dumps(body | more).encode())
+        assert requests.generate_request(ask).prompt == "" and requests.prompts(ask.prompt) == ["a", "b"]
+    with pytest.raises(InvalidRequest, match="cannot unmarshal array"):
+        requests.generate_request(requests.read(messages.CompletionRequest, json.dumps(body).encode()))
