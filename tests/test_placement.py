@@ -1,0 +1,163 @@
+"""Where a real server puts models: on the device, on the CPU, on both; what `ps` and the log say of it; several models at once."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from dataclasses import replace
+
+import pytest
+from live_server import ROOT, LiveServer
+from test_bad_input import call, create, upload
+from tiny_gguf import write_tiny_gguf
+
+from vkbackend.engine import placing
+from vkbackend.engine.opening import open_engine
+from vkbackend.errors import OutOfMemory, RequestError
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", "llama", "q8_0", num_layers=4)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, gguf, device):
+    with LiveServer(tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "1", "OLLAMA_MAX_LOADED_MODELS": "2"}) as server:
+        digest = upload(server, gguf.read_bytes())
+        for name in "abc":
+            assert create(server, name, digest)[0] == 200
+            # Otherwise they would be one model under three names.
+            call(server, "/api/create", {"model": name, "from": name, "system": name})
+        yield server
+
+
+def generate(server, name, num_predict=4, **options):
+    status, found = call(server, "/api/generate", {"model": name, "prompt": "ab", "stream": False, "raw": True, "keep_alive": "10m",
+                                                   "options": {"num_predict": num_predict, "temperature": 0, "num_ctx": 128, **options}})
+    assert status == 200, found
+    return found
+
+
+def running(server) -> dict:
+    with urllib.request.urlopen(server.url + "/api/ps", timeout=20) as answer:
+        return {model["name"].removesuffix(":latest"): model for model in json.load(answer)["models"]}
+
+
+def processor(server, name) -> str:
+    """The column of `vkbackend ps`."""
+    listed = subprocess.run([sys.executable, "-m", "vkbackend", "ps"], cwd=ROOT, env=os.environ | {"OLLAMA_HOST": server.url}, capture_output=True, text=True)
+    header, *lines = listed.stdout.splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
+    return line[header.index("PROCESSOR"):header.index("CONTEXT")].strip()
+
+
+def test_ps_shows_where_a_model_runs(server):
+    on_device = generate(server, "a")
+    shown = running(server)["a"]
+    assert shown["size"] == shown["size_vram"] > 0 and processor(server, "a") == "100% GPU"
+    split = generate(server, "a", num_gpu=2)
+    shown = running(server)["a"]
+    assert 0 < shown["size_vram"] < shown["size"]
+    share = int((shown["size"] - shown["size_vram"]) / shown["size"] * 100 + 0.5)
+    assert processor(server, "a") == f"{share}%/{100 - share}% CPU/GPU"
+    on_cpu = generate(server, "a", num_gpu=0)
+    assert running(server)["a"]["size_vram"] == 0 and processor(server, "a") == "100% CPU"
+    assert on_device["response"] == split["response"] == on_cpu["response"]
+
+
+def test_several_models_answer_at_the_same_time_and_one_gives_way(server):
+    wanted = {name: generate(server, name)["response"] for name in "ab"}
+    assert set(running(server)) == {"a", "b"}
+    answers = {name: [] for name in "ab"}
+
+    def ask(name):
+        answers[name].extend(generate(server, name)["response"] for _ in range(5))
+
+    threads = [threading.Thread(target=ask, args=name) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {name: [text] * 5 for name, text in wanted.items()}
+    generate(server, "c")
+    assert len(running(server)) == 2 and "c" in running(server)
+    assert call(server, "/api/generate", {"model": "c", "keep_alive": 0, "stream": False})[1]["done_reason"] == "unload"
+    assert "c" not in running(server)
+
+
+@pytest.fixture
+def on_device(device, monkeypatch):
+    """This process runs models on the default device, with no more memory there than a test says."""
+    monkeypatch.setenv("OLLAMA_VULKAN", "1")
+
+    def leaves(num_bytes):
+        monkeypatch.setattr(placing.selection.Device, "free_memory", lambda self, wanted=0: num_bytes)
+        monkeypatch.setattr(placing.selection, "_listed", [])
+        usable = placing.selection.usable
+        monkeypatch.setattr(placing.selection, "usable", lambda: [replace(gpu, free=num_bytes) for gpu in usable()])
+
+    return leaves
+
+
+def opened_places(gguf, **arguments):
+    opened = open_engine(gguf, context_length=128, **arguments)
+    opened.close()
+    return opened.placement
+
+
+def test_as_many_layers_as_fit_and_the_log_says_why(on_device, gguf, caplog):
+    on_device(4 * MIB)
+    with caplog.at_level(logging.INFO):
+        places = opened_places(gguf)
+    assert places[0][0] == "CPU" and places[1][0] != "CPU" and sum(layers for _, layers in places) == 5
+    assert "placing " in caplog.text and "has 4 MiB free" in caplog.text and "as many as fit; the CPU's part makes it slower" in caplog.text
+    with pytest.raises(OutOfMemory, match="unable to load full model on GPU"):
+        open_engine(gguf, context_length=128, whole=True)
+    on_device(MIB // 2)
+    assert opened_places(gguf) == (("CPU", 5),)
+
+
+def test_overhead_is_kept_free(on_device, gguf, monkeypatch):
+    on_device(64 * MIB)
+    assert len(opened_places(gguf)) == 1
+    monkeypatch.setenv("OLLAMA_GPU_OVERHEAD", str(60 * MIB))
+    assert len(opened_places(gguf)) > 1
+
+
+def test_what_fits_by_count_and_not_in_truth_is_tried_with_less(on_device, gguf, monkeypatch, caplog):
+    """A driver that promises more than it has."""
+    on_device(5 * MIB)
+    load_whole = placing.load
+
+    def refuse(file, device=None):
+        if device is not None:
+            raise OutOfMemory("the driver has no more")
+        return load_whole(file, device)
+
+    monkeypatch.setattr(placing, "load", refuse)
+    with caplog.at_level(logging.INFO):
+        places = opened_places(gguf)
+    assert len(places) > 1 and "the driver has no more" in caplog.text
+    with pytest.raises(OutOfMemory, match="memory layout cannot be allocated with num_gpu = 5"):
+        open_engine(gguf, context_length=128, num_gpu=5)
+
+
+def test_a_cache_that_no_device_could_bind_is_said(on_device, gguf, monkeypatch):
+    on_device(64 * MIB)
+    usable = placing.selection.usable
+    monkeypatch.setattr(placing.selection, "usable", lambda: [replace(gpu, largest_binding=1000) for gpu in usable()])
+    with pytest.raises(RequestError, match="the KV cache of one layer needs .* binds at most 1000: use a smaller num_ctx"):
+        open_engine(gguf, context_length=128)
+
+
+def test_a_main_gpu_that_is_not_there_is_said(on_device, gguf, caplog):
+    on_device(64 * MIB)
+    with caplog.at_level(logging.WARNING):
+        assert len(opened_places(gguf, main_gpu=7)) == 1
+    assert "main_gpu is 7; the devices that may be used are 0" in caplog.text
