@@ -13,8 +13,10 @@ from server import go_json
 from server.app import build_app
 from server.binding import bind
 from server.errors import ApiError
-from server.messages import ChatResponse, GenerateResponse, ListResponse
+from server.messages import ChatResponse, EmbedResponse, GenerateResponse, ListResponse
+from server.openai import answers, errors, requests
 from server.openai.errors import own_error, status_error_text
+from server.openai.messages import EmbedRequest
 from server.routes import openai as routes
 from server.store import ModelNotFound
 from server.streaming import Replies
@@ -88,6 +90,19 @@ def test_recorded_answers(monkeypatch):
 
     wrong = asyncio.run(ask_all())
     assert not wrong, "\n".join(wrong)
+
+
+def test_recorded_embeddings():
+    def told(vector):
+        value, = vector["handler_values"]
+        if "error" in value:
+            answer = errors.answer(error_of(value, vector["handler_status"]))
+            return answer.status, answer.text
+        asked = requests.read(EmbedRequest, vector["request"].encode())
+        return 200, go_json.dumps(answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)) + "\n"
+    vectors = [vector for vector in load("openai_responses", "response") if vector["endpoint"] == "/v1/embeddings"]
+    assert len(vectors) == 5
+    check(vectors, lambda vector: (told(vector), (vector["status"], vector["response"])))
 
 
 def test_recorded_errors_of_the_layer_itself():
