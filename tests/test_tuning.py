@@ -67,6 +67,28 @@ def test_slices_give_the_same_bits_whatever_the_tile(device, attrs):
     assert len(set.union(*results.values())) == 3, "slices did not change the order of the sums"
 
 
+def test_what_is_not_measured_takes_what_was_fastest_for_nearly_the_same(device, monkeypatch):
+    """Fewer kernels, and a better guess; only of the same product, and only what it could be."""
+    found = tuning.Tuning(device)
+    for num_tokens, fastest in ((128, -1), (9, 0)):
+        inputs, prepared = job(device, num_tokens, {})
+        monkeypatch.setattr(tuning, "_least_seconds", lambda programs: [1.0 - 0.1 * (at == fastest % len(programs)) for at in range(len(programs))])
+        found.fastest(OPS["matmul"], prepared.inputs, prepared.outputs, {})
+    measured = {num_tokens: found.fastest(OPS["matmul"], *of(job(device, num_tokens, {})), {}) for num_tokens in (128, 9)}
+    assert measured[128] != measured[9]
+    for num_tokens, like in ((96, 128), (16, 9)):
+        inputs, outputs = of(job(device, num_tokens, {}))
+        assert found.fastest(OPS["matmul"], inputs, outputs, {}, measure=False) is None
+        assert found.likely(OPS["matmul"], inputs, {}) == measured[like]
+    assert found.likely(OPS["matmul"], job(device, 96, {}, rows=1024)[1].inputs, {}) == {}
+    one = found.likely(OPS["matmul"], job(device, 1, {})[1].inputs, {})
+    assert one == {} or one in OPS["matmul"].candidates(device, job(device, 1, {})[1].inputs)
+
+
+def of(job):
+    return job[1].inputs, job[1].outputs
+
+
 def fastest(device, **options):
     _, prepared = job(device, 1, {})
     return tuning.Tuning(device, **options).fastest(OPS["matmul"], prepared.inputs, prepared.outputs, {})

@@ -1,11 +1,14 @@
 """Which of an op's kernels does a job fastest on this device: measured before a step runs for the second time, kept in a file per device and driver.
 
+What is not measured yet takes what was fastest for nearly the same job (`likely`), else a default.
+
 In: an op with its inputs and outputs in device memory. Out: keyword arguments of its `dispatch`. All candidates of a job compute the same
 bits (`Op.candidates`), so neither the choice nor its chance ever shows in a result.
 """
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 
@@ -37,7 +40,7 @@ class Tuning:
         candidates = op.candidates(self.device, inputs, **attrs)
         if len(candidates) < 2:
             return candidates[0] if candidates else {}
-        job = f"{self.device.flavor}/{self.device.lanes} {op.name} {op.job(inputs, **attrs)}"
+        job = self._job(op, inputs, attrs)
         known = next((each for each in candidates if as_stored(each) == self._found.get(job)), None)
         if known is not None or not self.is_on:
             return known or {}
@@ -57,11 +60,31 @@ class Tuning:
         self._save()
         return candidates[best]
 
+    def likely(self, op: Op, inputs, attrs: dict) -> dict:
+        """What was fastest for the job that is most like this one, measured with another number of tokens; empty where there is none. So a step
+        that is not measured yet mostly runs the kernels that others have made: a software driver holds some MiB for each."""
+        job, tokens = _without_tokens(self._job(op, inputs, attrs))
+        known = {}  # how far off in tokens -> candidate
+        for other, found in self._found.items():
+            other, other_tokens = _without_tokens(other)
+            if other == job:
+                known |= {abs(other_tokens - tokens): each for each in op.candidates(self.device, inputs, **attrs) if as_stored(each) == found}
+        return known[min(known)] if known else {}
+
+    def _job(self, op, inputs, attrs) -> str:
+        return f"{self.device.flavor}/{self.device.lanes} {op.name} {op.job(inputs, **attrs)}"
+
     def _save(self) -> None:
         """What another process measured meanwhile is kept. Where nothing can be written, this process goes by its own measurements."""
         everything = _read(self.path)
         self._found = everything.get(self._of_shaders, {}) | self._found
         settings.write_whole(self.path, json.dumps({self._of_shaders: self._found}, indent=1, sort_keys=True).encode())
+
+
+def _without_tokens(job: str) -> tuple[str, int]:
+    """"texel/8 matmul q4_k 128x640x1024 norm" -> ("texel/8 matmul q4_k 640x1024 norm", 128)."""
+    head, tokens, rest = re.fullmatch(r"(.*? )(\d+)x(.*)", job).groups()
+    return head + rest, int(tokens)
 
 
 def as_stored(candidate: dict) -> dict:
