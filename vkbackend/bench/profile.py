@@ -158,7 +158,7 @@ def _device_spans(runner, step, host: list[Span]) -> list[Span]:
 
 
 def write_trace(path, profiles: list[StepProfile], device_name: str) -> None:
-    """A JSON file for ui.perfetto.dev or chrome://tracing: the steps one after another, a track for the device and one for the host.
+    """A JSON file for ui.perfetto.dev: the steps one after another, a track for the device and one for the host.
 
     Times are in microseconds. https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     """
