@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 
 from vkbackend import models
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.engine.work import SequenceWork
 from vkbackend.models.placement import Span
+from vkbackend.tokenizer import Tokenizer
 
 NUM_BLOCKS = 4
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 200, 180)]
@@ -65,3 +67,20 @@ def test_intermediates_are_found_in_their_part(device, tmp_path):
     assert runner.executor.read("blk.0.attn_norm").shape[0] == 5 and runner.executor.read("blk.3.attn_norm").shape[1] == 256
     with pytest.raises(KeyError, match="blk.9"):
         runner.executor.read("blk.9.attn_norm")
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_a_real_model_in_two_places_agrees_with_one(device, name):
+    """Five layers on the device, as with num_gpu 5: within what one device's own order of sums makes of float32."""
+    file = models.read(model_path(name))
+    count, is_tied = file.config.num_layers, "output.weight" not in file.gguf.tensors
+    tokens = Tokenizer.from_gguf(file.gguf).encode("The sky over the harbour was the colour of a television, tuned to a dead channel.")
+
+    def logprobs(model):
+        runner = ModelRunner(model, context_length=64, kv_type="f32")
+        rows = runner.step([SequenceWork(runner.open_sequence(), tokens[:-1], len(tokens) - 1)])
+        return np.array([row.full()[following] - row.log_sum_exp for row, following in zip(rows, tokens[1:])])
+
+    whole = logprobs(models.load(file, device))
+    places = [(Span(0, count - 4, count, is_tied), None), (Span(count - 4, count + 1, count, is_tied), device)]
+    assert np.abs(logprobs(models.load_parts(file, places)) - whole).max() < 1e-4
