@@ -19,6 +19,7 @@ from server.cli.main import cli
 from server.convert import CannotConvert, from_folder, gguf_out, llama
 from server.convert.file_choice import chosen
 from server.convert.hugging_face import UnsupportedArchitecture
+from server.convert.safetensors import SafetensorsFile
 from server.convert.sentencepiece_file import read_pieces
 from server.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
 from server.store import Store
@@ -141,14 +142,14 @@ def test_turned_neighbours_are_turned_halves(tmp_path):
 
 
 def test_smollm2_comes_back(tmp_path):
-    """A real model, its weights expanded to float32 and named as Hugging Face names them."""
+    """A real model (two layers of it), its weights expanded to float32 and named as Hugging Face names them."""
     original = GGUFFile.open(model_path("smollm2"))
     heads = {"attn_q": 9, "attn_k": 3}
-    some = [name for name in original.tensors if not name.startswith("blk.") or name.startswith(("blk.0.", "blk.29."))]
+    some = [name for name in original.tensors if not name.startswith("blk.") or name.startswith(("blk.0.", "blk.1."))]
     tensors = {hugging_face_name(name, "llama"): as_hugging_face(name, values_of(original, name), "llama", heads) for name in some}
     write_safetensors(tmp_path / "model.safetensors", tensors)
     (tmp_path / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 2, "num_attention_heads": 9,
         "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "vocab_size": 49152}))
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_of(original)))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({
@@ -160,7 +161,7 @@ def test_smollm2_comes_back(tmp_path):
         np.testing.assert_array_equal(values_of(gguf, name), before.astype(np.float16) if before.ndim > 1 else before)
     # Beside what a name or a licence is: every key of the original with its value, except what says how it is quantized.
     for key in original.metadata:
-        if key.startswith(("llama.", "tokenizer.")) and key != "tokenizer.ggml.add_space_prefix":
+        if key.startswith(("llama.", "tokenizer.")) and key not in ("tokenizer.ggml.add_space_prefix", "llama.block_count"):
             assert np.array_equal(gguf.metadata[key], original.metadata[key]), key
     assert Tokenizer.from_gguf(gguf).encode(" ".join(TEXTS)) == Tokenizer.from_gguf(original).encode(" ".join(TEXTS))
 
@@ -299,7 +300,7 @@ def spoilt(folder, tmp_path, **changes) -> dict:
     (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
     (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"), (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
     (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
-    (dict(model_safetensors=None), "no tensors"), (dict(model_safetensors=b"1234"), "too few"), (dict(model_safetensors=b"\xff" * 100), "claims"),
+    (dict(model_safetensors=None), "a file is missing"), (dict(model_safetensors=b"1234"), "too few"), (dict(model_safetensors=b"\xff" * 100), "claims"),
     (dict(model_safetensors=(5).to_bytes(8, "little") + b"hello"), "not JSON")])
 def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
     with pytest.raises((CannotConvert, UnsupportedArchitecture), match=words):
@@ -341,6 +342,33 @@ def test_values_that_no_half_holds_are_named(tmp_path):
         gguf_out.encode(np.array([[1.0, 7e4]], np.float32), FORMATS[1].type, "x")
     with pytest.raises(CannotConvert, match="tensor x holds values that are no numbers"):
         gguf_out.encode(np.array([[np.nan]], np.float32), FORMATS[0].type, "x")
+
+
+def test_a_file_that_is_missing_is_noticed(tmp_path):
+    files = write_folder(tmp_path / "folder", GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "llama", "f16")), "F16", files=2)
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        with pytest.raises(CannotConvert, match="layer . lacks .*a safetensors file is missing|a file is missing, give all"):
+            from_folder({key: path for key, path in files.items() if key != name})
+    (tmp_path / "folder" / "config.json").write_text((tmp_path / "folder" / "config.json").read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
+    with pytest.raises(CannotConvert, match="hold layer 1, config.json says that there are 1"):
+        from_folder(files)
+
+
+def test_of_a_model_with_vision_the_text_part_is_taken(tmp_path):
+    """Names and config.json as Gemma3ForConditionalGeneration has them, in both orders of its parts; an output of its own is tied."""
+    original = GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "gemma3", "f16"))
+    files = write_folder(tmp_path / "folder", original)
+    text, weights = config_of(original), SafetensorsFile(files["model.safetensors"], "model.safetensors").tensors
+    del text["architectures"], text["rms_norm_eps"]
+    files["config.json"].write_text(json.dumps({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text, "vision_config": {"hidden_size": 1152}}))
+    plain = {name: tensor.rows(slice(None)).reshape(tensor.shape) for name, tensor in weights.items()}
+    vision = np.ones((4, 4), np.float32)
+    for front, others in (("language_model.model.", ("vision_tower.x.weight", "multi_modal_projector.y", "language_model.lm_head.weight")),
+                          ("model.language_model.", ("model.vision_tower.x.weight", "model.multi_modal_projector.y", "lm_head.weight"))):
+        write_safetensors(files["model.safetensors"], {front + name.removeprefix("model."): values for name, values in plain.items()} | dict.fromkeys(others, vision))
+        gguf = converted(files, tmp_path / "out.gguf")
+        assert list(gguf.tensors) == sorted(original.tensors) and gguf.metadata["gemma3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+        np.testing.assert_array_equal(values_of(gguf, "blk.1.attn_q.weight"), values_of(original, "blk.1.attn_q.weight"))
 
 
 def test_a_weight_that_comes_twice_is_refused(folder, tmp_path):

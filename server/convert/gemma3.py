@@ -1,4 +1,6 @@
-"""gemma3, the text model (Gemma3ForCausalLM): names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn halves.
+"""gemma3, the text model: names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn halves.
+
+Defaults are those of Hugging Face's Gemma3TextConfig: config.json of the larger models names only what differs. Their vision part is left out.
 """
 
 import numpy as np
@@ -14,7 +16,18 @@ GLOBAL_EVERY = 6        # layers 5, 11, 17... see the whole context
 LOCAL_ROPE_BASE = 10000.0
 
 
+IS_TIED = True
+# Where the text model stands beside a vision part: before and since version 4.52 of transformers.
+TEXT_PARTS = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
+VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
 def tensor_name(name: str) -> str | None:
+    if name.startswith(VISION_PARTS):
+        return None
+    for beginning, text in TEXT_PARTS.items():
+        if name.startswith(beginning):
+            name = text + name.removeprefix(beginning)
     return translated(name, NAMES, "gemma3")
 
 
@@ -29,12 +42,12 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
     if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (None, LOCAL_ROPE_BASE):
         raise CannotConvert(f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the others turning "
                             f"by a base of {LOCAL_ROPE_BASE:g}; this one differs")
-    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers, "gemma3.context_length": config.whole("max_position_embeddings"),
+    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers, "gemma3.context_length": config.whole("max_position_embeddings", 131072),
               "gemma3.embedding_length": config.whole("hidden_size"), "gemma3.feed_forward_length": config.whole("intermediate_size"),
-              "gemma3.attention.head_count": config.whole("num_attention_heads"), "gemma3.attention.head_count_kv": config.whole("num_key_value_heads"),
+              "gemma3.attention.head_count": config.whole("num_attention_heads", 8), "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
               "gemma3.attention.key_length": head_dim, "gemma3.attention.value_length": head_dim,
               "gemma3.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
-              "gemma3.attention.sliding_window": config.whole("sliding_window"),
+              "gemma3.attention.sliding_window": config.whole("sliding_window", 4096),
               "gemma3.attention.sliding_window_pattern": np.array(is_local),
               "gemma3.rope.freq_base": base or 1_000_000.0, "gemma3.rope.local.freq_base": LOCAL_ROPE_BASE}
     if "final_logit_softcapping" in config:

@@ -1,8 +1,9 @@
 """A Hugging Face folder (config.json, tokenizer files, *.safetensors) -> a `Source`.
 
-In: {name in the folder: path}. An architecture is a module of this package with `metadata(config)`, `tensor_name(name)` and
-`change(name, config)`; ARCHITECTURES says which one reads what `architectures` of config.json names. Matrices keep 16 bits (float32 ones
-become float16), everything of one dimension becomes float32, as Ollama writes them.
+In: {name in the folder: path}. An architecture is a module of this package with `metadata(config)`, `tensor_name(name)`,
+`change(name, shape, config)` and IS_TIED (whether the embedding is the output, too, where config.json does not say); ARCHITECTURES says which
+one reads what `architectures` of config.json names. Matrices keep 16 bits (float32 ones become float16), everything of one dimension
+becomes float32, as Ollama writes them.
 """
 
 import json
@@ -22,7 +23,8 @@ from .safetensors import SafetensorsFile, StoredTensor
 from .source import CannotConvert, Source, Tensor
 from .tokenizer_files import tokenizer_metadata
 
-ARCHITECTURES = {"LlamaForCausalLM": llama, "Gemma3ForCausalLM": gemma3}
+# Of gemma3 with a vision part the text model alone is taken: images are not supported here.
+ARCHITECTURES = {"LlamaForCausalLM": llama, "Gemma3ForCausalLM": gemma3, "Gemma3ForConditionalGeneration": gemma3}
 MAX_TEXT_BYTES = 256 << 20  # of config.json and the tokenizer's files: gemma3's tokenizer.json has 33 MB
 
 
@@ -33,18 +35,18 @@ class UnsupportedArchitecture(VkbackendError):
 
 def from_folder(files: dict[str, Path]) -> Source:
     """Raises UnsupportedArchitecture, CannotConvert (naming the file, what is wrong, and what to do)."""
-    config = Config(read_json(files, "config.json"))
-    architecture = ARCHITECTURES.get(config.architecture)
+    whole = Config(read_json(files, "config.json"))
+    architecture = ARCHITECTURES.get(whole.architecture)
     if architecture is None:
-        raise UnsupportedArchitecture(config.architecture)
+        raise UnsupportedArchitecture(whole.architecture)
+    config = whole.part("text_config") or whole
     opened = [SafetensorsFile(files[name], name) for name in chosen(list(files))]
     metadata, extra = architecture.metadata(config)
     tensors = [*_tensors(architecture, config, opened), *(_constant(name, values) for name, values in extra.items())]
-    if not tensors:
-        raise CannotConvert("the safetensors files hold no tensors; give the model's *.safetensors")
     embedding = next((tensor for tensor in tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None:
         raise CannotConvert("the safetensors files hold no model.embed_tokens.weight: a file is missing, give all of them")
+    _check_layers(tensors, config.whole("num_hidden_layers"))
     level = embedding.type.name  # F16 or BF16; a model's matrices are of one kind
     metadata |= {"general.file_type": FILE_TYPE_NUMBERS[level], "general.quantization_version": 2}
     metadata |= tokenizer_metadata(lambda name: read_json(files, name) if name in files else None,
@@ -81,13 +83,28 @@ def _tensors(architecture, config, opened) -> list[Tensor]:
     for file in opened:
         for stored in file.tensors.values():
             name = architecture.tensor_name(stored.name)
-            if name is None:
+            if name is None or name == "output.weight" and config.get("tie_word_embeddings", architecture.IS_TIED) is True:
                 continue
             if name in tensors:
                 raise CannotConvert(f"duplicate tensor name '{name}' was found for this model ({stored.name} of {file.name}); give each weight once")
             order, added = architecture.change(name, stored.shape, config)
             tensors[name] = _tensor(name, stored, order, added)
     return list(tensors.values())
+
+
+def _check_layers(tensors: list[Tensor], num_layers: int) -> None:
+    """Every layer has what the others have. Raises CannotConvert: a file that is missing would show only when the model is run."""
+    layers = {number: set() for number in range(num_layers)}
+    for tensor in tensors:
+        if tensor.name.startswith("blk."):
+            _, number, part = tensor.name.split(".", 2)
+            if int(number) not in layers:
+                raise CannotConvert(f"the safetensors files hold layer {number}, config.json says that there are {num_layers}; are they of one model?")
+            layers[int(number)].add(part)
+    wanted = set().union(*layers.values())
+    for number, parts in layers.items():
+        if parts != wanted or not parts:
+            raise CannotConvert(f"layer {number} lacks {', '.join(sorted(wanted - parts)[:4]) or 'all its weights'}: a safetensors file is missing, give all of them")
 
 
 def _tensor(name: str, stored: StoredTensor, order: np.ndarray | None, added: float) -> Tensor:

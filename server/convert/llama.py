@@ -16,6 +16,7 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
          "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down", "mlp.up_proj": "ffn_up",
          "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 TOP_NAMES = {"lm_head": "output", "model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+IS_TIED = False
 # Tables that some files carry though they follow from config.json.
 LEFT_OUT = re.compile(r".*\.rotary_emb\.inv_freq$|.*\.attention\.(bias|masked_bias)$")
 
