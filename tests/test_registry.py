@@ -59,7 +59,7 @@ def is_whole(store, text) -> bool:
 
 
 def leftovers(store) -> list[str]:
-    folder = store.blobs / partial.FOLDER
+    folder = partial.folder_of(store)
     return sorted(os.listdir(folder)) if folder.exists() else []
 
 
@@ -164,7 +164,7 @@ def test_manifests_that_are_none(proxy, store, body):
 
 
 def test_more_than_the_disk_has_room_for_is_not_begun(proxy, store, monkeypatch):
-    monkeypatch.setattr(pulling, "free_bytes", lambda blobs: 1_000_000)
+    monkeypatch.setattr(pulling, "free_bytes", lambda folder: 1_000_000)
     with pytest.raises(registry.RegistryError, match="3.0 MB are still to come, but only 1 MB"):
         pull(store, name(proxy))
     assert not proxy.of_kind(BLOBS)
@@ -277,7 +277,7 @@ def test_a_client_that_leaves_keeps_what_has_come(proxy, store):
     assert first.told.arrived.wait(10)
     first.stop()
     assert isinstance(first.error, registry.Cancelled)
-    kept = partial.num_present(store.blobs, DIGEST)
+    kept = partial.num_present(partial.folder_of(store), DIGEST)
     assert 0 < kept < MODEL_BYTES and not store.manifests.exists()
     proxy.forget()
     told = pull(store, name(proxy))
@@ -323,7 +323,7 @@ def test_a_killed_pull_goes_on_where_it_was(proxy, store):
     assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
     process.kill()
     process.communicate()
-    kept = partial.num_present(store.blobs, DIGEST)
+    kept = partial.num_present(partial.folder_of(store), DIGEST)
     assert kept > 0 and not store.blob_path(DIGEST).exists() and store.list() == []
     proxy.forget()
     pull(store, name(proxy))
@@ -342,7 +342,7 @@ def test_another_process_at_the_same_blob_is_waited_for(proxy, store):
 
 
 def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
-    path = partial.partial_path(store.blobs, DIGEST)
+    path = partial.partial_path(partial.folder_of(store), DIGEST)
     for state in (b"", b"[]", b'{"size":3000000,"parts":[[0,3000000,3000000]]}', b'{"size":3000000,"parts":[[0,5,1],["a",2]]}', b'{"size":3000000,"parts":[[0,10,5]]}'):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_bytes(state)
@@ -352,7 +352,7 @@ def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
 
 
 def test_parts_that_nobody_goes_on_with_are_cleared_away(proxy, store):
-    old = partial.partial_path(store.blobs, digest_of(b"old"))
+    old = partial.partial_path(partial.folder_of(store), digest_of(b"old"))
     old.parent.mkdir(parents=True)
     old.write_bytes(b"x")
     os.utime(old, (0, 0))

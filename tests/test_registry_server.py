@@ -67,7 +67,7 @@ def name(registry) -> str:
 
 
 def is_whole(store, registry) -> bool:
-    return store.get(names.parse(name(registry))).gguf_path.read_bytes() == DATA and not list((store.blobs / partial.FOLDER).iterdir())
+    return store.get(names.parse(name(registry))).gguf_path.read_bytes() == DATA and not list(partial.folder_of(store).iterdir())
 
 
 def wait_until(holds, seconds=10.0):
@@ -109,11 +109,11 @@ def test_ollamas_own_client_pulls_and_pushes(debian, server, store):
 def test_a_client_that_leaves_ends_the_pull_and_keeps_its_parts(slow, server, store, stream):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("POST", "/api/pull", json.dumps({"model": name(slow), "insecure": True, "stream": stream}))
-    wait_until(lambda: partial.num_present(store.blobs, DIGEST) > 100_000)
+    wait_until(lambda: partial.num_present(partial.folder_of(store), DIGEST) > 100_000)
     connection.sock.close() if not stream else connection.getresponse().close()
     connection.close()
     wait_until(lambda: _is_free(store))
-    kept = partial.num_present(store.blobs, DIGEST)
+    kept = partial.num_present(partial.folder_of(store), DIGEST)
     assert 0 < kept < MODEL_BYTES and not store.blob_path(DIGEST).exists()
     slow.forget()
     ollama.Client(server.url).pull(name(slow), insecure=True)
@@ -137,7 +137,7 @@ def test_pulls_that_hang_leave_threads_for_others(slow, server, store):
 
 def _is_free(store) -> bool:
     """Nobody writes to the parts."""
-    opened = partial.open_partial(store.blobs, DIGEST, MODEL_BYTES, MODEL_BYTES)
+    opened = partial.open_partial(partial.folder_of(store), DIGEST, MODEL_BYTES, MODEL_BYTES)
     if opened is not None:
         opened.close()
     return opened is not None
@@ -148,10 +148,10 @@ def test_a_server_that_is_killed_goes_on_after_its_start(slow, tmp_path):
     with LiveServer(store.root) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         connection.request("POST", "/api/pull", json.dumps({"model": name(slow), "insecure": True}))
-        wait_until(lambda: partial.num_present(store.blobs, DIGEST) > 500_000)
+        wait_until(lambda: partial.num_present(partial.folder_of(store), DIGEST) > 500_000)
         server.process.kill()
         server.process.wait(10)
-    kept = partial.num_present(store.blobs, DIGEST)
+    kept = partial.num_present(partial.folder_of(store), DIGEST)
     slow.forget()
     with LiveServer(store.root) as server:
         client = ollama.Client(server.url)
@@ -212,11 +212,11 @@ def test_bars_on_a_terminal(slow, without_server):
 
 def test_ctrl_c_ends_a_pull_and_the_next_one_goes_on(slow, without_server):
     process = _start(slow)
-    wait_until(lambda: partial.num_present(without_server.blobs, DIGEST) > 100_000)
+    wait_until(lambda: partial.num_present(partial.folder_of(without_server), DIGEST) > 100_000)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130
-    kept = partial.num_present(without_server.blobs, DIGEST)
+    kept = partial.num_present(partial.folder_of(without_server), DIGEST)
     assert 0 < kept < MODEL_BYTES
     slow.forget()
     assert CliRunner().invoke(cli, ["pull", "--insecure", name(slow)]).exit_code == 0

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import aiohttp
 
+from ..store import Store
 from ..stored_model import DigestMismatch, Layer
 from .client import Client, Credentials
 from .endpoint import Endpoint
 from .errors import Passing, RegistryError
 from .limits import Limits
-from .partial import Part, Partial, num_present, open_partial
+from .partial import Part, Partial, folder_of, num_present, open_partial
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ _running: dict[Path, "Download"] = {}  # blob -> who fetches it; touched on the 
 class Download:
     """`task` ends when the blob is there; `fetched` is set before, when only its digest is left to check. total: 0 where it is not known."""
 
-    def __init__(self, target: Path, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
-        self.target, self.layer, self.total, self.num_followers = target, layer, layer.size, 0
+    def __init__(self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
+        self.target, self.layer, self.total, self.num_followers = store.blob_path(layer.digest), layer, layer.size, 0
+        self._folder = folder_of(store)
         self._endpoint, self._credentials, self._limits = endpoint, credentials, limits
         self._partial: Partial | None = None
         self.fetched = asyncio.Event()
@@ -43,7 +45,7 @@ class Download:
     def completed(self) -> int:
         if self._partial is not None:
             return self._partial.completed
-        return num_present(self.target.parent, self.layer.digest)
+        return num_present(self._folder, self.layer.digest)
 
     async def _run(self) -> None:
         try:
@@ -62,7 +64,7 @@ class Download:
                 del _running[self.target]
 
     def _open(self) -> Partial | None:
-        return open_partial(self.target.parent, self.layer.digest, self.total, self._limits.part_bytes(self.total))
+        return open_partial(self._folder, self.layer.digest, self.total, self._limits.part_bytes(self.total))
 
     async def _fill(self, partial: Partial) -> None:
         self._partial = partial
@@ -151,11 +153,12 @@ class Download:
             raise Passing(f"{response.url.host} ended {part.size - part.completed} bytes too early")
 
 
-def join(target: Path, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits) -> tuple[Download, bool]:
+def join(store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits) -> tuple[Download, bool]:
     """-> (the download of a blob, whether it was begun for us). Every follower leaves it once."""
-    download, is_own = _running.get(target), False
+    target, is_own = store.blob_path(layer.digest), False
+    download = _running.get(target)
     if download is None:
-        download, is_own = Download(target, layer, endpoint, credentials, limits), True
+        download, is_own = Download(store, layer, endpoint, credentials, limits), True
         _running[target] = download
     download.num_followers += 1
     return download, is_own

@@ -1,12 +1,10 @@
 """A blob that is not whole yet: its file and, beside it, how much of each part is there.
 
-    BLOBS/.pulls/sha256-HEX        as long as the blob will be, with holes
-    BLOBS/.pulls/sha256-HEX.json   {"size", "parts": [[offset, size, completed], ...]}
+    ROOT/.vkbackend/pulls/sha256-HEX        as long as the blob will be, with holes
+    ROOT/.vkbackend/pulls/sha256-HEX.json   {"size", "parts": [[offset, size, completed], ...]}
 
 One process at a time writes to it: the file is locked (flock), and a lock goes with its process, however that ends. The state never claims
-bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes, the digest tells in the end. Below
-`blobs` since only there a finished file can be moved to its place at no cost, in a folder of its own since Ollama, when it starts, deletes
-files there whose names it does not know.
+bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes, the digest tells in the end.
 """
 
 import errno
@@ -20,12 +18,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..staging import NO_LOCKS, make_folder, sync_folder
+from ..store import Store
 from ..stored_model import DigestMismatch, parse_json
 from .errors import RegistryError
 
 log = logging.getLogger(__name__)
 
-FOLDER = ".pulls"
+FOLDER = "pulls"
 SAVE_SECONDS = 0.5
 STALE_SECONDS = 14 * 24 * 3600  # a pull that nobody has gone on with
 HASH_PIECE_BYTES = 4 << 20
@@ -121,7 +121,7 @@ class Partial:
         os.fchmod(self._descriptor, 0o644)
         os.fsync(self._descriptor)
         os.replace(self.path, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         _state_path(self.path).unlink(missing_ok=True)
         self.close()
 
@@ -144,14 +144,19 @@ class Partial:
             self._descriptor = -1
 
 
-def open_partial(blobs: Path, digest: str, size: int, part_bytes: int) -> Partial | None:
+def folder_of(store: Store) -> Path:
+    """Where a store's partial files are: on the file system of its blobs, so that a finished one is moved at no cost."""
+    own = make_folder(store.staging.folder)
+    return own / FOLDER if own.stat().st_dev == store.blobs.stat().st_dev else store.blobs / f".{FOLDER}"
+
+
+def open_partial(folder: Path, digest: str, size: int, part_bytes: int) -> Partial | None:
     """The contents of `digest` as far as they are here; None while another process is at them."""
-    path = partial_path(blobs, digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = partial_path(make_folder(folder), digest)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             if _is_same_file(descriptor, path):  # else it was finished or dropped a moment ago
                 return Partial(path, descriptor, size, part_bytes)
         except BlockingIOError:
@@ -163,8 +168,17 @@ def open_partial(blobs: Path, digest: str, size: int, part_bytes: int) -> Partia
         os.close(descriptor)
 
 
-def partial_path(blobs: Path, digest: str) -> Path:
-    return blobs / FOLDER / digest.replace(":", "-")
+def _lock(descriptor: int) -> None:
+    """Raises BlockingIOError where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:  # where there are none, the digest tells of two that wrote at once
+            raise
+
+
+def partial_path(folder: Path, digest: str) -> Path:
+    return folder / digest.replace(":", "-")
 
 
 def read_state(path: Path) -> dict | None:
@@ -180,15 +194,15 @@ def _has_triples(state: dict) -> bool:
     return all(len(part) == 3 for part in state["parts"])
 
 
-def num_present(blobs: Path, digest: str) -> int:
+def num_present(folder: Path, digest: str) -> int:
     """Bytes that a pull begun earlier, or in another process, has brought."""
-    state = read_state(partial_path(blobs, digest))
+    state = read_state(partial_path(folder, digest))
     return sum(completed for _, _, completed in state["parts"]) if state else 0
 
 
-def remove_stale(blobs: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Parts that nobody has gone on with for STALE_SECONDS."""
-    for path in (blobs / FOLDER).glob("sha256-*"):
+    for path in folder.glob("sha256-*"):
         try:
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
@@ -196,8 +210,8 @@ def remove_stale(blobs: Path) -> None:
             pass
 
 
-def free_bytes(blobs: Path) -> int:
-    return shutil.disk_usage(blobs).free
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _state_path(path: Path) -> Path:
@@ -209,11 +223,3 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ from .download import join, leave
 from .endpoint import Endpoint, resolve
 from .errors import Refused, RegistryError
 from .limits import Limits
-from .partial import free_bytes, num_present, remove_stale
+from .partial import folder_of, free_bytes, num_present, remove_stale
 
 MOST_ROUNDS = 3  # of bringing blobs: others may delete what was just brought
 
@@ -50,9 +50,9 @@ async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits
 
 def _prepare(store: Store, wanted: list[Layer]) -> None:
     """Clears away what old pulls left, and sees that there is room."""
-    blobs = store.blobs
-    remove_stale(blobs)
-    missing = sum(max(layer.size - num_present(blobs, layer.digest), 0) for layer in wanted if not _is_there(store, layer))
+    blobs, folder = store.blobs, folder_of(store)
+    remove_stale(folder)
+    missing = sum(max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer))
     free = free_bytes(blobs)
     if missing > free:
         raise RegistryError(f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
@@ -80,7 +80,7 @@ async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, 
                 continue
             is_own = False
             while not is_own:
-                download, is_own = join(store.blob_path(layer.digest), layer, endpoint, credentials, limits)
+                download, is_own = join(store, layer, endpoint, credentials, limits)
                 followed.append(download)
                 try:
                     await download.watch(tell)
