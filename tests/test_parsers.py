@@ -57,7 +57,8 @@ def test_harmony_gives_tools_back_their_names(size):
     assert names == ["get_weather", "get_weather_2", "_9lives", "é"]
     text = ('<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather_2 <|constrain|>json'
             '<|message|>{"a":1}')
-    assert whole(parser, text, size) == ("", "why", ['get weather{"a":1}'])
+    text += "<|end|><|start|>assistant to=functions.é<|channel|>commentary<|message|>{}"
+    assert whole(parser, text, size) == ("", "why", ['get weather{"a":1}', "é+{}"])
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

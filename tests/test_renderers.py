@@ -17,3 +17,20 @@ def render(vector):
 
 def test_recorded_prompts():
     check(load("renderers"), lambda vector: (outcome(lambda: render(vector), TemplateError), recorded_outcome(vector)))
+
+
+def test_what_no_recording_has():
+    """Several system texts, values and types that are no texts, a call that comes last."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["n"], "properties": {
+        "n": {"type": ["integer", "null"], "enum": [1, 2]}}}}}
+    call = {"function": {"name": "f", "arguments": {"a": None, "b": [1], "c": 1.5, "d": True}}}
+    messages = [{"role": "system", "content": "One"}, {"role": "system", "content": "Two"}, {"role": "user", "content": "q"},
+                {"role": "assistant", "content": "", "tool_calls": [call]}]
+    text = render({"renderer": "qwen3-coder", "messages": messages, "tools": [tool], "think": None})
+    assert text.startswith("<|im_start|>system\nOne\n\n# Tools") and "Two" not in text
+    assert "<parameter>\n<name>n</name>\n<type>number | null</type>\n<enum>[1,2]</enum>\n</parameter>\n<required>[\"n\"]</required>" in text
+    assert text.endswith("<function=f>\n<parameter=a>\nnull\n</parameter>\n<parameter=b>\n[1]\n</parameter>\n<parameter=c>\n1.5\n</parameter>\n"
+                         "<parameter=d>\ntrue\n</parameter>\n</function>\n</tool_call><|im_end|>\n")
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\nA", "thinking": "\nhm\n"}]
+    text = render({"renderer": "qwen3-vl-thinking", "messages": messages, "tools": None, "think": None})
+    assert text.endswith("<|im_start|>assistant\n<think>\nhm\n</think>\n\nA")

@@ -7,7 +7,7 @@ import pytest
 from recorded import check, load
 from server import go_json
 from server.conversation import Tool
-from server.gotemplate import Template
+from server.gotemplate import Template, Values
 from server.messages import ChatRequest, bind
 from server.output_parsers.tools import ToolsParser, tag_of
 
@@ -81,3 +81,15 @@ def test_a_long_call_is_looked_at_once(tag):
     calls = [call for part in parts for call in part.calls]
     assert [call.function.arguments for call in calls] == [{"text": written}]
     assert time.monotonic() - start < 5
+
+
+def test_recorded_types_of_parameters():
+    """As templates write them for models that know TypeScript."""
+    template = Template.parse("{{ range .Tools }}{{ range .Function.Parameters.Properties }}{{ .ToTypeScriptType }}{{ end }}{{ end }}{{ .Messages }}")
+
+    def written(vector):
+        properties = {"x": json.loads(vector["input_text"])}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+        return template.execute(Values(tools=[tool])).removesuffix("[]")
+
+    check(load("api_requests_responses", "typescript_type"), lambda vector: (written(vector), vector["output"]))

@@ -140,6 +140,11 @@ def typescript_type(value) -> str:
     return " | ".join(TYPESCRIPT.get(kind, "any") for kind in kinds)
 
 
+def property_typescript(source: dict) -> str:
+    """The same of a property as JSON has it."""
+    return typescript_type(_property(source))
+
+
 def _any(value):
     from .values import Interface
     return Interface(from_json(value))

@@ -13,6 +13,7 @@ from ..binding import to_plain
 from ..conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import SPACE, Parsed, ParseError, overlap
 
+OWN_TOOLS = ("browser.open", "browser.search", "browser.find", "python")  # what the model was trained with keeps its name
 START, END, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
 
 
@@ -25,7 +26,7 @@ class _In(Enum):
 
 
 class HarmonyParser:
-    """A tool call ends an answer, so it is read at the end of all."""
+    """A tool call ends an answer, so calls are read at the end of all."""
 
     knows_thinking = knows_tools = True
 
@@ -34,7 +35,7 @@ class HarmonyParser:
         self.tools = [self._renamed(tool) for tool in tools]
         self._at = _In.NOTHING
         self._held = f"{START}assistant"  # the prompt ends with it
-        self._recipient, self._call = None, ""
+        self._calls: list[list[str]] = []  # recipient and text of each
         if last_message is not None and last_message.role == "assistant":
             if last_message.content:
                 self._at, self._held = _In.CONTENT, ""
@@ -46,8 +47,8 @@ class HarmonyParser:
         self._held += text
         while self._step(parsed):
             pass
-        if done and self._recipient is not None:
-            parsed.calls.append(ToolCall("", self._function()))
+        if done:
+            parsed.calls += [ToolCall("", self._function(*call)) for call in self._calls]
         return parsed
 
     def _step(self, parsed) -> bool:
@@ -79,7 +80,7 @@ class HarmonyParser:
         elif self._at is _In.THOUGHTS:
             parsed.thinking += body
         else:
-            self._call += body
+            self._calls[-1][1] += body
 
     def _read_header(self, header: str):
         """`assistant<|channel|>commentary to=functions.f <|constrain|>json`; the recipient may stand before the channel, or for the role."""
@@ -89,20 +90,21 @@ class HarmonyParser:
         recipient = next((word[3:] for word in words[:2] if word.startswith("to=")), "")
         self._at = _In.THOUGHTS if channel == "analysis" else _In.CONTENT
         if recipient and channel in ("analysis", "commentary"):
-            self._at, self._recipient = _In.CALL, recipient
+            self._at = _In.CALL
+            self._calls.append([recipient, ""])
 
-    def _function(self) -> ToolCallFunction:
-        name = self._recipient.removeprefix("functions.")
+    def _function(self, recipient: str, text: str) -> ToolCallFunction:
+        name = recipient.removeprefix("functions.")
         try:
-            arguments = to_plain(go_decode.parse_all(self._call.encode("utf-8", "surrogatepass")))
+            arguments = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
             if not isinstance(arguments, dict):
                 raise go_decode.JSONSyntaxError("the arguments are no object")
         except go_decode.JSONSyntaxError as error:
-            raise ParseError(f"error parsing tool call: raw='{self._call}', err={error}") from None
+            raise ParseError(f"error parsing tool call: raw='{text}', err={error}") from None
         return ToolCallFunction(0, self._own_names.get(name, name), arguments)
 
     def _renamed(self, tool: Tool) -> Tool:
-        name = identifier(tool.function.name, self._own_names)
+        name = tool.function.name if tool.function.name in OWN_TOOLS else identifier(tool.function.name, self._own_names)
         self._own_names[name] = tool.function.name
         return replace(tool, function=replace(tool.function, name=name))
 

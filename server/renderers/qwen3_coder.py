@@ -1,7 +1,7 @@
 """Prompts of Qwen 3 Coder: ChatML, tools and calls as XML elements."""
 
 from .. import go_json, go_text
-from ..gotemplate import Values
+from ..gotemplate import Values, api_values
 
 _ROLE = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
 _BEFORE_TOOLS = "\n\n# Tools\n\nYou have access to the following functions:\n\n<tools>"
@@ -33,8 +33,8 @@ Reminder:
 
 
 def render(values: Values) -> str:
-    """System texts come first, the last of them counts. An answer that comes last is gone on with."""
-    system = next((message["content"] for message in reversed(values.messages) if message["role"] == "system"), "")
+    """The first system text comes first, others are left out. An answer without calls that comes last is gone on with."""
+    system = next((message["content"] for message in values.messages if message["role"] == "system" and message.get("content")), "")
     messages = [message for message in values.messages if message["role"] != "system"]
     parts = []
     if system or values.tools:
@@ -50,7 +50,7 @@ def render(values: Values) -> str:
             continue
         calls = "".join(map(_call, message.get("tool_calls") or ()))
         gap = "\n" if content and calls else ""
-        is_prefill = role == "assistant" and not behind
+        is_prefill = role == "assistant" and not behind and not calls
         parts.append(f"<|im_start|>{role}\n{content}{gap}{calls}" + ("" if is_prefill else "<|im_end|>\n"))
     if messages and messages[-1]["role"] != "assistant":
         parts.append("<|im_start|>assistant\n")
@@ -73,15 +73,16 @@ def _tool(tool) -> str:
     for name, prop in (parameters.get("properties") or {}).items():
         text += f"\n<parameter>\n<name>{name}</name>"
         if prop.get("type"):
-            text += f"\n<type>{prop['type'] if isinstance(prop['type'], str) else go_json.dumps(prop['type'])}</type>"
+            text += f"\n<type>{api_values.property_typescript(prop)}</type>"
         if prop.get("description"):
             text += f"\n<description>{prop['description']}</description>"
         for key in ("anyOf", "items", "enum"):
             if prop.get(key):
                 text += f"\n<{key}>{go_json.dumps(prop[key])}</{key}>"
         text += "\n</parameter>"
-    if parameters.get("required"):
-        text += f"\n<required>{go_json.dumps(parameters['required'])}</required>"
+    for key in ("$defs", "items", "required"):
+        if parameters.get(key):
+            text += f"\n<{key}>{go_json.dumps(parameters[key])}</{key}>"
     return text + "\n</parameters>\n</function>"
 
 
@@ -92,4 +93,4 @@ def _call(call) -> str:
 
 
 def _value(value) -> str:
-    return go_json.dumps(value) if isinstance(value, (dict, list)) else go_text.value(value)
+    return "null" if value is None else go_json.dumps(value) if isinstance(value, (dict, list)) else go_text.value(value)

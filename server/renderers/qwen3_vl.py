@@ -25,7 +25,7 @@ def render(values: Values, *, thinks: bool) -> str:
     parts = []
     begins_with_system = bool(messages) and messages[0]["role"] == "system"
     if values.tools:
-        system = f"{messages[0]['content']}\n\n" if begins_with_system and messages[0].get("content") else ""
+        system = f"{messages[0]['content']}\n\n" if begins_with_system else ""
         parts.append("<|im_start|>system\n" + system + _BEFORE_TOOLS + "".join("\n" + spaced_json(tool) for tool in values.tools) + _BEHIND_TOOLS)
     last_question = max((index for index, message in enumerate(messages) if _is_question(message)), default=len(messages) - 1)
     for index, message in enumerate(messages):
@@ -39,7 +39,8 @@ def render(values: Values, *, thinks: bool) -> str:
             parts.append("" if not is_last and messages[index + 1]["role"] == "tool" else "<|im_end|>\n")
         elif role == "assistant":
             thoughts = _thoughts(message, is_last) if thinks and index > last_question else ""
-            parts.append(f"<|im_start|>assistant\n{thoughts}{content}{_calls(message, bool(content))}" + ("" if is_last else "<|im_end|>\n"))
+            shown = thoughts + (content.lstrip("\n") if thoughts else content)
+            parts.append(f"<|im_start|>assistant\n{shown}{_calls(message, bool(content))}" + ("" if is_last else "<|im_end|>\n"))
         else:
             parts.append(f"<|im_start|>{role}\n{content}<|im_end|>\n")
     if messages and messages[-1]["role"] != "assistant":
