@@ -126,6 +126,13 @@ def test_a_worker_that_ended_is_started_again():
         worker.close()
 
 
+def test_a_worker_that_does_not_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "WORKER", tmp_path / "nothing.py")
+    monkeypatch.setattr("server.jinja.template.worker", process.Worker())
+    with pytest.raises(TemplateError, match="does not start"):
+        prompt(CHATML, ("user", "x"))
+
+
 def test_a_prompt_costs_little():
     """The process stays: a prompt takes milliseconds, not the tenths of a second that a start takes."""
     prompt(CHATML, ("user", "x"))

@@ -4,11 +4,12 @@ In: the template's text and the tokens that it may name. Out: `JinjaTemplate`, u
 """
 
 import json
+import sys
 from dataclasses import dataclass
 
 from ..gotemplate import TemplateError, Values
 from ..stored_model import PROMPT, TEMPLATE
-from .process import WorkerEnded, worker
+from .process import WorkerDoesNotStart, WorkerEnded, worker
 
 MAX_CHARS = 100_000  # a template longer than this is not worth running
 _CALL_TAGS = ("<tool_call>", "[TOOL_CALLS]", "<|tool▁calls▁begin|>", "<｜tool▁calls▁begin｜>", "<|tool_calls_section_begin|>",
@@ -112,6 +113,8 @@ class JinjaTemplate:
         except WorkerEnded:
             raise TemplateError("the chat template in the model's file took too much time or memory; create the model with a TEMPLATE of its own",
                                 "execute") from None
+        except WorkerDoesNotStart:
+            raise TemplateError(f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?", "execute") from None
         if "error" in answer:
             raise TemplateError(f"the chat template in the model's file: {answer['error']}", "execute")
         return answer["text"]

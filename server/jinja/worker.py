@@ -1,6 +1,6 @@
 """The process that runs foreign chat templates, one line of JSON per question and answer.
 
-    python -I worker.py: {"template": text, "variables": {...}} -> {"text": prompt} or {"error": text}
+    python -I worker.py: {"template": text, "variables": {...}} -> {"text": prompt} or {"error": text}; first it writes {"ready": true}
 
 The sandbox keeps a template from Python's insides. What takes too long or too much memory ends the process, which `process.py` starts again; so
 does a quarter of an hour without a question. It can open no file, start no process and reach no network.
@@ -67,18 +67,23 @@ def answer(environment, templates, question):
         return {"error": str(error) or type(error).__name__}
 
 
+def write_line(told: dict):
+    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
 def main():
     environment, templates = make_environment(), {}
     for text in ("{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ strftime_now('%c') }}", "{{ a.b.c }}", "{% if %}"):
         answer(environment, {}, {"template": text, "variables": {}})  # what is loaded on first use, for errors too, is loaded before the limits
     limit_resources()
+    write_line({"ready": True})
     while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):
         question = json.loads(line)
         set_timer(CPU_SECONDS)
-        line = json.dumps(answer(environment, templates, question)).encode("utf-8") + b"\n"
+        told = answer(environment, templates, question)
         set_timer(0)
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+        write_line(told)
 
 
 if __name__ == "__main__":
