@@ -72,6 +72,14 @@ class FakeRow:
         return self._full
 
 
+class FakeScore:
+    """A ScoredRow of a row."""
+
+    def __init__(self, row, target, candidates):
+        self.log_sum_exp, self.target_logit = row.log_sum_exp, float(row.full()[target])
+        self.ids, self.logits = (row.ids, row.logits) if candidates else (row.ids[:0], row.logits[:0])
+
+
 class FakeRunner:
     """The real bookkeeping of pages over a cache of tokens, in place of keys and values: every step checks that what each of its
     sequences finds through its page table is what it stored, or what others stored after the same beginning.
@@ -132,7 +140,7 @@ class FakeRunner:
         lengths = [self.length(item.sequence_id) for item in work]
         try:
             for item in work:
-                assert item.tokens and 0 <= item.outputs <= len(item.tokens)
+                assert item.tokens and 0 <= item.outputs <= len(item.tokens) and len(item.targets) <= len(item.tokens)
                 self.pages.extend(self.sequences[item.sequence_id], item.tokens)
         except BaseException:
             self._undo(work, lengths)
@@ -151,8 +159,12 @@ class FakeRunner:
         rows = []
         for item, length in zip(work, lengths):
             tokens = self._store(self.sequences[item.sequence_id], length)
-            for length in range(len(tokens) - item.outputs + 1, len(tokens) + 1):
-                rows.append(FakeRow(self.row(self._next(item.sequence_id, length))))
+            for at, target in enumerate(item.targets, length + 1):
+                rows.append(FakeScore(FakeRow(self.row(self._next(item.sequence_id, at))), target, item.candidates))
+            for at in range(len(tokens) - item.outputs + 1, len(tokens) + 1):
+                rows.append(FakeRow(self.row(self._next(item.sequence_id, at))))
+            if item.hidden:
+                rows.append(np.array([len(tokens), *tokens[-3:]], np.float32))
         for item in work:
             self.pages.commit(self.sequences[item.sequence_id])
         self.after_step()

@@ -8,7 +8,7 @@ from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
 from vkbackend.engine.work import SequenceWork
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
-from vkbackend.graph.step import CANDIDATES, StepInputs
+from vkbackend.graph.step import CANDIDATES, StepInputs, StepShape
 from vkbackend.models import load
 from vkbackend.ops.packed import FORMATS
 
@@ -219,7 +219,7 @@ def test_intermediates_agree_with_twins(tiny, device, architecture):
     runners = [tiny(architecture, "f16", where, kv_type="f32", keep=True) for where in (device, None)]
     for runner in runners:
         follow(runner, PROMPT[:8])
-    graph = runners[1].executor._graph(8, 1, runners[1].pages.table.shape)
+    graph = runners[1].executor._graph(StepShape(8, 1), runners[1].pages.table.shape)
     names = list(dict.fromkeys(node.name for node in graph.nodes if node.op.name in ("embed", "rms_norm", "matmul", "attention", "silu_mul", "gelu_mul")))
     assert {"embed", "blk.0.attention", "blk.1.ffn_norm", "output_norm"} <= set(names)
     for name in names:

@@ -46,10 +46,14 @@ class Session:
 
     def logprobs(self, tokens) -> np.ndarray:
         """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,)."""
-        found = []
-        for following, row in zip(tokens[1:], self.rows(tokens[:-1])):
-            found.append(float(row.full()[following]) - row.log_sum_exp)
-        return np.array(found)
+        sequence, found, tokens = self.runner.open_sequence(), [], [int(token) for token in tokens]
+        try:
+            for first in range(0, len(tokens) - 1, CHUNK):
+                targets = tokens[first + 1:first + CHUNK + 1]
+                found += self.runner.step([SequenceWork(sequence, tokens[first:first + len(targets)], targets=targets)])
+        finally:
+            self.runner.close_sequence(sequence)
+        return np.array([row.target_logit - row.log_sum_exp for row in found])
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step before it, else

@@ -14,13 +14,15 @@ import queue
 import threading
 from collections import deque
 from dataclasses import replace
-from typing import Iterator
+from typing import Iterator, Sequence
+
+import numpy as np
 
 from ..errors import DeviceLost, RequestError, VkbackendError
 from .generation import Generation, Listener
 from .grammar import Grammars
-from .scheduler import DEFAULT_CHUNK, Scheduler, Share
-from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest
+from .scheduler import DEFAULT_CHUNK, Scheduler
+from .sequence import Embedding, Event, Failed, Finished, FinishReason, GenerationRequest, PromptLogprobs, Purpose, TokenLogprob
 from .work import Runner, SequenceWork
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,22 @@ class Engine:
                     return
         finally:
             handle.cancel()
+
+    def score(self, tokens: Sequence[int], top_logprobs: int = 0) -> list[TokenLogprob | None]:
+        """How likely each token is after those before it, with the likeliest ones beside it; None for the first. No longer than the context.
+
+        The whole text runs, in one pass; on a device, nothing of the vocabulary's size is read. Raises what `generate` raises."""
+        return [None, *self._insight(GenerationRequest(tokens, purpose=Purpose.SCORE, top_logprobs=top_logprobs, truncate=False)).logprobs]
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray:
+        """The text's last hidden state after the model's last norm, f32 (width,). No longer than the context. Raises what `generate` raises."""
+        return self._insight(GenerationRequest(tokens, purpose=Purpose.EMBEDDING, truncate=False)).vector
+
+    def _insight(self, request: GenerationRequest) -> PromptLogprobs | Embedding:
+        first, *_ = self.generate(request)
+        if isinstance(first, Finished):
+            raise VkbackendError("the engine was closed before it came to an end; load the model again")
+        return first
 
     @property
     def num_unfinished(self) -> int:
@@ -208,9 +226,9 @@ class Engine:
     def _turn(self) -> None:
         """One step: submit it, deliver the tokens of the one before while it runs, wait for it, sample."""
         try:
-            shares = self._submit()
+            submitted = self._submit()
             self._deliver()
-            rows = self.runner.wait() if shares else []
+            outputs = self.runner.wait() if submitted else []
         except DeviceLost:
             raise
         except Exception as exception:
@@ -219,15 +237,15 @@ class Engine:
             for generation in self._clear_running():
                 generation.fail(exception)
             return
-        for share in shares:
-            share.generation.have_run(share.num_tokens)
-            if share.num_rows and share.generation.ended is None:
-                self._sample(share.generation, rows[: share.num_rows])
-            rows = rows[share.num_rows :]
+        for generation, work in submitted:
+            generation.have_run(len(work.tokens))
+            if generation.ended is None and (work.num_outputs or not generation.num_pending):
+                self._take(generation, work, outputs[: work.num_outputs])
+            outputs = outputs[work.num_outputs :]
         for generation in [generation for generation in self._running if generation.ended is not None]:
             self._retire(generation)
 
-    def _submit(self) -> list[Share]:
+    def _submit(self) -> list[tuple[Generation, SequenceWork]]:
         """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest give way."""
         for generation in self._running:
             if generation.context_is_full:
@@ -239,11 +257,10 @@ class Engine:
         while len(self._running) > 1 and not self.runner.has_room({share.generation.sequence_id: share.num_tokens for share in shares}):
             self._preempt(self._scheduler.victim(self._running))
             shares = self._scheduler.next_step(self._running)
-        if shares:
-            self.runner.submit([
-                SequenceWork(share.generation.sequence_id, share.generation.take(share.num_tokens), share.num_rows) for share in shares
-            ])
-        return shares
+        submitted = [(share.generation, share.generation.work(share.num_tokens)) for share in shares]
+        if submitted:
+            self.runner.submit([work for _, work in submitted])
+        return submitted
 
     def _preempt(self, generation: Generation) -> None:
         """Take its pages away. It goes on later, at once where the cache then still knows its tokens."""
@@ -252,16 +269,16 @@ class Engine:
         with self._wake:
             self._waiting.appendleft(generation)
 
-    def _sample(self, generation: Generation, rows) -> None:
+    def _take(self, generation: Generation, work: SequenceWork, outputs) -> None:
         try:
-            generation.take_rows(rows)
+            generation.take_outputs(work, outputs)
         except DeviceLost:
             raise
         except Exception as exception:  # of its sampler or constraint: no one else's business
             self._retire(generation)
             generation.fail(exception)
             return
-        self._undelivered.append(generation)
+        self._undelivered.append(generation)  # whatever it has to tell
 
     def _deliver(self) -> None:
         """Emit what the last step's tokens have made ready, and the last event of those that end with it."""

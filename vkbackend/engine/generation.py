@@ -1,6 +1,6 @@
 """One request on its way through the engine: which tokens are still to run, and what each row of logits turns into.
 
-In: a request, then the rows that the runner computes for it. Out: events to its listener. A row is worked on in two parts: `take_rows`
+In: a request, then what the runner computes for it. Out: events to its listener. A row is worked on in two parts: `take_outputs`
 finds the next token, which the next step needs; `deliver` turns it into text and events while the device runs that step. It knows
 neither the runner nor the thread it is called on.
 """
@@ -10,12 +10,14 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
+import numpy as np
+
 from ..errors import RequestError
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
 from .sampler import Sampler
-from .sequence import Event, Failed, Finished, FinishReason, GenerationRequest, Piece, PromptLogprobs, TokenLogprob
+from .sequence import Embedding, Event, Failed, Finished, FinishReason, GenerationRequest, Piece, PromptLogprobs, Purpose, TokenLogprob
 from .text_stream import TextStream
-from .work import LogitsRow
+from .work import LogitsRow, ScoredRow, SequenceWork
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,9 @@ class Generation:
         self._sampler = Sampler(request.options, self.prompt, self.num_ctx)
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
-        self._scores: list[TokenLogprob] | None = [] if request.prompt_logprobs else None  # of the prompt, None once complete
+        is_scored = request.prompt_logprobs or request.purpose is Purpose.SCORE
+        self._scores: list[TokenLogprob] | None = [] if is_scored else None  # of the prompt, None once complete
+        self._insight: PromptLogprobs | Embedding | None = None  # what was asked for in place of a text, before it is delivered
         self._fresh: Sampled | None = None
         self._end: TokenLogprob | None = None
         self._sampled: list[int] = []  # end tokens excluded
@@ -114,15 +118,14 @@ class Generation:
         """The sequence is gone; `start` may come again."""
         self.sequence_id, self.num_cached = None, 0
 
-    def num_rows(self, num_tokens: int) -> int:
-        """How many of the last of the next num_tokens want a row of logits."""
-        return num_tokens if self._scores is not None else int(num_tokens == self.num_pending)
-
-    def take(self, num_tokens: int) -> list[int]:
-        """The next tokens to run; `have_run` says that they did."""
+    def work(self, num_tokens: int) -> SequenceWork:
+        """The next tokens to run, and what is wanted of them; `have_run` says that they did."""
         if not self._started:
             self._started = time.perf_counter()
-        return self.tokens[self.num_cached:self.num_cached + num_tokens]
+        first, purpose, is_last = self.num_cached, self.request.purpose, num_tokens == self.num_pending
+        targets = () if self._scores is None else self.prompt[first + 1:first + num_tokens + 1]
+        return SequenceWork(self.sequence_id, self.tokens[first:first + num_tokens], int(is_last and purpose is Purpose.TEXT), targets,
+                            len(targets) > 0 and self.request.top_logprobs > 0, is_last and purpose is Purpose.EMBEDDING)
 
     def have_run(self, num_tokens: int) -> None:
         self.num_cached += num_tokens
@@ -139,17 +142,21 @@ class Generation:
 
     # -- what comes out
 
-    def take_rows(self, rows: Sequence[LogitsRow]) -> None:
-        """Rows of the tokens that have just run. Samples the next token once all have; sets `ended` where it is the last one.
+    def take_outputs(self, work: SequenceWork, outputs: Sequence[LogitsRow | ScoredRow | np.ndarray]) -> None:
+        """What was wanted of the tokens that have just run. Samples the next one once all have; sets `ended` where nothing comes after it.
 
         Raises VkbackendError where nothing can be sampled.
         """
-        if self._scores is not None:
-            following = self.prompt[self.num_cached - len(rows) + 1:]
-            self._scores.extend(self._logprob(row, token_id) for row, token_id in zip(rows, following))
-            if self.num_pending:
-                return
-        self._sample(rows[-1])
+        for row, token_id in zip(outputs, work.targets):
+            self._scores.append(self._logprob(row, token_id, row.target_logit))
+        if self.num_pending:
+            return
+        if self.request.purpose is Purpose.TEXT:
+            self._sample(outputs[-1])
+            return
+        self._first_token = self._last_token = time.perf_counter()
+        self._insight = Embedding(outputs[-1]) if self.request.purpose is Purpose.EMBEDDING else PromptLogprobs(self._scores)
+        self.ended = FinishReason.STOP
 
     def _sample(self, row: LogitsRow) -> None:
         constraint = self.request.constraint
@@ -175,6 +182,8 @@ class Generation:
 
         Tokens that ran after it then are no part of the answer.
         """
+        if self._insight is not None:
+            self._emit(self._insight)
         fresh, self._fresh = self._fresh, None
         if fresh is None:
             return
@@ -205,7 +214,7 @@ class Generation:
             Finished(
                 reason=reason,
                 prompt_tokens=len(self.prompt),
-                prompt_seconds=self._first_token - self._started if self._num_sampled else 0.0,
+                prompt_seconds=self._first_token - self._started if self._first_token else 0.0,
                 tokens=self._num_sampled,
                 decode_seconds=self._last_token - self._first_token,
                 context=self.prompt + self._sampled[: self._text.num_sent],

@@ -23,6 +23,7 @@ from .work import SequenceWork
 PAGE_SIZE = 32
 PREFILL_CHUNK = 128
 MAX_OUTPUTS = 32
+SCORED_BYTES = 64 << 20  # of logits of prompts that are scored: half of what every device can bind at once
 
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,11 @@ class ModelRunner:
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
-        self._rows: list[RowOutput] = []  # of the parts of the submitted step that are over
+        self._found: dict[int, object] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
+        self._places: list[int] = []  # of the outputs of the part that runs
         sizes = {"num_sequences": max_sequences, "pages_per_sequence": pages, "max_tokens": max(prefill_chunk, max_sequences),
-                 "max_outputs": max(MAX_OUTPUTS, max_sequences), "keep": keep, "timestamps": timestamps, "tuned_at": tuned_at}
+                 "max_outputs": max(MAX_OUTPUTS, max_sequences), "max_scored": rows_at_once(config.vocab_size), "keep": keep,
+                 "timestamps": timestamps, "tuned_at": tuned_at}
         if model.parts:
             self.storage = self.executor = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
             return
@@ -105,8 +108,8 @@ class ModelRunner:
         """Forget all but the first `length` tokens of a sequence on its own. Raises ValueError where it shares some of the others."""
         self.pages.truncate(self.sequences[sequence_id], length)
 
-    def step(self, work: list[SequenceWork]) -> list[RowOutput]:
-        """Append every work's tokens to its sequence; rows for the last `outputs` tokens of each, in order.
+    def step(self, work: list[SequenceWork]) -> list:
+        """Append every work's tokens to its sequence; what each of them wants, in order.
 
         A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages are in use,
         RequestError for a token outside of the vocabulary, DeviceError, DeviceLost.
@@ -117,7 +120,7 @@ class ModelRunner:
     def submit(self, work: list[SequenceWork]) -> None:
         """Begin a step; `wait` must come before anything else is asked of the runner. Raises what `step` raises."""
         for item in work:
-            bad = [token for token in item.tokens if not 0 <= token < self.vocab_size]
+            bad = [token for token in (*item.tokens, *item.targets) if not 0 <= token < self.vocab_size]
             if bad:
                 raise RequestError(f"token {bad[0]} is outside of the vocabulary of {self.vocab_size}")
         self._submitted = work
@@ -127,16 +130,17 @@ class ModelRunner:
                 self.pages.extend(self.sequences[item.sequence_id], item.tokens)
             self._submit(work, lengths)
 
-    def wait(self) -> list[RowOutput]:
-        """The rows of the step that was submitted. Raises what `step` raises."""
+    def wait(self) -> list:
+        """The outputs of the step that was submitted. Raises what `step` raises."""
         work = self._submitted
         lengths = [self.length(item.sequence_id) - len(item.tokens) for item in work]
         with self._undone_where_it_fails(lengths):
-            rows = [*self._rows, *self.executor.wait()]
-        self._submitted = None
+            self._found.update(zip(self._places, self.executor.wait()))
+        found = [self._found[place] for place in range(len(self._found))]
+        self._submitted, self._found = None, {}
         for item in work:
             self.pages.commit(self.sequences[item.sequence_id])
-        return rows
+        return found
 
     @contextmanager
     def _undone_where_it_fails(self, lengths: list[int]):
@@ -151,31 +155,50 @@ class ModelRunner:
 
     def _submit(self, work: list[SequenceWork], lengths: list[int]) -> None:
         """Run all parts of the step but the last, which is submitted. A part is what the executor can take."""
-        tokens, positions, slots, wanted = [], [], [], []
+        tokens, positions, slots, targets, place = [], [], [], [], 0
+        wanted: dict[str, list[tuple[int, int]]] = {"output_rows": [], "scored_rows": [], "hidden_rows": []}  # (token, place among the outputs)
         for item, length in zip(work, lengths):
-            count = len(item.tokens)
+            begin, count = len(tokens), len(item.tokens)
             tokens.extend(item.tokens)
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
-            wanted.extend(range(len(tokens) - item.outputs, len(tokens)))
-        tokens, positions, slots, wanted = (np.array(values, np.int32) for values in (tokens, positions, slots, wanted))
-        self._rows = []
-        first = 0
+            targets.extend(item.targets)
+            for kind, of in (("scored_rows", range(begin, begin + len(item.targets))), ("output_rows", range(len(tokens) - item.outputs, len(tokens))),
+                             ("hidden_rows", range(len(tokens) - item.hidden, len(tokens)))):
+                wanted[kind].extend(zip(of, range(place, place + len(of))))
+                place += len(of)
+        tokens, positions, slots = (np.array(values, np.int32) for values in (tokens, positions, slots))
+        candidates = any(item.candidates for item in work)
+        most = {"output_rows": max(MAX_OUTPUTS, self.max_sequences), "scored_rows": rows_at_once(self.vocab_size)}
+        self._found = {}
+        first = num_targets = 0
         while True:
             last = min(first + self.executor_tokens, len(tokens))
-            here = wanted[(wanted >= first) & (wanted < last)]
-            if len(here) > MAX_OUTPUTS and len(here) > self.max_sequences:
-                last = int(here[MAX_OUTPUTS])  # the rest of the rows in the next part
-                here = here[:MAX_OUTPUTS]
-            self.executor.submit(StepInputs(tokens[first:last], positions[first:last], slots[first:last], self.pages.table, here - first))
+            for kind, count in most.items():
+                here = [token for token, _ in wanted[kind] if first <= token < last]
+                if len(here) > count:
+                    last = here[count]  # the rest of the rows in the next part
+            part = {kind: [pair for pair in pairs if first <= pair[0] < last] for kind, pairs in wanted.items()}
+            rows = {kind: np.array([token - first for token, _ in pairs], np.int32) for kind, pairs in part.items()}
+            of_part = targets[num_targets:num_targets + len(part["scored_rows"])]
+            self._places = [place for pairs in part.values() for _, place in pairs]
+            self.executor.submit(StepInputs(tokens[first:last], positions[first:last], slots[first:last], self.pages.table,
+                                            targets=np.array(of_part, np.int32), with_candidates=candidates and len(of_part) > 0, **rows))
             if last == len(tokens):
                 return
-            self._rows.extend(_frozen(row) for row in self.executor.wait())  # what full() would read is about to be overwritten
-            first = last
+            # What full() would read is about to be overwritten.
+            done = [_frozen(output) if isinstance(output, RowOutput) else output for output in self.executor.wait()]
+            self._found.update(zip(self._places, done))
+            first, num_targets = last, num_targets + len(of_part)
 
     @property
     def executor_tokens(self) -> int:
         return max(self.prefill_chunk, self.max_sequences)
+
+
+def rows_at_once(vocab_size: int) -> int:
+    """Positions that one part of a step scores."""
+    return min(max(SCORED_BYTES // (4 * vocab_size), 1), PREFILL_CHUNK)
 
 
 def _frozen(row: RowOutput) -> RowOutput:

@@ -17,11 +17,10 @@ MAX_OVERTAKEN = 8  # so many later ones may be admitted before a prompt that fin
 
 @dataclass(frozen=True)
 class Share:
-    """A generation's part in a step: its next num_tokens, and how many of the last of them want a row."""
+    """A generation's part in a step: its next num_tokens."""
 
     generation: Generation
     num_tokens: int
-    num_rows: int
 
 
 class Scheduler:
@@ -57,7 +56,7 @@ class Scheduler:
         return max(running, key=lambda generation: generation.admission)
 
     def next_step(self, generations: Sequence[Generation]) -> list[Share]:
-        decodes = [Share(generation, 1, 1) for generation in generations if generation.is_decoding]
+        decodes = [Share(generation, 1) for generation in generations if generation.is_decoding]
         prefills = [generation for generation in generations if generation.num_pending and not generation.is_decoding]
         room = max(self._chunk - len(decodes), 1)
         shares = []
@@ -67,6 +66,6 @@ class Scheduler:
                 break
             self._turn += 1
             generation.last_prefill = self._turn
-            shares.append(Share(generation, num_tokens, generation.num_rows(num_tokens)))
+            shares.append(Share(generation, num_tokens))
             room -= num_tokens
         return decodes + shares

@@ -57,10 +57,18 @@ class TokenConstraint(Protocol):
         ...
 
 
+class Purpose(StrEnum):
+    TEXT = "text"
+    SCORE = "score"
+    EMBEDDING = "embedding"
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One text to be continued.
+    """One text to be continued, or to be looked at.
 
+    purpose: SCORE tells the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING tells the hidden state of its last
+    token (an Embedding event), likewise.
     num_predict: tokens at most; 0 or below: ten times num_ctx. num_ctx: tokens of context, the runner's own where None.
     num_keep: tokens at the start that survive a cut of the prompt or a shift of the context; below 0: the whole prompt.
     shift: a full context drops half of what num_keep does not hold; otherwise generation ends with reason "length".
@@ -83,6 +91,7 @@ class GenerationRequest:
     constraint: TokenConstraint | None = None
     format: str = ""
     prompt_logprobs: bool = False
+    purpose: Purpose = Purpose.TEXT
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,13 @@ class PromptLogprobs:
     """How likely each token of the prompt (as it was run) was after those before it; the first one has no entry."""
 
     logprobs: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The prompt's last hidden state after the model's last norm, f32 (width,), not scaled."""
+
+    vector: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -148,4 +164,4 @@ class Failed:
     exception: Exception
 
 
-Event = Union[PromptLogprobs, Piece, Finished, Failed]
+Event = Union[PromptLogprobs, Embedding, Piece, Finished, Failed]

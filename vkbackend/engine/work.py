@@ -1,6 +1,6 @@
 """What the engine and a runner hand each other. The engine knows a runner by this module alone, so tests can bring their own.
 
-In one direction: `SequenceWork`, tokens to append to a sequence. In the other: `LogitsRow`, the logits after one of them.
+In one direction: `SequenceWork`, tokens to append to a sequence. In the other: what follows them, as `LogitsRow`s, `ScoredRow`s, hidden states.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SequenceWork:
-    """Tokens that a step appends to one sequence, and how many of the last of them want a row of logits."""
+    """Tokens that a step appends to one sequence, and what is wanted of them, in this order:
+
+    targets: a `ScoredRow` for each of the first of them, with the logit of the token named here; candidates: with its largest logits
+    outputs: a row of logits for so many of the last of them
+    hidden: the hidden state of the last one, f32 (width,)
+    """
 
     sequence_id: int
     tokens: Sequence[int]
     outputs: int = 0
+    targets: Sequence[int] = ()
+    candidates: bool = False
+    hidden: bool = False
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.targets) + self.outputs + self.hidden
 
 
 class LogitsRow(Protocol):
@@ -32,6 +44,15 @@ class LogitsRow(Protocol):
     def full(self) -> np.ndarray:
         """The whole row, (vocab,) float32; valid until the runner's next step is submitted."""
         ...
+
+
+class ScoredRow(Protocol):
+    """What is read of a position that nobody samples from. ids and logits: as a LogitsRow's; empty unless candidates were asked for."""
+
+    log_sum_exp: float
+    target_logit: float
+    ids: np.ndarray
+    logits: np.ndarray
 
 
 class Runner(Protocol):
@@ -74,6 +95,6 @@ class Runner(Protocol):
         """Begin a step that appends every work's tokens; `wait` comes before anything else is asked of the runner."""
         ...
 
-    def wait(self) -> list[LogitsRow]:
-        """The rows asked for by the step that was submitted, in the order of its work. Where it fails, no sequence has changed."""
+    def wait(self) -> list[LogitsRow | ScoredRow | np.ndarray]:
+        """What the step that was submitted was asked for, in the order of its work. Where it fails, no sequence has changed."""
         ...

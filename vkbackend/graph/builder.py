@@ -81,6 +81,7 @@ def elements(shape) -> int:
 class Graph:
     """Records nodes while a model is called.
 
+    lasting: what the host may read after the step, beside the results: nothing else takes its place.
     step_shape: token slots T of the step, rows M that get logits, and what else a `StepShape` says; num_sequences, num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
     """
 
@@ -91,7 +92,9 @@ class Graph:
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None
+        self.scored_logits: Value | None = None
         self.results: list[Value] = []
+        self.lasting: list[Value] = []
         self.inputs: dict[str, Value] = {}
         self._scope: list[str] = []
         self.step = {
@@ -100,6 +103,9 @@ class Graph:
             "sequences": self._step("sequences", (num_tokens,)),
             "page_table": self._step("page_table", (num_sequences, pages_per_sequence)),
             "output_rows": self._step("output_rows", (num_outputs,)),
+            "scored_rows": self._step("scored_rows", (step_shape.num_scored,)),
+            "targets": self._step("targets", (step_shape.num_scored,)),
+            "hidden_rows": self._step("hidden_rows", (step_shape.num_hidden,)),
         }
 
     def _step(self, name, shape):

@@ -24,7 +24,7 @@ from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
 from .planner import ALIGNMENT, plan_arena, storage_bytes
-from .step import RowOutput, StepInputs, StepShape, bucket, check_kept, row_output
+from .step import StepInputs, StepShape, bucket, check_kept, step_outputs
 
 # A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
 SUBMISSION_FLOPS = 20e9
@@ -56,16 +56,19 @@ class DeviceExecutor:
     """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of
     each dispatch; phases: (name, begin, end) of what the host did in the last step, by time.perf_counter.
 
-    max_tokens, max_outputs: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
+    max_tokens, max_outputs, max_scored: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
     tuned_at: the run of a step shape before which its kernels are measured, where they never were. timestamps: measure each dispatch.
     skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
     """
 
     def __init__(self, device, model, cache: CacheStorage, *, num_sequences: int, pages_per_sequence: int, max_tokens: int = 128,
-                 max_outputs: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None, tuned_at: int = TUNED_AT):
+                 max_outputs: int = 32, max_scored: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None,
+                 tuned_at: int = TUNED_AT):
         self.device, self.model, self.cache = device, model, cache
-        self.max_tokens, self.max_outputs = max_tokens, max_outputs
+        self.max_tokens, self.max_outputs, self.max_scored = max_tokens, max_outputs, max_scored
         self.table_shape = (num_sequences, pages_per_sequence)
+        self._lengths = {"tokens": max_tokens, "positions": max_tokens, "sequences": max_tokens, "output_rows": max_outputs,
+                         "scored_rows": max_scored, "targets": max_scored, "hidden_rows": max_outputs}  # of the step buffer's lists
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
         self._plans: dict[StepShape, Plan] = {}
         self.tuned_at = tuned_at
@@ -74,12 +77,12 @@ class DeviceExecutor:
         self._activations = self._results = self._readback = None
         self._last: Plan | None = None
         self._is_running = False  # submitted and not waited for
-        self._num_wanted = 0
+        self._step: StepInputs | None = None
         self.phases: list[tuple[str, float, float]] = []
         self._step_buffers = self._make_step_buffers()
 
-    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
-        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays.
+    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list:
+        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays. -> what `step.step_outputs` says.
 
         Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
         self.submit(step, inputs)
@@ -90,16 +93,18 @@ class DeviceExecutor:
         if self._is_running:
             raise ValueError("a step is running; wait for it first")
         begin = time.perf_counter()
-        count, wanted = len(step.tokens), len(step.output_rows)
-        if count > self.max_tokens or wanted > self.max_outputs:
-            raise ValueError(f"a step of {count} tokens and {wanted} outputs; made for {self.max_tokens} and {self.max_outputs}")
+        count, wanted, scored = len(step.tokens), max(len(step.output_rows), len(step.hidden_rows)), len(step.scored_rows)
+        if count > self.max_tokens or wanted > self.max_outputs or scored > self.max_scored:
+            raise ValueError(f"a step of {count} tokens, {wanted} outputs and {scored} scored rows; made for {self.max_tokens}, {self.max_outputs} "
+                             f"and {self.max_scored}")
         plan = self._plan_to_run(self.step_shape(step))
-        for name, unused in (("tokens", 0), ("positions", -1), ("sequences", 0), ("output_rows", -1)):
-            self._fill(name, getattr(step, name), unused)
+        for name, value in plan.graph.step.items():
+            if name != "page_table" and value.shape[0]:
+                self._fill(name, getattr(step, name), 0 if name in ("tokens", "sequences") else -1)
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
         for name, array in (inputs or {}).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
-        self._last, self._num_wanted = plan, wanted
+        self._last, self._step = plan, step
         filled = time.perf_counter()
         self._submit(plan.programs)
         self.phases = [("fill", begin, filled), ("submit", filled, time.perf_counter())]
@@ -114,22 +119,19 @@ class DeviceExecutor:
                 raise
         self._is_running = True
 
-    def wait(self) -> list[RowOutput]:
-        """The rows of the step that was submitted. Raises DeviceError, DeviceLost, ValueError where none was."""
+    def wait(self) -> list:
+        """The outputs of the step that was submitted. Raises DeviceError, DeviceLost, ValueError where none was."""
         if not self._is_running:
             raise ValueError("no step was submitted")
         self._is_running = False
         for program in self._last.programs:
             program.wait()
         done = time.perf_counter()
-        rows = self._read_rows(self._last) if self._num_wanted else []
+        plan, results = self._last, [view.buffer.array(view.dtype, view.shape) for view in self._last.results]
+        outputs = step_outputs(self._step, results, lambda row: self._logits(plan, plan.graph.logits, row),
+                               lambda row: self._logits(plan, plan.graph.scored_logits, row))
         self.phases += [("wait", self.phases[-1][2], done), ("read", done, time.perf_counter())]
-        return rows
-
-    def _read_rows(self, plan: Plan) -> list[RowOutput]:
-        stats, counts, ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
-        return [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), lambda m=m: self._logits(plan, m))
-                for m in range(self._num_wanted)]
+        return outputs
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that
@@ -155,7 +157,6 @@ class DeviceExecutor:
 
     def step_shape(self, step: StepInputs) -> StepShape:
         """The shape of the recorded step that `step` runs as."""
-        wanted = len(step.output_rows)
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
         splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
@@ -163,7 +164,9 @@ class DeviceExecutor:
         # Whoever decodes gets the same bits whoever runs beside it.
         if precision != "float32" and (num_tokens < ROUNDED_TOKENS or 1 in np.bincount(step.sequences)):
             precision = "float32"
-        return StepShape(num_tokens, bucket(wanted, self.max_outputs) if wanted else 0, decode, splits, precision)
+        num_outputs, num_scored, num_hidden = (bucket(len(rows), most) if len(rows) else 0 for rows, most in (
+            (step.output_rows, self.max_outputs), (step.scored_rows, self.max_scored), (step.hidden_rows, self.max_outputs)))
+        return StepShape(num_tokens, num_outputs, decode, splits, precision, num_scored, step.with_candidates, num_hidden)
 
     def plan(self, shape: StepShape) -> Plan:
         """The recorded step of this shape."""
@@ -219,8 +222,9 @@ class DeviceExecutor:
         for node in graph.nodes:
             inputs, outputs = [view(value) for value in node.inputs], [view(value) for value in node.outputs]
             chosen = self._tuning.fastest(node.op, inputs, outputs, node.attrs, measure)
-            is_tuned &= chosen is not None
-            dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **(chosen or {}))
+            if chosen is None:
+                chosen, is_tuned = self._tuning.likely(node.op, inputs, node.attrs), False
+            dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **chosen)
         made = [views[value] for value in graph.results]
         results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
@@ -241,8 +245,7 @@ class DeviceExecutor:
         return memory if memory is not None and memory.size >= num_bytes else self.device.memory(max(num_bytes, ALIGNMENT), kind)
 
     def _make_step_buffers(self) -> dict[str, Buffer]:
-        shapes = {"tokens": (self.max_tokens,), "positions": (self.max_tokens,), "sequences": (self.max_tokens,),
-                  "page_table": self.table_shape, "output_rows": (self.max_outputs,)}
+        shapes = {"page_table": self.table_shape, **{name: (size,) for name, size in self._lengths.items()}}
         sizes = {name: -(-int(np.prod(shape)) * 4 // ALIGNMENT) * ALIGNMENT for name, shape in shapes.items()}
         memory = self.device.memory(sum(sizes.values()), "step")
         buffers, offset = {}, 0
@@ -252,12 +255,12 @@ class DeviceExecutor:
         return buffers
 
     def _fill(self, name, values, unused):
-        array = self._step_buffers[name].array(np.int32, (self.max_outputs if name == "output_rows" else self.max_tokens,))
+        array = self._step_buffers[name].array(np.int32, (self._lengths[name],))
         array[:len(values)] = values
         array[len(values):] = unused
 
-    def _logits(self, plan: Plan, row: int) -> np.ndarray:
-        view = plan.views[plan.graph.logits]
+    def _logits(self, plan: Plan, logits: Value, row: int) -> np.ndarray:
+        view = plan.views[logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
         return self.device.download(part, np.float32, (view.shape[1],))
 

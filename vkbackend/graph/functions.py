@@ -12,9 +12,9 @@ def embed(weight: Value, *, scale: float = 1.0) -> Value:
     return y
 
 
-def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = None, name: str = "norm") -> Value:
+def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = None, name: str = "norm", kind: Kind = Kind.ACTIVATION) -> Value:
     """x / rms(x) * weight over the last axis [+ residual] -> like x, dense."""
-    y = x.graph.new(name, x.shape)
+    y = x.graph.new(name, x.shape, kind=kind)
     x.graph.call("rms_norm", [x, weight, residual], [y], eps=eps)
     return y
 
@@ -91,11 +91,11 @@ def _gated(op: str, gate: Value, up: Value) -> Value:
     return y
 
 
-def output_rows(x: Value) -> Value:
-    """The rows of x (T, n) that want logits -> (M, n)."""
+def rows(x: Value, which: str = "output_rows") -> Value:
+    """The rows of x (T, n) that an array of the step names: "output_rows", "scored_rows" or "hidden_rows" -> (M, n)."""
     graph = x.graph
-    y = graph.new("output_rows", (graph.num_outputs, x.shape[1]))
-    graph.call("gather_rows", [x, graph.step["output_rows"]], [y])
+    y = graph.new(which, (graph.step[which].shape[0], x.shape[1]))
+    graph.call("gather_rows", [x, graph.step[which]], [y])
     return y
 
 

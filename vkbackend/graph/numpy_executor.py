@@ -14,7 +14,7 @@ from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value, elements
 from .cache import CacheStorage
 from .forward import CacheValues, build
-from .step import RowOutput, StepInputs, StepShape, check_kept, row_output
+from .step import StepInputs, StepShape, check_kept, step_outputs
 
 KEPT_PLANS = 16
 
@@ -87,12 +87,13 @@ class NumpyExecutor:
         """Take a step that `wait` runs: there is no device that could work meanwhile."""
         self._submitted = step
 
-    def wait(self) -> list[RowOutput]:
+    def wait(self) -> list:
         return self.run(self._submitted)
 
-    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[RowOutput]:
-        """inputs: arrays for what the graph declares as its inputs beside the step's arrays."""
-        plan = self._plan(len(step.tokens), len(step.output_rows), step.page_table.shape)
+    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list:
+        """inputs: arrays for what the graph declares as its inputs beside the step's arrays. -> what `step.step_outputs` says."""
+        plan = self._plan(StepShape(len(step.tokens), len(step.output_rows), num_scored=len(step.scored_rows), with_candidates=step.with_candidates,
+                                    num_hidden=len(step.hidden_rows)), step.page_table.shape)
         graph = plan.graph
         arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
         arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
@@ -109,11 +110,8 @@ class NumpyExecutor:
         if self.keep:
             self._kept = plan, arrays
         self.results = [arrays[value] for value in graph.results]
-        if not len(step.output_rows):
-            return []
-        stats, counts, ids, values = self.results
-        logits = Place.of(graph.logits).read(arrays)
-        return [row_output(stats[m], counts[m], ids[m], values[m], lambda m=m: logits[m].copy()) for m in range(len(step.output_rows))]
+        logits, scored = (value and Place.of(value).read(arrays) for value in (graph.logits, graph.scored_logits))
+        return step_outputs(step, self.results, lambda row: logits[row].copy(), lambda row: scored[row].copy())
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q and k) is read changed.
@@ -128,8 +126,8 @@ class NumpyExecutor:
         """Raises ValueError: `DeviceExecutor` measures dispatches, and there are none here."""
         raise ValueError("the numpy twins have no dispatches to measure: open a device, with timestamps=True")
 
-    def _plan(self, num_tokens: int, num_outputs: int, table_shape: tuple[int, int]) -> Plan:
-        key = (num_tokens, num_outputs, table_shape)
+    def _plan(self, shape: StepShape, table_shape: tuple[int, int]) -> Plan:
+        key = (shape, table_shape)
         if key not in self._plans:
             self._plans[key] = self._prepare(self._graph(*key))
             if len(self._plans) > KEPT_PLANS:
@@ -137,16 +135,17 @@ class NumpyExecutor:
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _graph(self, num_tokens, num_outputs, table_shape) -> Graph:
-        return build(self.model, CacheValues(self.cache), StepShape(num_tokens, num_outputs), *table_shape, self.keep)
+    def _graph(self, shape: StepShape, table_shape: tuple[int, int]) -> Graph:
+        return build(self.model, CacheValues(self.cache), shape, *table_shape, self.keep)
 
     def _prepare(self, graph: Graph) -> Plan:
         last_use = {value.base: index for index, node in enumerate(graph.nodes) for value in [*node.inputs, *node.outputs]
                     if value is not None and value.base.kind is Kind.ACTIVATION}
         over: list[list[Value]] = [[] for _ in graph.nodes]
         if not self.keep:
+            lasting = {value.base for value in graph.lasting}
             for base, index in last_use.items():
-                if graph.logits is None or base is not graph.logits.base:
+                if base not in lasting:
                     over[index].append(base)
         calls = [Call(node.op.reference, node.attrs, [_constant(value) for value in node.inputs],
                       [(at, Place.of(value)) for at, value in enumerate(node.inputs) if value is not None and not _is_constant(value)],

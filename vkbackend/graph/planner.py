@@ -24,13 +24,14 @@ def storage_bytes(value: Value) -> int:
 
 def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
     """Place the activations of `graph`. With `keep`, nothing is reused, so that every intermediate can be read afterwards."""
+    lasting = {value.base for value in graph.lasting}
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for index, node in enumerate(graph.nodes):
         for value in [*node.inputs, *node.outputs]:
             if value is not None and value.base.kind is Kind.ACTIVATION:
                 first.setdefault(value.base, index)
-                last[value.base] = len(graph.nodes) if keep else index
+                last[value.base] = len(graph.nodes) if keep or value.base in lasting else index
 
     offsets: dict[Value, int] = {}
     end = 0

@@ -1,6 +1,7 @@
 """What goes into one step and what comes out, whichever executor runs it."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable
 
 import numpy as np
@@ -10,6 +11,10 @@ from ..ops.top_k import CAPACITY
 CANDIDATES = 128  # a row brings at least its so many largest logits
 
 
+def _none() -> np.ndarray:
+    return np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True)
 class StepInputs:
     """One step's tokens, of any number of sequences.
@@ -17,6 +22,9 @@ class StepInputs:
     tokens, positions, sequences: (n,) int32; sequences are rows of page_table
     page_table: (S, P) int32, physical page of each logical page
     output_rows: (m,) int32, indices into tokens whose logits are wanted, ascending
+    scored_rows, targets: (s,) int32, likewise of those of which one logit each is wanted, and the token that it is of
+    with_candidates: the largest logits of scored rows, too
+    hidden_rows: (h,) int32, likewise of those whose hidden state is wanted
     """
 
     tokens: np.ndarray
@@ -24,11 +32,15 @@ class StepInputs:
     sequences: np.ndarray
     page_table: np.ndarray
     output_rows: np.ndarray
+    scored_rows: np.ndarray = field(default_factory=_none)
+    targets: np.ndarray = field(default_factory=_none)
+    hidden_rows: np.ndarray = field(default_factory=_none)
+    with_candidates: bool = False
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a recorded step can hold: token slots and output rows.
+    """What a recorded step can hold: token slots, output rows, scored rows (and whether with candidates), rows of hidden states.
 
     decode: every token is of a sequence of its own, so none needs what another one stores
     splits: groups that share the context of each head, where it is long
@@ -40,6 +52,9 @@ class StepShape:
     decode: bool = False
     splits: int = 1
     precision: str = "float32"
+    num_scored: int = 0
+    with_candidates: bool = False
+    num_hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,36 @@ def row_output(stats, count, ids, values, full) -> RowOutput:
         ids, values = ids[:count], values[:count]
     order = np.lexsort((ids, -values))
     return RowOutput(log_sum_exp, ids[order].astype(np.int32), values[order], full)
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """What is read of a row that nobody samples from: the log-sum-exp, the target's logit, and the largest entries where they were wanted."""
+
+    log_sum_exp: float
+    target_logit: float
+    ids: np.ndarray = field(default_factory=_none)
+    logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def step_outputs(step: StepInputs, results: list[np.ndarray], full: Callable[[int], np.ndarray], scored_full: Callable[[int], np.ndarray]) -> list:
+    """The results of `forward.build` -> a RowOutput for each output row, a ScoredRow for each scored one, the hidden states f32 (width,).
+
+    full, scored_full: read a whole row of logits."""
+    left, found = list(results), []
+    if len(step.output_rows):
+        stats, counts, ids, values = (left.pop(0) for _ in range(4))
+        found += [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(full, m)) for m in range(len(step.output_rows))]
+    if len(step.scored_rows):
+        stats, picked = left.pop(0), left.pop(0)
+        counts, ids, values = (left.pop(0) for _ in range(3)) if step.with_candidates else (None, None, None)
+        for m in range(len(step.scored_rows)):
+            row = row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(scored_full, m)) if step.with_candidates else None
+            found.append(ScoredRow(float(stats[m, 0]), float(picked[m]), *((row.ids, row.logits) if row else ())))
+    if len(step.hidden_rows):
+        hidden = left.pop(0)
+        found += [hidden[m].copy() for m in range(len(step.hidden_rows))]
+    return found
 
 
 def bucket(count: int, largest: int) -> int:
