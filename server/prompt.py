@@ -53,6 +53,7 @@ def chat_prompt(template: Template, messages: list[Message], limit: ContextLimit
                 thinking: Thinking = Thinking(), one_image_only: bool = False) -> Prompt:
     """The prompt of a conversation. Where it is too long, the oldest messages are left out; system texts and the last message stay.
 
+    template: a Template, or a renderer or Jinja template in its place; one that `marks_images` says itself where they stand.
     Raises PromptError, and TemplateError from the template.
     """
     if one_image_only and any(len(message.images or ()) > 1 for message in messages):
