@@ -23,7 +23,8 @@ from vkbackend import settings
 
 from . import names, staging
 from .names import ModelName
-from .stored_model import MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError, parse_json
+from .stored_model import (MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError,
+                           parse_json)
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class Upload:
         """Raises StoreError where the disk has no room for so many bytes."""
         free = shutil.disk_usage(self._path.parent).free
         if num_bytes > free:
-            raise StoreError(f"{self._store.root} needs {num_bytes / 2**30:.2f} GiB more; the disk has {free / 2**30:.2f} GiB free: remove other models, "
-                             "or set OLLAMA_MODELS to a folder on another disk")
+            raise StoreError(f"{self._store.root} needs {num_bytes / 2**30:.2f} GiB more; the disk has {free / 2**30:.2f} GiB free: "
+                             "remove other models, or set OLLAMA_MODELS to a folder on another disk")
 
     @property
     def path(self) -> Path:
@@ -159,7 +160,8 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ModelNotFound(name.shortest) from None
         except OSError as error:
-            raise StoreError(f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, or delete the model") from None
+            raise StoreError(f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, "
+                             "or delete the model") from None
         try:
             document = parse_json(contents)
             layers = [_layer(entry) for entry in document.get("layers") or []]

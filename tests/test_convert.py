@@ -1,4 +1,5 @@
-"""Safetensors -> GGUF: the same weights, the same tokens, whichever form they come in; folders that are damaged or of another kind are refused by name."""
+"""Safetensors -> GGUF: the same weights, the same tokens, whichever form they come in; folders that are damaged or of another kind are refused
+by name."""
 
 import json
 import shutil
@@ -8,7 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hugging_face_folder import as_hugging_face, hugging_face_name, write_safetensors
+from hugging_face_folder import as_hugging_face, config_of, hugging_face_name, tokenizer_of, values_of, write_folder, write_safetensors
 from live_server import LiveServer, free_port
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
@@ -29,62 +30,8 @@ from vkbackend.ops import rope
 from vkbackend.session import Session
 from vkbackend.tokenizer import Tokenizer
 
-TEXTS = ["the and hell on", "Hello, world! 12345 \n\n  tabs\tand  spaces", "naïve café 東京 🙂", "<|im_start|>user\nthe<|im_end|>", " <start_of_turn>the thing"]
-
-
-def values_of(gguf: GGUFFile, name: str) -> np.ndarray:
-    info = gguf.tensors[name]
-    return FORMATS[info.type].dequantize(gguf.data(name).reshape(int(np.prod(info.shape[:-1])), -1)).reshape(info.shape)
-
-
-def config_of(gguf: GGUFFile) -> dict:
-    """config.json of a tiny model."""
-    def get(key):
-        return gguf.metadata[f"{gguf.metadata['general.architecture']}.{key}"]
-    config = {"hidden_size": get("embedding_length"), "intermediate_size": get("feed_forward_length"), "num_hidden_layers": get("block_count"),
-              "num_attention_heads": get("attention.head_count"), "num_key_value_heads": get("attention.head_count_kv"),
-              "max_position_embeddings": get("context_length"), "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
-              "rope_theta": get("rope.freq_base"), "vocab_size": get("vocab_size"), "head_dim": get("attention.key_length")}
-    if gguf.metadata["general.architecture"] == "llama":
-        return {"architectures": ["LlamaForCausalLM"]} | config
-    return {"architectures": ["Gemma3ForCausalLM"], "sliding_window": get("attention.sliding_window"), "rope_local_base_freq": 10000.0,
-            "layer_types": ["sliding_attention"] * config["num_hidden_layers"]} | config
-
-
-def tokenizer_of(gguf: GGUFFile) -> dict:
-    """tokenizer.json of a tiny model: byte-level BPE for llama, BPE that falls back to bytes for gemma3."""
-    tokens, types = gguf.metadata["tokenizer.ggml.tokens"], gguf.metadata["tokenizer.ggml.token_type"]
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [plain | {"id": i, "content": text, "special": bool(types[i] == 3)} for i, text in enumerate(tokens) if types[i] in (2, 3, 4)]
-    model = {"type": "BPE", "vocab": {text: i for i, text in enumerate(tokens)}}
-    if gguf.metadata["tokenizer.ggml.model"] == "gpt2":
-        steps = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]
-        return {"model": model | {"merges": [merge.split(" ") for merge in gguf.metadata["tokenizer.ggml.merges"]], "byte_fallback": False},
-                "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
-    scores = gguf.metadata["tokenizer.ggml.scores"]
-    merges = [[text[:cut], text[cut:]] for text in sorted((text for i, text in enumerate(tokens) if types[i] == 1), key=lambda text: -scores[tokens.index(text)])
-              for cut in range(1, len(text)) if text[:cut] in tokens and text[cut:] in tokens]
-    return {"model": model | {"merges": merges, "byte_fallback": True, "unk_token": "<unk>"}, "added_tokens": added,
-            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}}
-
-
-def write_folder(folder, gguf: GGUFFile, dtype: str = "F32", files: int = 1) -> dict:
-    """The model of a GGUF as a Hugging Face folder -> {name: path}."""
-    architecture = gguf.metadata["general.architecture"]
-    heads = {"attn_q": gguf.metadata[f"{architecture}.attention.head_count"], "attn_k": gguf.metadata[f"{architecture}.attention.head_count_kv"]}
-    tensors = {hugging_face_name(name, architecture): as_hugging_face(name, values_of(gguf, name), architecture, heads) for name in gguf.tensors}
-    folder.mkdir(exist_ok=True)
-    parts = np.array_split(np.array(sorted(tensors)), files)
-    for number, part in enumerate(parts, 1):
-        name = "model.safetensors" if files == 1 else f"model-{number:05}-of-{files:05}.safetensors"
-        write_safetensors(folder / name, {str(key): tensors[str(key)] for key in part}, dtype)
-    (folder / "config.json").write_text(json.dumps(config_of(gguf)))
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_of(gguf)))
-    special = {"bos_token": gguf.metadata["tokenizer.ggml.tokens"][gguf.metadata["tokenizer.ggml.bos_token_id"]],
-               "eos_token": {"content": gguf.metadata["tokenizer.ggml.tokens"][gguf.metadata["tokenizer.ggml.eos_token_id"]]},
-               "add_bos_token": gguf.metadata["tokenizer.ggml.add_bos_token"]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(special))
-    return {path.name: path for path in folder.iterdir()}
+TEXTS = ["the and hell on", "Hello, world! 12345 \n\n  tabs\tand  spaces", "naïve café 東京 🙂",
+         "<|im_start|>user\nthe<|im_end|>", " <start_of_turn>the thing"]
 
 
 def converted(files: dict, target) -> GGUFFile:
@@ -136,7 +83,8 @@ def test_turned_neighbours_are_turned_halves(tmp_path):
     products = []
     q, k = (rng.standard_normal((heads * head_dim, width)).astype(np.float32) for _ in range(2))
     for pairing, order in (("halves", np.arange(heads * head_dim)), ("adjacent", llama.neighbours(heads * head_dim, heads))):
-        turned = [rope.reference((x @ weight[order].T).reshape(2, heads, head_dim), positions, turns, n_rot=head_dim, pairing=pairing) for weight in (q, k)]
+        turned = [rope.reference((x @ weight[order].T).reshape(2, heads, head_dim), positions, turns, n_rot=head_dim, pairing=pairing)
+                  for weight in (q, k)]
         products.append(np.einsum("hd,hd->h", turned[0][0], turned[1][1]))
     np.testing.assert_allclose(products[1], products[0], rtol=1e-4)
 
@@ -180,10 +128,11 @@ def test_of_both_forms_of_a_model_the_split_one_counts(tmp_path):
 
 def test_llama3_factors():
     """Of Llama 3.1 (base 500,000, heads of 128): quick pairs as they are, slow ones eight times slower, between them rising."""
-    factors = llama.metadata(llama.Config({
+    _, tensors = llama.metadata(llama.Config({
         "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
         "max_position_embeddings": 131072, "vocab_size": 128256, "rope_theta": 500000.0, "rope_scaling": {
-            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}))[1]["rope_freqs.weight"]
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}))
+    factors = tensors["rope_freqs.weight"]
     assert factors.shape == (64,) and set(factors[:29]) == {1.0} and set(factors[35:]) == {8.0}
     assert (np.diff(factors) >= 0).all() and 1 < factors[30] < 8
     # By hand for pair 31: 8192 / (2 pi 500000^(62/128)) = 2.26 turns, a third and a bit of the way from slow (1) to quick (4).
@@ -293,14 +242,20 @@ def spoilt(folder, tmp_path, **changes) -> dict:
 
 @pytest.mark.parametrize("changes, words", [
     (dict(config_json=None), "config.json is missing"), (dict(tokenizer_json=None), "the tokenizer is missing"),
-    (dict(config_json=b"{"), "config.json is not JSON"), (dict(config_json=b"[1]"), "config.json is no JSON object"), (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
-    (dict(config_json={"architectures": []}), "unknown architecture"), (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
-    (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"), (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
-    (dict(config_json={"num_attention_heads": 3}), "do not share evenly"), (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
+    (dict(config_json=b"{"), "config.json is not JSON"), (dict(config_json=b"[1]"), "config.json is no JSON object"), 
+    (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
+    (dict(config_json={"architectures": []}), "unknown architecture"),
+    (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
+    (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"),
+    (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
+    (dict(config_json={"num_attention_heads": 3}), "do not share evenly"),
+    (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
     (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
-    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"), (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
+    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"),
+    (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
     (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
-    (dict(model_safetensors=None), "a file is missing"), (dict(model_safetensors=b"1234"), "too few"), (dict(model_safetensors=b"\xff" * 100), "claims"),
+    (dict(model_safetensors=None), "a file is missing"), (dict(model_safetensors=b"1234"), "too few"),
+    (dict(model_safetensors=b"\xff" * 100), "claims"),
     (dict(model_safetensors=(5).to_bytes(8, "little") + b"hello"), "not JSON")])
 def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
     with pytest.raises((CannotConvert, UnsupportedArchitecture), match=words):
@@ -308,9 +263,12 @@ def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
 
 
 @pytest.mark.parametrize("entry, words", [
-    ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"), ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
-    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"), ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),
-    ({"dtype": "F16", "shape": [4], "data_offsets": [8, 0]}, "described as"), ({"dtype": "F16", "shape": [4], "data_offsets": [0, 1 << 40]}, "described as"),
+    ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"),
+    ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
+    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"),
+    ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),
+    ({"dtype": "F16", "shape": [4], "data_offsets": [8, 0]}, "described as"),
+    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 1 << 40]}, "described as"),
     ({"dtype": "F16", "shape": [-4], "data_offsets": [0, 8]}, "described as"), ({"dtype": "F16", "shape": 4}, "described as"), (5, "described as"),
     ({"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}, "has no place in a llama model")])
 def test_a_tensor_that_is_none_is_refused_by_name(folder, tmp_path, entry, words):
@@ -349,7 +307,7 @@ def test_a_file_that_is_missing_is_noticed(tmp_path):
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         with pytest.raises(CannotConvert, match="layer . lacks .*a safetensors file is missing|a file is missing, give all"):
             from_folder({key: path for key, path in files.items() if key != name})
-    (tmp_path / "folder" / "config.json").write_text((tmp_path / "folder" / "config.json").read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
+    files["config.json"].write_text(files["config.json"].read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
     with pytest.raises(CannotConvert, match="hold layer 1, config.json says that there are 1"):
         from_folder(files)
 
@@ -360,12 +318,14 @@ def test_of_a_model_with_vision_the_text_part_is_taken(tmp_path):
     files = write_folder(tmp_path / "folder", original)
     text, weights = config_of(original), SafetensorsFile(files["model.safetensors"], "model.safetensors").tensors
     del text["architectures"], text["rms_norm_eps"]
-    files["config.json"].write_text(json.dumps({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text, "vision_config": {"hidden_size": 1152}}))
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text, "vision_config": {"hidden_size": 1152}}
+    files["config.json"].write_text(json.dumps(config))
     plain = {name: tensor.rows(slice(None)).reshape(tensor.shape) for name, tensor in weights.items()}
     vision = np.ones((4, 4), np.float32)
     for front, others in (("language_model.model.", ("vision_tower.x.weight", "multi_modal_projector.y", "language_model.lm_head.weight")),
                           ("model.language_model.", ("model.vision_tower.x.weight", "model.multi_modal_projector.y", "lm_head.weight"))):
-        write_safetensors(files["model.safetensors"], {front + name.removeprefix("model."): values for name, values in plain.items()} | dict.fromkeys(others, vision))
+        renamed = {front + name.removeprefix("model."): values for name, values in plain.items()}
+        write_safetensors(files["model.safetensors"], renamed | dict.fromkeys(others, vision))
         gguf = converted(files, tmp_path / "out.gguf")
         assert list(gguf.tensors) == sorted(original.tensors) and gguf.metadata["gemma3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
         np.testing.assert_array_equal(values_of(gguf, "blk.1.attn_q.weight"), values_of(original, "blk.1.attn_q.weight"))
@@ -425,5 +385,6 @@ def test_the_command_takes_a_folder_as_it_was_published(tmp_path, monkeypatch, s
         refused = CliRunner().invoke(cli, ["create", "none", "-q", "q9"])
         assert refused.exit_code == 1 and "unsupported quantization type Q9" in refused.output
     store = Store(tmp_path / "models")
-    assert {model.name: model.config["file_type"] for model in store.list()} == {"plain:latest": "F16", "small:latest": "Q8_0", "kind:latest": "Q4_K_M"}
+    levels = {model.name: model.config["file_type"] for model in store.list()}
+    assert levels == {"plain:latest": "F16", "small:latest": "Q8_0", "kind:latest": "Q4_K_M"}
     assert store.get("kind").system == "Be kind." and Session(store.get("small").gguf_path).logits([1, 2]).shape[0] == 2

@@ -30,7 +30,8 @@ def files(tmp_path_factory):
 
 
 def start(store, seed, files):
-    return subprocess.Popen([sys.executable, PROGRAM, store.root, str(seed), *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, PROGRAM, store.root, str(seed), *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
 
 
 def check_whole(store) -> int:
@@ -70,7 +71,8 @@ def test_killed_at_any_instant_it_holds_whole_models(tmp_path, files, monkeypatc
 
 def test_ended_before_each_of_its_file_operations_it_holds_whole_models(tmp_path, files):
     """Creating, replacing, quantizing, copying, deleting: every point between two changes on disk, one by one."""
-    done = subprocess.run([sys.executable, ROOT / "tests" / "crash_points.py", tmp_path, files[0]], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    program = ROOT / "tests" / "crash_points.py"
+    done = subprocess.run([sys.executable, program, tmp_path, files[0]], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) > 60
 
@@ -96,7 +98,8 @@ def test_two_programs_at_once(tmp_path, files):
 
 def test_the_lock_goes_with_its_process(tmp_path):
     store = Store(tmp_path / "store")
-    program = "import sys, time; from server.store import Store; store = Store(sys.argv[1]); store.lock.__enter__(); print('held', flush=True); time.sleep(60)"
+    program = ("import sys, time; from server.store import Store; store = Store(sys.argv[1]); store.lock.__enter__(); "
+               "print('held', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     held = threading.Event()
 
@@ -189,8 +192,8 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
 # --- paths that lead elsewhere
 
 SECRET = "of no concern to anybody"
-TRICKS = ("../secret", "../../secret", "..", "/etc/passwd", "a/../../secret", "%2e%2e/secret", "..%2fsecret", "m\0", "sha256-" + "0" * 63 + "/", "~/secret", "C:\\secret",
-          "....//secret", "./m", "m:../x", "m:..", "x/../m", "http://../../secret", "m@sha256:" + "0" * 64)
+TRICKS = ("../secret", "../../secret", "..", "/etc/passwd", "a/../../secret", "%2e%2e/secret", "..%2fsecret", "m\0", "sha256-" + "0" * 63 + "/",
+          "~/secret", "C:\\secret", "....//secret", "./m", "m:../x", "m:..", "x/../m", "http://../../secret", "m@sha256:" + "0" * 64)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -200,8 +203,10 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
     make_model(store, "base", tmp_path)
     inside = {path for path in tmp_path.rglob("*")}
     for use in (lambda: store.get(trick), lambda: store.blob_path(trick), lambda: store.delete(names.parse(trick)), lambda: store.read_json(trick),
-                lambda: run(store, model=trick, from_="base"), lambda: run(store, model="m", from_=trick), lambda: run(store, model="m", files={trick: "sha256:" + "0" * 64}),
-                lambda: run(store, model="m", files={"m.gguf": trick}), lambda: run(store, model="m", files={"config.json": trick, "model.safetensors": trick})):
+                lambda: run(store, model=trick, from_="base"), lambda: run(store, model="m", from_=trick),
+                lambda: run(store, model="m", files={trick: "sha256:" + "0" * 64}),
+                lambda: run(store, model="m", files={"m.gguf": trick}),
+                lambda: run(store, model="m", files={"config.json": trick, "model.safetensors": trick})):
         try:
             use()
         except (ApiError, StoreError, ModelNotFound, ValueError, GGUFError) as error:

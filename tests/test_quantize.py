@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from tiny_gguf import write_tiny_gguf
 
 from server import create, messages, names
 from server.convert import CannotConvert, from_gguf, gguf_out, mixture, write_model
+from server.convert.safetensors import SafetensorsFile
+from server.convert.source import Source, Tensor
 from server.errors import ApiError
 from server.quantization import parse_file_type, quantize_target
 from server.store import Store, StoreError
@@ -24,9 +27,11 @@ from vkbackend.gguf.reader import GGUFFile
 from vkbackend.session import Session
 
 _T = GGMLQuantizationType
-TARGETS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+TARGETS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L",
+           "Q3_K_M", "Q3_K_S", "Q2_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 # Mean distance of a dequantized weight to what it was, in parts of the weights' mean size, as large as it may be.
-BOUNDS = {"F32": 0.0, "F16": 0.0, "BF16": 0.004, "Q8_0": 0.006, "Q6_K": 0.03, "Q5_K": 0.05, "Q5_0": 0.06, "Q5_1": 0.06, "Q4_K": 0.1, "Q4_0": 0.12, "Q4_1": 0.12,
+BOUNDS = {"F32": 0.0, "F16": 0.0, "BF16": 0.004, "Q8_0": 0.006, "Q6_K": 0.03, "Q5_K": 0.05, "Q5_0": 0.06, "Q5_1": 0.06,
+          "Q4_K": 0.1, "Q4_0": 0.12, "Q4_1": 0.12,
           "Q3_K": 0.25, "Q2_K": 0.45}
 
 
@@ -58,7 +63,8 @@ def random_gguf(path, dtype=np.float16, **options):
         if len(tensor.shape) == 1:
             return tensor
         values = (rng.standard_normal(tensor.shape) * 0.05).astype(dtype)
-        return replace(tensor, values=lambda first, last: values[first:last].astype(np.float32), stored=lambda first, last: values[first:last].tobytes())
+        return replace(tensor, values=lambda first, last: values[first:last].astype(np.float32),
+                       stored=lambda first, last: values[first:last].tobytes())
     pairs = source.pairs | {"general.file_type": gguf_out.pair("general.file_type", 1 if dtype == np.float16 else 0)}
     with open(path, "wb") as file:
         gguf_out.write(replace(source, pairs=pairs, tensors=[of(tensor) for tensor in source.tensors]), {}, file.write, lambda done: None)
@@ -79,14 +85,15 @@ def test_types_are_those_that_llama_cpp_gave(model, file_type):
     gguf = GGUFFile.open(model_path(model))
     before = [replace(tensor, type=_T.F16 if len(tensor.shape) > 1 else _T.F32) for tensor in from_gguf(gguf).tensors]
     types = mixture.types(file_type, before)
-    assert {tensor.name: types.get(tensor.name, tensor.type).name for tensor in before} == {name: info.type.name for name, info in gguf.tensors.items()}
+    wanted = {name: info.type.name for name, info in gguf.tensors.items()}
+    assert {tensor.name: types.get(tensor.name, tensor.type).name for tensor in before} == wanted
 
 
 def test_types_of_the_small_mixtures():
     """32 layers, four heads for each of k's: the layers that get more, counted by hand."""
     def matrix(name, rows, columns):
         return replace(from_gguf_tensor, name=name, shape=(rows, columns))
-    from_gguf_tensor = mixture.Tensor("", (1, 1), _T.F16, None, None)
+    from_gguf_tensor = Tensor("", (1, 1), _T.F16, None, None)
     layers = [matrix(f"blk.{i}.{name}.weight", rows, 4096) for i in range(32)
               for name, rows in (("attn_q", 4096), ("attn_k", 1024), ("attn_v", 1024), ("attn_output", 4096), ("ffn_down", 4096))]
     tensors = [*layers, matrix("token_embd.weight", 100, 4096), matrix("output.weight", 100, 4096)]
@@ -108,8 +115,8 @@ def test_types_of_the_small_mixtures():
     assert mixture.types("F32", tensors)["output.weight"].name == "F32"
 
 
-@pytest.mark.parametrize("width, kind, wanted", [(256, "Q4_K", "Q4_K"), (576, "Q4_K", "Q5_0"), (576, "Q5_K", "Q5_1"), (576, "Q6_K", "Q8_0"), (32, "Q2_K", "Q4_0"),
-                                                 (48, "Q3_K", "F16"), (48, "Q8_0", "F16"), (32, "Q8_0", "Q8_0")])
+@pytest.mark.parametrize("width, kind, wanted", [(256, "Q4_K", "Q4_K"), (576, "Q4_K", "Q5_0"), (576, "Q5_K", "Q5_1"), (576, "Q6_K", "Q8_0"),
+                                                 (32, "Q2_K", "Q4_0"), (48, "Q3_K", "F16"), (48, "Q8_0", "F16"), (32, "Q8_0", "Q8_0")])
 def test_rows_that_hold_no_whole_blocks(width, kind, wanted):
     assert mixture.fitting(_T[kind], width).name == wanted
 
@@ -127,8 +134,8 @@ def test_every_type_is_written_and_runs(store, tmp_path, target):
         progress = [(total, done) for _, total, done in told if total]
         assert progress == sorted(progress) and progress[-1] == (progress[0][0],) * 2 == (sum(info.num_bytes for info in after.tensors.values()),) * 2
     assert after.metadata["general.file_type"] == (0 if target == "F32" else int(LlamaFileType[f"MOSTLY_{target}"]))
-    assert {key: str(after.metadata[key]) for key in after.metadata} | {"general.file_type": 0} == {key: str(before.metadata[key]) for key in before.metadata} | {
-        "general.file_type": 0}
+    was, now = ({key: str(gguf.metadata[key]) for key in gguf.metadata if key != "general.file_type"} for gguf in (before, after))
+    assert now == was
     assert list(after.tensors) == sorted(before.tensors)
     for name, info in after.tensors.items():
         was, now = dequantized(before, name), dequantized(after, name)
@@ -189,10 +196,9 @@ def test_smollm2_stays_what_it_is(store, tmp_path):
 def test_a_large_tensor_takes_little_memory(tmp_path):
     width, rows = 4096, 8192
     path = write_safetensors(tmp_path / "model.safetensors", {"x": np.zeros((rows, width), np.float16)}, "F16")
-    from server.convert.safetensors import SafetensorsFile
     stored = SafetensorsFile(path, "model.safetensors").tensors["x"]
-    tensor = mixture.Tensor("blk.0.ffn_up.weight", stored.shape, _T.F16, lambda first, last: stored.rows(slice(first, last)), None)
-    source = mixture.Source("F16", {}, [tensor], lambda: None)
+    tensor = Tensor("blk.0.ffn_up.weight", stored.shape, _T.F16, lambda first, last: stored.rows(slice(first, last)), None)
+    source = Source("F16", {}, [tensor], lambda: None)
     taken = 0
 
     def take(piece):
@@ -215,7 +221,6 @@ def test_a_client_that_left_ends_it(store, tmp_path):
 
 
 def test_a_disk_without_room_is_said_at_once(store, tmp_path, monkeypatch):
-    from collections import namedtuple
     path = random_gguf(tmp_path / "m.gguf")
     add(store, path)
     before = sorted(store.blobs.iterdir())
@@ -229,7 +234,8 @@ def test_names_of_types():
     for vector in load("ggml_types", kind="parse_file_type"):  # recorded ones mean what they meant, some of those refused there are taken
         if "error" not in vector:
             assert quantize_target(vector["input"]) == parse_file_type(vector["input"])
-    assert [quantize_target(text) for text in ("q3_k", "Q4_K", "q5_K", "q6_k", "bf16", "q4_0")] == ["Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "BF16", "Q4_0"]
+    meant = {"q3_k": "Q3_K_M", "Q4_K": "Q4_K_M", "q5_K": "Q5_K_M", "q6_k": "Q6_K", "bf16": "BF16", "q4_0": "Q4_0"}
+    assert {text: quantize_target(text) for text in meant} == meant
     assert {quantize_target(target.lower()) for target in TARGETS} == set(TARGETS)
     for text in ("Q9_Z", "", "Q4_K_L", "IQ4_XS", "../x"):
         with pytest.raises(ValueError, match="unsupported quantization type .* - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"):

@@ -50,7 +50,8 @@ class Config:
         return CannotConvert(f"config.json: {self._path}{key} is {str(self._values.get(key))[:80]}, not {wanted}; give the model's own config.json")
 
     def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:
-        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there perhaps one for each `kind` of layer."""
+        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there perhaps one for each `kind`
+        of layer."""
         together = self.part("rope_parameters")
         if together is not None and kind is not None and together.part(kind) is not None:
             together = together.part(kind)

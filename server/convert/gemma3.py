@@ -42,9 +42,11 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
     if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (None, LOCAL_ROPE_BASE):
         raise CannotConvert(f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the others turning "
                             f"by a base of {LOCAL_ROPE_BASE:g}; this one differs")
-    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers, "gemma3.context_length": config.whole("max_position_embeddings", 131072),
+    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers,
+              "gemma3.context_length": config.whole("max_position_embeddings", 131072),
               "gemma3.embedding_length": config.whole("hidden_size"), "gemma3.feed_forward_length": config.whole("intermediate_size"),
-              "gemma3.attention.head_count": config.whole("num_attention_heads", 8), "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
+              "gemma3.attention.head_count": config.whole("num_attention_heads", 8),
+              "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
               "gemma3.attention.key_length": head_dim, "gemma3.attention.value_length": head_dim,
               "gemma3.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
               "gemma3.attention.sliding_window": config.whole("sliding_window", 4096),

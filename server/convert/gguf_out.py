@@ -113,6 +113,6 @@ def encode(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> bytes:
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)
         if not np.isfinite(halves).all():
-            raise CannotConvert(f"tensor {name} holds {np.abs(values).max():g}, more than float16 can; quantize it to another type, or keep it as it is")
+            raise CannotConvert(f"tensor {name} holds {np.abs(values).max():g}, more than float16 can; quantize the model to another type")
         return halves.tobytes()
     return values.tobytes() if kind is GGMLQuantizationType.F32 else libgguf.quantize_rows(values, kind).tobytes()

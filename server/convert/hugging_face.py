@@ -99,12 +99,14 @@ def _check_layers(tensors: list[Tensor], num_layers: int) -> None:
         if tensor.name.startswith("blk."):
             _, number, part = tensor.name.split(".", 2)
             if int(number) not in layers:
-                raise CannotConvert(f"the safetensors files hold layer {number}, config.json says that there are {num_layers}; are they of one model?")
+                raise CannotConvert(f"the safetensors files hold layer {number}, config.json says that there are {num_layers}; "
+                                    "are they of one model?")
             layers[int(number)].add(part)
     wanted = set().union(*layers.values())
     for number, parts in layers.items():
         if parts != wanted or not parts:
-            raise CannotConvert(f"layer {number} lacks {', '.join(sorted(wanted - parts)[:4]) or 'all its weights'}: a safetensors file is missing, give all of them")
+            lacking = ", ".join(sorted(wanted - parts)[:4]) or "all its weights"
+            raise CannotConvert(f"layer {number} lacks {lacking}: a safetensors file is missing, give all of them")
 
 
 def _tensor(name: str, stored: StoredTensor, order: np.ndarray | None, added: float) -> Tensor:

@@ -36,7 +36,8 @@ def translated(name: str, names: dict[str, str], architecture: str) -> str | Non
             return f"blk.{int(match[1])}.{names[match[2]]}.{kind}"
     if LEFT_OUT.match(name):
         return None
-    raise CannotConvert(f"tensor {name} has no place in a {architecture} model; give the files of the model itself (no adapters, no quantized weights)")
+    raise CannotConvert(f"tensor {name} has no place in a {architecture} model; give the files of the model itself "
+                        "(no adapters, no quantized weights)")
 
 
 def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:

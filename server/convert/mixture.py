@@ -8,7 +8,7 @@ import re
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from .source import Source, Tensor
+from .source import Tensor
 
 _T = GGMLQuantizationType
 # Matrices that stay what they are: small ones that decide much, and those of vision parts.
