@@ -91,6 +91,11 @@ class LoadedModel:
         return all(getattr(self.options, name) == getattr(options, name) for name in LOAD_OPTIONS
                    if not (name == "num_gpu" and options.num_gpu < 0))  # -1 leaves it to us: as it is will do
 
+    @property
+    def is_resting(self) -> bool:
+        """Nobody uses it, and its time runs, or it stays for ever."""
+        return self._timer is not None or self.stays
+
     def start_timer(self, unload: Callable[["LoadedModel"], None]):
         self.stop_timer()
         if not self.stays:
@@ -175,6 +180,7 @@ class LoadedModels:
                         await self._load_in_turn(stored, options)
         finally:
             self._num_waiting -= 1
+            self._rest_unused()
 
     async def _made_room(self, stored) -> bool:
         """Whether somebody had to go first: who stands for the same model with other options, or one too many."""
@@ -232,7 +238,7 @@ class LoadedModels:
             self._loading.add_done_callback(self._discard)
             raise
         except asyncio.CancelledError:  # given up; the load goes on, for whoever comes next
-            self._loading.add_done_callback(self._rest_unused)
+            self._loading.add_done_callback(self._given_up)
             raise
 
     async def _within_timeout(self, awaitable, stored):
@@ -263,12 +269,17 @@ class LoadedModels:
                  "".join(f", {layers} layers on {where}" for where, layers in result.placement))
         return model
 
-    def _rest_unused(self, load: asyncio.Task):
-        """A loaded model that nobody waits for any more stays as long as one after its last use."""
+    def _given_up(self, load: asyncio.Task):
+        """A load whose request went away, and came to an end."""
         if not load.cancelled() and load.exception() is not None:
             log.warning("a load that nobody waited for failed: %s", load.exception())
-        elif not load.cancelled() and load.result().num_users == 0:
-            load.result().start_timer(self._begin_unload)
+        self._rest_unused()
+
+    def _rest_unused(self):
+        """A loaded model that nobody came for stays as long as one after its last use."""
+        for model in self.loaded:
+            if not model.num_users and not model.is_resting:
+                model.start_timer(self._begin_unload)
 
     def _discard(self, load: asyncio.Task):
         """A load that took too long, and came to an end."""
@@ -312,6 +323,11 @@ class LoadedModels:
             model.keep_alive = 0
             self._begin_unload(model)
         await self._memory_given_back()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a model to be loaded."""
+        return self._num_waiting
 
     def running(self) -> list[RunningModel]:
         """What /api/ps shows: who stays longest comes first."""

@@ -14,9 +14,10 @@ from live_server import ROOT, LiveServer
 from test_bad_input import call, create, upload
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend.device.discover import available_host_memory
 from vkbackend.engine import placing
 from vkbackend.engine.opening import open_engine
-from vkbackend.errors import OutOfMemory, RequestError
+from vkbackend.errors import DeviceError, OutOfMemory, RequestError
 
 MIB = 1 << 20
 
@@ -91,6 +92,23 @@ def test_several_models_answer_at_the_same_time_and_one_gives_way(server):
     assert "c" not in running(server)
 
 
+def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
+    """Real memory: what one model takes is free for the next one only when it is gone. Neither is split."""
+    total = device.info.memory_total
+    if available_host_memory() < total + 512 * MIB:
+        pytest.skip("less memory is available than the device has: what is free there changes with other programs")
+    path = write_tiny_gguf(tmp_path / "large.gguf", "llama", "f32", num_layers=24)
+    size = path.stat().st_size
+    environment = {"OLLAMA_VULKAN": "1", "OLLAMA_GPU_OVERHEAD": str(total - 3 * size // 2)}
+    with LiveServer(tmp_path / "models", environment=environment) as server:
+        digest = upload(server, path.read_bytes())
+        for name in ("one", "two"):
+            create(server, name, digest)
+            call(server, "/api/create", {"model": name, "from": name, "system": name})
+            generate(server, name)
+            assert {each: model["size"] - model["size_vram"] for each, model in running(server).items()} == {name: 0}
+
+
 @pytest.fixture
 def on_device(device, monkeypatch):
     """This process runs models on the default device, with no more memory there than a test says."""
@@ -161,3 +179,13 @@ def test_a_main_gpu_that_is_not_there_is_said(on_device, gguf, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(opened_places(gguf, main_gpu=7)) == 1
     assert "main_gpu is 7; the devices that may be used are 0" in caplog.text
+
+
+def test_a_device_that_cannot_be_opened_is_done_without(on_device, gguf, monkeypatch):
+    on_device(64 * MIB)
+
+    def refuses(uuid):
+        raise DeviceError("vkCreateDevice gave ErrorInitializationFailed")
+
+    monkeypatch.setattr(placing.selection, "opened", refuses)
+    assert opened_places(gguf) == (("CPU", 5),)

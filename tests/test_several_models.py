@@ -200,6 +200,35 @@ def test_a_queue_of_none_still_serves_one_at_a_time():
     run(scenario, max_queue=0)
 
 
+def test_who_gives_up_while_another_gives_way_leaves_nothing_behind():
+    async def scenario(models, loader):
+        user = asyncio.create_task(use(models, "a", seconds=0.15))
+        await until(lambda: models.loaded and models.loaded[0].num_users)
+        waiting = asyncio.create_task(use(models, "b"))
+        await until(lambda: models.loaded[0].is_leaving)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await asyncio.wait_for(use(models, "c"), 5)
+        await user
+        assert loader.log == ["+a:latest", "-a:latest", "+c:latest"] and models._num_waiting == 0
+    run(scenario, max_models=1)
+
+
+def test_a_loaded_model_that_nobody_came_for_rests_and_ends():
+    async def scenario(models, loader):
+        loader.gate.clear()
+        only = asyncio.create_task(use(models, "slow"))
+        await asyncio.sleep(0.03)
+        closing = asyncio.create_task(asyncio.sleep(0.1))
+        models._unloading.add(closing)  # what is still being freed when the load is done
+        closing.add_done_callback(models._unloading.discard)
+        loader.gate.set()
+        await until(lambda: models.loaded)
+        only.cancel()
+        await until(lambda: loader.log == ["+slow:latest", "-slow:latest"])
+    run(scenario, keep_alive=SECOND // 20)
+
+
 class SplittingLoader(Loader):
     """Puts on the CPU what does not fit, unless it is asked for the whole."""
 

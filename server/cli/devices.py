@@ -1,4 +1,4 @@
-"""`devices`: every Vulkan device, what it can do, which one models would run on and why."""
+"""`devices`: every Vulkan device, what it can do, which ones models would run on, in which order, and why."""
 
 import json
 
@@ -16,7 +16,7 @@ HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE"
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
 def devices(as_json):
-    """List Vulkan devices, and which one is used and why."""
+    """List Vulkan devices, and which ones are used and why."""
     found = survey()
     if as_json:
         click.echo(json.dumps(as_dict(found), indent=2))
@@ -27,9 +27,10 @@ def devices(as_json):
 
 
 def as_dict(found: Survey) -> dict:
-    listed = [device.as_dict() | {"used": found.uses_device and device == found.chosen, "reason": found.reasons[device.index]}
+    listed = [device.as_dict() | {"used": found.uses_device and device in found.usable, "reason": found.reasons[device.index]}
               for device in found.devices]
-    return {"vulkan": found.is_switched_on, "chosen": found.chosen.index if found.chosen else None, "runs_on": found.sentence,
+    return {"vulkan": found.is_switched_on, "chosen": found.chosen.index if found.chosen else None,
+            "order": [device.index for device in found.usable], "runs_on": found.sentence,
             "problem": found.problem, "devices": listed}
 
 
@@ -38,12 +39,20 @@ def lines(found: Survey) -> list[str]:
         return ["Models run on: CPU"]
     rows = [[device.index, device.name, device.type.name.lower(), f"{device.driver} {device.driver_version}", ".".join(map(str, device.api)),
              _range(device.subgroup_min, device.subgroup_max), human_bytes_binary(device.memory_total), human_bytes_binary(device.memory_free),
-             "*" if device == found.chosen else ""] for device in found.devices]
+             _place(device, found.usable)] for device in found.devices]
     text = columns(rows, HEADER) + [""]
     for device in found.devices:
         text += [f"{device.index}: {found.reasons[device.index]}", f"   features: {', '.join(sorted(device.features)) or 'none of the optional ones'}"]
     return text + ["", f"Models run on: {found.sentence}"] + ([] if found.is_switched_on or found.chosen is None else [
         f"With OLLAMA_VULKAN=1 they would run on {found.chosen.name}"])
+
+
+def _place(device, usable) -> str:
+    """* for the device that comes first, then 2, 3, ... for those that models go to where they do not fit there, or where they are spread."""
+    if device not in usable:
+        return ""
+    number = usable.index(device) + 1
+    return "*" if number == 1 else str(number)
 
 
 def _range(least: int, most: int) -> str:
