@@ -3,7 +3,8 @@
 A renderer that the model's config names comes before its Go template, and where it has neither, its file's Jinja template is taken.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from . import jinja, renderers
@@ -18,7 +19,7 @@ class PromptTemplate(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class PromptStyle:
     """thinking_tags are empty where thoughts are not marked; tool_tag begins a tool call."""
 
@@ -32,6 +33,13 @@ def style_of(stored, jinja_source: jinja.Source | None, tokenizer) -> PromptStyl
     if jinja_source is not None:
         text = jinja_source.text
         return PromptStyle(jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer), jinja.thinking_tags(text), jinja.tool_tag(text))
-    template = Template.parse(stored.template)
+    style = _go_style(stored.template)
     renderer = stored.config.get("renderer")
-    return PromptStyle(renderers.named(renderer) if renderer else template, thinking_tags(template), tag_of(template))
+    return replace(style, template=renderers.named(renderer)) if renderer else style
+
+
+@functools.lru_cache(maxsize=64)
+def _go_style(text: str) -> PromptStyle:
+    """Parsing takes longer than writing a prompt."""
+    template = Template.parse(text)
+    return PromptStyle(template, thinking_tags(template), tag_of(template))
