@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import ssl
 import threading
 from dataclasses import dataclass, field
 
@@ -79,10 +80,10 @@ def _has_left(request: web.Request) -> bool:
 
 
 class FaultProxy:
-    """`fault(seen)` -> what to do to that answer, None for nothing. `seen`: every request so far."""
+    """`fault(seen)` -> what to do to that answer, None for nothing. `seen`: every request so far. certificate: speaks TLS."""
 
-    def __init__(self, upstream: str):
-        self._upstream, self.port = upstream, free_port()
+    def __init__(self, upstream: str, certificate: ssl.SSLContext | None = None):
+        self._upstream, self._certificate, self.port = upstream, certificate, free_port()
         self.host, self.seen, self.fault = f"127.0.0.1:{self.port}", [], lambda seen: None
 
     def of_kind(self, kind: str) -> list[Seen]:
@@ -100,7 +101,7 @@ class FaultProxy:
             app.router.add_route("*", "/{path:.*}", self._handle)
             self._runner = web.AppRunner(app, shutdown_timeout=0.1)
             await self._runner.setup()
-            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+            await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._certificate).start()
             started.set()
 
         self._loop.create_task(start())

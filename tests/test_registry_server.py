@@ -180,7 +180,8 @@ def test_commands_without_a_server(debian, without_server):
     assert result.exit_code == 0 and result.output.splitlines()[-1] == "success"
 
 
-@pytest.mark.parametrize("arguments, says", [(["pull", "http://127.0.0.1:1/library/m"], "Error: insecure protocol http"), (["pull", "bad name"], "Error: invalid model name"),
+@pytest.mark.parametrize("arguments, says", [(["pull", "http://127.0.0.1:1/library/m"], "Error: insecure protocol http"),
+                                             (["pull", "bad name"], "Error: invalid model name"),
                                              (["pull", "--insecure", "127.0.0.1:1/library/m"], "Error: pull model manifest: could not connect"),
                                              (["push", "nobody/nothing"], "Error: model 'nobody/nothing' not found")])
 def test_commands_that_fail(without_server, arguments, says):
@@ -189,8 +190,8 @@ def test_commands_that_fail(without_server, arguments, says):
 
 
 def _start(registry, error=subprocess.PIPE):
-    return subprocess.Popen([sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)], cwd=ROOT, stdout=subprocess.PIPE, stderr=error, text=True,
-                            env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"})
+    return subprocess.Popen([sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)], cwd=ROOT, stdout=subprocess.PIPE, stderr=error,
+                            text=True, env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"})
 
 
 def test_bars_on_a_terminal(slow, without_server):

@@ -53,8 +53,14 @@ class Bar:
         if not self.rate:
             return " " * 19
         seconds = int((self.total - self.completed) / self.rate)
-        left = f"{seconds}s" if seconds < 60 else f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-        return f" {human_bytes(int(self.rate)) + '/s':>10} {left:>7}"
+        return f" {human_bytes(int(self.rate)) + '/s':>10} {_short_time(seconds):>7}"
+
+
+def _short_time(seconds: int) -> str:
+    """`58s`, `1m30s`, `2h05m`."""
+    if seconds < 60:
+        return f"{seconds}s"
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
 class Progress:

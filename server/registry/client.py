@@ -50,6 +50,7 @@ class Client:
         self.endpoint, self.limits, self._credentials = endpoint, limits, credentials
         self._authorization: str | None = None
         self._authorizing = asyncio.Lock()
+        self._ssl = endpoint.verifies  # True: the system's certificates
 
     async def __aenter__(self) -> "Client":
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect_seconds, sock_read=self.limits.stall_seconds)
@@ -87,7 +88,7 @@ class Client:
             sent = self._authorization if is_ours else None
             response = await self._session.request(
                 method, url, headers=headers | ({"Authorization": sent} if sent else {}), data=body() if callable(body) else body,
-                allow_redirects=False, proxy=proxy_of(url), ssl=self.endpoint.verifies or False)
+                allow_redirects=False, proxy=proxy_of(url), ssl=self._ssl)
             if response.status == 401 and is_ours and not was_asked:
                 was_asked = True
                 challenge = response.headers.get("WWW-Authenticate", "")
@@ -125,7 +126,7 @@ class Client:
 
     async def _token(self, challenge: authorization.Challenge) -> str:
         url, headers = authorization.token_request(challenge, self.endpoint.base, self._credentials.username, self._credentials.password)
-        async with self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_of(url), ssl=self.endpoint.verifies or False) as response:
+        async with self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_of(url), ssl=self._ssl) as response:
             if response.status != 200:
                 await self._refuse(response, "GET", url)
             contents = await read_at_most(response, TOKEN_BYTES)
