@@ -10,11 +10,13 @@ from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
 LAYERS = 5  # four blocks and the output
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict:
+@pytest.fixture(scope="module", params=["0", "1"], ids=["as-they-are", "as-gpus"])
+def found(request, tmp_path_factory) -> dict:
+    """As GPUs with memory of their own, everything is copied there and back."""
     path = write_tiny_gguf(tmp_path_factory.mktemp("two") / "tiny.gguf", "llama", "q8_0", num_layers=LAYERS - 1)
     files = ":".join(str(driver.require().manifest) for driver in (LAVAPIPE, SWIFTSHADER))
-    environment = {"VK_DRIVER_FILES": files, "VK_ICD_FILENAMES": files, "OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "0,1"}
+    environment = {"VK_DRIVER_FILES": files, "VK_ICD_FILENAMES": files, "OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "0,1",
+                   "VKBACKEND_FORCE_DISCRETE": request.param}
     return run_on(None, Path("two_devices.py"), path, environment=environment, seconds=120)
 
 
