@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import AsyncIterator
 
 from aiohttp import web
-from vkbackend.engine.sequence import Finished, PromptLogprobs
+from vkbackend.engine.sequence import Finished, Piece, PromptLogprobs, Purpose
 
 from .. import inference, messages, streaming
 from ..errors import ApiError
@@ -49,35 +49,30 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
     unknown = next((token for token in tokens if token >= model.tokenizer.vocab_size), None)
     if unknown is not None:
         raise ApiError(400, f"prompt: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
-    scored = extras.echo and extras.logprobs is not None
-    # At least one token is sampled: that of a request for none is thrown away.
-    num_predict = run.generation.num_predict or 1
-    run.generation = replace(run.generation, prompt_tokens=tokens, prompt_logprobs=scored and len(tokens) > 1, num_predict=num_predict,
-                             truncate=run.generation.truncate and not extras.echo)
+    is_scored = extras.echo and extras.logprobs is not None and len(tokens) > 1
+    run.generation = replace(run.generation, prompt_tokens=tokens, prompt_logprobs=is_scored, truncate=run.generation.truncate and not extras.echo,
+                             purpose=Purpose.SCORE if ask.options.get("num_predict") == 0 else Purpose.TEXT)
     return run
 
 
 async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[GenerateResponse]:
-    wants_none = run.plan.options.num_predict == 0
-    tokens = run.generation.prompt_tokens
+    tokens, generates = run.generation.prompt_tokens, run.generation.purpose is Purpose.TEXT
     if extras.echo and not run.generation.prompt_logprobs:
         logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
         yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
     async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
-        if isinstance(event, PromptLogprobs):
+        if isinstance(event, Piece):
+            yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
+        elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:
             first = _first_token(run.model.tokenizer, tokens[0], prompt)
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *streaming.logprobs(event.logprobs)])
-        elif not isinstance(event, Finished):
-            if not wants_none:
-                yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
-        elif event.reason == "cancelled":
-            raise ApiError(503, "the model was unloaded while it answered; send the request again")
-        else:
+        elif isinstance(event, Finished):
+            if event.reason == "cancelled":
+                raise ApiError(503, "the model was unloaded while it answered; send the request again")
             # An end token, too, is one of the tokens asked for: who leaves out the last entry, as evaluations do, must not lose one of the prompt.
-            end = [event.end] if event.end and run.generation.prompt_logprobs and not wants_none else []
+            end = [event.end] if event.end and run.generation.prompt_logprobs else []
             last = run.finished(_answer(ask, "", [replace(token, bytes=[]) for token in streaming.logprobs(end)]), event)
-            if wants_none:
-                last.done_reason, last.eval_count = "length", 0
+            last.done_reason = last.done_reason if generates else "length"
             yield last
 
 

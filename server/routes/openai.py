@@ -13,10 +13,10 @@ from ..errors import ApiError
 from ..keys import STORE
 from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
 from ..openai.choices import gather, pieces, whole_answer
-from ..openai.messages import ChatCompletionRequest, CompletionRequest
+from ..openai.messages import ChatCompletionRequest, CompletionRequest, EmbedRequest
 from ..openai.stream import send_events
 from ..store import ModelNotFound
-from . import chat, generate, models
+from . import chat, embed, generate, models
 
 
 def in_openai_shape(handler):
@@ -71,6 +71,14 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 @in_openai_shape
+async def embeddings(request: web.Request) -> web.Response:
+    started = time.monotonic()
+    asked = requests.read(EmbedRequest, await request.read())
+    found = await embed.answer(request, requests.embed_request(asked), started)
+    return _answer(answers.embedding_list(asked.model, found, asked.encoding_format))
+
+
+@in_openai_shape
 async def list_models(request: web.Request) -> web.Response:
     return _answer(answers.model_list(await asyncio.to_thread(models.list_models, request.app[STORE])))
 
@@ -88,6 +96,7 @@ async def retrieve_model(request: web.Request) -> web.Response:
 ROUTES = [
     web.post("/v1/chat/completions", chat_completions),
     web.post("/v1/completions", completions),
+    web.post("/v1/embeddings", embeddings),
     web.get("/v1/models", list_models),
     web.get("/v1/models/{model}", retrieve_model),
 ]
