@@ -69,3 +69,12 @@ def test_values_that_look_like_markup(size):
     text = ("a<tool_call>\n<function=f>\n<parameter=x>\n\nif (a < b && c > d)\n\n</parameter>\n<parameter=n>\n12\n</parameter>\n</function>\n"
             "</tool_call>")
     assert whole(builtin("qwen3-coder", known), text, size) == ("a", "", ['f{"n":12,"x":"\\nif (a \\u003c b \\u0026\\u0026 c \\u003e d)\\n"}'])
+
+
+@pytest.mark.parametrize("name, text, wanted", [
+    ("qwen3-coder", "a <tool", ("a <tool", "", [])), ("qwen3-vl-instruct", "a <tool", ("a <tool", "", [])),
+    ("qwen3-vl-thinking", "hm </thi", ("", "hm </thi", [])), ("qwen3-vl-thinking", "hm</think>a<", ("a<", "hm", [])),
+    ("harmony", "<|channel|>final<|message|>a <|en", ("a <|en", "", []))])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_text_that_only_began_like_a_tag_is_not_lost(name, text, wanted, size):
+    assert whole(builtin(name), text, size) == wanted

@@ -48,6 +48,8 @@ class HarmonyParser:
         while self._step(parsed):
             pass
         if done:
+            if self._at in (_In.CONTENT, _In.THOUGHTS, _In.CALL):
+                self._emit(parsed, self._held)  # it only began like the end of a message
             parsed.calls += [ToolCall("", self._function(*call)) for call in self._calls]
         return parsed
 

@@ -23,7 +23,7 @@ class TaggedCalls:
         """Drops white space until something else comes."""
         self._skips_space = True
 
-    def add(self, text: str) -> Parsed:
+    def add(self, text: str, done: bool) -> Parsed:
         parsed = Parsed()
         text, self._held = self._held + text, ""
         if self._skips_space:
@@ -43,10 +43,15 @@ class TaggedCalls:
         if self._in_call:
             self._held = text
             return parsed
-        shown = split_trailing_space(text[:len(text) - overlap(text, OPENING)])[0]
+        shown, self._held = _without_beginning(text, OPENING, done)
         parsed.content += shown
-        self._held = text[len(shown):]
         return parsed
+
+
+def _without_beginning(text: str, tag: str, done: bool) -> tuple[str, str]:
+    """(text, white space and what may be the beginning of a tag at its end); where nothing follows, only white space is kept back."""
+    shown = split_trailing_space(text if done else text[:len(text) - overlap(text, tag)])[0]
+    return shown, text[len(shown):]
 
 
 class Qwen3CoderParser:
@@ -59,7 +64,7 @@ class Qwen3CoderParser:
         self._calls = TaggedCalls(self._read, patient=False)
 
     def add(self, text: str, done: bool = False) -> Parsed:
-        return self._calls.add(text)
+        return self._calls.add(text, done)
 
     def _read(self, text: str) -> ToolCallFunction:
         function = _tag(text, "function", 0)
@@ -137,13 +142,12 @@ class Qwen3VLParser:
             text, self._held = self._held + text, ""
             thoughts, found, behind = text.partition("</think>")
             if not found:
-                thoughts = split_trailing_space(text[:len(text) - overlap(text, "</think>")])[0]
-                self._held = text[len(thoughts):]
+                thoughts, self._held = _without_beginning(text, "</think>", done)
                 return Parsed(thinking=thoughts)
             thoughts, text = thoughts.rstrip(SPACE), behind
             self._thinking = False
             self._calls.skip_space()
-        parsed = self._calls.add(text)
+        parsed = self._calls.add(text, done)
         parsed.thinking = thoughts
         return parsed
 
