@@ -145,7 +145,7 @@ def test_what_cannot_be_scored(world):  # noqa: F811
             call([5] * 17)
         with pytest.raises(RequestError, match="not in the model's vocabulary"):
             call([here.runner.vocab_size])
-    assert len(here.engine.score([5] * 16)) == 16 and len(here.engine.embed([5] * 16)) == 4  # a full context has no room to write, but to be looked at
+    assert len(here.engine.score([5] * 16)) == 16 and len(here.engine.embed([5] * 16)) == 4  # a full context can be looked at
 
 
 def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):  # noqa: F811

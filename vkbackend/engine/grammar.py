@@ -24,7 +24,8 @@ MAX_KEPT = 16  # compiled formats: a client seldom changes its schema from one r
 # Between JSON's parts the model may write a space, or a line end and an indent: what it has learnt to write, but not blanks without end.
 OPTIONS = {"lenient": True, "whitespace_flexible": True, "whitespace_pattern": r" |\n[ \t]{0,20}"}
 
-SAYS_MORE = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}  # of an object than its properties
+# What an object says more of itself than its properties.
+SAYS_MORE = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 # Wide enough for objects with thousands of optional fields; a compilation ends within a second or so, a mask within 20 ms.
 LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=200_000, initial_lexer_fuel=10_000_000, verbose_errors=False)
 
@@ -118,7 +119,8 @@ class Grammars:
         if not self._tokenizer.eos_ids:
             raise RequestError("format: the model's file names no token that ends a text, so one of a given form could not end; leave format out")
         if self._vocabulary is None:
-            self._vocabulary = LLTokenizer(_Vocabulary(self._tokenizer), n_vocab=self._tokenizer.vocab_size, eos_token=sorted(self._tokenizer.eos_ids))
+            tokenizer = self._tokenizer
+            self._vocabulary = LLTokenizer(_Vocabulary(tokenizer), n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids))
         return self._vocabulary
 
 

@@ -163,8 +163,9 @@ class ModelRunner:
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
             targets.extend(item.targets)
-            for kind, of in (("scored_rows", range(begin, begin + len(item.targets))), ("output_rows", range(len(tokens) - item.outputs, len(tokens))),
-                             ("hidden_rows", range(len(tokens) - item.hidden, len(tokens)))):
+            end = len(tokens)
+            for kind, of in (("scored_rows", range(begin, begin + len(item.targets))), ("output_rows", range(end - item.outputs, end)),
+                             ("hidden_rows", range(end - item.hidden, end))):
                 wanted[kind].extend(zip(of, range(place, place + len(of))))
                 place += len(of)
         tokens, positions, slots = (np.array(values, np.int32) for values in (tokens, positions, slots))

@@ -1,0 +1,238 @@
+"""Texts as vectors: the routes against recorded conversations with Ollama 0.12.11, and against a real engine over a small model."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from gguf import GGUFWriter
+from server import go_json, streaming
+from server.app import build_app
+from server.embedding import normalize
+from server.loaded_models import LoadedModels, LoadResult
+from server.store import Store
+from shared_data import shared
+from tiny_gguf import write_tiny_gguf
+
+from vkbackend.engine.engine import Engine
+from vkbackend.engine.logprobs import token_text
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.engine.sequence import Embedding, Failed, Finished, FinishReason, Purpose, TokenLogprob
+from vkbackend.errors import VkbackendError
+from vkbackend.models import load
+from vkbackend.tokenizer import Tokenizer
+
+DURATIONS = re.compile(r'"(total_duration|load_duration)":\d+')
+MARKS = {"bert": {"bos": 100, "eos": 101}, "llama": {}}  # of the recorded models: the ids that begin and end a text
+
+
+class Words(list):
+    """Token ids that remember the text which they were made of."""
+
+
+class WordTokenizer:
+    """The recorded runner's: words count up from 0, and every id reads back as `tok `."""
+
+    def encode(self, text, add_special=True, parse_special=True):
+        words = Words(range(len(text.split())))
+        words.text = text
+        return words
+
+    def decode(self, ids):
+        return b"tok " * len(ids)
+
+
+class LengthEngine:
+    """The recorded runner's: the vector of a text is its length in bytes, then 3, -4, 1."""
+
+    failure = None
+
+    def __init__(self):
+        self.error = None
+
+    def submit(self, request, listener):
+        assert request.purpose is Purpose.EMBEDDING
+        if self.error:
+            listener(Failed(VkbackendError(self.error)))
+        else:
+            listener(Embedding(np.array([len(request.prompt_tokens.text.encode()), 3, -4, 1], np.float32)))
+            listener(Finished(FinishReason.STOP, len(request.prompt_tokens), 0.1, 0, 0.0, []))
+        return self
+
+    def cancel(self):
+        pass
+
+
+def recorded_gguf(path, architecture):
+    writer = GGUFWriter(path, architecture)
+    writer.add_context_length(10)
+    if architecture == "bert":
+        writer.add_uint32("bert.pooling_type", 1)
+    for name, token_id in MARKS[architecture].items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token_id)
+    writer.add_tensor("token_embd.weight", np.zeros((1, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+class Served:
+    """The application over a store, with models made of GGUF files on first use."""
+
+    def __init__(self, folder, loader):
+        self.folder, self.loader, self.made = folder, loader, set()
+
+    async def __aenter__(self):
+        store = Store(self.folder / "models")
+        self.client = TestClient(TestServer(build_app(store, LoadedModels(store, self.loader))))
+        await self.client.start_server()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.client.close()
+
+    async def make(self, name, contents):
+        if name not in self.made:
+            digest = "sha256:" + hashlib.sha256(contents).hexdigest()
+            assert (await self.client.post(f"/api/blobs/{digest}", data=contents)).status in (200, 201)
+            answer = await self.client.post("/api/create", json={"model": name, "files": {"m.gguf": digest}, "stream": False})
+            assert answer.status == 200, await answer.text()
+            self.made.add(name)
+
+    async def ask(self, path, **body):
+        answer = await self.client.post(path, json=body)
+        return answer.status, await answer.json()
+
+
+def test_recorded_conversations(tmp_path):
+    vectors = [vector for vector in json.loads((shared("vectors") / "handlers_inference.json").read_text())
+               if vector["path"] in ("/api/embed", "/api/embeddings")]
+    assert len(vectors) == 30
+    engine, tokenizer = LengthEngine(), WordTokenizer()
+
+    async def run():
+        wrong = []
+        async with Served(tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)) as served:
+            for vector in vectors:
+                if "model" in vector:
+                    architecture = vector["model"]["arch"]
+                    await served.make(vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture))
+                engine.error = vector.get("runner_embedding_error")
+                answer = await served.client.request(vector["method"], vector["path"], data=vector["body"].encode())
+                found = answer.status, answer.headers["Content-Type"], DURATIONS.sub(r'"\1":1', await answer.text())
+                if found != (vector["status"], vector["content_type"], vector["response"]):
+                    wrong.append((vector["name"], vector["body"], found, vector["response"]))
+        return wrong
+
+    assert asyncio.run(run()) == []
+
+
+def test_small_functions_are_as_recorded():
+    vectors = json.loads((shared("vectors") / "server_small.json").read_text())
+    kinds = [vector["kind"] for vector in vectors]
+    assert (kinds.count("normalize"), kinds.count("api_logprobs"), len(kinds)) == (7, 3, 10)
+    for vector in vectors:
+        if vector["kind"] == "normalize":
+            assert normalize(np.array(vector["input"], np.float32)).tolist() == np.array(vector["output"], np.float32).tolist(), vector
+        else:
+            tokens = [TokenLogprob(0, token_text(data), data, logprob) for data, logprob in
+                      ((base64.b64decode(item["token_b64"]), item["logprob"]) for item in vector["input"])]
+            # Go writes U+FFFD as an escape where it stands for a bad byte: another spelling of the same JSON.
+            assert json.loads(go_json.dumps(streaming.logprobs(tokens))) == json.loads(vector["json"]), vector
+
+
+@pytest.fixture(scope="module")
+def real(device, tmp_path_factory):
+    """(bytes of a small model, a loader of it that keeps the engines it made)"""
+    path = write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", "gemma3", "q8_0")
+
+    def loader(stored, options):
+        model = load(stored.gguf_path, device)
+        tokenizer = Tokenizer.from_gguf(model.gguf)
+        engine = Engine(ModelRunner(model, context_length=min(options.num_ctx, 512), max_sequences=4), tokenizer)
+        return LoadResult(engine, tokenizer, model.gguf, 1, 1, 512, engine.close)
+
+    return path.read_bytes(), loader
+
+
+def test_many_texts_are_each_what_they_are_alone(real, tmp_path):
+    contents, loader = real
+    texts = [f"text number {number} " + "and more of it " * (number % 7) for number in range(90)]
+
+    async def run():
+        async with Served(tmp_path, loader) as served:
+            await served.make("tiny", contents)
+            status, whole = await served.ask("/api/embed", model="tiny", input=texts)
+            assert status == 200 and len(whole["embeddings"]) == len(texts)
+            assert all(abs(np.linalg.norm(vector) - 1) < 1e-5 for vector in whole["embeddings"])
+            total = 0
+            for at in (0, 6, 13, 89):
+                _, alone = await served.ask("/api/embed", model="tiny", input=texts[at])
+                assert np.dot(alone["embeddings"][0], whole["embeddings"][at]) > 0.9999
+                total += alone["prompt_eval_count"]
+            assert np.dot(whole["embeddings"][0], whole["embeddings"][6]) < 0.999
+            assert whole["prompt_eval_count"] > total
+            _, raw = await served.ask("/api/embeddings", model="tiny", prompt=texts[0])
+            length = np.linalg.norm(raw["embedding"])
+            assert length > 2 and np.dot(raw["embedding"], whole["embeddings"][0]) == pytest.approx(length, rel=1e-3)
+            _, short = await served.ask("/api/embed", model="tiny", input=texts[0], dimensions=16)
+            head = np.array(raw["embedding"][:16])
+            np.testing.assert_allclose(short["embeddings"][0], head / np.linalg.norm(head), atol=2e-3)
+            _, chat = await served.ask("/api/generate", model="tiny", prompt="x", stream=False, raw=True, options={"num_predict": 3})
+            assert chat["done"]
+
+    asyncio.run(run())
+
+
+def test_long_texts_are_cut_or_refused(real, tmp_path):
+    contents, loader = real
+
+    async def run():
+        async with Served(tmp_path, loader) as served:
+            await served.make("tiny", contents)
+            long = "word " * 100
+            status, answer = await served.ask("/api/embed", model="tiny", input=["short", long], options={"num_ctx": 40}, truncate=False)
+            assert (status, answer) == (400, {"error": "input exceeds maximum context length"})
+            status, answer = await served.ask("/api/embed", model="tiny", input=long, options={"num_ctx": 40})
+            assert status == 200 and 30 <= answer["prompt_eval_count"] <= 40
+            status, answer = await served.ask("/api/embed", model="tiny", input="x", options={"num_ctx": "many"})
+            assert status == 500 and "num_ctx" in answer["error"]
+            status, answer = await served.ask("/api/embeddings", model="../tiny", prompt="x")
+            assert (status, answer) == (404, {"error": 'model "../tiny" not found, try pulling it first'})
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_ends_its_work(real, tmp_path):
+    contents, loader = real
+    engines = []
+
+    def keeping(stored, options):
+        result = loader(stored, options)
+        engines.append(result.engine)
+        return result
+
+    async def run():
+        async with Served(tmp_path, keeping) as served:
+            await served.make("tiny", contents)
+            await served.ask("/api/embed", model="tiny", input="warm")
+            texts = ["a long text " * 60 + str(number) for number in range(400)]
+            asking = asyncio.create_task(served.ask("/api/embed", model="tiny", input=texts))
+            while not engines[0].num_unfinished:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            for _ in range(300):
+                await asyncio.sleep(0.01)
+                if not engines[0].num_unfinished:
+                    break
+            await asyncio.sleep(0.05)
+            assert engines[0].num_unfinished == 0
+            assert (await served.ask("/api/embed", model="tiny", input="still there"))[0] == 200
+
+    asyncio.run(run())
