@@ -1,9 +1,13 @@
 """A model whose layers lie in several places answers like one that lies in one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
+from validation_layers import LAYERS, messages
+from vulkan_drivers import DEFAULT, run_on
 
 from vkbackend import models
 from vkbackend.engine.runner import ModelRunner
@@ -84,3 +88,14 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
     whole = logprobs(models.load(file, device))
     places = [(Span(0, count - 4, count, is_tied), None), (Span(count - 4, count + 1, count, is_tied), device)]
     assert np.abs(logprobs(models.load_parts(file, places)) - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer):
+    """Debian's layer reports every queue that two threads use at once, the newer one hazards; everything goes through the rings for copies."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=NUM_BLOCKS)
+    environment = layer.environment(tmp_path / "layer") | {"VKBACKEND_FORCE_DISCRETE": "1"}
+    result = run_on(DEFAULT, Path("run_shared_device.py"), path, environment=environment)
+    assert layer.is_among(result["layers"]) and [len(places) for places in result["places"]] == [1, 3]
+    assert all(answers == answers[:1] * 4 for answers in result["answers"])
+    assert messages(tmp_path / "layer") == ""
