@@ -1,12 +1,15 @@
 """How likely the tokens of a text are, and where a text lies among others: what an engine tells of a prompt without continuing it."""
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from engine_world import GREEDY, world  # noqa: F401  a fixture
+from server.cli.main import cli
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from vulkan_drivers import in_ci
@@ -14,6 +17,7 @@ from vulkan_drivers import in_ci
 from vkbackend.engine import runner as runners
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.opening import open_engine
+from vkbackend.engine.perplexity import perplexity, windows
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.engine.sequence import GenerationRequest, PromptLogprobs, Purpose
 from vkbackend.engine.work import SequenceWork
@@ -164,6 +168,44 @@ def test_a_text_whose_scoring_gives_way_is_scored_whole(world):  # noqa: F811
     for listener in scores:
         listener.wait()
         assert [len(event.logprobs) for event in listener.events[:-1]] == [49]
+
+
+def test_windows_score_every_token_once_and_the_later_ones_with_half_a_context_before_them():
+    for count, context, bos in ((3, 16, None), (16, 16, None), (17, 16, None), (100, 16, None), (101, 15, 999), (9, 2, None), (40, 16, 999)):
+        tokens, scored = list(range(count)), []
+        for number, (window, num_scored) in enumerate(windows(tokens, context, bos)):
+            assert len(window) <= context and 0 < num_scored < len(window)
+            assert number == 0 or bos is None or window[0] == bos
+            assert number == 0 or len(window) - num_scored >= context // 2
+            scored += window[-num_scored:]
+        assert scored == tokens[1:]
+
+
+def test_perplexity_is_the_mean_of_all_windows(path, device):
+    with Engine(ModelRunner(load(path("gemma3"), device), context_length=64), Session(path("gemma3")).tokenizer) as engine:
+        tokens = [engine.tokenizer.bos_id, *TOKENS]
+        found = perplexity(engine, tokens)
+        parts = [score.logprob for window, count in windows(tokens, 64, engine.tokenizer.bos_id) for score in engine.score(window)[-count:]]
+        assert (found.num_tokens, found.context) == (len(tokens) - 1, 64)
+        assert found.value == pytest.approx(np.exp(-np.mean(parts)), rel=1e-9)
+        assert perplexity(engine, tokens[:40]).value == pytest.approx(np.exp(-np.mean(parts[:39])), rel=1e-3)
+        with pytest.raises(RequestError, match="two at least"):
+            perplexity(engine, tokens[:1])
+
+
+def test_the_command(path, tmp_path, device):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    done = CliRunner().invoke(cli, ["perplexity", str(text), "--model", str(path("llama")), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["tokens"] == len(Session(path("llama")).tokenizer.encode(text.read_text())) - 1 and found["perplexity"] > 1
+    on_cpu = CliRunner().invoke(cli, ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30"], input=text.read_bytes())
+    assert re.fullmatch(r"perplexity [\d.]+ \([\d.]+ nats a token\) over 29 tokens in a context of 512; [\d.]+ s on CPU\n", on_cpu.output), on_cpu.output
+    for arguments, said in (([str(text)], "which model"), ([str(text), "--model", "no-such-model"], "no-such-model"),
+                            ([str(path("llama")), "--model", str(path("llama"))], "no UTF-8 text")):
+        done = CliRunner().invoke(cli, ["perplexity", *arguments])
+        assert done.exit_code and said in done.output
 
 
 @pytest.mark.parametrize("name", SCORED)

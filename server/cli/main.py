@@ -26,6 +26,7 @@ COMMANDS = {
     "devices": ("devices", "devices"),
     "check": ("check", "check"),
     "bench": ("bench", "bench"),
+    "perplexity": ("perplexity", "perplexity"),
 }
 ALIASES = {"ls": "list", "start": "serve"}
 

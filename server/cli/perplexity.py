@@ -1,0 +1,44 @@
+"""`perplexity`: how well a model foresees a text, on the device that models run on."""
+
+import json
+import time
+from contextlib import closing
+
+import click
+
+from .bench import gguf_path
+from .main import Failure
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("-m", "--model", default="", metavar="MODEL", help="A name (see `vkbackend list`) or the path of a GGUF file.")
+@click.option("--context", type=click.IntRange(2), default=None, help="Tokens that the model sees at a time; default: OLLAMA_CONTEXT_LENGTH.")
+@click.option("--tokens", "num_tokens", type=click.IntRange(2), default=None, help="Only so many of the first tokens.")
+@click.option("--cpu", is_flag=True, help="On the CPU.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+def perplexity(file, model, context, num_tokens, cpu, as_json):
+    """Measure how well MODEL foresees the text of FILE (- for standard input): the lower, the better.
+
+    A text that is longer than the context is scored in windows that overlap by half.
+    """
+    if not model:
+        raise Failure("which model? Give --model with a name (`vkbackend list`) or the path of a GGUF file")
+    try:
+        text = file.read().decode()
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file.name} is no UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
+    from vkbackend.engine.opening import open_engine
+    from vkbackend.engine.perplexity import perplexity as measure
+    with closing(open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)) as opened:
+        tokens = opened.tokenizer.encode(text)[:num_tokens]
+        begin = time.perf_counter()
+        found = measure(opened.engine, tokens)
+        seconds = time.perf_counter() - begin
+        where = opened.device_name
+    if as_json:
+        click.echo(json.dumps({"model": model, "perplexity": found.value, "mean_logprob": found.mean_logprob, "tokens": found.num_tokens,
+                               "context": found.context, "seconds": seconds, "device": where}))
+    else:
+        click.echo(f"perplexity {found.value:.4f} ({-found.mean_logprob:.4f} nats a token) over {found.num_tokens:,} tokens in a context of "
+                   f"{found.context:,}; {seconds:.1f} s on {where}")
