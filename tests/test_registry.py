@@ -110,6 +110,27 @@ def test_a_damaged_blob_is_fetched_again(proxy, store):
     assert is_whole(store, text)
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_blobs_that_go_before_the_manifest_names_them_are_fetched_again(debian, store, times):
+    """As when a model is deleted that shares them."""
+    deleted = []
+
+    def report(status, *_):
+        if status == "writing manifest" and len(deleted) < times:
+            store.blob_path(DIGEST).unlink()
+            deleted.append(status)
+
+    def run():
+        registry.pull(store, name(debian), report, insecure=True, limits=LIMITS)
+    if times == 1:
+        run()
+        assert is_whole(store, name(debian))
+    else:
+        with pytest.raises(registry.RegistryError, match="vanish"):
+            run()
+        assert not store.manifests.exists()
+
+
 def test_names_with_a_host_of_their_own(debian, store, monkeypatch):
     """`hf.co/user/model:QUANT`, with a local registry in the place of hf.co."""
     monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"example.org=https://127.0.0.1:1,HF.co=http://{debian.host}/")
