@@ -4,7 +4,10 @@ import asyncio
 import re
 
 from recorded import load
+from test_embed import LengthEngine, Served, WordTokenizer, recorded_gguf
 from test_handlers_inference import World, asked_alike
+
+from server.loaded_models import LoadResult
 
 IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
 CREATED = re.compile(r'"created":\d+')
@@ -29,6 +32,27 @@ def test_recorded_conversations(tmp_path):
                 got, want = (status, content_type, normal(text)), (vector["status"], vector["content_type"], vector["response"])
                 if got != want or not asked_alike(world, vector.get("runner_requests", [])):
                     wrong.append(f"{vector['name']} {vector['body']}\n  got  {got}\n  want {want}")
+        return wrong
+
+    wrong = asyncio.run(run())
+    assert not wrong, "\n".join(wrong)
+
+
+def test_recorded_embeddings(tmp_path):
+    vectors = [vector for vector in load("handlers_inference") if vector["path"] == "/v1/embeddings"]
+    assert len(vectors) == 6
+    engine, tokenizer = LengthEngine(), WordTokenizer()
+
+    async def run():
+        wrong = []
+        async with Served(tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)) as served:
+            for vector in vectors:
+                architecture = vector["model"]["arch"]
+                await served.make(vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture))
+                answer = await served.client.post(vector["path"], data=vector["body"].encode())
+                got = answer.status, answer.headers["Content-Type"], await answer.text()
+                if got != (vector["status"], vector["content_type"], vector["response"]):
+                    wrong.append(f"{vector['name']} {vector['body']}\n  got  {got}\n  want {vector['response']}")
         return wrong
 
     wrong = asyncio.run(run())
