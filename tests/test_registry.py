@@ -346,16 +346,31 @@ print(json.dumps("done"))
 
 
 def test_a_killed_pull_goes_on_where_it_was(proxy, store):
-    proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None
-    process = start(PULL, store.root, name(proxy))
-    assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
-    process.kill()
-    process.communicate()
-    kept = partial.num_present(partial.folder_of(store), DIGEST)
-    assert kept > 0 and not store.blob_path(DIGEST).exists() and store.list() == []
+    kept = 0
+    for delay in (0.05, 0.0, 0.2):
+        proxy.fault = lambda seen: Slow(100_000) if seen.kind == BLOBS else None
+        process = start(PULL, store.root, name(proxy))
+        assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        before, kept = kept, partial.num_present(partial.folder_of(store), DIGEST)
+        assert kept >= before and not store.blob_path(DIGEST).exists() and store.list() == []
     proxy.forget()
     pull(store, name(proxy))
     assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES - kept
+
+
+def test_what_a_power_cut_made_of_the_parts_is_fetched_anew(proxy, store):
+    """The state says that everything is there, and the file has holes."""
+    opened = partial.open_partial(partial.folder_of(store), DIGEST, MODEL_BYTES, 1_000_000)
+    for part in opened.parts[1:]:
+        part.completed = part.size
+    opened.save()
+    opened.close()
+    told = pull(store, name(proxy))
+    assert is_whole(store, name(proxy)) and sent_bytes(proxy) == 1_000_000 + MODEL_BYTES
+    assert [line[3] for line in told.lines if line[1] == DIGEST][0] == 2_000_000
 
 
 def test_another_process_at_the_same_blob_is_waited_for(proxy, store):

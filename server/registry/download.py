@@ -30,7 +30,7 @@ _running: dict[Path, "Download"] = {}  # blob -> who fetches it; touched on the 
 
 
 class Download:
-    """`task` ends when the blob is there; `fetched` is set before, when only its digest is left to check. total: 0 where it is not known."""
+    """`task` ends when the blob is there; `fetched` is set while only its digest is left to check. total: 0 where it is not known."""
 
     def __init__(self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
         self.target, self.layer, self.total, self.num_followers = store.blob_path(layer.digest), layer, layer.size, 0
@@ -53,15 +53,28 @@ class Download:
                 self._client = client
                 if not self.total:
                     self.total = await client.retried(self._asked_size)
-                while (partial := self._open()) is None:
-                    await asyncio.sleep(OTHER_PROCESS_SECONDS)
-                    if self.target.is_file():
-                        return
-                await self._fill(partial)
+                await self._bring()
         finally:
             self.fetched.set()
             if _running.get(self.target) is self:
                 del _running[self.target]
+
+    async def _bring(self) -> None:
+        """What an earlier pull left may not be what it wrote (a power cut): if the digest says so, everything is fetched anew, once."""
+        while (partial := self._open()) is None:
+            await asyncio.sleep(OTHER_PROCESS_SECONDS)
+            if self.target.is_file():
+                return
+        was_begun = partial.completed > 0
+        try:
+            await self._fill(partial)
+        except DigestMismatch as error:
+            log.warning("%s: %s", self._endpoint.base.host, error)
+            if was_begun:
+                self.fetched.clear()
+                await self._bring()
+            else:
+                raise RegistryError(f"{error}: what {self._endpoint.base.host} gave was thrown away; pull again") from None
 
     def _open(self) -> Partial | None:
         return open_partial(self._folder, self.layer.digest, self.total, self._limits.part_bytes(self.total))
@@ -74,8 +87,6 @@ class Download:
                 partial.save()
             self.fetched.set()
             await _to_its_end(asyncio.to_thread(partial.finish, self.layer.digest, self.target))
-        except DigestMismatch as error:
-            raise RegistryError(f"{error}: what {self._endpoint.base.host} gave was thrown away; pull again") from None
         finally:
             if not self.fetched.is_set():
                 partial.save()
@@ -98,7 +109,15 @@ class Download:
             await asyncio.wait([self.task], timeout=REPORT_SECONDS)
         if self.task.done():
             self.task.result()
-        tell(self.total or self.completed, self.total)
+        if told is not None:
+            tell(self.total or self.completed, self.total)
+
+    async def watch_to_the_end(self, tell) -> None:
+        """Until the blob is in its place."""
+        while not self.task.done():
+            await self.watch(tell)
+            await asyncio.wait([self.task], timeout=REPORT_SECONDS)
+        self.task.result()
 
     # --- parts
 

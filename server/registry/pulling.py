@@ -1,6 +1,7 @@
 """A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place in the store."""
 
 import asyncio
+from functools import partial
 
 from ..formatting import human_bytes
 from ..store import Store
@@ -73,8 +74,7 @@ async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, 
     followed, fetched = [], []
     try:
         for layer in wanted:
-            def tell(completed, total):
-                report(f"pulling {layer.digest[7:19]}", layer.digest, total or layer.size, completed)
+            tell = partial(_tell, report, layer)
             if _is_there(store, layer):
                 tell(store.blob_path(layer.digest).stat().st_size, layer.size)
                 continue
@@ -84,17 +84,21 @@ async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, 
                 followed.append(download)
                 try:
                     await download.watch(tell)
-                    fetched.append(download)
+                    fetched.append((download, tell))
                     break
                 except RegistryError:
                     if is_own:
                         raise  # else it was another's registry that failed; ours may do better
         report("verifying sha256 digest")
-        for download in fetched:
-            await asyncio.shield(download.task)
+        for download, tell in fetched:
+            await download.watch_to_the_end(tell)
     finally:
         for download in followed:
             await leave(download)
+
+
+def _tell(report, layer: Layer, completed: int, total: int) -> None:
+    report(f"pulling {layer.digest[7:19]}", layer.digest, total or layer.size, completed)
 
 
 def _write(store: Store, endpoint: Endpoint, contents: bytes, wanted: list[Layer]) -> bool:
