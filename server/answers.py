@@ -12,6 +12,7 @@ from .binding import BindError, bind
 from .errors import ApiError
 from .go_decode import JSONSyntaxError
 from .messages import ProgressResponse
+from .service.running import SHUTTING_DOWN, was_cut_off
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +82,8 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
     threading.Thread(target=run, name="task").start()
     try:
         return await (_stream if stream else _last)(request, events)
-    except (ConnectionError, asyncio.CancelledError):
-        report.cancelled.set()
-        raise
+    finally:
+        report.cancelled.set()  # of no effect on a task that has ended
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
@@ -110,11 +110,16 @@ async def _stream(request, events) -> web.StreamResponse:
         return error_answer(*_status_of(event), PLAIN_JSON)
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     await response.prepare(request)
-    while event is not None:
-        line = event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]}
-        await response.write(go_json.dumps(line).encode() + b"\n")
-        if not isinstance(event, ProgressResponse):
-            break
-        event = await events.get()
+    try:
+        while event is not None:
+            line = event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]}
+            await response.write(go_json.dumps(line).encode() + b"\n")
+            if not isinstance(event, ProgressResponse):
+                break
+            event = await events.get()
+    except asyncio.CancelledError:
+        if not was_cut_off(request):
+            raise
+        await response.write(go_json.dumps({"error": SHUTTING_DOWN}).encode() + b"\n")
     await response.write_eof()
     return response

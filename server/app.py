@@ -1,4 +1,4 @@
-"""The web application: routes table, one middleware for access rules and errors, nothing else.
+"""The web application: routes table, one middleware that observes (service/observe.py), one for access rules and errors, nothing else.
 
 In: a store and the loaded models. Out: an aiohttp application that answers as Ollama does, the bodies of 404 and 405 included.
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
@@ -15,23 +15,26 @@ from vkbackend.errors import RequestError, VkbackendError
 from . import access, answers
 from .answers import error_answer
 from .errors import ApiError
-from .keys import ACCESS, LOADED_MODELS, STORE
+from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
 from .routes import chat, create, embed, generate, models, openai, registry, service
+from .service import limits, observe
+from .service.running import RunningRequests
 from .store import InvalidName, ModelNotFound
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 1 << 30  # images come inside the JSON; blobs are streamed and know no limit
 ROUTES = [route for module in (models, create, registry, generate, chat, embed, openai, service) for route in module.ROUTES]
 
 
 def build_app(store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None) -> web.Application:
     """`listen_address` turns the check of Host headers on where it is a loopback address; `origins` None takes OLLAMA_ORIGINS and the defaults."""
-    app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[observe.observed, guard], client_max_size=limits.max_body_bytes())
+    app[RUNNING] = RunningRequests()
     app[STORE], app[LOADED_MODELS] = store, loaded_models
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app.router.add_routes(ROUTES)
-    app.on_response_prepare.append(_as_go_answers)
+    app.on_response_prepare.extend([_as_go_answers, observe.mark])
+    app.cleanup_ctx.append(observe.watch_loop)
     app.on_startup.append(_prune)
     if loaded_models is not None:
         app.on_shutdown.append(lambda app: loaded_models.close())

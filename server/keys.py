@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from .access import AccessRules
+from .service.running import RUNNING  # noqa: F401  for callers
 from .store import Store
 
 STORE = web.AppKey("store", Store)

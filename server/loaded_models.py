@@ -266,7 +266,7 @@ class LoadedModels:
         model.keep_alive = self._keep_alive
         self.loaded.append(model)
         log.info("%s loaded in %.1f s, context of %d tokens%s", stored.name, model.load_seconds, result.context_length,
-                 "".join(f", {layers} layers on {where}" for where, layers in result.placement))
+                 "".join(f", {layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in result.placement))
         return model
 
     def _given_up(self, load: asyncio.Task):

@@ -16,6 +16,8 @@ from vkbackend.errors import VkbackendError
 from . import go_json, messages
 from .answers import NDJSON, PLAIN_JSON, error_answer
 from .errors import ApiError
+from .service import metrics
+from .service.running import SHUTTING_DOWN, was_cut_off
 
 CLIENT_CLOSED_REQUEST = 499
 GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
@@ -43,6 +45,8 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
     def listener(event):
+        if isinstance(event, Finished):
+            metrics.count_generation(event)
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, event)
 
@@ -90,8 +94,12 @@ async def send_stream(request: web.Request, answers: AsyncIterator) -> web.Strea
             await _write_line(response, first)
             async for answer in answers:
                 await _write_line(response, answer)
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             raise
+        except asyncio.CancelledError:
+            if not was_cut_off(request):
+                raise
+            await _write_line(response, {"error": SHUTTING_DOWN})
         except Exception as error:
             if not (isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST):
                 await _write_line(response, {"error": error_text(error)})

@@ -231,7 +231,7 @@ class Served:
 
 def test_serve_says_where_and_on_what_and_ends_at_once(here, tmp_path, gguf):
     ok(here("create", "tiny", "--gguf", gguf))
-    served = Served(tmp_path / "models", NO_DRIVER | {"OLLAMA_VULKAN": "1"})
+    served = Served(tmp_path / "models", NO_DRIVER | {"OLLAMA_VULKAN": "1", "VKBACKEND_DRAIN_SECONDS": "0"})
     try:
         url = f"http://127.0.0.1:{served.port}"
         assert re.match(rf"vkbackend [\d.]+ is ready at {url} ", served.ready[0])
@@ -264,7 +264,7 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
     program = (f"import pathlib, time, server.cli.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
                "serving.load_engine = lambda *_: (begun.touch(), time.sleep(30))\n"
                "from server.cli.main import cli; cli(['serve'])")
-    served = Served(tmp_path / "models", command=["-c", program])
+    served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": "0"}, command=["-c", program])
     body = json.dumps({"model": "tiny", "prompt": "hello"}).encode()
     asking = threading.Thread(target=lambda: pytest.raises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{served.port}/api/generate", body))
     asking.start()

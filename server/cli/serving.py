@@ -19,15 +19,15 @@ from vkbackend.errors import VkbackendError
 
 from ..address import Address
 from ..app import build_app
+from ..keys import RUNNING
 from ..loaded_models import LoadedModels
 from ..loading import load_engine
+from ..service.log import AccessLogger, formatter
 from ..store import Store
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 1.0  # what requests that still run get to end
 STOP_SECONDS = 2.0
-ACCESS_LOG = '%a "%r" %s %Tfs'
 
 
 class AddressInUse(VkbackendError):
@@ -58,20 +58,29 @@ class Service:
         self.store, self._socket, self._access_log = store, listening, access_log
 
     async def start(self) -> None:
-        app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
-        self._runner = web.AppRunner(app, access_log=self._access_log, access_log_format=ACCESS_LOG, shutdown_timeout=REQUEST_SECONDS)
+        self._app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
+        self._runner = web.AppRunner(self._app, access_log=self._access_log, access_log_class=AccessLogger, shutdown_timeout=0)
         await self._runner.setup()
         await web.SockSite(self._runner, self._socket).start()
 
+    async def end_requests(self, seconds: float) -> None:
+        """No new requests, and an end for those that run, which get so long for it."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        await self._app[RUNNING].end(seconds)
+
     async def stop(self) -> None:
-        """No new requests, every model unloaded, an end for the requests that still run."""
+        """No new requests, those that run are cut off, every model unloaded."""
+        await self.end_requests(0)
         await self._runner.cleanup()
 
 
 def start_log(level: int = logging.INFO) -> None:
     """From `level` on to stderr, or what OLLAMA_DEBUG says."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(settings.get("VKBACKEND_LOG_FORMAT")))
     # force: kp configures the root logger when it is imported.
-    logging.basicConfig(level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.basicConfig(level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # A client that went away is everyday life, not an error with a traceback.
     logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError)))
@@ -95,12 +104,13 @@ def own_server() -> Iterator[str]:
 
 
 async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
-    """Start, call `ready()`, wait for `stopped`, stop. What does not come back within STOP_SECONDS (a load, a long step) is left to the
-    kernel: the process ends without it, with status 0, as it was asked to."""
+    """Start, call `ready()`, wait for `stopped`, let the requests that run end for VKBACKEND_DRAIN_SECONDS, stop. What does not come back
+    within STOP_SECONDS (a load, a long step) is left to the kernel: the process ends without it, with status 0, as it was asked to."""
     await service.start()
     ready()
     await stopped.wait()
     log.info("stopping")
+    await service.end_requests(settings.get("VKBACKEND_DRAIN_SECONDS"))
     try:
         await asyncio.wait_for(service.stop(), STOP_SECONDS)
     except asyncio.TimeoutError:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from .. import go_json
 from ..errors import ApiError
+from ..service.running import was_cut_off
 from ..streaming import CLIENT_CLOSED_REQUEST
 from . import errors
 
@@ -32,8 +33,12 @@ async def send_events(request: web.Request, chunks: AsyncIterator, broken_chunk:
             async for chunk in chunks:
                 await _send(response, go_json.dumps(chunk))
             await _send(response, "[DONE]")
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             raise
+        except asyncio.CancelledError:
+            if not was_cut_off(request):
+                raise
+            await _send(response, go_json.dumps(broken_chunk()))
         except Exception as error:
             if not (isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST):
                 log.error("%s: the stream broke off: %s", request.path, errors.status_and_text(error)[1])

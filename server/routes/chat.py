@@ -12,6 +12,7 @@ from ..errors import ApiError
 from ..go_json import now
 from ..keys import LOADED_MODELS, STORE
 from ..messages import ChatRequest, ChatResponse, DebugInfo, Message
+from ..service import limits
 from ..streaming import Replies
 from ..turn import Turn
 
@@ -34,6 +35,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
     started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
     """
     inference.check_top_logprobs(ask)
+    limits.check_images(ask)
     if not names.parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
     stored = request.app[STORE].get(ask.model)

@@ -17,6 +17,7 @@ from ..messages import DebugInfo, GenerateRequest, GenerateResponse, Message
 from ..output_parsers import OutputParser
 from ..prompt import ContextLimit, Prompt, Thinking
 from ..prompt_style import style_of
+from ..service import limits
 from ..store import InvalidName
 from ..streaming import Replies
 
@@ -39,6 +40,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
     started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
     """
     inference.check_top_logprobs(ask)
+    limits.check_images(ask)
     try:
         stored = request.app[STORE].get(ask.model)
     except InvalidName:

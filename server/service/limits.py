@@ -1,0 +1,17 @@
+"""Limits on what a request may hold, as settings: VKBACKEND_MAX_BODY_BYTES (blobs are streamed and know none), VKBACKEND_MAX_IMAGES."""
+
+from vkbackend import settings
+
+from ..errors import ApiError
+
+
+def max_body_bytes() -> int:
+    return settings.get("VKBACKEND_MAX_BODY_BYTES")
+
+
+def check_images(ask):
+    """`ask`: a ChatRequest or GenerateRequest. Raises ApiError 400 for more images than VKBACKEND_MAX_IMAGES."""
+    holders = getattr(ask, "messages", None) or ([ask] if hasattr(ask, "images") else [])
+    count, most = sum(len(holder.images or ()) for holder in holders), settings.get("VKBACKEND_MAX_IMAGES")
+    if count > most:
+        raise ApiError(400, f"the request holds {count} images, and this server takes {most}; send fewer, or raise VKBACKEND_MAX_IMAGES")

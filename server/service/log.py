@@ -1,0 +1,53 @@
+"""The log: lines of text, or with VKBACKEND_LOG_FORMAT=json objects that a collector of logs reads; either way with the request's id."""
+
+import json
+import logging
+import time
+
+from aiohttp.abc import AbstractAccessLogger
+
+from . import request_id
+
+FIELDS = ("method", "path", "status", "seconds", "bytes", "remote")  # of a line about an answered request
+TEXT = "%(asctime)s %(levelname)s %(tag)s%(message)s"
+
+
+class TextFormatter(logging.Formatter):
+    def __init__(self):
+        super().__init__(TEXT)
+
+    def format(self, record):
+        id = getattr(record, "request_id", "") or request_id.current.get()
+        record.tag = f"[{id}] " if id else ""
+        return super().format(record)
+
+
+class JSONFormatter(logging.Formatter):
+    """One object a line: time (RFC 3339, UTC), level, logger, message; request_id within a request; `FIELDS` of an answered one."""
+
+    def format(self, record):
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z", "level": record.levelname,
+                "logger": record.name, "message": record.getMessage()}
+        id = getattr(record, "request_id", "") or request_id.current.get()
+        if id:
+            line["request_id"] = id
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def formatter(format: str) -> logging.Formatter:
+    """format: VKBACKEND_LOG_FORMAT, "text" or "json"."""
+    return JSONFormatter() if format == "json" else TextFormatter()
+
+
+class AccessLogger(AbstractAccessLogger):
+    """A line for each answered request; runs outside of the request's own context, hence takes the id from the answer."""
+
+    def log(self, request, response, time):
+        fields = {"method": request.method, "path": request.raw_path, "status": response.status, "seconds": round(time, 6),
+                  "bytes": response.body_length, "remote": request.remote or ""}
+        id = response.headers.get(request_id.HEADER, "")
+        self.logger.info('%s "%s %s" %d %.3fs', fields["remote"], request.method, request.raw_path, response.status, time,
+                         extra=fields | {"request_id": id})
