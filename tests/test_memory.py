@@ -29,4 +29,6 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     key = ("Vulkan", "x")
     whole, last = Part(*key, (0, 1, 2, 3)), Part(*key, (2, 3))
     assert sizes.needs((whole,), [key]).graphs[key] > sizes.needs((last,), [key]).graphs[key] - sizes.is_tied
+    none = sizes.needs((), [key])
+    assert none.input_weights == (0 if sizes.is_tied else sizes.embedding) and none.graphs == {key: 0}
     assert sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0

@@ -69,6 +69,7 @@ def test_ps_shows_where_a_model_runs(server):
     assert processor(server, "a") == f"{share}%/{100 - share}% CPU/GPU"
     on_cpu = generate(server, "a", num_gpu=0)
     assert running(server)["a"]["size_vram"] == 0 and processor(server, "a") == "100% CPU"
+    assert 20 < 100 - share < 80  # two of four layers; the embedding and the output are the CPU's
     assert on_device["response"] == split["response"] == on_cpu["response"]
 
 

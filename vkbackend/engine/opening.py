@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedEngine:
-    """size, size_vram: bytes of memory, and of it on devices. placement: (device or CPU, layers), in the order of the layers, the output the last.
+    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU, layers), in the order of the layers, the output the last.
     `close` ends the engine's thread and frees everything; it may block."""
 
     engine: Engine
@@ -51,10 +51,9 @@ def open_engine(path, *, context_length: int | None = None, num_parallel: int | 
     placed = placing.place(placing.Request(file, min(wanted, trained), num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
                                            settings.get("OLLAMA_KV_CACHE_TYPE"), num_gpu, main_gpu, whole))
     tokenizer = Tokenizer.from_gguf(file.gguf)
-    runner, devices, placement, on_devices = placed.runner, placed.devices, placed.placement, placed.device_bytes
-    del placed
+    runner, devices, placement = placed.runner, placed.devices, placed.placement
     engine = Engine(runner, tokenizer)
-    name = ", ".join(f"{layers} layers on {where}" for where, layers in placement)
+    name = ", ".join(f"{layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in placement)
     log.info("loaded %s (%s, %.0f MiB): %s, in %.2f s", path, file.architecture, runner.num_bytes / 2**20, name, time.monotonic() - begin)
 
     def close():
@@ -68,4 +67,4 @@ def open_engine(path, *, context_length: int | None = None, num_parallel: int | 
             for device in devices:
                 selection.forget(device)
 
-    return OpenedEngine(engine, tokenizer, file.gguf, runner.num_bytes, on_devices, runner.context_length, placement, close)
+    return OpenedEngine(engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placement, close)

@@ -7,7 +7,7 @@ is tried again with fewer layers. The log says what was decided and why.
 import gc
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable
 
 from .. import settings
@@ -17,7 +17,7 @@ from ..device.discover import available_host_memory, free_swap
 from ..device.layout import Layout, NeedsAllLayers, Outcome, Stage, Wishes
 from ..device.rules import Gpu
 from ..errors import DeviceError, OutOfMemory, RequestError
-from ..models import SHARE_FOR_WEIGHTS, LoadedModel, ModelFile, load, load_parts
+from ..models import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
 from ..models.memory import CACHE_BYTES, Sizes
 from ..models.placement import Span
 from .runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
@@ -55,20 +55,15 @@ class Request:
 
 @dataclass
 class Placed:
-    """A model where it runs. placement: (where, layers) in the order of the layers. devices: those that it uses."""
+    """A model where it runs. placement: (where, layers) in the order of the layers. devices: those that it uses. size, size_vram: bytes in all, and
+    of them on devices; of a model in several places, the CPU's part counts as it is in the file, not dequantized: the shares are to say how
+    much of the model runs where."""
 
-    model: LoadedModel
     runner: ModelRunner
     placement: tuple[tuple[str, int], ...]
-    devices: list = field(default_factory=list)
-
-    @property
-    def device_bytes(self) -> int:
-        """Of what the model takes, those on devices."""
-        if not self.model.parts:
-            return self.runner.num_bytes if self.devices else 0
-        on_devices = [(part, executor) for part, executor in zip(self.model.parts, self.runner.executor.parts) if part.device is not None]
-        return sum(part.num_bytes + executor.cache.num_bytes for part, executor in on_devices)
+    devices: list
+    size: int
+    size_vram: int
 
 
 class _CannotOpen(DeviceError):
@@ -177,15 +172,19 @@ class _Placing:
         places = self._places(found)
         devices = {gpu_id: self._opened(gpu_id) for gpu_id in dict.fromkeys(gpu_id for _, _, gpu_id in places) if gpu_id is not None}
         try:
-            model, runner = self._loaded(places, devices, num_sequences)
+            runner = self._loaded(places, devices, num_sequences)
         except DeviceError:
             for device in devices.values():
                 selection.forget(device)  # a lost device stays lost; the next load opens it anew
             raise
         placement = tuple((CPU if gpu_id is None else self.names["Vulkan", gpu_id], last - first) for first, last, gpu_id in places)
-        return Placed(model, runner, placement, list(devices.values()))
+        if len(places) == 1:
+            size, size_vram = runner.num_bytes, runner.num_bytes if devices else 0
+        else:
+            size, size_vram = layouts.sizes(found, self.sizes.needs(found, [gpu.key for gpu in self.gpus]))
+        return Placed(runner, placement, list(devices.values()), size, size_vram)
 
-    def _loaded(self, places, devices, num_sequences: int) -> tuple[LoadedModel, ModelRunner]:
+    def _loaded(self, places, devices, num_sequences: int) -> ModelRunner:
         request = self.request
         if len(places) == 1:
             model, num_pages = load(request.file, devices.get(places[0][2])), None  # the runner sees how many pages there is room for
@@ -193,8 +192,8 @@ class _Placing:
             is_tied = self.sizes.is_tied
             model = load_parts(request.file, [(Span(first, last, self.count - 1, is_tied), devices.get(gpu_id)) for first, last, gpu_id in places])
             num_pages = request.pages * num_sequences
-        return model, ModelRunner(model, context_length=request.context_length, max_sequences=request.max_sequences, kv_type=request.kv_type,
-                                  num_pages=num_pages)
+        return ModelRunner(model, context_length=request.context_length, max_sequences=request.max_sequences, kv_type=request.kv_type,
+                           num_pages=num_pages)
 
     def _places(self, found: Layout) -> list[tuple[int, int, str | None]]:
         """(first layer, last layer + 1, device or None for the CPU), as few as can be, all layers in their order."""

@@ -40,7 +40,8 @@ class ModelFile:
 
 @dataclass
 class LoadedPart:
-    """Some layers of a model in one place. device: None for the twins. layers: a whole model, of which only those of `span` have their weights there."""
+    """Some layers of a model in one place. device: None for the twins. layers: a whole model, of which only those of `span` have their weights there.
+    num_bytes: what they take there."""
 
     span: Span
     device: object

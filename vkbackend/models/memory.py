@@ -87,5 +87,5 @@ class Sizes:
                 if 0 in part.layers and not (has_output and self.is_tied):
                     graphs[part.key] += self.embedding
         placed = {layer for part in layout for layer in part.layers}
-        on_host = 0 if 0 in placed else self.embedding
+        on_host = 0 if 0 in placed or self.is_tied and last not in placed else self.embedding  # counted once where it is the output as well
         return Needs(self.layers, graphs, on_host, self.activations if len(placed) <= last else 0)
