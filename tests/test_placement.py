@@ -52,7 +52,8 @@ def running(server) -> dict:
 
 def processor(server, name) -> str:
     """The column of `vkbackend ps`."""
-    listed = subprocess.run([sys.executable, "-m", "vkbackend", "ps"], cwd=ROOT, env=os.environ | {"OLLAMA_HOST": server.url}, capture_output=True, text=True)
+    listed = subprocess.run([sys.executable, "-m", "vkbackend", "ps"], cwd=ROOT, env=os.environ | {"OLLAMA_HOST": server.url},
+                            capture_output=True, text=True)
     header, *lines = listed.stdout.splitlines()
     line = next(line for line in lines if line.startswith(f"{name}:"))
     return line[header.index("PROCESSOR"):header.index("CONTEXT")].strip()

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedEngine:
-    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU, layers), in the order of the layers, the output the last.
-    `close` ends the engine's thread and frees everything; it may block."""
+    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU, layers), in the order of the layers,
+    the output the last. `close` ends the engine's thread and frees everything; it may block."""
 
     engine: Engine
     tokenizer: Tokenizer

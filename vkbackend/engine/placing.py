@@ -115,7 +115,8 @@ class _Placing:
             return None
         named = [gpu for gpu in self.gpus if gpu.index == number]
         if not named:
-            log.warning("main_gpu is %d; the devices that may be used are %s: the rules choose", number, ", ".join(str(gpu.index) for gpu in self.gpus))
+            log.warning("main_gpu is %d; the devices that may be used are %s: the rules choose", number,
+                        ", ".join(str(gpu.index) for gpu in self.gpus))
             return None
         try:
             return self._settled(named, require_full=True)
@@ -218,7 +219,8 @@ class _Placing:
         tensor_bytes = int(request.pages * PAGE_SIZE * config.num_kv_heads * config.head_dim * request.element_bytes)
         able = [gpu for gpu in self.gpus if tensor_bytes <= gpu.largest_binding]
         if not able and request.num_gpu < 0:
-            raise RequestError(f"the KV cache of one layer needs {tensor_bytes} bytes; {self.gpus[0].name} binds at most {self.gpus[0].largest_binding}: "
+            first = self.gpus[0]
+            raise RequestError(f"the KV cache of one layer needs {tensor_bytes} bytes; {first.name} binds at most {first.largest_binding}: "
                                "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)")
         self.gpus = able
 
@@ -230,8 +232,8 @@ class _Placing:
 
     def _explain(self, found: Layout) -> None:
         sizes, request = self.sizes, self.request
-        log.info("placing %s: %d layers and the output take %d MiB with a cache of %d tokens; %s", self._name, self.count - 1, sum(sizes.layers) // MIB,
-                 request.context_length, "; ".join(f"{self.names[gpu.key]} has {gpu.free // MIB} MiB free" for gpu in self.gpus))
+        log.info("placing %s: %d layers and the output take %d MiB with a cache of %d tokens; %s", self._name, self.count - 1,
+                 sum(sizes.layers) // MIB, request.context_length, "; ".join(f"{self.names[gpu.key]} has {gpu.free // MIB} MiB free" for gpu in self.gpus))
         whole = layouts.num_layers(found) == self.count
         log.log(logging.INFO if whole or request.num_gpu >= 0 else logging.WARNING, "%s%s", self._in_words(found), self._why(found))
 

@@ -114,7 +114,8 @@ class SplitExecutor:
             model, span = PartModel(part.layers, part.span, config.width), part.span
             arena = None if part.device is None else Arena(part.device, "device")
             cache = CacheStorage(len(span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena)
-            self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)) if part.device is None else _DevicePart(part.device, model, cache, sizes))
+            self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)) if part.device is None
+                              else _DevicePart(part.device, model, cache, sizes))
         self._last: _CpuPart | _DevicePart | None = None
 
     @property
