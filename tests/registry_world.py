@@ -3,14 +3,16 @@
 import hashlib
 import random
 import threading
+from dataclasses import replace
 
 from server import names, registry
 from server.store import Store
 from server.stored_model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
 
 MODEL_BYTES = 3_000_000
-LIMITS = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=0.4, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20)
-ONE_PART = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=0.4)
+LIMITS = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=10, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20)
+IMPATIENT = replace(LIMITS, stall_seconds=0.4)
+ONE_PART = replace(LIMITS, least_part_bytes=32 << 20)
 
 
 def contents(seed: int = 0, size: int = MODEL_BYTES) -> bytes:
