@@ -184,7 +184,7 @@ class LoadedModels:
 
     async def _made_room(self, stored) -> bool:
         """Whether somebody had to go first: who stands for the same model with other options, or one too many."""
-        for model in self.loaded:
+        for model in list(self.loaded):
             if model.stored.digest == stored.digest:
                 await self._evict(model, f"{stored.name} is wanted with other options")
                 return True
