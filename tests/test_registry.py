@@ -245,8 +245,10 @@ def test_silence_is_not_waited_out(proxy, store):
 def test_slow_is_not_silent(proxy, store):
     proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None  # a part takes longer than silence may
     started = time.monotonic()
-    pull(store, name(proxy), limits=IMPATIENT)
-    assert is_whole(store, name(proxy)) and time.monotonic() - started > 3 * IMPATIENT.stall_seconds
+    told = pull(store, name(proxy), limits=IMPATIENT)
+    seconds = time.monotonic() - started
+    assert is_whole(store, name(proxy)) and seconds > 3 * IMPATIENT.stall_seconds
+    assert 5 < len([line for line in told.lines if line[1] == DIGEST]) <= 10 * seconds + 2
 
 
 @pytest.mark.parametrize("limits", [LIMITS, ONE_PART], ids=["parts", "one part"])
