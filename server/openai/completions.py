@@ -3,6 +3,7 @@
 Choices of the same prompt stand together; a prompt that several choices share counts once in the figures.
 """
 
+import asyncio
 from contextlib import aclosing
 from typing import AsyncIterator
 
@@ -12,6 +13,8 @@ from .choices import interleave
 from .legacy_logprobs import LegacyWriter
 from .messages import Completion, CompletionChoice, CompletionChunk
 from .requests import Extras
+
+MANY = 64  # log-probabilities that are written in a thread of their own
 
 
 def whole(id: str, found: list[GenerateResponse], extras: Extras) -> Completion:
@@ -29,7 +32,10 @@ async def chunks(id: str, streams: list[AsyncIterator[GenerateResponse]], extras
     async with aclosing(interleave(streams)) as pieces:
         async for index, piece in pieces:
             zeros = answers.usage(0, 0) if include_usage else None
-            yield answers.completion_chunk(id, piece.model, [_choice(index, piece, writers[index], extras)], zeros)
+            parts = index, piece, writers[index], extras
+            # A whole prompt's log-probabilities must not hold up other clients.
+            choice = await asyncio.to_thread(_choice, *parts) if len(piece.logprobs or ()) > MANY else _choice(*parts)
+            yield answers.completion_chunk(id, piece.model, [choice], zeros)
             if piece.done:
                 model = piece.model
                 prompt_tokens += piece.prompt_eval_count if index % extras.num_choices == 0 else 0

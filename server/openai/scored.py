@@ -64,8 +64,8 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
         if isinstance(event, Piece):
             yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
         elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:
-            first = _first_token(run.model.tokenizer, tokens[0], prompt)
-            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *streaming.logprobs(event.logprobs)])
+            first, others = _first_token(run.model.tokenizer, tokens[0], prompt), await asyncio.to_thread(streaming.logprobs, event.logprobs)
+            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *others])
         elif isinstance(event, Finished):
             if event.reason == "cancelled":
                 raise ApiError(503, "the model was unloaded while it answered; send the request again")

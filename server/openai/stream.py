@@ -29,7 +29,7 @@ async def send_events(request: web.Request, chunks: AsyncIterator, broken_chunk:
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
         await response.prepare(request)
         try:
-            await _send(response, go_json.dumps(first))
+            await _send(response, await asyncio.to_thread(go_json.dumps, first))  # it may hold a long prompt
             async for chunk in chunks:
                 await _send(response, go_json.dumps(chunk))
             await _send(response, "[DONE]")

@@ -32,8 +32,10 @@ def in_openai_shape(handler):
     return answered
 
 
-def _answer(value) -> web.Response:
-    return web.Response(body=(go_json.dumps(value) + "\n").encode(), headers={"Content-Type": PLAIN_JSON})
+async def _answer(make, *arguments) -> web.Response:
+    """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up other clients."""
+    body = await asyncio.to_thread(lambda: (go_json.dumps(make(*arguments)) + "\n").encode())
+    return web.Response(body=body, headers={"Content-Type": PLAIN_JSON})
 
 
 def _includes_usage(asked) -> bool:
@@ -49,7 +51,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if asked.stream:
         chunks = openai_chat.chunks(id, [pieces(chat, request, one, started) for one in asks], _includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_chat.broken_chunk(id))
-    return _answer(answers.chat_completion(id, await gather([whole_answer(chat, request, one, started) for one in asks])))
+    found = await gather([whole_answer(chat, request, one, started) for one in asks])
+    return await _answer(answers.chat_completion, id, found)
 
 
 @in_openai_shape
@@ -67,7 +70,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))
-    return _answer(openai_completions.whole(id, await gather([generate.whole(stream) for stream in streams]), extras))
+    return await _answer(openai_completions.whole, id, await gather([generate.whole(stream) for stream in streams]), extras)
 
 
 @in_openai_shape
@@ -75,12 +78,12 @@ async def embeddings(request: web.Request) -> web.Response:
     started = time.monotonic()
     asked = requests.read(EmbedRequest, await request.read())
     found = await embed.answer(request, requests.embed_request(asked), started)
-    return _answer(answers.embedding_list(asked.model, found, asked.encoding_format))
+    return await _answer(answers.embedding_list, asked.model, found, asked.encoding_format)
 
 
 @in_openai_shape
 async def list_models(request: web.Request) -> web.Response:
-    return _answer(answers.model_list(await asyncio.to_thread(models.list_models, request.app[STORE])))
+    return await _answer(lambda: answers.model_list(models.list_models(request.app[STORE])))
 
 
 @in_openai_shape
@@ -90,7 +93,7 @@ async def retrieve_model(request: web.Request) -> web.Response:
         found = await asyncio.to_thread(request.app[STORE].get, names.parse(name))
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{name}' not found") from None
-    return _answer(answers.model(name, go_json.rfc3339_nano(found.modified_at)))
+    return await _answer(answers.model, name, go_json.rfc3339_nano(found.modified_at))
 
 
 ROUTES = [
