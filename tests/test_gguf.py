@@ -90,6 +90,21 @@ def unpack(kind, quants, scales, rows, k):
             if kind.name == "q8_0":
                 block[:] = (vectors(2).view(np.uint8).astype(np.float32) - 128) * half(s[(g * pairs + b // 2) * 64 + l], b & 1)
                 continue
+            if kind.name in ("q2_k", "q3_k"):
+                words = 5 if kind.name == "q2_k" else 13
+                at = lambda t: s[((g * (nb // 8) + b // 8) * words + t) * 64 + l]
+                n, u, c = (each.reshape(-1).astype(np.uint32) for each in np.indices((4, 2, 4)))  # of element 8n + 4u + c
+                i, two = b % 8, q[(g * (nb // 2) + b // 2) * 64 + l][b % 2 * 2:][:2]
+                code = two[u] >> (8 * c + 2 * n) & 3
+                if kind.name == "q2_k":
+                    sm = np.array([at(1 + i // 2) >> (16 * (i & 1) + 8 * half_) & 255 for half_ in range(2)])
+                    d, m = half(at(0), 0) * (sm & 15).astype(np.float32), half(at(0), 1) * (sm >> 4).astype(np.float32)
+                    block[:] = code.astype(np.float32) * np.repeat(d, 16) - np.repeat(m, 16)
+                else:
+                    code = code | (at(5 + i) >> (8 * c + 2 * n + u) & 1) << 2
+                    scale = np.array([at(1 + i // 2) >> (16 * (i & 1) + 8 * half_) & 255 for half_ in range(2)], np.uint8).view(np.int8)
+                    block[:] = (code.astype(np.float32) - 4) * (half(at(0), 0) * np.repeat(scale.astype(np.float32), 16))
+                continue
             bytes_ = q[(g * nb + b) * 64 + l].view(np.uint8)
             code = np.concatenate([bytes_ & 15, bytes_ >> 4]).astype(np.uint32)
             h, w, c = (each.reshape(-1).astype(np.uint32) for each in np.indices((2, 4, 4)))  # of element 16h + 4w + c
@@ -137,7 +152,7 @@ def test_packed_layout_holds_every_bit(name):
     np.testing.assert_array_equal(unpack(kind, quants, scales, 128, k), filled.array())
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].block_size == 32])
+@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].block_size == 32 or name == "bf16"])
 def test_formats_of_ggufs_own_quantization(name):
     """Values quantized by gguf, not random bytes: the round trip stays within the format's step."""
     x = np.random.default_rng(1).standard_normal((5, 64), np.float32)

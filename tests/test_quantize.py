@@ -21,7 +21,6 @@ from server.convert.source import Source, Tensor
 from server.errors import ApiError
 from server.quantization import parse_file_type, quantize_target
 from server.store import Store, StoreError
-from vkbackend.errors import UnsupportedModel
 from vkbackend.gguf.quants import FORMATS
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.session import Session
@@ -143,14 +142,9 @@ def test_every_type_is_written_and_runs(store, tmp_path, target):
             np.testing.assert_array_equal(now, was)
         else:
             assert np.abs(now - was).mean() <= BOUNDS[info.type.name] * np.abs(was).mean(), (name, info.type.name)
-    kinds = {info.type for info in after.tensors.values()}
-    if kinds <= set(FORMATS):
-        was, now = Session(path), Session(model.gguf_path)
-        tokens = was.tokenizer.encode("the and hell on")
-        assert np.corrcoef(was.logits(tokens).ravel(), now.logits(tokens).ravel())[0, 1] > (0.8 if target[:2] in ("Q2", "Q3") else 0.93)
-    else:  # what has no kernel says so
-        with pytest.raises(UnsupportedModel, match=" is (%s); readable here: " % "|".join(kind.name for kind in kinds - set(FORMATS))):
-            Session(model.gguf_path)
+    was, now = Session(path), Session(model.gguf_path)
+    tokens = was.tokenizer.encode("the and hell on")
+    assert np.corrcoef(was.logits(tokens).ravel(), now.logits(tokens).ravel())[0, 1] > (0.8 if target[:2] in ("Q2", "Q3") else 0.93)
 
 
 @pytest.mark.parametrize("dtype, level", [(np.float32, "F32"), (np.float16, "F16")])

@@ -7,14 +7,19 @@
 #define Q5_0 6
 #define Q5_1 7
 #define Q8_0 8
+#define Q2_K 10
+#define Q3_K 11
 #define Q4_K 12
 #define Q5_K 13
 #define Q6_K 14
+#define BF16 30
 #include "planes.glsl"
 #if FORMAT == F32
 #include "f32.glsl"
 #elif FORMAT == F16
 #include "f16.glsl"
+#elif FORMAT == BF16
+#include "bf16.glsl"
 #elif FORMAT == Q4_0
 #include "q4_0.glsl"
 #elif FORMAT == Q4_1
@@ -25,6 +30,10 @@
 #include "q5_1.glsl"
 #elif FORMAT == Q8_0
 #include "q8_0.glsl"
+#elif FORMAT == Q2_K
+#include "q2_k.glsl"
+#elif FORMAT == Q3_K
+#include "q3_k.glsl"
 #elif FORMAT == Q4_K
 #include "q4_k.glsl"
 #elif FORMAT == Q5_K

@@ -5,7 +5,7 @@
 //   struct Block                                  one row's 32 weights, still packed
 //   Block load_block(group, block, lane, nb)      row = GROUP_ROWS * group + lane, elements 32*block ... +31; nb = blocks per row
 //   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7, divided by CODE_SCALE(j)
-//   uint  code_bytes(Block, j)                    the same codes as bytes, the first one lowest (not of f16 and f32)
+//   uint  code_bytes(Block, j)                    the same codes as bytes, the first one lowest (not where the codes are the weights)
 //   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
 //   float block_bias(Block, half_)                added to every scaled element (where HAS_BIAS is 1)
 //   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_BIAS 0 or 1
@@ -63,6 +63,18 @@ uint nibble_bytes(uvec4 q, uint j) { return (q[j & 3u] >> (j < 4u ? 0u : 4u)) & 
 uint bits_above_bytes(uint bits, uint j, uint at, uint count) {
     return (j < 4u ? bits << (4u - at) : bits >> at) & (0x10101010u * ((1u << count) - 1u));
 }
+
+// Pairs of bits of an 8-byte block where they lie: bits 2n of byte c of word u hold element 8n + 4u + c. j is a constant. PAIR_SCALE makes
+// numbers below 4 of them.
+ivec4 pairs_in_place(uvec2 q, uint j) {
+    uint v = q[j & 1u], at = j / 2u * 2u;
+    return ivec4(v & (3u << at), v & (0x300u << at), v & (0x30000u << at), at == 6u ? v >> 30 : v & (0x3000000u << at));
+}
+#define PAIR_SCALE(j) (vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, (j) < 6u ? 1.0 / 16777216.0 : 64.0) / float(1u << ((j) / 2u * 2u)))
+uint pair_bytes(uvec2 q, uint j) { return (q[j & 1u] >> (j / 2u * 2u)) & 0x03030303u; }
+
+// Two blocks share one vector: the even one has its first half.
+uvec2 half_vector(uvec4 v, uint block) { return (block & 1u) == 0u ? v.xy : v.zw; }
 
 // Two blocks share one word of half-precision scales.
 float paired_half(uint word, uint block) {

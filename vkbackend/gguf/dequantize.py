@@ -75,6 +75,10 @@ def _f16(blocks):
     return blocks.view(np.float16), None, None
 
 
+def _bf16(blocks):
+    return (blocks.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32), None, None
+
+
 def _q8_0(blocks):
     return blocks[:, 2:].view(np.int8), _halves(blocks, 0), None
 
@@ -95,6 +99,35 @@ def _q5_0(blocks):
 def _q5_1(blocks):
     scale_and_offset = _halves(blocks, 0, 2)
     return _nibbles(blocks, 8, 16) | _fifth_bits(blocks, 4), scale_and_offset[:, :1], scale_and_offset[:, 1:]
+
+
+def _pairs(blocks: np.ndarray, first: int) -> np.ndarray:
+    """The 64 bytes from byte `first` on, in runs of 32: the lowest two bits of a run, then the next ones -> uint8 (n, 2, 4, 32)."""
+    some = np.ascontiguousarray(blocks[:, first:first + 64]).reshape(-1, 2, 32)
+    codes = np.empty((len(some), 2, 4, 32), np.uint8)
+    for at in range(4):
+        codes[:, :, at] = some // (1 << 2 * at) & 3
+    return codes
+
+
+def _q2_k(blocks):
+    scales, d = blocks[:, :16], _halves(blocks, 80, 2)
+    return _pairs(blocks, 16).reshape(-1, 256), d[:, :1] * (scales & 15), -(d[:, 1:] * (scales >> 4))
+
+
+def q3_k_scales(packed: np.ndarray) -> np.ndarray:
+    """Q3_K's 12 bytes of six-bit scales, 32 added -> (..., 16) int8, one for every 16 elements."""
+    low, high = packed[..., :8], packed[..., 8:]
+    low = np.concatenate([low & 15, low >> 4], axis=-1)
+    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-1)
+    return _signed(low | high << 4, 32)
+
+
+def _q3_k(blocks):
+    codes, high = _pairs(blocks, 32).reshape(-1, 8, 32), np.ascontiguousarray(blocks[:, :32])
+    for block in range(8):  # bit `block` of byte i is the third bit of element i of that block
+        codes[:, block] |= (high // (1 << block) & 1) * np.uint8(4)
+    return _signed(codes.reshape(-1, 256), 4), _halves(blocks, 108) * q3_k_scales(blocks[:, 96:108]), None
 
 
 def k_scales(packed: np.ndarray) -> np.ndarray:
@@ -129,5 +162,5 @@ def _q6_k(blocks):
     return _signed(codes.reshape(-1, 256), 32), _halves(blocks, 208) * scales, None
 
 
-UNPACK = {"f32": _f32, "f16": _f16, "q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q4_k": _q4_k,
-          "q5_k": _q5_k, "q6_k": _q6_k}
+UNPACK = {"f32": _f32, "f16": _f16, "bf16": _bf16, "q8_0": _q8_0, "q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q2_k": _q2_k,
+          "q3_k": _q3_k, "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k}

@@ -11,7 +11,7 @@ from typing import Callable
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from .dequantize import UNPACK, dequantize, k_scales
+from .dequantize import UNPACK, dequantize, k_scales, q3_k_scales
 
 GROUP = 64   # rows per group, as in shaders/quant/planes.glsl: a lane's neighbours read what lies beside it, and memory is read from end to end
 BLOCK = 32   # elements per packed block
@@ -19,7 +19,7 @@ BLOCK = 32   # elements per packed block
 
 @dataclass(frozen=True)
 class QuantFormat:
-    """quant_words, scale_words: uint32 per row and `record` elements in the two planes.
+    """quant_words, scale_words: uint32 per row and block, or per row and `record` elements, in the two planes.
 
     split(blocks uint8 (n, type_size)) -> (quants uint32 (n, q), scales uint32 (n, s)): one row's records in plane order,
     where quants come in uvec4s; `pair_scales` formats store two blocks' half scales in one word (see `_pair`).
@@ -41,7 +41,7 @@ class QuantFormat:
 
     @property
     def quant_words(self) -> int:
-        return {"f32": 32, "f16": 16, "q8_0": 8}.get(self.name, 4)
+        return {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8, "q2_k": 2, "q3_k": 2}.get(self.name, 4)
 
     def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (rows, row_bytes) -> f32 (rows, K), bit-exact to gguf's; into `out` where there is one, else into a new array."""
@@ -64,8 +64,8 @@ class QuantFormat:
         rows, row_bytes = raw.shape
         k = row_bytes // self.type_size * self.block_size
         groups, num_blocks, num_records = -(-rows // GROUP), k // BLOCK, -(-k // self.record)
-        vectors = self.quant_words // 4  # uvec4s per block
-        quant_view = quants.view(np.uint32).reshape(groups, num_blocks * vectors, GROUP, 4)
+        vectors = num_blocks * self.quant_words // 4  # uvec4s per row
+        quant_view = quants.view(np.uint32).reshape(groups, vectors, GROUP, 4)
         scale_view = scales[:groups * GROUP * num_records * self.scale_words * 4].view(np.uint32).reshape(groups, num_records * self.scale_words, GROUP)
         slab = max(1, (1 << 20) // (row_bytes * GROUP)) * GROUP
         for first in range(0, rows, slab):
@@ -74,7 +74,7 @@ class QuantFormat:
                 part = np.concatenate([part, np.zeros((-len(part) % GROUP, row_bytes), np.uint8)])
             some = slice(first // GROUP, (first + len(part)) // GROUP)
             q, s = self.split(part.reshape(len(part), -1, self.type_size))
-            quant_view[some] = q.reshape(-1, GROUP, num_blocks * vectors, 4).transpose(0, 2, 1, 3)
+            quant_view[some] = q.reshape(-1, GROUP, vectors, 4).transpose(0, 2, 1, 3)
             if self.scale_words:
                 scale_view[some] = s.reshape(-1, GROUP, num_records * self.scale_words).transpose(0, 2, 1)
 
@@ -146,6 +146,30 @@ def _nibbles(qs: np.ndarray) -> np.ndarray:
     return (blocks[..., :16] | blocks[..., 16:] << 4).reshape(*qs.shape[:-1], -1, 16)
 
 
+def _pairs(qs: np.ndarray) -> np.ndarray:
+    """ggml's two-bit order (128 elements in 32 bytes: the lowest bits of all are the first 32) -> blocks of 8 bytes, whose bits 2n of byte c of
+    word u are element 8n + 4u + c.
+
+    qs (..., 64) uint8 -> (..., 8, 8) uint8
+    """
+    shape = qs.shape[:-1]
+    chunks = qs.reshape(*shape, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3  # (..., chunk, block, 32)
+    eights = chunks.reshape(*shape, 8, 4, 8)                                               # (..., block, n, 4u + c)
+    return eights[..., 0, :] | eights[..., 1, :] << 2 | eights[..., 2, :] << 4 | eights[..., 3, :] << 6
+
+
+def _split_q2_k(blocks):
+    return _words(_pairs(blocks[..., 16:80])), np.concatenate([_words(blocks[..., 80:84]), _words(blocks[..., :16])], axis=-1)
+
+
+def _split_q3_k(blocks):
+    # The third bit of element 4j + c of block i is bit i of byte 4j + c; it goes to bit 8c + j of the block's word.
+    third = np.unpackbits(np.ascontiguousarray(blocks[..., :32]).reshape(*blocks.shape[:2], 8, 4, 1), axis=-1, bitorder="little")  # (..., j, c, i)
+    third = _words(np.packbits(third.transpose(0, 1, 4, 3, 2), axis=-1, bitorder="little")[..., 0])[..., 0]
+    scales = _words(q3_k_scales(blocks[..., 96:108]).view(np.uint8))
+    return _words(_pairs(blocks[..., 32:96])), np.concatenate([_half(blocks, 108)[..., None], scales, third], axis=-1)
+
+
 def _split_q4_k(blocks):
     scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     return _words(_nibbles(blocks[..., 16:])), np.concatenate([_words(blocks[..., :4]), _words(scales)], axis=-1)
@@ -174,11 +198,14 @@ _T = GGMLQuantizationType
 FORMATS: dict[GGMLQuantizationType, QuantFormat] = {row.type: row for row in (
     QuantFormat(_T.F32, "f32", BLOCK, _split_plain, 0),
     QuantFormat(_T.F16, "f16", BLOCK, _split_plain, 0),
+    QuantFormat(_T.BF16, "bf16", BLOCK, _split_plain, 0),
     QuantFormat(_T.Q4_0, "q4_0", 64, _split_q4_0, 1),
     QuantFormat(_T.Q4_1, "q4_1", BLOCK, _split_q4_1, 1),
     QuantFormat(_T.Q5_0, "q5_0", 64, _split_q5_0, 3),
     QuantFormat(_T.Q5_1, "q5_1", BLOCK, _split_q5_1, 2),
     QuantFormat(_T.Q8_0, "q8_0", 64, _split_q8_0, 1),
+    QuantFormat(_T.Q2_K, "q2_k", 256, _split_q2_k, 5),
+    QuantFormat(_T.Q3_K, "q3_k", 256, _split_q3_k, 13),
     QuantFormat(_T.Q4_K, "q4_k", 256, _split_q4_k, 5),
     QuantFormat(_T.Q5_K, "q5_k", 256, _split_q5_k, 13),
     QuantFormat(_T.Q6_K, "q6_k", 256, _split_q6_k, 21),

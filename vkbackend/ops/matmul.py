@@ -166,7 +166,7 @@ def candidates(device, inputs, *, gate="", precision="float32", **_):
 
 def precision_for(weight, wanted: str) -> str:
     """What a product with `weight` is computed in where `wanted` is asked for: plain numbers have no codes for integer products."""
-    return "float32" if wanted == "int8" and weight.format.name in ("f16", "f32") else wanted
+    return "float32" if wanted == "int8" and weight.format.block_size == 1 else wanted
 
 
 def requires(*, precision="float32", **_):

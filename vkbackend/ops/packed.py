@@ -15,7 +15,9 @@ from .op import BASE_LANES
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
 TILE_BYTES = 4 << 20  # of f32 rows that the twins multiply with at a time: they stay in cache for several tokens
-_HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}  # where a block keeps half floats, if not at 0 only
+# Where a block keeps half floats, if not at 0 only, and the largest multiple of one, if not 8.
+_HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
+_LARGEST = {"q2_k": 20, "q3_k": 60, "q4_k": 400, "q5_k": 400, "q6_k": 400}
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class PackedMatrix:
             raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).view(np.uint8)
         elif format_name == "f16":
             raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).astype(np.float16).view(np.uint8)
+        elif format_name == "bf16":
+            raw = np.ascontiguousarray((rng.standard_normal((rows, k), np.float32) * np.float32(size)).view(np.uint16)[:, 1::2]).view(np.uint8)
         else:
             blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
             for at in _HALVES.get(format_name, (0,)):
-                scale = rng.uniform(-size, size, blocks.shape[:2]) / (8 if kind.block_size == 32 else 400)
+                scale = rng.uniform(-size, size, blocks.shape[:2]) / _LARGEST.get(format_name, 8)
                 blocks[..., at:at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
             raw = blocks.reshape(rows, -1)
         return cls("random", (rows, k), kind, [raw])
