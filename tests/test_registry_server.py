@@ -18,6 +18,7 @@ from live_server import ROOT, LiveServer, free_port
 from registry_world import MODEL_BYTES, contents, digest_of, make, push
 from shared_data import shared
 from starter_models import model_path
+from tiny_gguf import write_tiny_gguf
 
 from server import names
 from server.cli.main import cli
@@ -178,6 +179,21 @@ def test_commands_without_a_server(debian, without_server):
     assert is_whole(without_server, debian)
     result = CliRunner().invoke(cli, ["push", "--insecure", f"{debian.host}/library/m"])
     assert result.exit_code == 0 and result.output.splitlines()[-1] == "success"
+
+
+def test_a_model_goes_there_and_back_and_answers(debian, without_server, tmp_path):
+    model = f"{debian.host}/me/tiny:f32"
+    for arguments in (["create", model, "--gguf", write_tiny_gguf(tmp_path / "tiny.gguf")], ["push", "--insecure", model], ["rm", model]):
+        result = CliRunner().invoke(cli, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+    assert without_server.list() == []
+    for arguments in (["pull", "--insecure", model], ["show", model]):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+    assert "llama" in result.output
+    with LiveServer(without_server.root) as server:
+        answer = ollama.Client(server.url).generate(model, "abc", options={"num_predict": 3, "temperature": 0})
+        assert answer.done and answer.eval_count > 0
 
 
 @pytest.mark.parametrize("arguments, says", [(["pull", "http://127.0.0.1:1/library/m"], "Error: insecure protocol http"),
