@@ -37,7 +37,8 @@ def add(server, name, contents: bytes, **request):
 def exotic_quantization(path):
     """A llama model with one matrix of a type that has no kernel here."""
     writer = GGUFWriter(path, "llama")
-    for key, value in (("block_count", 1), ("context_length", 64), ("embedding_length", 256), ("feed_forward_length", 256), ("attention.head_count", 4)):
+    sizes = {"block_count": 1, "context_length": 64, "embedding_length": 256, "feed_forward_length": 256, "attention.head_count": 4}
+    for key, value in sizes.items():
         writer.add_uint32(f"llama.{key}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
     writer.add_tokenizer_model("gpt2")
