@@ -13,6 +13,7 @@ import pytest
 from live_server import ROOT, LiveServer
 from test_bad_input import call, create, upload
 from tiny_gguf import write_tiny_gguf
+from vulkan_drivers import missing
 
 from vkbackend.device.discover import available_host_memory
 from vkbackend.engine import placing
@@ -98,7 +99,7 @@ def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
     """Real memory: what one model takes is free for the next one only when it is gone. Neither is split."""
     total = device.info.memory_total
     if available_host_memory() < total + 512 * MIB:
-        pytest.skip("less memory is available than the device has: what is free there changes with other programs")
+        missing("less memory is available than the device has: what is free there changes with other programs")
     path = write_tiny_gguf(tmp_path / "large.gguf", "llama", "f32", num_layers=24)
     size = path.stat().st_size
     environment = {"OLLAMA_VULKAN": "1", "OLLAMA_GPU_OVERHEAD": str(total - 3 * size // 2)}
