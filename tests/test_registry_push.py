@@ -96,6 +96,23 @@ def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
     assert not any(DIGEST in seen.path for seen in proxy.of_kind("PUT uploads"))
 
 
+@pytest.mark.parametrize("source_of_layer, goes", [("/home/me/.ollama/models/blobs/sha256-1", True),
+                                                   ("C:\\Users\\me\\m.gguf", True), ("library/m:latest", False)])
+def test_where_a_layer_was_on_this_machine_is_not_told(proxy, source, tmp_path, source_of_layer, goes):
+    text = name(proxy, "library/told")
+    make(source, text, DATA)
+    manifest = json.loads(source.manifest_bytes(names.parse(text)))
+    manifest["layers"][0]["from"] = source_of_layer
+    source.write_manifest_bytes(names.parse(text), json.dumps(manifest).encode())
+    push(source, text)
+    fetched = Store(tmp_path / "fetched")
+    pull(fetched, text)
+    got = fetched.manifest_bytes(names.parse(text))
+    assert (source_of_layer.encode() not in got) == goes and (got == source.manifest_bytes(names.parse(text))) == (not goes)
+    del manifest["layers"][0]["from"]
+    assert not goes or json.loads(got) == manifest
+
+
 def test_models_that_are_not_whole_are_not_pushed(proxy, source):
     text = name(proxy, "library/half")
     with pytest.raises(ModelNotFound, match="half"):

@@ -1,4 +1,7 @@
-"""A registry's manifest: bytes -> config and layers, checked before anything is asked for."""
+"""A registry's manifest: bytes -> config and layers, checked before anything is asked for; and what of ours others get to see."""
+
+import json
+from pathlib import PurePosixPath, PureWindowsPath
 
 from ..stored_model import InvalidDigest, Layer, parse_json
 from ..store import normal_digest
@@ -19,6 +22,21 @@ def parse(contents: bytes, name: str) -> tuple[Layer, list[Layer]]:
     if not layers:
         raise RegistryError(f"the manifest of {name} names no layers: there is nothing to pull")
     return config, layers
+
+
+def for_others(contents: bytes) -> bytes:
+    """Byte for byte, but for layers that say which file on this machine they were made from: its path is nobody's business."""
+    document = parse_json(contents)
+    told = [layer for layer in document["layers"] if _is_path(layer.get("from") or "")]
+    if not told:
+        return contents
+    for layer in told:
+        del layer["from"]
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _is_path(source: str) -> bool:
+    return PurePosixPath(source).is_absolute() or PureWindowsPath(source).is_absolute()
 
 
 def _layer(entry: dict) -> Layer:

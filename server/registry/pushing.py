@@ -1,4 +1,4 @@
-"""A model to a registry: the blobs that it lacks, then the manifest, byte for byte as it is in the store."""
+"""A model to a registry: the blobs that it lacks, then the manifest, byte for byte as it is in the store unless it tells of local files."""
 
 import asyncio
 import json
@@ -27,6 +27,7 @@ async def push_model(store: Store, text: str, report, insecure: bool, credential
     report("retrieving manifest")
     contents = await asyncio.to_thread(_contents, store, endpoint, text)
     config, layers = manifest.parse(contents, endpoint.name.shortest)
+    contents = manifest.for_others(contents)
     async with Client(endpoint, credentials, limits) as client:
         try:
             for layer in {layer.digest: layer for layer in [*layers, config] if layer.digest}.values():
