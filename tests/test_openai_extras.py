@@ -223,6 +223,23 @@ def test_an_end_token_is_an_entry_behind_an_echoed_prompt(tmp_path):
     run(scenario)
 
 
+def test_a_beginning_of_text_token_is_an_entry_without_a_place(tmp_path):
+    """One that the model's tokenizer puts before a text; ids are taken as they are."""
+    async def scenario():
+        async with serving(tmp_path, [["yes"]]) as client:
+            tokenizer = client.runner.tokenizer
+            tokenizer.adds_bos = True
+            _, body = await complete(client, prompt="one two", echo=True, max_tokens=0, logprobs=1)
+            choice, = body["choices"]
+            assert choice["text"] == "one two" and choice["logprobs"]["tokens"] == ["<s>", "one", " two"]
+            assert choice["logprobs"]["text_offset"] == [0, 0, 3] and choice["logprobs"]["token_logprobs"][0] is None
+            assert body["usage"]["prompt_tokens"] == 3
+            ids = [tokenizer.id("one"), tokenizer.id(" two")]
+            _, body = await complete(client, prompt=ids, echo=True, max_tokens=0, logprobs=1)
+            assert body["choices"][0]["logprobs"]["tokens"] == ["one", " two"] and body["choices"][0]["text"] == "one two"
+    run(scenario)
+
+
 def test_raw_takes_the_prompt_as_it_is(tmp_path):
     async def scenario():
         async with serving(tmp_path, [["yes"]], template=TEMPLATE) as client:
