@@ -74,13 +74,8 @@ def _level(gguf: GGUFFile) -> str:
 
 def _of_gguf(gguf: GGUFFile, info) -> Tensor:
     rows = gguf.data(info.name).reshape(int(np.prod(info.shape[:-1], dtype=np.int64)), -1)
-
-    def values(first, last):
-        if info.type is GGMLQuantizationType.BF16:
-            return bf16_to_f32(rows[first:last].view(np.uint16))
-        return FORMATS[info.type].dequantize(rows[first:last])
-
-    return Tensor(info.name, info.shape, info.type, values, lambda first, last: rows[first:last].tobytes())
+    return Tensor(info.name, info.shape, info.type, lambda first, last: FORMATS[info.type].dequantize(rows[first:last]),
+                  lambda first, last: rows[first:last].tobytes())
 
 
 def bf16_to_f32(halves: np.ndarray) -> np.ndarray:
