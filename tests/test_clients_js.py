@@ -20,8 +20,8 @@ SECONDS = 90
 def node():
     """Runs the script: node(client, url) -> what it got."""
     modules = settings.cache_folder() / "clients" / "node_modules"
-    if shutil.which("node") is None:  # setup.sh does not install it
-        pytest.skip("node is not installed")
+    if shutil.which("node") is None:
+        missing("node is not installed (setup.sh does not install it)")
     if not (modules / "openai").exists():
         missing(f"the JavaScript clients are not in {modules} (bash scripts/setup.sh --tests installs them)")
 
