@@ -15,7 +15,7 @@ from shared_data import shared
 from starter_models import model_path
 
 # Conversations of these areas that run a model belong to the tests of generate and chat.
-CASES = {"root": "*", "http": "*", "blobs": "*", "manage": "*", "models": "show_*", "create": "*"}
+CASES = {"root": "*", "http": "*", "blobs": "*", "manage": "*", "models": "show_*", "create": "create_safetensors*"}
 
 
 @pytest.fixture(scope="module")
