@@ -15,7 +15,7 @@ from ..graph.cache import DTYPES, CacheStorage
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
-from ..graph.step import RowOutput, StepInputs
+from ..graph.step import NO_ROWS, RowOutput, StepInputs
 from ..models import LoadedModel
 from .kv_cache import CachedSequence, PagedCache
 from .work import SequenceWork
@@ -23,6 +23,7 @@ from .work import SequenceWork
 PAGE_SIZE = 32
 PREFILL_CHUNK = 128
 MAX_OUTPUTS = 32
+ROW_KINDS = ("output_rows", "scored_rows", "hidden_rows")  # in the order of `graph.step.step_outputs`
 SCORED_BYTES = 64 << 20  # of logits of prompts that are scored: half of what every device can bind at once
 
 
@@ -54,9 +55,11 @@ class ModelRunner:
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
         self._found: dict[int, object] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
+        self._most_rows = {"output_rows": max(MAX_OUTPUTS, max_sequences), "scored_rows": rows_at_once(config.vocab_size),
+                           "hidden_rows": max_sequences}  # of a part
         self._places: list[int] = []  # of the outputs of the part that runs
         sizes = {"num_sequences": max_sequences, "pages_per_sequence": pages, "max_tokens": max(prefill_chunk, max_sequences),
-                 "max_outputs": max(MAX_OUTPUTS, max_sequences), "max_scored": rows_at_once(config.vocab_size), "keep": keep,
+                 "max_outputs": self._most_rows["output_rows"], "max_scored": self._most_rows["scored_rows"], "keep": keep,
                  "timestamps": timestamps, "tuned_at": tuned_at}
         if model.parts:
             self.storage = self.executor = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
@@ -156,41 +159,42 @@ class ModelRunner:
     def _submit(self, work: list[SequenceWork], lengths: list[int]) -> None:
         """Run all parts of the step but the last, which is submitted. A part is what the executor can take."""
         tokens, positions, slots, targets, place = [], [], [], [], 0
-        wanted: dict[str, list[tuple[int, int]]] = {"output_rows": [], "scored_rows": [], "hidden_rows": []}  # (token, place among the outputs)
+        wanted = {kind: [] for kind in ROW_KINDS}  # of each (token, place among the outputs)
         for item, length in zip(work, lengths):
             begin, count = len(tokens), len(item.tokens)
             tokens.extend(item.tokens)
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
             targets.extend(item.targets)
-            end = len(tokens)
-            for kind, of in (("scored_rows", range(begin, begin + len(item.targets))), ("output_rows", range(end - item.outputs, end)),
-                             ("hidden_rows", range(end - item.hidden, end))):
-                wanted[kind].extend(zip(of, range(place, place + len(of))))
-                place += len(of)
-        tokens, positions, slots = (np.array(values, np.int32) for values in (tokens, positions, slots))
+            for kind, first, count in (("scored_rows", begin, len(item.targets)), ("output_rows", len(tokens) - item.outputs, item.outputs),
+                                       ("hidden_rows", len(tokens) - 1, item.hidden)):
+                if count:
+                    wanted[kind].extend(zip(range(first, first + count), range(place, place + count)))
+                    place += count
+        tokens, positions, slots, targets = (np.array(values, np.int32) for values in (tokens, positions, slots, targets))
+        wanted = {kind: np.array(pairs, np.int32) for kind, pairs in wanted.items() if pairs}
         candidates = any(item.candidates for item in work)
-        most = {"output_rows": max(MAX_OUTPUTS, self.max_sequences), "scored_rows": rows_at_once(self.vocab_size)}
         self._found = {}
         first = num_targets = 0
         while True:
             last = min(first + self.executor_tokens, len(tokens))
-            for kind, count in most.items():
-                here = [token for token, _ in wanted[kind] if first <= token < last]
-                if len(here) > count:
-                    last = here[count]  # the rest of the rows in the next part
-            part = {kind: [pair for pair in pairs if first <= pair[0] < last] for kind, pairs in wanted.items()}
-            rows = {kind: np.array([token - first for token, _ in pairs], np.int32) for kind, pairs in part.items()}
-            of_part = targets[num_targets:num_targets + len(part["scored_rows"])]
-            self._places = [place for pairs in part.values() for _, place in pairs]
+            for kind, pairs in wanted.items():
+                here = pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last), 0]
+                if len(here) > self._most_rows[kind]:
+                    last = int(here[self._most_rows[kind]])  # the rest of the rows in the next part
+            part = {kind: pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last)] for kind, pairs in wanted.items()}
+            rows = {kind: pairs[:, 0] - first for kind, pairs in part.items()}
+            next_target = num_targets + len(rows.get("scored_rows", ()))
+            self._places = [place for kind in ROW_KINDS if kind in part for place in part[kind][:, 1].tolist()]
             self.executor.submit(StepInputs(tokens[first:last], positions[first:last], slots[first:last], self.pages.table,
-                                            targets=np.array(of_part, np.int32), with_candidates=candidates and len(of_part) > 0, **rows))
+                                            **({"output_rows": NO_ROWS} | rows), targets=targets[num_targets:next_target],
+                                            with_candidates=candidates and next_target > num_targets))
             if last == len(tokens):
                 return
             # What full() would read is about to be overwritten.
             done = [_frozen(output) if isinstance(output, RowOutput) else output for output in self.executor.wait()]
             self._found.update(zip(self._places, done))
-            first, num_targets = last, num_targets + len(of_part)
+            first, num_targets = last, next_target
 
     @property
     def executor_tokens(self) -> int:

@@ -11,8 +11,7 @@ from ..ops.top_k import CAPACITY
 CANDIDATES = 128  # a row brings at least its so many largest logits
 
 
-def _none() -> np.ndarray:
-    return np.zeros(0, np.int32)
+NO_ROWS, NO_LOGITS = np.zeros(0, np.int32), np.zeros(0, np.float32)  # shared: steps are many
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class StepInputs:
     sequences: np.ndarray
     page_table: np.ndarray
     output_rows: np.ndarray
-    scored_rows: np.ndarray = field(default_factory=_none)
-    targets: np.ndarray = field(default_factory=_none)
-    hidden_rows: np.ndarray = field(default_factory=_none)
+    scored_rows: np.ndarray = field(default_factory=lambda: NO_ROWS)
+    targets: np.ndarray = field(default_factory=lambda: NO_ROWS)
+    hidden_rows: np.ndarray = field(default_factory=lambda: NO_ROWS)
     with_candidates: bool = False
 
 
@@ -89,8 +88,8 @@ class ScoredRow:
 
     log_sum_exp: float
     target_logit: float
-    ids: np.ndarray = field(default_factory=_none)
-    logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    ids: np.ndarray = field(default_factory=lambda: NO_ROWS)
+    logits: np.ndarray = field(default_factory=lambda: NO_LOGITS)
 
 
 def step_outputs(step: StepInputs, results: list[np.ndarray], full: Callable[[int], np.ndarray], scored_full: Callable[[int], np.ndarray]) -> list:
