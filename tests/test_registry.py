@@ -312,7 +312,7 @@ def test_a_client_that_leaves_keeps_what_has_come(proxy, store):
 
 
 def test_two_pulls_of_one_blob_share_it(proxy, store):
-    proxy.fault = lambda seen: Slow(300_000) if seen.kind == BLOBS else None
+    proxy.fault = lambda seen: Slow(600_000) if seen.kind == BLOBS else None
     first, second = Pulling(store, name(proxy)), Pulling(store, name(proxy))
     assert first.told.arrived.wait(10) and second.told.arrived.wait(10)
     third = Pulling(store, name(proxy))
@@ -377,7 +377,7 @@ def test_what_a_power_cut_made_of_the_parts_is_fetched_anew(proxy, store):
 
 
 def test_another_process_at_the_same_blob_is_waited_for(proxy, store):
-    proxy.fault = lambda seen: Slow(400_000) if seen.kind == BLOBS else None
+    proxy.fault = lambda seen: Slow(800_000) if seen.kind == BLOBS else None
     process = start(PULL, store.root, name(proxy))
     assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
     told = pull(store, name(proxy))

@@ -50,7 +50,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def slow(debian):
     debian.proxy.forget()
-    debian.proxy.fault = lambda seen: Slow(1_500_000) if seen.kind == "GET blobs" else None
+    debian.proxy.fault = lambda seen: Slow(2_500_000) if seen.kind == "GET blobs" else None
     return debian.proxy
 
 
