@@ -99,3 +99,21 @@ def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer)
     assert layer.is_among(result["layers"]) and [len(places) for places in result["places"]] == [1, 3]
     assert all(answers == answers[:1] * 4 for answers in result["answers"])
     assert messages(tmp_path / "layer") == ""
+
+
+def test_scores_and_hidden_states_come_from_the_last_part(device, tmp_path):
+    """Also where the output is alone on the CPU, so that the parts before it have nothing to say."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
+    file = models.read(path)
+
+    def outputs(model):
+        runner = ModelRunner(model, context_length=64, max_sequences=2, kv_type="f32", num_pages=2)
+        scored = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], targets=TOKENS[1:9])])
+        hidden, = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], hidden=True)])
+        return np.array([row.target_logit - row.log_sum_exp for row in scored]), hidden
+
+    scores, hidden = outputs(models.load(path, device))
+    for name in ("cpu-device", "output-on-cpu", "device-cpu"):
+        split_scores, split_hidden = outputs(split(file, PLACES[name], device))
+        assert len(scores) == 8 and np.abs(split_scores - scores).max() < 1e-5 * np.abs(scores).max(), name
+        assert hidden.shape == (256,) and np.abs(split_hidden - hidden).max() < 1e-3 * np.abs(hidden).max(), name
