@@ -17,11 +17,10 @@ from vulkan_drivers import missing
 
 from server import create, messages, names
 from server.cli.main import cli
-from server.convert import CannotConvert, from_folder, gguf_out, llama
+from server.convert import CannotConvert, from_folder, gguf_out, llama, sentencepiece_file
 from server.convert.file_choice import chosen
 from server.convert.hugging_face import UnsupportedArchitecture
 from server.convert.safetensors import SafetensorsFile
-from server.convert.sentencepiece_file import read_pieces
 from server.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
 from server.store import Store
 from vkbackend.gguf.quants import FORMATS
@@ -185,19 +184,21 @@ def test_sentencepieces_own_file(tmp_path):
     raw = b"".join(_field(1, _field(1, text.encode()) + _field(2, float(score)) + (b"" if kind == 1 else _field(3, int(kind))))
                    for text, score, kind in zip(tokens, scores, types))
     raw += _field(2, _field(4, b"trained by nobody") + _field(3, 1 << 40)) + _field(7, 1.5)  # other fields are passed over
-    pieces = read_pieces(raw)
-    assert ([piece.text for piece in pieces], [piece.type for piece in pieces]) == (tokens, [int(kind) for kind in types])
-    vocabulary = from_sentencepiece(pieces, {"<more>": len(tokens), "the": 0}, tokenizer_of(gguf))
+    file = sentencepiece_file.read(raw)
+    assert ([piece.text for piece in file.pieces], [piece.type for piece in file.pieces]) == (tokens, [int(kind) for kind in types])
+    assert file.adds_space and not sentencepiece_file.read(raw + _field(3, _field(1, b"identity") + _field(3, 0))).adds_space
+    assert from_sentencepiece(file, {}, None).add_space_prefix is True
+    vocabulary = from_sentencepiece(file, {"<more>": len(tokens), "the": 0}, tokenizer_of(gguf))
     assert vocabulary.tokens == [*tokens, "<more>"] and vocabulary.model == "llama" and vocabulary.add_space_prefix is False
     np.testing.assert_allclose(vocabulary.scores[:-1], scores)
     assert vocabulary.types[-1] == Vocabulary.USER_DEFINED and vocabulary.types[3] == Vocabulary.UNKNOWN
     for cut in range(0, len(raw), 37):
         try:
-            read_pieces(raw[:cut])
+            sentencepiece_file.read(raw[:cut])
         except CannotConvert:
             pass
     with pytest.raises(CannotConvert, match="tokenizer.model"):
-        read_pieces(b"\xff" * 40)
+        sentencepiece_file.read(b"\xff" * 40)
 
 
 def test_spaces_and_ends_as_the_tokenizer_says():

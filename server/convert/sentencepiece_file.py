@@ -1,7 +1,7 @@
-"""tokenizer.model, SentencePiece's own file: a protocol buffer, of which only the pieces are read.
+"""tokenizer.model, SentencePiece's own file: a protocol buffer, of which the pieces are read and whether a space is put in front of texts.
 
-In: the file's bytes. Out: `Piece`s in the order of their ids. Format: sentencepiece_model.proto (ModelProto.pieces = 1;
-SentencePiece: piece = 1, score = 2, type = 3), wire format: https://protobuf.dev/programming-guides/encoding/
+In: the file's bytes. Out: `SentencePieceFile`. Format: sentencepiece_model.proto (ModelProto: pieces = 1, normalizer_spec = 3;
+SentencePiece: piece = 1, score = 2, type = 3; NormalizerSpec: add_dummy_prefix = 3), https://protobuf.dev/programming-guides/encoding/
 """
 
 import struct
@@ -11,7 +11,7 @@ from .source import CannotConvert
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 NORMAL = 1  # a piece's type where the file names none; its numbers are those of tokenizer.ggml.token_type
-PIECES = 1
+PIECES, NORMALIZER, ADD_DUMMY_PREFIX = 1, 3, 3
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,28 @@ class Piece:
     type: int
 
 
-def read_pieces(raw: bytes) -> list[Piece]:
+@dataclass(frozen=True)
+class SentencePieceFile:
+    """pieces: in the order of their ids."""
+
+    pieces: list[Piece]
+    adds_space: bool
+
+
+def read(raw: bytes) -> SentencePieceFile:
     """Raises CannotConvert."""
+    pieces, adds_space = [], True
     try:
-        pieces = [_piece(value) for number, value in _fields(raw) if number == PIECES]
+        for number, value in _fields(raw):
+            if number == PIECES:
+                pieces.append(_piece(value))
+            elif number == NORMALIZER:
+                adds_space = bool(dict(_fields(value)).get(ADD_DUMMY_PREFIX, True))
     except (IndexError, ValueError, TypeError, struct.error):
         pieces = []
     if not pieces:
         raise CannotConvert("tokenizer.model is no SentencePiece model, or damaged; download it again")
-    return pieces
+    return SentencePieceFile(pieces, adds_space)
 
 
 def _piece(raw: bytes) -> Piece:

@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 
-from .sentencepiece_file import read_pieces
+from . import sentencepiece_file
 from .source import CannotConvert
 from .tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
 
@@ -25,7 +25,7 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
     """json_file(name) -> dict | None, raw_file(name) -> bytes | None. vocab_size: rows of the embedding. Raises CannotConvert."""
     document, pieces = json_file("tokenizer.json"), raw_file("tokenizer.model")
     if pieces is not None:
-        vocabulary = from_sentencepiece(read_pieces(pieces), json_file("added_tokens.json") or {}, document)
+        vocabulary = from_sentencepiece(sentencepiece_file.read(pieces), json_file("added_tokens.json") or {}, document)
     elif document is not None:
         vocabulary = from_tokenizer_json(document)
     else:

@@ -72,10 +72,11 @@ def from_tokenizer_json(document: dict) -> Vocabulary:
     return vocabulary
 
 
-def from_sentencepiece(pieces, added_tokens: dict, document: dict | None) -> Vocabulary:
-    """pieces: of tokenizer.model; added_tokens: added_tokens.json, {text: id}; document: tokenizer.json, which knows which pieces are special."""
-    vocabulary = Vocabulary(SENTENCEPIECE)
-    for piece in pieces:
+def from_sentencepiece(file, added_tokens: dict, document: dict | None) -> Vocabulary:
+    """file: tokenizer.model, as `sentencepiece_file` reads it; added_tokens: added_tokens.json, {text: id}; document: tokenizer.json, which knows
+    which pieces are special."""
+    vocabulary = Vocabulary(SENTENCEPIECE, add_space_prefix=file.adds_space)
+    for piece in file.pieces:
         vocabulary.add(piece.text, piece.score, piece.type)
     for text, token_id in sorted(added_tokens.items(), key=lambda item: str(item[1])):
         if type(token_id) is not int or token_id < 0:
