@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from live_server import ROOT, LiveServer
+from starter_models import model_path
 from test_bad_input import call, create, upload
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
@@ -95,6 +96,22 @@ def test_several_models_answer_at_the_same_time_and_one_gives_way(server):
     assert "c" not in running(server)
 
 
+def test_a_loaded_model_answers_while_a_large_one_loads(tmp_path, gguf):
+    path = model_path("gemma3")
+    with LiveServer(tmp_path / "models", environment={"OLLAMA_VULKAN": "1"}) as server:
+        create(server, "small", upload(server, gguf.read_bytes()))
+        create(server, "large", upload(server, path.read_bytes()))
+        generate(server, "small")
+        loading = threading.Thread(target=generate, args=(server, "large", 1), kwargs={"num_gpu": 0})
+        loading.start()
+        answers = 0
+        while "large" not in running(server) and loading.is_alive():
+            generate(server, "small", 1)
+            answers += 1
+        loading.join()
+        assert answers > 3 and set(running(server)) == {"small", "large"}
+
+
 def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
     """Real memory: what one model takes is free for the next one only when it is gone. Neither is split."""
     total = device.info.memory_total
@@ -118,7 +135,7 @@ def on_device(device, monkeypatch):
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
 
     def leaves(num_bytes):
-        monkeypatch.setattr(placing.selection.Device, "free_memory", lambda self, wanted=0: num_bytes)
+        monkeypatch.setattr(placing.selection.Device, "free_memory", lambda self, wanted=0: max(0, num_bytes - self.allocated_bytes))
         monkeypatch.setattr(placing.selection, "_listed", [])
         usable = placing.selection.usable
         monkeypatch.setattr(placing.selection, "usable", lambda: [replace(gpu, free=num_bytes) for gpu in usable()])
@@ -142,6 +159,17 @@ def test_as_many_layers_as_fit_and_the_log_says_why(on_device, gguf, caplog):
         open_engine(gguf, context_length=128, whole=True)
     on_device(MIB // 2)
     assert opened_places(gguf) == (("CPU", 5),)
+
+
+def test_fewer_sequences_come_before_fewer_layers(on_device, gguf, monkeypatch, caplog):
+    """A cache for sixteen sequences would push layers off the device; they share a smaller one instead."""
+    on_device(5 * MIB)
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "16")
+    with caplog.at_level(logging.WARNING):
+        opened = open_engine(gguf, context_length=128)
+    opened.close()
+    assert len(opened.placement) == 1 and opened.placement[0][0] != "CPU"
+    assert "has room for a KV cache of" in caplog.text and "not for 16 sequences of 128" in caplog.text
 
 
 def test_overhead_is_kept_free(on_device, gguf, monkeypatch):
