@@ -179,6 +179,17 @@ def test_overhead_is_kept_free(on_device, gguf, monkeypatch):
     assert len(opened_places(gguf)) > 1
 
 
+def test_a_cache_leaves_the_overhead_free(on_device, gguf, monkeypatch):
+    """Of what is left beside the model, sixteen sequences get no more than the overhead leaves."""
+    on_device(64 * MIB)
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "16")
+    monkeypatch.setenv("OLLAMA_GPU_OVERHEAD", str(59 * MIB))
+    opened = open_engine(gguf, context_length=128)
+    pages = opened.engine.runner.pages.num_pages
+    opened.close()
+    assert len(opened.placement) == 1 and 4 <= pages < 64
+
+
 def test_what_fits_by_count_and_not_in_truth_is_tried_with_less(on_device, gguf, monkeypatch, caplog):
     """A driver that promises more than it has."""
     on_device(5 * MIB)

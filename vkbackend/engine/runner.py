@@ -9,6 +9,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from .. import settings
 from ..device.buffers import Arena
 from ..errors import OutOfMemory, RequestError
 from ..graph.cache import DTYPES, CacheStorage
@@ -218,7 +219,8 @@ def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max
         return wanted
     tensor_bytes = int(np.prod(page_shape)) * np.dtype(DTYPES[kv_type]).itemsize  # of one page, keys or values of one layer
     page_bytes = 2 * model.config.num_layers * tensor_bytes
-    free, limit = device.free_memory(wanted * page_bytes), device.info.limits.max_storage_buffer_range
+    overhead, limit = settings.get("OLLAMA_GPU_OVERHEAD"), device.info.limits.max_storage_buffer_range
+    free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)
     hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
     if pages * tensor_bytes > limit:
         raise OutOfMemory(f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: {hint}")
