@@ -190,6 +190,7 @@ class _Creation:
         upload = self.uploads.enter_context(self.store.upload())
         write_model(source, target, upload, lambda done, total: self.report(status, digest="0" * 19, total=total, completed=done),
                     getattr(self.report, "cancelled", None))
+        upload.sync()
         return upload
 
     # --- layers

@@ -121,6 +121,9 @@ class ProcessLock:
         make_folder(self._path.parent)
         file = open(self._path, "ab")
         try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another program that changes the store (%s)", self._path)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:

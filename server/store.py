@@ -52,6 +52,11 @@ class Upload:
             raise StoreError(f"{self._store.root} needs {num_bytes / 2**30:.2f} GiB more; the disk has {free / 2**30:.2f} GiB free: "
                              "remove other models, or set OLLAMA_MODELS to a folder on another disk")
 
+    def sync(self):
+        """Bring what was written so far to the disk, which takes its time: better before the store is locked than meanwhile."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     @property
     def path(self) -> Path:
         """Where what was written so far can be read."""
@@ -70,8 +75,7 @@ class Upload:
         """
         if expected is not None and normal_digest(expected) != self.digest:
             raise DigestMismatch(expected, self.digest)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
         os.chmod(self._path, 0o644)
         staging.place(self._path, self._store.blob_path(self.digest))
         return self.digest
