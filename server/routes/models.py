@@ -85,10 +85,23 @@ async def delete(request: web.Request) -> web.Response:
     if not name.is_valid:
         raise ApiError(400, f"name {quote(text)} is invalid")
     try:
-        await asyncio.to_thread(request.app[STORE].delete, name)
+        gone = await asyncio.to_thread(_delete, request.app[STORE], name)
     except ModelNotFound:
         raise ApiError(404, f"model '{text}' not found") from None
+    loaded_models = request.app[LOADED_MODELS]
+    if gone is not None and any(model.digest == gone.digest for model in loaded_models.running()):
+        await loaded_models.expire(gone)  # nobody could ask for it any more
     return empty(200)
+
+
+def _delete(store, name):
+    """The model that is gone, unless another name stands for the same one."""
+    try:
+        stored = store.get(name)
+    except StoreError:  # a damaged one can be deleted, too
+        stored = None
+    store.delete(name)
+    return None if stored is None or any(other.digest == stored.digest for other in store.list()) else stored
 
 
 ROUTES = [
