@@ -170,6 +170,11 @@ def test_fewer_sequences_come_before_fewer_layers(on_device, gguf, monkeypatch, 
     opened.close()
     assert len(opened.placement) == 1 and opened.placement[0][0] != "CPU"
     assert "has room for a KV cache of" in caplog.text and "not for 16 sequences of 128" in caplog.text
+    on_device(64 * MIB)
+    opened = open_engine(gguf, context_length=128, num_gpu=2)  # room enough for both: no fewer sequences than asked for
+    pages = opened.engine.runner.pages.num_pages
+    opened.close()
+    assert len(opened.placement) == 3 and pages == 16 * 4
 
 
 def test_overhead_is_kept_free(on_device, gguf, monkeypatch):

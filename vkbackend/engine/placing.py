@@ -143,12 +143,13 @@ class _Placing:
                          cache_bytes=request.element_bytes, max_tokens=max(PREFILL_CHUNK, request.max_sequences),
                          max_outputs=max(MAX_OUTPUTS, request.max_sequences))
         self.sizes = sizes
+        wanted = self.count if request.num_gpu < 0 else min(request.num_gpu, self.count)
 
         def attempt(stage: Stage, found: Layout) -> Outcome:
             needs = sizes.needs(found, [gpu.key for gpu in gpus])
             if stage is Stage.FIT:
                 return Outcome(True, needs)
-            if not is_last and layouts.num_layers(found) < self.count:
+            if not is_last and layouts.num_layers(found) < wanted:
                 raise _TryFewerSequences()
             return Outcome(self._holds(found, num_sequences), needs)
 
@@ -250,7 +251,7 @@ class _Placing:
 
 
 class _TryFewerSequences(Exception):
-    """Not all layers fit devices beside a cache for all sequences."""
+    """Not as many layers as are wanted fit devices beside a cache for all sequences."""
 
 
 def _names(gpus: list[Gpu]) -> dict[tuple[str, str], str]:
