@@ -54,7 +54,8 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
     try:
         while True:
             try:
-                event = await asyncio.wait_for(events.get(), GONE_CHECK_SECONDS)
+                async with asyncio.timeout(GONE_CHECK_SECONDS):  # unlike wait_for, never loses a cancellation
+                    event = await events.get()
             except TimeoutError:
                 event = None
             if client_left():

@@ -14,7 +14,7 @@ from engine_world import World
 from manage_models import make_model
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.app import build_app
+from server.app import ROUTES, build_app
 from server.keys import RUNNING
 from server.loaded_models import LoadedModels, LoadResult
 from server.service import log as service_log
@@ -215,3 +215,21 @@ def test_whoever_waits_for_a_whole_answer_is_told_too(service):
         assert answer.status == 503 and "shutting down" in (await answer.json())["error"]
         service.world.runner.gate.release(10_000)
     service.talk(conversation)
+
+
+def test_foreign_hosts_and_origins_get_403_on_every_route(tmp_path):
+    """Of the application as it listens on loopback; nothing of the route is reached."""
+    store = Store(tmp_path / "store")
+
+    async def run():
+        async with TestClient(TestServer(build_app(store, LoadedModels(store, None), listen_address="127.0.0.1"))) as client:
+            for route in ROUTES:
+                path = route.path.replace("{", "").replace("}", "")
+                for headers in ({"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Origin": "https://evil.example"}, {"Origin": "null"},
+                                {"Origin": "http://localhost.evil.example"}, {"Host": "127.0.0.1.evil.example"}):
+                    answer = await client.request(route.method, path, data=b'{"model": "m"}', headers=headers)
+                    assert (answer.status, await answer.read()) == (403, b""), (route.method, path, headers)
+                    assert "Access-Control-Allow-Origin" not in answer.headers
+                answer = await client.request(route.method, path, data=b"", headers={"Origin": "http://localhost:3000"})
+                assert answer.status != 403 and answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000", path
+    asyncio.run(run())

@@ -10,6 +10,8 @@ import click
 from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
+from ..version import version
+
 # Command -> (module, the click command in it). Modules are imported when their command runs: `create` must not pay for the devices' code.
 COMMANDS = {
     "serve": ("serve", "serve"),
@@ -84,18 +86,6 @@ def write_environment(formatter: click.HelpFormatter) -> None:
             formatter.write(f"  {row.name.ljust(width)}  {text[0]}\n")
             for line in text[1:]:
                 formatter.write(f"  {' ' * width}  {line}\n")
-
-
-def version() -> str:
-    """Of the installed distribution, or of the source checkout."""
-    from importlib import metadata
-    from pathlib import Path
-    try:
-        return metadata.version("vkbackend")
-    except metadata.PackageNotFoundError:
-        project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-        lines = project.read_text().splitlines() if project.exists() else []
-        return next((line.split('"')[1] for line in lines if line.startswith("version = ")), "unknown")
 
 
 def _show_version(context, _, wanted):

@@ -17,7 +17,8 @@ from vkbackend.device.selection import Survey, survey
 from ..address import Address, from_environment
 from ..routes.models import VERSION
 from ..store import Store
-from .main import CommandWithEnvironment, version
+from ..version import version
+from .main import CommandWithEnvironment
 from .serving import Service, listen, serve_until, start_log
 from .survey import describe
 

@@ -42,7 +42,7 @@ class _Float32(type(FLOAT)):
         return go_json.Float32(super().decode(value, raw, current, state))
 
 
-FLOAT32 = _Float32()
+PROMPT, FLOAT32 = _Prompt(), _Float32()
 LOGIT_BIAS = MapOf(FLOAT, "map[string]float64")
 
 
@@ -133,7 +133,7 @@ class ChatCompletionRequest:
 class CompletionRequest:
     GO_PACKAGE = "openai"
     model: str = wire(STRING, "model")
-    prompt: str | list = wire(_Prompt(), "prompt")
+    prompt: str | list = wire(PROMPT, "prompt")
     frequency_penalty: float = wire(FLOAT32, "frequency_penalty")
     max_tokens: int | None = wire(Pointer(INT), "max_tokens")
     presence_penalty: float = wire(FLOAT32, "presence_penalty")

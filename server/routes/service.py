@@ -1,14 +1,17 @@
-"""What operators and tools ask for: /healthz, /metrics, /api/devices."""
+"""What operators and tools ask for: /healthz, /metrics, /api/devices, /openapi.json and its page /docs."""
 
 import asyncio
+import functools
+import json
 
 from aiohttp import web
 from vkbackend.device.selection import survey
 
 from ..answers import json_answer
 from ..keys import LOADED_MODELS
-from ..service import metrics
+from ..service import metrics, openapi
 from ..service.device_list import as_dict
+from ..version import version
 
 
 async def health(request: web.Request) -> web.Response:
@@ -26,8 +29,24 @@ async def devices(request: web.Request) -> web.Response:
     return json_answer(await asyncio.to_thread(lambda: as_dict(survey())))
 
 
+@functools.cache
+def _document() -> dict:
+    return openapi.build(version())
+
+
+async def document(request: web.Request) -> web.Response:
+    return web.Response(body=json.dumps(_document()).encode(), headers={"Content-Type": "application/json"})
+
+
+async def page(request: web.Request) -> web.Response:
+    return web.Response(body=openapi.html(_document()).encode(), headers={
+        "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": openapi.POLICY})
+
+
 ROUTES = [
     web.get("/healthz", health),
     web.get("/metrics", prometheus),
     web.get("/api/devices", devices),
+    web.get("/openapi.json", document),
+    web.get("/docs", page),
 ]

@@ -6,6 +6,7 @@ last line (`is_over`), where a plain cancellation is a client that left.
 
 import asyncio
 import logging
+import time
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -49,9 +50,11 @@ class RunningRequests:
         self.is_over = True
         if self._tasks:
             log.warning("%d requests are cut off", len(self))
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=LAST_WORDS_SECONDS)
+            deadline = time.monotonic() + LAST_WORDS_SECONDS
+            while self._tasks and time.monotonic() < deadline:
+                for task in self._tasks:
+                    task.cancel()  # again and again: before Python 3.12, asyncio.wait_for may lose one
+                await asyncio.wait(self._tasks, timeout=LAST_WORDS_SECONDS / 5)
 
 
 RUNNING = web.AppKey("running", RunningRequests)
