@@ -3,11 +3,10 @@
 In: the parsed file. Out: `Config`. What is missing or no number is an error that names the key.
 """
 
-import math
-
 from .source import CannotConvert
 
 LARGEST = (1 << 32) - 1
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-37, 3e38
 
 
 class Config:
@@ -40,9 +39,9 @@ class Config:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number above 0. Raises CannotConvert."""
+        """A number above 0 that a float32 holds. Raises CannotConvert."""
         value = self.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not SMALLEST_FLOAT < value < LARGEST_FLOAT:
             raise self._wrong(key, "a number above 0")
         return float(value)
 

@@ -51,7 +51,7 @@ class Vocabulary:
         """Whether a tokenizer.json's post-processor puts a token in front (bos) of and behind (eos) a single text; nothing where it does not say."""
         for step in _steps(document.get("post_processor"), "processors"):
             single = step.get("single") if step.get("type") == "TemplateProcessing" else None
-            if isinstance(single, list) and single:
+            if isinstance(single, list) and single and all(isinstance(piece, dict) for piece in single):
                 return {"bos": "SpecialToken" in single[0], "eos": "SpecialToken" in single[-1]}
         return {}
 
