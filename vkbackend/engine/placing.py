@@ -233,8 +233,9 @@ class _Placing:
 
     def _explain(self, found: Layout) -> None:
         sizes, request = self.sizes, self.request
+        room = "; ".join(f"{self.names[gpu.key]} has {gpu.free // MIB} MiB free" for gpu in self.gpus)
         log.info("placing %s: %d layers and the output take %d MiB with a cache of %d tokens; %s", self._name, self.count - 1,
-                 sum(sizes.layers) // MIB, request.context_length, "; ".join(f"{self.names[gpu.key]} has {gpu.free // MIB} MiB free" for gpu in self.gpus))
+                 sum(sizes.layers) // MIB, request.context_length, room)
         whole = layouts.num_layers(found) == self.count
         log.log(logging.INFO if whole or request.num_gpu >= 0 else logging.WARNING, "%s%s", self._in_words(found), self._why(found))
 
