@@ -181,7 +181,7 @@ class _Creation:
         source = from_folder({path: self.blob(digest) for path, digest in files.items()})
         if target == source.level:
             target = None
-        upload = self.written(source, target, f"quantizing {source.level} model to {target}" if target else "converting model")
+        upload = self.written(source, target, f"quantizing {source.level} model to {target}" if target else f"writing {source.level} model")
         gguf = GGUFFile.open(upload.path)
         return [Piece(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
 
@@ -249,9 +249,7 @@ class _Creation:
             return piece
         if source.level not in CAN_BE_QUANTIZED:
             raise ApiError(500, "quantization is only supported for F16 and F32 models")
-        status = f"quantizing {source.level} model to {target}"
-        self.report(status)
-        upload = self.written(source, target, status)
+        upload = self.written(source, target, f"quantizing {source.level} model to {target}")
         return replace(piece, digest="", source="", upload=upload, gguf=GGUFFile.open(upload.path))
 
     def config_document(self, pieces, layers) -> dict:

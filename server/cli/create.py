@@ -16,6 +16,7 @@ from .client import Client, NoServer, ServerError
 from .connection import running_server
 from .digests import file_digest
 from .main import Failure
+from .progress import Progress
 
 
 @click.command()
@@ -49,7 +50,7 @@ def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str
     """Make `name` stand for a GGUF file, unless it does already. client: None writes to the store on this machine."""
     if not path.is_file():
         raise Failure(f"{path}: no such file; give the path of a GGUF file")
-    digest = file_digest(path, _progress("reading", path))
+    digest = file_digest(path, _reading(path))
     if not quantize and _stands_for(client, name, digest):
         click.echo(f"{name} is there already, from the same file")
         return
@@ -92,7 +93,7 @@ def _from_modelfile(text: str):
         commands = modelfile.parse(contents)
     except modelfile.ModelfileError as error:
         raise Failure(str(error)) from None
-    request, files = create_request(commands, folder, lambda file: file_digest(file, _progress("reading", file)),
+    request, files = create_request(commands, folder, lambda file: file_digest(file, _reading(file)),
                                     lambda warning: click.echo(warning, err=True))
     if request.from_.startswith(("./", "../", "/", "~")) or request.from_.endswith(".gguf"):
         raise Failure(f"FROM {request.from_}: no such file; paths are relative to the Modelfile")
@@ -100,43 +101,26 @@ def _from_modelfile(text: str):
 
 
 def _send(client: Client | None, request, files: dict[str, Path]) -> None:
-    """Blobs first, then the request; a line for each step."""
+    """Blobs first, then the request; a line for each step, a bar for what takes its time."""
     if client is None:
         _write_to_store(request, files)
         return
     from .. import go_json
     import json
-    copied, tell = set(), _Teller()
-    for digest, path in files.items():
-        if not client.has_blob(digest):
-            client.upload_blob(digest, path, _progress("copying", path))
-            copied.add(digest)
-    for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
-        tell(_step(piece.get("status", ""), copied), piece.get("total", 0), piece.get("completed", 0))
+    copied = set()
+    with Progress() as progress:
+        for digest, path in files.items():
+            if not client.has_blob(digest):
+                client.upload_blob(digest, path, _copying(progress, digest, path))
+                copied.add(digest)
+        for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
+            progress(piece | {"status": _step(piece.get("status", ""), copied)})
 
 
 def _step(status: str, copied: set[str]) -> str:
     """A step of the creation. By then every file's blob is there, but those in `copied` only since this command."""
     words, _, digest = status.rpartition(" ")
     return f"creating new layer {digest}" if words == "using existing layer" and digest in copied else status
-
-
-class _Teller:
-    """A line for each step; on a terminal with the share that is done, where that is known."""
-
-    def __init__(self):
-        self._last, self._is_open = "", False
-
-    def __call__(self, step: str, total: int = 0, completed: int = 0) -> None:
-        if step != self._last and self._is_open:
-            click.echo(err=True)
-            self._is_open = False
-        if total and sys.stderr.isatty():
-            click.echo(f"\r{step} {completed * 100 // total}%", err=True, nl=False)
-            self._is_open = True
-        elif step != self._last:
-            click.echo(step, err=True)
-        self._last = step
 
 
 def _write_to_store(request, files: dict[str, Path]) -> None:
@@ -146,30 +130,36 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
     from ..errors import ApiError
     from ..messages import CreateRequest
     from ..store import Store
-    store, copied, tell = Store(settings.models_folder()), set(), _Teller()
-    for digest, path in files.items():
-        if not store.blob_path(digest).is_file():
-            copied.add(digest)
-            with open(path, "rb") as file, store.upload() as upload:
-                progress = _progress("copying", path)
-                while piece := file.read(1 << 20):
-                    upload.write(piece)
-                    progress(upload.size)
-                upload.finish(digest)
+    store, copied = Store(settings.models_folder()), set()
     request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
-    try:
-        creation.create(store, request, creation.check(request),
-                        lambda status, digest="", total=0, completed=0: tell(_step(status, copied), total, completed))
-    except ApiError as error:
-        raise Failure(error.message) from None
+    with Progress() as progress:
+        for digest, path in files.items():
+            if not store.blob_path(digest).is_file():
+                copied.add(digest)
+                with open(path, "rb") as file, store.upload() as upload:
+                    tell = _copying(progress, digest, path)
+                    while piece := file.read(1 << 20):
+                        upload.write(piece)
+                        tell(upload.size)
+                    upload.finish(digest)
+
+        def report(status, digest="", total=0, completed=0):
+            progress({"status": _step(status, copied), "digest": digest, "total": total, "completed": completed})
+        try:
+            creation.create(store, request, creation.check(request), report)
+        except ApiError as error:
+            raise Failure(error.message) from None
 
 
-def _progress(doing: str, path: Path):
-    """Percentages on a terminal, nothing elsewhere."""
+def _copying(progress: Progress, digest: str, path: Path):
+    """-> what is called with the number of bytes of a file that have come into the store."""
+    total = path.stat().st_size
+    return lambda done: progress({"status": f"copying {path.name}", "digest": digest, "total": total, "completed": done})
+
+
+def _reading(path: Path):
+    """Percentages of a file whose digest is computed, on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         return lambda done: None
     total = max(path.stat().st_size, 1)
-
-    def show(done):
-        click.echo(f"\r{doing} {path.name} {done * 100 // total}%", err=True, nl=done >= total)
-    return show
+    return lambda done: click.echo(f"\rreading {path.name} {done * 100 // total}%", err=True, nl=done >= total)
