@@ -7,6 +7,7 @@ import click
 from vkbackend.device.selection import Survey, survey
 
 from ..formatting import human_bytes_binary
+from ..service.device_list import as_dict
 from .main import Failure
 from .table import columns
 
@@ -24,14 +25,6 @@ def devices(as_json):
         click.echo("\n".join(lines(found)))
     if not found.devices:
         raise Failure(found.problem or "no Vulkan device was found") if not as_json else click.exceptions.Exit(1)
-
-
-def as_dict(found: Survey) -> dict:
-    listed = [device.as_dict() | {"used": found.uses_device and device in found.usable, "reason": found.reasons[device.index]}
-              for device in found.devices]
-    return {"vulkan": found.is_switched_on, "chosen": found.chosen.index if found.chosen else None,
-            "order": [device.index for device in found.usable], "runs_on": found.sentence,
-            "problem": found.problem, "devices": listed}
 
 
 def lines(found: Survey) -> list[str]:
