@@ -1,7 +1,12 @@
 """`quantize`: each tensor gets the type that llama.cpp would give it, every type is written as `gguf` reads it, and the models run."""
 
+import importlib.util
+import json
+import subprocess
+import sys
 import threading
 import tracemalloc
+import urllib.request
 from collections import namedtuple
 from dataclasses import replace
 
@@ -10,9 +15,11 @@ import pytest
 from gguf import GGMLQuantizationType, LlamaFileType
 from gguf.quants import dequantize
 from hugging_face_folder import write_safetensors
+from live_server import ROOT, free_port, wait_for_port
 from recorded import load
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
+from vulkan_drivers import missing
 
 from server import create, messages, names
 from server.convert import CannotConvert, from_gguf, gguf_out, mixture, write_model
@@ -168,8 +175,9 @@ def test_a_bfloat16_model_is_quantized(store, tmp_path):
     assert {info.type.name for info in GGUFFile.open(store.get("small").gguf_path).tensors.values()} == {"F32", "Q8_0"}
 
 
-def test_smollm2_stays_what_it_is(store, tmp_path):
-    """A real model, expanded to float16 and quantized again: how well it foretells a text barely changes."""
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """A real model, expanded to float16 and quantized to Q4_K_M."""
     gguf = GGUFFile.open(model_path("smollm2"))
     source = from_gguf(gguf)  # its matrices are of 4 and 8 bits, which count as quantized: here they are read as what they stand for
 
@@ -179,12 +187,39 @@ def test_smollm2_stays_what_it_is(store, tmp_path):
         rows = gguf.data(tensor.name).reshape(tensor.num_rows, -1)
         return replace(tensor, type=_T.F16, values=lambda first, last: FORMATS[gguf.tensors[tensor.name].type].dequantize(rows[first:last]))
     source = replace(source, tensors=[expanded(tensor) for tensor in source.tensors], level="F16")
-    was = Session(model_path("smollm2"))
-    tokens = was.tokenizer.encode("The capital of France is Paris. It lies on the river Seine, and two million people live there.")
-    with store.upload() as upload:
+    with Store(tmp_path_factory.mktemp("store")).upload() as upload:
         write_model(source, "Q4_K_M", upload, lambda done, total: None)
-        now = Session(upload.path)
-        assert now.logprobs(tokens).mean() == pytest.approx(was.logprobs(tokens).mean(), abs=0.15)
+        yield upload.path
+
+
+def test_smollm2_stays_what_it_is(smollm2):
+    """How well it foretells a text barely changes."""
+    was, now = Session(model_path("smollm2")), Session(smollm2)
+    tokens = was.tokenizer.encode("The capital of France is Paris. It lies on the river Seine, and two million people live there.")
+    assert now.logprobs(tokens).mean() == pytest.approx(was.logprobs(tokens).mean(), abs=0.15)
+
+
+def test_llama_cpp_reads_what_is_written(smollm2):
+    if importlib.util.find_spec("xllamacpp") is None:
+        missing("xllamacpp is not installed (bash scripts/setup.sh --tests)")
+    prompt, port = "The capital of France is", free_port()
+    process = subprocess.Popen([sys.executable, ROOT / "tests" / "llama_cpp_server.py", smollm2, str(port)], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        process.stdout.readline()
+        wait_for_port(port, process)
+        body = json.dumps({"prompt": prompt, "max_tokens": 6, "temperature": 0}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = json.load(answer)["choices"][0]["text"]
+    finally:
+        process.communicate()  # its input ends, and so does it
+    session = Session(smollm2)
+    tokens = session.tokenizer.encode(prompt)
+    start = len(tokens)
+    for _ in range(6):
+        tokens.append(int(session.logits(tokens)[-1].argmax()))
+    assert session.tokenizer.decode(tokens[start:]).decode() == text
 
 
 def test_a_large_tensor_takes_little_memory(tmp_path):
