@@ -1,4 +1,4 @@
-"""A whole greedy generation on the first Vulkan device; the program that tests start on some driver, under some layer.
+"""A whole greedy generation, and a look at its prompt, on the first Vulkan device; the program that tests start on some driver, under some layer.
 
 In: a model file, a number of tokens. Out: one line of JSON: tokens generated, seconds, device, and the libraries of validation layers
 that the loader brought in (so that a test knows that its layer was there). --plant makes one harmless mistake before the model is
@@ -37,6 +37,15 @@ def generate(runner, prompt: list[int], num_tokens: int) -> list[int]:
     return found
 
 
+def look_at(runner, prompt: list[int]) -> None:
+    """One step that brings all kinds of rows: logits, scores without and with candidates, a hidden state."""
+    for candidates in (False, True):
+        sequence = runner.open_sequence()
+        *scores, row, hidden = runner.step([SequenceWork(sequence, prompt, 1, prompt[1:], candidates, hidden=True)])
+        assert len(scores) == len(prompt) - 1 and len(row.full()) == runner.vocab_size and hidden.any()
+        runner.close_sequence(sequence)
+
+
 def plant_mistake(device) -> None:
     """Record, and never run, a barrier after shader writes of the host, which writes none (VUID-vkCmdPipelineBarrier-srcAccessMask-02815)."""
     Recorder(device)._barrier(STAGE_HOST, SHADER_WRITE, STAGE_COMPUTE, SHADER_WRITE)
@@ -60,6 +69,7 @@ def main():
     loaded = time.perf_counter()
     tokens = generate(runner, prompt, arguments.tokens)
     done = time.perf_counter()
+    look_at(runner, prompt[:6])
     name = device.info.name
     del runner
     device.close()
