@@ -4,9 +4,9 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
-import asyncio
 import html
 import logging
+import threading
 
 from aiohttp import web
 from vkbackend import settings
@@ -42,13 +42,14 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
 
 
 async def _prune(app: web.Application):
-    """What a crash left in the store, before anything is asked of it."""
-    if app[STORE] is None or settings.get("OLLAMA_NOPRUNE"):
-        return
-    try:
-        await asyncio.to_thread(app[STORE].prune)
-    except OSError as error:
-        log.warning("the store was not cleared of what is unused: %s", error)
+    """Clear away what a crash left in the store. Nobody waits for it: another program may hold the store's lock."""
+    def prune():
+        try:
+            app[STORE].prune()
+        except OSError as error:
+            log.warning("the store was not cleared of what is unused: %s", error)
+    if app[STORE] is not None and not settings.get("OLLAMA_NOPRUNE"):
+        threading.Thread(target=prune, name="prune", daemon=True).start()
 
 
 @web.middleware

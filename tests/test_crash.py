@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from live_server import ROOT
+from live_server import ROOT, LiveServer
 from manage_models import make_model
 from tiny_gguf import write_tiny_gguf
 
@@ -134,6 +134,21 @@ def test_an_upload_that_somebody_writes_is_not_taken_for_left_behind(tmp_path, m
         process.communicate()
     store.prune()
     assert not list(store.staging.folder.glob(".upload-*"))
+
+
+def test_a_server_clears_at_its_start_what_a_crash_left(tmp_path):
+    store = Store(tmp_path / "store")
+    make_model(store, "m", tmp_path)
+    left, (unused, _), kept = store.staging.folder / ".upload-left", store.add_blob(b"of no model"), store.get("m").manifest.digests
+    left.write_bytes(b"half")
+    for path in (left, store.blob_path(unused)):
+        os.utime(path, (time.time() - 3 * 86400,) * 2)
+    with LiveServer(store.root):
+        deadline = time.monotonic() + 10
+        while left.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert not left.exists() and all(store.blob_path(digest).exists() for digest in kept)
+    assert store.blob_path(unused).exists()  # it came into its place only now: its time of change tells
 
 
 # --- an Ollama beside us, which knows nothing of our lock
