@@ -261,6 +261,9 @@ def test_the_command_takes_a_folder_as_it_was_published(tmp_path, monkeypatch, s
     with LiveServer(tmp_path / "models") if serves else nullcontext() as server:
         monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.port if serves else free_port()}")
         (tmp_path / "Modelfile").write_text("FROM ./folder\nSYSTEM Be kind.")
+        (tmp_path / "One").write_text("FROM ./folder/model-00001-of-00002.safetensors")
+        result = CliRunner().invoke(cli, ["create", "half", "-f", str(tmp_path / "One")])
+        assert result.exit_code == 1 and "a safetensors file is missing, give all of them" in result.output  # but config.json came with it
         for arguments in (["plain"], ["small", "-q", "q8_0"], ["kind", "-f", str(tmp_path / "Modelfile"), "-q", "Q4_K"]):
             result = CliRunner().invoke(cli, ["create", *arguments])
             assert result.exit_code == 0, result.output

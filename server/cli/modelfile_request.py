@@ -84,7 +84,9 @@ def _weights(text: str, folder: Path) -> list[Path] | None:
         if not found:
             raise ModelfileProblem("no Modelfile or safetensors files found")
         return found
-    return [path] if path.is_file() else None
+    if not path.is_file():
+        return None
+    return [path, *_companions(path.parent)] if path.suffix == ".safetensors" else [path]
 
 
 def has_weights(folder: Path) -> bool:
@@ -92,9 +94,11 @@ def has_weights(folder: Path) -> bool:
 
 
 def _weights_of_folder(folder: Path) -> list[Path]:
-    """Safetensors with what belongs to them, or else GGUF files; sorted."""
+    """Safetensors with what belongs to them, or else GGUF files."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    weights = chosen(names)
-    if weights:
-        return [folder / name for name in names if name in weights or name in COMPANIONS]
-    return [folder / name for name in names if name.endswith(".gguf")]
+    weights = [folder / name for name in chosen(names)]
+    return weights + _companions(folder) if weights else [folder / name for name in names if name.endswith(".gguf")]
+
+
+def _companions(folder: Path) -> list[Path]:
+    return [folder / name for name in COMPANIONS if (folder / name).is_file()]
