@@ -155,6 +155,20 @@ def test_control_characters_do_not_reach_a_terminal(capsys):
     assert capsys.readouterr().out == "\x1bd"
 
 
+def test_the_likeliest_in_each_tokens_place():
+    entries = [token("He", -0.1) | {"top_logprobs": [token("He", -0.1), token("\x1b[2J", -3.0)]}, token("llo", 0.0)]
+    assert answer.alternatives(entries) == [
+        'TOKEN    PROBABILITY    LIKELIEST', '"He"     90.5%          "He" 90.5%  "\ufffd[2J" 5.0%', '"llo"    100.0%']
+
+
+def test_a_conversation_shows_what_else_was_likely(talk, capsys):
+    chat, client = talk
+    assert chat.handle("/set logprobs 3") and chat.handle("hello")
+    assert client.chats[0]["logprobs"] is True and client.chats[0]["top_logprobs"] == 3
+    assert "TOKEN    PROBABILITY    LIKELIEST" in capsys.readouterr().out
+    assert chat.handle("/set nologprobs") and chat.handle("hello") and "logprobs" not in client.chats[1]
+
+
 def test_timings():
     last = {"total_duration": 1_500_000_000, "load_duration": 2_000_000, "prompt_eval_count": 10, "prompt_eval_duration": 500_000_000,
             "eval_count": 3, "eval_duration": 1_000_000_000}
@@ -198,22 +212,23 @@ def test_conversation_keeps_history_until_cleared(talk, capsys):
     assert [message["content"] for message in client.chats[1]["messages"]] == ["one", "answer 1", "two"]
     chat.handle("/clear")
     chat.handle("/set system Be brief.")
-    chat.handle("/set nohistory")
     chat.handle("three")
-    chat.handle("four")
-    assert [message["content"] for message in client.chats[3]["messages"]] == ["Be brief.", "four"]
-    assert "answer 4" in capsys.readouterr().out
+    assert [message["content"] for message in client.chats[2]["messages"]] == ["Be brief.", "three"]
+    assert "answer 3" in capsys.readouterr().out
+    assert chat.keeps_lines and chat.handle("/set nohistory") and not chat.keeps_lines  # of typed lines, as in Ollama
     assert not chat.handle("/bye")
 
 
 def test_conversation_settings(talk, capsys):
     chat, client = talk
     for line in ("/set parameter temperature 0.5", "/set parameter stop a b", "/set parameter top_k x", "/set parameter zzz 1", "/set format json",
-                 "/set think", "/set verbose", "/nonsense", "/set nonsense", "/show license", "/show system"):
+                 "/set think", "/set verbose", "/nonsense", "/set nonsense", "/show license", "/show system", "/set wordwrap",
+                 "/set", "/show", "/? shortcuts", "/? set", "/?"):
         assert chat.handle(line)
     printed = capsys.readouterr().out
     for words in ("Set parameter 'temperature' to '0.5'", "invalid int value [x]", "unknown parameter 'zzz'", "Unknown command '/nonsense'",
-                  "Unknown command '/set nonsense'", "MIT", "from the model"):
+                  "Unknown command '/set nonsense'", "MIT", "from the model", "Set 'wordwrap' mode.",
+                  "/set nothink           Disable thinking", "/show modelfile    Show", "Ctrl + d            Exit (/bye)", "/save <model>   Save your"):
         assert words in printed
     chat.handle("hello")
     assert client.chats[0]["options"] == {"temperature": 0.5, "stop": ["a", "b"]}

@@ -3,8 +3,11 @@
 In: a client, a request body. Out: text on stdout; the answer's text and its last object for who goes on with them.
 """
 
+import json
+import math
 import re
 import sys
+import threading
 from dataclasses import dataclass, field
 
 import click
@@ -12,45 +15,54 @@ import click
 from .. import durations
 from .client import Client
 from .colours import Painter, TokenText
+from .table import columns
 
-
+SIGN_SECONDS = 0.5  # an answer that comes sooner needs no sign that it will
 # What could move a terminal's cursor or worse; a model may say anything.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
 class Printing:
-    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr."""
+    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr. alternatives: how many tokens are shown
+    beside each one after the answer, 0 for no such table."""
 
     coloured: bool = False
     verbose: bool = False
     hide_thinking: bool = False
+    alternatives: int = 0
 
 
 @dataclass
 class Answer:
     text: str = ""
     last: dict = field(default_factory=dict)
+    logprobs: list[dict] = field(default_factory=list)
 
 
 def print_answer(client: Client, path: str, body: dict, printing: Printing) -> Answer:
     """Send `body` to `path` and print what comes. Ctrl-C ends the request and keeps what was printed (`last` is then empty)."""
-    if printing.coloured:
-        body = body | {"logprobs": True}
-    answer, printer = Answer(), _Printer(printing)
+    if printing.coloured or printing.alternatives:
+        body = body | {"logprobs": True, "top_logprobs": printing.alternatives}
+    answer, printer, waiting = Answer(), _Printer(printing), Waiting(body.get("model", ""))
     stream = client.stream(path, body)
     try:
         for piece in stream:
+            waiting.end()
             message = piece.get("message") or piece
             printer.thinking(message.get("thinking") or "")
             text = (piece.get("response") if "response" in piece else message.get("content")) or ""
             printer.text(text, piece.get("logprobs"))
+            answer.logprobs += piece.get("logprobs") or []
             answer.text += text
             if piece.get("done"):
                 answer.last = piece
     finally:
+        waiting.end()
         stream.close()
         printer.end()
+    if printing.alternatives:
+        click.echo("\n".join(alternatives(answer.logprobs)) + "\n")
     if printing.verbose:
         click.echo("\n".join(timings(answer.last)), err=True)
     return answer
@@ -96,6 +108,48 @@ class _Printer:
         click.echo("\n")
         if self._coloured_any:
             self._painter.legend()
+
+
+def alternatives(logprobs: list[dict]) -> list[str]:
+    """A line for each token: itself, its probability, and the likeliest in its place."""
+    def shown(entry):
+        return json.dumps(CONTROL.sub("\ufffd", entry["token"]), ensure_ascii=False)
+
+    def chance(entry):
+        return f"{math.exp(min(entry['logprob'], 0)):.1%}"
+
+    return columns([[shown(entry), chance(entry), "  ".join(f"{shown(other)} {chance(other)}" for other in entry.get("top_logprobs") or [])]
+                    for entry in logprobs], ["TOKEN", "PROBABILITY", "LIKELIEST"])
+
+
+class Waiting:
+    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a second on."""
+
+    def __init__(self, model: str):
+        self._timer = None
+        if sys.stderr.isatty() and sys.stdout.isatty():
+            self._text, self._status = f"{model} is loaded, and reads" if model else "one moment", None
+            self._lock = threading.Lock()
+            self._timer = threading.Timer(SIGN_SECONDS, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _show(self):
+        with self._lock:
+            if self._timer is not None:
+                from rich.console import Console
+                self._status = Console(stderr=True).status(self._text)
+                self._status.start()
+
+    def end(self):
+        """May be called again and again."""
+        if self._timer is None:
+            return
+        with self._lock:
+            self._timer.cancel()
+            self._timer = None
+            if self._status is not None:
+                self._status.stop()
 
 
 def timings(last: dict) -> list[str]:

@@ -10,42 +10,72 @@ import click
 from vkbackend import settings
 
 from ..parameters import format_parameters
-from .answer import Printing, print_answer
+from .answer import Printing, Waiting, print_answer
 from .client import Client, NoServer, ServerError
 from .models import describe
 
 QUOTES = '"""'
 HELP = """Available Commands:
+  /set            Set session variables
+  /show           Show model information
+  /load <model>   Load a session or model
+  /save <model>   Save your current session
+  /clear          Clear session context
+  /bye            Exit
+  /?, /help       Help for a command
+  /? shortcuts    Help for keyboard shortcuts
+
+Use \"\"\" to begin a multi-line message.
+"""
+SET_HELP = """Available Commands:
   /set parameter ...     Set a parameter
   /set system <string>   Set system message
   /set history           Enable history
   /set nohistory         Disable history
-  /set verbose           Show LLM stats
-  /set quiet             Disable LLM stats
-  /set color             Colour tokens by their probability
-  /set nocolor           Print plain text
+  /set wordwrap          Enable wordwrap
+  /set nowordwrap        Disable wordwrap
   /set format json       Enable JSON mode
   /set noformat          Disable formatting
+  /set verbose           Show LLM stats
+  /set quiet             Disable LLM stats
   /set think             Enable thinking
   /set nothink           Disable thinking
-  /show info             Show details of this model
-  /show license | modelfile | parameters | system | template
-  /load <model>          Load a model
-  /save <model>          Save this conversation as a model
-  /clear                 Clear session context
-  /bye                   Exit
-  /?, /help              Help for a command
-
-Use \"\"\" to begin and end a multi-line message.
+  /set color             Colour tokens by their probability
+  /set nocolor           Print plain text
+  /set logprobs [N]      Show the N likeliest tokens beside each one
+  /set nologprobs        Show no table of tokens
 """
+SHOW_HELP = """Available Commands:
+  /show info         Show details for this model
+  /show license      Show model license
+  /show modelfile    Show Modelfile for this model
+  /show parameters   Show parameters for this model
+  /show system       Show system message
+  /show template     Show prompt template
+"""
+SHORTCUTS = """Available keyboard shortcuts:
+  Ctrl + a            Move to the beginning of the line (Home)
+  Ctrl + e            Move to the end of the line (End)
+   Alt + b            Move back (left) one word
+   Alt + f            Move forward (right) one word
+  Ctrl + k            Delete the sentence after the cursor
+  Ctrl + u            Delete the sentence before the cursor
+  Ctrl + w            Delete the word before the cursor
+
+  Ctrl + l            Clear the screen
+  Ctrl + c            Stop the model from responding
+  Ctrl + d            Exit (/bye)
+"""
+DEFAULT_ALTERNATIVES = 5
 
 
 class Conversation:
-    """One model, its history and settings. `handle` takes a message or a command; False ends the conversation."""
+    """One model, what was said, and settings. `handle` takes a message or a command; False ends the conversation. keeps_lines: whether what is typed
+    is remembered for the next time."""
 
     def __init__(self, client: Client, model: str, info: dict, common: dict, printing: Printing):
         self.client, self.common, self.printing = client, dict(common), printing
-        self.keeps_history = True
+        self.keeps_lines = True
         self._use(model, info)
 
     def _use(self, model: str, info: dict) -> None:
@@ -83,11 +113,10 @@ class Conversation:
         except (ServerError, NoServer) as error:
             click.echo(f"Error: {error}", err=True)
             return
-        if self.keeps_history:
-            self.messages += [message, {"role": "assistant", "content": answer.text}]
+        self.messages += [message, {"role": "assistant", "content": answer.text}]
 
-    def help(self, _) -> None:
-        click.echo(HELP)
+    def help(self, topic: str) -> None:
+        click.echo({"set": SET_HELP, "/set": SET_HELP, "show": SHOW_HELP, "/show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic, HELP))
 
     def clear(self, _) -> None:
         self.messages = []
@@ -96,15 +125,22 @@ class Conversation:
     def set(self, text: str) -> None:
         name, _, value = text.partition(" ")
         value = value.strip()
-        switches = {"history": ("keeps_history", True), "nohistory": ("keeps_history", False)}
+        switches = {"history": ("keeps_lines", True), "nohistory": ("keeps_lines", False)}
         printing = {"verbose": ("verbose", True), "quiet": ("verbose", False), "color": ("coloured", True), "nocolor": ("coloured", False)}
-        if name == "parameter":
+        if not name:
+            click.echo(SET_HELP)
+        elif name == "parameter":
             self.set_parameter(value)
         elif name == "system":
             self.system = value.removeprefix(QUOTES).removesuffix(QUOTES)
             click.echo("Set system message.")
         elif name in switches:
             setattr(self, *switches[name])
+        elif name in ("wordwrap", "nowordwrap"):  # lines are the terminal's to break
+            click.echo(f"Set '{name}' mode.")
+        elif name in ("logprobs", "nologprobs") and (value.isdecimal() or not value):
+            self.printing.alternatives = 0 if name == "nologprobs" else min(int(value or DEFAULT_ALTERNATIVES), 20)
+            click.echo(f"Set '{name}' mode.")
         elif name in printing:
             setattr(self.printing, *printing[name])
             click.echo(f"Set '{name}' mode.")
@@ -143,7 +179,7 @@ class Conversation:
         elif part in ("license", "modelfile", "template"):
             click.echo(self.info.get(part) or f"No {part} was specified for this model.")
         else:
-            click.echo("Usage: /show info | license | modelfile | parameters | system | template")
+            click.echo(SHOW_HELP)
 
     def load(self, model: str) -> None:
         if not model:
@@ -174,11 +210,23 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     from prompt_toolkit import PromptSession
     from prompt_toolkit.formatted_text import HTML
     from prompt_toolkit.history import FileHistory, InMemoryHistory
-    keeps = not settings.get("OLLAMA_NOHISTORY")
-    session = PromptSession(history=FileHistory(str(settings.cache_folder() / "history")) if keeps else InMemoryHistory())
-    placeholder = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
     conversation = Conversation(client, model, info, common, printing)
-    client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
+
+    class Lines(FileHistory):
+        """/set nohistory keeps lines out of the file from then on."""
+
+        def store_string(self, string: str) -> None:
+            if conversation.keeps_lines:
+                super().store_string(string)
+
+    keeps = not settings.get("OLLAMA_NOHISTORY")
+    session = PromptSession(history=Lines(str(settings.cache_folder() / "history")) if keeps else InMemoryHistory())
+    placeholder = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
+    waiting = Waiting(model)
+    try:
+        client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
+    finally:
+        waiting.end()
     while True:
         try:
             text = read_message(lambda is_first: session.prompt(">>> " if is_first else "... ", placeholder=placeholder if is_first else None))

@@ -28,6 +28,9 @@ COMMANDS = {
     "devices": ("devices", "devices"),
     "check": ("check", "check"),
     "bench": ("bench", "bench"),
+    "doctor": ("doctor", "doctor"),
+    "completion": ("completion", "completion"),
+    "help": ("completion", "show_help"),
     "perplexity": ("perplexity", "perplexity"),
 }
 ALIASES = {"ls": "list", "start": "serve"}

@@ -9,6 +9,7 @@ import click
 from .. import durations
 from ..formatting import human_bytes, human_number, human_time
 from .client import Client, ServerError
+from .completion import model_names
 from .connection import connected
 from .main import Failure
 from .table import columns
@@ -42,7 +43,7 @@ def ps(prefix):
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option("--license", "part", flag_value="license", help="Show the license of a model.")
 @click.option("--modelfile", "part", flag_value="modelfile", help="Show the Modelfile of a model.")
 @click.option("--parameters", "part", flag_value="parameters", help="Show the parameters of a model.")
@@ -57,7 +58,7 @@ def show(model, part, verbose):
 
 
 @click.command("cp")
-@click.argument("source")
+@click.argument("source", shell_complete=model_names)
 @click.argument("destination")
 def copy(source, destination):
     """Copy a model."""
@@ -67,7 +68,7 @@ def copy(source, destination):
 
 
 @click.command("rm")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
 def remove(models):
     """Remove models."""
     with connected(own_server=True) as client:
@@ -82,7 +83,7 @@ def remove(models):
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 def stop(model):
     """Stop a running model."""
     with connected() as client:

@@ -13,28 +13,36 @@ import click
 from .. import durations
 from . import colours
 from .answer import Printing, print_answer
-from .client import Client
+from .client import Client, ServerError
+from .completion import model_names
 from .connection import connected
 from .create import create_from_gguf
 from .main import Failure
+from .pull import pull_model
 
 FORMATS = ("", "json")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.argument("prompt", nargs=-1)
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m).")
 @click.option("--verbose", is_flag=True, help="Show timings for response.")
+@click.option("--insecure", is_flag=True, help="Use an insecure registry.")
 @click.option("--no-color", is_flag=True, help="Do not colour tokens by their probability.")
+@click.option("--logprobs", type=click.IntRange(1, 20), is_flag=False, flag_value=5, default=None, metavar="[N]",
+              help="Show each token's probability and the N likeliest in its place (default 5) after the answer.")
 @click.option("--format", "response_format", default="", help="Response format (e.g. json).")
 @click.option("--think", is_flag=False, flag_value="true", default=None, help="Enable thinking mode: true/false or high/medium/low for supported models.")
 @click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided).")
-@click.option("--nowordwrap", is_flag=True, hidden=True, help="Lines are never wrapped here; accepted for scripts that say so.")
-def run(model, prompt, keepalive, verbose, no_color, response_format, think, hidethinking, nowordwrap):
+@click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically (lines are never wrapped here).")
+@click.option("--truncate", type=bool, is_flag=False, flag_value=True, default=None, metavar="[BOOLEAN]",
+              help="For embedding models: cut inputs that exceed the context length (the default), or, with --truncate=false, refuse them.")
+@click.option("--dimensions", type=click.IntRange(0), default=0, help="For embedding models: cut the embedding to so many numbers.")
+def run(model, prompt, keepalive, verbose, insecure, no_color, logprobs, response_format, think, hidethinking, nowordwrap, truncate, dimensions):
     """Run a model.
 
-    Without a PROMPT, and with no text piped in, a conversation starts.
+    A model that is not there is pulled first. Without a PROMPT, and with no text piped in, a conversation starts.
     """
     common = common_fields(keepalive, response_format, think)
     text = " ".join(prompt)
@@ -42,15 +50,16 @@ def run(model, prompt, keepalive, verbose, no_color, response_format, think, hid
     if not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         text = f"{piped} {text}" if piped and text else piped or text
-    printing = Printing(colours.wanted(no_color), verbose, hidethinking)
+    printing = Printing(colours.wanted(no_color), verbose, hidethinking, logprobs or 0)
     with connected(own_server=True, announce=True) as client:
         name = model_name(client, model)
-        info = client.call("POST", "/api/show", {"model": name})
+        info = show_or_pull(client, name, insecure)
         if is_interactive:
             from .conversation import converse
             converse(client, name, info, common, printing)
         elif "embedding" in (info.get("capabilities") or []):
-            print_embedding(client, name, text, common)
+            embedding = {"dimensions": dimensions} if dimensions else {}
+            print_embedding(client, name, text, common | embedding | ({} if truncate is None else {"truncate": truncate}))
         else:
             answer_once(client, name, text, common, printing)
 
@@ -73,6 +82,17 @@ def common_fields(keepalive: str, response_format: str, think: str | None) -> di
             raise Failure(f'invalid value for --think: "{think}" (must be true, false, high, medium, or low)')
         common["think"] = {"true": True, "false": False}.get(think, think)
     return common
+
+
+def show_or_pull(client: Client, name: str, insecure: bool = False) -> dict:
+    """What /api/show says of a model, which is pulled where it is not there. Raises ServerError."""
+    try:
+        return client.call("POST", "/api/show", {"model": name})
+    except ServerError as error:
+        if error.status != 404:
+            raise
+    pull_model(client, name, insecure)
+    return client.call("POST", "/api/show", {"model": name})
 
 
 def model_name(client: Client, text: str) -> str:
@@ -101,6 +121,6 @@ def answer_once(client: Client, name: str, prompt: str, common: dict, printing: 
 
 def print_embedding(client: Client, name: str, text: str, common: dict) -> None:
     """A model that only embeds gives the vector as JSON."""
-    keep = {key: value for key, value in common.items() if key == "keep_alive"}
+    keep = {key: value for key, value in common.items() if key in ("keep_alive", "dimensions", "truncate")}
     answer = client.call("POST", "/api/embed", {"model": name, "input": text} | keep)
     click.echo(json.dumps(answer["embeddings"][0]))

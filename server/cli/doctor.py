@@ -1,0 +1,192 @@
+"""`doctor`: what somebody who is to help must know, in one file: devices, a quick check of the kernels, 16 tokens on the device and on the CPU.
+
+Out: the report on stdout and in a file. Exit status 1 where a kernel differs or the device's tokens are not the CPU's.
+"""
+
+import os
+import platform
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from vkbackend import settings
+from vkbackend.device.selection import open_device, survey
+from vkbackend.errors import VkbackendError
+
+from ..formatting import human_bytes_binary
+from ..version import version
+from . import devices as device_words
+from .main import Failure
+
+NUM_TOKENS = 16
+ROUNDS = 3  # in the first one kernels are compiled; of the others the fastest counts
+PROMPT = "The capital of France is"
+CLOSE = 0.05  # mean difference of log-probabilities that rounding of the cache explains
+PACKAGES = ("numpy", "kp", "gguf", "aiohttp", "llguidance")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Of one place: the tokens with their log-probabilities, and tokens per second after the first."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    rate: float
+    text: str
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("-o", "--output", "path", type=click.Path(dir_okay=False), default=None, help="File of the report (default vkbackend-report-TIME.txt here).")
+def doctor(model, path):
+    """Examine devices, kernels and a model, and write a report.
+
+    MODEL is a name or the path of a GGUF file; without one, the first model of the store is taken.
+    """
+    path = Path(path or time.strftime("vkbackend-report-%Y%m%d-%H%M%S.txt"))
+    report = _Report()
+    is_sound = True
+    report.section("System", _system())
+    found = survey()
+    report.section("Devices", device_words.lines(found) + ([f"problem: {found.problem}"] if found.problem else []))
+    device = _open(report, found)
+    try:
+        if device is not None:
+            lines, is_sound = _check(device)
+            report.section("Quick check of the kernels", lines)
+        file = _model_file(model)
+        if file is None:
+            report.section("Generation", ["skipped: there is no model; give one: vkbackend doctor MODEL"])
+        else:
+            is_sound &= _generation(report, file, device)
+    finally:
+        if device is not None:
+            device.close()
+    try:
+        path.write_text(report.text)
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror or error}") from None
+    click.echo(f"Report: {path}; nothing in it is secret but the names of your models and folders")
+    if not is_sound:
+        raise click.exceptions.Exit(1)
+
+
+class _Report:
+    """Shows sections as they come, and keeps their text."""
+
+    def __init__(self):
+        self.text = ""
+
+    def section(self, title: str, lines: list[str]) -> None:
+        text = "\n".join([f"== {title}", *lines, ""])
+        self.text += text + "\n"
+        click.echo(text)
+
+
+def _system() -> list[str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = ", ".join(f"{name} {_package(name)}" for name in PACKAGES)
+    named = [f"{row.name}={settings.text(row.name)}" for row in settings.ROWS if settings.text(row.name)]
+    return [f"vkbackend {version()}, Python {platform.python_version()}, {packages}", f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(memory)}",
+            "settings: " + (" ".join(named) or "none")]
+
+
+def _package(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "is missing"
+
+
+def _open(report, found):
+    """The device that models would run on with OLLAMA_VULKAN=1, whether or not it is set."""
+    if found.chosen is None:
+        return None
+    try:
+        return open_device(found.chosen.index)
+    except VkbackendError as error:
+        report.section("Opening the device", [f"failed: {error}"])
+        return None
+
+
+def _check(device) -> tuple[list[str], bool]:
+    from vkbackend.check import check
+    start = time.monotonic()
+    results = list(check(device, quick=True))
+    failed = [result for result in results if not result.passed]
+    lines = [f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: {result.error or f'{result.worst:.3g} times what is allowed'}" for result in failed]
+    return lines + [f"{len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - start:.1f} s; `vkbackend check` runs all"], not failed
+
+
+def _model_file(model: str | None) -> Path | None:
+    from ..store import Store
+    from .bench import gguf_path
+    if model is not None:
+        return gguf_path(model)
+    stored = [each.gguf_path for each in Store(settings.models_folder()).list() if each.gguf_path]
+    return stored[0] if stored else None
+
+
+def _generation(report, file: Path, device) -> bool:
+    """Whether the device's tokens are the CPU's, as far as rounding lets them."""
+    lines, made = [f"{file}: {NUM_TOKENS} tokens after {PROMPT!r}"], {}
+    for name, place in ((device.info.name, device), ("CPU", None)) if device else (("CPU", None),):
+        try:
+            made[name] = generate(file, place)
+            lines.append(f"{name}: {made[name].rate:.1f} tokens/s: {made[name].text!r}")
+        except VkbackendError as error:
+            lines.append(f"{name}: {type(error).__name__}: {error}")
+    is_sound = len(made) == (2 if device else 1)
+    if len(made) == 2:
+        on_device, on_cpu = made.values()
+        is_close, words = compare(on_device, on_cpu)
+        is_sound &= is_close
+        lines.append(words)
+        faster, slower = sorted(made, key=lambda name: -made[name].rate)
+        hint = "OLLAMA_VULKAN=1 is right" if faster != "CPU" else "leave OLLAMA_VULKAN unset"
+        lines.append(f"{faster} is {made[faster].rate / max(made[slower].rate, 1e-9):.1f} times as fast as {slower} for one answer at a time: {hint}")
+    report.section("Generation", lines)
+    return is_sound
+
+
+def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
+    """(whether they agree, in words). After two nearly equal candidates texts may part; up to there log-probabilities must be close."""
+    same = next((index for index, pair in enumerate(zip(on_device.tokens, on_cpu.tokens)) if pair[0] != pair[1]), len(on_cpu.tokens))
+    gaps = [abs(one - other) for one, other in zip(on_device.logprobs[:same + 1], on_cpu.logprobs[:same + 1])]
+    gap = sum(gaps) / len(gaps)
+    agrees = gap <= CLOSE and same > 0
+    return agrees, (f"{'the same' if agrees else 'DIFFERENT'}: {same} of {len(on_cpu.tokens)} tokens are equal, mean difference of log-probabilities {gap:.5f} "
+                    f"(up to {CLOSE} is rounding)")
+
+
+def generate(file: Path, device) -> Generated:
+    """The likeliest tokens, one after the other; device None: on the CPU. Raises VkbackendError."""
+    from vkbackend.engine.engine import Engine
+    from vkbackend.engine.runner import ModelRunner
+    from vkbackend.engine.sequence import Finished, GenerationRequest, Piece, SamplingOptions
+    from vkbackend.models import load
+    from vkbackend.tokenizer import Tokenizer
+    runner = ModelRunner(load(file, device), context_length=128, max_sequences=1)
+    tokenizer = Tokenizer.from_gguf(runner.model.gguf)
+    options = SamplingOptions(temperature=0, repeat_penalty=1.0, logit_bias=dict.fromkeys(tokenizer.eos_ids, -1000.0))
+    with closing(_Released(runner)), Engine(runner, tokenizer) as engine:
+        rates = []
+        for _ in range(ROUNDS):
+            runner.forget()
+            events = list(engine.generate(GenerationRequest(tokenizer.encode(PROMPT), options, NUM_TOKENS, logprobs=True)))
+            finished = next(event for event in events if isinstance(event, Finished))
+            rates.append((finished.tokens - 1) / max(finished.decode_seconds, 1e-9))
+    entries = [entry for event in events if isinstance(event, Piece) for entry in event.logprobs]
+    text = "".join(event.text for event in events if isinstance(event, Piece))
+    return Generated([entry.token_id for entry in entries], [entry.logprob for entry in entries], max(rates), text)
+
+
+class _Released:
+    """`close` frees a runner's memory."""
+
+    def __init__(self, runner):
+        self.close = runner.release
