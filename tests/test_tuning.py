@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -147,3 +148,21 @@ def test_a_choice_that_cannot_be_kept_is_still_taken(device, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert set(tuned.fastest(*arguments)) == {"tile"} and tuned.fastest(*arguments) == tuned.fastest(*arguments)
     assert "cannot be written" in caplog.text
+
+
+def test_large_jobs_are_measured_in_fewer_rounds(monkeypatch):
+    """Each candidate still runs twice: once to make its kernel, once to be measured."""
+    class Slow:
+        num_runs = 0
+
+        def run(self):
+            self.num_runs += 1
+            time.sleep(0.02)
+
+    monkeypatch.setattr(tuning, "MOST_SECONDS", 0.05)
+    programs = [Slow(), Slow()]
+    assert all(0.02 <= seconds < 1 for seconds in tuning._least_seconds(programs))
+    assert [program.num_runs for program in programs] == [2, 2]
+    monkeypatch.setattr(tuning, "MOST_SECONDS", 60)
+    tuning._least_seconds(programs)
+    assert [program.num_runs for program in programs] == [2 + tuning.ROUNDS + 1] * 2

@@ -20,6 +20,7 @@ from .op import Op
 log = logging.getLogger(__name__)
 
 ROUNDS = 6               # each candidate runs once a round; its least time counts
+MOST_SECONDS = 2.0       # no further round after these: a vocabulary's product with a whole prompt takes a second on a software driver
 REPEATED_FLOPS = 50e6    # a job of less is recorded REPEATS times, so that the submission's own time does not hide it
 REPEATS = 4
 LEAST_FLOPS = 400_000    # what is smaller takes the default: any kernel is fast enough
@@ -94,8 +95,10 @@ def as_stored(candidate: dict) -> dict:
 
 def _least_seconds(programs: list[Program]) -> list[float]:
     """Round by round, so that what disturbs the machine for a while disturbs all alike; the first round makes the kernels."""
-    least = [float("inf")] * len(programs)
+    least, end = [float("inf")] * len(programs), time.perf_counter() + MOST_SECONDS
     for turn in range(ROUNDS + 1):
+        if turn > 1 and time.perf_counter() > end:
+            break
         for at, program in enumerate(programs):
             start = time.perf_counter()
             program.run()
