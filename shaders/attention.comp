@@ -18,7 +18,7 @@
 
 layout(constant_id = 1) const uint HEAD_DIM = 64;
 layout(constant_id = 2) const uint PAGE_SIZE = 32;
-layout(constant_id = 3) const bool HALF = true;           // the cache holds half floats, otherwise floats
+layout(constant_id = 3) const uint CACHE = 1;             // type, see cache.glsl
 layout(constant_id = 4) const uint HEADS = 1;             // divides heads / kv_heads
 layout(constant_id = 5) const uint STEPS = 1;
 layout(constant_id = 6) const uint CHUNK = 256;           // a multiple of TILE
@@ -66,6 +66,7 @@ layout(push_constant) uniform Push {
     float eps;                                                     // of the norms
 };
 
+#include "cache.glsl"
 #ifdef ROTATE
 #include "head.glsl"
 #endif
@@ -77,19 +78,41 @@ const uint FITTING = LANES / EIGHTS;
 const uint PARTS = FITTING >= 8u ? 8u : FITTING >= 4u ? 4u : FITTING >= 2u ? 2u : 1u;  // positions whose values are read at a time
 const uint TILE = LANES * STEPS;
 
-// Eight neighbouring elements of a cache.
-#define LOAD8(NAME, i, a, b)                                                                          \
-    if (HALF) {                                                                                       \
-        uvec4 raw = LOAD4(NAME, i);                                                                   \
+// Where a row of the cache begins, in units of which LOAD8 adds: eights of elements, or, in a cache of bytes, whole rows.
+uint row_start(uint row) { return CACHE == CACHE_Q8 ? row : row * EIGHTS; }
+
+// Eight neighbouring elements of a cache, number e of the row that begins at `row`.
+#define LOAD8(NAME, row, e, a, b)                                                                     \
+    if (CACHE == CACHE_Q8) {                                                                          \
+        float unit = unpackHalf2x16(LOAD_WORD(NAME, q8_scales(row) + (e) / 8u))[(e) / 4u % 2u];       \
+        a = q8_signed(LOAD_WORD(NAME, q8_codes(row) + 2u * (e))) * unit;                              \
+        b = q8_signed(LOAD_WORD(NAME, q8_codes(row) + 2u * (e) + 1u)) * unit;                         \
+    } else if (CACHE == CACHE_F16) {                                                                  \
+        uvec4 raw = LOAD4(NAME, (row) + (e));                                                         \
         a = vec4(unpackHalf2x16(raw.x), unpackHalf2x16(raw.y));                                       \
         b = vec4(unpackHalf2x16(raw.z), unpackHalf2x16(raw.w));                                       \
     } else {                                                                                          \
-        a = uintBitsToFloat(LOAD4(NAME, 2u * (i)));                                                   \
-        b = uintBitsToFloat(LOAD4(NAME, 2u * (i) + 1u));                                              \
+        a = uintBitsToFloat(LOAD4(NAME, 2u * ((row) + (e))));                                         \
+        b = uintBitsToFloat(LOAD4(NAME, 2u * ((row) + (e)) + 1u));                                    \
     }
 
-// What the cache would hold.
-vec4 stored(vec4 v) { return HALF ? vec4(unpackHalf2x16(packHalf2x16(v.xy)), unpackHalf2x16(packHalf2x16(v.zw))) : v; }
+#ifdef ROTATE
+// What a cache of floats or half floats would hold.
+vec4 stored(vec4 v) { return CACHE == CACHE_F16 ? vec4(unpackHalf2x16(packHalf2x16(v.xy)), unpackHalf2x16(packHalf2x16(v.zw))) : v; }
+
+// Of the token's own key in fours, then of its value in eights: the largest, of which blocks of bytes are multiples.
+shared float largest_of[CACHE == CACHE_Q8 ? FOURS + EIGHTS : 1u];
+float key_unit(uint block) {
+    float largest = 0.0;
+    [[unroll]] for (uint j = 0u; j < 8u; j++) largest = max(largest, largest_of[block * 8u + j]);
+    return q8_unit(largest);
+}
+float value_unit(uint block) {
+    float largest = 0.0;
+    [[unroll]] for (uint j = 0u; j < 4u; j++) largest = max(largest, largest_of[FOURS + block * 4u + j]);
+    return q8_unit(largest);
+}
+#endif
 
 // How lanes see what others hold: four elements of a query, or of the token's own key (as head HEADS), and weight and row of one of the
 // tile's positions. Loops around these are unrolled, so that lanes are constants and a shuffle is one instruction on llvmpipe.
@@ -138,7 +161,7 @@ void main() {
     uint first_chunk = first / CHUNK, last_chunk = position / CHUNK;
     if (first_chunk + gl_WorkGroupID.z > last_chunk) return;
     bool has_own = (last_chunk - first_chunk) % gl_NumWorkGroups.z == gl_WorkGroupID.z;  // this group does the token's own position
-    uint own_row = cache_row(uint(page_table[table + position / PAGE_SIZE]), kv_head, kv_heads, position % PAGE_SIZE, PAGE_SIZE) * EIGHTS;
+    uint own_row = row_start(cache_row(uint(page_table[table + position / PAGE_SIZE]), kv_head, kv_heads, position % PAGE_SIZE));
 
     // Queries and the token's own key: one lane, every LANES-th four.
     vec4 mine[(HEADS + 1u) * Q_FOURS];
@@ -152,12 +175,23 @@ void main() {
             mine[h * Q_FOURS + i] = normed_and_turned(x_row + (head0 + h) * HEAD_DIM, t, factor[h], true);
         mine[HEADS * Q_FOURS + i] = stored(normed_and_turned(x_row + (heads + kv_head) * HEAD_DIM, t, factor[HEADS], false));
     }
+    uint key_code[CACHE == CACHE_Q8 ? Q_FOURS : 1u];
+    if (CACHE == CACHE_Q8) {
+        [[unroll]] for (uint i = 0u; i < Q_FOURS; i++)
+            if (i * LANES + LANE < FOURS) largest_of[i * LANES + LANE] = q8_largest(mine[HEADS * Q_FOURS + i]);
+        group_barrier();
+        [[unroll]] for (uint i = 0u; i < Q_FOURS; i++) {
+            float unit = key_unit(min(i * LANES + LANE, FOURS - 1u) / 8u);
+            key_code[i] = q8_rounded(mine[HEADS * Q_FOURS + i], unit);
+            mine[HEADS * Q_FOURS + i] = q8_signed(key_code[i]) * q8_stored_unit(unit);
+        }
+    }
 #else
     [[unroll]] for (uint i = 0u; i < Q_FOURS; i++) {
         uint four = min(i * LANES + LANE, FOURS - 1u);
         [[unroll]] for (uint h = 0u; h < HEADS; h++) mine[h * Q_FOURS + i] = LOAD4(q, x_offset + token * x_stride + (head0 + h) * FOURS + four);
         vec4 a, b;
-        LOAD8(k_cache, own_row + four / 2u, a, b)
+        LOAD8(k_cache, own_row, four / 2u, a, b)
         mine[HEADS * Q_FOURS + i] = four % 2u == 0u ? a : b;
     }
 #endif
@@ -182,11 +216,40 @@ void main() {
         own_low[c] = stored(GATHER(x, from, uvec4(0u, 1u, 2u, 3u)));
         own_high[c] = stored(GATHER(x, from, uvec4(4u, 5u, 6u, 7u)));
 #else
-        LOAD8(v_cache, own_row + eighth[c], own_low[c], own_high[c])
+        LOAD8(v_cache, own_row, eighth[c], own_low[c], own_high[c])
 #endif
     }
 #ifdef ROTATE
-    if (has_own && head0 % (heads / kv_heads) == 0u) {    // of the groups that share the key-value head, one stores
+    uvec2 value_code[CACHE == CACHE_Q8 ? V_EIGHTS : 1u];
+    if (CACHE == CACHE_Q8) {
+        [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++)
+            if (c * LANES + LANE < EIGHTS) largest_of[FOURS + c * LANES + LANE] = max(q8_largest(own_low[c]), q8_largest(own_high[c]));
+        group_barrier();
+        [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++) {
+            float unit = value_unit(eighth[c] / 4u);
+            value_code[c] = uvec2(q8_rounded(own_low[c], unit), q8_rounded(own_high[c], unit));
+            own_low[c] = q8_signed(value_code[c].x) * q8_stored_unit(unit);
+            own_high[c] = q8_signed(value_code[c].y) * q8_stored_unit(unit);
+        }
+    }
+    bool stores = has_own && head0 % (heads / kv_heads) == 0u;  // of the groups that share the key-value head, one does
+    if (CACHE == CACHE_Q8 && stores) {
+        [[unroll]] for (uint i = 0u; i < Q_FOURS; i++)
+            if (i * LANES + LANE < FOURS) k_stored[q8_codes(own_row) + i * LANES + LANE] = key_code[i];
+        [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++) {
+            uint to = q8_codes(own_row) + 2u * (c * LANES + LANE);
+            if (c * LANES + LANE < EIGHTS) {
+                v_stored[to] = value_code[c].x;
+                v_stored[to + 1u] = value_code[c].y;
+            }
+        }
+        for (uint word = LANE; word < q8_scale_words(); word += LANES) {
+            bool has_two = 64u * word + 32u < HEAD_DIM;
+            k_stored[q8_scales(own_row) + word] = packHalf2x16(vec2(key_unit(2u * word), has_two ? key_unit(2u * word + 1u) : 0.0));
+            v_stored[q8_scales(own_row) + word] = packHalf2x16(vec2(value_unit(2u * word), has_two ? value_unit(2u * word + 1u) : 0.0));
+        }
+    }
+    if (CACHE != CACHE_Q8 && stores) {
         [[unroll]] for (uint i = 0u; i < Q_FOURS; i++) {
             uint four = i * LANES + LANE, to = own_row * 8u + 4u * four;
             vec4 v = mine[HEADS * Q_FOURS + i];
@@ -225,12 +288,12 @@ void main() {
             float score[HEADS * STEPS];
             [[unroll]] for (uint s = 0u; s < STEPS; s++) {
                 uint at = min(tile + s * LANES + LANE, end - 1u);
-                row[s] = cache_row(uint(page_table[table + at / PAGE_SIZE]), kv_head, kv_heads, at % PAGE_SIZE, PAGE_SIZE) * EIGHTS;
+                row[s] = row_start(cache_row(uint(page_table[table + at / PAGE_SIZE]), kv_head, kv_heads, at % PAGE_SIZE));
             }
             [[unroll]] for (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
             [[unroll]] for (uint e = 0u; e < EIGHTS; e++) {
                 vec4 a[STEPS], b[STEPS];
-                [[unroll]] for (uint s = 0u; s < STEPS; s++) { LOAD8(k_cache, row[s] + e, a[s], b[s]) }
+                [[unroll]] for (uint s = 0u; s < STEPS; s++) { LOAD8(k_cache, row[s], e, a[s], b[s]) }
                 [[unroll]] for (uint h = 0u; h < HEADS; h++) {
                     vec4 p = QUERY(h, 2u * e), r = QUERY(h, 2u * e + 1u);
                     [[unroll]] for (uint s = 0u; s < STEPS; s++) {
@@ -277,7 +340,7 @@ void main() {
                     [[unroll]] for (uint h = 0u; h < HEADS; h++) w[h] = WEIGHT(h, s, lane);
                     [[unroll]] for (uint c = 0u; c < V_EIGHTS; c++) {
                         vec4 a, b;
-                        LOAD8(v_cache, other + eighth[c], a, b)
+                        LOAD8(v_cache, other, eighth[c], a, b)
                         [[unroll]] for (uint h = 0u; h < HEADS; h++) {
                             low[h * V_EIGHTS + c] = fma(vec4(w[h]), a, low[h * V_EIGHTS + c]);
                             high[h * V_EIGHTS + c] = fma(vec4(w[h]), b, high[h * V_EIGHTS + c]);

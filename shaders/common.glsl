@@ -5,23 +5,22 @@
 // In both, one group is one workgroup, so control flow around group_* calls must be uniform in the workgroup.
 #extension GL_EXT_control_flow_attributes : require
 
+// LOAD_WORD: of an input of fours, one component.
 #ifdef TEXEL
 #define INPUT1(BINDING, NAME) layout(binding = BINDING) uniform samplerBuffer NAME
 #define LOAD1(NAME, i) texelFetch(NAME, int(i)).x
 #define INPUT4(BINDING, NAME) layout(binding = BINDING) uniform samplerBuffer NAME
 #define INPUT4U(BINDING, NAME) layout(binding = BINDING) uniform usamplerBuffer NAME
 #define LOAD4(NAME, i) texelFetch(NAME, int(i))
+#define LOAD_WORD(NAME, i) texelFetch(NAME, int((i) / 4u))[(i) % 4u]
 #else
 #define INPUT1(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { float NAME[]; }
 #define LOAD1(NAME, i) NAME[i]
 #define INPUT4(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { vec4 NAME[]; }
 #define INPUT4U(BINDING, NAME) layout(std430, binding = BINDING) readonly buffer NAME##_ { uvec4 NAME[]; }
 #define LOAD4(NAME, i) NAME[i]
+#define LOAD_WORD(NAME, i) NAME[(i) / 4u][(i) % 4u]
 #endif
-
-// Where a position of a key-value head begins in a cache (pages, kv_heads, page_size, head_dim), in heads: what one head reads of a page lies
-// beside each other.
-uint cache_row(uint page, uint kv_head, uint kv_heads, uint slot, uint page_size) { return (page * kv_heads + kv_head) * page_size + slot; }
 
 #ifdef GROUP
 layout(local_size_x_id = 0) in;
@@ -33,6 +32,7 @@ layout(constant_id = 0) const uint LANES = 32;
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #define LANE gl_SubgroupInvocationID
+void group_barrier() { subgroupBarrier(); }
 float group_add(float v) { return subgroupAdd(v); }
 float group_max(float v) { return subgroupMax(v); }
 uint group_add_uint(uint v) { return subgroupAdd(v); }
@@ -40,6 +40,7 @@ float group_broadcast(float v, uint lane) { return subgroupShuffle(v, lane); }
 uint group_broadcast_uint(uint v, uint lane) { return subgroupShuffle(v, lane); }
 #else
 #define LANE gl_LocalInvocationID.x
+void group_barrier() { barrier(); }
 shared float group_scratch[LANES];
 #define GROUP_TREE(COMBINE)                                                                   \
     barrier();                                                                                \

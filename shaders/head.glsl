@@ -1,5 +1,5 @@
 // A head of queries or keys, spread over lanes in fours of neighbouring elements: normalized and rotated.
-// Wants HEAD_DIM, N_ROT, HALVES, HAS_NORMS, HALF, `eps` and, as inputs, x, turns, q_norm and k_norm. What is rounded here must not depend
+// Wants HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and, as inputs, x, turns, q_norm and k_norm. What is rounded here must not depend
 // on the shader around it: `precise`.
 #include "rotation.glsl"
 
@@ -54,8 +54,3 @@ vec4 normed_and_turned(uint from, Turn t, float factor, bool is_query) {
     precise vec4 y = fma(partner, t.sine, v * t.cosine);
     return y;
 }
-
-// Two neighbouring elements of a cache, from element `at` on.
-#define STORE2(CACHE, at, pair)                                                            \
-    if (HALF) CACHE[(at) / 2u] = packHalf2x16(pair);                                       \
-    else { CACHE[at] = floatBitsToUint((pair).x); CACHE[(at) + 1u] = floatBitsToUint((pair).y); }

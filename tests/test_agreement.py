@@ -44,15 +44,16 @@ def test_tokens_are_those_that_llama_cpp_scored(twins):
     assert tokenizer.encode((DATA / "english.txt").read_text())[:512] == recorded(name)["tokens"]
 
 
-@pytest.mark.parametrize("kv_type, bar", [("f32", 1e-3), ("f16", 5e-3)])
+@pytest.mark.parametrize("kv_type, bar", [("f32", 1e-3), ("f16", 5e-3), ("q8_0", 4e-2)])
 def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
+    """Of each cache against twins that store f32. q8_0 keeps 8 bits, which is what its bars are about."""
     name, (expected, best) = twins
     found, top = score(name, device, kv_type)
     mean, same = np.abs(found - expected).mean(), (top == best).mean()
     record_figure(f"{name}: Vulkan ({kv_type} KV) against twins: mean |difference| {mean:.2e}, largest {np.abs(found - expected).max():.2e}, "
                   f"same top-1 {same:.1%}")
     assert mean <= bar
-    assert same >= 0.99
+    assert same >= (0.97 if kv_type == "q8_0" else 0.99)
 
 
 def compare_with_llama_cpp(name, found, what, record_figure):

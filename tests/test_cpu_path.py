@@ -2,8 +2,10 @@
 
 import logging
 
+import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
@@ -11,10 +13,11 @@ import vkbackend.graph.cache
 import vkbackend.models
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.engine.work import SequenceWork
-from vkbackend.graph.cache import HalfValues
+from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes, fitting_kind
 from vkbackend.models import load
 from vkbackend.ops import matmul, packed
 from vkbackend.ops.packed import FORMATS, PackedMatrix
+from vkbackend.ops.q8_cache import Q8Cache
 
 PROMPT = [3, 50, 99, 7, 7, 120, 200, 31, 64, 5, 18, 77, 210, 4, 150, 33, 92, 11, 240, 66]
 
@@ -153,6 +156,35 @@ def test_half_values_round_as_half_floats():
     assert_same_bits(np.asarray(stored[2]), values.astype(np.float16).astype(np.float32))
     assert_same_bits(np.asarray(stored[0]), np.asarray(stored[2]))
     assert not np.asarray(stored[1]).any()
+
+
+def test_cache_of_bytes_rounds_as_ggml():
+    values = np.random.default_rng(2).standard_normal((3, 5, 2, 96), np.float32) * np.float32([1e-3, 1, 50]).reshape(3, 1, 1, 1)
+    values[1, 2, 0, 32:64] = 0
+    cache = Q8Cache.zeros(values.shape)
+    cache[np.array([2, 0, 1]), :] = values[[2, 0, 1]]
+    rows = values.reshape(-1, 96)
+    expected = gguf.quants.dequantize(gguf.quants.quantize(rows, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)
+    assert_same_bits(cache[:], expected.reshape(values.shape))
+    assert_same_bits(Q8Cache.unpacked(cache.packed(), cache.shape)[:], cache[:])
+    with pytest.raises(AssertionError):
+        assert_same_bits(cache[:], values)
+
+
+@pytest.mark.parametrize("head_dim, of_a_position", [(64, 68), (96, 104), (256, 272), (32, 36)])
+def test_bytes_of_a_cache_of_bytes(head_dim, of_a_position):
+    """Two blocks share a word of scales."""
+    shape = (7, 16, 3, head_dim)
+    packed = Q8Cache.zeros(shape).packed()
+    assert packed.nbytes == cache_bytes(shape, "q8_0") == 7 * 16 * 3 * of_a_position
+    storage = CacheStorage(2, 7, 16, 3, head_dim, "q8_0")
+    assert storage.num_bytes == 2 * 2 * 7 * 16 * 3 * (head_dim + head_dim // 32 * 2)
+
+
+def test_cache_of_bytes_wants_whole_blocks(caplog):
+    assert fitting_kind("q8_0", 96) == "q8_0" and not caplog.text
+    assert fitting_kind("q8_0", 80) == "f16" and "heads of this model have 80: f16 is taken" in caplog.text
+    assert fitting_kind("f32", 80) == "f32"
 
 
 def test_a_step_lets_go_of_what_it_does_not_need(tmp_path):

@@ -71,6 +71,37 @@ def test_half_precision_cache_agrees_with_twins(tiny, device, architecture):
     assert not np.array_equal(found, precise), "the f16 cache was not used"
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cache_of_bytes_agrees_with_twins(tiny, device, architecture):
+    """Where a value lies between two codes they may differ by one. Prompt and decode, which store by kernels of their own."""
+    rows = []
+    for where, kind in ((device, "q8_0"), (None, "q8_0"), (device, "f32")):
+        runner = tiny(architecture, "f32", where, kv_type=kind)
+        sequence = runner.open_sequence()
+        rows.append(np.concatenate([logits(runner, sequence, PROMPT), *(logits(runner, sequence, [token]) for token in (17, 201, 5))]))
+    found, expected, precise = rows
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-2 * largest)
+    assert np.abs(found - expected).mean() < 0.3 * np.abs(precise - expected).mean(), "rounding is the same on both sides"
+
+
+def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, device):
+    prompts = [PROMPT[:5], PROMPT[:31], PROMPT[:20]]
+    alone = []
+    for prompt in prompts:
+        runner = tiny("llama", "q4_1", device, kv_type="q8_0")
+        sequence = runner.open_sequence()
+        logits(runner, sequence, prompt)
+        alone.append([logits(runner, sequence, [token])[0] for token in (17, 201, 5)])
+    runner = tiny("llama", "q4_1", device, kv_type="q8_0")
+    sequences = [runner.open_sequence() for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts):
+        logits(runner, sequence, prompt)
+    for step, token in enumerate((17, 201, 5)):
+        rows = [row.full() for row in runner.step([SequenceWork(sequence, [token], 1) for sequence in sequences])]
+        assert_same_bits(rows, [each[step] for each in alone])
+
+
 def test_local_and_global_layers(tiny, device):
     """Seven gemma3 layers: the sixth sees everything, the others a window of 24 that the prompt outgrows."""
     found, expected = (follow(tiny("gemma3", "q4_0", where, num_layers=7, kv_type="f32"), PROMPT * 2) for where in (device, None))
@@ -323,7 +354,7 @@ def test_context_filled_to_the_last_token(tiny, device):
 def test_cache_that_does_not_fit_is_refused_before_it_is_made(tiny, device):
     with pytest.raises(OutOfMemory, match="the KV cache .* num_ctx"):
         tiny("llama", "q8_0", device, context_length=1 << 24)
-    with pytest.raises(RequestError, match="OLLAMA_KV_CACHE_TYPE=q3 is not known; there are: f32, f16"):
+    with pytest.raises(RequestError, match="OLLAMA_KV_CACHE_TYPE=q3 is not known; there are: f32, f16, q8_0"):
         tiny("llama", "q8_0", device, kv_type="q3")
 
 

@@ -12,6 +12,7 @@ from vkbackend.device.run_shader import run_shader
 from vkbackend.device.shaders import compile_glsl, variants
 from vkbackend.ops import OPS, elementwise
 from vkbackend.ops.packed import FORMATS
+from vkbackend.ops.q8_cache import Q8Cache
 from vkbackend.ops.run import prepare, reference, run
 
 
@@ -158,6 +159,25 @@ def test_split_attention_has_the_same_bits_in_every_run(device, monkeypatch, fla
             np.testing.assert_array_equal(found[1:].view(np.uint32), expected[1:].view(np.uint32))
             assert np.isnan(found[0]).all()
             assert not device.download(counts, np.uint32, (counts.num_bytes // 4,)).any()
+
+
+@pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])
+@pytest.mark.parametrize("label", ["decode", "decode, q8_0", "halves and norms, q8_0", "an odd number of blocks, q8_0"])
+def test_decode_attention_is_split_heads_and_attention(device, monkeypatch, flavor, label):
+    """Bit for bit, so that a sequence may go from one to the other; the caches, too."""
+    monkeypatch.setattr(device, "flavor", flavor)
+    case = next(case for case in OPS["decode_attention"].cases if case.label == label)
+    inputs = case.make(np.random.default_rng(6))
+    rotation = {name: case.attrs[name] for name in ("n_rot", "pairing", "eps")}
+    q, *caches = run(device, "split_heads", *inputs, **rotation)
+    y = run(device, "attention", q, *caches, *inputs[1:4], **{name: value for name, value in case.attrs.items() if name not in rotation})
+    found, *found_caches = run(device, "decode_attention", *inputs, **case.attrs)
+    np.testing.assert_array_equal(found.view(np.uint32), y.view(np.uint32))
+    for left, right in zip(found_caches, caches):
+        if isinstance(left, Q8Cache):
+            np.testing.assert_array_equal(left.packed(), right.packed())
+        else:
+            np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])

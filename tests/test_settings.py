@@ -77,7 +77,7 @@ def test_level_of_the_log(monkeypatch, text, level):
 @pytest.mark.parametrize("name, text, value", [
     ("OLLAMA_NUM_PARALLEL", "3", 3), ("OLLAMA_NUM_PARALLEL", "0", 1), ("OLLAMA_NUM_PARALLEL", " '2' ", 2), ("OLLAMA_NUM_PARALLEL", "", 1),
     ("OLLAMA_CONTEXT_LENGTH", "8192", 8192), ("OLLAMA_CONTEXT_LENGTH", "0", 4096), ("OLLAMA_MAX_QUEUE", "0", 0),
-    ("OLLAMA_KV_CACHE_TYPE", "F16", "f16"), ("OLLAMA_KV_CACHE_TYPE", "F32", "f32"), ("OLLAMA_KV_CACHE_TYPE", '"f32"', "f32"),
+    ("OLLAMA_KV_CACHE_TYPE", "F16", "f16"), ("OLLAMA_KV_CACHE_TYPE", "F32", "f32"), ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "q8_0"), ("OLLAMA_KV_CACHE_TYPE", '"f32"', "f32"),
     ("OLLAMA_VULKAN", '"1"', True), ("OLLAMA_VULKAN", "False", False), ("OLLAMA_VULKAN", "''", False)])
 def test_what_can_be_used_is(monkeypatch, caplog, name, text, value):
     monkeypatch.setenv(name, text)
@@ -86,7 +86,7 @@ def test_what_can_be_used_is(monkeypatch, caplog, name, text, value):
 
 @pytest.mark.parametrize("name, text, default", [
     ("OLLAMA_NUM_PARALLEL", "-1", 1), ("OLLAMA_NUM_PARALLEL", "many", 1), ("OLLAMA_CONTEXT_LENGTH", "-7", 4096), ("OLLAMA_CONTEXT_LENGTH", "4k", 4096),
-    ("OLLAMA_CONTEXT_LENGTH", "1.5", 4096), ("OLLAMA_MAX_QUEUE", "-1", 512), ("OLLAMA_KV_CACHE_TYPE", "q8_0", "f16"), ("OLLAMA_KV_CACHE_TYPE", "x", "f16")])
+    ("OLLAMA_CONTEXT_LENGTH", "1.5", 4096), ("OLLAMA_MAX_QUEUE", "-1", 512), ("OLLAMA_KV_CACHE_TYPE", "q4_0", "f16"), ("OLLAMA_KV_CACHE_TYPE", "x", "f16")])
 def test_what_cannot_be_used_is_said_once_and_counts_as_unset(monkeypatch, caplog, name, text, default):
     monkeypatch.setenv(name, text)
     with caplog.at_level(logging.WARNING):
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_said_once_and_counts_as_unset(monkeypatch, caplo
 
 def test_a_model_answers_whatever_the_environment_says(monkeypatch, tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
-    for name, text in (("OLLAMA_NUM_PARALLEL", "0"), ("OLLAMA_CONTEXT_LENGTH", "-7"), ("OLLAMA_KV_CACHE_TYPE", "q8_0")):
+    for name, text in (("OLLAMA_NUM_PARALLEL", "0"), ("OLLAMA_CONTEXT_LENGTH", "-7"), ("OLLAMA_KV_CACHE_TYPE", "q4_0")):
         monkeypatch.setenv(name, text)
     opened = open_engine(path, num_gpu=0)
     try:

@@ -18,7 +18,7 @@ CHUNK = 32  # tokens whose logits are read together
 
 
 class Session:
-    """path: a GGUF file. device: an open `Device`, or None for the numpy twins. kv_type: "f16" or "f32".
+    """path: a GGUF file. device: an open `Device`, or None for the numpy twins. kv_type: "f16", "f32" or "q8_0".
 
     keep: give every intermediate memory of its own, so that `read` finds it. timestamps: measure each dispatch.
     Raises what `models.load` and `ModelRunner` raise.

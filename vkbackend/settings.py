@@ -77,7 +77,7 @@ ROWS = [
     Setting("OLLAMA_CONTEXT_LENGTH", 4096, _count(4096), "context length where a request or model names none"),
     Setting("OLLAMA_NUM_PARALLEL", 1, _count(1, 1024), "sequences that one model decodes together"),
     Setting("OLLAMA_MAX_QUEUE", 512, _count(0), "requests that may wait for a model; more are refused with status 503"),
-    Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32"), "element type of the KV cache: f16 or f32"),
+    Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32", "q8_0"), "element type of the KV cache: f16, f32 or q8_0 (half of f16's memory)"),
     Setting("OLLAMA_FLASH_ATTENTION", True, _flag, "accepted; attention here never keeps a whole matrix of scores"),
     Setting("OLLAMA_MULTIUSER_CACHE", False, _flag, "accepted; prompts that begin alike share what is cached, whoever sends them"),
     Setting("OLLAMA_NEW_ENGINE", False, _flag, "accepted; there is one engine here"),

@@ -5,7 +5,7 @@ In: a loaded model and the element type of its cache. Out: `Work`, from shapes a
 
 import numpy as np
 
-from ..graph.cache import DTYPES
+from ..graph.cache import DTYPES, cache_bytes
 from ..models import LoadedModel
 
 
@@ -21,7 +21,7 @@ class Work:
         self.weights = sum(int(np.prod(info.shape)) for info in matrices)
         self.output_weights = int(np.prod(tensors[output].shape))
         self.weight_bytes = sum(info.num_bytes for info in matrices)
-        self._token_bytes = 2 * config.num_kv_heads * config.head_dim * np.dtype(DTYPES[kv_type]).itemsize  # keys and values of one layer
+        self._token_bytes = 2 * cache_bytes((1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type])  # keys and values of one layer
         window = getattr(config, "window", 0)
         self._windows = [0 if not window or config.is_global(layer) else window for layer in range(config.num_layers)]
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import settings
 from ..device.buffers import Arena
 from ..errors import OutOfMemory, RequestError
-from ..graph.cache import DTYPES, CacheStorage
+from ..graph.cache import DTYPES, CacheStorage, cache_bytes, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
-    kv_type: "f16" or "f32". num_pages: of the cache; where None, enough for all sequences, or what the device has room for, so long as
+    kv_type: "f16", "f32" or "q8_0". num_pages: of the cache; where None, enough for all sequences, or what the device has room for, so long as
     one sequence fits. keep, timestamps, tuned_at: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
     """
 
@@ -44,9 +44,11 @@ class ModelRunner:
         if kv_type not in DTYPES:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
+        kv_type = fitting_kind(kv_type, config.head_dim)
         self.model, self.kv_type = model, kv_type
         self.prefill_chunk, self.max_sequences = prefill_chunk, max_sequences
         self.context_length, self.vocab_size = context_length, config.vocab_size
+        self.scored_chunk = rows_at_once(self.vocab_size)
         pages = -(-context_length // PAGE_SIZE)
         page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
         if num_pages is None:
@@ -56,7 +58,7 @@ class ModelRunner:
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
         self._found: dict[int, object] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
-        self._most_rows = {"output_rows": max(MAX_OUTPUTS, max_sequences), "scored_rows": rows_at_once(config.vocab_size),
+        self._most_rows = {"output_rows": max(MAX_OUTPUTS, max_sequences), "scored_rows": self.scored_chunk,
                            "hidden_rows": max_sequences}  # of a part
         self._places: list[int] = []  # of the outputs of the part that runs
         sizes = {"num_sequences": max_sequences, "pages_per_sequence": pages, "max_tokens": max(prefill_chunk, max_sequences),
@@ -217,7 +219,7 @@ def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max
     wanted, device = pages * max_sequences, model.device
     if device is None:
         return wanted
-    tensor_bytes = int(np.prod(page_shape)) * np.dtype(DTYPES[kv_type]).itemsize  # of one page, keys or values of one layer
+    tensor_bytes = cache_bytes((1, *page_shape), DTYPES[kv_type])  # of one page, keys or values of one layer
     page_bytes = 2 * model.config.num_layers * tensor_bytes
     overhead, limit = settings.get("OLLAMA_GPU_OVERHEAD"), device.info.limits.max_storage_buffer_range
     free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)

@@ -1,15 +1,26 @@
 """The KV cache's storage: two paged tensors per layer, on the device or as numpy arrays for the twins."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..device.discover import available_host_memory
+from ..ops import q8_cache
+from ..ops.q8_cache import Q8Cache, cache_bytes
 
-DTYPES = {"f32": "float32", "f16": "float16"}  # OLLAMA_KV_CACHE_TYPE -> element type
+log = logging.getLogger(__name__)
 
-
+DTYPES = {"f32": "float32", "f16": "float16", "q8_0": q8_cache.NAME}  # OLLAMA_KV_CACHE_TYPE -> element type
 SHARE_FOR_SPEED = 0.25  # of the memory that is free: a half-float cache of the twins that takes less is kept in f32
+
+
+def fitting_kind(kind: str, head_dim: int) -> str:
+    """A key of DTYPES: `kind`, or f16 where heads are no whole number of q8_0's blocks."""
+    if DTYPES[kind] == q8_cache.NAME and head_dim % q8_cache.BLOCK:
+        log.warning("OLLAMA_KV_CACHE_TYPE=%s stores blocks of %d elements, heads of this model have %d: f16 is taken instead", kind, q8_cache.BLOCK, head_dim)
+        return "f16"
+    return kind
 
 
 class HalfValues(np.ndarray):
@@ -21,19 +32,19 @@ class HalfValues(np.ndarray):
 
 @dataclass(eq=False)
 class CacheTensor:
-    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` ("float32" or "float16")."""
+    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` (a value of DTYPES)."""
 
     name: str
     shape: tuple[int, int, int, int]
     dtype: str
     buffer: object = None           # device
-    array: np.ndarray | None = None  # twins
+    array: np.ndarray | Q8Cache | None = None  # twins
 
     @property
     def num_bytes(self) -> int:
         if self.array is not None:
             return self.array.nbytes
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return cache_bytes(self.shape, self.dtype)
 
 
 class CacheStorage:
@@ -45,13 +56,15 @@ class CacheStorage:
         shape = (num_pages, page_size, num_kv_heads, head_dim)
         num_elements = 2 * num_layers * int(np.prod(shape))
         if arena is not None:
-            arena.expect(num_elements * np.dtype(dtype).itemsize)
+            arena.expect(2 * num_layers * cache_bytes(shape, dtype))
         as_f32 = dtype == "float16" and arena is None and 4 * num_elements <= SHARE_FOR_SPEED * available_host_memory()
         self.layers = []
         for layer in range(num_layers):
             pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")
             for tensor in pair:
-                if arena is None:
+                if arena is None and dtype == q8_cache.NAME:
+                    tensor.array = Q8Cache.zeros(shape)
+                elif arena is None:
                     tensor.array = np.zeros(shape, np.float32).view(HalfValues) if as_f32 else np.zeros(shape, dtype)
                 else:
                     tensor.buffer = arena.allocate(tensor.num_bytes)

@@ -1,6 +1,6 @@
 """Causal attention over the paged cache, grouped-query, with a sliding window and logit soft-capping where asked for.
 
-q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32, positions, sequences: (T,) i32
+q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, positions, sequences: (T,) i32
 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads, head_dim) f32
 A token at position p sees positions max(0, p + 1 - window) ... p of its sequence. head_dim is a multiple of 8.
 On the device a long context may be split over several groups, at no change of any bit.
@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from ..device.dispatch import Dispatch
+from . import q8_cache
 from .op import Case, Op, ceil_div, group_variant
 from .signature import Signature
 
@@ -111,7 +112,7 @@ def shared_buffers(device, outputs, groups) -> tuple:
 
 def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> tuple:
     """Of attention.comp, in all its forms."""
-    return ((0, lanes), (1, head_dim), (2, k_cache.shape[1]), (3, k_cache.dtype == "float16"), (4, heads_together), (5, max(1, 16 // lanes)),
+    return ((0, lanes), (1, head_dim), (2, k_cache.shape[1]), (3, q8_cache.TYPES[k_cache.dtype]), (4, heads_together), (5, max(1, 16 // lanes)),
             (6, CHUNK), (7, splits > 1), (8, softcap > 0))
 
 
@@ -125,16 +126,16 @@ def _case(label, positions, heads, kv_heads, head_dim, dtype, sequences=None, **
         pages = max(positions) // 16 + 1
         shape = (2 * pages + 2, 16, kv_heads, head_dim)
         tokens = len(positions)
-        return [rng.standard_normal((tokens, heads, head_dim), np.float32), rng.standard_normal(shape, np.float32).astype(dtype),
-                rng.standard_normal(shape, np.float32).astype(dtype), np.array(positions, np.int32),
+        return [rng.standard_normal((tokens, heads, head_dim), np.float32), q8_cache.random(rng, shape, dtype),
+                q8_cache.random(rng, shape, dtype), np.array(positions, np.int32),
                 np.array(sequences or [0] * tokens, np.int32), rng.permutation(2 * pages + 2)[:2 * pages].reshape(2, pages).astype(np.int32)]
     return Case(label, make, {"scale": head_dim ** -0.5, **attrs}, 2e-5, 2e-5)
 
 
 SIGNATURE = Signature(
-    "q (T, heads, head_dim) f32", "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    "q (T, heads, head_dim) f32", f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", multiples={"head_dim": 8},
-    rules=(("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype),
+    rules=(*q8_cache.RULES,
            ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)))
 
 OP = Op("attention", reference, dispatch, (
@@ -144,4 +145,6 @@ OP = Op("attention", reference, dispatch, (
     _case("two sequences", [5, 61, 17, 18], 6, 2, 64, "float32", sequences=[0, 1, 0, 1]), _case("softcap", [20, 50], 4, 4, 64, "float32", softcap=5.0),
     _case("many chunks", [0, 255, 256, 511, 900], 6, 2, 64, "float16"), _case("window over chunks", [257, 700], 8, 1, 128, "float32", window=300),
     _case("wide heads", [530], 4, 1, 256, "float16", window=512), _case("odd heads", [5, 300], 5, 1, 40, "float16"),
+    _case("decode, q8_0", [70], 9, 3, 64, "q8_0"), _case("prefill, q8_0", list(range(3, 40)), 4, 2, 32, "q8_0"),
+    _case("many chunks, q8_0", [0, 255, 256, 511, 900], 6, 2, 96, "q8_0"), _case("window, q8_0", [257, 700], 4, 2, 128, "q8_0", window=300),
 ), SIGNATURE, variants=variants, scratch=scratch)

@@ -2,14 +2,14 @@
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
 page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
-k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> (T, heads, head_dim) f32 (rows of unused slots are not
+k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads, head_dim) f32 (rows of unused slots are not
 written), the caches in place. head_dim is a multiple of 8, n_rot of 4. On the device the same bits as the two ops one after the other.
 """
 
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from . import attention, rope, split_heads
+from . import attention, q8_cache, rope, split_heads
 from .op import Case, Op, group_variant
 from .signature import Signature
 
@@ -54,16 +54,17 @@ def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=Fal
         return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), np.array(positions, np.int32), np.arange(tokens, dtype=np.int32),
                 rng.permutation(tokens * pages + 1)[:tokens * pages].reshape(tokens, pages).astype(np.int32), rope.turns_per_position(10000.0, n_rot),
                 *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
-                rng.standard_normal(shape, np.float32).astype(dtype), rng.standard_normal(shape, np.float32).astype(dtype)]
-    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of values below 4.
+                q8_cache.random(rng, shape, dtype), q8_cache.random(rng, shape, dtype)]
+    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of values below 4; of
+    # q8_0, the 127th part of a block's largest.
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6, "scale": head_dim ** -0.5, **attrs},
-                3e-5 if dtype == "float32" else 2e-3, 1e-3 if dtype == "float16" else 3e-5)
+                {"float32": 3e-5, "float16": 2e-3, q8_cache.NAME: 0.04}[dtype], 3e-5 if dtype == "float32" else 1e-3)
 
 
 SIGNATURE = Signature(
     "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
     "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
-    "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     multiples={"head_dim": 8, "n_rot": 4},
     rules=(*split_heads.SIGNATURE.rules,
            ("heads must be a multiple of kv_heads", lambda s: (s["all_heads"] - 2 * s["kv_heads"]) % s["kv_heads"] == 0)))
@@ -73,4 +74,6 @@ OP = Op("decode_attention", reference, dispatch, (
     _case("f32", [33], 4, 2, 32, "adjacent", "float32"), _case("halves and norms", [300, 5], 4, 1, 256, "halves", "float16", norms=True, window=280),
     _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
     _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0), _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
+    _case("decode, q8_0", [70], 9, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", [300, 5], 4, 2, 128, "halves", "q8_0", norms=True, window=280),
+    _case("an odd number of blocks, q8_0", [40, 255, 256], 4, 2, 96, "halves", "q8_0", n_rot=40),
 ), SIGNATURE, in_place={1: 7, 2: 8}, variants=attention.variants, scratch=scratch)

@@ -14,6 +14,8 @@ from ..device.dispatch import Program
 from . import OPS
 from .op import Op, TensorView, ceil_div
 from .packed import PackedMatrix, place
+from .q8_cache import NAME as Q8_0
+from .q8_cache import Q8Cache
 from .signature import PACKED
 
 
@@ -69,6 +71,9 @@ class Prepared:
     def results(self, device) -> tuple[np.ndarray, ...]:
         found = []
         for view in self.outputs:
+            if view.dtype == Q8_0:
+                found.append(Q8Cache.unpacked(device.download(view.buffer, np.uint8, (view.buffer.num_bytes,)), view.shape))
+                continue
             rows, columns = view.shape[0], view.row_elements
             whole = device.download(view.buffer, view.dtype, (rows, view.stride))
             if id(view) in self.caches:
@@ -85,8 +90,7 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
     inputs = accepted(op, inputs, attrs)
     arena = Arena(device, "device", 1 << 20)
     names = [argument.name for argument in op.signature.arguments]
-    views = [_upload(device, arena, _by_head(value), value.shape) if name in CACHES else _upload(device, arena, value)
-             for name, value in zip(names, inputs)]
+    views = [_upload_cache(device, arena, value) if name in CACHES else _upload(device, arena, value) for name, value in zip(names, inputs)]
     expected = reference(op.name, *inputs, **attrs)
     outputs = []
     for index, array in enumerate(expected if isinstance(expected, tuple) else (expected,)):
@@ -102,6 +106,15 @@ def prepare(device, op, inputs, attrs, variant=None) -> Prepared:
 def _by_head(cache: np.ndarray) -> np.ndarray:
     """The twins' (pages, page_size, kv_heads, head_dim) as devices keep it, (pages, kv_heads, page_size, head_dim), and back."""
     return np.ascontiguousarray(cache.transpose(0, 2, 1, 3))
+
+
+def _upload_cache(device, arena, cache):
+    if not isinstance(cache, Q8Cache):
+        return _upload(device, arena, _by_head(cache), cache.shape)
+    packed = cache.packed()
+    view = TensorView(arena.allocate(packed.nbytes), cache.shape, Q8_0)
+    device.upload(view.buffer, packed)
+    return view
 
 
 def _upload(device, arena, value, shape=None):

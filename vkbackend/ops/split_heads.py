@@ -3,14 +3,14 @@ stored at their pages of the cache.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
 page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
-k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16 or f32 -> queries (T, heads, head_dim) f32 (rows of unused slots are not
+k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries (T, heads, head_dim) f32 (rows of unused slots are not
 written), the caches in place. head_dim and n_rot are multiples of 4. The same as rms_norm, rope and kv_write one after the other.
 """
 
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from . import kv_write, rms_norm, rope
+from . import kv_write, q8_cache, rms_norm, rope
 from .op import Case, Op, group_variant
 from .signature import Signature
 
@@ -35,7 +35,7 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
     return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer, (k_norm or qkv).buffer),
                      (q.buffer, k_cache.buffer, v_cache.buffer), (all_heads, tokens, 1),
                      ((0, lanes), (1, head_dim), (2, n_rot), (3, pairing == "halves"), (4, q_norm is not None), (5, k_cache.shape[1]),
-                      (6, k_cache.dtype == "float16")),
+                      (6, q8_cache.TYPES[k_cache.dtype])),
                      (all_heads - 2 * kv_heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, float(eps)), size, label="split_heads")]
 
 
@@ -49,24 +49,28 @@ def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False,
         return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), positions, sequences,
                 np.array([[4, 1, 0], [6, 2, 3]], np.int32), rope.turns_per_position(10000.0, n_rot),
                 *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
-                rng.standard_normal(shape, np.float32).astype(dtype), rng.standard_normal(shape, np.float32).astype(dtype)]
-    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16.
-    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, 1e-5, 1e-3 if dtype == "float16" else 1e-5)
+                q8_cache.random(rng, shape, dtype), q8_cache.random(rng, shape, dtype)]
+    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16; of q8_0, the 127th part
+    # of a block's largest.
+    atol, rtol = {"float32": (1e-5, 1e-5), "float16": (1e-5, 1e-3), q8_cache.NAME: (0.04, 1e-3)}[dtype]
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, atol, rtol)
 
 
 SIGNATURE = Signature(
     "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
     "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
-    "k_cache (pages, page_size, kv_heads, head_dim) f16|f32", "v_cache (pages, page_size, kv_heads, head_dim) f16|f32",
+    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     multiples={"head_dim": 4, "n_rot": 4},
     rules=(("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
            (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
            ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
            ("q_norm and k_norm must both be there, or neither", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
-           ("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype)))
+           *q8_cache.RULES))
 
 OP = Op("split_heads", reference, dispatch, (
     _case("adjacent, f16", 1, 9, 3, 64, "adjacent", "float16"), _case("halves and norms, f16", 3, 4, 1, 256, "halves", "float16", norms=True),
     _case("partial, f32", 5, 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", 2, 2, 2, 24, "adjacent", "float32", n_rot=16),
+    _case("adjacent, q8_0", 1, 9, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", 3, 4, 1, 256, "halves", "q8_0", norms=True),
+    _case("an odd number of blocks, q8_0", 4, 4, 2, 96, "halves", "q8_0", n_rot=40), _case("one block, q8_0", 4, 4, 2, 32, "halves", "q8_0"),
     _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True), _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
 ), SIGNATURE, in_place={1: 7, 2: 8})
