@@ -62,6 +62,44 @@ def test_endless_recursion_is_an_error():
         render('{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}{{ .Messages }}')
 
 
+def doubled(last):
+    """40 templates, each of which calls the next one twice."""
+    calls = "".join(f'{{{{define "t{i}"}}}}{{{{template "t{i + 1}" .}}}}{{{{template "t{i + 1}" .}}}}{{{{end}}}}' for i in range(40))
+    return f'{calls}{{{{define "t40"}}}}{last}{{{{end}}}}{{{{template "t0" .}}}}'
+
+
+@pytest.mark.parametrize("text", [
+    "{{range 1000000000}}{{end}}", "{{range 1000000000}}x{{end}}", doubled(""), doubled("x"), '{{$x := "a"}}{{range 40}}{{$x = printf "%s%s" $x $x}}{{end}}',
+    '{{$x := "<"}}{{range 40}}{{$x = js (print $x $x)}}{{end}}', "{{$a := 1}}" + "{{$b := 1}}" * 9000 + "{{range 9000}}{{$a}}{{end}}",
+    '{{$x := "a"}}{{range 23}}{{$x = print $x $x}}{{end}}{{print ' + "$x " * 1000 + "}}",
+], ids=["loop", "writing loop", "calls", "writing calls", "doubling", "escaping", "variables", "arguments"])
+def test_a_template_costs_neither_all_time_nor_all_memory(text):
+    """Go's engine would go on with any of these until memory or patience ends; one of them ended the whole server."""
+    started = time.process_time()
+    with pytest.raises(TemplateError, match="more than [0-9]+ (steps|characters)"):
+        render("{{if .Messages}}{{end}}" + text)
+    assert time.process_time() - started < 15
+
+
+def test_what_is_padded_wider_than_any_text_is_no_width():
+    assert sprintf("%99999999999d|%s", 1, 2) == "%!(NOVERB)%!(EXTRA int=1, int=2)"
+    assert sprintf("%*d", 100_000_000, 1) == "%!(BADWIDTH)1"
+    assert sprintf("%.*f", 100_000_000, 1.5) == "%!(BADPREC)1.500000"
+    assert sprintf("%.*f|%.d", -1, 1.5, 0) == "%!(BADPREC)1.500000|"
+    assert sprintf("%[" + "9" * 5000 + "]d", 1) == "%!d(BADINDEX)"
+    assert len(sprintf("%1000d", 1)) == 1000
+
+
+@pytest.mark.parametrize("text", [
+    "{{if .Prompt}}" * 2000 + "x" + "{{end}}" * 2000, "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}", "{{" + "(" * 150 + "1" + ")" * 150 + "}}",
+    "{{if 0}}" + "{{else if 0}}" * 2000 + "{{end}}", "{{if .Messages}}" * 190 + "{{end}}" * 190])
+def test_deep_nesting_is_an_error_of_the_template(text):
+    try:
+        render(text)
+    except TemplateError as error:
+        assert "nested too deeply" in str(error)
+
+
 def test_execution_leaves_the_messages_as_they_were():
     messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     render("{{ range .Messages }}{{ .Content }}{{ end }}", messages=messages)

@@ -3,9 +3,11 @@
 Raises `TemplateError` (stage "execute") with Go's text, which quotes the place: `template: :1:3: executing "" at <.X>: what`.
 """
 
+import itertools
 from contextlib import contextmanager
 
 from . import nodes
+from .budget import Budget, BudgetExceeded, Writer
 from .formatting import Verb, format_value, quote, struct_text
 from .functions import Function, FunctionError
 from .parser import TemplateError
@@ -23,15 +25,17 @@ class _Continue(Exception):
     pass
 
 
-def execute(text: str, trees: dict, dot, functions: dict[str, Function]) -> str:
+def execute(text: str, trees: dict, dot, functions: dict[str, Function], budget: Budget) -> str:
     """Runs trees[""]. `text` is the source, for the places in messages."""
-    execution = _Execution(text, trees, functions)
+    execution = _Execution(text, trees, functions, budget)
     execution.variables = [("$", dot)]
     try:
         execution.walk_list(dot, trees.get("") or nodes.List(0))
     except RecursionError:
         execution.fail(f"exceeded maximum template depth ({MAX_DEPTH})")
-    return "".join(execution.pieces)
+    except BudgetExceeded as error:
+        execution.fail(str(error))
+    return execution.written.text
 
 
 def string_method(value):
@@ -40,10 +44,10 @@ def string_method(value):
 
 
 class _Execution:
-    def __init__(self, text, trees, functions):
-        self.text, self.trees, self.functions = text, trees, functions
-        self.name, self.node = "", None
-        self.pieces = []
+    def __init__(self, text, trees, functions, budget):
+        self.text, self.trees, self.functions, self.budget = text, trees, functions, budget
+        self.name, self.node = "", trees.get("") or nodes.List(0)
+        self.written = Writer()
         self.variables = []
 
     def fail(self, message):
@@ -68,9 +72,10 @@ class _Execution:
             self.walk(dot, node)
 
     def walk(self, dot, node):
+        self.budget.count()
         match node:
             case nodes.Text():
-                self.pieces.append(node.text)
+                self.written.add(node.text)
             case nodes.Action():
                 self.node = node
                 value = self.pipeline(dot, node.pipe)
@@ -103,6 +108,7 @@ class _Execution:
                 return
             declarations, assign = node.pipe.declarations, node.pipe.assign
             for key, item in items:
+                self.budget.count()
                 with self.scope():
                     for place, declaration in enumerate(declarations):
                         content = key if len(declarations) > 1 and place == 0 else item
@@ -118,9 +124,11 @@ class _Execution:
                         return
 
     def items(self, node, value):
-        """(key, element) pairs of what a range walks over."""
+        """(key, element) pairs of what a range walks over, or nothing."""
         if value is None:
             return []
+        if isinstance(value, (Slice, Bytes, Map)):
+            self.budget.count(len(value))
         if isinstance(value, Slice):
             wrap = Interface if value.holds_interfaces else lambda item: item
             return [(index, wrap(item)) for index, item in enumerate(value.items or ())]
@@ -132,7 +140,7 @@ class _Execution:
         if isinstance(value, int) and not isinstance(value, bool):
             if len(node.pipe.declarations) > 1:
                 self.fail(f"can't use {value} to iterate over more than one variable")
-            return [(None, number) for number in range(value)]
+            return zip(itertools.repeat(None), range(value)) if value > 0 else []
         self.node = node.pipe.commands[-1].arguments[0] if len(node.pipe.commands) == 1 else node.pipe
         self.fail(f"range can't iterate over {format_value(value, Verb('v'))}")
 
@@ -149,16 +157,16 @@ class _Execution:
     def print(self, node, value):
         value = unwrap(value)
         if value is None:
-            self.pieces.append("<no value>")
+            self.written.add("<no value>")
         elif callable(value):
             self.node = node
             self.fail(f"can't print {node} of type {type_name(value)}")
         elif (text := string_method(value)) is not None:
-            self.pieces.append(text(value))
+            self.written.add(text(value))
         elif isinstance(value, Struct):  # a pointer is followed before printing
-            self.pieces.append(struct_text(value, Verb("v")))
+            self.written.add(struct_text(value, Verb("v")))
         else:
-            self.pieces.append(format_value(value, Verb("v")))
+            self.written.add(format_value(value, Verb("v")))
 
     # pipelines ------------------------------------------------------------------------------------------------------------------
 
@@ -177,13 +185,15 @@ class _Execution:
     def assign(self, name, value):
         for place in range(len(self.variables) - 1, -1, -1):
             if self.variables[place][0] == name:
+                self.budget.count(len(self.variables) - place >> 4)
                 self.variables[place] = (name, value)
                 return
         self.fail(f"undefined variable: {name}")
 
     def variable(self, name):
-        for known, value in reversed(self.variables):
+        for distance, (known, value) in enumerate(reversed(self.variables)):
             if known == name:
+                self.budget.count(distance >> 4)
                 return value
         self.fail(f"undefined variable: {name}")
 
@@ -275,12 +285,16 @@ class _Execution:
         values = [self.argument(dot, kind, argument) for kind, argument in zip(kinds, arguments)]
         if final is not MISSING:
             values.append(self.checked(final, kinds[num_given - 1]))
+        self.budget.count_chars(sum(len(value) for value in map(unwrap, values) if isinstance(value, str)))
         try:
-            return function.call(*values)
+            result = function.call(*values)
         except FunctionError as error:
             self.node = command
             callee = f" {arguments[0]}" if name == "call" and arguments else ""
             self.fail(f"error calling {name}: {str(error).replace('non-function', 'non-function' + callee)}")
+        if isinstance(result, str):
+            self.budget.count_chars(len(result))
+        return result
 
     def short_circuit(self, dot, name, arguments, final):
         value = None

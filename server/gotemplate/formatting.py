@@ -7,9 +7,11 @@ import math
 import re
 
 from ..go_json import shortest_digits
+from .budget import Writer
 from .values import Bytes, Map, Slice, Struct, string_bytes, string_from, type_name, unwrap
 
 SHORTEST_EXPONENT = 6  # the shortest %g, and so %v, writes an exponent from here on
+MAX_WIDTH, MAX_DIGITS = 1000, 9  # of a width or precision; Go's own is a million
 _QUOTED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
 _DIRECTIVE = re.compile(r"%([-+# 0]*)(?:\[(\d+)\])?(\*|\d+)?(?:(\.)(?:\[(\d+)\])?(\*|\d+)?)?(?:\[(\d+)\])?", re.DOTALL)
 
@@ -36,16 +38,21 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
 
 def sprint(*values) -> str:
     """Operands side by side, with a space between two that are both no strings."""
-    pieces = []
+    written = Writer()
     for index, value in enumerate(values):
         if index and not isinstance(unwrap(value), str) and not isinstance(unwrap(values[index - 1]), str):
-            pieces.append(" ")
-        pieces.append(format_value(value, Verb("v")))
-    return "".join(pieces)
+            written.add(" ")
+        written.add(format_value(value, Verb("v")))
+    return written.text
 
 
 def sprintln(*values) -> str:
-    return " ".join(format_value(value, Verb("v")) for value in values) + "\n"
+    written = Writer()
+    for index, value in enumerate(values):
+        written.add(" " if index else "")
+        written.add(format_value(value, Verb("v")))
+    written.add("\n")
+    return written.text
 
 
 class Verb:
@@ -72,52 +79,60 @@ class Verb:
 
 def sprintf(layout: str, *values) -> str:
     """Go's Sprintf, its %!verb(type=value) marks for misuse included."""
-    pieces, at, number, reordered = [], 0, 0, False  # number: of the next operand; reordered: some [n] was met
+    written, at, number, reordered = Writer(), 0, 0, False  # number: of the next operand; reordered: some [n] was met
     while at < len(layout):
         percent = layout.find("%", at)
         if percent < 0:
-            pieces.append(layout[at:])
+            written.add(layout[at:])
             break
-        pieces.append(layout[at:percent])
+        written.add(layout[at:percent])
         match = _DIRECTIVE.match(layout, percent)
         flags, first, width, dot, _, precision, last = match.groups()
         at = match.end()
-        if at >= len(layout):
-            pieces.append("%!(NOVERB)")
+        if at >= len(layout) or _is_too_large(width) or _is_too_large(precision):
+            written.add("%!(NOVERB)")
             break
         letter = layout[at]
         at += 1
         if first and width != "*":
-            number, reordered = int(first) - 1, True
-        width, number = _star(width, values, number, pieces, "WIDTH")
+            number, reordered = _position(first), True
+        width, number = _star(width, values, number, written, "WIDTH")
         if isinstance(width, int) and width < 0:
             width, flags = -width, flags + "-"
-        precision, number = _star(precision, values, number, pieces, "PREC")
-        if dot and precision is None:
-            precision = 0
+        precision, number = _star("0" if dot and precision is None else precision, values, number, written, "PREC")
         if last:
-            number, reordered = int(last) - 1, True
+            number, reordered = _position(last), True
         verb = Verb(letter, flags, width, precision)
         if letter == "%":
-            pieces.append("%")
+            written.add("%")
         elif number >= len(values) or number < 0:
-            pieces.append(f"%!{letter}({'BADINDEX' if first or last else 'MISSING'})")
+            written.add(f"%!{letter}({'BADINDEX' if first or last else 'MISSING'})")
         else:
-            pieces.append(format_value(values[number], verb))
+            written.add(format_value(values[number], verb))
             number += 1
     if not reordered and number < len(values):
         extra = ", ".join("<nil>" if unwrap(v) is None else f"{type_name(v)}={format_value(v, Verb('v'))}" for v in values[number:])
-        pieces.append(f"%!(EXTRA {extra})")
-    return "".join(pieces)
+        written.add(f"%!(EXTRA {extra})")
+    return written.text
 
 
-def _star(text, values, number, pieces, name):
+def _is_too_large(number: str | None) -> bool:
+    """Go reads such a number to the end of the layout, and so do we, only earlier: a list that is printed has each of its items padded."""
+    return number not in (None, "*") and (len(number) > MAX_DIGITS or int(number) > MAX_WIDTH)
+
+
+def _position(number: str) -> int:
+    """Of an operand, from [number]; one that is too large is none in any case."""
+    return int(number[:MAX_DIGITS]) - 1
+
+
+def _star(text, values, number, written, name):
     """A width or precision; `*` takes it from the values."""
     if text != "*":
         return (None if text is None else int(text)), number
     value = unwrap(values[number]) if number < len(values) else None
-    if isinstance(value, bool) or not isinstance(value, int):
-        pieces.append(f"%!(BAD{name})")
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_WIDTH or value < 0 and name == "PREC":
+        written.add(f"%!(BAD{name})")
         return None, number + 1
     return value, number + 1
 

@@ -8,10 +8,13 @@ import copy
 from dataclasses import dataclass, field
 
 from . import api_values, nodes
+from .budget import Budget
 from .execute import execute
 from .functions import BUILTINS, FUNCTIONS
 from .parser import TemplateError, parse
 from .values import Map, Slice
+
+NESTED_TOO_DEEPLY = "template: blocks or parentheses are nested too deeply; nest them less"
 
 
 @dataclass
@@ -36,8 +39,11 @@ class Template:
     @classmethod
     def parse(cls, text: str) -> "Template":
         """Raises TemplateError (stage "parse"). A template with neither messages nor response gets `{{ .Response }}` at its end."""
-        template = cls(text, parse(text, FUNCTIONS))
-        names = template.vars()
+        try:
+            template = cls(text, parse(text, FUNCTIONS))
+            names = template.vars()
+        except RecursionError:
+            raise TemplateError(NESTED_TOO_DEEPLY) from None
         if "messages" not in names and "response" not in names:
             pipe = nodes.Pipe(0, commands=[nodes.Command(0, [nodes.Field(0, ["Response"])])])
             template.trees[""].nodes.append(nodes.Action(0, pipe))
@@ -52,20 +58,26 @@ class Template:
 
     def execute(self, values: Values) -> str:
         """The prompt. Raises TemplateError (stage "execute")."""
+        try:
+            return self._execute(values, Budget())
+        except RecursionError:
+            raise TemplateError(NESTED_TOO_DEEPLY, "execute") from None
+
+    def _execute(self, values, budget):
         system, messages = collate(values.messages)
         common = {"Think": values.think, "ThinkLevel": values.think_level, "IsThinkSet": values.is_think_set}
         if values.prompt and values.suffix:
-            return self._run({"Prompt": values.prompt, "Suffix": values.suffix, "Response": "", **common})
+            return self._run({"Prompt": values.prompt, "Suffix": values.suffix, "Response": "", **common}, budget)
         if "messages" in self.vars():
             items = [api_values.message(message) for message in messages]
             return self._run({"System": system, "Messages": Slice("[]*api.Message", items or None),
-                              "Tools": api_values.tools(values.tools), "Response": "", **common})
-        return self._run_exchanges(messages, common)
+                              "Tools": api_values.tools(values.tools), "Response": "", **common}, budget)
+        return self._run_exchanges(messages, common, budget)
 
-    def _run(self, variables):
-        return execute(self.text, self.trees, Map(variables), FUNCTIONS)
+    def _run(self, variables, budget):
+        return execute(self.text, self.trees, Map(variables), FUNCTIONS, budget)
 
-    def _run_exchanges(self, messages, common):
+    def _run_exchanges(self, messages, common, budget):
         """One run per exchange; the last without what follows the response, for that is where the model goes on."""
         pieces = []
         system = prompt = response = ""
@@ -73,7 +85,7 @@ class Template:
             role, content = message.get("role"), message.get("content") or ""
             complete = response if role == "user" else prompt or response if role == "system" else ""
             if complete:
-                pieces.append(self._run({"System": system, "Prompt": prompt, "Response": response, **common}))
+                pieces.append(self._run({"System": system, "Prompt": prompt, "Response": response, **common}, budget))
                 system = prompt = response = ""
             if role == "system":
                 system = content
@@ -83,7 +95,7 @@ class Template:
                 response = content
         variables = Map({"System": system, "Prompt": prompt, "Response": response, **common})
         # Ollama builds this last template afresh: it knows neither Ollama's functions nor the definitions.
-        pieces.append(execute(self.text, {"": _cut_at_response(self.trees[""])}, variables, BUILTINS))
+        pieces.append(execute(self.text, {"": _cut_at_response(self.trees[""])}, variables, BUILTINS, budget))
         return "".join(pieces)
 
 
