@@ -190,6 +190,7 @@ def test_models_through_a_server(online, gguf):
     assert re.search(r"\n  Parameters\n(    \w+ +\S+\n)*    num_predict +4\n", text)
     assert "\n  System\n    Be brief.\n    Be kind.\n    ...\n" in text and "\n  License\n    MIT\n" in text
     assert ok(online("show", "m", "--system")) == "Be brief.\nBe kind.\nBe right.\n"
+    assert "only one of --license, --modelfile, --parameters, --system, --template" in online("show", "m", "--system", "--license").stderr
     assert "FROM " in ok(online("show", "m", "--modelfile"))
     assert "general.architecture" in ok(online("show", "m", "-v"))
     assert ok(online("cp", "m", "n")) == "copied 'm' to 'n'\n"
@@ -247,6 +248,30 @@ def test_serve_says_where_and_on_what_and_ends_at_once(here, tmp_path, gguf):
         status, seconds, log = served.stop()
     assert status == 0 and seconds < 4, log  # 2 seconds and a process's own end on a busy machine
     assert "no Vulkan device can be used" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize("drain, length", [("20", 200), ("1", -1)])
+def test_serve_lets_streams_end_before_it_does(here, tmp_path, gguf, drain, length):
+    """One that ends soon comes to its end; one that would not gets a last line, and so does the log."""
+    ok(here("create", "tiny", "--gguf", gguf))
+    served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": drain, "VKBACKEND_LOG_FORMAT": "json"})
+    body = json.dumps({"model": "tiny", "prompt": "hello", "options": {"num_predict": length, "num_ctx": 512, "seed": 1, "top_k": 200, "top_p": 1, "temperature": 3, "logit_bias": {"0": -100, "1": -100, "2": -100}}}).encode()  # no end token
+    request = urllib.request.Request(f"http://127.0.0.1:{served.port}/api/generate", body, {"X-Request-Id": "the-last-one"})
+    lines = []
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        lines.append(json.loads(answer.readline()))
+        reading = threading.Thread(target=lambda: lines.extend(map(json.loads, answer)))
+        reading.start()
+        status, seconds, log = served.stop()
+        reading.join()
+    assert status == 0 and "Traceback" not in log
+    entries = [json.loads(line) for line in log.splitlines()]
+    assert any(entry.get("request_id") == "the-last-one" and entry.get("path") == "/api/generate" for entry in entries)
+    if length > 0:
+        assert lines[-1]["done"] and lines[-1]["eval_count"] == length and seconds < 20, lines[-1]
+    else:
+        assert "shutting down" in lines[-1].get("error", "") and 1 <= seconds < 6, lines[-1]
+        assert any("1 requests are cut off" in entry["message"] for entry in entries)
 
 
 def test_serve_logs_every_device(here, tmp_path):

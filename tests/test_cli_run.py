@@ -134,7 +134,7 @@ def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
         terminal.type("hello\r")
         terminal.wait_for(r"hello[\s\S]{40,}")
         terminal.type("\x03")
-        terminal.wait_for(r">>> ")
+        assert "Use Ctrl + d" not in terminal.wait_for(r">>> ")  # which is what it says at the prompt
         terminal.type("/show system\r")
         terminal.wait_for("No system message was specified")
         terminal.type("/bye\r")

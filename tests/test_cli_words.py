@@ -223,12 +223,14 @@ def test_conversation_settings(talk, capsys):
     chat, client = talk
     for line in ("/set parameter temperature 0.5", "/set parameter stop a b", "/set parameter top_k x", "/set parameter zzz 1", "/set format json",
                  "/set think", "/set verbose", "/nonsense", "/set nonsense", "/show license", "/show system", "/set wordwrap",
-                 "/set", "/show", "/? shortcuts", "/? set", "/?"):
+                 "/set", "/show", "/show x", "/? shortcuts", "/? set", "/?", "/list",
+                 "/set parameter", "/set think high", "/set think"):
         assert chat.handle(line)
     printed = capsys.readouterr().out
     for words in ("Set parameter 'temperature' to '0.5'", "invalid int value [x]", "unknown parameter 'zzz'", "Unknown command '/nonsense'",
                   "Unknown command '/set nonsense'", "MIT", "from the model", "Set 'wordwrap' mode.",
-                  "/set nothink           Disable thinking", "/show modelfile    Show", "Ctrl + d            Exit (/bye)", "/save <model>   Save your"):
+                  "/set think, nothink", "/show info | license | modelfile", "Ctrl-C           stop an answer", "/save MODEL",
+                  "NAME    ID    SIZE    MODIFIED", "/set parameter stop TEXT", "Unknown command '/show x'", "Set 'think' mode to 'high'"):
         assert words in printed
     chat.handle("hello")
     assert client.chats[0]["options"] == {"temperature": 0.5, "stop": ["a", "b"]}
@@ -237,7 +239,8 @@ def test_conversation_settings(talk, capsys):
     chat.handle("/save copy")
     assert client.calls[-1][1]["from"] == "m" and len(client.calls[-1][1]["messages"]) == 2
     chat.handle("/load other")
-    assert chat.model == "other" and chat.messages == []
+    assert chat.model == "other" and chat.messages == [] and "Loading model 'other'" in capsys.readouterr().out
+    assert client.calls[-1] == ("/api/generate", {"model": "other", "stream": False})
 
 
 @pytest.mark.parametrize("lines, message", [

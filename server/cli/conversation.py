@@ -12,59 +12,50 @@ from vkbackend import settings
 from ..parameters import format_parameters
 from .answer import Printing, Waiting, print_answer
 from .client import Client, NoServer, ServerError
-from .models import describe
+from .models import describe, model_lines
 
 QUOTES = '"""'
-HELP = """Available Commands:
-  /set            Set session variables
-  /show           Show model information
-  /load <model>   Load a session or model
-  /save <model>   Save your current session
-  /clear          Clear session context
-  /bye            Exit
-  /?, /help       Help for a command
-  /? shortcuts    Help for keyboard shortcuts
+HELP = """Commands:
+  /set            change how answers are made and shown (/? set)
+  /show           what is known of the model (/? show)
+  /list           the models of the store
+  /load MODEL     go on with another model, from the beginning
+  /save MODEL     keep this conversation and its settings as a model
+  /clear          forget what was said
+  /bye            leave; Ctrl-D does, too
+  /? shortcuts    keys
 
-Use \"\"\" to begin a multi-line message.
+A message of several lines begins and ends with \"\"\".
 """
-SET_HELP = """Available Commands:
-  /set parameter ...     Set a parameter
-  /set system <string>   Set system message
-  /set history           Enable history
-  /set nohistory         Disable history
-  /set wordwrap          Enable wordwrap
-  /set nowordwrap        Disable wordwrap
-  /set format json       Enable JSON mode
-  /set noformat          Disable formatting
-  /set verbose           Show LLM stats
-  /set quiet             Disable LLM stats
-  /set think             Enable thinking
-  /set nothink           Disable thinking
-  /set color             Colour tokens by their probability
-  /set nocolor           Print plain text
-  /set logprobs [N]      Show the N likeliest tokens beside each one
-  /set nologprobs        Show no table of tokens
+SET_HELP = """What can be set:
+  /set parameter NAME VALUE   an option, such as temperature, seed or num_ctx
+  /set system TEXT            the system message
+  /set history, nohistory     whether typed lines are remembered for the next time
+  /set wordwrap, nowordwrap   accepted; the terminal breaks lines
+  /set format json, noformat  answers in JSON
+  /set verbose, quiet         figures after each answer
+  /set think, nothink         thinking (/set think high for models with levels)
+  /set color, nocolor         tokens coloured by their probability
+  /set logprobs [N]           a table of tokens and the N likeliest in place of each
+  /set nologprobs             no such table
 """
-SHOW_HELP = """Available Commands:
-  /show info         Show details for this model
-  /show license      Show model license
-  /show modelfile    Show Modelfile for this model
-  /show parameters   Show parameters for this model
-  /show system       Show system message
-  /show template     Show prompt template
+SHOW_HELP = """What can be shown of the model:
+  /show info | license | modelfile | parameters | system | template
 """
-SHORTCUTS = """Available keyboard shortcuts:
-  Ctrl + a            Move to the beginning of the line (Home)
-  Ctrl + e            Move to the end of the line (End)
-   Alt + b            Move back (left) one word
-   Alt + f            Move forward (right) one word
-  Ctrl + k            Delete the sentence after the cursor
-  Ctrl + u            Delete the sentence before the cursor
-  Ctrl + w            Delete the word before the cursor
-
-  Ctrl + l            Clear the screen
-  Ctrl + c            Stop the model from responding
-  Ctrl + d            Exit (/bye)
+PARAMETER_HELP = """Options, as in a Modelfile:
+  /set parameter temperature | seed | num_predict | num_ctx | num_gpu VALUE
+  /set parameter top_k | top_p | min_p | repeat_penalty | repeat_last_n VALUE
+  /set parameter stop TEXT [TEXT ...]
+"""
+SHORTCUTS = """Keys:
+  Ctrl-A, Ctrl-E   beginning and end of the line
+  Alt-B, Alt-F     a word back, a word on
+  Ctrl-K, Ctrl-U   cut what follows, what comes before
+  Ctrl-W           cut a word
+  Ctrl-R           search what was typed
+  Ctrl-L           clear the screen
+  Ctrl-C           stop an answer
+  Ctrl-D           leave
 """
 DEFAULT_ALTERNATIVES = 5
 
@@ -94,7 +85,7 @@ class Conversation:
         if command in ("/bye", "/exit"):
             return False
         action = {"/?": self.help, "/help": self.help, "/clear": self.clear, "/set": self.set, "/show": self.show,
-                  "/load": self.load, "/save": self.save}.get(command)
+                  "/list": self.list, "/load": self.load, "/save": self.save}.get(command)
         if action is None:
             click.echo(f"Unknown command '{command}'. Type /? for help")
         else:
@@ -117,6 +108,10 @@ class Conversation:
 
     def help(self, topic: str) -> None:
         click.echo({"set": SET_HELP, "/set": SET_HELP, "show": SHOW_HELP, "/show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic, HELP))
+
+    def list(self, prefix: str) -> None:
+        models = self.client.call("GET", "/api/tags").get("models") or []
+        click.echo("\n".join(model_lines(models, prefix)))
 
     def clear(self, _) -> None:
         self.messages = []
@@ -151,14 +146,14 @@ class Conversation:
             click.echo("Set format to 'json' mode." if name == "format" else "Disabled format.")
         elif name in ("think", "nothink"):
             self.common["think"] = (value or True) if name == "think" else False
-            click.echo(f"Set '{name}' mode.")
+            click.echo(f"Set 'think' mode to '{value}'." if value and name == "think" else f"Set '{name}' mode.")
         else:
             click.echo(f"Unknown command '/set {text}'. Type /? for help")
 
     def set_parameter(self, text: str) -> None:
-        name, *values = text.split()
+        name, *values = text.split() or [""]
         if not values:
-            click.echo("Usage: /set parameter <name> <value>")
+            click.echo(PARAMETER_HELP)
             return
         try:
             self.options.update(format_parameters({name: values}))
@@ -179,18 +174,20 @@ class Conversation:
         elif part in ("license", "modelfile", "template"):
             click.echo(self.info.get(part) or f"No {part} was specified for this model.")
         else:
-            click.echo(SHOW_HELP)
+            click.echo(f"Unknown command '/show {part}'. Type /? for help" if part else SHOW_HELP)
 
     def load(self, model: str) -> None:
         if not model:
             click.echo("Usage: /load <model>")
             return
+        click.echo(f"Loading model '{model}'")
         try:
             self._use(model, self.client.call("POST", "/api/show", {"model": model}))
-        except (ServerError, NoServer) as error:
+            preload(self.client, model, self.common)
+        except ServerError as error:
+            click.echo(f"Couldn't find model '{model}'" if error.status == 404 else f"Error: {error}")
+        except NoServer as error:
             click.echo(f"Error: {error}")
-            return
-        click.echo(f"Loaded model '{model}'")
 
     def save(self, name: str) -> None:
         if not name:
@@ -203,6 +200,15 @@ class Conversation:
             click.echo(f"Error: {error}")
             return
         click.echo(f"Created new model '{name}'")
+
+
+def preload(client: Client, model: str, common: dict) -> None:
+    """So that the first answer need not wait for it."""
+    waiting = Waiting(model)
+    try:
+        client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
+    finally:
+        waiting.end()
 
 
 def converse(client: Client, model: str, info: dict, common: dict, printing: Printing) -> None:
@@ -222,11 +228,7 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     keeps = not settings.get("OLLAMA_NOHISTORY")
     session = PromptSession(history=Lines(str(settings.cache_folder() / "history")) if keeps else InMemoryHistory())
     placeholder = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
-    waiting = Waiting(model)
-    try:
-        client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
-    finally:
-        waiting.end()
+    preload(client, model, common)
     while True:
         try:
             text = read_message(lambda is_first: session.prompt(">>> " if is_first else "... ", placeholder=placeholder if is_first else None))

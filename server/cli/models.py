@@ -25,9 +25,7 @@ def list_models(prefix):
     """List models."""
     with connected(own_server=True) as client:
         models = client.call("GET", "/api/tags").get("models") or []
-    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
-            for model in models if model["name"].lower().startswith(prefix.lower())]
-    click.echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "MODIFIED"])))
+    click.echo("\n".join(model_lines(models, prefix)))
 
 
 @click.command()
@@ -44,17 +42,20 @@ def ps(prefix):
 
 @click.command()
 @click.argument("model", shell_complete=model_names)
-@click.option("--license", "part", flag_value="license", help="Show the license of a model.")
-@click.option("--modelfile", "part", flag_value="modelfile", help="Show the Modelfile of a model.")
-@click.option("--parameters", "part", flag_value="parameters", help="Show the parameters of a model.")
-@click.option("--system", "part", flag_value="system", help="Show the system message of a model.")
-@click.option("--template", "part", flag_value="template", help="Show the template of a model.")
+@click.option("--license", is_flag=True, help="Show the license of a model.")
+@click.option("--modelfile", is_flag=True, help="Show the Modelfile of a model.")
+@click.option("--parameters", is_flag=True, help="Show the parameters of a model.")
+@click.option("--system", is_flag=True, help="Show the system message of a model.")
+@click.option("--template", is_flag=True, help="Show the template of a model.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
-def show(model, part, verbose):
+def show(model, verbose, **parts):
     """Show information for a model."""
+    wanted = [name for name, is_wanted in parts.items() if is_wanted]
+    if len(wanted) > 1:
+        raise Failure(f"only one of {', '.join(f'--{name}' for name in parts)} can be shown at a time")
     with connected(own_server=True) as client:
         answer = client.call("POST", "/api/show", {"model": model, "verbose": verbose})
-    click.echo(answer.get(part) or "" if part else "\n".join(describe(answer, verbose)))
+    click.echo(answer.get(wanted[0]) or "" if wanted else "\n".join(describe(answer, verbose)))
 
 
 @click.command("cp")
@@ -101,6 +102,12 @@ def unload(client: Client, model: str) -> None:
 
 
 # --- cells
+
+def model_lines(models: list[dict], prefix: str = "") -> list[str]:
+    """/api/tags' models -> the table of `list`."""
+    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
+            for model in models if model["name"].lower().startswith(prefix.lower())]
+    return columns(rows, ["NAME", "ID", "SIZE", "MODIFIED"])
 
 
 def age(text: str) -> int | None:
