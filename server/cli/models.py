@@ -50,9 +50,9 @@ def ps(prefix):
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
 def show(model, verbose, **parts):
     """Show information for a model."""
-    wanted = [name for name, is_wanted in parts.items() if is_wanted]
+    wanted = [name for name in sorted(parts) if parts[name]]
     if len(wanted) > 1:
-        raise Failure(f"only one of {', '.join(f'--{name}' for name in parts)} can be shown at a time")
+        raise Failure(f"only one of {', '.join(f'--{name}' for name in sorted(parts))} can be shown at a time")
     with connected(own_server=True) as client:
         answer = client.call("POST", "/api/show", {"model": model, "verbose": verbose})
     click.echo(answer.get(wanted[0]) or "" if wanted else "\n".join(describe(answer, verbose)))
