@@ -88,9 +88,10 @@ class FakeRunner:
     step takes one from, where set; release it to let the engine go on step by step. num_pages: fewer than all sequences could fill.
     """
 
-    def __init__(self, tokenizer, replies=(("ok",),), context_length=4096, max_sequences=4, prefill_chunk=128, page_size=8, num_pages=None):
+    def __init__(self, tokenizer, replies=(("ok",),), context_length=4096, max_sequences=4, prefill_chunk=128, scored_chunk=128, page_size=8,
+                 num_pages=None):
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
-        self.context_length, self.max_sequences, self.prefill_chunk = context_length, max_sequences, prefill_chunk
+        self.context_length, self.max_sequences, self.prefill_chunk, self.scored_chunk = context_length, max_sequences, prefill_chunk, scored_chunk
         pages = -(-context_length // page_size)
         self.pages = PagedCache(num_pages or pages * max_sequences, page_size, max_sequences, pages)
         self.stored = np.full((self.pages.num_pages, page_size), -1)  # what lies in the cache: a number for each beginning of a text

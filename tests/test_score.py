@@ -2,13 +2,14 @@
 
 import json
 import re
+import threading
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from engine_world import GREEDY, world  # noqa: F401  a fixture
+from engine_world import GREEDY, until, world  # noqa: F401  a fixture
 from server.cli.main import cli
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
@@ -159,6 +160,19 @@ def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):  # no
     assert isinstance(events[0], PromptLogprobs) and len(events) == 2 and events[1].tokens == 0 and events[1].prompt_tokens == 100
     assert [len(step[0].tokens) for step in here.runner.steps] == [16] * 6 + [4]
     assert all(step[0].outputs == 0 for step in here.runner.steps)
+
+
+def test_a_step_scores_no_more_than_the_runner_wants(world):  # noqa: F811
+    here = world(prefill_chunk=32, scored_chunk=10, max_sequences=3)
+    here.runner.gate = threading.Semaphore(0)
+    listeners = [here.start([at + 5] * 40, purpose=Purpose.SCORE) for at in range(2)] + [here.start([9] * 100)]
+    until(lambda: here.engine.num_unfinished == 3)
+    here.runner.gate.release(1000)
+    for listener in listeners:
+        listener.wait()
+    scored = [sum(len(work.tokens) for work in step if work.targets) for step in here.runner.steps]
+    assert max(scored) == 10 and sum(scored) >= 78
+    assert max(sum(len(work.tokens) for work in step) for step in here.runner.steps) == 32  # the rest is for others
 
 
 def test_a_text_whose_scoring_gives_way_is_scored_whole(world):  # noqa: F811

@@ -53,7 +53,7 @@ class Engine:
         self.runner, self.tokenizer = runner, tokenizer
         self.failure: Exception | None = None
         self._grammars = Grammars(tokenizer, runner.vocab_size)
-        self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK))
+        self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK))
         self._running: list[Generation] = []  # of the engine's thread alone
         self._undelivered: list[Generation] = []  # likewise: who has a token to deliver; those that ended with it run no more
         self._waiting: deque[Generation] = deque()  # guarded by _wake, as is _closing

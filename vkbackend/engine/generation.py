@@ -104,9 +104,14 @@ class Generation:
         return self._num_sampled > 0 and self.num_pending == 1
 
     @property
+    def is_scored(self) -> bool:
+        """Whether its prompt's tokens are scored as they run."""
+        return self._scores is not None
+
+    @property
     def reusable(self) -> list[int]:
         """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that are to be scored."""
-        return self.tokens[:-1] if self._scores is None else []
+        return [] if self.is_scored else self.tokens[:-1]
 
     def start(self, sequence_id: int, num_cached: int) -> None:
         """Run from here on in a sequence that holds the first num_cached tokens."""
@@ -123,7 +128,7 @@ class Generation:
         if not self._started:
             self._started = time.perf_counter()
         first, purpose, is_last = self.num_cached, self.request.purpose, num_tokens == self.num_pending
-        targets = () if self._scores is None else self.prompt[first + 1:first + num_tokens + 1]
+        targets = () if not self.is_scored else self.prompt[first + 1:first + num_tokens + 1]
         return SequenceWork(self.sequence_id, self.tokens[first:first + num_tokens], int(is_last and purpose is Purpose.TEXT), targets,
                             len(targets) > 0 and self.request.top_logprobs > 0, is_last and purpose is Purpose.EMBEDDING)
 

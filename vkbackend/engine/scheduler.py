@@ -24,10 +24,11 @@ class Share:
 
 
 class Scheduler:
-    """chunk: tokens of one step at most (decodes always run, even where they alone are more)."""
+    """chunk: tokens of one step at most (decodes always run, even where they alone are more); scored_chunk: those of them that are scored, each of
+    which takes a product with the whole vocabulary."""
 
-    def __init__(self, chunk: int = DEFAULT_CHUNK):
-        self._chunk = max(chunk, 1)
+    def __init__(self, chunk: int = DEFAULT_CHUNK, scored_chunk: int = DEFAULT_CHUNK):
+        self._chunk, self._scored_chunk = max(chunk, 1), max(scored_chunk, 1)
         self._turn = 0
         self._num_admitted = 0
 
@@ -58,14 +59,16 @@ class Scheduler:
     def next_step(self, generations: Sequence[Generation]) -> list[Share]:
         decodes = [Share(generation, 1) for generation in generations if generation.is_decoding]
         prefills = [generation for generation in generations if generation.num_pending and not generation.is_decoding]
-        room = max(self._chunk - len(decodes), 1)
+        room, scored_room = max(self._chunk - len(decodes), 1), self._scored_chunk
         shares = []
         for generation in sorted(prefills, key=lambda generation: generation.last_prefill):
-            num_tokens = min(room, generation.num_pending)
+            num_tokens = min(room, generation.num_pending, scored_room if generation.is_scored else room)
             if num_tokens == 0:
-                break
+                continue
             self._turn += 1
             generation.last_prefill = self._turn
             shares.append(Share(generation, num_tokens))
             room -= num_tokens
+            if generation.is_scored:
+                scored_room -= num_tokens
         return decodes + shares

@@ -59,13 +59,14 @@ class Runner(Protocol):
     """Owns the model and its KV cache. Called on the engine's thread only.
 
     context_length: tokens that one sequence can hold; max_sequences: how many may be open at a time;
-    prefill_chunk: tokens that one step takes best.
+    prefill_chunk: tokens that one step takes best; scored_chunk: those of them that are scored.
     """
 
     context_length: int
     vocab_size: int
     max_sequences: int
     prefill_chunk: int
+    scored_chunk: int
 
     def open_sequence(self, tokens: Sequence[int]) -> int:
         """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever sequence."""
