@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -188,6 +189,36 @@ def test_many_texts_are_each_what_they_are_alone(real, tmp_path):
             assert chat["done"]
 
     asyncio.run(run())
+
+
+def test_a_large_answer_does_not_hold_up_the_event_loop(tmp_path):
+    class Wide(LengthEngine):
+        def submit(self, request, listener):
+            listener(Embedding(np.linspace(-1, 1, 2048, dtype=np.float32)))
+            listener(Finished(FinishReason.STOP, 1, 0.1, 0, 0.0, []))
+            return self
+
+    async def run():
+        gaps, done = [], asyncio.Event()
+
+        async def tick():
+            while not done.is_set():
+                before = time.perf_counter()
+                await asyncio.sleep(0.001)
+                gaps.append(time.perf_counter() - before)
+
+        async with Served(tmp_path, lambda stored, options: LoadResult(Wide(), WordTokenizer(), None, 1, 1, 10, lambda: None)) as served:
+            await served.make("plain", recorded_gguf(tmp_path / "llama.gguf", "llama"))
+            ticking, begin = asyncio.create_task(tick()), time.perf_counter()
+            answer = await served.client.post("/api/embed", json={"model": "plain", "input": ["x"] * 200})
+            whole, took = await answer.read(), time.perf_counter() - begin
+            done.set()
+            await ticking
+            assert len(json.loads(whole)["embeddings"]) == 200
+        return max(gaps), took
+
+    longest, took = asyncio.run(run())
+    assert longest < max(0.1, took / 3), f"{longest:.3f} s of {took:.3f} s without a turn of the loop"
 
 
 def test_long_texts_are_cut_or_refused(real, tmp_path):

@@ -1,5 +1,6 @@
 """Routes that turn text into vectors: /api/embed (one or many, of unit length), /api/embeddings (one, as it comes)."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ class EmbeddingResponse:
 
 async def embed(request: web.Request) -> web.Response:
     started = time.monotonic()
-    return json_answer(await answer(request, await read(request, EmbedRequest), started))
+    found = await answer(request, await read(request, EmbedRequest), started)
+    return await asyncio.to_thread(json_answer, found)  # thousands of numbers must not hold up other clients
 
 
 async def answer(request: web.Request, ask: EmbedRequest, started: float) -> EmbedResponse:
