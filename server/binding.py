@@ -185,7 +185,7 @@ class _Bytes(Kind):
 
     def decode(self, value, raw, current, state):
         if value is None:
-            return None
+            return b""
         if isinstance(value, str) and not isinstance(value, Number):
             return _base64(value, state)
         if not isinstance(value, list) or isinstance(value, Object):

@@ -269,13 +269,14 @@ def test_several_prompts_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("prompt, said", [([], "0 prompts"), ([1, "a"], "prompt must be"), ([1.5], "prompt must be"), ([[]], "prompt must be"),
-                                          ([[1, 99999]], "not in the model's vocabulary"), ([-1], "prompt must be"), ([None], "prompt must be"),
+                                          ([[1, 99999]], "not in the model's vocabulary"), ([-1], "prompt must be"), ([10 ** 4000], "prompt must be"), ([None], "prompt must be"),
                                           ({"a": 1}, "cannot unmarshal object"), ("", "no tokens"), (["a"] * 129, "129 prompts")])
 def test_odd_prompts_are_refused(tmp_path, prompt, said):
     async def scenario():
         async with serving(tmp_path) as client:
-            status, body = await complete(client, prompt=prompt, echo=True)
-            assert status == 400 and said in body["error"]["message"], body
+            for stream in (False, True):
+                status, body = await complete(client, prompt=prompt, echo=True, stream=stream)
+                assert status == 400 and said in body["error"]["message"], body
     run(scenario)
 
 

@@ -12,6 +12,9 @@ from ..go_decode import Number, Object
 from ..messages import DebugInfo, Logprob
 
 
+MAX_ID_DIGITS = 18  # no vocabulary is that large, and Python reads no number of thousands of digits
+
+
 class _Prompt(Kind):
     """Text, or the list that `requests.prompts` understands where `echo` or `raw` allows one; plain Python values."""
 
@@ -29,7 +32,7 @@ class _Prompt(Kind):
 def _plain(value):
     """Token ids as int; what is no text and no whole number stays as it was parsed, and is refused later."""
     if isinstance(value, Number):
-        return int(value) if value.isdigit() else float(value)
+        return int(value) if value.isdigit() and len(value) <= MAX_ID_DIGITS else float(value)
     if isinstance(value, list) and not isinstance(value, Object):
         return [_plain(item) for item in value]
     return value

@@ -57,10 +57,12 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
 
 async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[GenerateResponse]:
     tokens, generates = run.generation.prompt_tokens, run.generation.purpose is Purpose.TEXT
-    if extras.echo and not run.generation.prompt_logprobs:
-        logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
-        yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
+    echoes = extras.echo and not run.generation.prompt_logprobs
     async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
+        if echoes:  # not before the engine has taken the prompt: what it refuses must not begin an answer
+            echoes = False
+            logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
+            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
         if isinstance(event, Piece):
             yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
         elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:

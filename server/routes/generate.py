@@ -5,6 +5,7 @@ import time
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from vkbackend.tokenizer import TokenizerError
 
 from .. import inference, output_parsers, prompt, streaming
 from ..answers import json_answer, read
@@ -74,13 +75,16 @@ def empty_answer(ask: GenerateRequest, reason: str) -> GenerateResponse:
 
 
 def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
-    """The prompt's text. Raises ApiError 500 for what a template cannot do."""
+    """The prompt's text. Raises ApiError 500 for what a template cannot do, 400 for a context of another model."""
     if "mllama" in plan.families and len(ask.images or ()) > 1:
         raise ApiError(400, prompt.ONE_IMAGE_ONLY)
     if ask.raw:
         return Prompt(ask.prompt, list(ask.images or ()))
     thinking = Thinking(ask.think)
-    context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
+    try:
+        context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
+    except TokenizerError as error:
+        raise ApiError(400, f"context: {error}; send what an answer of this model gave") from None
     try:
         if ask.suffix or ask.template:
             template = Template.parse(ask.template or plan.stored.template)
