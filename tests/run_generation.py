@@ -56,6 +56,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", default="Once upon a time, in a land of hills and rivers, there lived a miller. " * 9)
+    parser.add_argument("--kv-type", default="f16")
     parser.add_argument("--discrete", action="store_true")
     parser.add_argument("--plant", action="store_true")
     arguments = parser.parse_args()
@@ -64,7 +65,7 @@ def main():
     if arguments.plant:
         plant_mistake(device)
     prompt = Tokenizer.from_gguf(GGUFFile.open(arguments.model)).encode(arguments.prompt)
-    runner = ModelRunner(load(arguments.model, device))  # sizes are the server's: a chunk of prefill is as large as there
+    runner = ModelRunner(load(arguments.model, device), kv_type=arguments.kv_type)  # sizes are the server's: a chunk of prefill is as large as there
     assert len(prompt) > PREFILL_CHUNK, "the prompt must fill a chunk"
     loaded = time.perf_counter()
     tokens = generate(runner, prompt, arguments.tokens)
