@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import re
+from html.parser import HTMLParser
 
 import jsonschema
 import pytest
@@ -65,6 +66,23 @@ def test_answers_fit(tmp_path):
     talk(Store(tmp_path / "store"), conversation)
 
 
+def unbalanced(page: str) -> list[str]:
+    """Tags that are closed where another one is open, or not at all."""
+    opened, wrong = [], []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "br"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag):
+            if not opened or opened.pop() != tag:
+                wrong.append(tag)
+
+    Reader().feed(page)
+    return wrong + opened
+
+
 def test_the_page_shows_everything_and_needs_nothing_from_elsewhere(tmp_path):
     async def conversation(client):
         answer = await client.get("/docs")
@@ -74,6 +92,7 @@ def test_the_page_shows_everything_and_needs_nothing_from_elsewhere(tmp_path):
         assert f'<span class="method">{method}</span><code>{path}</code>' in page
     for name in DOCUMENT["components"]["schemas"]:
         assert f'id="{name}"' in page
+    assert unbalanced(page) == []
     targets = set(re.findall(r'href="#([^"]*)"', page))
     assert targets and all(f'id="{target}"' in page for target in targets)
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
