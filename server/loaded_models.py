@@ -4,9 +4,9 @@
         model.engine.submit(...)
 
 In: a stored model and the request's options. Out: a `LoadedModel`, which stays loaded for as long as the block lasts. Several may be loaded;
-where there is no room for one more, another gives way (`rules.first_to_unload`), after its last user. Loads come one after the other, in the
-order in which they were asked for; requests for what is loaded wait for nobody. A loader that blocks runs in a thread; it is given in, so that
-nothing here opens devices or GGUF files. All methods belong to one event loop.
+where there is no room for one more, another gives way (`rules.first_to_unload`), after its last user. Models made of the same weights are one
+in memory. Loads come one after the other, in the order in which they were asked for; requests for what is loaded wait for nobody. A loader
+that blocks runs in a thread; it is given in, so that nothing here opens devices or GGUF files. All methods belong to one event loop.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 
 from vkbackend import settings
@@ -35,7 +36,7 @@ MIN_CONTEXT = 4  # Ollama's smallest num_ctx; less is raised to it
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 FIVE_MINUTES = 300 * durations.SECOND
 MODELS_PER_DEVICE = 3  # where OLLAMA_MAX_LOADED_MODELS leaves it to us
-STORED_PARTS = ("digest", "adapter_paths", "projector_paths")
+STORED_PARTS = ("gguf_path", "adapter_paths", "projector_paths")
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -83,7 +84,7 @@ class LoadedModel:
         return self.keep_alive < 0 or self.keep_alive >= durations.FOREVER
 
     def serves(self, stored: StoredModel, options: Options) -> bool:
-        """Whether a request for this model with these options can use it as it is."""
+        """Whether a request for this model, or for another one made of the same weights, can use it as it is with these options."""
         if self._close is None or getattr(self.engine, "failure", None) is not None:
             return False
         if any(getattr(self.stored, name, None) != getattr(stored, name, None) for name in STORED_PARTS):
@@ -135,19 +136,21 @@ class LoadedModels:
         self._num_waiting = 0
         self.loaded: list[LoadedModel] = []
         self._loading: asyncio.Task | None = None  # outlives the request that began it
-        self._loading_digest = ""
+        self._loading_path: Path | None = None
         self._unloading: set[asyncio.Task] = set()
         self._closed = False
 
     @asynccontextmanager
     async def acquire(self, stored: StoredModel, options: Options, keep_alive: int | None = None):
-        """A context manager giving the LoadedModel. keep_alive in nanoseconds: 0 unloads after this use, negative never.
+        """A context manager giving the LoadedModel, which may have been loaded for another name of the same weights. keep_alive in nanoseconds: 0
+        unloads after this use, negative never; None leaves it at what it was, OLLAMA_KEEP_ALIVE at first.
 
         Raises ApiError 503 where too many wait, 500 where loading takes longer than OLLAMA_LOAD_TIMEOUT, and whatever the loader raises.
         """
         options.num_ctx = max(options.num_ctx, MIN_CONTEXT)
         model = self._serving(stored, options) or await self._wait_for(stored, options)
-        model.keep_alive = self._keep_alive if keep_alive is None else keep_alive
+        if keep_alive is not None:
+            model.keep_alive = keep_alive
         try:
             yield model
         finally:
@@ -185,7 +188,7 @@ class LoadedModels:
     async def _made_room(self, stored) -> bool:
         """Whether somebody had to go first: who stands for the same model with other options, or one too many."""
         for model in list(self.loaded):
-            if model.stored.digest == stored.digest:
+            if model.stored.gguf_path == stored.gguf_path:
                 await self._evict(model, f"{stored.name} is wanted with other options")
                 return True
             if model.stored.name == stored.name:
@@ -224,7 +227,7 @@ class LoadedModels:
     async def _load_in_turn(self, stored, options):
         """One more model. Others give way, one after the other, where there is no room beside them."""
         whole = bool(self.loaded)
-        self._loading_digest = stored.digest
+        self._loading_path = stored.gguf_path
         self._loading = asyncio.create_task(self._load(stored, options, whole))
         try:
             await self._within_timeout(asyncio.shield(self._loading), stored)
@@ -316,13 +319,17 @@ class LoadedModels:
             log.exception("unloading %s failed", model.stored.name)
 
     async def expire(self, stored: StoredModel):
-        """Unload a model now, or after its last user. Nothing happens where it is not loaded."""
-        while self._loading is not None and not self._loading.done() and self._loading_digest == stored.digest:
+        """Unload a model's weights now, or after their last user. Nothing happens where they are not loaded."""
+        while self._loading is not None and not self._loading.done() and self._loading_path == stored.gguf_path:
             await asyncio.wait([self._loading])
-        for model in [model for model in self.loaded if model.stored.digest == stored.digest]:
+        for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
             model.keep_alive = 0
             self._begin_unload(model)
         await self._memory_given_back()
+
+    def holds(self, stored: StoredModel) -> bool:
+        """Whether a model's weights are loaded, for it or for another name."""
+        return any(model.stored.gguf_path == stored.gguf_path for model in self.loaded)
 
     @property
     def num_waiting(self) -> int:

@@ -14,8 +14,9 @@ from vkbackend.errors import OutOfMemory
 SECOND = durations.SECOND
 
 
-def stored(name):
-    return SimpleNamespace(name=f"{name}:latest", digest=f"digest of {name}", config={})
+def stored(name, weights=None):
+    """weights: whose it is made of, where that is not its own."""
+    return SimpleNamespace(name=f"{name}:latest", digest=f"digest of {name}", gguf_path=f"weights of {weights or name}", config={})
 
 
 class Loader:
@@ -97,6 +98,32 @@ def test_keep_alive_zero_unloads_after_use_and_a_short_one_after_a_while():
         await until(lambda: not models.running())
         await use(models, "a", keep_alive=-1)
         assert models.loaded[0]._timer is None and models.running()[0].expires_at > "2200"
+    run(scenario)
+
+
+def test_a_request_without_keep_alive_leaves_it_as_it_was():
+    async def scenario(models, loader):
+        await use(models, "a", keep_alive=-1)
+        await use(models, "a")
+        assert models.running()[0].expires_at > "2200"
+        await models.expire(stored("a"))
+        await use(models, "a")
+        assert models.loaded[0].keep_alive == 3 * SECOND
+    run(scenario, keep_alive=3 * SECOND)
+
+
+def test_models_made_of_the_same_weights_are_loaded_once_and_go_together():
+    async def scenario(models, loader):
+        await use(models, "a")
+        for name in ("b", "a"):
+            async with models.acquire(stored(name, weights="a"), Options.defaults().update({"num_ctx": 64})):
+                pass
+        assert loader.loaded == [("a:latest", 64)] and models.holds(stored("b", weights="a")) and not models.holds(stored("b"))
+        async with models.acquire(stored("b", weights="a"), Options.defaults().update({"num_ctx": 128})):
+            pass
+        assert loader.loaded[1:] == [("b:latest", 128)] and loader.closed == ["a:latest"]
+        await models.expire(stored("a"))
+        assert loader.closed == ["a:latest", "b:latest"]
     run(scenario)
 
 

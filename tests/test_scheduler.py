@@ -30,7 +30,7 @@ def test_what_is_free_beside_loaded_models():
 
 
 def stored(**changes):
-    return SimpleNamespace(**{"name": "a:latest", "digest": "1", "adapter_paths": ["x"], "projector_paths": ["y"]} | changes)
+    return SimpleNamespace(**{"name": "a:latest", "gguf_path": "w", "adapter_paths": ["x"], "projector_paths": ["y"]} | changes)
 
 
 def loaded(options, model=None) -> LoadedModel:

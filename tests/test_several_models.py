@@ -177,7 +177,7 @@ def test_a_model_made_anew_is_loaded_beside_the_users_of_the_old_one():
     async def scenario(models, loader):
         old = asyncio.create_task(use(models, "a", seconds=0.2))
         await until(lambda: models.loaded and models.loaded[0].num_users)
-        anew = SimpleNamespace(name="a:latest", digest="another", config={})
+        anew = SimpleNamespace(name="a:latest", digest="another", gguf_path="other weights", config={})
         async with models.acquire(anew, Options.defaults()) as model:
             assert model.stored is anew and not old.done() and len(loader.taken) == 2
         await old

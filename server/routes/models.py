@@ -89,19 +89,19 @@ async def delete(request: web.Request) -> web.Response:
     except ModelNotFound:
         raise ApiError(404, f"model '{text}' not found") from None
     loaded_models = request.app[LOADED_MODELS]
-    if gone is not None and any(model.digest == gone.digest for model in loaded_models.running()):
+    if gone is not None and loaded_models.holds(gone):
         await loaded_models.expire(gone)  # nobody could ask for it any more
     return empty(200)
 
 
 def _delete(store, name):
-    """The model that is gone, unless another name stands for the same one."""
+    """The model that is gone, unless another one is made of the same weights."""
     try:
         stored = store.get(name)
     except StoreError:  # a damaged one can be deleted, too
         stored = None
     store.delete(name)
-    return None if stored is None or any(other.digest == stored.digest for other in store.list()) else stored
+    return None if stored is None or any(other.gguf_path == stored.gguf_path for other in store.list()) else stored
 
 
 ROUTES = [
