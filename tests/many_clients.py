@@ -161,7 +161,8 @@ def main():
     parser.add_argument("--pages", type=int, default=32, help="pages of the cache, of 32 tokens")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with open_engine(arguments.model, selection.current(), parallel=arguments.parallel, num_pages=arguments.pages) as engine:
+    devices = [selection.opened(gpu.id) for gpu in selection.usable()[:1]]
+    with open_engine(arguments.model, devices[0] if devices else None, parallel=arguments.parallel, num_pages=arguments.pages) as engine:
         figures = soak(engine, requests=arguments.requests, clients=arguments.clients, distinct=arguments.distinct, seed=arguments.seed)
     print(json.dumps(figures))
     sys.exit(1 if figures["differences"] or figures["leaked"] else 0)

@@ -70,7 +70,7 @@ def main(path):
     found["cpu"] = run(path, num_gpu=0)
     found["open"] = sorted(device.info.name for device in selection._open.values())
     found["together"] = together(path, [{}, {}, {"main_gpu": 1}, {"main_gpu": 1}])
-    first = selection.current()
+    first = selection.opened(selection.usable()[0].id)
     selection.forget(first)
     found["after forgetting one"] = [device.info.name for device in selection._open.values()]
     found["forgotten"] = first.info.name

@@ -125,16 +125,6 @@ def opened(uuid: str) -> Device:
         return _open[uuid]
 
 
-def current() -> Device | None:
-    """The device that comes first, open. None where models run on the CPU: not asked for, or (logged) not possible."""
-    for gpu in usable():
-        try:
-            return opened(gpu.id)
-        except DeviceError:
-            continue
-    return None
-
-
 def forget(device: Device | None = None) -> None:
     """Let go of a device, so that it is opened anew: after it was lost; of all where none is named, at the end."""
     with _lock:
