@@ -133,7 +133,8 @@ async def measure(url: str, streams: int, seconds: float) -> dict:
     tokens = after.sum("vkbackend_tokens_total", kind="generated") - before.sum("vkbackend_tokens_total", kind="generated")
     return {"streams": streams, "seconds": round(took, 1), "whole": tally.whole, "left_early": tally.left, "tokens_per_second": round(tokens / took, 1),
             "errors": (warm.errors + tally.errors)[:10], "num_errors": len(warm.errors) + len(tally.errors), "loop_looks": total,
-            "loop_lag_p50_at_most": late(0.5), "loop_lag_p99_at_most": late(0.99), "pages_used_after": after.sum("vkbackend_cache_pages", state="used"),
+            "loop_lag_p50_at_most": late(0.5), "loop_lag_p99_at_most": late(0.99), "pages": after.sum("vkbackend_cache_pages"),
+            "pages_used_after": after.sum("vkbackend_cache_pages", state="used"),
             "sequences_after": after.sum("vkbackend_sequences"), "users_after": after.sum("vkbackend_model_users"),
             "growth_bytes": after.sum("process_resident_memory_bytes") - before.sum("process_resident_memory_bytes"),
             "more_open_files": after.sum("process_open_fds") - before.sum("process_open_fds")}
@@ -143,6 +144,8 @@ def problems(figures: dict, lag_bar: float = LAG_BAR) -> list[str]:
     """What is not as it must be."""
     wrong = [f"{figures['num_errors']} errors: {figures['errors']}"] if figures["num_errors"] else []
     wrong += [f"{name}: {figures[name]}" for name in ("pages_used_after", "sequences_after", "users_after") if figures[name]]
+    if not figures["pages"]:
+        wrong.append("the server does not tell its pages")
     if figures["growth_bytes"] > MOST_GROWTH_BYTES:
         wrong.append(f"memory grew by {figures['growth_bytes'] / (1 << 20):.0f} MiB")
     if figures["more_open_files"] > 5:

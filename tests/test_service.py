@@ -233,3 +233,22 @@ def test_foreign_hosts_and_origins_get_403_on_every_route(tmp_path):
                 answer = await client.request(route.method, path, data=b"", headers={"Origin": "http://localhost:3000"})
                 assert answer.status != 403 and answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000", path
     asyncio.run(run())
+
+
+def test_a_pull_is_told_and_ends(service, monkeypatch):
+    ended = threading.Event()
+
+    def pull(store, name, report, insecure, is_cancelled, credentials):
+        report("pulling manifest")
+        while not is_cancelled():
+            time.sleep(0.01)
+        ended.set()
+    monkeypatch.setattr("server.registry.pull", pull)
+
+    async def conversation(client):
+        answer = await client.post("/api/pull", json={"model": "x"})
+        assert json.loads(await answer.content.readline()) == {"status": "pulling manifest"}
+        await service.app[RUNNING].end(0)
+        assert "shutting down" in json.loads(await answer.content.readline())["error"]
+        assert await asyncio.to_thread(ended.wait, 5)
+    service.talk(conversation)
