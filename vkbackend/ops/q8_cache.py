@@ -70,9 +70,10 @@ class Q8Cache:
 
     def __getitem__(self, at) -> np.ndarray:
         """at: of the dimensions before the last. -> f32"""
-        codes, scales = self.codes[at], self.scales[at]
-        blocks = codes.reshape(*scales.shape, BLOCK) * scales[..., None].astype(np.float32)
-        return blocks.reshape(codes.shape)
+        values, scales = self.codes[at].astype(np.float32), self.scales[at].astype(np.float32)
+        blocks = values.reshape(*scales.shape, BLOCK)  # a view
+        blocks *= scales[..., None]
+        return values
 
     def __setitem__(self, at, values) -> None:
         blocks = np.asarray(values, np.float32).reshape(*np.shape(values)[:-1], -1, BLOCK)
