@@ -46,7 +46,8 @@ class Scrape:
         self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def sum(self, name: str, **labels) -> float:
-        return sum(sample.value for sample in self._samples if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items()))
+        return sum(sample.value for sample in self._samples
+                   if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items()))
 
     def lag(self) -> dict[float, float]:
         """Upper bound of a bucket in seconds -> looks that were no later."""
@@ -131,7 +132,8 @@ async def measure(url: str, streams: int, seconds: float) -> dict:
     def late(share):
         return min(bound for bound, count in looks.items() if count >= share * total)
     tokens = after.sum("vkbackend_tokens_total", kind="generated") - before.sum("vkbackend_tokens_total", kind="generated")
-    return {"streams": streams, "seconds": round(took, 1), "whole": tally.whole, "left_early": tally.left, "tokens_per_second": round(tokens / took, 1),
+    return {"streams": streams, "seconds": round(took, 1), "whole": tally.whole, "left_early": tally.left,
+            "tokens_per_second": round(tokens / took, 1),
             "errors": (warm.errors + tally.errors)[:10], "num_errors": len(warm.errors) + len(tally.errors), "loop_looks": total,
             "loop_lag_p50_at_most": late(0.5), "loop_lag_p99_at_most": late(0.99), "pages": after.sum("vkbackend_cache_pages"),
             "pages_used_after": after.sum("vkbackend_cache_pages", state="used"),

@@ -255,7 +255,8 @@ def test_serve_lets_streams_end_before_it_does(here, tmp_path, gguf, drain, leng
     """One that ends soon comes to its end; one that would not gets a last line, and so does the log."""
     ok(here("create", "tiny", "--gguf", gguf))
     served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": drain, "VKBACKEND_LOG_FORMAT": "json"})
-    body = json.dumps({"model": "tiny", "prompt": "hello", "options": {"num_predict": length, "num_ctx": 512, "seed": 1, "top_k": 200, "top_p": 1, "temperature": 3, "logit_bias": {"0": -100, "1": -100, "2": -100}}}).encode()  # no end token
+    no_end = {"num_ctx": 512, "seed": 1, "top_k": 200, "top_p": 1, "temperature": 3, "logit_bias": {"0": -100, "1": -100, "2": -100}}
+    body = json.dumps({"model": "tiny", "prompt": "hello", "options": no_end | {"num_predict": length}}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{served.port}/api/generate", body, {"X-Request-Id": "the-last-one"})
     lines = []
     with urllib.request.urlopen(request, timeout=20) as answer:

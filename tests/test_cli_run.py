@@ -61,7 +61,8 @@ def test_help_of_everything(here):
     assert 'unknown command "nonsense"' in here("help", "nonsense").stderr
 
 
-@pytest.mark.parametrize("words, offered", [(["pu"], {"pull", "push"}), (["run", "--log"], {"--logprobs"}), (["show", "ti"], {"tiny"}), (["rm", "x"], set())])
+@pytest.mark.parametrize("words, offered", [(["pu"], {"pull", "push"}), (["run", "--log"], {"--logprobs"}),
+                                            (["show", "ti"], {"tiny"}), (["rm", "x"], set())])
 def test_completion(here, gguf, words, offered):
     """What bash asks the command for, as the script of `completion bash` does."""
     ok(here("create", "tiny", "--gguf", gguf))
@@ -171,6 +172,7 @@ def test_doctor_finds_what_is_wrong(here, gguf, tmp_path, monkeypatch):
 
 def test_doctor_without_a_device_or_a_model(tmp_path):
     environment = os.environ | NO_DRIVER | {"OLLAMA_MODELS": str(tmp_path / "models")}
-    done = subprocess.run([sys.executable, "-m", "vkbackend", "doctor", "-o", tmp_path / "report.txt"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "vkbackend", "doctor", "-o", tmp_path / "report.txt"], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Models run on: CPU" in done.stdout and "skipped: there is no model" in (tmp_path / "report.txt").read_text()

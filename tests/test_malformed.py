@@ -29,7 +29,8 @@ MOST_SECONDS = 90  # on a busy machine; a fraction of it is usual
 BODIES = [f"{method} {path}" for (method, path), operation in OPERATIONS.items() if isinstance(operation.request, type)]
 # Status 500 as recorded (conformance/, vectors/): how a request is refused is Ollama's to say.
 RECORDED = [
-    r"option \".*\" must be of ", r"invalid model path$", r'invalid format: .*; expected "json" or a valid JSON Schema object$', r"invalid JSON schema in format$",
+    r"option \".*\" must be of ", r"invalid model path$",
+    r'invalid format: .*; expected "json" or a valid JSON Schema object$', r"invalid JSON schema in format$",
 ]
 
 
@@ -54,7 +55,8 @@ def cases(operation, number: int) -> list:
     """`number` malformed requests for an operation, the same ones in every run."""
     made = []
 
-    @hypothesis_settings(max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @hypothesis_settings(max_examples=number, deadline=None, derandomize=True, database=None,
+                         suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def collect(case):
         made.append(case)
@@ -100,7 +102,8 @@ def test_no_malformed_request_is_an_error_of_the_server(url, record_figure):
             if answer.status >= 500 and not any(re.match(words, error_text(answer.text)) for words in RECORDED):
                 wrong.append(f"{label} {body[:300]!r}: {answer.status} {answer.text[:300]}")
     seconds = time.monotonic() - start
-    record_figure(f"{counts.total()} malformed requests in {seconds:.0f} s: " + ", ".join(f"{count} of status {status}" for status, count in sorted(counts.items())))
+    by_status = ", ".join(f"{count} of status {status}" for status, count in sorted(counts.items()))
+    record_figure(f"{counts.total()} malformed requests in {seconds:.0f} s: {by_status}")
     assert not wrong, f"{len(wrong)} of {counts.total()}:\n" + "\n".join(wrong[:10])
     assert counts.total() >= NUM_REQUESTS and counts[400] > NUM_REQUESTS / 3, "the test tests nothing"
     assert seconds < MOST_SECONDS

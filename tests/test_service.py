@@ -161,9 +161,10 @@ def test_limits_on_bodies_and_images(service, monkeypatch):
     service.talk(conversation)
 
 
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 LAST_LINES = {"/api/generate": (QUICK, lambda line: "shutting down" in json.loads(line)["error"]),
-              "/api/chat": ({"model": "m", "messages": [{"role": "user", "content": "x"}]}, lambda line: "shutting down" in json.loads(line)["error"]),
-              "/v1/chat/completions": ({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]},
+              "/api/chat": (CHAT, lambda line: "shutting down" in json.loads(line)["error"]),
+              "/v1/chat/completions": (CHAT | {"stream": True},
                                        lambda line: json.loads(line.removeprefix("data: "))["model"] == "")}
 
 

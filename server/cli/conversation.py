@@ -107,7 +107,7 @@ class Conversation:
         self.messages += [message, {"role": "assistant", "content": answer.text}]
 
     def help(self, topic: str) -> None:
-        click.echo({"set": SET_HELP, "/set": SET_HELP, "show": SHOW_HELP, "/show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic, HELP))
+        click.echo({"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic.removeprefix("/"), HELP))
 
     def list(self, prefix: str) -> None:
         models = self.client.call("GET", "/api/tags").get("models") or []

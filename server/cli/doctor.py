@@ -41,7 +41,8 @@ class Generated:
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-o", "--output", "path", type=click.Path(dir_okay=False), default=None, help="File of the report (default vkbackend-report-TIME.txt here).")
+@click.option("-o", "--output", "path", type=click.Path(dir_okay=False), default=None,
+              help="File of the report (default vkbackend-report-TIME.txt here).")
 def doctor(model, path):
     """Examine devices, kernels and a model, and write a report.
 
@@ -91,7 +92,8 @@ def _system() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     packages = ", ".join(f"{name} {_package(name)}" for name in PACKAGES)
     named = [f"{row.name}={settings.text(row.name)}" for row in settings.ROWS if settings.text(row.name)]
-    return [f"vkbackend {version()}, Python {platform.python_version()}, {packages}", f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(memory)}",
+    return [f"vkbackend {version()}, Python {platform.python_version()}, {packages}",
+            f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(memory)}",
             "settings: " + (" ".join(named) or "none")]
 
 
@@ -118,8 +120,10 @@ def _check(device) -> tuple[list[str], bool]:
     start = time.monotonic()
     results = list(check(device, quick=True))
     failed = [result for result in results if not result.passed]
-    lines = [f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: {result.error or f'{result.worst:.3g} times what is allowed'}" for result in failed]
-    return lines + [f"{len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - start:.1f} s; `vkbackend check` runs all"], not failed
+    lines = [f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: {result.error or f'{result.worst:.3g} times what is allowed'}"
+             for result in failed]
+    passed, seconds = len(results) - len(failed), time.monotonic() - start
+    return lines + [f"{passed} passed, {len(failed)} failed in {seconds:.1f} s; `vkbackend check` runs all"], not failed
 
 
 def _model_file(model: str | None) -> Path | None:
@@ -159,8 +163,8 @@ def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
     gaps = [abs(one - other) for one, other in zip(on_device.logprobs[:same + 1], on_cpu.logprobs[:same + 1])]
     gap = sum(gaps) / len(gaps)
     agrees = gap <= CLOSE and same > 0
-    return agrees, (f"{'the same' if agrees else 'DIFFERENT'}: {same} of {len(on_cpu.tokens)} tokens are equal, mean difference of log-probabilities {gap:.5f} "
-                    f"(up to {CLOSE} is rounding)")
+    return agrees, (f"{'the same' if agrees else 'DIFFERENT'}: {same} of {len(on_cpu.tokens)} tokens are equal, mean difference of "
+                    f"log-probabilities {gap:.5f} (up to {CLOSE} is rounding)")
 
 
 def generate(file: Path, device) -> Generated:

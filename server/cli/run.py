@@ -33,7 +33,8 @@ FORMATS = ("", "json")
 @click.option("--logprobs", type=click.IntRange(1, 20), is_flag=False, flag_value=5, default=None, metavar="[N]",
               help="Show each token's probability and the N likeliest in its place (default 5) after the answer.")
 @click.option("--format", "response_format", default="", help="Response format (e.g. json).")
-@click.option("--think", is_flag=False, flag_value="true", default=None, help="Enable thinking mode: true/false or high/medium/low for supported models.")
+@click.option("--think", is_flag=False, flag_value="true", default=None,
+              help="Enable thinking mode: true/false or high/medium/low for supported models.")
 @click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided).")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically (lines are never wrapped here).")
 @click.option("--truncate", type=bool, is_flag=False, flag_value=True, default=None, metavar="[BOOLEAN]",

@@ -23,9 +23,11 @@ def build(version: str) -> dict:
 
 
 def _operation(method: str, path: str, operation: Operation, schemas: Schemas, error: dict) -> dict:
-    made = {"operationId": method.lower() + path.replace("/", "_").replace("{", "").replace("}", ""), "summary": operation.summary, "tags": [operation.tag]}
+    name = method.lower() + path.replace("/", "_").replace("{", "").replace("}", "")
+    made = {"operationId": name, "summary": operation.summary, "tags": [operation.tag]}
     if operation.parameters:
-        made["parameters"] = [{"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"} | ({"pattern": pattern} if pattern else {})}
+        made["parameters"] = [{"name": name, "in": "path", "required": True, "description": text,
+                               "schema": {"type": "string"} | ({"pattern": pattern} if pattern else {})}
                               for name, (text, pattern) in operation.parameters.items()]
     if isinstance(operation.request, str):
         made["requestBody"] = {"required": True, "content": {operation.request: {"schema": {"type": "string", "format": "binary"}}}}

@@ -30,14 +30,16 @@ class Operation:
 
 _DIGEST = {"digest": ("sha256: and 64 hexadecimal digits", "^sha256[:-][0-9a-fA-F]{64}$")}
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("POST", "/api/generate"): Operation("The text that goes on from a prompt", messages.GenerateRequest, messages.GenerateResponse, NDJSON, tag="generation"),
+    ("POST", "/api/generate"): Operation("The text that goes on from a prompt", messages.GenerateRequest, messages.GenerateResponse, NDJSON,
+                                         tag="generation"),
     ("POST", "/api/chat"): Operation("The next message of a conversation", messages.ChatRequest, messages.ChatResponse, NDJSON, tag="generation"),
     ("POST", "/api/embed"): Operation("Vectors of texts, of length 1", messages.EmbedRequest, messages.EmbedResponse, tag="generation"),
-    ("POST", "/api/embeddings"): Operation("The vector of one text, as the model gives it", messages.EmbeddingRequest, EmbeddingResponse, tag="generation"),
+    ("POST", "/api/embeddings"): Operation("The vector of one text, as the model gives it", messages.EmbeddingRequest, EmbeddingResponse,
+                                           tag="generation"),
     ("POST", "/v1/chat/completions"): Operation("The next message of a conversation", openai.ChatCompletionRequest, openai.ChatCompletion, EVENTS,
                                                 openai.ChatCompletionChunk, False, tag="OpenAI"),
-    ("POST", "/v1/completions"): Operation("The text that goes on from a prompt; with `echo`, the prompt's own log-probabilities", openai.CompletionRequest,
-                                           openai.Completion, EVENTS, openai.CompletionChunk, False, tag="OpenAI"),
+    ("POST", "/v1/completions"): Operation("The text that goes on from a prompt; with `echo`, the prompt's own log-probabilities",
+                                           openai.CompletionRequest, openai.Completion, EVENTS, openai.CompletionChunk, False, tag="OpenAI"),
     ("POST", "/v1/embeddings"): Operation("Vectors of texts", openai.EmbedRequest, openai.EmbeddingList, tag="OpenAI"),
     ("GET", "/v1/models"): Operation("The models of the store", answer=openai.ModelList, tag="OpenAI"),
     ("GET", "/v1/models/{model}"): Operation("One model", answer=openai.Model, parameters={"model": ("its name", "")}, tag="OpenAI"),
@@ -55,7 +57,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/api/version"): Operation("The version of Ollama's API that is served", tag="service", answer={
         "type": "object", "required": ["version"], "properties": {"version": {"type": "string"}}}),
     ("GET", "/healthz"): Operation("Whether the server answers, and which models are in memory", tag="service", answer={
-        "type": "object", "required": ["status", "models"], "properties": {"status": {"const": "ok"}, "models": {"type": "array", "items": {"type": "string"}}}}),
+        "type": "object", "required": ["status", "models"], "properties": {
+            "status": {"const": "ok"}, "models": {"type": "array", "items": {"type": "string"}}}}),
     ("GET", "/metrics"): Operation("Counters and gauges for Prometheus", answer=TEXT, tag="service"),
     ("GET", "/api/devices"): Operation("Every Vulkan device, which ones models run on, and why", tag="service", answer={
         "type": "object", "required": ["vulkan", "chosen", "order", "runs_on", "problem", "devices"], "properties": {

@@ -20,9 +20,10 @@ td, th { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; 
 @media (prefers-color-scheme: dark) { body { background: #14181f; color: #dde3ec; } pre { background: #1e242e; } .method { color: #7db7f5; }
   details.operation, td, th { border-color: #323a47; } .note { color: #97a2b4; } a { color: #7db7f5; } }
 """
-POLICY = f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; base-uri 'none'; frame-ancestors 'none'"
-EXAMPLES = {"model": "smollm2", "prompt": "The sky is", "messages": [{"role": "user", "content": "Hello"}], "input": "The sky is", "source": "smollm2",
-            "destination": "a-copy", "stream": False}
+STYLE_DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_DIGEST}'; base-uri 'none'; frame-ancestors 'none'"
+EXAMPLES = {"model": "smollm2", "prompt": "The sky is", "messages": [{"role": "user", "content": "Hello"}], "input": "The sky is",
+            "source": "smollm2", "destination": "a-copy", "stream": False}
 
 
 def html(document: dict) -> str:
@@ -31,17 +32,19 @@ def html(document: dict) -> str:
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append(_operation(document, method, path, operation))
     body = "".join(f"<h2>{escape(tag)}</h2>{''.join(parts)}" for tag, parts in groups.items())
-    schemas = "".join(f'<details class="operation" id="{escape(name)}"><summary><code>{escape(name)}</code></summary><div>{_fields(schema)}</div></details>'
-                      for name, schema in document["components"]["schemas"].items())
+    schemas = "".join(f'<details class="operation" id="{escape(name)}"><summary><code>{escape(name)}</code></summary>'
+                      f"<div>{_fields(schema)}</div></details>" for name, schema in document["components"]["schemas"].items())
     info = document["info"]
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(info['title'])} API</title><style>{STYLE}</style></head><body><h1>{escape(info['title'])} {escape(info['version'])}</h1>"
-            f'<p>{escape(info["description"])}</p><p class="note">For programs: <a href="/openapi.json">/openapi.json</a> (OpenAPI {document["openapi"]})</p>'
+            f'<p>{escape(info["description"])}</p>'
+            f'<p class="note">For programs: <a href="/openapi.json">/openapi.json</a> (OpenAPI {document["openapi"]})</p>'
             f"{body}<h2>Objects</h2>{schemas}</body></html>")
 
 
 def _operation(document, method, path, operation) -> str:
-    parts = [f'<p><code>{escape(parameter["name"])}</code> in the path: {escape(parameter["description"])}</p>' for parameter in operation.get("parameters", ())]
+    parts = [f'<p><code>{escape(parameter["name"])}</code> in the path: {escape(parameter["description"])}</p>'
+             for parameter in operation.get("parameters", ())]
     content = operation.get("requestBody", {}).get("content", {})
     for media, entry in content.items():
         parts.append(f"<p>Request ({escape(media)}): {_type(entry['schema'])}</p>")
@@ -49,8 +52,10 @@ def _operation(document, method, path, operation) -> str:
             parts.append(_example(document, method, path, entry["schema"]["$ref"]))
     for status, response in operation["responses"].items():
         kinds = "; ".join(f"{escape(media)}: {_type(entry['schema'])}" for media, entry in response.get("content", {}).items())
-        parts.append(f"<p>{'Error' if status == 'default' else f'Status {status}'}: {escape(response['description'])}{f' ({kinds})' if kinds else ''}</p>")
-    return (f'<details class="operation" id="{operation["operationId"]}"><summary><span class="method">{method.upper()}</span><code>{escape(path)}</code> '
+        title = "Error" if status == "default" else f"Status {status}"
+        parts.append(f"<p>{title}: {escape(response['description'])}{f' ({kinds})' if kinds else ''}</p>")
+    return (f'<details class="operation" id="{operation["operationId"]}"><summary>'
+            f'<span class="method">{method.upper()}</span><code>{escape(path)}</code> '
             f'<span class="note">{escape(operation["summary"])}</span></summary><div>{"".join(parts)}</div></details>')
 
 

@@ -15,14 +15,16 @@ TEXTS = {"oneOf": [TEXT, {"type": "array", "items": TEXT}]}
 # What a field takes where its kind does not tell: (class, JSON name) -> schema.
 FORMAT = {"oneOf": [{"const": "json"}, {"type": "object", "description": "a JSON schema"}, {"const": ""}, {"type": "null"}]}
 STOP = {"oneOf": [TEXT, {"type": "array", "items": TEXT}, {"type": "null"}]}
-OPTIONS = {"type": ["object", "null"], "additionalProperties": True, "description": "temperature, top_k, seed, num_predict, num_ctx and the others of a "
-           "Modelfile's PARAMETER; logit_bias: {token id: bias}", "properties": {
+OPTIONS = {"type": ["object", "null"], "additionalProperties": True, "description": "temperature, top_k, seed, num_predict, num_ctx and the others "
+           "of a Modelfile's PARAMETER; logit_bias: {token id: bias}", "properties": {
                "temperature": NUMBER, "top_k": WHOLE, "top_p": NUMBER, "min_p": NUMBER, "seed": WHOLE, "num_predict": WHOLE, "num_ctx": WHOLE,
                "num_gpu": WHOLE, "repeat_penalty": NUMBER, "stop": {"type": "array", "items": TEXT}, "logit_bias": {"type": "object"}}}
 TOP_LOGPROBS = WHOLE | {"minimum": 0, "maximum": 20}
 CONTENT = {"oneOf": [TEXT, {"type": "array", "items": {"type": "object", "required": ["type"], "properties": {
-    "type": {"enum": ["text", "image_url"]}, "text": TEXT, "image_url": {"oneOf": [TEXT, {"type": "object", "properties": {"url": TEXT}}]}}}}, {"type": "null"}]}
-PROMPT = {"oneOf": [TEXT, {"type": "array", "items": {}}], "description": "text; with `echo` or `raw` also lists: texts, token ids, lists of token ids"}
+    "type": {"enum": ["text", "image_url"]}, "text": TEXT,
+    "image_url": {"oneOf": [TEXT, {"type": "object", "properties": {"url": TEXT}}]}}}}, {"type": "null"}]}
+PROMPT = {"oneOf": [TEXT, {"type": "array", "items": {}}],
+          "description": "text; with `echo` or `raw` also lists: texts, token ids, lists of token ids"}
 SPECIAL = {
     **{(cls, "options"): OPTIONS for cls in (messages.GenerateRequest, messages.ChatRequest, messages.EmbedRequest, messages.EmbeddingRequest)},
     **{(cls, "format"): FORMAT for cls in (messages.GenerateRequest, messages.ChatRequest)},
