@@ -68,7 +68,7 @@ if [ $tests = 1 ] && is_older .venv/.vkbackend-test pyproject.toml; then
   say "installing what the tests need into .venv"
   mapfile -t requirements < <(.venv/bin/python -c 'import tomllib
 print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")')
-  pip install -q "${requirements[@]}"
+  pip install -q "numpy<2" "${requirements[@]}"  # named again: pip would take a newer one for the clients
   touch .venv/.vkbackend-test
 fi
 
