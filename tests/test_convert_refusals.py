@@ -48,10 +48,15 @@ def spoilt(folder, tmp_path, **changes) -> dict:
     (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
     (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"),
     (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
+    (dict(config_json={"num_hidden_layers": 4_000_000_000}), "num_hidden_layers is 4000000000, not a whole number from 1 to 10000"),
+    (dict(config_json={"head_dim": 4_000_000_000, "rope_scaling": {"rope_type": "llama3"}}), "head_dim is 4000000000"),
+    (dict(config_json={"hidden_size": 4_000_000_000, "head_dim": None, "rope_scaling": {"rope_type": "llama3"}}), "hidden_size is 4000000000"),
+    (dict(config_json={"hidden_size": 2, "head_dim": None}), "head_dim is 0"),
     (dict(config_json={"num_attention_heads": 3}), "do not share evenly"),
     (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
     (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
     (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"),
+    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": 1 << 22}}}), "the id of a is 4194304"),
     (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
     (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
     (dict(model_safetensors=None), "a file is missing"), (dict(model_safetensors=b"1234"), "too few"),
@@ -64,6 +69,7 @@ def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
 
 @pytest.mark.parametrize("entry, words", [
     ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"),
+    ({"dtype": [], "shape": [8], "data_offsets": [0, 8]}, "described as"),
     ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
     ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"),
     ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),

@@ -6,6 +6,8 @@ In: the parsed file. Out: `Config`. What is missing or no number is an error tha
 from .source import CannotConvert
 
 LARGEST = (1 << 32) - 1
+# Of what is counted or made room for before the weights could tell that it is wrong; far more than any model has.
+LARGEST_OF = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "head_dim": 1 << 16}
 SMALLEST_FLOAT, LARGEST_FLOAT = 1e-37, 3e38
 
 
@@ -32,21 +34,21 @@ class Config:
         return Config(value, f"{self._path}{key}.") if isinstance(value, dict) else None
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A number from 1 on that fits into 32 bits. Raises CannotConvert."""
-        value = self.get(key, default)
-        if type(value) is not int or not 1 <= value <= LARGEST:
-            raise self._wrong(key, "a whole number above 0")
+        """A number from 1 on that fits into 32 bits, and is no larger than LARGEST_OF allows. Raises CannotConvert."""
+        value, largest = self.get(key, default), LARGEST_OF.get(key, LARGEST)
+        if type(value) is not int or not 1 <= value <= largest:
+            raise self._wrong(key, value, f"a whole number from 1 to {largest}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number above 0 that a float32 holds. Raises CannotConvert."""
         value = self.get(key, default)
         if type(value) not in (int, float) or not SMALLEST_FLOAT < value < LARGEST_FLOAT:
-            raise self._wrong(key, "a number above 0")
+            raise self._wrong(key, value, "a number above 0")
         return float(value)
 
-    def _wrong(self, key: str, wanted: str) -> CannotConvert:
-        return CannotConvert(f"config.json: {self._path}{key} is {str(self._values.get(key))[:80]}, not {wanted}; give the model's own config.json")
+    def _wrong(self, key: str, value, wanted: str) -> CannotConvert:
+        return CannotConvert(f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; give the model's own config.json")
 
     def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:
         """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there perhaps one for each `kind`

@@ -64,7 +64,7 @@ class SafetensorsFile:
     def _tensor(self, key, entry) -> StoredTensor:
         try:
             dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            whole = all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, start, end))
+            whole = type(dtype) is str and all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, start, end))
         except (KeyError, TypeError, ValueError):
             whole = False
         if not whole or math.prod(shape) >= 1 << 48 or not start <= end <= len(self._data):

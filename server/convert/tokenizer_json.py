@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 SPACE = "\u2581"
+MAX_TOKENS = 1 << 21  # eight times the largest vocabularies; ids that nobody has take room, too
 # SHA-256 of the regular expressions of all Split steps -> the name by which GGUF knows the pre-tokenizer.
 BY_EXPRESSIONS = {
     "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f": "llama-bpe",
@@ -125,7 +126,7 @@ def _tokens(vocab: dict, added_tokens) -> tuple[list[str], dict[int, bool]]:
 
 
 def _id(token_id, text: str) -> int:
-    if type(token_id) is not int or not 0 <= token_id < 1 << 24:
+    if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS:
         raise CannotConvert(f"tokenizer.json: the id of {text} is {token_id}; it is damaged, download it again")
     return token_id
 
