@@ -11,7 +11,7 @@ from registry_world import IMPATIENT, LIMITS, MODEL_BYTES, ONE_PART, Pulling, co
 from vulkan_drivers import start
 
 from server import names, registry
-from server.registry import partial, pulling
+from server.registry import partial
 from server.store import InvalidName, ModelNotFound, Store
 
 BLOBS = "GET blobs"
@@ -187,7 +187,7 @@ def test_manifests_that_are_none(proxy, store, body):
 
 
 def test_more_than_the_disk_has_room_for_is_not_begun(proxy, store, monkeypatch):
-    monkeypatch.setattr(pulling, "free_bytes", lambda folder: 1_000_000)
+    monkeypatch.setattr(partial, "free_bytes", lambda folder: 1_000_000)
     with pytest.raises(registry.RegistryError, match="3.0 MB are still to come, but only 1 MB"):
         pull(store, name(proxy))
     assert not proxy.of_kind(BLOBS)
@@ -285,6 +285,14 @@ def test_a_manifest_without_sizes(proxy, store):
     told = pull(store, name(proxy, "library/m:sizeless"))
     assert is_whole(store, name(proxy, "library/m:sizeless"))
     assert (f"pulling {DIGEST[7:19]}", DIGEST, MODEL_BYTES, MODEL_BYTES) in told.lines
+
+
+def test_a_size_that_the_registry_makes_up_is_not_begun(proxy, store):
+    manifest = {"layers": [{"mediaType": "x", "digest": DIGEST}]}
+    answers = {"GET manifests": Answer(200, body=json.dumps(manifest).encode()), "HEAD blobs": Answer(200, {"Content-Length": str(1 << 62)})}
+    proxy.fault = lambda seen: answers.get(seen.kind)
+    with pytest.raises(registry.RegistryError, match="are still to come, but only"):
+        pull(store, name(proxy))
 
 
 def proxy_manifest(store, proxy) -> bytes:

@@ -161,6 +161,13 @@ def test_challenges_that_nobody_can_answer(hosts, store, challenge):
         pull(store, name(host))
 
 
+def test_a_token_server_that_is_nowhere_is_named(hosts, store):
+    host, _ = hosts
+    host.fault = guarded("http://127.0.0.1:1/token")
+    with pytest.raises(registry.RegistryError, match="could not connect to 127.0.0.1:1 "):
+        pull(store, name(host))
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"token":5}', b'{"token":"a\\nb"}', b"{" * 10_000])
 def test_answers_that_hold_no_token(hosts, store, body):
     host, _ = hosts
@@ -233,8 +240,8 @@ def test_blobs_may_lie_elsewhere_and_tokens_stay_here(hosts, store):
     assert len([seen for seen in elsewhere.seen if "Range" in seen.headers]) >= 12  # sent there, too
 
 
-@pytest.mark.parametrize("location, says", [("/v2/library/m/manifests/latest", "more than 10 times"), ("ftp://127.0.0.1/x", "not safe"),
-                                            ("file:///etc/passwd", "not safe"), ("http://127.0.0.1:1/x", "refused"), ("http://[", "cannot be asked")])
+@pytest.mark.parametrize("location, says", [("/v2/library/m/manifests/latest", "more than 10 times"), ("ftp://127.0.0.1/x", "no address of a registry"),
+                                            ("file:///etc/passwd", "no address of a registry"), ("http://127.0.0.1:1/x", "refused"), ("http://[", "cannot be asked")])
 def test_redirects_that_lead_nowhere(hosts, store, location, says):
     host, _ = hosts
     host.fault = lambda seen: Answer(302, {"Location": location})
@@ -286,7 +293,8 @@ def test_who_is_asked_without_a_proxy(monkeypatch):
                                         (b'{"errors":[{"code":"DENIED"}]}', "DENIED"), (b'{"error":"too old"}', "too old"),
                                         (b"plain words", "plain words"),
                                         (b'{"errors":[]}', '{"errors":[]}'), (b'{"errors":7}', '{"errors":7}'), (b"[]", "[]"),
-                                        (b"<html>x</html>", ""), (b"", ""), (b"\xff" * 300, "\ufffd" * 200)])
+                                        (b"<html>x</html>", ""), (b"", ""), (b"[" * 4096, "[" * 200),
+                                        (b'{"error":"\\u001b[31mred\\u001b]0;title\\u0007\\r\\nsuccess"}', "[31mred ]0;title   success"), (b"\xff" * 300, "\ufffd" * 200)])
 def test_errors_in_words(body, told):
     assert told_error(body) == told
 

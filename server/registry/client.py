@@ -74,7 +74,8 @@ class Client:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise RegistryError(f"{url} cannot be asked ({error})") from None
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(f"could not connect to {url.host}:{url.port} ({_reason(error.os_error)})") from None
+            # Of the error, not of `url`: it may be a token server, or where the registry redirects to.
+            raise Unreachable(f"could not connect to {error.host}:{error.port} ({_reason(error.os_error)})") from None
         except TimeoutError:
             raise Passing(f"{url.host} fell silent for {self.limits.stall_seconds:g} s") from None
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -100,7 +101,9 @@ class Client:
                     raise RegistryError(f"{url.host} redirects {method} {url.path} with status {response.status}, which no registry should")
                 target = url.join(URL(response.headers["Location"], encoded=True))
                 response.release()
-                if target.scheme not in ("http", "https") or url.scheme == "https" and target.scheme == "http" and self.endpoint.verifies:
+                if target.scheme not in ("http", "https") or not target.host:
+                    raise RegistryError(f"{url.host} redirects to {str(target)[:200]!r}, which is no address of a registry")
+                if url.scheme == "https" and target.scheme == "http" and self.endpoint.verifies:
                     raise RegistryError(f"{url.host} redirects to {target.scheme}://{target.host}, which is not safe; --insecure follows it")
                 url = target
             elif response.status >= 400:
@@ -181,15 +184,17 @@ async def read_at_most(response: aiohttp.ClientResponse, num_bytes: int) -> byte
 
 
 def told_error(contents: bytes) -> str:
-    """What the body of an error says: `{"errors": [{"message", "detail"}]}`, `{"error": ...}`, or short text."""
+    """What the body of an error says: `{"errors": [{"message", "detail"}]}`, `{"error": ...}`, or short text; on one line, for it is shown in
+    terminals, which take control characters for commands."""
     text = contents.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)
         entry = document["errors"][0] if document.get("errors") else document
         found = entry.get("message") or entry.get("error") or entry.get("code")
-        return str(found) if found else text[:200]
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError):
-        return "" if text.startswith("<") else text[:200]  # a page for browsers
+        told = str(found) if found else text[:200]
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError, RecursionError):
+        told = "" if text.startswith("<") else text[:200]  # a page for browsers
+    return "".join(character if character.isprintable() else " " for character in told).strip()
 
 
 def retry_after(text: str | None) -> float | None:

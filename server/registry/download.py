@@ -18,7 +18,7 @@ from .client import Client, Credentials
 from .endpoint import Endpoint
 from .errors import Passing, RegistryError
 from .limits import Limits
-from .partial import Part, Partial, folder_of, num_present, open_partial
+from .partial import Part, Partial, check_room, folder_of, num_present, open_partial
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Download:
                 self._client = client
                 if not self.total:
                     self.total = await client.retried(self._asked_size)
+                    check_room(self.target.parent, self.total - self.completed)
                 await self._bring()
         finally:
             self.fetched.set()

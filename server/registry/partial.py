@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formatting import human_bytes
 from ..staging import NO_LOCKS, make_folder, sync_folder
 from ..store import Store
 from ..stored_model import DigestMismatch, parse_json
@@ -208,6 +209,14 @@ def remove_stale(folder: Path) -> None:
                 path.unlink()
         except FileNotFoundError:  # gone on with, or removed, this moment
             pass
+
+
+def check_room(blobs: Path, missing: int) -> None:
+    """Raises RegistryError where so many bytes, which are still to come, do not fit."""
+    free = free_bytes(blobs)
+    if missing > free:
+        raise RegistryError(f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
+                            "make room, or set OLLAMA_MODELS to a folder on another disk")
 
 
 def free_bytes(folder: Path) -> int:

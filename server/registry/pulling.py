@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 
-from ..formatting import human_bytes
 from ..store import Store
 from ..stored_model import MANIFEST_TYPE, Layer
 from . import manifest
@@ -12,7 +11,7 @@ from .download import join, leave
 from .endpoint import Endpoint, resolve
 from .errors import Refused, RegistryError
 from .limits import Limits
-from .partial import folder_of, free_bytes, num_present, remove_stale
+from .partial import check_room, folder_of, num_present, remove_stale
 
 MOST_ROUNDS = 3  # of bringing blobs: others may delete what was just brought
 
@@ -54,10 +53,7 @@ def _prepare(store: Store, wanted: list[Layer]) -> None:
     blobs, folder = store.blobs, folder_of(store)
     remove_stale(folder)
     missing = sum(max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer))
-    free = free_bytes(blobs)
-    if missing > free:
-        raise RegistryError(f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
-                            "make room, or set OLLAMA_MODELS to a folder on another disk")
+    check_room(blobs, missing)
 
 
 def _is_there(store: Store, layer: Layer) -> bool:
