@@ -19,7 +19,7 @@ from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
 from .routes import chat, create, embed, generate, models, openai, registry, service
 from .service import limits, observe
 from .service.running import RunningRequests
-from .store import InvalidName, ModelNotFound
+from .store import InvalidName, ModelNotFound, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ async def _prune(app: web.Application):
     def prune():
         try:
             app[STORE].prune()
-        except OSError as error:
+        except StoreError as error:
             log.warning("the store was not cleared of what is unused: %s", error)
     if app[STORE] is not None and not settings.get("OLLAMA_NOPRUNE"):
         threading.Thread(target=prune, name="prune", daemon=True).start()

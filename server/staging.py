@@ -11,8 +11,11 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from .stored_model import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,21 @@ PREFIX = ".upload-"  # never a valid blob's or model's name
 GRACE_SECONDS = 60          # between a file's making and its lock
 STALE_SECONDS = 24 * 3600   # after which a file is taken for left behind where the file system knows no locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def changing(root: Path):
+    """What the system refuses while the store at `root` is changed becomes a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = ("remove models that nobody needs, or set OLLAMA_MODELS to a folder on another disk" if error.errno in FULL else
+                  "let this user write there, or set OLLAMA_MODELS to a folder of its own" if error.errno in CLOSED else
+                  "see whether its disk is sound and at hand")
+        raise StoreError(f"the models in {root} cannot be changed ({error.strerror or error}): {advice}") from error
+
+
 
 
 def make_folder(folder: Path) -> Path:
@@ -110,7 +128,8 @@ class ProcessLock:
         self._threads.acquire()
         try:
             if self._depth == 0:
-                self._file = self._locked_file()
+                with changing(self._path.parent.parent):
+                    self._file = self._locked_file()
             self._depth += 1
         except BaseException:
             self._threads.release()

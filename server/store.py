@@ -17,11 +17,13 @@ import os
 import re
 import shutil
 import time
+from functools import wraps
 from pathlib import Path
 
 from vkbackend import settings
 
 from . import names, staging
+from .formatting import human_bytes
 from .names import ModelName
 from .stored_model import (MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError,
                            parse_json)
@@ -33,13 +35,27 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 UNUSED_SECONDS = 24 * 3600  # after which a blob that no manifest names is taken for forgotten, not for on its way into one
 
 
+def changes(method):
+    """Of something with a `root`: errors of the system become StoreErrors that say what to do."""
+    @wraps(method)
+    def changing(self, *arguments, **named):
+        with staging.changing(self.root):
+            return method(self, *arguments, **named)
+    return changing
+
+
 class Upload:
     """Contents on their way into the store: `write` pieces, then `finish`. A context manager: what is not finished at its end is dropped."""
 
     def __init__(self, store: "Store"):
-        self._store, self._hash, self.size = store, hashlib.sha256(), 0
-        self._path, self._file = store.staging.new_file(store.blobs)
+        self._store, self._hash, self.size, self.root = store, hashlib.sha256(), 0, store.root
+        self._path, self._file = self._new_file()
 
+    @changes
+    def _new_file(self):
+        return self._store.staging.new_file(self._store.blobs)
+
+    @changes
     def write(self, piece: bytes):
         self._hash.update(piece)
         self._file.write(piece)
@@ -49,9 +65,10 @@ class Upload:
         """Raises StoreError where the disk has no room for so many bytes."""
         free = shutil.disk_usage(self._path.parent).free
         if num_bytes > free:
-            raise StoreError(f"{self._store.root} needs {num_bytes / 2**30:.2f} GiB more; the disk has {free / 2**30:.2f} GiB free: "
+            raise StoreError(f"{self._store.root} needs {human_bytes(num_bytes)} more; the disk has {human_bytes(free)} free: "
                              "remove other models, or set OLLAMA_MODELS to a folder on another disk")
 
+    @changes
     def sync(self):
         """Bring what was written so far to the disk, which takes its time: better before the store is locked than meanwhile."""
         self._file.flush()
@@ -68,6 +85,7 @@ class Upload:
         """`sha256:HEX` of what was written so far."""
         return f"sha256:{self._hash.hexdigest()}"
 
+    @changes
     def finish(self, expected: str | None = None) -> str:
         """Bring the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where `expected` differs.
 
@@ -84,7 +102,10 @@ class Upload:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # no room for what was still to be written; who wrote it knows by now
+            pass
         self._path.unlink(missing_ok=True)
 
 
@@ -199,6 +220,7 @@ class Store:
         document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config.as_json(), "layers": [layer.as_json() for layer in layers]}
         self.write_manifest_bytes(name, (json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n").encode())
 
+    @changes
     def write_manifest_bytes(self, name: ModelName, contents: bytes):
         """The same with a manifest as a registry gave it: its digest is that of its bytes."""
         with self.lock:
@@ -231,6 +253,7 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    @changes
     def copy(self, source: ModelName, destination: ModelName):
         """Raises ModelNotFound. Copying a model onto itself changes nothing."""
         with self.lock:
@@ -242,6 +265,7 @@ class Store:
             self._replace(self.manifests / destination.file_path, (self.manifests / source.file_path).read_bytes())
             self.remove_unused(before)
 
+    @changes
     def delete(self, name: ModelName):
         """Raises ModelNotFound."""
         with self.lock:
@@ -277,6 +301,7 @@ class Store:
             return None
         return used
 
+    @changes
     def prune(self):
         """At start: clear away what a crash left of unfinished work, and blobs that no manifest has named for a day. Younger ones may be on their
         way into a model, of this program or of an Ollama beside it. Files with other names than a blob's are left alone."""

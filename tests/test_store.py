@@ -1,5 +1,7 @@
 """The model store on disk: an existing library is read in place, changes are whole or not at all, bad input harms nothing."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -308,3 +310,29 @@ def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):
 
 def test_thinking_tags_of_templates():
     check(load("thinking_tags"), lambda vector: (list(thinking_tags(Template.parse(vector["template"]))), [vector["opening_tag"], vector["closing_tag"]]))
+
+
+@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "remove models that nobody needs"), (errno.EROFS, "let this user write there")])
+def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
+    """A disk that is full, a folder that is read-only; and nothing half is left."""
+    make_model(store, "m", tmp_path)
+    before, name = sorted(path.name for path in store.blobs.iterdir()), names.parse("m")
+    fsync = os.fsync
+
+    def refusing(descriptor):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(os, "fsync", refusing)
+    with store.upload() as upload:
+        upload.write(b"text")
+        for change in (upload.sync, upload.finish, lambda: store.add_blob(b"text"), lambda: store.copy(name, names.parse("other"))):
+            with pytest.raises(StoreError, match=f"{store.root} cannot be changed.*{advice}"):
+                change()
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: refusing(0))
+    for change in (lambda: store.delete(name), store.lock.__enter__, store.prune):
+        with pytest.raises(StoreError, match=advice):
+            change()
+    monkeypatch.undo()
+    assert [model.name for model in store.list()] == ["m:latest"] and sorted(path.name for path in store.blobs.iterdir()) == before
+    assert not list(store.staging.folder.glob(".upload-*"))
+    store.delete(name)  # the lock is free

@@ -82,7 +82,7 @@ def _from_modelfile(text: str):
     path = Path(text or "Modelfile").expanduser()
     if text == "-":
         contents, folder = sys.stdin.buffer.read(), Path.cwd()
-    elif path.is_file():
+    elif path.is_file() or path.is_fifo():  # such as a shell's <(...)
         contents, folder = path.read_bytes(), path.resolve().parent
     elif not text and has_weights(Path.cwd()):  # a folder as its maker publishes it
         contents, folder = b"FROM .", Path.cwd()
