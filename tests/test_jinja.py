@@ -92,6 +92,7 @@ def test_calls_in_the_forms_that_templates_want():
     ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "too much time or memory"),
     ("{{ 'a' * 4000000000 }}", "too much time or memory"),
     ("{% set x = namespace(a='aaaaaaaa') %}{% for a in range(99) %}{% set x.a = x.a + x.a %}{% endfor %}", "too much time or memory"),
+    ("{{ 'a' * 20000000 }}", "more than 16777216 characters"),
     ("{% if %}", "Expected an expression"),
     ("{{ nothing.at.all }}", "undefined"),
     ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),

@@ -15,6 +15,7 @@ import sys
 from datetime import datetime
 
 CPU_SECONDS, MEMORY_BYTES, IDLE_SECONDS, MAX_TEMPLATES = 2, 512 << 20, 900, 16
+MAX_CHARS = 16 << 20  # of a prompt, as in gotemplate/budget.py: the caller must take it in
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # marks what a model is trained on; means nothing here
 
 
@@ -60,7 +61,8 @@ def answer(environment, templates, question):
             while len(templates) >= MAX_TEMPLATES:
                 templates.pop(next(iter(templates)))
             templates[text] = environment.from_string(_GENERATION.sub("", text))
-        return {"text": templates[text].render(question["variables"])}
+        written = templates[text].render(question["variables"])
+        return {"text": written} if len(written) <= MAX_CHARS else {"error": f"it writes more than {MAX_CHARS} characters"}
     except MemoryError:
         os._exit(1)
     except Exception as error:  # whatever foreign code raises, it takes this question only
