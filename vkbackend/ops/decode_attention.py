@@ -74,6 +74,6 @@ OP = Op("decode_attention", reference, dispatch, (
     _case("f32", [33], 4, 2, 32, "adjacent", "float32"), _case("halves and norms", [300, 5], 4, 1, 256, "halves", "float16", norms=True, window=280),
     _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
     _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0), _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
-    _case("decode, q8_0", [70], 9, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", [300, 5], 4, 2, 128, "halves", "q8_0", norms=True, window=280),
+    _case("decode, q8_0", [70], 3, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", [300, 5], 4, 2, 64, "halves", "q8_0", norms=True, window=280),
     _case("an odd number of blocks, q8_0", [40, 255, 256], 4, 2, 96, "halves", "q8_0", n_rot=40),
 ), SIGNATURE, in_place={1: 7, 2: 8}, variants=attention.variants, scratch=scratch)
