@@ -160,6 +160,8 @@ class LoadedModels:
         """A loaded model that takes this request as it is, with one more user."""
         for model in self.loaded:
             if not self._closed and not model.is_leaving and model.serves(stored, options):
+                if model.stored.name == stored.name:
+                    model.stored = stored  # perhaps made anew of the same weights
                 model.stop_timer()
                 model.num_users += 1
                 model.idle.clear()

@@ -119,6 +119,9 @@ def test_models_made_of_the_same_weights_are_loaded_once_and_go_together():
             async with models.acquire(stored(name, weights="a"), Options.defaults().update({"num_ctx": 64})):
                 pass
         assert loader.loaded == [("a:latest", 64)] and models.holds(stored("b", weights="a")) and not models.holds(stored("b"))
+        anew = SimpleNamespace(**vars(stored("a")) | {"digest": "of a made anew with another system text"})
+        async with models.acquire(anew, Options.defaults().update({"num_ctx": 64})):
+            assert [model.digest for model in models.running()] == [anew.digest]
         async with models.acquire(stored("b", weights="a"), Options.defaults().update({"num_ctx": 128})):
             pass
         assert loader.loaded[1:] == [("b:latest", 128)] and loader.closed == ["a:latest"]
