@@ -14,7 +14,7 @@ from vkbackend.engine.sequence import Event, Failed, Finished, GenerationRequest
 from vkbackend.errors import VkbackendError
 
 from . import go_json, messages
-from .answers import NDJSON, PLAIN_JSON, error_answer
+from .answers import NDJSON, PLAIN_JSON, error_answer, json_answer
 from .errors import ApiError
 from .service import metrics
 from .service.running import SHUTTING_DOWN, was_cut_off
@@ -80,6 +80,15 @@ async def _submitted(engine, generation: GenerationRequest, listener):
     except asyncio.CancelledError:
         begun.add_done_callback(lambda task: task.cancelled() or task.exception() or task.result().cancel())
         raise
+
+
+async def send(request: web.Request, found: Replies, streams: bool, whole: Callable) -> web.StreamResponse:
+    """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not hold up other clients."""
+    if found.is_single:
+        return json_answer(found.single)
+    if streams:
+        return await send_stream(request, found.pieces)
+    return await asyncio.to_thread(json_answer, await whole(found.pieces))
 
 
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -12,7 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from fake_runner import FakeRunner, FakeTokenizer
 from gguf import GGUFWriter
 from server.app import build_app
+from server.binding import bind
 from server.loaded_models import LoadedModels, LoadResult
+from server.messages import GenerateRequest
 from server.store import Store
 from vkbackend.engine.engine import Engine
 from vkbackend.errors import DeviceLost, OutOfMemory
@@ -69,6 +72,32 @@ def test_whole_answer(tmp_path):
             assert body["prompt_eval_count"] == 2 and body["eval_count"] == 4 and body["total_duration"] > 0
             assert body["context"] and "logprobs" not in body
     run(scenario)
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
+def test_a_large_request_holds_up_nobody(tmp_path, path):
+    """Reading it takes half a second, in which others are answered."""
+    body = json.dumps({"model": "m", "raw": True, "prompt": "a", "stream": False, "unknown": ["x"] * 300_000}).encode()
+    seconds = []
+
+    async def ticks():
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            seconds.append(time.monotonic() - before)
+
+    async def scenario():
+        async with serving(tmp_path) as client:
+            ticking = asyncio.create_task(ticks())
+            answer = await client.post(path, data=body)
+            assert answer.status == 200, await answer.text()
+            ticking.cancel()
+
+    started = time.monotonic()
+    bind(GenerateRequest, body)
+    alone = time.monotonic() - started
+    run(scenario)
+    assert max(seconds) < alone / 2, (max(seconds), alone)
 
 
 def test_stream_ends_with_figures(tmp_path):

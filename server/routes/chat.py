@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from .. import inference, names, streaming
-from ..answers import json_answer, read
+from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
 from ..keys import LOADED_MODELS, STORE
@@ -21,11 +21,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, ChatRequest)
     async with replies(request, ask, started) as found:
-        if found.is_single:
-            return json_answer(found.single)
-        if ask.stream is not False:
-            return await streaming.send_stream(request, found.pieces)
-        return json_answer(await whole(found.pieces))
+        return await streaming.send(request, found, ask.stream is not False, whole)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from aiohttp import web
 from vkbackend.tokenizer import TokenizerError
 
 from .. import inference, output_parsers, prompt, streaming
-from ..answers import json_answer, read
+from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
 from ..gotemplate import Template, TemplateError
@@ -27,11 +27,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, GenerateRequest)
     async with replies(request, ask, started) as found:
-        if found.is_single:
-            return json_answer(found.single)
-        if ask.stream is not False:
-            return await streaming.send_stream(request, found.pieces)
-        return json_answer(await whole(found.pieces))
+        return await streaming.send(request, found, ask.stream is not False, whole)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from .. import go_json, names
-from ..answers import PLAIN_JSON
+from ..answers import PLAIN_JSON, bound
 from ..errors import ApiError
 from ..keys import STORE
 from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
@@ -45,7 +45,7 @@ def _includes_usage(asked) -> bool:
 @in_openai_shape
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     started, id = time.monotonic(), answers.new_id("chatcmpl")
-    asked = requests.read(ChatCompletionRequest, await request.read())
+    asked = await bound(request, ChatCompletionRequest, requests.read)
     ask, extras = requests.chat_request(asked), requests.extras(asked)
     asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
     if asked.stream:
@@ -58,7 +58,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 @in_openai_shape
 async def completions(request: web.Request) -> web.StreamResponse:
     started, id = time.monotonic(), answers.new_id("cmpl")
-    asked = requests.read(CompletionRequest, await request.read())
+    asked = await bound(request, CompletionRequest, requests.read)
     ask, extras = requests.generate_request(asked), requests.extras(asked)
     if extras.logprobs is not None:
         ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
@@ -76,7 +76,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 @in_openai_shape
 async def embeddings(request: web.Request) -> web.Response:
     started = time.monotonic()
-    asked = requests.read(EmbedRequest, await request.read())
+    asked = await bound(request, EmbedRequest, requests.read)
     found = await embed.answer(request, requests.embed_request(asked), started)
     return await _answer(answers.embedding_list, asked.model, found, asked.encoding_format)
 
