@@ -80,7 +80,7 @@ def test_logits_are_never_rounded(model, monkeypatch, precision):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("format", ["f16", "f32"])
+@pytest.mark.parametrize("format", ["f16", "bf16", "f32"])
 def test_weights_without_codes_stay_exact(device, tmp_path, monkeypatch, format):
     """int8 products need codes: where there are none, nothing is rounded and nothing fails."""
     plain = load(write_tiny_gguf(tmp_path / "plain.gguf", "llama", format), device)
