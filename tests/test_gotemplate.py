@@ -69,7 +69,8 @@ def doubled(last):
 
 
 @pytest.mark.parametrize("text", [
-    "{{range 1000000000}}{{end}}", "{{range 1000000000}}x{{end}}", doubled(""), doubled("x"), '{{$x := "a"}}{{range 40}}{{$x = printf "%s%s" $x $x}}{{end}}',
+    "{{range 1000000000}}{{end}}", "{{range 1000000000}}x{{end}}", doubled(""), doubled("x"),
+    '{{$x := "a"}}{{range 40}}{{$x = printf "%s%s" $x $x}}{{end}}',
     '{{$x := "<"}}{{range 40}}{{$x = js (print $x $x)}}{{end}}', "{{$a := 1}}" + "{{$b := 1}}" * 9000 + "{{range 9000}}{{$a}}{{end}}",
     '{{$x := "a"}}{{range 23}}{{$x = print $x $x}}{{end}}{{print ' + "$x " * 1000 + "}}",
 ], ids=["loop", "writing loop", "calls", "writing calls", "doubling", "escaping", "variables", "arguments"])

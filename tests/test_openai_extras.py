@@ -280,6 +280,17 @@ def test_odd_prompts_are_refused(tmp_path, prompt, said):
     run(scenario)
 
 
+def test_all_answers_to_a_request_together_are_bounded(tmp_path):
+    """128 prompts with 128 answers each would keep other clients waiting for minutes."""
+    async def scenario():
+        async with serving(tmp_path) as client:
+            status, body = await complete(client, prompt=["a"] * 43, n=3, raw=True, max_tokens=1)
+            assert status == 400 and "43 prompts with n 3 ask for 129 answers" in body["error"]["message"]
+            status, body = await complete(client, prompt=["a"] * 42, n=3, raw=True, max_tokens=1)
+            assert status == 200 and len(body["choices"]) == 126
+    run(scenario)
+
+
 def test_what_does_not_go_with_a_raw_prompt(tmp_path):
     async def scenario():
         async with serving(tmp_path) as client:

@@ -202,8 +202,9 @@ def generate_request(ask: openai.CompletionRequest) -> messages.GenerateRequest:
         debug_render_only=ask.debug_render_only, logprobs=shown > 0, top_logprobs=shown)
 
 
-def prompts(asked: str | list) -> list[str | list[int]]:
-    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of lists of ids."""
+def prompts(asked: str | list, num_choices: int = 1) -> list[str | list[int]]:
+    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of lists of ids. num_choices: answers
+    to each; all answers to a request together must leave room for other clients."""
     if isinstance(asked, str):
         return [asked]
     if asked and all(_is_id(item) for item in asked):
@@ -213,6 +214,8 @@ def prompts(asked: str | list) -> list[str | list[int]]:
             raise InvalidRequest("prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
     if not 1 <= len(asked) <= MAX_CHOICES:
         raise InvalidRequest(f"prompt: {len(asked)} prompts; send between 1 and {MAX_CHOICES}")
+    if len(asked) * num_choices > MAX_CHOICES:
+        raise InvalidRequest(f"{len(asked)} prompts with n {num_choices} ask for {len(asked) * num_choices} answers; ask for {MAX_CHOICES} at most")
     return asked
 
 

@@ -64,7 +64,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
     asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
     if asked.echo or asked.raw:
-        streams = [scored.answers(request, one, prompt, extras, started) for prompt in requests.prompts(asked.prompt) for one in asks]
+        prompts = requests.prompts(asked.prompt, extras.num_choices)
+        streams = [scored.answers(request, one, prompt, extras, started) for prompt in prompts for one in asks]
     else:
         streams = [pieces(generate, request, one, started) for one in asks]
     if asked.stream:
