@@ -9,6 +9,7 @@ from .go_text import quote
 
 SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
+MOST_DIGITS = 19  # of an int64; Python reads no number of thousands
 DEFAULT_KEEP_ALIVE = 300 * SECOND
 _UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 1_000_000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
 _PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
@@ -28,7 +29,7 @@ def parse(text: str) -> int:
     total = 0
     while rest:
         match = _PART.match(rest)
-        whole, fraction, unit = match[1], match[2] or "", match[3]
+        whole, fraction, unit = match[1], (match[2] or "")[:MOST_DIGITS], match[3]
         if not whole and fraction in ("", "."):
             raise invalid
         if not unit:
@@ -36,7 +37,9 @@ def parse(text: str) -> int:
         if unit not in _UNITS:
             raise ValueError(f"time: unknown unit {quote(unit)} in duration {quote(text)}")
         scale = _UNITS[unit]
-        total += int(whole or 0) * scale
+        if len(whole.lstrip("0")) > MOST_DIGITS:
+            raise invalid
+        total += int(whole.lstrip("0") or 0) * scale
         if len(fraction) > 1:
             total += int(fraction[1:]) * scale // 10 ** (len(fraction) - 1)
         if total > FOREVER + 1 or total > FOREVER and not negative:

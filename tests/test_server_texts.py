@@ -64,6 +64,13 @@ def test_quantization_names():
         outcome(lambda: quantization.parse_file_type(vector["input"]), ValueError), recorded_outcome(vector)))
 
 
+def test_durations_of_thousands_of_digits():
+    with pytest.raises(ValueError, match="time: invalid duration"):
+        durations.parse("9" * 5000 + "h")
+    assert durations.parse("0." + "3" * 5000 + "s") == 333_333_333
+    assert durations.parse("0" * 5000 + "1s") == durations.SECOND
+
+
 def test_durations():
     check(load("api_duration_think", "duration_marshal"), lambda vector: (
         [durations.text(vector["nanoseconds"]), durations.to_json(vector["nanoseconds"])], [vector["string"], vector["json"]]))

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import random
+import time
 
 import pytest
 from shared_data import shared
@@ -104,3 +106,18 @@ def test_num_sent_counts_tokens_that_reached_the_text():
 def test_lone_surrogate_in_a_stop_string_matches_nothing():
     sent, ended_by = run([b"a?", b"\xef\xbf\xbd"], ["\ud800"])
     assert (sent[0].text + sent[1].text, ended_by) == ("a?\ufffd", "eos")
+
+
+def test_the_end_of_a_text_against_all_beginnings_of_a_stop_string():
+    random_bytes = random.Random(1)
+    for _ in range(3000):
+        data, stop = (bytes(random_bytes.choices(b"ab", k=random_bytes.randrange(7))) for _ in range(2))
+        assert ends_in_stop_prefix(data, [stop]) == any(data.endswith(stop[:length]) for length in range(1, len(stop) + 1)), (data, stop)
+
+
+def test_a_stop_string_as_long_as_a_request_costs_little():
+    """It stands in the way of all other generations: the engine's one thread looks for it at every token."""
+    stream, started = TextStream(["x" * 1_000_000]), time.process_time()
+    for _ in range(50):
+        assert stream.push(b"token").text == "token"
+    assert time.process_time() - started < 1

@@ -18,7 +18,17 @@ def find_stop(data: bytes, stops: Sequence[bytes]) -> bytes | None:
 
 def ends_in_stop_prefix(data: bytes, stops: Sequence[bytes]) -> bool:
     """Whether data ends in a beginning of one of the stop strings."""
-    return any(data.endswith(stop[:length]) for stop in stops for length in range(1, len(stop) + 1))
+    return any(_ends_in_beginning(data, stop) for stop in stops)
+
+
+def _ends_in_beginning(data: bytes, stop: bytes) -> bool:
+    """Looks only where the first byte of `stop` stands, for stop strings may be many and as long as a request."""
+    at = data.find(stop[:1], max(0, len(data) - len(stop))) if stop else -1
+    while at >= 0:
+        if stop.startswith(data[at:]):
+            return True
+        at = data.find(stop[:1], at + 1)
+    return False
 
 
 def cut_at_stop(pieces: Sequence[bytes], stop: bytes) -> tuple[list[bytes], bool]:
