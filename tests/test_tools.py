@@ -83,6 +83,17 @@ def test_a_long_call_is_looked_at_once(tag):
     assert time.monotonic() - start < 5
 
 
+def test_many_tools_cost_little():
+    """Parsers run between the answers to other clients, at each piece."""
+    known = tools([{"type": "function", "function": {"name": f"tool_{number}_{'x' * 50}"}} for number in range(1000)])
+    parser = ToolsParser("<tool_call>", known)
+    parser.add("<tool_call>{")
+    started = time.process_time()
+    for _ in range(200):
+        parser.add("abc ")
+    assert time.process_time() - started < 0.6  # 0.02 measured; 1.8 where each end of the text is held against each name
+
+
 def test_recorded_types_of_parameters():
     """As templates write them for models that know TypeScript."""
     template = Template.parse("{{ range .Tools }}{{ range .Function.Parameters.Properties }}{{ .ToTypeScriptType }}{{ end }}{{ end }}{{ .Messages }}")

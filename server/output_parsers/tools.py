@@ -4,6 +4,7 @@ Calls may be written in many ways after the tag: `{"name": ..., "arguments": ...
 The first tool whose name comes up is called with the first object of braces in which arguments can be found. Follows Ollama 0.12.11 as recorded.
 """
 
+import bisect
 import re
 
 from ..binding import to_plain
@@ -62,6 +63,7 @@ class ToolsParser:
         self.found_tag = self.ended = False
         self.num_calls = 0
         self._held = ""
+        self._in_order = sorted(self.names)
         self._longest = max(map(len, self.names), default=0)
         self._objects = _Objects()
         self._brackets = re.compile(f"[{re.escape(tag + _CLOSINGS[tag])}]") if tag in _CLOSINGS else None
@@ -123,7 +125,7 @@ class ToolsParser:
     def _first_name(self) -> tuple[str | None, int]:
         """The name that comes first, the longest of those that begin there, and its end; none while the text may be in the middle of one."""
         tail = self._held[-self._longest:]
-        if any(len(end) < len(name) and name.startswith(end) for name in self.names for end in (tail[start:] for start in range(len(tail)))):
+        if any(self._begins_a_name(tail[start:]) for start in range(len(tail))):
             return None, -1
         best = None
         for name in self.names:
@@ -131,6 +133,11 @@ class ToolsParser:
             if at >= 0 and (best is None or (at, -len(name)) < best[:2]):
                 best = at, -len(name), name
         return (None, -1) if best is None else (best[2], best[0] + len(best[2]))
+
+    def _begins_a_name(self, text: str) -> bool:
+        """Whether a longer name begins with `text`: the one that comes next in their order does, if any does."""
+        at = bisect.bisect_right(self._in_order, text)
+        return at < len(self._in_order) and self._in_order[at].startswith(text)
 
     def _is_closed(self) -> bool:
         """Whether the brace or bracket that is the tag has its counterpart. Each character is looked at once."""
