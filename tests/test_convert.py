@@ -68,6 +68,16 @@ def test_a_converted_model_answers_as_the_original(tmp_path, architecture):
     np.testing.assert_allclose(now.logits(tokens), was.logits(tokens), rtol=1e-4, atol=1e-4)
 
 
+def test_a_tokenizer_without_merges_is_one_all_the_same(tmp_path):
+    folder = tmp_path / "folder"
+    write_folder(folder, GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "llama", "f16", num_layers=1)), "F16")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["merges"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    gguf = converted({path.name: path for path in folder.iterdir()}, tmp_path / "converted.gguf")
+    assert len(Tokenizer.from_gguf(gguf).encode("abc", add_special=False)) == 3
+
+
 def test_turned_neighbours_are_turned_halves(tmp_path):
     """What the order of rows is for: a head's q times k is the same in both conventions, at any distance."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import sentencepiece_file
 from .source import CannotConvert
-from .tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
+from .tokenizer_json import BYTE_LEVEL, Vocabulary, from_sentencepiece, from_tokenizer_json
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
     _pad(vocabulary, vocab_size)
     values = {PREFIX + "model": vocabulary.model, PREFIX + "pre": vocabulary.pre, PREFIX + "tokens": vocabulary.tokens,
               PREFIX + "scores": np.array(vocabulary.scores, np.float32), PREFIX + "token_type": np.array(vocabulary.types, np.int32)}
-    if vocabulary.merges:
+    if vocabulary.model == BYTE_LEVEL:
         values[PREFIX + "merges"] = vocabulary.merges
     if vocabulary.add_space_prefix is not None:
         values[PREFIX + "add_space_prefix"] = vocabulary.add_space_prefix
