@@ -133,6 +133,7 @@ class LoadedModels:
         self._max_models = settings.get("OLLAMA_MAX_LOADED_MODELS") if max_models is None else max_models
         self._timeout = load_timeout() if timeout is None else timeout
         self._turn = asyncio.Lock()  # of the request that decides what is loaded; first come, first served
+        self._turn_is_over = asyncio.Event()  # of the one whose turn it is, or was last
         self._num_waiting = 0
         self.loaded: list[LoadedModel] = []
         self._loading: asyncio.Task | None = None  # outlives the request that began it
@@ -174,18 +175,25 @@ class LoadedModels:
         self._num_waiting += 1
         try:
             async with self._turn:
-                while True:
-                    if self._closed:
-                        raise ApiError(503, "the server is shutting down; send the request again when it is back")
-                    await self._settled(stored)
-                    model = self._serving(stored, options)
-                    if model is not None:
-                        return model
-                    if not self._closed and not await self._made_room(stored):
-                        await self._load_in_turn(stored, options)
+                is_over = self._turn_is_over = asyncio.Event()
+                try:
+                    return await self._take_turn(stored, options)
+                finally:
+                    is_over.set()
         finally:
             self._num_waiting -= 1
             self._rest_unused()
+
+    async def _take_turn(self, stored, options) -> LoadedModel:
+        while True:
+            if self._closed:
+                raise ApiError(503, "the server is shutting down; send the request again when it is back")
+            await self._settled(stored)
+            model = self._serving(stored, options)
+            if model is not None:
+                return model
+            if not self._closed and not await self._made_room(stored):
+                await self._load_in_turn(stored, options)
 
     async def _made_room(self, stored) -> bool:
         """Whether somebody had to go first: who stands for the same model with other options, or one too many."""
@@ -321,9 +329,11 @@ class LoadedModels:
             log.exception("unloading %s failed", model.stored.name)
 
     async def expire(self, stored: StoredModel):
-        """Unload a model's weights now, or after their last user. Nothing happens where they are not loaded."""
+        """Unload a model's weights now, or after their last user, who may be the one that they are being loaded for. Nothing happens where they are
+        not loaded."""
         while self._loading is not None and not self._loading.done() and self._loading_path == stored.gguf_path:
             await asyncio.wait([self._loading])
+            await self._turn_is_over.wait()  # with the model in its hands: it would load it once more otherwise
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
             model.keep_alive = 0
             self._begin_unload(model)

@@ -156,6 +156,20 @@ def test_expire_unloads_at_once_or_after_the_last_user():
     run(scenario)
 
 
+def test_expired_while_it_is_loaded_it_serves_who_waits_for_it_and_goes():
+    async def scenario(models, loader):
+        loader.gate.clear()
+        user = asyncio.create_task(use(models, "a", keep_alive=60 * SECOND, seconds=0.02))
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(models.expire(stored("a")))
+        await asyncio.sleep(0.02)
+        loader.gate.set()
+        await asyncio.gather(user, stopping)
+        await until(lambda: loader.closed == ["a:latest"])
+        assert loader.loaded == [("a:latest", 64)] and models.running() == []
+    run(scenario)
+
+
 def test_a_load_that_fails_is_that_requests_error_alone():
     async def scenario(models, loader):
         loader.error = OutOfMemory("too large; use a smaller one")
