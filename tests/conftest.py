@@ -3,6 +3,7 @@
 VK_DRIVER_FILES set by the caller wins: `VK_DRIVER_FILES=/usr/share/vulkan/icd.d/radeon_icd.x86_64.json pytest` runs on a real GPU.
 """
 
+import logging
 import os
 from dataclasses import replace
 
@@ -22,6 +23,15 @@ def _open(force_discrete: bool = False):
         return Device(choose(list_devices()).device, force_discrete=force_discrete)
     except NoDevice as error:
         missing(f"no Vulkan device: {error}")
+
+
+@pytest.fixture(autouse=True)
+def root_logger():
+    """Commands that serve within the process set the log up, which the next test must not see."""
+    root = logging.getLogger()
+    level = root.level
+    yield root
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -30,13 +30,12 @@ def gguf(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, gguf, device):
+def server(tmp_path_factory, device):
     with LiveServer(tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "1", "OLLAMA_MAX_LOADED_MODELS": "2"}) as server:
-        digest = upload(server, gguf.read_bytes())
-        for name in "abc":
-            assert create(server, name, digest)[0] == 200
-            # Otherwise they would be one model under three names.
-            call(server, "/api/create", {"model": name, "from": name, "system": name})
+        folder = tmp_path_factory.mktemp("others")
+        for seed, name in enumerate("abc"):  # of the same weights, they would be one model under three names
+            path = write_tiny_gguf(folder / f"{seed}.gguf", "llama", "q8_0", num_layers=4, seed=seed)
+            assert create(server, name, upload(server, path.read_bytes()))[0] == 200
         yield server
 
 
@@ -117,14 +116,12 @@ def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
     total = device.info.memory_total
     if available_host_memory() < total + 512 * MIB:
         missing("less memory is available than the device has: what is free there changes with other programs")
-    path = write_tiny_gguf(tmp_path / "large.gguf", "llama", "f32", num_layers=24)
-    size = path.stat().st_size
+    paths = [write_tiny_gguf(tmp_path / f"{seed}.gguf", "llama", "f32", num_layers=24, seed=seed) for seed in (0, 1)]
+    size = paths[0].stat().st_size
     environment = {"OLLAMA_VULKAN": "1", "OLLAMA_GPU_OVERHEAD": str(total - 3 * size // 2)}
     with LiveServer(tmp_path / "models", environment=environment) as server:
-        digest = upload(server, path.read_bytes())
-        for name in ("one", "two"):
-            create(server, name, digest)
-            call(server, "/api/create", {"model": name, "from": name, "system": name})
+        for name, path in zip(("one", "two"), paths):
+            create(server, name, upload(server, path.read_bytes()))
             generate(server, name)
             assert {each: model["size"] - model["size_vram"] for each, model in running(server).items()} == {name: 0}
 
