@@ -228,6 +228,7 @@ def test_bars_on_a_terminal(slow, without_server):
 
 
 def test_ctrl_c_ends_a_pull_and_the_next_one_goes_on(slow, without_server):
+    slow.fault = lambda seen: Slow(600_000) if seen.kind == "GET blobs" else None  # five seconds: not over before the signal
     process = _start(slow)
     wait_until(lambda: partial.num_present(partial.folder_of(without_server), DIGEST) > 100_000)
     process.send_signal(signal.SIGINT)
