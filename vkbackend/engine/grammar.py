@@ -104,6 +104,7 @@ class Grammars:
         except (ValueError, RecursionError) as error:
             log.warning("a format cannot be read (%s)", error)
             raise GrammarError() from None
+        matcher.compute_bitmask()  # a schema that holds nothing but itself shows only now that there is no text to begin with
         if matcher.is_error():
             log.warning("a format is no schema that text can be held to: %s", matcher.get_error())
             raise GrammarError()
