@@ -206,8 +206,10 @@ def test_commands_that_fail(without_server, arguments, says):
 
 
 def _start(registry, error=subprocess.PIPE):
+    """Ctrl-C counts there, also where the tests run in a shell's background, which ignores it."""
     return subprocess.Popen([sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)], cwd=ROOT, stdout=subprocess.PIPE, stderr=error,
-                            text=True, env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"})
+                            text=True, env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"},
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_bars_on_a_terminal(slow, without_server):
