@@ -15,7 +15,7 @@ from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
 from .buffers import Buffer
-from .discover import NEVER_CORE, DeviceInfo, DeviceType, current_free_memory, feature_chain
+from .discover import FEATURE_STRUCTS, DeviceInfo, DeviceType, current_free_memory, feature_chain
 from .rules import free_beside
 from .shaders import KernelCache
 
@@ -191,9 +191,7 @@ def _create(physical, info: DeviceInfo):
     # Bounds checks on every access cost time and hide faults; everything else that the driver offers is left on.
     features.features.robustBufferAccess = 0
     wanted = []
-    for minor, name in ((2, "VK_KHR_8bit_storage"), (2, "VK_KHR_shader_float16_int8"),
-                        (3, "VK_EXT_subgroup_size_control"), (3, "VK_KHR_shader_integer_dot_product"),
-                        (2, "VK_KHR_vulkan_memory_model"), (NEVER_CORE, "VK_KHR_cooperative_matrix")):
+    for _, minor, name in FEATURE_STRUCTS:
         if info.api[1] < minor and name in info.extensions:
             wanted.append(ffi.new("char[]", name.encode()))
     names = ffi.new("char*[]", wanted)

@@ -29,6 +29,15 @@ FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgrou
 SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
 
 NEVER_CORE = 1 << 10  # a minor version of Vulkan that no device has
+# Where optional features are told and asked for: (struct, the minor version of Vulkan that has it, the extension that has it before).
+FEATURE_STRUCTS = (
+    ("VkPhysicalDevice8BitStorageFeatures", 2, "VK_KHR_8bit_storage"),
+    ("VkPhysicalDeviceShaderFloat16Int8Features", 2, "VK_KHR_shader_float16_int8"),
+    ("VkPhysicalDeviceSubgroupSizeControlFeatures", 3, "VK_EXT_subgroup_size_control"),
+    ("VkPhysicalDeviceShaderIntegerDotProductFeatures", 3, "VK_KHR_shader_integer_dot_product"),
+    ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
+    ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix"),
+)
 ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
 
 
@@ -177,13 +186,7 @@ def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, obj
     """-> (VkPhysicalDeviceFeatures2 filled by the driver, its chained structs by name): only structs that the device knows."""
     ffi, lib = vulkan.load()
     structs: dict[str, object] = {"VkPhysicalDevice16BitStorageFeatures": vulkan.struct("VkPhysicalDevice16BitStorageFeatures")}
-    for name, minor, extension in (
-            ("VkPhysicalDevice8BitStorageFeatures", 2, "VK_KHR_8bit_storage"),
-            ("VkPhysicalDeviceShaderFloat16Int8Features", 2, "VK_KHR_shader_float16_int8"),
-            ("VkPhysicalDeviceSubgroupSizeControlFeatures", 3, "VK_EXT_subgroup_size_control"),
-            ("VkPhysicalDeviceShaderIntegerDotProductFeatures", 3, "VK_KHR_shader_integer_dot_product"),
-            ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
-            ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix")):
+    for name, minor, extension in FEATURE_STRUCTS:
         if _has(api, minor, extension, extensions):
             structs[name] = vulkan.struct(name)
     features = vulkan.struct("VkPhysicalDeviceFeatures2")
