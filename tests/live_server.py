@@ -4,6 +4,8 @@
     python tests/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
 """
 
+import http.client
+import json
 import os
 import socket
 import subprocess
@@ -49,6 +51,15 @@ class LiveServer:
             self.__exit__()
             raise
         return self
+
+    def call(self, method: str, path: str, body=None) -> tuple[int, str]:
+        """-> (status, text). body: bytes as they are, None for none, else JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path, body if isinstance(body, bytes) or body is None else json.dumps(body))
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
 
     def __exit__(self, *_):
         self.process.terminate()

@@ -23,6 +23,11 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def name(registry, model: str = "library/m") -> str:
+    """As users write it. registry: what has a `host`."""
+    return f"http://{registry.host}/{model}"
+
+
 def make(store: Store, text: str, data: bytes) -> str:
     """-> the digest of the model layer."""
     layers = [Layer(kind, store.add_blob(piece)[0], len(piece)) for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))]

@@ -1,7 +1,6 @@
 """Models that cannot run here list and show like others, and say why when they are run; and requests over HTTP that reach for other files."""
 
 import hashlib
-import http.client
 import json
 
 import numpy as np
@@ -20,12 +19,8 @@ def server(tmp_path_factory):
 
 def call(server, method, path, body=None):
     """-> (status, answer): parsed where it is JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request(method, path, body if isinstance(body, bytes) or body is None else json.dumps(body))
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
+    status, text = server.call(method, path, body)
+    return status, json.loads(text) if text.startswith(("{", "[")) else text
 
 
 def add(server, name, contents: bytes, **request):

@@ -1,7 +1,6 @@
 """The application in a process of its own: recorded conversations, and clients that misbehave on the wire."""
 
 import hashlib
-import http.client
 import json
 import socket
 import subprocess
@@ -24,16 +23,6 @@ def server(tmp_path_factory):
         yield server
 
 
-def call(server, method, path, body=None):
-    """-> (status, text)."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request(method, path, body if isinstance(body, bytes) or body is None else json.dumps(body))
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, text
-
-
 @pytest.mark.parametrize("area", CASES)
 def test_recorded_conversations(server, area):
     smollm2, gemma3 = model_path("smollm2"), model_path("gemma3")
@@ -48,9 +37,9 @@ def test_an_upload_cut_off_leaves_nothing(server):
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(contents)}\r\n\r\n".encode() + contents[:200_000])
     _wait_until(lambda: not list((server.models_folder / ".vkbackend").glob(".upload-*")))
-    assert call(server, "HEAD", f"/api/blobs/{digest}")[0] == 404
-    assert call(server, "POST", f"/api/blobs/{digest}", contents)[0] == 201
-    assert call(server, "HEAD", f"/api/blobs/{digest}")[0] == 200
+    assert server.call("HEAD", f"/api/blobs/{digest}")[0] == 404
+    assert server.call("POST", f"/api/blobs/{digest}", contents)[0] == 201
+    assert server.call("HEAD", f"/api/blobs/{digest}")[0] == 200
 
 
 def _wait_until(holds):
@@ -66,7 +55,7 @@ def _wait_until(holds):
 def test_noise_on_the_wire_does_not_take_the_server_down(server, wire):
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(wire)
-    assert call(server, "GET", "/api/version")[0] == 200
+    assert server.call("GET", "/api/version")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/api/show", "/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push"])
@@ -74,27 +63,27 @@ def test_strange_bodies_get_an_error_in_json(server, path):
     method = "DELETE" if path == "/api/delete" else "POST"
     for body in (b"", b"[]", b"{", b"\x00\xff", b"[" * 100_000, b'{"model":5}', b'{"model":{"a":[]},"source":[]}', b'{"model":"../../../etc/passwd","source":"/"}',
                  b'{"model":"\\u0000","source":"\\ud800"}', b'{"model":"' + b"a" * 100_000 + b'"}'):
-        status, text = call(server, method, path, body)
+        status, text = server.call(method, path, body)
         assert 400 <= status < 600 and json.loads(text)["error"], (body[:40], status, text)
-    assert call(server, "GET", "/api/version")[0] == 200
+    assert server.call("GET", "/api/version")[0] == 200
 
 
 def test_creates_and_deletes_at_once(server, tmp_path):
     contents = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
-    call(server, "POST", f"/api/blobs/{digest}", contents)
-    assert call(server, "POST", "/api/create", {"model": "tiny", "files": {"m.gguf": digest}, "stream": False}) == (200, '{"status":"success"}')
+    server.call("POST", f"/api/blobs/{digest}", contents)
+    assert server.call("POST", "/api/create", {"model": "tiny", "files": {"m.gguf": digest}, "stream": False}) == (200, '{"status":"success"}')
     seen = []
 
     def work(number):
         for turn in range(5):
-            seen.append(call(server, "POST", "/api/create", {"model": "tiny-b", "from": "tiny", "system": f"{number} {turn}", "stream": False})[0])
-            seen.append(call(server, "DELETE", "/api/delete", {"model": "tiny-b"})[0])
+            seen.append(server.call("POST", "/api/create", {"model": "tiny-b", "from": "tiny", "system": f"{number} {turn}", "stream": False})[0])
+            seen.append(server.call("DELETE", "/api/delete", {"model": "tiny-b"})[0])
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert set(seen) <= {200, 404} and seen.count(200) >= 21  # every create, and at least one delete
-    assert call(server, "POST", "/api/show", {"model": "tiny"})[0] == 200
-    assert call(server, "DELETE", "/api/delete", {"model": "tiny"})[0] == 200
+    assert server.call("POST", "/api/show", {"model": "tiny"})[0] == 200
+    assert server.call("DELETE", "/api/delete", {"model": "tiny"})[0] == 200

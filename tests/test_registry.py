@@ -7,7 +7,7 @@ import time
 import pytest
 from docker_registry import DockerRegistry
 from fault_proxy import Answer, Cut, FaultProxy, Flip, Slow, Stall, WholeOnly
-from registry_world import IMPATIENT, LIMITS, MODEL_BYTES, ONE_PART, Pulling, contents, digest_of, make, pull, push
+from registry_world import IMPATIENT, LIMITS, MODEL_BYTES, ONE_PART, Pulling, contents, digest_of, make, name, pull, push
 from vulkan_drivers import start
 
 from server import names, registry
@@ -46,10 +46,6 @@ def proxy(proxy_of_all):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
-
-
-def name(registry, model="library/m") -> str:
-    return f"http://{registry.host}/{model}"
 
 
 def is_whole(store, text) -> bool:

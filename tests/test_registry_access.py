@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_ssh_public_key
 from docker_registry import DockerRegistry
 from fault_proxy import Answer, FaultProxy
-from registry_world import LIMITS, contents, make, pull, push
+from registry_world import LIMITS, contents, make, name, pull, push
 from yarl import URL
 
 from server import names, registry
@@ -55,10 +55,6 @@ def hosts(proxies, monkeypatch, tmp_path):
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
-
-
-def name(registry) -> str:
-    return f"http://{registry.host}/library/m"
 
 
 def is_there(store, registry) -> bool:

@@ -6,7 +6,7 @@ import socket
 import pytest
 from docker_registry import DockerRegistry
 from fault_proxy import Answer, Cut, FaultProxy
-from registry_world import contents, digest_of, make, pull, push
+from registry_world import contents, digest_of, make, name, pull, push
 
 from server import names, registry
 from server.store import ModelNotFound, Store, StoreError
@@ -34,10 +34,6 @@ def proxy(proxy_of_all):
 @pytest.fixture
 def source(tmp_path):
     return Store(tmp_path / "source")
-
-
-def name(registry, model="library/m") -> str:
-    return f"http://{registry.host}/{model}"
 
 
 def test_push_sends_only_what_is_missing(proxy, source):

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from docker_registry import DockerRegistry
 from fault_proxy import FaultProxy, Slow, Stall
 from live_server import ROOT, LiveServer, free_port
-from registry_world import MODEL_BYTES, contents, digest_of, make, push
+from registry_world import MODEL_BYTES, contents, digest_of, make, name, push
 from shared_data import shared
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
@@ -61,10 +61,6 @@ def store(server):
     for name in store.all_names():
         store.delete(name)
     return store
-
-
-def name(registry) -> str:
-    return f"http://{registry.host}/library/m"
 
 
 def is_whole(store, registry) -> bool:
