@@ -16,7 +16,7 @@ from test_bad_input import call, create, upload
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
-from vkbackend.device.discover import available_host_memory
+from vkbackend.device.host_memory import available_host_memory
 from vkbackend.engine import placing
 from vkbackend.engine.opening import open_engine
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError

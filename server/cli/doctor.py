@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from vkbackend import settings
+from vkbackend.device.host_memory import total_host_memory
 from vkbackend.device.selection import open_device, survey
 from vkbackend.errors import VkbackendError
 
@@ -89,11 +90,10 @@ class _Report:
 
 
 def _system() -> list[str]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     packages = ", ".join(f"{name} {_package(name)}" for name in PACKAGES)
     named = [f"{row.name}={settings.text(row.name)}" for row in settings.ROWS if settings.text(row.name)]
     return [f"vkbackend {version()}, Python {platform.python_version()}, {packages}",
-            f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(memory)}",
+            f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(total_host_memory())}",
             "settings: " + (" ".join(named) or "none")]
 
 

@@ -4,7 +4,6 @@ In: a `Source`, the type that each tensor is to have, and a function that takes 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-import os
 import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Callable, Iterator
 import libgguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from vkbackend.device.host_memory import usable_cores
 
 from .source import CannotConvert, Source, Tensor
 
@@ -64,7 +64,7 @@ def write(source: Source, types: dict[str, GGMLQuantizationType], take: Callable
     header = _header(source, tensors, types)
     take(header + bytes(-len(header) % ALIGNMENT))
     done = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for tensor in tensors:
             written = 0
             for piece in _pieces(tensor, types.get(tensor.name, tensor.type), pool):

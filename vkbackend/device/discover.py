@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from ..errors import NoDevice
 from . import cooperative_matrix, vulkan
+from .host_memory import available_host_memory
 
 
 class DeviceType(IntEnum):
@@ -253,21 +254,6 @@ def current_free_memory(physical, info: DeviceInfo) -> int:
     """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation layers anew, which
     empties the file that they write to."""
     return _memory(physical, info.type, "VK_EXT_memory_budget" in info.extensions)[1]
-
-
-def available_host_memory() -> int:
-    """MemAvailable in bytes."""
-    return _meminfo("MemAvailable:")
-
-
-def free_swap() -> int:
-    """SwapFree in bytes."""
-    return _meminfo("SwapFree:")
-
-
-def _meminfo(name: str) -> int:
-    with open("/proc/meminfo") as lines:
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,68 @@
-"""The process's own memory: what it holds, and giving back what it does not use."""
+"""The host's memory and this process's share of it, and how to give back what the heap does not use.
+
+psutil is imported on first use: commands that only speak HTTP start faster without it.
+"""
 
 import ctypes
+import os
+
+
+def available_host_memory() -> int:
+    """Bytes that programs can take without swapping (MemAvailable on Linux)."""
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def total_host_memory() -> int:
+    """Bytes of physical memory."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
+def free_swap() -> int:
+    """Unused bytes of swap space; 0 where there is none."""
+    import psutil
+
+    return psutil.swap_memory().free
 
 
 def resident_bytes() -> int:
-    """Of this process, the pages of files and drivers that it maps included; 0 where the system does not say."""
-    return _status("VmRSS:")
+    """Resident memory of this process, including the pages of mapped files and drivers."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def peak_resident_bytes() -> int:
-    """The most that `resident_bytes` was since the process began."""
-    return _status("VmHWM:")
+    """Highest value of `resident_bytes` since the process began; 0 where the system does not report it.
 
-
-def _status(name: str) -> int:
+    Not getrusage's ru_maxrss: after a fork and exec that still counts the parent's memory.
+    """
     try:
         with open("/proc/self/status") as lines:
-            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
-    except OSError:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    except OSError:  # not Linux
         return 0
 
 
+def usable_cores() -> int:
+    """Cores this process may run on, where the system restricts them (taskset, containers), else all."""
+    import psutil
+
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+
+
 def trim() -> None:
-    """Give the heap's free pages back to the system: compiling kernels leaves tens of MiB of them behind (llvmpipe's LLVM above all).
+    """Give the heap's free pages back to the system: compiling kernels leaves tens of MiB behind (mostly llvmpipe's LLVM).
 
     Nothing happens where the C library is not glibc.
     """
-    if (give_back := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    try:
+        give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except TypeError:  # Windows names no main program
+        return
+    if give_back is not None:
         give_back(0)

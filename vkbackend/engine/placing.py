@@ -13,7 +13,7 @@ from typing import Callable
 from .. import settings
 from ..device import layout as layouts
 from ..device import selection
-from ..device.discover import available_host_memory, free_swap
+from ..device.host_memory import available_host_memory, free_swap
 from ..device.layout import Layout, NeedsAllLayers, Outcome, Stage, Wishes
 from ..device.rules import Gpu
 from ..errors import DeviceError, OutOfMemory, RequestError

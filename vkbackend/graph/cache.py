@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..device.discover import available_host_memory
+from ..device.host_memory import available_host_memory
 from ..ops import q8_cache
 from ..ops.q8_cache import Q8Cache, cache_bytes
 

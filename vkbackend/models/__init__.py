@@ -7,7 +7,7 @@ import logging
 import pkgutil
 from dataclasses import dataclass, field
 
-from ..device.discover import available_host_memory
+from ..device.host_memory import available_host_memory
 from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
 from ..ops.packed import expand
