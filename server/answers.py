@@ -13,6 +13,7 @@ from .errors import ApiError
 from .go_decode import JSONSyntaxError
 from .messages import ProgressResponse
 from .service.running import SHUTTING_DOWN, was_cut_off
+from .stored_model import StoreBusy
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
 def _status_of(error: Exception) -> tuple[int, str]:
     if isinstance(error, ApiError):
         return error.status, error.message
+    if isinstance(error, StoreBusy):
+        return 503, str(error)
     if isinstance(error, (VkbackendError, OSError)):
         return 500, str(error)
     log.error("a task failed", exc_info=error)

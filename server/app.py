@@ -4,6 +4,7 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
+import asyncio
 import html
 import logging
 import threading
@@ -19,7 +20,7 @@ from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
 from .routes import chat, create, embed, generate, models, openai, registry, service
 from .service import limits, observe
 from .service.running import RunningRequests
-from .store import InvalidName, ModelNotFound, StoreError
+from .store import InvalidName, ModelNotFound, StoreBusy, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,19 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
     app.router.add_routes(ROUTES)
     app.on_response_prepare.extend([_as_go_answers, observe.mark])
     app.cleanup_ctx.append(observe.watch_loop)
-    app.on_startup.append(_prune)
+    app.on_startup.extend([_rename_old_blobs, _prune])
     if loaded_models is not None:
         app.on_shutdown.append(lambda app: loaded_models.close())
     return app
+
+
+async def _rename_old_blobs(app: web.Application):
+    """Before the first request, which would not find its model otherwise."""
+    if app[STORE] is not None:
+        try:
+            await asyncio.to_thread(app[STORE].rename_old_blobs)
+        except StoreError as error:
+            log.warning("blobs that an old Ollama wrote keep their names, and their models are not found: %s", error)
 
 
 async def _prune(app: web.Application):
@@ -106,6 +116,8 @@ async def _answer(request, handler) -> web.StreamResponse:
         return error_answer(error.status, error.message)
     except ModelNotFound as error:
         return error_answer(404, str(error))
+    except StoreBusy as error:
+        return error_answer(503, str(error))
     except (RequestError, InvalidName) as error:
         return error_answer(400, str(error))
     except VkbackendError as error:

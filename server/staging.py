@@ -5,7 +5,6 @@ a crash left behind is known from what is still being written.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import tempfile
@@ -15,13 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .stored_model import StoreError
+from filelock import lock_descriptor
+from vkbackend import settings
+
+from .stored_model import StoreBusy, StoreError
 
 log = logging.getLogger(__name__)
 
 PREFIX = ".upload-"  # never a valid blob's or model's name
 GRACE_SECONDS = 60          # between a file's making and its lock
 STALE_SECONDS = 24 * 3600   # after which a file is taken for left behind where the file system knows no locks
+LOCK_POLL_SECONDS = 0.02    # between two tries for a lock that is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -38,6 +41,17 @@ def changing(root: Path):
         raise StoreError(f"the models in {root} cannot be changed ({error.strerror or error}): {advice}") from error
 
 
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file against every other descriptor, of this process and of others, until it is closed.
+
+    -> whether it is locked now; None where the file system knows no locks. Raises OSError.
+    """
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
 
 
 def make_folder(folder: Path) -> Path:
@@ -89,8 +103,8 @@ class Staging:
             folder = target_folder
         descriptor, path = tempfile.mkstemp(prefix=PREFIX, dir=folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:  # no locks here; then its age counts
+            try_lock(descriptor)  # where there are no locks its age counts
+        except OSError:
             pass
         return Path(path), os.fdopen(descriptor, "wb")
 
@@ -107,51 +121,78 @@ class Staging:
 
 
 def _is_left_behind(path: Path) -> bool:
-    age = time.time() - path.stat().st_mtime
-    if age < GRACE_SECONDS:
+    age = time.time() - path.lstat().st_mtime
+    if age < GRACE_SECONDS or not path.is_file():
         return False
     with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            return error.errno in NO_LOCKS and age > STALE_SECONDS
+        is_free = try_lock(file.fileno())
+    return age > STALE_SECONDS if is_free is None else is_free
 
 
 class ProcessLock:
-    """Held by one thread of one process at a time, and by that thread as often as it likes. A process that ends, however it does, lets go of it."""
+    """Held by one thread of one process at a time, and by that thread as often as it likes. It ends with its process,
+    however that ends.
+
+    A thread waits for VKBACKEND_LOCK_TIMEOUT seconds at most; then entering raises StoreBusy, which names the holder
+    where the system tells.
+    """
 
     def __init__(self, path: Path):
         self._path, self._threads, self._depth, self._file = path, threading.RLock(), 0, None
 
-    def __enter__(self):
-        self._threads.acquire()
+    def __enter__(self) -> "ProcessLock":
+        seconds = settings.get("VKBACKEND_LOCK_TIMEOUT")
+        deadline = time.monotonic() + seconds
+        if not self._threads.acquire(timeout=seconds):  # one of our threads has the lock, or waits for it, too
+            raise self._busy(seconds)
         try:
             if self._depth == 0:
                 with changing(self._path.parent.parent):
-                    self._file = self._locked_file()
+                    self._file = self._locked_file(deadline, seconds)
             self._depth += 1
         except BaseException:
             self._threads.release()
             raise
         return self
 
-    def _locked_file(self):
+    def _locked_file(self, deadline: float, seconds: int) -> BinaryIO:
         make_folder(self._path.parent)
         file = open(self._path, "ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another program that changes the store (%s)", self._path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                file.close()
-                raise
+            if try_lock(file.fileno()) is False:
+                log.info("waiting for %s, which holds %s", _holder(self._path), self._path)
+                while try_lock(file.fileno()) is False:
+                    if time.monotonic() > deadline:
+                        raise self._busy(seconds)
+                    time.sleep(LOCK_POLL_SECONDS)
+        except BaseException:
+            file.close()
+            raise
         return file
 
-    def __exit__(self, *_):
+    def _busy(self, seconds: int) -> StoreBusy:
+        holder = _holder(self._path)
+        root = self._path.parent.parent
+        return StoreBusy(f"the models in {root} are being changed by {holder}, which has held {self._path} for more than "
+                         f"{seconds} s; try again later (VKBACKEND_LOCK_TIMEOUT sets how long to wait)")
+
+    def __exit__(self, *_) -> None:
         self._depth -= 1
         if self._depth == 0:
             self._file.close()
         self._threads.release()
+
+
+def _holder(path: Path) -> str:
+    """What holds the lock on a file, as far as the system tells."""
+    try:
+        status = path.stat()
+        inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # 1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF; waiters have an arrow before FLOCK
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == inode and int(fields[4]) > 0:
+                command = Path("/proc", fields[4], "comm").read_text().strip()
+                return "another request" if int(fields[4]) == os.getpid() else f"process {fields[4]} ({command})"
+    except (OSError, ValueError):
+        pass
+    return "another program"

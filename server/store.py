@@ -25,8 +25,8 @@ from vkbackend import settings
 from . import names, staging
 from .formatting import human_bytes
 from .names import ModelName
-from .stored_model import (MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest, ModelNotFound, StoredModel, StoreError,
-                           parse_json)
+from .stored_model import (LARGEST_MANIFEST_BYTES, MANIFEST_TYPE, DigestMismatch, InvalidDigest, InvalidName, Layer, Manifest,
+                           ModelNotFound, StoreBusy, StoredModel, StoreError, parse_json, read_plain)
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Store:
     def add_blob(self, contents: bytes) -> tuple[str, bool]:
         """-> (digest, whether it is new)."""
         digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
-        if self.blob_path(digest).exists():
+        if self.blob_path(digest).is_file():
             return digest, False
         with self.upload() as upload:
             upload.write(contents)
@@ -154,7 +154,7 @@ class Store:
     def read_json(self, digest: str) -> dict:
         """A blob that is a JSON object. Raises StoreError."""
         try:
-            value = parse_json(self.blob_path(digest).read_bytes())
+            value = parse_json(read_plain(self.blob_path(digest), LARGEST_MANIFEST_BYTES)[0])
         except (OSError, ValueError):
             value = None
         if not isinstance(value, dict):
@@ -163,17 +163,28 @@ class Store:
 
     # --- names and manifests
 
-    def all_names(self) -> list[ModelName]:
-        """Of every manifest, in the order of their paths."""
+    def all_names(self, skip_unreadable: bool = True) -> list[ModelName]:
+        """Of every manifest, in the order of their paths, be it readable or not. Folders that cannot be read are logged
+        and left out, or raise OSError."""
         paths = [""]
         for _ in range(4):  # host, namespace, model, tag
-            paths = [f"{path}/{entry}".lstrip("/") for path in paths for entry in _entries(self.manifests / path)]
-        found = (names.from_file_path(path) for path in paths if (self.manifests / path).is_file())
+            paths = [f"{path}/{entry}".lstrip("/")
+                     for path in paths for entry in self._entries_of(path, skip_unreadable)]
+        found = (names.from_file_path(path) for path in paths)
         return [name for name in found if name is not None]
+
+    def _entries_of(self, path: str, skip_unreadable: bool) -> "list[str]":
+        try:
+            return _entries(self.manifests / path)
+        except OSError as error:
+            if not skip_unreadable:
+                raise
+            log.warning("the models in %s are left out: it cannot be read (%s)", self.manifests / path, error.strerror)
+            return []
 
     def existing_name(self, name: ModelName) -> ModelName:
         """The name of a model that differs from `name` at most in case; else `name` itself."""
-        if (self.manifests / name.file_path).is_file():
+        if os.path.lexists(self.manifests / name.file_path):
             return name
         return next((known for known in self.all_names() if known.folded == name.folded), name)
 
@@ -181,8 +192,8 @@ class Store:
         """Raises ModelNotFound, and StoreError for a damaged manifest."""
         path = self.manifests / name.file_path
         try:
-            contents, status = path.read_bytes(), path.stat()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            contents, status = read_plain(path, LARGEST_MANIFEST_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound(name.shortest) from None
         except OSError as error:
             raise StoreError(f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, "
@@ -230,9 +241,9 @@ class Store:
                 self.remove_unused(before)
 
     def manifest_bytes(self, name: ModelName) -> bytes:
-        """What a push sends. Raises ModelNotFound, and StoreError for a damaged manifest."""
+        """As they stand in the store. Raises ModelNotFound, and StoreError for a damaged manifest."""
         self.manifest(name)
-        return (self.manifests / name.file_path).read_bytes()
+        return read_plain(self.manifests / name.file_path, LARGEST_MANIFEST_BYTES)[0]
 
     def _digests_of(self, name: ModelName) -> set[str]:
         try:
@@ -258,11 +269,11 @@ class Store:
         """Raises ModelNotFound. Copying a model onto itself changes nothing."""
         with self.lock:
             source, destination = self.existing_name(source), self.existing_name(destination)
-            self.manifest(source)  # raises for one that is missing or damaged
+            contents = self.manifest_bytes(source)  # raises for one that is missing or damaged
             if source == destination:
                 return
             before = self._digests_of(destination)
-            self._replace(self.manifests / destination.file_path, (self.manifests / source.file_path).read_bytes())
+            self._replace(self.manifests / destination.file_path, contents)
             self.remove_unused(before)
 
     @changes
@@ -271,7 +282,7 @@ class Store:
         with self.lock:
             name = self.existing_name(name)
             path = self.manifests / name.file_path
-            if not path.is_file():
+            if not os.path.lexists(path):
                 raise ModelNotFound(name.shortest)
             before = self._digests_of(name)
             path.unlink()
@@ -291,31 +302,53 @@ class Store:
                 self.blob_path(digest).unlink(missing_ok=True)
 
     def _used_digests(self) -> set[str] | None:
-        """Of all manifests; None where one cannot be read."""
+        """Of all manifests; None where one cannot be read. A folder in a manifest's place is none."""
         used = set()
         try:
-            for name in self.all_names():
-                used |= self.manifest(name).digests
-        except (StoreError, ModelNotFound) as error:
-            log.warning("blobs are kept: %s", error)
+            for name in self.all_names(skip_unreadable=False):
+                if not (self.manifests / name.file_path).is_dir():
+                    used |= self.manifest(name).digests
+        except (StoreError, ModelNotFound, OSError) as error:
+            log.warning("no unused blobs are removed: %s", error)
             return None
         return used
 
     @changes
+    def rename_old_blobs(self):
+        """Give blobs that an old Ollama wrote, named sha256:HEX, the names that they have today, sha256-HEX."""
+        for entry in _entries(self.root / "blobs"):
+            algorithm, separator, rest = entry.partition(":")
+            if separator and algorithm == "sha256":
+                os.replace(self.root / "blobs" / entry, self.root / "blobs" / f"{algorithm}-{rest}")
+
+    @changes
     def prune(self):
-        """At start: clear away what a crash left of unfinished work, and blobs that no manifest has named for a day. Younger ones may be on their
-        way into a model, of this program or of an Ollama beside it. Files with other names than a blob's are left alone."""
+        """At start: clear away what a crash left of unfinished work, and blobs that no manifest has named for a day.
+        Younger ones may be on their way into a model, of this program or of an Ollama that uses the same store. Files
+        with other names than a blob's are left alone, and so is everything where there are blobs but no manifests: the
+        disk that holds those may not be mounted.
+        """
         if not (self.root / "blobs").is_dir():
             return
         self.staging.clear([self.root / "blobs"])
         with self.lock:
-            used = self._used_digests()
-            for entry in _entries(self.root / "blobs") if used is not None else ():
-                if _DIGEST.fullmatch(entry) and normal_digest(entry) not in used:
-                    path = self.root / "blobs" / entry
-                    if time.time() - max(path.stat().st_mtime, path.stat().st_ctime) > UNUSED_SECONDS:
-                        log.info("%s is part of no model and goes", entry)
-                        path.unlink(missing_ok=True)
+            unused = self._unused_blobs()
+            if unused and not self.all_names():
+                log.warning("%s holds no manifests, but there are blobs in %s: none are removed. Is a disk not mounted? "
+                            "If no model is missed, remove the blobs by hand", self.manifests, self.root / "blobs")
+                return
+            for path in unused:
+                log.info("removing unused blob %s", path.name)
+                path.unlink(missing_ok=True)
+
+    def _unused_blobs(self) -> "list[Path]":
+        """Of a day or older; none where a manifest cannot be read."""
+        used = self._used_digests()
+        if used is None:
+            return []
+        paths = [self.root / "blobs" / entry for entry in _entries(self.root / "blobs")
+                 if _DIGEST.fullmatch(entry) and normal_digest(entry) not in used]
+        return [path for path in paths if _age_seconds(path) > UNUSED_SECONDS and not path.is_dir()]
 
 
 def _entries(folder: Path) -> list[str]:
@@ -324,6 +357,15 @@ def _entries(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _age_seconds(path: Path) -> float:
+    """Since it was written, or came to its place; 0 where it went this very moment."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0.0
+    return time.time() - max(status.st_mtime, status.st_ctime)
 
 
 def _layer(entry: dict) -> Layer:

@@ -4,14 +4,18 @@ In: a manifest and where the blobs are. Out: `StoredModel`, which every other pa
 store stand here too. Knows nothing of HTTP or GGUF, and changes nothing.
 """
 
+import errno
 import json
 import math
+import os
+import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from vkbackend.errors import VkbackendError
 
+from .formatting import human_bytes
 from .names import ModelName
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -19,6 +23,8 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
     f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
 PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
+LARGEST_MANIFEST_BYTES = 4 << 20  # also of a config and of parameters
+LARGEST_TEXT_BYTES = 64 << 20  # of a template, system prompt, license or list of messages
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 # What is read from a config blob. Anything else in it is passed on to nobody.
 _CONFIG_KINDS = {"model_families": list, "capabilities": list} | dict.fromkeys(
@@ -27,6 +33,10 @@ _CONFIG_KINDS = {"model_families": list, "capabilities": list} | dict.fromkeys(
 
 class StoreError(VkbackendError):
     """The store on disk is not as it should be, or cannot be changed."""
+
+
+class StoreBusy(StoreError):
+    """Another program, or another request, is changing the store for longer than we wait."""
 
 
 class InvalidName(VkbackendError):
@@ -48,6 +58,21 @@ class DigestMismatch(VkbackendError):
 class ModelNotFound(VkbackendError):
     def __init__(self, name):
         super().__init__(f"model '{name}' not found")
+
+
+def read_plain(path: Path, largest: int) -> tuple[bytes, os.stat_result]:
+    """The contents of a file of the store, and its status. Never waits, and reads `largest` bytes at most.
+
+    Raises OSError, also for a larger file and for what is not a plain file (a pipe, a device, a folder).
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a plain file")
+        contents = file.read(largest + 1)
+        if len(contents) > largest:
+            raise OSError(errno.EFBIG, f"it has {human_bytes(status.st_size)}, at most {largest >> 20} MiB are read")
+    return contents, status
 
 
 def parse_json(contents: bytes):
@@ -114,18 +139,18 @@ class StoredModel:
     def _paths(self, *media_types) -> list[Path]:
         return [self._store.blob_path(layer.digest) for layer in self.manifest.layers if layer.media_type in media_types]
 
-    def _read(self, path: Path) -> bytes:
+    def _read(self, path: Path, largest: int = LARGEST_TEXT_BYTES) -> bytes:
         try:
-            return path.read_bytes()
+            return read_plain(path, largest)[0]
         except OSError as error:
             raise StoreError(f"model {self.name}: blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
 
     def _texts(self, *media_types) -> list[str]:
         return [self._read(path).decode("utf-8", "replace") for path in self._paths(*media_types)]
 
-    def _json(self, path: Path):
+    def _json(self, path: Path, largest: int = LARGEST_MANIFEST_BYTES):
         try:
-            return parse_json(self._read(path))
+            return parse_json(self._read(path, largest))
         except ValueError:
             raise StoreError(f"model {self.name}: blob {path.name} is not JSON; pull or create the model again") from None
 
@@ -189,6 +214,6 @@ class StoredModel:
         """Example messages that come first in every conversation: objects with `role` and `content`."""
         result = []
         for path in self._paths(MESSAGES):
-            values = self._json(path)
+            values = self._json(path, LARGEST_TEXT_BYTES)
             result = values if isinstance(values, list) else []
         return [message for message in result if isinstance(message, dict)]

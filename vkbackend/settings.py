@@ -85,6 +85,8 @@ ROWS = [
     Setting("OLLAMA_DEBUG", 0, _level, "1 logs more, -1 warnings only"),
     Setting("VKBACKEND_LOG_FORMAT", "text", _one_of("text", "json"), "json writes the server's log as JSON objects, one a line"),
     Setting("VKBACKEND_DRAIN_SECONDS", 5, _count(0), "how long requests that run may go on when the server is asked to end (asked twice, it ends at once)"),
+    Setting("VKBACKEND_LOCK_TIMEOUT", 10, _count(0, 86400),
+            "seconds that a change to the models waits while another program changes them, before it gets status 503"),
     Setting("VKBACKEND_MAX_BODY_BYTES", 1 << 30, _count(1 << 30, 1 << 40), "largest body of a request; blobs are streamed and know no limit"),
     Setting("VKBACKEND_MAX_IMAGES", 64, _count(0), "how many images a request may hold"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),

@@ -3,12 +3,12 @@
     ROOT/.vkbackend/pulls/sha256-HEX        as long as the blob will be, with holes
     ROOT/.vkbackend/pulls/sha256-HEX.json   {"size", "parts": [[offset, size, completed], ...]}
 
-One process at a time writes to it: the file is locked (flock), and a lock goes with its process, however that ends. The state never claims
-bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes, the digest tells in the end.
+One process at a time writes to it: the file is locked, and a lock goes with its process, however that ends. The
+state never claims bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes,
+the digest tells in the end.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..formatting import human_bytes
-from ..staging import NO_LOCKS, make_folder, sync_folder
+from ..staging import make_folder, sync_folder, try_lock
 from ..store import Store
 from ..stored_model import DigestMismatch, parse_json
 from .errors import RegistryError
@@ -157,25 +157,15 @@ def open_partial(folder: Path, digest: str, size: int, part_bytes: int) -> Parti
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _lock(descriptor)
+            if try_lock(descriptor) is False:  # where there are no locks, the digest tells of two that wrote at once
+                os.close(descriptor)
+                return None
             if _is_same_file(descriptor, path):  # else it was finished or dropped a moment ago
                 return Partial(path, descriptor, size, part_bytes)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Raises BlockingIOError where another process has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:  # where there are none, the digest tells of two that wrote at once
-            raise
 
 
 def partial_path(folder: Path, digest: str) -> Path:

@@ -62,6 +62,8 @@ class Upload:
         self._client, self._layer, self._path = client, layer, path
         self._location: URL | None = None
         self._sent = 0  # by now, what the registry has said nothing to included
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise RegistryError(f"blob {path.name} is missing or not a plain file; pull or create the model again")
         try:
             self._size = path.stat().st_size
         except OSError as error:

@@ -1,6 +1,7 @@
 """Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -12,6 +13,8 @@ from ..keys import LOADED_MODELS, STORE
 from ..messages import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
 from ..store import ModelNotFound, StoreError
 
+# Changes may wait for another program that holds the store's lock; what only reads must not wait with them.
+CHANGES = ThreadPoolExecutor(16, thread_name_prefix="store-change")
 VERSION = "0.12.11"  # the version of Ollama's API that is served
 
 
@@ -72,7 +75,7 @@ async def copy(request: web.Request) -> web.Response:
         if not name.is_valid:
             raise ApiError(400, f"{role} {quote(text)} is invalid")
     try:
-        await asyncio.to_thread(request.app[STORE].copy, source, destination)
+        await _changed(request.app[STORE].copy, source, destination)
     except ModelNotFound:
         raise ApiError(404, f"model {quote(ask.source)} not found") from None
     return empty(200)
@@ -85,13 +88,18 @@ async def delete(request: web.Request) -> web.Response:
     if not name.is_valid:
         raise ApiError(400, f"name {quote(text)} is invalid")
     try:
-        gone = await asyncio.to_thread(_delete, request.app[STORE], name)
+        gone = await _changed(_delete, request.app[STORE], name)
     except ModelNotFound:
         raise ApiError(404, f"model '{text}' not found") from None
     loaded_models = request.app[LOADED_MODELS]
     if gone is not None and loaded_models.holds(gone):
         await loaded_models.expire(gone)  # nobody could ask for it any more
     return empty(200)
+
+
+async def _changed(change, *arguments):
+    """Run a change to the store, which blocks."""
+    return await asyncio.get_running_loop().run_in_executor(CHANGES, change, *arguments)
 
 
 def _delete(store, name):

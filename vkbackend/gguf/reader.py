@@ -6,6 +6,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,10 +108,13 @@ class GGUFFile:
         return cls(Path(path))
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, status = path, path.stat()
+        # Opening a pipe would wait for its writer.
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise GGUFError(f"{path} is not a GGUF file: it is not a plain file")
+        if status.st_size < 24:
+            raise GGUFError(f"{path} is not a GGUF file: {status.st_size} bytes are too few")
         with open(path, "rb") as file:
-            if path.stat().st_size < 24:
-                raise GGUFError(f"{path} is not a GGUF file: {path.stat().st_size} bytes are too few")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         reader = _Reader(path, self._map)
         if reader.take(4) != MAGIC:
