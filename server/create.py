@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from vkbackend.gguf.reader import GGUFFile
 
 from . import go_json, names
-from .convert import from_folder, from_gguf, write_model
+from .convert import Source, from_folder, from_gguf, write_model
 from .errors import ApiError
 from .formatting import human_number
 from .gotemplate import Template, TemplateError, builtin
@@ -179,17 +179,23 @@ class _Creation:
         target = self.target()
         self.report("converting model")
         source = from_folder({path: self.blob(digest) for path, digest in files.items()})
-        if target == source.level:
-            target = None
-        upload = self.written(source, target, f"quantizing {source.level} model to {target}" if target else f"writing {source.level} model")
+        upload = self.written(source, None if target == source.level else target)
         gguf = GGUFFile.open(upload.path)
         return [Piece(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
 
-    def written(self, source, target: str | None, status: str) -> Upload:
-        """A GGUF file of what `source` holds, as `target` where that is another type, beside the blobs."""
+    def written(self, source: Source, target: str | None) -> Upload:
+        """A GGUF file of what `source` holds, as `target` where that is another type, not yet a blob. Only quantizing tells
+        how far it is, as in the original."""
         upload = self.uploads.enter_context(self.store.upload())
-        write_model(source, target, upload, lambda done, total: self.report(status, digest="0" * 19, total=total, completed=done),
-                    getattr(self.report, "cancelled", None))
+        status = f"quantizing {source.level} model to {self.wanted_type()}"
+
+        def tell(done: int, total: int) -> None:
+            if target:
+                self.report(status, digest="0" * 19, total=total, completed=done)
+
+        write_model(source, target, upload, tell, getattr(self.report, "cancelled", None))
+        if target:
+            self.report("verifying conversion")
         upload.sync()
         return upload
 
@@ -229,9 +235,13 @@ class _Creation:
 
     # --- quantization
 
+    def wanted_type(self) -> str:
+        """`quantize` as it is told: in capital letters."""
+        return (self.request.quantize or self.request.quantization).upper()
+
     def target(self) -> str | None:
         """The file type that `quantize` asks for."""
-        wanted = self.request.quantize or self.request.quantization
+        wanted = self.wanted_type()
         try:
             return quantize_target(wanted) if wanted else None
         except ValueError as error:
@@ -249,7 +259,7 @@ class _Creation:
             return piece
         if source.level not in CAN_BE_QUANTIZED:
             raise ApiError(500, "quantization is only supported for F16 and F32 models")
-        upload = self.written(source, target, f"quantizing {source.level} model to {target}")
+        upload = self.written(source, target)
         return replace(piece, digest="", source="", upload=upload, gguf=GGUFFile.open(upload.path))
 
     def config_document(self, pieces, layers) -> dict:

@@ -52,7 +52,7 @@ def test_weights_and_tokens_come_back(tmp_path, architecture, dtype, files):
         else:
             assert info.type.name == "F32"
             np.testing.assert_allclose(values_of(gguf, name), before, rtol={"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2}[dtype])
-    assert gguf.metadata["general.file_type"] == (32 if dtype == "BF16" else 1)
+    assert gguf.metadata["general.file_type"] == 1  # F16, whatever the matrices are, as in the original
     was, now = Tokenizer.from_gguf(original), Tokenizer.from_gguf(gguf)
     assert (now.bos_id, now.eos_ids, now.adds_bos, now.vocab_size) == (was.bos_id, was.eos_ids, was.adds_bos, was.vocab_size)
     for text in TEXTS:
@@ -249,11 +249,10 @@ def test_create_tells_its_steps_and_leaves_nothing_behind(tmp_path):
     steps = []
     request = messages.CreateRequest(model="m", files=digests)
     create.create(store, request, names.parse("m"), lambda status, digest="", total=0, completed=0: steps.append((status, total, completed)))
-    progress = [(total, done) for _, total, done in steps if total]
-    assert progress and progress == sorted(progress) and progress[-1][0] == progress[-1][1] == progress[0][0]
-    told = [status for status, total, _ in steps if not total and not status.startswith("creating new layer")]
-    assert told == ["converting model", "writing manifest", "success"] and steps[0][0] == "converting model"
     model = store.get("m")
+    layer = model.model_layer.digest
+    assert [status for status, *_ in steps] == ["converting model", f"creating new layer {layer}", "writing manifest", "success"]
+    assert not any(total for _, total, _ in steps)
     assert model.config["file_type"] == "F16" and model.parent == "" and [path.name for path in store.staging.folder.iterdir()] == ["lock"]
     assert Session(model.gguf_path).logits([1, 2, 3]).shape[0] == 3
 

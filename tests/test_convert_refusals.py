@@ -52,7 +52,7 @@ def spoilt(folder, tmp_path, **changes) -> dict:
     (dict(config_json={"head_dim": 4_000_000_000, "rope_scaling": {"rope_type": "llama3"}}), "head_dim is 4000000000"),
     (dict(config_json={"hidden_size": 4_000_000_000, "head_dim": None, "rope_scaling": {"rope_type": "llama3"}}), "hidden_size is 4000000000"),
     (dict(config_json={"hidden_size": 2, "head_dim": None}), "head_dim is 0"),
-    (dict(config_json={"num_attention_heads": 3}), "do not share evenly"),
+    (dict(config_json={"num_attention_heads": 3}), "num_attention_heads x head_dim is 3 x 64"),
     (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
     (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
     (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"),
@@ -162,7 +162,7 @@ def test_a_file_that_is_missing_is_noticed(tmp_path):
         with pytest.raises(CannotConvert, match="layer . lacks .*a safetensors file is missing|a file is missing, give all"):
             from_folder({key: path for key, path in files.items() if key != name})
     files["config.json"].write_text(files["config.json"].read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
-    with pytest.raises(CannotConvert, match="hold layer 1, config.json says that there are 1"):
+    with pytest.raises(CannotConvert, match="num_hidden_layers is 1, but the safetensors files hold layer 2"):
         from_folder(files)
 
 

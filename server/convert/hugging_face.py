@@ -20,11 +20,13 @@ from .config import Config
 from .file_choice import chosen
 from .gguf_out import encode, pair
 from .safetensors import SafetensorsFile, StoredTensor
+from .shapes import Shapes
 from .source import CannotConvert, Source, Tensor
 from .tokenizer_files import tokenizer_metadata
 
 # Of gemma3 with a vision part the text model alone is taken: images are not supported here.
 ARCHITECTURES = {"LlamaForCausalLM": llama, "Gemma3ForCausalLM": gemma3, "Gemma3ForConditionalGeneration": gemma3}
+LEVEL = "F16"  # what a converted model is called, also one whose matrices are BF16: as Ollama does it
 MAX_TEXT_BYTES = 256 << 20  # of config.json and the tokenizer's files: gemma3's tokenizer.json has 33 MB
 
 
@@ -42,13 +44,13 @@ def from_folder(files: dict[str, Path]) -> Source:
     config = whole.part("text_config") or whole
     opened = [SafetensorsFile(files[name], name) for name in chosen(list(files))]
     metadata, extra = architecture.metadata(config)
-    tensors = [*_tensors(architecture, config, opened), *(_constant(name, values) for name, values in extra.items())]
+    shapes = Shapes(metadata, config.whole("vocab_size") if "vocab_size" in config else None)
+    tensors = [*_tensors(architecture, config, opened, shapes), *(_constant(name, values) for name, values in extra.items())]
     embedding = next((tensor for tensor in tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None:
         raise CannotConvert("the safetensors files hold no model.embed_tokens.weight: a file is missing, give all of them")
     _check_layers(tensors, config.whole("num_hidden_layers"))
-    level = embedding.type.name  # F16 or BF16; a model's matrices are of one kind
-    metadata |= {"general.file_type": FILE_TYPE_NUMBERS[level], "general.quantization_version": 2}
+    metadata |= {"general.file_type": FILE_TYPE_NUMBERS[LEVEL], "general.quantization_version": 2}
     metadata |= tokenizer_metadata(lambda name: read_json(files, name) if name in files else None,
                                    lambda name: read_bytes(files, name) if name in files else None, embedding.num_rows)
     pairs = {key: pair(key, metadata[key]) for key in sorted(metadata, key=lambda key: (not key.startswith("general."), key))}
@@ -57,7 +59,7 @@ def from_folder(files: dict[str, Path]) -> Source:
         for file in opened:
             file.release_pages()
 
-    return Source(level, pairs, tensors, release)
+    return Source(LEVEL, pairs, tensors, release)
 
 
 def read_bytes(files: dict[str, Path], name: str) -> bytes:
@@ -78,7 +80,7 @@ def read_json(files: dict[str, Path], name: str) -> dict:
     return value
 
 
-def _tensors(architecture, config, opened) -> list[Tensor]:
+def _tensors(architecture, config: Config, opened: list[SafetensorsFile], shapes: Shapes) -> list[Tensor]:
     tensors = {}
     for file in opened:
         for stored in file.tensors.values():
@@ -87,6 +89,7 @@ def _tensors(architecture, config, opened) -> list[Tensor]:
                 continue
             if name in tensors:
                 raise CannotConvert(f"duplicate tensor name '{name}' was found for this model ({stored.name} of {file.name}); give each weight once")
+            shapes.check(name, stored.name, stored.shape)
             order, added = architecture.change(name, stored.shape, config)
             tensors[name] = _tensor(name, stored, order, added)
     return list(tensors.values())
@@ -99,14 +102,15 @@ def _check_layers(tensors: list[Tensor], num_layers: int) -> None:
         if tensor.name.startswith("blk."):
             _, number, part = tensor.name.split(".", 2)
             if int(number) not in layers:
-                raise CannotConvert(f"the safetensors files hold layer {number}, config.json says that there are {num_layers}; "
-                                    "are they of one model?")
+                raise CannotConvert(f"config.json: num_hidden_layers is {num_layers}, but the safetensors files hold layer "
+                                    f"{int(number) + 1} ({tensor.name}); is config.json another model's?")
             layers[int(number)].add(part)
     wanted = set().union(*layers.values())
     for number, parts in layers.items():
         if parts != wanted or not parts:
-            lacking = ", ".join(sorted(wanted - parts)[:4]) or "all its weights"
-            raise CannotConvert(f"layer {number} lacks {lacking}: a safetensors file is missing, give all of them")
+            lacking = ", ".join(sorted(wanted - parts)[:4]) if parts else "all its weights"
+            raise CannotConvert(f"config.json: num_hidden_layers is {num_layers}, but layer {number + 1} lacks {lacking}: "
+                                "a safetensors file is missing, give all of them")
 
 
 def _tensor(name: str, stored: StoredTensor, order: np.ndarray | None, added: float) -> Tensor:

@@ -30,7 +30,7 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
         vocabulary = from_tokenizer_json(document)
     else:
         raise CannotConvert("the tokenizer is missing; give tokenizer.json or tokenizer.model together with the *.safetensors files")
-    _pad(vocabulary, vocab_size)
+    _fit(vocabulary, vocab_size)
     values = {PREFIX + "model": vocabulary.model, PREFIX + "pre": vocabulary.pre, PREFIX + "tokens": vocabulary.tokens,
               PREFIX + "scores": np.array(vocabulary.scores, np.float32), PREFIX + "token_type": np.array(vocabulary.types, np.int32)}
     if vocabulary.model == BYTE_LEVEL:
@@ -43,10 +43,17 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
     return values | ({"tokenizer.chat_template": template} if template else {})
 
 
-def _pad(vocabulary: Vocabulary, vocab_size: int) -> None:
-    """Embeddings often have more rows than there are tokens, for the sake of round numbers."""
-    if len(vocabulary.tokens) > vocab_size:
-        raise CannotConvert(f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; is it another model's?")
+def _fit(vocabulary: Vocabulary, vocab_size: int) -> None:
+    """As many tokens as the embedding has rows. It often has more, for the sake of round numbers; then tokens are made up.
+    Fewer rows than tokens lose added tokens, which the model never learned (gemma3 has one for images)."""
+    lost = range(vocab_size, len(vocabulary.tokens))
+    if any(vocabulary.types[token_id] in (Vocabulary.NORMAL, Vocabulary.BYTE) for token_id in lost):
+        raise CannotConvert(f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; "
+                            "is it another model's?")
+    if lost:
+        log.warning("the embedding has %d rows: leaving out the tokens %s", vocab_size,
+                    ", ".join(vocabulary.tokens[token_id] for token_id in lost[:8]))
+        vocabulary.cut(vocab_size)
     for number in range(vocab_size - len(vocabulary.tokens)):
         vocabulary.add(f"[PAD{number}]", -1.0, Vocabulary.USER_DEFINED)
 

@@ -45,6 +45,11 @@ class Vocabulary:
         self.scores.append(score)
         self.types.append(kind)
 
+    def cut(self, num_tokens: int) -> None:
+        """Keep the first tokens only."""
+        for values in (self.tokens, self.scores, self.types):
+            del values[num_tokens:]
+
     def find(self, text: str) -> int | None:
         return self.tokens.index(text) if text in self.tokens else None
 

@@ -1,0 +1,75 @@
+"""config.json against the weights: each tensor must have the shape that config.json's numbers give it.
+
+In: a GGUF's metadata as an architecture makes it of config.json, names and shapes of tensors. Out: nothing, or CannotConvert
+with a sentence that names the key, the tensor and both numbers.
+"""
+
+from dataclasses import dataclass
+
+from .source import CannotConvert
+
+# Part of a GGUF name -> what its rows and columns are, or the elements of a vector.
+HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM, VOCAB = "hidden", "feed forward", "heads", "kv heads", "head dim", "vocab"
+PARTS = {
+    "token_embd": (VOCAB, HIDDEN), "output": (VOCAB, HIDDEN), "output_norm": (HIDDEN,),
+    "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,), "post_attention_norm": (HIDDEN,), "post_ffw_norm": (HIDDEN,),
+    "attn_q": (HEADS, HIDDEN), "attn_k": (KV_HEADS, HIDDEN), "attn_v": (KV_HEADS, HIDDEN),
+    "attn_output": (HIDDEN, HEADS), "attn_q_norm": (HEAD_DIM,), "attn_k_norm": (HEAD_DIM,),
+    "ffn_gate": (FEED_FORWARD, HIDDEN), "ffn_up": (FEED_FORWARD, HIDDEN), "ffn_down": (HIDDEN, FEED_FORWARD),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number that config.json gives. `text`: the key and the number, as an error tells them."""
+
+    text: str
+    number: int
+
+
+class Shapes:
+    """metadata: GGUF keys and their values. vocab_size: None where config.json says nothing of it."""
+
+    def __init__(self, metadata: dict, vocab_size: int | None):
+        prefix = metadata["general.architecture"]
+
+        def number(key: str) -> int:
+            return metadata[f"{prefix}.{key}"]
+
+        head_dim = metadata.get(f"{prefix}.attention.key_length", metadata.get(f"{prefix}.rope.dimension_count"))
+        heads = number("attention.head_count")
+        kv_heads = number("attention.head_count_kv")
+        self._sizes = {
+            HIDDEN: _plain("hidden_size", number("embedding_length")),
+            FEED_FORWARD: _plain("intermediate_size", number("feed_forward_length")),
+            HEADS: _product("num_attention_heads", heads, head_dim),
+            KV_HEADS: _product("num_key_value_heads", kv_heads, head_dim),
+            HEAD_DIM: _plain("head_dim", head_dim),
+            VOCAB: None if vocab_size is None else _plain("vocab_size", vocab_size),
+        }
+
+    def check(self, name: str, stored_name: str, shape: tuple[int, ...]) -> None:
+        """name: in a GGUF; stored_name: in the safetensors file. Raises CannotConvert."""
+        _, part, kind = f".{name}".rsplit(".", 2)
+        dimensions = PARTS.get(part)
+        if dimensions is None:
+            return
+        if kind == "bias":
+            dimensions = dimensions[:1]
+        if len(shape) != len(dimensions):
+            raise CannotConvert(f"tensor {stored_name} has shape {list(shape)}, but {len(dimensions)} dimensions are "
+                                "expected; are these the files of the model itself?")
+        words = ("elements",) if len(shape) == 1 else ("rows", "columns")
+        for found, dimension, word in zip(shape, dimensions, words):
+            size = self._sizes[dimension]
+            if size is not None and found != size.number:
+                raise CannotConvert(f"config.json: {size.text}, but tensor {stored_name} has {found} {word}; "
+                                    "is config.json another model's?")
+
+
+def _plain(key: str, number: int) -> Size:
+    return Size(f"{key} is {number}", number)
+
+
+def _product(key: str, count: int, head_dim: int) -> Size:
+    return Size(f"{key} x head_dim is {count} x {head_dim} = {count * head_dim}", count * head_dim)
