@@ -5,10 +5,13 @@ Host only matters on a loopback address; an origin that is not allowed is refuse
 """
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 
 from vkbackend import settings
+
+from .address import as_ip_address, split_host_port
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -19,6 +22,7 @@ ALLOWED_HEADERS = ",".join(
     + [f"X-Stainless-{name}" for name in ("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version", "Poll-Helper",
                                           "Retry-Count", "Runtime", "Runtime-Version", "Timeout")])
 PREFLIGHT_SECONDS = 43200
+_HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]*")  # what Go's net/http takes
 
 
 def allowed_origins(extra: str | None = None) -> list[str]:
@@ -64,6 +68,11 @@ class AccessRules:
         return self.allows_all_origins or any(_matches(rule.strip(), origin) for rule in self.origins)
 
 
+def is_host_header(text: str) -> bool:
+    """Whether it holds nothing that no host and port can hold."""
+    return _HOST_HEADER.fullmatch(text) is not None
+
+
 def is_same_origin(origin: str, host: str) -> bool:
     """A page of this server itself."""
     return origin in (f"http://{host}", f"https://{host}")
@@ -77,17 +86,16 @@ def _matches(rule: str, origin: str) -> bool:
 
 
 def _without_port(header: str) -> str:
-    """`[::1]:80` -> `::1`, `host:80` -> `host`; a text with more colons and no brackets stays as it is."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    host, colon, _ = header.rpartition(":")
-    return host if colon and ":" not in host else header
+    """`[::1]:80` -> `::1`, `host:80` -> `host`; what is not of these forms stays as it is, and is no address then."""
+    try:
+        return split_host_port(header)[0]
+    except ValueError:
+        return header
 
 
 def _is_local_address(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = as_ip_address(host)
+    if address is None:
         return False
     return address.is_loopback or address.is_unspecified or _is_private(address) or _is_own(address)
 

@@ -16,6 +16,7 @@ _SCHEME_PORTS = {"http": "80", "https": "443"}
 _PORT = re.compile(r"[+-]?[0-9]+")
 # What a host may hold in a URL without being escaped (RFC 3986, sub-delims and the brackets of IPv6).
 _HOST_SAFE = "!$&'()*+,;=:[]<>\""
+_PATH_SAFE = "/$&+,:;=@"  # what Go's net/url leaves as it is in a path
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,32 @@ class Address:
     @property
     def url(self) -> str:
         path = f"/{self.path.removeprefix('/')}" if self.path else ""
-        return f"{self.scheme}://{quote(self.host_port, safe=_HOST_SAFE)}{quote(path)}"
+        return f"{self.scheme}://{quote(self.host_port, safe=_HOST_SAFE)}{quote(path, safe=_PATH_SAFE)}"
+
+    @property
+    def bare_host(self) -> str:
+        """The host; of an IPv4 address written as an IPv6 one, the IPv4 address."""
+        address = as_ip_address(self.host)
+        return self.host if address is None or address.version == 6 else str(address)
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether a server there listens on every address of this machine."""
+        address = as_ip_address(self.host)
+        return address.is_unspecified if address is not None else self.host == ""
 
     @property
     def is_local(self) -> bool:
         """Whether a server there would be one on this machine."""
-        try:
-            address = ipaddress.ip_address(self.host)
-        except ValueError:
-            return self.host in ("", "localhost")
-        return address.is_loopback or address.is_unspecified
+        address = as_ip_address(self.host)
+        return self.is_wildcard or (address.is_loopback if address is not None else self.host == "localhost")
 
     @property
     def for_clients(self) -> "Address":
         """Where a client reaches a server that listens here: every interface becomes the loopback one."""
-        if self.host in ("", "0.0.0.0"):
-            return Address(self.scheme, "127.0.0.1", self.port, self.path)
-        return Address(self.scheme, "::1", self.port, self.path) if self.host == "::" else self
+        if not self.is_wildcard:
+            return self
+        return Address(self.scheme, "::1" if self.host == "::" else "127.0.0.1", self.port, self.path)
 
 
 def from_environment() -> Address:
@@ -72,7 +82,7 @@ def parse(text: str) -> Address:
     default_port = _SCHEME_PORTS.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
     host_port, _, path = rest.partition("/")
     try:
-        host, port = _split(host_port)
+        host, port = split_host_port(host_port)
     except ValueError:
         host, port = _bare_host(host_port), default_port
     if not _PORT.fullmatch(port) or not 0 <= int(port) <= 65535:
@@ -80,16 +90,21 @@ def parse(text: str) -> Address:
     return Address(scheme, host, port, path)
 
 
-def _bare_host(text: str) -> str:
+def as_ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is no address. An IPv4 address written as an IPv6 one (`::ffff:127.0.0.1`) is the IPv4 address."""
     try:
-        address = ipaddress.ip_address(text.strip("[]"))
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return text or "127.0.0.1"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
-def _split(text: str) -> tuple[str, str]:
+def _bare_host(text: str) -> str:
+    address = as_ip_address(text.strip("[]"))
+    return str(address) if address is not None else text or "127.0.0.1"
+
+
+def split_host_port(text: str) -> tuple[str, str]:
     """`host:port`, `[ipv6]:port` -> (host, port). Raises ValueError where a part is missing or doubtful (Go's net.SplitHostPort)."""
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")

@@ -13,7 +13,7 @@ from aiohttp import web
 from vkbackend import settings
 from vkbackend.errors import RequestError, VkbackendError
 
-from . import access, answers
+from . import access, answers, paths
 from .answers import error_answer
 from .errors import ApiError
 from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
@@ -65,9 +65,14 @@ async def _prune(app: web.Application):
 @web.middleware
 async def guard(request: web.Request, handler) -> web.StreamResponse:
     """Redirects first, then origins, then hosts, then the handler; the order decides what a forbidden request to a wrong path gets."""
+    clean = paths.cleaned(request.raw_path)
+    if clean is not None:
+        return _redirect(request, clean)
+    if not access.is_host_header(request.headers.get("Host", "")):
+        return answers.plain(400, "400 Bad Request: malformed Host header")
     missing = request.match_info.http_exception
     if missing is not None and missing.status == 404 and await _is_route_without_slash(request):
-        return _redirect(request)
+        return _redirect(request, paths.without_slash(request.raw_path))
     headers = {}
     if isinstance(missing, web.HTTPMethodNotAllowed):
         # HEAD first, as the original registers it.
@@ -134,16 +139,14 @@ async def _answer(request, handler) -> web.StreamResponse:
 
 async def _is_route_without_slash(request) -> bool:
     path = request.path
-    if not path.endswith("/") or path == "/" or path.startswith("//"):
+    if not path.endswith("/") or path == "/":
         return False
     match = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(path[:-1])))
     return match.http_exception is None
 
 
-def _redirect(request) -> web.Response:
-    path, mark, query = request.raw_path.partition("?")
-    target = path.removesuffix("/") + mark + query  # absolute where the request line was
-    if request.method != "GET":
+def _redirect(request, target: str) -> web.Response:
+    if request.method not in ("GET", "HEAD"):
         return answers.empty(307, {"Location": target})
     return web.Response(status=301, body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
                         headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})

@@ -18,6 +18,8 @@ from server.store import Store
 from vkbackend.device.selection import survey
 
 ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
+# Recorded without Go's ServeMux, which stands in front of the original's routes and redirects to clean paths.
+UNCLEAN_PATH = "manage-017"
 
 
 class NoModels:
@@ -69,7 +71,8 @@ def test_recorded_requests(store, tmp_path):
     setup = next(vector for vector in vectors if vector.get("kind") == "setup")
     for name, settings in setup["models"].items():
         make_model(store, name, tmp_path, settings)
-    vectors = sorted((vector for vector in vectors if "order" in vector and _is_here(vector["path"])), key=lambda vector: vector["order"])
+    vectors = [vector for vector in vectors if "order" in vector and vector["name"] != UNCLEAN_PATH]
+    vectors = sorted((vector for vector in vectors if _is_here(vector["path"])), key=lambda vector: vector["order"])
     assert len(vectors) > 50
 
     async def conversation(client):
@@ -101,6 +104,18 @@ def test_recorded_hosts_and_origins(store):
                 for name in ("Access-Control-Allow-Origin", "Vary", "Allow"):
                     assert _as_set(answer.headers.get(name)) == _as_set(vector["headers"].get(name)), (name, vector)
         talk(store, conversation, listen_address=address)
+
+
+@pytest.mark.parametrize("status, hosts", [
+    (403, ["[127.0.0.1].evil.com:80", "[::1].evil.com", "[::1]evil.com:80", "127.0.0.1.evil.com", "127.0.0.1:80:80",
+           "[::1]:80:80", "[::1", "::1]:80", "[[::1]]:80", "[127.0.0.1]:80]", "evil.com:localhost"]),
+    (400, ["127.0.0.1@evil.com", "localhost/evil.com", "localhost evil.com", "localhost\\evil.com", "localhost?"]),
+    (200, ["[127.0.0.1]:80", "[::1]:80", "::1", "[::ffff:127.0.0.1]:80", "localhost:", "LOCALHOST:1", ":80",
+           "[a.localhost]:80", "[localhost]:80.evil.com"])])
+def test_a_host_is_split_as_gos_net_does(store, status, hosts):
+    async def conversation(client):
+        return {host: (await client.get("/api/version", headers={"Host": host})).status for host in hosts}
+    assert talk(store, conversation, listen_address="127.0.0.1") == dict.fromkeys(hosts, status)
 
 
 def _as_set(text):

@@ -1,0 +1,47 @@
+"""Clean paths: a request for `//a`, `/./a` or `/b/../a` is redirected to `/a`, as Go's ServeMux does.
+
+In: the target of a request as its client wrote it. Out: the target of the redirect, always a path on this server.
+"""
+
+import posixpath
+import re
+from urllib.parse import quote
+
+MAX_SEGMENTS = 1024  # of a path that is looked at; no route has more than five
+_UNCLEAN = re.compile(r"//|/\.\.?(?:/|$)")
+# RFC 3986's characters of a path. Not the backslash: browsers take it for a slash, and two of these begin a host.
+_SAFE = "/%:@!$&'()*+,;=~"
+
+
+def split(target: str) -> tuple[str, str]:
+    """`/path?query`, `http://host/path?query` -> (path, "?query"); the path is as it was written."""
+    if not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    path, mark, query = target.partition("?")
+    return path, mark + query
+
+
+def is_too_deep(target: str) -> bool:
+    return split(target)[0].count("/") > MAX_SEGMENTS
+
+
+def cleaned(target: str) -> str | None:
+    """The target with a clean path and its query as it is; None where the path is clean already."""
+    path, query = split(target)
+    if not _UNCLEAN.search(path):
+        return None
+    clean = "/" + posixpath.normpath(path).lstrip("/")
+    if path.endswith("/") and clean != "/":
+        clean += "/"
+    return escaped(clean) + query
+
+
+def without_slash(target: str) -> str | None:
+    """The target without the slash at the end of its path, or None where there is none."""
+    path, query = split(target)
+    return escaped(path[:-1]) + query if path.endswith("/") and path != "/" else None
+
+
+def escaped(path: str) -> str:
+    """Fit for a Location header."""
+    return quote(path.encode("utf-8", "surrogateescape"), safe=_SAFE)
