@@ -4,9 +4,12 @@
     python tests/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
 """
 
+import asyncio
 import http.client
 import json
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,15 +39,24 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
 
 
 class LiveServer:
-    """`url` answers while the context lasts; `process` is the server's."""
+    """`url` answers while the context lasts; `process` is the server's.
 
-    def __init__(self, models_folder, port: int | None = None, environment: dict | None = None):
+    log: a file for its standard error. open_files: how many it may open; 0 leaves the limit as it is.
+    """
+
+    def __init__(self, models_folder, port: int | None = None, environment: dict | None = None, log: Path | None = None,
+                 open_files: int = 0):
         self.models_folder, self.port = Path(models_folder), port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._log, self._open_files = log, open_files
         self._environment = os.environ | {"OLLAMA_MODELS": str(models_folder)} | (environment or {})
 
     def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, __file__, str(self.port), str(self.models_folder)], cwd=ROOT, env=self._environment)
+        command = [sys.executable, __file__, str(self.port), str(self.models_folder)]
+        if self._open_files:
+            command = ["sh", "-c", f'ulimit -n {self._open_files}; exec "$@"', "sh", *command]
+        with open(self._log or os.devnull, "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stderr=log if self._log else None)
         try:
             wait_for_port(self.port, self.process)
         except RuntimeError:
@@ -68,16 +80,19 @@ class LiveServer:
 
 def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
     sys.path.insert(0, str(ROOT))
-    from aiohttp import web
-
-    from server.app import build_app
-    from server.loaded_models import LoadedModels
-    from server.loading import load_engine
+    from server.address import Address
+    from server.cli.serving import Service, listen, serve_until, start_log
     from server.store import Store
 
-    store = Store(models_folder)
-    loaded = LoadedModels(store, load_engine)
-    web.run_app(build_app(store, loaded, listen_address), host=listen_address, port=int(port), print=None, access_log=None)
+    start_log(logging.WARNING)
+    service = Service(listen(Address("http", listen_address, port)), Store(models_folder))
+
+    async def run():
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        await serve_until(service, stopped, lambda: None)
+
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

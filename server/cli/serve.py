@@ -16,6 +16,7 @@ from vkbackend.device.selection import Survey, survey
 
 from ..address import Address, from_environment
 from ..routes.models import VERSION
+from ..service.connections import raise_file_limit
 from ..store import Store
 from ..version import version
 from .main import CommandWithEnvironment
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 def serve():
     """Start the server."""
     start_log()
+    raise_file_limit()
     address = from_environment()
     listening = listen(address)  # first: a second server must not touch the devices
     found = survey()

@@ -22,6 +22,7 @@ from ..app import build_app
 from ..keys import RUNNING
 from ..loaded_models import LoadedModels
 from ..loading import load_engine
+from ..service.connections import Site
 from ..service.log import AccessLogger, formatter
 from ..store import Store
 
@@ -34,21 +35,36 @@ class AddressInUse(VkbackendError):
     """Another process listens there."""
 
 
+BACKLOG = 1024  # clients that may wait to be accepted
+
+
 def listen(address: Address) -> socket.socket:
-    """A bound socket: every interface for an empty host, IPv4 first for a name that has both. Raises AddressInUse, VkbackendError."""
+    """A bound socket: of both families where the host stands for every address, of IPv4 for a name that has both.
+
+    Raises AddressInUse, VkbackendError.
+    """
     try:
-        if address.host == "":
-            if socket.has_dualstack_ipv6():
-                return socket.create_server(("", address.port_number), family=socket.AF_INET6, dualstack_ipv6=True)
-            return socket.create_server(("0.0.0.0", address.port_number))
-        found = socket.getaddrinfo(address.host, address.port_number, type=socket.SOCK_STREAM)
+        if address.is_wildcard:
+            return _listen_everywhere(address.port_number)
+        found = socket.getaddrinfo(address.bare_host, address.port_number, type=socket.SOCK_STREAM)
         family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        return socket.create_server(place[:2], family=family)
+        return socket.create_server(place, family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"listen tcp {address.host_port}: bind: address already in use; is a server running there already? "
                                "Stop it, or set OLLAMA_HOST to another address, such as 127.0.0.1:11435") from None
         raise VkbackendError(f"listen tcp {address.host_port}: {error.strerror or error}; set OLLAMA_HOST to an address of this machine") from None
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    """One socket of both families, as in Go. A machine without IPv6 may make such a socket and fail to bind it."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
 
 
 class Service:
@@ -59,9 +75,9 @@ class Service:
 
     async def start(self) -> None:
         self._app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
-        self._runner = web.AppRunner(self._app, access_log=self._access_log, access_log_class=AccessLogger, shutdown_timeout=0)
+        self._runner = web.AppRunner(self._app, shutdown_timeout=0)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        await Site(self._runner, self._socket, access_log=self._access_log, access_log_class=AccessLogger).start()
 
     async def end_requests(self, seconds: float) -> None:
         """No new requests, and an end for those that run, which get so long for it."""

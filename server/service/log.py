@@ -9,6 +9,7 @@ from aiohttp.abc import AbstractAccessLogger
 from . import request_id
 
 FIELDS = ("method", "path", "status", "seconds", "bytes", "remote")  # of a line about an answered request
+MAX_PATH = 1024  # characters of it that are logged
 TEXT = "%(asctime)s %(levelname)s %(tag)s%(message)s"
 
 
@@ -46,8 +47,10 @@ class AccessLogger(AbstractAccessLogger):
     """A line for each answered request; runs outside of the request's own context, hence takes the id from the answer."""
 
     def log(self, request, response, time):
-        fields = {"method": request.method, "path": request.raw_path, "status": response.status, "seconds": round(time, 6),
-                  "bytes": response.body_length, "remote": request.remote or ""}
+        path = request.raw_path[:MAX_PATH]
+        remote = (request.remote or "").removeprefix("::ffff:")  # an IPv4 client, on a socket for both families
+        fields = {"method": request.method, "path": path, "status": response.status, "seconds": round(time, 6),
+                  "bytes": response.body_length, "remote": remote}
         id = response.headers.get(request_id.HEADER, "")
-        self.logger.info('%s "%s %s" %d %.3fs', fields["remote"], request.method, request.raw_path, response.status, time,
+        self.logger.info('%s "%s %s" %d %.3fs', remote, request.method, path, response.status, time,
                          extra=fields | {"request_id": id})
