@@ -4,7 +4,7 @@ Keys match whatever their case (the exact spelling first by nature of being equa
 its zero and makes a pointer, list or map None, unknown keys are skipped. A value of the wrong type is remembered, the rest is
 still read, and the first such error is raised at the end, in Go's words; an error of a type with a decoder of its own is raised at once.
 
-A field is declared `name: type = wire(KIND, "name")`. Kinds: STRING, BOOL, INT, ANY, RAW, DURATION, THINK, BYTES,
+A field is declared `name: type = wire(KIND, "name")`. Kinds: STRING, NAME, BOOL, INT, ANY, RAW, DURATION, THINK, BYTES,
 `Pointer(kind)`, `ListOf(kind)`, `MapOf(kind)`, `Struct(cls)`, `Alias(cls)`.
 """
 
@@ -13,7 +13,7 @@ import binascii
 import re
 from dataclasses import field, fields
 
-from . import durations, go_json
+from . import durations, go_json, names
 from .go_decode import JSONSyntaxError, Number, Object, parse
 from .go_text import quote
 
@@ -90,6 +90,13 @@ class _String(Kind):
             state.mismatch(value, self.go_type)
             return current
         return value
+
+
+class _Name(_String):
+    """Text that is parsed as a model's name, and cut where it is too long to be one."""
+
+    def decode(self, value, raw, current, state):
+        return names.bounded(super().decode(value, raw, current, state))
 
 
 class _Bool(Kind):
@@ -358,8 +365,8 @@ def _fold(name: str) -> str:
 
 
 _INT_KIND = _Int()
-STRING, BOOL, INT, FLOAT, ANY, RAW, BYTES, DURATION, THINK = (
-    _String(), _Bool(), _INT_KIND, _Float(), _Any(), _Raw(), _Bytes(), _Duration(), _Think())
+STRING, NAME, BOOL, INT, FLOAT, ANY, RAW, BYTES, DURATION, THINK = (
+    _String(), _Name(), _Bool(), _INT_KIND, _Float(), _Any(), _Raw(), _Bytes(), _Duration(), _Think())
 
 
 def wire(kind: Kind, name: str, *, omit_empty: bool = False):
@@ -379,5 +386,5 @@ def bind(cls, body: bytes):
     return result
 
 
-__all__ = ["ANY", "BOOL", "BYTES", "DURATION", "FLOAT", "INT", "RAW", "STRING", "THINK", "Alias", "BindError", "JSONSyntaxError", "Kind",
-           "ListOf", "MapOf", "Pointer", "Struct", "TypeMismatch", "bind", "to_plain", "wire"]
+__all__ = ["ANY", "BOOL", "BYTES", "DURATION", "FLOAT", "INT", "NAME", "RAW", "STRING", "THINK", "Alias", "BindError",
+           "JSONSyntaxError", "Kind", "ListOf", "MapOf", "Pointer", "Struct", "TypeMismatch", "bind", "to_plain", "wire"]

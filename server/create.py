@@ -23,6 +23,7 @@ from .store import Store, Upload
 from .stored_model import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
+MAX_PATH = 4096
 INVALID_NAME, UNKNOWN_TYPE = "invalid model name", "unknown type"
 NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model before converting it to GGUF"
 
@@ -44,6 +45,8 @@ class Piece:
 def check(request: CreateRequest) -> ModelName:
     """What can be said before any work is done: file names are relative, the name is one. -> the name. Raises ApiError 400."""
     for path in request.files or {}:
+        if len(path) > MAX_PATH:
+            raise ApiError(400, f"file path has {len(path)} characters; give names of at most {MAX_PATH}")
         # A path in Go's io/fs sense: no empty, "." or ".." element, hence relative and below its folder.
         if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
             raise ApiError(400, "file path must be relative")

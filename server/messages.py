@@ -7,7 +7,8 @@ Times are texts (`go_json.now()`), durations nanoseconds, images bytes. Lists an
 from dataclasses import dataclass
 
 from . import go_json
-from .binding import ANY, BOOL, BYTES, DURATION, INT, RAW, STRING, THINK, ListOf, MapOf, Pointer, Struct, bind, wire  # noqa: F401  bind: for callers
+from .binding import (ANY, BOOL, BYTES, DURATION, INT, NAME, RAW, STRING, THINK, ListOf, MapOf, Pointer, Struct,  # noqa: F401
+                      bind, wire)  # bind: for callers
 from .conversation import MESSAGES, TOOLS, Message, Tool, ToolCall, ToolCallFunction  # noqa: F401  the last is for callers
 
 ANY_MAP = MapOf(ANY, "map[string]interface {}")
@@ -32,7 +33,7 @@ TIME = _Time()
 
 @dataclass
 class GenerateRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     prompt: str = wire(STRING, "prompt")
     suffix: str = wire(STRING, "suffix")
     system: str = wire(STRING, "system")
@@ -54,7 +55,7 @@ class GenerateRequest:
 
 @dataclass
 class ChatRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     messages: list[Message] | None = wire(MESSAGES, "messages")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
     format: go_json.RawJSON | None = wire(RAW, "format", omit_empty=True)
@@ -71,7 +72,7 @@ class ChatRequest:
 
 @dataclass
 class EmbedRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     input: object = wire(ANY, "input")
     keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
     truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
@@ -81,7 +82,7 @@ class EmbedRequest:
 
 @dataclass
 class EmbeddingRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     prompt: str = wire(STRING, "prompt")
     keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
     options: dict | None = wire(ANY_MAP, "options")
@@ -89,20 +90,20 @@ class EmbeddingRequest:
 
 @dataclass
 class ShowRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     system: str = wire(STRING, "system")
     template: str = wire(STRING, "template")
     verbose: bool = wire(BOOL, "verbose")
     options: dict | None = wire(ANY_MAP, "options")
-    name: str = wire(STRING, "name")
+    name: str = wire(NAME, "name")
 
 
 @dataclass
 class CreateRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
     quantize: str = wire(STRING, "quantize", omit_empty=True)
-    from_: str = wire(STRING, "from", omit_empty=True)
+    from_: str = wire(NAME, "from", omit_empty=True)
     remote_host: str = wire(STRING, "remote_host", omit_empty=True)
     files: dict[str, str] | None = wire(MapOf(STRING), "files", omit_empty=True)
     adapters: dict[str, str] | None = wire(MapOf(STRING), "adapters", omit_empty=True)
@@ -114,30 +115,30 @@ class CreateRequest:
     renderer: str = wire(STRING, "renderer", omit_empty=True)
     parser: str = wire(STRING, "parser", omit_empty=True)
     info: dict | None = wire(ANY_MAP, "info", omit_empty=True)
-    name: str = wire(STRING, "name")
+    name: str = wire(NAME, "name")
     quantization: str = wire(STRING, "quantization", omit_empty=True)
 
 
 @dataclass
 class DeleteRequest:
-    model: str = wire(STRING, "model")
-    name: str = wire(STRING, "name")
+    model: str = wire(NAME, "model")
+    name: str = wire(NAME, "name")
 
 
 @dataclass
 class CopyRequest:
-    source: str = wire(STRING, "source")
-    destination: str = wire(STRING, "destination")
+    source: str = wire(NAME, "source")
+    destination: str = wire(NAME, "destination")
 
 
 @dataclass
 class PullRequest:
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     insecure: bool = wire(BOOL, "insecure", omit_empty=True)
     username: str = wire(STRING, "username")
     password: str = wire(STRING, "password")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
-    name: str = wire(STRING, "name")
+    name: str = wire(NAME, "name")
 
 
 @dataclass

@@ -235,7 +235,7 @@ def test_long_texts_are_cut_or_refused(real, tmp_path):
             status, answer = await served.ask("/api/embed", model="tiny", input="x", options={"num_ctx": "many"})
             assert status == 500 and "num_ctx" in answer["error"]
             status, answer = await served.ask("/api/embeddings", model="../tiny", prompt="x")
-            assert (status, answer) == (404, {"error": 'model "../tiny" not found, try pulling it first'})
+            assert (status, answer) == (400, {"error": "model is required"})
 
     asyncio.run(run())
 

@@ -97,7 +97,7 @@ def test_ollamas_own_client_pulls_and_pushes(debian, server, store):
     assert client.pull(f"{debian.host}/library/n", insecure=True).status == "success"  # not streamed
     with pytest.raises(ollama.ResponseError, match="not found") as error:
         client.push("nobody/nothing", insecure=True)
-    assert error.value.status_code == 404
+    assert error.value.status_code == 500
     with pytest.raises(ollama.ResponseError, match="file does not exist"):
         client.pull(f"{debian.host}/library/nothing", insecure=True)
 

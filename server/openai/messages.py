@@ -6,7 +6,7 @@ Fields that Ollama 0.12.11 ignores and this server honours stand last in each re
 from dataclasses import dataclass
 
 from .. import go_json
-from ..binding import ANY, BOOL, FLOAT, INT, RAW, STRING, Kind, ListOf, MapOf, Pointer, Struct, wire
+from ..binding import ANY, BOOL, FLOAT, INT, NAME, RAW, STRING, Kind, ListOf, MapOf, Pointer, Struct, wire
 from ..conversation import TOOLS, Tool
 from ..go_decode import Number, Object
 from ..messages import DebugInfo, Logprob
@@ -109,7 +109,7 @@ class Message:
 @dataclass
 class ChatCompletionRequest:
     GO_PACKAGE = "openai"
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     messages: list[Message] | None = wire(ListOf(Struct(Message)), "messages")
     stream: bool = wire(BOOL, "stream")
     stream_options: StreamOptions | None = wire(Pointer(Struct(StreamOptions)), "stream_options")
@@ -135,7 +135,7 @@ class ChatCompletionRequest:
 @dataclass
 class CompletionRequest:
     GO_PACKAGE = "openai"
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     prompt: str | list = wire(PROMPT, "prompt")
     frequency_penalty: float = wire(FLOAT32, "frequency_penalty")
     max_tokens: int | None = wire(Pointer(INT), "max_tokens")
@@ -160,7 +160,7 @@ class CompletionRequest:
 class EmbedRequest:
     GO_PACKAGE = "openai"
     input: object = wire(ANY, "input")
-    model: str = wire(STRING, "model")
+    model: str = wire(NAME, "model")
     dimensions: int = wire(INT, "dimensions")
     encoding_format: str = wire(STRING, "encoding_format")
 

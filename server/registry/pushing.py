@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import AsyncIterator
 from urllib.parse import quote
 
+from vkbackend.errors import VkbackendError
 from yarl import URL
 
 from .. import names
@@ -23,10 +24,14 @@ REPORT_SECONDS = 0.1
 
 
 async def push_model(store: Store, text: str, report, insecure: bool, credentials: Credentials, limits: Limits) -> None:
-    endpoint = resolve(text, insecure)
     report("retrieving manifest")
-    contents = await asyncio.to_thread(_contents, store, endpoint, text)
-    config, layers = manifest.parse(contents, endpoint.name.shortest)
+    try:
+        endpoint = resolve(text, insecure)
+        contents = await asyncio.to_thread(_contents, store, endpoint, text)
+        config, layers = manifest.parse(contents, endpoint.name.shortest)
+    except VkbackendError:
+        report("couldn't retrieve manifest")
+        raise
     contents = manifest.for_others(contents)
     async with Client(endpoint, credentials, limits) as client:
         try:

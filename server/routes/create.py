@@ -17,7 +17,7 @@ UPLOAD_PIECE_BYTES = 1 << 20
 
 async def create(request: web.Request) -> web.StreamResponse:
     ask = await read(request, CreateRequest)
-    name = creation.check(ask)
+    name = await asyncio.to_thread(creation.check, ask)  # names of many files
     store = request.app[STORE]
     return await progress(request, lambda report: creation.create(store, ask, name, report), stream=ask.stream is not False)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from aiohttp import web
 
-from .. import embedding, streaming
+from .. import embedding, names, streaming
 from ..answers import json_answer, read
 from ..errors import ApiError
 from ..messages import ANY, EmbeddingRequest, EmbedRequest, EmbedResponse, wire
@@ -46,6 +46,8 @@ def texts(value) -> list[str]:
 
 async def embeddings(request: web.Request) -> web.Response:
     ask = await read(request, EmbeddingRequest)
+    if not names.parse(ask.model).is_valid:
+        raise ApiError(400, "model is required")
     found = await embedding.embed(request, ask.model, [ask.prompt] if ask.prompt else [], options=ask.options, keep_alive=ask.keep_alive,
                                   normalized=False)
     vector = found.vectors[0].astype(np.float64) if found.vectors else np.zeros(0)

@@ -16,6 +16,7 @@ from ..store import ModelNotFound, StoreError
 # Changes may wait for another program that holds the store's lock; what only reads must not wait with them.
 CHANGES = ThreadPoolExecutor(16, thread_name_prefix="store-change")
 VERSION = "0.12.11"  # the version of Ollama's API that is served
+INVALID_PATH = "invalid model path"
 
 
 async def root(request: web.Request) -> web.Response:
@@ -50,7 +51,7 @@ async def show(request: web.Request) -> web.Response:
         raise ApiError(400, "model is required")
     name = names.parse(text)
     if not name.is_valid:
-        raise ApiError(500, "invalid model path")
+        raise ApiError(500, INVALID_PATH)
 
     def look():
         return go_json.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))

@@ -15,7 +15,7 @@ from ..openai import answers, chat as openai_chat, completions as openai_complet
 from ..openai.choices import gather, pieces, whole_answer
 from ..openai.messages import ChatCompletionRequest, CompletionRequest, EmbedRequest
 from ..openai.stream import send_events
-from ..store import ModelNotFound
+from ..store import InvalidName, ModelNotFound
 from . import chat, embed, generate, models
 
 
@@ -89,9 +89,11 @@ async def list_models(request: web.Request) -> web.Response:
 
 @in_openai_shape
 async def retrieve_model(request: web.Request) -> web.Response:
-    name = request.match_info["model"]
+    name = names.bounded(request.match_info["model"])
     try:
         found = await asyncio.to_thread(request.app[STORE].get, names.parse(name))
+    except InvalidName:
+        raise ApiError(500, models.INVALID_PATH) from None
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{name}' not found") from None
     return await _answer(answers.model, name, go_json.rfc3339_nano(found.modified_at))
@@ -101,6 +103,6 @@ ROUTES = [
     web.post("/v1/chat/completions", chat_completions),
     web.post("/v1/completions", completions),
     web.post("/v1/embeddings", embeddings),
-    web.get("/v1/models", list_models),
-    web.get("/v1/models/{model}", retrieve_model),
+    web.get("/v1/models", list_models, allow_head=False),
+    web.get("/v1/models/{model}", retrieve_model, allow_head=False),
 ]

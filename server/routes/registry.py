@@ -23,7 +23,6 @@ async def push(request: web.Request) -> web.StreamResponse:
     name = ask.model or ask.name
     if not name:
         raise ApiError(400, "model is required")
-    request.app[STORE].get(name)  # raises for one that is not there
     return await _exchange(request, registry.push, ask, name)
 
 
