@@ -7,20 +7,22 @@ Layers that the request names (template, system, parameters, messages) take the 
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Callable
 
 from vkbackend.gguf.reader import GGUFFile
 
 from . import go_json, names
 from .convert import Source, from_folder, from_gguf, write_model
 from .errors import ApiError
-from .formatting import human_number
+from .formatting import human_bytes, human_number
 from .gotemplate import Template, TemplateError, builtin
 from .messages import CreateRequest, Message
 from .model_info import parameter_count
 from .names import ModelName
 from .quantization import CAN_BE_QUANTIZED, quantization_level, quantize_target
 from .store import Store, Upload
-from .stored_model import ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound
+from .stored_model import (ADAPTER, CONFIG_TYPE, LICENSE, MESSAGES, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE, Layer, ModelNotFound,
+                           largest_bytes)
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
 MAX_PATH = 4096
@@ -56,15 +58,16 @@ def check(request: CreateRequest) -> ModelName:
     return name
 
 
-def create(store: Store, request: CreateRequest, name: ModelName, report) -> None:
-    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and `completed`. Raises ApiError, or a
-    VkbackendError that the caller answers with status 500.
+def create(store: Store, request: CreateRequest, name: ModelName, report, pull: Callable[[str], None] | None = None) -> None:
+    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and `completed`.
+    `pull(name)` brings a base that is not in the store; without it that is an error. Raises ApiError, a VkbackendError that
+    the caller answers with status 500, and what `pull` raises.
 
     Reading the base and writing weights take their time and are done first; only then the store is locked, changed, and found to hold all
     layers still.
     """
     with ExitStack() as uploads:
-        creation = _Creation(store, request, report, uploads)
+        creation = _Creation(store, request, report, uploads, pull)
         pieces = creation.prepare(name)
         with store.lock:
             creation.write(store.existing_name(name), pieces)
@@ -72,8 +75,8 @@ def create(store: Store, request: CreateRequest, name: ModelName, report) -> Non
 
 
 class _Creation:
-    def __init__(self, store, request, report, uploads):
-        self.store, self.request, self.report, self.uploads = store, request, report, uploads
+    def __init__(self, store, request, report, uploads, pull):
+        self.store, self.request, self.report, self.uploads, self.pull = store, request, report, uploads, pull
         self.config = {"renderer": request.renderer, "parser": request.parser}
 
     def prepare(self, name) -> list[Piece]:
@@ -128,7 +131,10 @@ class _Creation:
         try:
             base = self.store.get(base_name)
         except ModelNotFound:
-            raise ApiError(404, f"model '{text}' not found; upload its GGUF file and create it first") from None
+            if self.pull is None:
+                raise ApiError(404, f"model '{text}' not found; upload its GGUF file and create it first") from None
+            self.pull(str(base_name))
+            base = self.store.get(base_name)
         for key in ("renderer", "parser"):
             self.config[key] = self.config[key] or base.config.get(key) or ""
         return [self.existing(layer.digest, layer.media_type, base.name) for layer in base.manifest.layers]
@@ -226,6 +232,8 @@ class _Creation:
         if request.messages:
             messages = [Message(role=message.role, content=message.content) for message in request.messages]
             pieces = [*_without(pieces, MESSAGES), _json_piece(MESSAGES, messages)]
+        for piece in pieces:
+            _check_size(piece)
         return pieces
 
     def parameters_over(self, pieces) -> dict:
@@ -275,6 +283,14 @@ class _Creation:
         if self.request.info and isinstance(self.request.info.get("capabilities"), list):
             document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
         return document | {key: text for key, text in self.config.items() if text}
+
+
+def _check_size(piece: Piece) -> None:
+    """A text that could not be read back is not written. Raises ApiError 400."""
+    largest = largest_bytes(piece.media_type)
+    if len(piece.contents) > largest:
+        kind = piece.media_type.rpartition(".")[2]
+        raise ApiError(400, f"{kind} has {human_bytes(len(piece.contents))}; a model's may have {largest >> 20} MiB at most")
 
 
 def _detected_template(gguf) -> list[Piece]:

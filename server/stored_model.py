@@ -24,7 +24,7 @@ MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
     f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
 PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
 LARGEST_MANIFEST_BYTES = 4 << 20  # also of a config and of parameters
-LARGEST_TEXT_BYTES = 64 << 20  # of a template, system prompt, license or list of messages
+LARGEST_TEXT_BYTES = 64 << 20  # of a template, a system prompt, a license or messages
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 # What is read from a config blob. Anything else in it is passed on to nobody.
 _CONFIG_KINDS = {"model_families": list, "capabilities": list} | dict.fromkeys(
@@ -58,6 +58,11 @@ class DigestMismatch(VkbackendError):
 class ModelNotFound(VkbackendError):
     def __init__(self, name):
         super().__init__(f"model '{name}' not found")
+
+
+def largest_bytes(media_type: str) -> int:
+    """How large a blob may be that is read as a whole."""
+    return LARGEST_MANIFEST_BYTES if media_type in (PARAMS, CONFIG_TYPE) else LARGEST_TEXT_BYTES
 
 
 def read_plain(path: Path, largest: int) -> tuple[bytes, os.stat_result]:

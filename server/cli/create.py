@@ -125,7 +125,7 @@ def _step(status: str, copied: set[str]) -> str:
 
 def _write_to_store(request, files: dict[str, Path]) -> None:
     from .. import create as creation
-    from .. import go_json
+    from .. import go_json, registry
     from ..binding import bind
     from ..errors import ApiError
     from ..messages import CreateRequest
@@ -146,7 +146,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
         def report(status, digest="", total=0, completed=0):
             progress({"status": _step(status, copied), "digest": digest, "total": total, "completed": completed})
         try:
-            creation.create(store, request, creation.check(request), report)
+            creation.create(store, request, creation.check(request), report, lambda base: registry.pull(store, base, report))
         except ApiError as error:
             raise Failure(error.message) from None
 

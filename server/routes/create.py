@@ -5,12 +5,14 @@ import asyncio
 from aiohttp import web
 
 from .. import create as creation
-from ..answers import empty, progress, read
+from .. import registry
+from ..answers import Report, empty, progress, read
 from ..errors import ApiError
 from ..go_text import quote
 from ..keys import STORE
 from ..messages import CreateRequest
 from ..store import DigestMismatch, InvalidDigest
+from ..streaming import has_left
 
 UPLOAD_PIECE_BYTES = 1 << 20
 
@@ -19,7 +21,14 @@ async def create(request: web.Request) -> web.StreamResponse:
     ask = await read(request, CreateRequest)
     name = await asyncio.to_thread(creation.check, ask)  # names of many files
     store = request.app[STORE]
-    return await progress(request, lambda report: creation.create(store, ask, name, report), stream=ask.stream is not False)
+
+    def work(report: Report) -> None:
+        def pull(base: str) -> None:
+            registry.pull(store, base, report, is_cancelled=lambda: report.cancelled.is_set() or has_left(request))
+
+        creation.create(store, ask, name, report, pull)
+
+    return await progress(request, work, stream=ask.stream is not False)
 
 
 def _blob_path(request):
