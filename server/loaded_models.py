@@ -24,6 +24,7 @@ from vkbackend.errors import OutOfMemory
 
 from . import durations, go_json
 from .errors import ApiError
+from .keep_alive import default_keep_alive, load_timeout
 from .messages import RunningModel
 from .model_info import details
 from .parameters import Options
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 MIN_CONTEXT = 4  # Ollama's smallest num_ctx; less is raised to it
 # A model is loaded again where one of these differs from the options it was loaded with.
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
-FIVE_MINUTES = 300 * durations.SECOND
 MODELS_PER_DEVICE = 3  # where OLLAMA_MAX_LOADED_MODELS leaves it to us
 STORED_PARTS = ("gguf_path", "adapter_paths", "projector_paths")
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -72,6 +72,7 @@ class LoadedModel:
         self.placement = result.placement
         self.num_users = 0
         self.is_leaving = False  # gives way after its last user, and takes no new ones
+        self.is_deleted = False  # goes after its last user, whatever keep_alive says
         self.keep_alive = durations.DEFAULT_KEEP_ALIVE  # nanoseconds after the last use; negative: for ever
         self.last_used = time.time()
         self.idle = asyncio.Event()
@@ -138,6 +139,7 @@ class LoadedModels:
         self.loaded: list[LoadedModel] = []
         self._loading: asyncio.Task | None = None  # outlives the request that began it
         self._loading_path: Path | None = None
+        self._deleted: set[Path] = set()  # weights that were deleted while they were being loaded
         self._unloading: set[asyncio.Task] = set()
         self._closed = False
 
@@ -274,9 +276,14 @@ class LoadedModels:
     async def _load(self, stored, options, whole: bool) -> LoadedModel:
         start = time.monotonic()
         loader = getattr(self._loader, "whole", self._loader) if whole else self._loader
-        result = await asyncio.to_thread(loader, stored, options)
+        try:
+            result = await asyncio.to_thread(loader, stored, options)
+        finally:
+            is_deleted = stored.gguf_path in self._deleted
+            self._deleted.discard(stored.gguf_path)
         model = LoadedModel(stored, options, result, time.monotonic() - start)
         model.keep_alive = self._keep_alive
+        model.is_deleted = is_deleted
         self.loaded.append(model)
         log.info("%s loaded in %.1f s, context of %d tokens%s", stored.name, model.load_seconds, result.context_length,
                  "".join(f", {layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in result.placement))
@@ -290,8 +297,10 @@ class LoadedModels:
 
     def _rest_unused(self):
         """A loaded model that nobody came for stays as long as one after its last use."""
-        for model in self.loaded:
-            if not model.num_users and not model.is_resting:
+        for model in list(self.loaded):
+            if model.is_deleted:
+                self._begin_unload(model)
+            elif not model.num_users and not model.is_resting:
                 model.start_timer(self._begin_unload)
 
     def _discard(self, load: asyncio.Task):
@@ -307,7 +316,7 @@ class LoadedModels:
         model.idle.set()
         if model not in self.loaded:
             return
-        if model.is_leaving or model.keep_alive == 0 or getattr(model.engine, "failure", None) is not None:
+        if model.is_leaving or model.is_deleted or model.keep_alive == 0 or getattr(model.engine, "failure", None) is not None:
             self._begin_unload(model)
         else:
             model.start_timer(self._begin_unload)
@@ -331,7 +340,7 @@ class LoadedModels:
     async def expire(self, stored: StoredModel):
         """Unload a model's weights now, or after their last user, who may be the one that they are being loaded for. Nothing happens where they are
         not loaded."""
-        while self._loading is not None and not self._loading.done() and self._loading_path == stored.gguf_path:
+        while self._is_loading(stored):
             await asyncio.wait([self._loading])
             await self._turn_is_over.wait()  # with the model in its hands: it would load it once more otherwise
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
@@ -339,9 +348,22 @@ class LoadedModels:
             self._begin_unload(model)
         await self._memory_given_back()
 
+    async def remove(self, stored: StoredModel) -> None:
+        """Unload the weights of a model that was deleted: now, after their last user, or, while they are being loaded, once
+        that is over and whoever waits for them is served. Waits for none of these."""
+        if self._is_loading(stored):
+            self._deleted.add(stored.gguf_path)
+        for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
+            model.is_deleted = True
+            self._begin_unload(model)
+        await self._memory_given_back()
+
+    def _is_loading(self, stored: StoredModel) -> bool:
+        return self._loading is not None and not self._loading.done() and self._loading_path == stored.gguf_path
+
     def holds(self, stored: StoredModel) -> bool:
-        """Whether a model's weights are loaded, for it or for another name."""
-        return any(model.stored.gguf_path == stored.gguf_path for model in self.loaded)
+        """Whether a model's weights are loaded or being loaded, for it or for another name."""
+        return self._is_loading(stored) or any(model.stored.gguf_path == stored.gguf_path for model in self.loaded)
 
     @property
     def num_waiting(self) -> int:
@@ -362,27 +384,3 @@ class LoadedModels:
         for model in models:
             model.stop_timer()
         await asyncio.gather(*(self._unload(model) for model in models))
-
-
-def default_keep_alive() -> int:
-    """OLLAMA_KEEP_ALIVE in nanoseconds; negative is for ever, and 5 minutes is what cannot be read."""
-    value = _duration("OLLAMA_KEEP_ALIVE")
-    return durations.FOREVER if value < 0 else value
-
-
-def load_timeout() -> int:
-    """OLLAMA_LOAD_TIMEOUT in nanoseconds; 0 and negative are for ever, and 5 minutes is what cannot be read."""
-    value = _duration("OLLAMA_LOAD_TIMEOUT")
-    return value if value > 0 else durations.FOREVER
-
-
-def _duration(name: str) -> int:
-    """A duration (1h30m) or a number of seconds -> nanoseconds, at most FOREVER; 5 minutes where it is neither."""
-    text = settings.get(name)
-    try:
-        return durations.parse(text)
-    except ValueError:
-        try:
-            return min(int(text) * durations.SECOND, durations.FOREVER)
-        except ValueError:
-            return FIVE_MINUTES

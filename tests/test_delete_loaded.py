@@ -1,5 +1,8 @@
 """A model that is deleted while it is in memory leaves it, unless another one is made of the same weights."""
 
+import asyncio
+import threading
+
 import pytest
 from test_generate import generate, run, serving
 
@@ -19,4 +22,30 @@ def test_a_deleted_model_leaves_memory(tmp_path, names, derives, left):
             for name in names:
                 assert (await client.delete("/api/delete", json={"model": name})).status == 200
             assert len((await (await client.get("/api/ps")).json())["models"]) == left
+    run(scenario)
+
+
+def test_a_model_that_is_deleted_while_it_loads_serves_its_request_and_goes(tmp_path):
+    async def scenario():
+        async with serving(tmp_path) as client:
+            load = client.loaded_models._loader
+            begun = threading.Event()
+            may_end = threading.Event()
+
+            def slow_load(stored, options):
+                begun.set()
+                assert may_end.wait(10)
+                return load(stored, options)
+            client.loaded_models._loader = slow_load
+            asked = asyncio.create_task(generate(client, prompt="a", stream=False, keep_alive=-1))
+            await asyncio.to_thread(begun.wait)
+            assert (await client.delete("/api/delete", json={"model": "m"})).status == 200
+            assert (await client.post("/api/show", json={"model": "m"})).status == 404
+            may_end.set()
+            answer, [body] = await asked
+            assert answer.status == 200 and body["response"] == "Hello!"
+            while (await (await client.get("/api/ps")).json())["models"]:
+                await asyncio.sleep(0.01)
+            answer, [body] = await generate(client, prompt="a", stream=False)
+            assert answer.status == 404
     run(scenario)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from server import durations
 from server.errors import ApiError
-from server.loaded_models import LoadedModels, LoadResult, default_keep_alive
+from server.keep_alive import default_keep_alive
+from server.loaded_models import LoadedModels, LoadResult
 from server.parameters import Options
 from vkbackend.errors import OutOfMemory
 
@@ -167,6 +168,60 @@ def test_expired_while_it_is_loaded_it_serves_who_waits_for_it_and_goes():
         await asyncio.gather(user, stopping)
         await until(lambda: loader.closed == ["a:latest"])
         assert loader.loaded == [("a:latest", 64)] and models.running() == []
+    run(scenario)
+
+
+@pytest.mark.parametrize("keep_alive", [60 * SECOND, -1, None])
+def test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes(keep_alive):
+    async def scenario(models, loader):
+        loader.gate.clear()
+        users = [asyncio.create_task(use(models, "a", keep_alive=keep_alive, seconds=0.02)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert models.holds(stored("a")) and not models.holds(stored("b"))
+        await asyncio.wait_for(models.remove(stored("a")), 1)  # waits for no load
+        loader.gate.set()
+        await asyncio.gather(*users)
+        await until(lambda: loader.closed == ["a:latest"])
+        assert loader.loaded == [("a:latest", 64)] and models.running() == []
+    run(scenario)
+
+
+@pytest.mark.parametrize("keep_alive", [60 * SECOND, -1])
+def test_deleted_while_a_load_that_all_gave_up_runs_it_goes(keep_alive):
+    async def scenario(models, loader):
+        loader.gate.clear()
+        only = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        only.cancel()
+        await models.remove(stored("a"))
+        loader.gate.set()
+        await until(lambda: loader.closed == ["a:latest"])
+    run(scenario, keep_alive=keep_alive)
+
+
+def test_deleted_while_it_is_used_it_goes_after_its_last_user():
+    async def scenario(models, loader):
+        user = asyncio.create_task(use(models, "a", keep_alive=-1, seconds=0.05))
+        await until(lambda: models.running() and models.loaded[0].num_users)
+        await models.remove(stored("a"))
+        assert loader.closed == []
+        await user
+        await until(lambda: loader.closed == ["a:latest"])
+    run(scenario)
+
+
+def test_a_load_that_fails_after_its_model_was_deleted_leaves_no_trace():
+    async def scenario(models, loader):
+        loader.gate.clear()
+        loader.error = OutOfMemory("too large; use a smaller one")
+        user = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        await models.remove(stored("a"))
+        loader.gate.set()
+        with pytest.raises(OutOfMemory):
+            await user
+        await use(models, "a")  # made anew meanwhile
+        assert [model.name for model in models.running()] == ["a:latest"]
     run(scenario)
 
 

@@ -94,7 +94,7 @@ async def delete(request: web.Request) -> web.Response:
         raise ApiError(404, f"model '{text}' not found") from None
     loaded_models = request.app[LOADED_MODELS]
     if gone is not None and loaded_models.holds(gone):
-        await loaded_models.expire(gone)  # nobody could ask for it any more
+        await loaded_models.remove(gone)  # nobody could ask for it any more
     return empty(200)
 
 
