@@ -1,11 +1,11 @@
 """The OpenAPI document says what the server does: every route, the requests that clients send and the answers that they get; and its page."""
 
 import asyncio
-import base64
-import hashlib
 import json
 import re
-from html.parser import HTMLParser
+import subprocess
+import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -54,6 +54,14 @@ def test_requests_that_are_taken_fit(path, name):
     assert not wrong and len(vectors) > 5, "\n".join(wrong)
 
 
+def test_examples_are_requests():
+    for operations in DOCUMENT["paths"].values():
+        for operation in operations.values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content:
+                assert valid(content["example"], content["schema"]["$ref"].rpartition("/")[2]) == "" and content["example"]
+
+
 def test_answers_fit(tmp_path):
     async def conversation(client):
         for (method, path), operation in OPERATIONS.items():
@@ -66,36 +74,40 @@ def test_answers_fit(tmp_path):
     talk(Store(tmp_path / "store"), conversation)
 
 
-def unbalanced(page: str) -> list[str]:
-    """Tags that are closed where another one is open, or not at all."""
-    opened, wrong = [], []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag, attributes):
-            if tag not in ("meta", "br"):
-                opened.append(tag)
-
-        def handle_endtag(self, tag):
-            if not opened or opened.pop() != tag:
-                wrong.append(tag)
-
-    Reader().feed(page)
-    return wrong + opened
-
-
-def test_the_page_shows_everything_and_needs_nothing_from_elsewhere(tmp_path):
+def test_the_page_and_its_files_come_from_here(tmp_path):
+    """Nothing in line, which the policy would forbid, and nothing from another host."""
     async def conversation(client):
-        answer = await client.get("/docs")
-        return answer.headers, await answer.text()
-    headers, page = talk(Store(tmp_path / "store"), conversation)
-    for method, path in OPERATIONS:
-        assert f'<span class="method">{method}</span><code>{path}</code>' in page
-    for name in DOCUMENT["components"]["schemas"]:
-        assert f'id="{name}"' in page
-    assert unbalanced(page) == []
-    targets = set(re.findall(r'href="#([^"]*)"', page))
-    assert targets and all(f'id="{target}"' in page for target in targets)
-    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"style-src 'sha256-{digest}'" in headers["Content-Security-Policy"] and "default-src 'none'" in headers["Content-Security-Policy"]
-    assert "<script" not in page and not re.search(r'(?:src|href)="(?!#|/openapi\.json")', page) and "url(" not in page
+        async def get(path):
+            answer = await client.get(path)
+            return answer.status, answer.headers, await answer.read()
+        page = await get("/docs")
+        links = re.findall(r'(?:src|href)="([^"]*)"', page[2].decode())
+        found = {link: await get(f"/{link}") for link in [*links, "openapi.json"]}
+        return page, found, await get("/docs/no.js"), await get("/docs/..%2F__init__.py")
+    (status, headers, page), files, missing, outside = talk(Store(tmp_path / "store"), conversation)
+    assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
+    assert len(files) > 4 and all(re.fullmatch(r"docs/[\w.-]+|openapi\.json", link) for link in files)
+    assert all(status == 200 and len(contents) > 50 for status, _, contents in files.values())
+    kinds = {link.rpartition(".")[2]: headers["Content-Type"].partition(";")[0] for link, (_, headers, _) in files.items()}
+    assert kinds == {"css": "text/css", "png": "image/png", "js": "text/javascript", "json": "application/json"}
+    start = files["docs/start.js"][2]
+    assert b"SwaggerUIBundle" in files["docs/swagger-ui-bundle.js"][2] and b'url: "openapi.json"' in start
+    assert b"validatorUrl: null" in start  # else it asks a server of others
+    assert not re.search(rb"<script>|<style|style=| on\w+=|//", page)
+    assert (missing[0], outside[0]) == (404, 404) and json.loads(missing[2])["error"]
+
+
+def test_the_policy_of_the_page_is_strict(tmp_path):
+    async def conversation(client):
+        return [(await client.get(path)).headers for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css")]
+    for headers in talk(Store(tmp_path / "store"), conversation):
+        rules = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
+        nothing, own = ("default-src", "base-uri", "form-action", "frame-ancestors"), ("script-src", "style-src", "connect-src")
+        assert rules == dict.fromkeys(nothing, "'none'") | dict.fromkeys(own, "'self'") | {"img-src": "'self' data:"}
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_needs_no_flask():
+    """Its files are looked up, not imported."""
+    code = "import sys; from server.service import openapi; assert openapi.file('index.css') and 'flask' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

@@ -8,6 +8,7 @@ from aiohttp import web
 from vkbackend.device.selection import survey
 
 from ..answers import json_answer
+from ..errors import ApiError
 from ..keys import LOADED_MODELS
 from ..service import metrics, openapi
 from ..service.device_list import as_dict
@@ -39,8 +40,19 @@ async def document(request: web.Request) -> web.Response:
 
 
 async def page(request: web.Request) -> web.Response:
-    return web.Response(body=openapi.html(_document()).encode(), headers={
-        "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": openapi.POLICY})
+    return _of_page(openapi.PAGE.encode(), "text/html; charset=utf-8")
+
+
+async def page_file(request: web.Request) -> web.Response:
+    found = await asyncio.to_thread(openapi.file, request.match_info["file"])
+    if found is None:
+        raise ApiError(404, "the page has no such file")
+    return _of_page(*found)
+
+
+def _of_page(contents: bytes, media_type: str) -> web.Response:
+    return web.Response(body=contents, headers={
+        "Content-Type": media_type, "Content-Security-Policy": openapi.POLICY, "X-Content-Type-Options": "nosniff"})
 
 
 ROUTES = [
@@ -49,4 +61,5 @@ ROUTES = [
     web.get("/api/devices", devices),
     web.get("/openapi.json", document),
     web.get("/docs", page),
+    web.get("/docs/{file}", page_file),
 ]

@@ -1,9 +1,14 @@
 """Puts the OpenAPI document together. In: the table of operations. Out: a dict that JSON can hold."""
 
+from dataclasses import fields
+
 from .operations import NDJSON, OPERATIONS, Operation
 from .schemas import Schemas
 
 JSON = "application/json"
+# What the page sends until its reader changes it; what a request need not say is left out.
+EXAMPLES = {"model": "smollm2", "prompt": "The sky is", "messages": [{"role": "user", "content": "Hello"}],
+            "input": "The sky is", "source": "smollm2", "destination": "a-copy", "stream": False}
 NATIVE_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
@@ -32,7 +37,10 @@ def _operation(method: str, path: str, operation: Operation, schemas: Schemas, e
     if isinstance(operation.request, str):
         made["requestBody"] = {"required": True, "content": {operation.request: {"schema": {"type": "string", "format": "binary"}}}}
     elif operation.request is not None:
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas.of_class(operation.request)}}}
+        example = {field.metadata["name"]: EXAMPLES[field.metadata["name"]] for field in fields(operation.request)
+                   if field.metadata["name"] in EXAMPLES}
+        content = {"schema": schemas.of_class(operation.request), "example": example}
+        made["requestBody"] = {"required": True, "content": {JSON: content}}
     made["responses"] = {str(operation.status): _success(operation, schemas)}
     if operation.request == "application/octet-stream":
         made["responses"]["200"] = {"description": "it was there already"}

@@ -66,4 +66,6 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "runs_on": {"type": "string"}, "problem": {"type": "string"}, "devices": {"type": "array", "items": {"type": "object"}}}}),
     ("GET", "/openapi.json"): Operation("This document", answer={"type": "object"}, tag="service"),
     ("GET", "/docs"): Operation("This document as a page", answer=HTML, tag="service"),
+    ("GET", "/docs/{file}"): Operation("A file of that page", answer="*/*", tag="service",
+                                       parameters={"file": ("its name", "")}),
 }
