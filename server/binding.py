@@ -15,7 +15,7 @@ from dataclasses import field, fields
 
 from . import durations, go_json, names
 from .go_decode import JSONSyntaxError, Number, Object, parse
-from .go_text import quote
+from .go_text import fold, quote
 
 MAX_INT64 = (1 << 63) - 1
 
@@ -327,10 +327,10 @@ class Struct(Kind):
         if not isinstance(value, Object):
             state.mismatch(value, self.go_type)
             return current
-        known = {_fold(item.metadata["name"]): item for item in fields(self.cls) if item.metadata["name"] != "-"}
+        known = {fold(item.metadata["name"]): item for item in fields(self.cls) if item.metadata["name"] != "-"}
         outer = state.struct
         for member in value:
-            item = known.get(_fold(member.name))
+            item = known.get(fold(member.name))
             if item is None:
                 continue
             state.struct = self.name
@@ -357,11 +357,6 @@ class Alias(Struct):
             error.path = (*state.path, *error.path)
             raise
         return result.normalised()
-
-
-def _fold(name: str) -> str:
-    """Upper and lower case alike; the long s and the Kelvin sign fold to letters too."""
-    return name.lower().replace("\u017f", "s")
 
 
 _INT_KIND = _Int()

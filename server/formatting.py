@@ -1,6 +1,6 @@
 """Sizes, counts and times as people read them: `4.7 GB`, `134.52M`, `3 days ago`.
 
-In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show.
+In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show, with the divisions of Go's float64.
 """
 
 from . import durations
@@ -14,8 +14,8 @@ def human_bytes(count: int) -> str:
     """Decimal units, one decimal below ten units where it is not whole: `1.5 KB`, `12 MB`."""
     for scale, unit in _BYTES:
         if count >= scale:
-            value = count / scale
-            return f"{value:.1f} {unit}" if value < 10 and count % scale else f"{int(value)} {unit}"
+            value = float(count) / scale
+            return f"{value:.1f} {unit}" if value < 10 and value % 1 else f"{int(value)} {unit}"
     return f"{count} B"
 
 
@@ -31,7 +31,8 @@ def human_number(count: int) -> str:
     """A count of parameters: `134.52M`, `6.7B`, `8K`."""
     for scale, unit, decimals in ((10 ** 9, "B", 1), (10 ** 6, "M", 2)):
         if count >= scale:
-            return f"{count / scale:.{0 if count % scale == 0 else decimals}f}{unit}"
+            value = float(count) / scale
+            return f"{value:.{decimals if value % 1 else 0}f}{unit}"
     return f"{count / 1000:.0f}K" if count >= 1000 else str(count)
 
 
@@ -45,7 +46,8 @@ def human_duration(nanoseconds: int) -> str:
     minutes = seconds // 60
     if minutes < 60:
         return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    hours = (nanoseconds + HOUR // 2) // HOUR  # halves go up
+    exact_hours = _hours(nanoseconds)
+    hours = int(exact_hours + 0.5)  # halves go up
     if hours == 1:
         return "About an hour"
     if hours < 48:
@@ -53,14 +55,20 @@ def human_duration(nanoseconds: int) -> str:
     for limit_days, days, unit in ((14, 1, "days"), (60, 7, "weeks"), (730, 30, "months")):
         if hours < 24 * limit_days:
             return f"{hours // 24 // days} {unit}"
-    return f"{nanoseconds // HOUR // 24 // 365} years"
+    return f"{int(exact_hours) // 24 // 365} years"
+
+
+def _hours(nanoseconds: int) -> float:
+    """As Go's Duration.Hours adds them up: in long times the last nanoseconds round away."""
+    hours, rest = divmod(nanoseconds, HOUR)
+    return hours + rest / HOUR
 
 
 def human_time(age_nanoseconds: int | None, unknown: str = "Never") -> str:
     """How long ago (a negative age is in the future): `3 days ago`, `2 weeks from now`, `Forever`; None gives `unknown`."""
     if age_nanoseconds is None:
         return unknown
-    if -age_nanoseconds // HOUR // 24 // 365 > 20:
+    if age_nanoseconds < 0 and int(_hours(-age_nanoseconds)) // 24 // 365 > 20:
         return "Forever"
     if age_nanoseconds < 0:
         return human_duration(-age_nanoseconds) + " from now"

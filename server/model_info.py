@@ -64,10 +64,16 @@ def model_info(gguf: GGUFFile, verbose: bool) -> dict:
 
 
 def _value(value):
+    """What JSON can hold: numbers that are none (NaN, infinity) are null."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+        return [_value(float(item)) for item in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
     # A number that a 32-bit float holds exactly was written as one, and shows with that many digits.
-    if isinstance(value, float) and float(np.float32(value)) == value:
-        return go_json.Float32(value)
-    return value
+    with np.errstate(over="ignore"):
+        return go_json.Float32(value) if float(np.float32(value)) == value else value
 
 
 def modelfile_text(model, system: str, parameters: dict, messages: list[Message]) -> str:

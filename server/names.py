@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from .go_text import fold
+
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 MAX_CHARACTERS = 1024  # of a text that may be a name; four parts of the greatest length take 593
 _SHOWN_CHARACTERS = 200  # of a longer one
@@ -41,9 +43,9 @@ class ModelName:
     @property
     def shortest(self) -> str:
         """Without the default host and namespace: `m:latest`, `ns/m:latest`."""
-        if self.host.lower() != DEFAULT_HOST:
+        if fold(self.host) != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
-        if self.namespace.lower() != DEFAULT_NAMESPACE:
+        if fold(self.namespace) != DEFAULT_NAMESPACE:
             return f"{self.namespace}/{self.model}:{self.tag}"
         return f"{self.model}:{self.tag}"
 
@@ -57,7 +59,16 @@ class ModelName:
     @property
     def folded(self) -> tuple[str, str, str, str]:
         """Equal for names that differ only in case."""
-        return self.host.lower(), self.namespace.lower(), self.model.lower(), self.tag.lower()
+        return fold(self.host), fold(self.namespace), fold(self.model), fold(self.tag)
+
+    def written_as(self, known: "list[ModelName]") -> "ModelName":
+        """Each part in the case in which one of the known names has it, if any does."""
+        def written(part: str) -> str:
+            own = getattr(self, part)
+            alike = [getattr(name, part) for name in known if fold(getattr(name, part)) == fold(own)]
+            return own if own in alike or not alike else alike[0]
+
+        return ModelName(*map(written, ("host", "namespace", "model", "tag")))
 
 
 def bounded(text: str) -> str:

@@ -11,8 +11,9 @@ _NAMED_FILE_TYPES = ("F16", "Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_
                      "Q6_K", "Q2_K_S", "BF16")
 FILE_TYPES = {0: "F32", _MXFP4_FILE_TYPE: "MXFP4"} | {int(LlamaFileType[f"MOSTLY_{name}"]): name for name in _NAMED_FILE_TYPES}
 _NAMED_TENSOR_TYPES = ("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "F64", "BF16")
-_MXFP4_TENSOR_TYPE = 39
-TENSOR_TYPES = {int(GGMLQuantizationType[name]): name for name in _NAMED_TENSOR_TYPES} | {_MXFP4_TENSOR_TYPE: "MXFP4"}
+_MXFP4_TENSOR_TYPES = (4, 39)  # Ollama's own number before ggml had one, and ggml's
+TENSOR_TYPES = ({int(GGMLQuantizationType[name]): name for name in _NAMED_TENSOR_TYPES}
+                | dict.fromkeys(_MXFP4_TENSOR_TYPES, "MXFP4"))
 FILE_TYPE_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 CAN_QUANTIZE_TO = "F32, F16, Q4_K_S, Q4_K_M, Q8_0"
 _PARSED = {"F32": "F32", "F16": "F16", "Q8_0": "Q8_0", "Q4_K_S": "Q4_K_S", "Q4_K_M": "Q4_K_M", "Q4_K": "Q4_K_M", "BF16": "BF16"}

@@ -183,10 +183,12 @@ class Store:
             return []
 
     def existing_name(self, name: ModelName) -> ModelName:
-        """The name of a model that differs from `name` at most in case; else `name` itself."""
+        """The name of a model that differs from `name` at most in case. Where there is none, `name` with each part written
+        as in the names that are here."""
         if os.path.lexists(self.manifests / name.file_path):
             return name
-        return next((known for known in self.all_names() if known.folded == name.folded), name)
+        known = self.all_names()
+        return next((other for other in known if other.folded == name.folded), name.written_as(known))
 
     def manifest(self, name: ModelName) -> Manifest:
         """Raises ModelNotFound, and StoreError for a damaged manifest."""

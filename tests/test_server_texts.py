@@ -64,6 +64,62 @@ def test_quantization_names():
         outcome(lambda: quantization.parse_file_type(vector["input"]), ValueError), recorded_outcome(vector)))
 
 
+FILE_TYPES = ("F32 F16 Q4_0 Q4_1 MXFP4 - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K "
+              "- - Q2_K_S - - - - - - - - - - BF16 - - - - - - - - -").split()
+TENSOR_TYPES = ("F32 F16 Q4_0 Q4_1 MXFP4 - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K - - - - - - - - - - - - F64 "
+                "- BF16 - - - - - - - - MXFP4 - -").split()
+
+
+def test_every_number_of_a_type_has_ollamas_name():
+    """A dash: one that Ollama calls unknown."""
+    for names_, function in ((FILE_TYPES, quantization.file_type_name), (TENSOR_TYPES, quantization.tensor_type_name)):
+        assert [function(number) for number in range(len(names_))] == [name.replace("-", "unknown") for name in names_]
+        assert function(1024) == function(-1) == "unknown"
+
+
+HOUR, DAY = 3600 * durations.SECOND, 24 * 3600 * durations.SECOND
+
+
+@pytest.mark.parametrize("nanoseconds, words", [
+    (0, "Less than a second"), (durations.SECOND - 1, "Less than a second"), (HOUR - 1, "59 minutes"), (HOUR, "About an hour"),
+    (HOUR * 3 // 2 - 1000, "About an hour"), (HOUR * 3 // 2, "2 hours"), (HOUR * 95 // 2 - 1000, "47 hours"),
+    (HOUR * 95 // 2, "2 days"), (14 * DAY - HOUR // 2, "2 weeks"), (14 * DAY - HOUR, "13 days"), (60 * DAY - HOUR, "8 weeks"),
+    (60 * DAY, "2 months"), (730 * DAY - HOUR, "24 months"), (730 * DAY - HOUR // 2, "1 years"), (730 * DAY, "2 years"),
+    (63 * 365 * DAY - 1, "63 years")])  # Go's float64 hours: the last nanosecond rounds away
+def test_ages_round_as_gos(nanoseconds, words):
+    assert formatting.human_duration(nanoseconds) == words
+    assert formatting.human_time(nanoseconds) == f"{words} ago"
+    if 0 < nanoseconds < 21 * 365 * DAY:
+        assert formatting.human_time(-nanoseconds) == f"{words} from now"
+
+
+@pytest.mark.parametrize("years, words", [(20, "20 years from now"), (21, "Forever"), (292, "Forever")])
+def test_what_is_far_in_the_future_is_for_ever(years, words):
+    assert formatting.human_time(-(years * 365 * DAY + HOUR)) == words
+
+
+@pytest.mark.parametrize("function, count, text", [
+    (formatting.human_bytes, 9_999_999_999_999_999, "10000 TB"), (formatting.human_bytes, 9_999, "10.0 KB"),
+    (formatting.human_bytes, 9_949, "9.9 KB"), (formatting.human_bytes, 10_999, "10 KB"), (formatting.human_bytes, 2_000, "2 KB"),
+    (formatting.human_bytes, -5, "-5 B"), (formatting.human_number, 999_999, "1000K"), (formatting.human_number, 10 ** 16 + 1, "10000000B"),
+    (formatting.human_number, 1_234_567, "1.23M"), (formatting.human_bytes_binary, 1 << 40, "1024.0 GiB")])
+def test_sizes_divide_as_floats(function, count, text):
+    assert function(count) == text
+
+
+@pytest.mark.parametrize("one, other, are_equal", [
+    ("m", "M", True), ("registry.ollama.ai/library/m", "REGISTRY.OLLAMA.AI/Library/M", True), ("\u212a", "k", True), ("\u017f", "S", True),
+    ("stra\u00dfe", "STRA\u1e9eE", True), ("stra\u00dfe", "strasse", False), ("\u0130", "i", False), ("\u0131", "I", False),
+    ("\u03c3", "\u03c2", True), ("\u1f88", "\u1f80", True), ("\u00e9", "\u00c9", True), ("m-1", "m_1", False)])
+def test_names_fold_by_unicodes_simple_rules(one, other, are_equal):
+    assert (names.parse(one).folded == names.parse(other).folded) is are_equal
+    assert (go_text.fold(one) == go_text.fold(other)) is are_equal
+
+
+def test_the_default_host_and_namespace_are_left_out_however_they_are_written():
+    assert names.parse("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
+
+
 def test_durations_of_thousands_of_digits():
     with pytest.raises(ValueError, match="time: invalid duration"):
         durations.parse("9" * 5000 + "h")

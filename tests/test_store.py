@@ -8,9 +8,12 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, GGUFWriter
 from manage_models import make_model, write_gguf
 from recorded import check, load
+from test_manage import talk
 
 from server import create, messages, model_info, names
 from server.capabilities import thinking_tags
@@ -192,6 +195,18 @@ def test_create_over_a_base_replaces_and_adds(store, tmp_path):
     assert store.get("next").licenses == ["L1", "L2", "L3"]
 
 
+def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
+    """As in the original: one model's tags stay together, however their names are typed."""
+    make_model(store, "Llama:7B", tmp_path)
+    store.copy(names.parse("Llama:7B"), names.parse("hf.co/Someone/x:Q8_0"))
+    for source, written, wanted in (("llama:7b", "LLAMA:8b", "Llama:8b"), ("llama:8b", "someone/LLAMA:q8_0", "Someone/Llama:Q8_0"),
+                                    ("llama:8b", "X:other", "x:other"), ("llama:8b", "llama:latest", "Llama:latest")):
+        store.copy(names.parse(source), names.parse(written))
+        assert store.get(written).name == wanted
+    with pytest.raises(ModelNotFound, match="model 'LLAMA:9b' not found"):
+        store.get("LLAMA:9b")
+
+
 def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypatch):
     make_model(store, "m", tmp_path, {"system": "One."})
     monkeypatch.setenv("OLLAMA_NOPRUNE", "1")
@@ -266,6 +281,52 @@ def test_show_leaves_arrays_out_unless_verbose(store, tmp_path):
     model = store.get("m")
     assert model_info.show(model).model_info["tokenizer.ggml.tokens"] is None
     assert model_info.show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_show_gives_null_for_metadata_that_json_cannot_hold(store, tmp_path, number):
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", number)
+    writer.add_float64("llama.rope.freq_base", number)
+    writer.add_float64("llama.rope.scaling.factor", 1e300)
+    writer.add_array("llama.some_numbers", [1.0, float(number), 2.5])
+    writer.add_tensor("token_embd.weight", np.zeros((2, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    digest, _ = store.add_blob((tmp_path / "m.gguf").read_bytes())
+    build(store, model="m", files={"m.gguf": digest})
+
+    async def conversation(client):
+        async with client.post("/api/show", json={"model": "m", "verbose": True}) as answer:
+            return answer.status, (await answer.json())["model_info"]
+    status, info = talk(store, conversation)
+    assert status == 200 and info["llama.rope.scaling.factor"] == 1e300
+    assert info["llama.attention.layer_norm_rms_epsilon"] is None and info["llama.rope.freq_base"] is None
+    assert info["llama.some_numbers"] == [1, None, 2.5]
+
+
+def test_tensors_show_as_the_types_that_ollama_names(store, tmp_path):
+    """MXFP4 has two numbers: ggml's, and the one that Ollama gave it before."""
+    path = tmp_path / "m.gguf"
+    names_and_types = {}
+    for number, name in ((4, "MXFP4"), (39, "MXFP4"), (20, "unknown")):
+        writer = GGUFWriter(path, "llama")
+        writer.add_tensor("token_embd.weight", np.zeros((2, 17 if name == "MXFP4" else 18), np.uint8),
+                          raw_dtype=GGMLQuantizationType(39 if name == "MXFP4" else number))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        raw = bytearray(path.read_bytes())
+        at = raw.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 2 * 8
+        raw[at:at + 4] = number.to_bytes(4, "little")
+        digest, _ = store.add_blob(bytes(raw))
+        build(store, model=f"m{number}", files={"m.gguf": digest})
+        [tensor] = model_info.show(store.get(f"m{number}")).tensors
+        names_and_types[number] = (tensor.type, tensor.shape)
+    assert names_and_types == {4: ("MXFP4", [32, 2]), 39: ("MXFP4", [32, 2]), 20: ("unknown", [32, 2])}
 
 
 @pytest.mark.parametrize("contents", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])

@@ -23,6 +23,7 @@ MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 65535
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+FORMER_TYPES = {4: GGMLQuantizationType(39)}  # MXFP4, as Ollama numbered it before ggml had a number for it
 REQUIRED = object()
 LENGTH = struct.Struct("<Q")
 
@@ -159,7 +160,7 @@ class GGUFFile:
 
     def _info(self, name, shape, kind, offset, start) -> TensorInfo:
         try:
-            kind = GGMLQuantizationType(kind)
+            kind = GGMLQuantizationType(FORMER_TYPES.get(kind, kind))
         except ValueError:
             raise UnsupportedModel(f"{self.path}: tensor {name} has type {kind}, which is unknown here; update vkbackend or convert the model again") from None
         block, block_bytes = GGML_QUANT_SIZES[kind]
