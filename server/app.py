@@ -118,7 +118,7 @@ async def _answer(request, handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ApiError as error:
-        return error_answer(error.status, error.message)
+        return error_answer(error.status, error.message, answers.PLAIN_JSON if error.is_of_stream else answers.JSON)
     except ModelNotFound as error:
         return error_answer(404, str(error))
     except StoreBusy as error:

@@ -2,8 +2,9 @@
 
 
 class ApiError(Exception):
-    """`status` and the words of `{"error": ...}`."""
+    """`status` and the words of `{"error": ...}`. is_of_stream: raised for what the original finds only after it has begun a
+    stream, whose errors have a content type of their own."""
 
-    def __init__(self, status: int, message: str):
+    def __init__(self, status: int, message: str, is_of_stream: bool = False):
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.is_of_stream = status, message, is_of_stream

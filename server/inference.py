@@ -170,13 +170,14 @@ def refuse_think_level(ask, stored: StoredModel):
         raise ApiError(400, f"think value {go_text.quote(ask.think)} is not supported for this model")
 
 
-def check_format(format_text: str | None) -> str:
+def check_format(format_text: str | None, streams: bool = False) -> str:
     """`format` as it came, JSON text -> what the engine is to hold the text to; null and "" are none. Raises ApiError for everything else that is
-    neither "json" nor an object; whether an object is a schema is for the engine to say."""
+    neither "json" nor an object; whether an object is a schema is for the engine to say. streams: whether the answer would be a stream."""
     if not format_text or format_text in ("null", '""'):
         return ""
     if format_text != '"json"' and not format_text.startswith("{"):
-        raise ApiError(500, f"invalid format: {go_text.quote(format_text)}; expected \"json\" or a valid JSON Schema object")
+        raise ApiError(500, f"invalid format: {go_text.quote(format_text)}; expected \"json\" or a valid JSON Schema object",
+                       is_of_stream=streams)
     return format_text
 
 

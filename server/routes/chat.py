@@ -52,7 +52,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
             yield Replies(single=ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
         inference.refuse_think_level(ask, stored)
-        inference.check_format(ask.format)
+        inference.check_format(ask.format, ask.stream is not False)
         inference.check_images(plan, len(rendered.images))
         yield Replies(pieces=turn.answers(await asyncio.to_thread(turn.begin, rendered.text, request)))
 

@@ -60,7 +60,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
             debug = DebugInfo(rendered.text, len(rendered.images))
             yield Replies(single=GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
-        inference.check_format(ask.format)
+        inference.check_format(ask.format, ask.stream is not False)
         inference.check_images(plan, len(rendered.images))
         parser, shows_all = await asyncio.to_thread(make_parser, ask, plan, model, rendered.text)
         yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request, parser, shows_all)))
