@@ -1,6 +1,7 @@
 """Push against Debian's docker-registry, and through a proxy that misbehaves."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -115,6 +116,9 @@ def test_models_that_are_not_whole_are_not_pushed(proxy, source):
         push(source, text)
     source.blob_path(make(source, text, contents(202))).unlink()
     with pytest.raises(registry.RegistryError, match="cannot be read"):
+        push(source, text)
+    os.mkfifo(source.blob_path(source.manifest(names.parse(text)).layers[0].digest))
+    with pytest.raises(registry.RegistryError, match="cannot be read .it is not a plain file"):
         push(source, text)
     (source.manifests / names.parse(text).file_path).write_bytes(b"{")
     with pytest.raises(StoreError, match="damaged"):

@@ -1,8 +1,10 @@
 """A model to a registry: the blobs that it lacks, then the manifest, byte for byte as it is in the store unless it tells of local files."""
 
 import asyncio
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import AsyncIterator
 from urllib.parse import quote
@@ -67,10 +69,11 @@ class Upload:
         self._client, self._layer, self._path = client, layer, path
         self._location: URL | None = None
         self._sent = 0  # by now, what the registry has said nothing to included
-        if not path.is_file():  # opening a pipe would wait for its writer
-            raise RegistryError(f"blob {path.name} is missing or not a plain file; pull or create the model again")
         try:
-            self._size = path.stat().st_size
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+                raise OSError(errno.EINVAL, "it is not a plain file")
+            self._size = status.st_size
         except OSError as error:
             raise RegistryError(f"blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
 
