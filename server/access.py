@@ -22,7 +22,7 @@ ALLOWED_HEADERS = ",".join(
     + [f"X-Stainless-{name}" for name in ("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version", "Poll-Helper",
                                           "Retry-Count", "Runtime", "Runtime-Version", "Timeout")])
 PREFLIGHT_SECONDS = 43200
-_HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]*")  # what Go's net/http takes
+_HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]{0,1024}")  # what Go's net/http takes
 
 
 def allowed_origins(extra: str | None = None) -> list[str]:

@@ -7,7 +7,7 @@ import posixpath
 import re
 from urllib.parse import quote
 
-MAX_SEGMENTS = 1024  # of a path that is looked at; no route has more than five
+MOST_COST = 1 << 25  # of looking a path up, in bytes that are copied: about 20 ms
 _UNCLEAN = re.compile(r"//|/\.\.?(?:/|$)")
 # RFC 3986's characters of a path. Not the backslash: browsers take it for a slash, and two of these begin a host.
 _SAFE = "/%:@!$&'()*+,;=~"
@@ -22,7 +22,9 @@ def split(target: str) -> tuple[str, str]:
 
 
 def is_too_deep(target: str) -> bool:
-    return split(target)[0].count("/") > MAX_SEGMENTS
+    """Whether looking for a route would take long: aiohttp copies the path once for each of its segments."""
+    path = split(target)[0]
+    return len(path) * path.count("/") > MOST_COST
 
 
 def cleaned(target: str) -> str | None:

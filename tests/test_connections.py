@@ -97,6 +97,16 @@ def test_a_large_head_may_follow_a_body(server):
     assert status(answer) == 400 and b"}HTTP/1.1 200 OK\r\n" in answer
 
 
+@pytest.mark.parametrize("framing", [b"X-%d: " + b"y" * 1000 + b"\r\n", b""], ids=["trailers", "chunk extension"])
+def test_what_stands_around_a_body_is_bounded_too(server, framing):
+    start = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    start += b"0\r\n" if framing else b"2;"
+    with connect(server) as client, pytest.raises(ConnectionError):
+        client.sendall(start)
+        for number in range(10_000):
+            client.sendall(framing % number if framing else b"e" * 1000)
+
+
 @pytest.mark.parametrize(
     "noise",
     [

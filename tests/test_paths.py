@@ -110,5 +110,5 @@ def test_clean_paths_stay(tmp_path):
 
 
 def test_a_path_of_very_many_segments_costs_nothing(server):
-    for path in ("/a" * 400_000, "/" * 900_000, "/../x" * 100_000):
+    for path in ("/a" * 400_000, "/" * 900_000, "/../x" * 100_000, ("/" + "a" * 1000) * 1000):
         assert ask(server, f"GET {path}")[0] == 404

@@ -56,6 +56,7 @@ class Connection(RequestHandler):
         self._body = EMPTY_PAYLOAD  # of the request that came last
         self._head_bytes = 0  # of the next request, as far as it has arrived
         self._before = b""  # the last bytes of that
+        self._framing_bytes = 0  # of the body, since the last byte of its contents: sizes of chunks, trailers
         self._is_answering = self._is_refused = False
         self._silent_since = site.loop.time()  # the last bytes came, or the last answer was given
         self._head_since: float | None = (
@@ -71,7 +72,7 @@ class Connection(RequestHandler):
         if self._is_refused:
             return
         now = self._silent_since = self._site.loop.time()
-        if self._body.is_eof():
+        if data and self._body.is_eof():  # aiohttp calls with none to parse what it has kept
             self._head_since = self._head_since or now
             end = (self._before + data).find(HEAD_END)
             self._head_bytes += len(data) if end < 0 else end + len(HEAD_END) - len(self._before)
@@ -80,10 +81,15 @@ class Connection(RequestHandler):
                 self._refuse()
                 return
         known = self._request_count
+        body_bytes = self._body.total_bytes
         super().data_received(data)
         if self._request_count != known:
             self._body = self._messages[-1][1]
-            self._head_bytes, self._before, self._head_since = 0, b"", None
+            self._head_bytes, self._before, self._head_since, self._framing_bytes = 0, b"", None, 0
+        elif not self._body.is_eof():
+            self._framing_bytes = 0 if self._body.total_bytes != body_bytes else self._framing_bytes + len(data)
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._site.connections.discard(self)
@@ -92,7 +98,6 @@ class Connection(RequestHandler):
     async def _handle_request(self, request, start_time, request_handler):
         self._is_answering = True
         try:
-            # Looking for a route takes the square of their number.
             return await super()._handle_request(
                 request, start_time, _not_found if paths.is_too_deep(request.raw_path) else request_handler
             )
