@@ -15,7 +15,7 @@ from dataclasses import field, fields
 
 from . import durations, go_json, names
 from .go_decode import JSONSyntaxError, Number, Object, parse
-from .go_text import fold, quote
+from .go_text import quote
 
 MAX_INT64 = (1 << 63) - 1
 
@@ -327,10 +327,10 @@ class Struct(Kind):
         if not isinstance(value, Object):
             state.mismatch(value, self.go_type)
             return current
-        known = {fold(item.metadata["name"]): item for item in fields(self.cls) if item.metadata["name"] != "-"}
+        known = {names.fold(item.metadata["name"]): item for item in fields(self.cls) if item.metadata["name"] != "-"}
         outer = state.struct
         for member in value:
-            item = known.get(fold(member.name))
+            item = known.get(names.fold(member.name))
             if item is None:
                 continue
             state.struct = self.name

@@ -1,4 +1,4 @@
-"""Text as Go's fmt and strconv write it: quoted strings (%q), values (%v, %#v); and as its strings package folds case.
+"""Text as Go's fmt and strconv write it: quoted strings (%q), values (%v, %#v).
 
 In: Python values as they come out of JSON. Out: text that clients of the original server know.
 """
@@ -60,19 +60,6 @@ def general_float(number: float) -> str:
     else:
         text = positional(digits, point)
     return "-" + text if negative else text
-
-
-def fold(text: str) -> str:
-    """Equal for texts that strings.EqualFold finds equal: Unicode's simple case folding, character by character."""
-    return text.lower() if text.isascii() else "".join(map(_fold, text))
-
-
-def _fold(character: str) -> str:
-    # casefold() is the full folding. Where it gives several characters, lower() or the character itself is the simple one.
-    for folded in (character.casefold(), character.lower()):
-        if len(folded) == 1:
-            return folded
-    return character
 
 
 def decode_utf8(data: bytes) -> str:

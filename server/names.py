@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from .go_text import fold
-
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 MAX_CHARACTERS = 1024  # of a text that may be a name; four parts of the greatest length take 593
 _SHOWN_CHARACTERS = 200  # of a longer one
@@ -17,6 +15,19 @@ _MISSING = "!MISSING!"  # a part that a separator promised; never valid
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+
+
+def fold(text: str) -> str:
+    """Equal for texts that strings.EqualFold finds equal: Unicode's simple case folding, character by character."""
+    return text.lower() if text.isascii() else "".join(map(_fold, text))
+
+
+def _fold(character: str) -> str:
+    # casefold() is the full folding; where it gives several characters, lower() or the character itself is the simple.
+    for folded in (character.casefold(), character.lower()):
+        if len(folded) == 1:
+            return folded
+    return character
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Iterator
 
 from filelock import lock_descriptor
 from vkbackend import settings
@@ -114,7 +114,7 @@ class Staging:
             for path in folder.glob(PREFIX + "*"):
                 try:
                     if _is_left_behind(path):
-                        log.info("%s was left behind unfinished and goes", path)
+                        log.info("removing unfinished upload %s", path)
                         path.unlink()
                 except FileNotFoundError:  # finished this moment
                     pass
@@ -141,36 +141,49 @@ class ProcessLock:
         self._path, self._threads, self._depth, self._file = path, threading.RLock(), 0, None
 
     def __enter__(self) -> "ProcessLock":
-        seconds = settings.get("VKBACKEND_LOCK_TIMEOUT")
-        deadline = time.monotonic() + seconds
-        if not self._threads.acquire(timeout=seconds):  # one of our threads has the lock, or waits for it, too
-            raise self._busy(seconds)
+        self._acquire(lock_deadline())
+        return self
+
+    @contextmanager
+    def by(self, deadline: float) -> Iterator[None]:
+        """The same for a thread whose wait began before: up to `deadline`, a time of `lock_deadline`."""
+        self._acquire(deadline)
+        try:
+            yield
+        finally:
+            self.__exit__()
+
+    def _acquire(self, deadline: float) -> None:
+        if not self._threads.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise self._busy()  # one of our threads has the lock, or waits for it, too
         try:
             if self._depth == 0:
                 with changing(self._path.parent.parent):
-                    self._file = self._locked_file(deadline, seconds)
+                    self._file = self._locked_file(deadline)
             self._depth += 1
         except BaseException:
             self._threads.release()
             raise
-        return self
 
-    def _locked_file(self, deadline: float, seconds: int) -> BinaryIO:
+    def _locked_file(self, deadline: float) -> BinaryIO:
         make_folder(self._path.parent)
-        file = open(self._path, "ab")
+        # Opening never waits, whatever stands in its place.
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        file = open(descriptor, "r+b", buffering=0)
         try:
             if try_lock(file.fileno()) is False:
                 log.info("waiting for %s, which holds %s", _holder(self._path), self._path)
                 while try_lock(file.fileno()) is False:
                     if time.monotonic() > deadline:
-                        raise self._busy(seconds)
+                        raise self._busy()
                     time.sleep(LOCK_POLL_SECONDS)
         except BaseException:
             file.close()
             raise
         return file
 
-    def _busy(self, seconds: int) -> StoreBusy:
+    def _busy(self) -> StoreBusy:
+        seconds = settings.get("VKBACKEND_LOCK_TIMEOUT")
         holder = _holder(self._path)
         root = self._path.parent.parent
         return StoreBusy(f"the models in {root} are being changed by {holder}, which has held {self._path} for more than "
@@ -181,6 +194,11 @@ class ProcessLock:
         if self._depth == 0:
             self._file.close()
         self._threads.release()
+
+
+def lock_deadline() -> float:
+    """Until when (time.monotonic) a change that begins to wait now waits for the lock."""
+    return time.monotonic() + settings.get("VKBACKEND_LOCK_TIMEOUT")
 
 
 def _holder(path: Path) -> str:

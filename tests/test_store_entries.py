@@ -149,6 +149,20 @@ def test_an_odd_blob_is_an_error_that_names_the_model(store, kind, make_odd):
         store.read_json(digest)
 
 
+def test_a_model_with_an_odd_config_is_left_out_of_the_list_with_a_line_in_the_log(store, tmp_path, caplog):
+    make_model(store, "odd", tmp_path, {"system": "S."})
+    config = store.blob_path(store.get("odd").manifest.config.digest)
+    config.unlink()
+    make_pipe(config)
+
+    async def conversation(client):
+        async with client.get("/api/tags") as answer:
+            return [model["name"] for model in (await answer.json())["models"]]
+    with caplog.at_level(logging.WARNING):
+        assert talk(store, conversation) == ["sound:latest"]
+    assert "odd:latest" in caplog.text
+
+
 @pytest.mark.parametrize("make_odd", ODD)
 def test_odd_weights_are_an_error(store, make_odd, tmp_path):
     path = tmp_path / "odd.gguf"

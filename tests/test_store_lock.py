@@ -1,6 +1,7 @@
 """The store's lock in another program's hands: reading goes on, changes are told so after a while."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from test_manage import talk
 
 from server import names, staging
 from server.store import Store
-from server.stored_model import StoreBusy
+from server.stored_model import StoreBusy, StoreError
 
 SECONDS = 1
 
@@ -47,7 +48,7 @@ def test_while_another_program_holds_the_lock_reading_goes_on_and_changes_get_50
 
     async def conversation(client):
         copies = [asyncio.create_task(ask(client, "POST", "/api/copy", {"source": "m", "destination": f"n{number}"}))
-                  for number in range(8)]
+                  for number in range(40)]  # more than there are threads
         deletion = asyncio.create_task(ask(client, "DELETE", "/api/delete", {"model": "m"}))
         asked = {"model": "o", "from": "m", "system": "S.", "stream": False}
         creation = asyncio.create_task(ask(client, "POST", "/api/create", asked))
@@ -100,6 +101,17 @@ def test_the_lock_is_one_that_others_understand(store):
         with pytest.raises(TimeoutError):
             FileLock(store.staging.folder / "lock", timeout=0).acquire()
     FileLock(store.staging.folder / "lock", timeout=0).acquire().lock.release()
+
+
+def test_a_lock_that_is_no_file_is_not_waited_for(store):
+    lock = store.staging.folder / "lock"
+    lock.unlink()
+    os.mkfifo(lock)
+    store.copy(names.parse("m"), names.parse("n"))
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(StoreError, match="cannot be changed"):
+        store.copy(names.parse("m"), names.parse("o"))
 
 
 def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):

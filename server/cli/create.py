@@ -131,6 +131,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
     from ..messages import CreateRequest
     from ..store import Store
     store, copied = Store(settings.models_folder()), set()
+    store.rename_old_blobs()
     request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
     with Progress() as progress:
         for digest, path in files.items():

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..formatting import human_bytes
 from ..staging import make_folder, sync_folder, try_lock
 from ..store import Store
-from ..stored_model import DigestMismatch, parse_json
+from ..stored_model import DigestMismatch, parse_json, read_plain
 from .errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 FOLDER = "pulls"
 SAVE_SECONDS = 0.5
 STALE_SECONDS = 14 * 24 * 3600  # a pull that nobody has gone on with
+LARGEST_STATE_BYTES = 4 << 20
 HASH_PIECE_BYTES = 4 << 20
 
 
@@ -175,7 +176,7 @@ def partial_path(folder: Path, digest: str) -> Path:
 def read_state(path: Path) -> dict | None:
     """What the state file of a partial file says, if it can be read."""
     try:
-        state = parse_json(_state_path(path).read_bytes())
+        state = parse_json(read_plain(_state_path(path), LARGEST_STATE_BYTES)[0])
         return state if all(isinstance(number, int) for part in state["parts"] for number in [state["size"], *part]) and _has_triples(state) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

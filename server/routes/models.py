@@ -1,6 +1,7 @@
 """Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -11,7 +12,10 @@ from ..errors import ApiError
 from ..go_text import quote
 from ..keys import LOADED_MODELS, STORE
 from ..messages import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
-from ..store import ModelNotFound, StoreError
+from ..staging import lock_deadline
+from ..store import ModelNotFound, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 # Changes may wait for another program that holds the store's lock; what only reads must not wait with them.
 CHANGES = ThreadPoolExecutor(16, thread_name_prefix="store-change")
@@ -37,7 +41,8 @@ def list_models(store) -> ListResponse:
     for model in store.list():
         try:
             details = model_info.details(model)
-        except StoreError:  # a model deleted meanwhile, or one without its config: it cannot be used either
+        except StoreError as error:  # a model deleted meanwhile, or one without its config: it cannot be used either
+            log.warning("%s is left out of the list: %s", model.name, error)
             continue
         listed.append(ListedModel(model.name, model.name, modified_at=go_json.rfc3339_nano(model.modified_at), size=model.size,
                                   digest=model.digest, details=details))
@@ -76,7 +81,7 @@ async def copy(request: web.Request) -> web.Response:
         if not name.is_valid:
             raise ApiError(400, f"{role} {quote(text)} is invalid")
     try:
-        await _changed(request.app[STORE].copy, source, destination)
+        await _changed(request.app[STORE], request.app[STORE].copy, source, destination)
     except ModelNotFound:
         raise ApiError(404, f"model {quote(ask.source)} not found") from None
     return empty(200)
@@ -89,7 +94,7 @@ async def delete(request: web.Request) -> web.Response:
     if not name.is_valid:
         raise ApiError(400, f"name {quote(text)} is invalid")
     try:
-        gone = await _changed(_delete, request.app[STORE], name)
+        gone = await _changed(request.app[STORE], _delete, request.app[STORE], name)
     except ModelNotFound:
         raise ApiError(404, f"model '{text}' not found") from None
     loaded_models = request.app[LOADED_MODELS]
@@ -98,9 +103,15 @@ async def delete(request: web.Request) -> web.Response:
     return empty(200)
 
 
-async def _changed(change, *arguments):
-    """Run a change to the store, which blocks."""
-    return await asyncio.get_running_loop().run_in_executor(CHANGES, change, *arguments)
+async def _changed(store: Store, change, *arguments):
+    """Run a change to the store, which blocks. Waiting for a thread counts as waiting for the store's lock."""
+    deadline = lock_deadline()
+
+    def run():
+        with store.lock.by(deadline):
+            return change(*arguments)
+
+    return await asyncio.get_running_loop().run_in_executor(CHANGES, run)
 
 
 def _delete(store, name):
