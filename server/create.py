@@ -193,8 +193,8 @@ class _Creation:
         return [Piece(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
 
     def written(self, source: Source, target: str | None) -> Upload:
-        """A GGUF file of what `source` holds, as `target` where that is another type, not yet a blob. Only quantizing tells
-        how far it is, as in the original."""
+        """A GGUF file of what `source` holds, as `target` where that is another type, not yet a blob. Only quantizing
+        tells how far it is, as in the original."""
         upload = self.uploads.enter_context(self.store.upload())
         status = f"quantizing {source.level} model to {self.wanted_type()}"
 
@@ -290,7 +290,8 @@ def _check_size(piece: Piece) -> None:
     largest = largest_bytes(piece.media_type)
     if len(piece.contents) > largest:
         kind = piece.media_type.rpartition(".")[2]
-        raise ApiError(400, f"{kind} has {human_bytes(len(piece.contents))}; a model's may have {largest >> 20} MiB at most")
+        size = human_bytes(len(piece.contents))
+        raise ApiError(400, f"{kind} has {size}; a model's may have {largest >> 20} MiB at most")
 
 
 def _detected_template(gguf) -> list[Piece]:

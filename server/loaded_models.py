@@ -349,8 +349,8 @@ class LoadedModels:
         await self._memory_given_back()
 
     async def remove(self, stored: StoredModel) -> None:
-        """Unload the weights of a model that was deleted: now, after their last user, or, while they are being loaded, once
-        that is over and whoever waits for them is served. Waits for none of these."""
+        """Unload the weights of a model that was deleted: now, or after their last user, or, where they are being loaded,
+        once that is over and whoever waits for them is served. Returns without waiting for either."""
         if self._is_loading(stored):
             self._deleted.add(stored.gguf_path)
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:

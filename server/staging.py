@@ -207,7 +207,8 @@ def _holder(path: Path) -> str:
         status = path.stat()
         inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()  # 1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF; waiters have an arrow before FLOCK
+            # 1: FLOCK ADVISORY WRITE 4711 08:01:1234 0 EOF; waiters have an arrow before FLOCK.
+            fields = line.split()
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == inode and int(fields[4]) > 0:
                 command = Path("/proc", fields[4], "comm").read_text().strip()
                 return "another request" if int(fields[4]) == os.getpid() else f"process {fields[4]} ({command})"

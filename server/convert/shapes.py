@@ -1,15 +1,20 @@
 """config.json against the weights: each tensor must have the shape that config.json's numbers give it.
 
-In: a GGUF's metadata as an architecture makes it of config.json, names and shapes of tensors. Out: nothing, or CannotConvert
-with a sentence that names the key, the tensor and both numbers.
+In: a GGUF's metadata as an architecture makes it of config.json, names and shapes of tensors. Out: nothing, or
+CannotConvert with a sentence that names the key, the tensor and both numbers.
 """
 
 from dataclasses import dataclass
 
 from .source import CannotConvert
 
-# Part of a GGUF name -> what its rows and columns are, or the elements of a vector.
-HIDDEN, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM, VOCAB = "hidden", "feed forward", "heads", "kv heads", "head dim", "vocab"
+HIDDEN = "hidden"
+FEED_FORWARD = "feed forward"
+HEADS = "heads"
+KV_HEADS = "kv heads"
+HEAD_DIM = "head dim"
+VOCAB = "vocab"
+# Part of a GGUF name -> what its rows and columns count, or the elements of a vector.
 PARTS = {
     "token_embd": (VOCAB, HIDDEN), "output": (VOCAB, HIDDEN), "output_norm": (HIDDEN,),
     "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,), "post_attention_norm": (HIDDEN,), "post_ffw_norm": (HIDDEN,),

@@ -44,8 +44,8 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
 
 
 def _fit(vocabulary: Vocabulary, vocab_size: int) -> None:
-    """As many tokens as the embedding has rows. It often has more, for the sake of round numbers; then tokens are made up.
-    Fewer rows than tokens lose added tokens, which the model never learned (gemma3 has one for images)."""
+    """As many tokens as the embedding has rows: it often has more, for the sake of round numbers, and tokens are made up.
+    Where it has fewer, added tokens are left out, which the model never learned (gemma3 has one for images)."""
     lost = range(vocab_size, len(vocabulary.tokens))
     if any(vocabulary.types[token_id] in (Vocabulary.NORMAL, Vocabulary.BYTE) for token_id in lost):
         raise CannotConvert(f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; "
