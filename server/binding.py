@@ -14,6 +14,7 @@ import re
 from dataclasses import field, fields
 
 from . import durations, go_json, names
+from .formatting import shortened
 from .go_decode import JSONSyntaxError, Number, Object, parse
 from .go_text import quote
 
@@ -96,7 +97,7 @@ class _Name(_String):
     """Text that is parsed as a model's name, and cut where it is too long to be one."""
 
     def decode(self, value, raw, current, state):
-        return names.bounded(super().decode(value, raw, current, state))
+        return shortened(super().decode(value, raw, current, state))
 
 
 class _Bool(Kind):

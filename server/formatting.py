@@ -1,4 +1,4 @@
-"""Sizes, counts and times as people read them: `4.7 GB`, `134.52M`, `3 days ago`.
+"""Sizes, counts and times as people read them: `4.7 GB`, `134.52M`, `3 days ago`; long texts in short.
 
 In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show, with the divisions of Go's float64.
 """
@@ -8,6 +8,13 @@ from . import durations
 _BYTES = [(10 ** 12, "TB"), (10 ** 9, "GB"), (10 ** 6, "MB"), (10 ** 3, "KB")]
 _BINARY_BYTES = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
 HOUR = 3600 * durations.SECOND
+LONGEST_SHOWN = 1024  # characters; a model's name has 593 at most
+BEGINNING_SHOWN = 200
+
+
+def shortened(text: str) -> str:
+    """A text as errors show it: of a very long one the beginning, and a mark that no name holds."""
+    return text if len(text) <= LONGEST_SHOWN else text[:BEGINNING_SHOWN] + "\u2026"
 
 
 def human_bytes(count: int) -> str:

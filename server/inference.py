@@ -20,6 +20,7 @@ from vkbackend.gguf.reader import GGUFFile
 from . import go_text, jinja, output_parsers, streaming
 from .capabilities import capabilities
 from .errors import ApiError
+from .formatting import shortened
 from .messages import Message
 from .output_parsers import OutputParser, Parsed, ParseError
 from .parameters import Options
@@ -139,7 +140,7 @@ def logit_bias(options: dict | None) -> dict[int, float]:
         raise ApiError(400, 'logit_bias must be an object of token ids and biases, such as {"5": -100}')
     for token, bias in values.items():
         if not re.fullmatch("[0-9]{1,9}", str(token)):
-            raise ApiError(400, f"logit_bias: {go_text.quote(str(token))} is no token id; keys are ids in decimal digits")
+            raise ApiError(400, f"logit_bias: {go_text.quote(shortened(str(token)))} is no token id; keys are ids in decimal digits")
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise ApiError(400, f"logit_bias: the bias of token {token} must be a number between -{MAX_BIAS} and {MAX_BIAS}")
     return {int(token): float(bias) for token, bias in values.items()}
@@ -176,7 +177,7 @@ def check_format(format_text: str | None, streams: bool = False) -> str:
     if not format_text or format_text in ("null", '""'):
         return ""
     if format_text != '"json"' and not format_text.startswith("{"):
-        raise ApiError(500, f"invalid format: {go_text.quote(format_text)}; expected \"json\" or a valid JSON Schema object",
+        raise ApiError(500, f"invalid format: {go_text.quote(shortened(format_text))}; expected \"json\" or a valid JSON Schema object",
                        is_of_stream=streams)
     return format_text
 

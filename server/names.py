@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
-MAX_CHARACTERS = 1024  # of a text that may be a name; four parts of the greatest length take 593
-_SHOWN_CHARACTERS = 200  # of a longer one
 _MISSING = "!MISSING!"  # a part that a separator promised; never valid
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
@@ -80,11 +78,6 @@ class ModelName:
             return own if own in alike or not alike else alike[0]
 
         return ModelName(*map(written, ("host", "namespace", "model", "tag")))
-
-
-def bounded(text: str) -> str:
-    """The text; of one that is too long for a name, the beginning and a mark that no name holds, for errors."""
-    return text if len(text) <= MAX_CHARACTERS else text[:_SHOWN_CHARACTERS] + "\u2026"
 
 
 def parse_bare(text: str) -> ModelName:

@@ -9,7 +9,7 @@ from test_generate import serving
 from test_manage import talk
 from yarl import URL
 
-from server import names
+from server.formatting import shortened
 from server.store import Store
 
 JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
@@ -31,7 +31,7 @@ MESSAGES = [{"role": "user", "content": "a"}]
 
 
 def told(name: str) -> str:
-    return names.bounded(name)
+    return shortened(name)
 
 
 def openai_error(text: str) -> dict:
@@ -176,5 +176,20 @@ def test_a_format_that_is_none_is_an_error_of_the_stream(tmp_path, path, fields)
                 answer = await client.post(path, json={"model": "m", "format": "xml", "stream": stream} | fields)
                 assert (answer.status, answer.headers["Content-Type"]) == (500, content_type)
                 assert (await answer.json())["error"].startswith('invalid format: "\\"xml\\""; expected ')
+
+    asyncio.run(scenario())
+
+
+def test_a_long_text_is_shown_by_its_beginning(tmp_path):
+    """Quoted as a whole, it would hold up everybody."""
+    long = '"' * 3_000_000
+    fields = [{"format": long}, {"options": {"logit_bias": {long: 1}}}]
+
+    async def scenario():
+        async with serving(tmp_path) as client:
+            for more in fields:
+                answer = await client.post("/api/generate", json={"model": "m", "prompt": "a", "stream": False} | more)
+                text = (await answer.json())["error"]
+                assert answer.status in (400, 500) and len(text) < 2000 and "\u2026" in text
 
     asyncio.run(scenario())

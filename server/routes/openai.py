@@ -10,6 +10,7 @@ from aiohttp import web
 from .. import go_json, names
 from ..answers import PLAIN_JSON, bound
 from ..errors import ApiError
+from ..formatting import shortened
 from ..keys import STORE
 from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
 from ..openai.choices import gather, pieces, whole_answer
@@ -89,7 +90,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 @in_openai_shape
 async def retrieve_model(request: web.Request) -> web.Response:
-    name = names.bounded(request.match_info["model"])
+    name = shortened(request.match_info["model"])
     try:
         found = await asyncio.to_thread(request.app[STORE].get, names.parse(name))
     except InvalidName:
