@@ -7,11 +7,12 @@ import threading
 from aiohttp import web
 from vkbackend.errors import VkbackendError
 
-from . import go_json
+from . import go_json, pools
 from .binding import BindError, bind
 from .errors import ApiError
 from .go_decode import JSONSyntaxError
 from .messages import ProgressResponse
+from .service import limits
 from .service.running import SHUTTING_DOWN, was_cut_off
 from .stored_model import StoreBusy
 
@@ -43,9 +44,11 @@ def error_answer(status: int, message: str, content_type: str = JSON) -> web.Res
 
 
 async def bound(request: web.Request, cls, bind=bind):
-    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises what `bind` does."""
-    body = await request.read()
-    return bind(cls, body) if len(body) < LARGE_BODY else await asyncio.to_thread(bind, cls, body)
+    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises what `bind` does, and
+    ApiError 413."""
+    body = await limits.read_body(request)
+    pools.body_bytes.set(len(body))
+    return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body)
 
 
 async def read(request: web.Request, cls):

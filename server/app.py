@@ -4,7 +4,6 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
-import asyncio
 import html
 import logging
 import threading
@@ -13,7 +12,7 @@ from aiohttp import web
 from vkbackend import settings
 from vkbackend.errors import RequestError, VkbackendError
 
-from . import access, answers, paths
+from . import access, answers, paths, pools
 from .answers import error_answer
 from .errors import ApiError
 from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
@@ -46,7 +45,7 @@ async def _rename_old_blobs(app: web.Application):
     """Before the first request, which would not find its model otherwise."""
     if app[STORE] is not None:
         try:
-            await asyncio.to_thread(app[STORE].rename_old_blobs)
+            await pools.run_to_end("store", app[STORE].rename_old_blobs)
         except StoreError as error:
             log.warning("blobs that an old Ollama wrote keep their names, and their models are not found: %s", error)
 

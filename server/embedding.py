@@ -15,7 +15,7 @@ from vkbackend.engine.sequence import Embedding, GenerationRequest, Purpose
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 
-from . import go_text, streaming
+from . import go_text, pools, streaming
 from .errors import ApiError
 from .keys import LOADED_MODELS, STORE
 from .parameters import Options
@@ -53,7 +53,7 @@ async def embed(request: web.Request, model_name: str, texts: list[str], *, trun
     num_ctx = chosen.num_ctx  # as asked for: a loaded model has some at least
     async with request.app[LOADED_MODELS].acquire(stored, chosen, keep_alive) as model:
         load_seconds = time.monotonic() - started
-        prompts = await asyncio.to_thread(_prompts, stored, model, texts, num_ctx, truncate) if texts else []
+        prompts = await pools.run(pools.of_prompt(), _prompts, stored, model, texts, num_ctx, truncate) if texts else []
         found = await _run_all(model.engine, prompts, lambda: streaming.has_left(request))
     vectors = [vector for vector, _ in found]
     if normalized:

@@ -1,5 +1,7 @@
 """`ApiError`: an answer other than success, raised anywhere below a route and turned into a response by app.py's middleware."""
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before its answer
+
 
 class ApiError(Exception):
     """`status` and the words of `{"error": ...}`. is_of_stream: raised for what the original finds only after it has begun a

@@ -3,7 +3,6 @@
 In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Raises ApiError in the words of Ollama 0.12.11.
 """
 
-import asyncio
 import copy
 import logging
 import re
@@ -17,7 +16,7 @@ from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptio
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 
-from . import go_text, jinja, output_parsers, streaming
+from . import go_text, jinja, output_parsers, pools, streaming
 from .capabilities import capabilities
 from .errors import ApiError
 from .formatting import shortened
@@ -103,7 +102,11 @@ async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, star
     `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's time.monotonic().
     A model that thinks does so unless told otherwise: `ask.think` becomes True.
     """
-    description = await asyncio.to_thread(describe, stored)
+    return await pools.run("store", _plan, stored, ask, needed, verb, started)
+
+
+def _plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
+    description = describe(stored)
     can = description.capabilities
     if "thinking" in can:
         ask.think = True if ask.think is None else ask.think

@@ -22,7 +22,7 @@ from vkbackend import settings
 from vkbackend.device import rules
 from vkbackend.errors import OutOfMemory
 
-from . import durations, go_json
+from . import durations, go_json, pools
 from .errors import ApiError
 from .keep_alive import default_keep_alive, load_timeout
 from .messages import RunningModel
@@ -213,7 +213,7 @@ class LoadedModels:
         if self._max_models:
             return self._max_models
         count = getattr(self._loader, "num_devices", None)
-        return MODELS_PER_DEVICE * max(1, await asyncio.to_thread(count) if count else 1)
+        return MODELS_PER_DEVICE * max(1, await pools.run_to_end("models", count) if count else 1)
 
     async def _evict_one(self, why: str) -> bool:
         """The model that the rules name is gone, with its memory; False where there is none."""
@@ -277,7 +277,7 @@ class LoadedModels:
         start = time.monotonic()
         loader = getattr(self._loader, "whole", self._loader) if whole else self._loader
         try:
-            result = await asyncio.to_thread(loader, stored, options)
+            result = await pools.run_to_end("models", loader, stored, options)
         finally:
             is_deleted = stored.gguf_path in self._deleted
             self._deleted.discard(stored.gguf_path)
@@ -332,7 +332,7 @@ class LoadedModels:
 
     async def _unload(self, model):
         try:
-            await asyncio.to_thread(model.close)
+            await pools.run_to_end("models", model.close)
             log.info("%s unloaded", model.stored.name)
         except Exception:  # what cannot be freed must not keep others from loading
             log.exception("unloading %s failed", model.stored.name)

@@ -13,13 +13,12 @@ from aiohttp import web
 from vkbackend.engine.sequence import Event, Failed, Finished, GenerationRequest, TokenLogprob
 from vkbackend.errors import VkbackendError
 
-from . import go_json, messages
+from . import go_json, messages, pools
 from .answers import NDJSON, PLAIN_JSON, error_answer, json_answer
-from .errors import ApiError
+from .errors import CLIENT_CLOSED_REQUEST, ApiError
 from .service import metrics
 from .service.running import SHUTTING_DOWN, was_cut_off
 
-CLIENT_CLOSED_REQUEST = 499
 GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
 
 
@@ -74,21 +73,30 @@ async def _submitted(engine, generation: GenerationRequest, listener):
     """The handle of a generation that was begun. A format is compiled for it, which must not hold up other clients."""
     if not generation.format:
         return engine.submit(generation, listener)
-    begun = asyncio.ensure_future(asyncio.to_thread(engine.submit, generation, listener))
+    handles, is_abandoned = [], False
+
+    def submit():
+        handles.append(engine.submit(generation, listener))
+        if is_abandoned:
+            handles[0].cancel()
+
     try:
-        return await asyncio.shield(begun)
-    except asyncio.CancelledError:
-        begun.add_done_callback(lambda task: task.cancelled() or task.exception() or task.result().cancel())
+        await pools.run("formats", submit)
+    except BaseException:
+        is_abandoned = True
+        for handle in handles:
+            handle.cancel()
         raise
+    return handles[0]
 
 
 async def send(request: web.Request, found: Replies, streams: bool, whole: Callable) -> web.StreamResponse:
     """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not hold up other clients."""
     if found.is_single:
-        return json_answer(found.single)
+        return await pools.run("answers", json_answer, found.single)  # it may show a long prompt
     if streams:
         return await send_stream(request, found.pieces)
-    return await asyncio.to_thread(json_answer, await whole(found.pieces))
+    return await pools.run("answers", json_answer, await whole(found.pieces))
 
 
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:

@@ -3,13 +3,12 @@
 In: a ChatRequest, the plan for it, and a loaded model. Out: answers of messages.py. Raises ApiError.
 """
 
-import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 
 from aiohttp import web
 
-from . import inference, output_parsers, prompt
+from . import inference, output_parsers, pools, prompt
 from .errors import ApiError
 from .go_json import now
 from .gotemplate import TemplateError
@@ -92,7 +91,7 @@ class Turn:
                 yield answer
             else:
                 return
-        second = await asyncio.to_thread(self.go_on, run, thoughts)
+        second = await pools.run(pools.of_prompt(), self.go_on, run, thoughts)
         async for answer in second.pieces(self.make_answer):
             yield answer
 

@@ -1,4 +1,8 @@
-"""The caller's side of worker.py: starts it when it is first asked, and again where it ended. One for the whole server; blocks."""
+"""The caller's side of worker.py: starts a process when it is first asked, and again where it ended; blocks.
+
+As many processes as there are questions at the same time, which the threads that ask bound (server/pools.py); one is enough for one after the
+other. A question that nobody waits for any more ends with its process.
+"""
 
 import json
 import selectors
@@ -7,9 +11,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Iterator
+
+from vkbackend import cancellation
 
 START_SECONDS = 30
 WALL_SECONDS = 10  # until a question is given up; the worker itself allows less of the processor's time
+LOOK_SECONDS = 0.1  # between two looks at whether anybody still waits
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -21,35 +29,65 @@ class WorkerDoesNotStart(Exception):
     pass
 
 
-class Worker:
+class Workers:
+    """The processes. May be asked from several threads."""
+
     def __init__(self):
-        self._lock, self._process = threading.Lock(), None
+        self._lock, self._idle = threading.Lock(), []
 
     def ask(self, template: str, variables: dict) -> dict:
-        """{"text": ...} or {"error": ...}. Raises WorkerEnded and WorkerDoesNotStart."""
-        question = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
+        """{"text": ...} or {"error": ...}. Raises WorkerEnded and WorkerDoesNotStart; GivenUp where nobody waits any more."""
         with self._lock:
+            worker = self._idle.pop() if self._idle else Worker()
+        try:
+            return worker.ask(template, variables)
+        finally:
+            with self._lock:
+                self._idle.append(worker)
+
+    def close(self):
+        """End the processes that are not at work."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+
+def _encoded(question: dict) -> Iterator[bytes]:
+    """Its line, in pieces: one call for the whole would hold up all other threads."""
+    for piece in json.JSONEncoder().iterencode(question):
+        yield piece.encode()
+    yield b"\n"
+
+
+class Worker:
+    """One process, asked from one thread at a time."""
+
+    def __init__(self):
+        self._process = None
+
+    def ask(self, template: str, variables: dict) -> dict:
+        """What `Workers.ask` says."""
+        question = b"".join(_encoded({"template": template, "variables": variables}))
+        try:
             if self._process is None or not self._write(question):  # it may have ended for want of questions
                 self._start()
                 if not self._write(question):
                     raise WorkerEnded
             line = self._read_line(WALL_SECONDS)
             if not line:
-                self._end()
                 raise WorkerEnded
             return json.loads(line)
-
-    def close(self):
-        with self._lock:
-            self._end()
+        except (WorkerEnded, cancellation.GivenUp):
+            self.close()
+            raise
 
     def _start(self):
-        self._end()
+        self.close()
         # -I: neither this folder nor the environment decides what is imported.
         self._process = subprocess.Popen([sys.executable, "-I", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                          env={}, cwd="/", bufsize=0)
         if not self._read_line(START_SECONDS):
-            self._end()
+            self.close()
             raise WorkerDoesNotStart
 
     def _write(self, question) -> bool:
@@ -64,20 +102,23 @@ class Worker:
             return False
 
     def _read_line(self, seconds: float) -> bytes:
-        """Empty where the process ends or does not answer in time."""
+        """Empty where the process ends or does not answer in time. Raises GivenUp."""
         line, until = bytearray(), time.monotonic() + seconds
         with selectors.DefaultSelector() as ready:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
-                if not ready.select(until - time.monotonic()):
-                    return b""
+                cancellation.check()
+                if not ready.select(LOOK_SECONDS):
+                    if time.monotonic() > until:
+                        return b""
+                    continue
                 piece = self._process.stdout.read(1 << 20)
                 if not piece:
                     return b""
                 line += piece
         return bytes(line)
 
-    def _end(self):
+    def close(self):
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -86,4 +127,4 @@ class Worker:
             self._process = None
 
 
-worker = Worker()
+worker = Workers()

@@ -3,10 +3,10 @@
 Choices of the same prompt stand together; a prompt that several choices share counts once in the figures.
 """
 
-import asyncio
 from contextlib import aclosing
 from typing import AsyncIterator
 
+from .. import pools
 from ..messages import GenerateResponse
 from . import answers
 from .choices import interleave
@@ -34,7 +34,7 @@ async def chunks(id: str, streams: list[AsyncIterator[GenerateResponse]], extras
             zeros = answers.usage(0, 0) if include_usage else None
             parts = index, piece, writers[index], extras
             # A whole prompt's log-probabilities must not hold up other clients.
-            choice = await asyncio.to_thread(_choice, *parts) if len(piece.logprobs or ()) > MANY else _choice(*parts)
+            choice = await pools.run("answers", _choice, *parts) if len(piece.logprobs or ()) > MANY else _choice(*parts)
             yield answers.completion_chunk(id, piece.model, [choice], zeros)
             if piece.done:
                 model = piece.model

@@ -4,7 +4,6 @@
 In: one prompt of a request. Out: native answers, as routes/generate.py makes them; with `echo` the first one holds the prompt.
 """
 
-import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 from typing import AsyncIterator
@@ -12,7 +11,7 @@ from typing import AsyncIterator
 from aiohttp import web
 from vkbackend.engine.sequence import Finished, Piece, PromptLogprobs, Purpose
 
-from .. import inference, messages, streaming
+from .. import inference, messages, pools, streaming
 from ..errors import ApiError
 from ..go_json import now
 from ..inference import Run
@@ -37,7 +36,7 @@ async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list
         raise ApiError(404, f"model '{ask.model}' not found") from None
     plan = await inference.make_plan(stored, ask, [], "generate", started)
     async with request.app[LOADED_MODELS].acquire(stored, plan.options, None) as model:
-        run = await asyncio.to_thread(_make_run, plan, model, ask, prompt, extras, request)
+        run = await pools.run(pools.of_prompt(), _make_run, plan, model, ask, prompt, extras, request)
         async with aclosing(_run(run, ask, prompt, extras, request)) as found:
             async for answer in found:
                 yield answer
@@ -66,7 +65,7 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
         if isinstance(event, Piece):
             yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
         elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:
-            first, others = _first_token(run.model.tokenizer, tokens[0], prompt), await asyncio.to_thread(streaming.logprobs, event.logprobs)
+            first, others = _first_token(run.model.tokenizer, tokens[0], prompt), await pools.run("answers", streaming.logprobs, event.logprobs)
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *others])
         elif isinstance(event, Finished):
             if event.reason == "cancelled":

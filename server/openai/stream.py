@@ -11,10 +11,9 @@ from typing import AsyncIterator, Callable
 
 from aiohttp import web
 
-from .. import go_json
-from ..errors import ApiError
+from .. import go_json, pools
+from ..errors import CLIENT_CLOSED_REQUEST, ApiError
 from ..service.running import was_cut_off
-from ..streaming import CLIENT_CLOSED_REQUEST
 from . import errors
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ async def send_events(request: web.Request, chunks: AsyncIterator, broken_chunk:
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
         await response.prepare(request)
         try:
-            await _send(response, await asyncio.to_thread(go_json.dumps, first))  # it may hold a long prompt
+            await _send(response, await pools.run("answers", go_json.dumps, first))  # it may hold a long prompt
             async for chunk in chunks:
                 await _send(response, go_json.dumps(chunk))
             await _send(response, "[DONE]")

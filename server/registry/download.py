@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from .. import pools
 from ..store import Store
 from ..stored_model import DigestMismatch, Layer
 from .client import Client, Credentials
@@ -87,7 +88,7 @@ class Download:
                 await self._fetch()
                 partial.save()
             self.fetched.set()
-            await _to_its_end(asyncio.to_thread(partial.finish, self.layer.digest, self.target))
+            await _to_its_end(pools.run_to_end("registry", partial.finish, self.layer.digest, self.target))
         finally:
             if not self.fetched.is_set():
                 partial.save()

@@ -1,8 +1,8 @@
 """A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place in the store."""
 
-import asyncio
 from functools import partial
 
+from .. import pools
 from ..store import Store
 from ..stored_model import MANIFEST_TYPE, Layer
 from . import manifest
@@ -22,11 +22,11 @@ async def pull_model(store: Store, text: str, report, insecure: bool, credential
     contents = await _manifest(endpoint, credentials, limits)
     config, layers = manifest.parse(contents, endpoint.name.shortest)
     wanted = list({layer.digest: layer for layer in [*layers, config] if layer.digest}.values())
-    await asyncio.to_thread(_prepare, store, wanted)
+    await pools.run_to_end("registry", _prepare, store, wanted)
     for _ in range(MOST_ROUNDS):
         await _fetch(store, wanted, endpoint, report, credentials, limits)
         report("writing manifest")
-        if await asyncio.to_thread(_write, store, endpoint, contents, wanted):
+        if await pools.run_to_end("registry", _write, store, endpoint, contents, wanted):
             report("success")
             return
     raise RegistryError(f"blobs of {endpoint.name.shortest} vanish from {store.blobs} as fast as they come; is something else deleting them?")

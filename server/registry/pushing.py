@@ -12,7 +12,7 @@ from urllib.parse import quote
 from vkbackend.errors import VkbackendError
 from yarl import URL
 
-from .. import names
+from .. import names, pools
 from ..store import Store
 from ..stored_model import MANIFEST_TYPE, Layer, ModelNotFound
 from . import authorization, manifest
@@ -29,7 +29,7 @@ async def push_model(store: Store, text: str, report, insecure: bool, credential
     report("retrieving manifest")
     try:
         endpoint = resolve(text, insecure)
-        contents = await asyncio.to_thread(_contents, store, endpoint, text)
+        contents = await pools.run_to_end("registry", _contents, store, endpoint, text)
         config, layers = manifest.parse(contents, endpoint.name.shortest)
     except VkbackendError:
         report("couldn't retrieve manifest")

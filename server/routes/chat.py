@@ -1,12 +1,11 @@
 """POST /api/chat: a conversation, and the assistant's next message."""
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from .. import inference, names, streaming
+from .. import inference, names, pools, streaming
 from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
@@ -45,8 +44,9 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
         if not ask.messages:
             yield Replies(single=empty_answer(ask, "load"))
             return
-        turn = Turn(ask, plan, model)
-        rendered = await asyncio.to_thread(turn.write_prompt)  # a long prompt must not hold up other clients
+        pool = pools.of_prompt()  # a long prompt must not hold up other clients
+        turn = await pools.run(pool, Turn, ask, plan, model)
+        rendered = await pools.run(pool, turn.write_prompt)
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
             yield Replies(single=ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
@@ -54,7 +54,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
         inference.refuse_think_level(ask, stored)
         inference.check_format(ask.format, ask.stream is not False)
         inference.check_images(plan, len(rendered.images))
-        yield Replies(pieces=turn.answers(await asyncio.to_thread(turn.begin, rendered.text, request)))
+        yield Replies(pieces=turn.answers(await pools.run(pool, turn.begin, rendered.text, request)))
 
 
 def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:

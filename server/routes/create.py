@@ -1,11 +1,9 @@
 """Routes that bring models in: /api/create, /api/blobs/:digest."""
 
-import asyncio
-
 from aiohttp import web
 
 from .. import create as creation
-from .. import registry
+from .. import pools, registry
 from ..answers import Report, empty, progress, read
 from ..errors import ApiError
 from ..go_text import quote
@@ -19,7 +17,7 @@ UPLOAD_PIECE_BYTES = 1 << 20
 
 async def create(request: web.Request) -> web.StreamResponse:
     ask = await read(request, CreateRequest)
-    name = await asyncio.to_thread(creation.check, ask)  # names of many files
+    name = await pools.run("json", creation.check, ask)  # names of many files
     store = request.app[STORE]
 
     def work(report: Report) -> None:
@@ -48,11 +46,11 @@ async def upload_blob(request: web.Request) -> web.Response:
     """The body is streamed to disk; it becomes a blob only when all of it is there and its digest is the one announced."""
     if _blob_path(request).is_file():
         return empty(200)
-    with await asyncio.to_thread(request.app[STORE].upload) as upload:
+    with await pools.run_to_end("store", request.app[STORE].upload) as upload:
         async for piece in request.content.iter_chunked(UPLOAD_PIECE_BYTES):
-            await asyncio.to_thread(upload.write, piece)
+            await pools.run_to_end("store", upload.write, piece)
         try:
-            await asyncio.to_thread(upload.finish, request.match_info["digest"])
+            await pools.run_to_end("store", upload.finish, request.match_info["digest"])
         except DigestMismatch as error:
             raise ApiError(400, str(error)) from None
     return empty(201)

@@ -1,13 +1,12 @@
 """Routes that turn text into vectors: /api/embed (one or many, of unit length), /api/embeddings (one, as it comes)."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 
 import numpy as np
 from aiohttp import web
 
-from .. import embedding, names, streaming
+from .. import embedding, names, pools, streaming
 from ..answers import json_answer, read
 from ..errors import ApiError
 from ..messages import ANY, EmbeddingRequest, EmbedRequest, EmbedResponse, wire
@@ -21,7 +20,7 @@ class EmbeddingResponse:
 async def embed(request: web.Request) -> web.Response:
     started = time.monotonic()
     found = await answer(request, await read(request, EmbedRequest), started)
-    return await asyncio.to_thread(json_answer, found)  # thousands of numbers must not hold up other clients
+    return await pools.run("answers", json_answer, found)  # thousands of numbers must not hold up other clients
 
 
 async def answer(request: web.Request, ask: EmbedRequest, started: float) -> EmbedResponse:

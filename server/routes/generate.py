@@ -1,13 +1,12 @@
 """POST /api/generate: a prompt, put into the model's template or taken as it is, and the text that goes on from it."""
 
-import asyncio
 import time
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from vkbackend.tokenizer import TokenizerError
 
-from .. import inference, output_parsers, prompt, streaming
+from .. import inference, output_parsers, pools, prompt, streaming
 from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
@@ -55,15 +54,16 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
         if not ask.prompt:
             yield Replies(single=empty_answer(ask, "load"))
             return
-        rendered = await asyncio.to_thread(write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
+        pool = "long prompts" if ask.template else pools.of_prompt()
+        rendered = await pools.run(pool, write_prompt, ask, plan, model)  # a long prompt must not hold up other clients
         if ask.debug_render_only:
             debug = DebugInfo(rendered.text, len(rendered.images))
             yield Replies(single=GenerateResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
         inference.check_format(ask.format, ask.stream is not False)
         inference.check_images(plan, len(rendered.images))
-        parser, shows_all = await asyncio.to_thread(make_parser, ask, plan, model, rendered.text)
-        yield Replies(pieces=answers(ask, await asyncio.to_thread(Run, plan, model, ask, rendered.text, request, parser, shows_all)))
+        parser, shows_all = await pools.run(pool, make_parser, ask, plan, model, rendered.text)
+        yield Replies(pieces=answers(ask, await pools.run(pool, Run, plan, model, ask, rendered.text, request, parser, shows_all)))
 
 
 def empty_answer(ask: GenerateRequest, reason: str) -> GenerateResponse:
@@ -121,7 +121,7 @@ async def answers(ask: GenerateRequest, run: Run):
 
     async for answer in run.pieces(make_answer):
         if answer.done and not ask.raw:
-            answer.context = await asyncio.to_thread(run.model.tokenizer.encode, run.prompt + run.text, add_special=False)
+            answer.context = await pools.run(pools.of_prompt(), run.model.tokenizer.encode, run.prompt + run.text, add_special=False)
         yield answer
 
 

@@ -1,12 +1,10 @@
 """Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
 
-import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from .. import go_json, model_info, names
+from .. import go_json, model_info, names, pools
 from ..answers import empty, json_answer, read
 from ..errors import ApiError
 from ..go_text import quote
@@ -17,8 +15,6 @@ from ..store import ModelNotFound, Store, StoreError
 
 log = logging.getLogger(__name__)
 
-# Changes may wait for another program that holds the store's lock; what only reads must not wait with them.
-CHANGES = ThreadPoolExecutor(16, thread_name_prefix="store-change")
 VERSION = "0.12.11"  # the version of Ollama's API that is served
 INVALID_PATH = "invalid model path"
 
@@ -32,7 +28,7 @@ async def version(request: web.Request) -> web.Response:
 
 
 async def tags(request: web.Request) -> web.Response:
-    return json_answer(await asyncio.to_thread(list_models, request.app[STORE]))
+    return json_answer(await pools.run("store", list_models, request.app[STORE]))
 
 
 def list_models(store) -> ListResponse:
@@ -62,7 +58,7 @@ async def show(request: web.Request) -> web.Response:
         return go_json.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
 
     try:
-        body = await asyncio.to_thread(look)
+        body = await pools.run("store", look)
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{text}' not found") from None
     return web.Response(body=body.encode(), headers={"Content-Type": "application/json; charset=utf-8"})
@@ -111,7 +107,7 @@ async def _changed(store: Store, change, *arguments):
         with store.lock.by(deadline):
             return change(*arguments)
 
-    return await asyncio.get_running_loop().run_in_executor(CHANGES, run)
+    return await pools.run_to_end("changes", run)
 
 
 def _delete(store, name):

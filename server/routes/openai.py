@@ -1,13 +1,12 @@
 """The OpenAI API: /v1/chat/completions, completions, embeddings, models."""
 
-import asyncio
 import functools
 import time
 from dataclasses import replace
 
 from aiohttp import web
 
-from .. import go_json, names
+from .. import go_json, names, pools
 from ..answers import PLAIN_JSON, bound
 from ..errors import ApiError
 from ..formatting import shortened
@@ -35,7 +34,7 @@ def in_openai_shape(handler):
 
 async def _answer(make, *arguments) -> web.Response:
     """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up other clients."""
-    body = await asyncio.to_thread(lambda: (go_json.dumps(make(*arguments)) + "\n").encode())
+    body = await pools.run("answers", lambda: (go_json.dumps(make(*arguments)) + "\n").encode())
     return web.Response(body=body, headers={"Content-Type": PLAIN_JSON})
 
 
@@ -85,14 +84,14 @@ async def embeddings(request: web.Request) -> web.Response:
 
 @in_openai_shape
 async def list_models(request: web.Request) -> web.Response:
-    return await _answer(lambda: answers.model_list(models.list_models(request.app[STORE])))
+    return await _answer(answers.model_list, await pools.run("store", models.list_models, request.app[STORE]))
 
 
 @in_openai_shape
 async def retrieve_model(request: web.Request) -> web.Response:
     name = shortened(request.match_info["model"])
     try:
-        found = await asyncio.to_thread(request.app[STORE].get, names.parse(name))
+        found = await pools.run("store", request.app[STORE].get, names.parse(name))
     except InvalidName:
         raise ApiError(500, models.INVALID_PATH) from None
     except (ModelNotFound, FileNotFoundError):

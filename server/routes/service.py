@@ -1,12 +1,12 @@
 """What operators and tools ask for: /healthz, /metrics, /api/devices, /openapi.json and its page /docs."""
 
-import asyncio
 import functools
 import json
 
 from aiohttp import web
 from vkbackend.device.selection import survey
 
+from .. import pools
 from ..answers import json_answer
 from ..errors import ApiError
 from ..keys import LOADED_MODELS
@@ -27,7 +27,7 @@ async def prometheus(request: web.Request) -> web.Response:
 
 async def devices(request: web.Request) -> web.Response:
     """Every Vulkan device, which ones models run on, and why: as `vkbackend devices --json`."""
-    return json_answer(await asyncio.to_thread(lambda: as_dict(survey())))
+    return json_answer(await pools.run("models", lambda: as_dict(survey())))
 
 
 @functools.cache
@@ -44,7 +44,7 @@ async def page(request: web.Request) -> web.Response:
 
 
 async def page_file(request: web.Request) -> web.Response:
-    found = await asyncio.to_thread(openapi.file, request.match_info["file"])
+    found = await pools.run("store", openapi.file, request.match_info["file"])
     if found is None:
         raise ApiError(404, "the page has no such file")
     return _of_page(*found)

@@ -6,10 +6,12 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
+from .. import pools
 from ..answers import error_answer
 from ..errors import ApiError
 from ..keys import RUNNING
 from ..openai import errors as openai_errors
+from ..streaming import has_left
 from . import metrics, request_id
 from .running import SHUTTING_DOWN
 
@@ -22,6 +24,7 @@ async def observed(request: web.Request, handler) -> web.StreamResponse:
     started, running = time.monotonic(), request.app[RUNNING]
     # For the rest of this task, which answers one request: the answer may be sent after this function.
     request_id.current.set(request_id.of_header(request.headers.get(request_id.HEADER, "")))
+    pools.client_left.set(lambda: has_left(request))
     _has_begun.set(False)
     status = 499  # the client left before there was an answer
     try:
