@@ -6,7 +6,7 @@ PARAMETER; a message's argument is `role: text`. Values may stand in double or t
 
 from dataclasses import dataclass
 
-from .go_text import decode_utf8
+from .go_text import decode_utf8, is_text
 
 _COMMANDS = ("from", "license", "template", "system", "adapter", "renderer", "parser", "parameter", "message")
 _ROLES = ("system", "user", "assistant")
@@ -102,7 +102,7 @@ class _Parser:
         self.keep(character)
 
     def keep(self, character):
-        if character.isprintable():  # control and format characters, and spaces other than the plain one, are dropped
+        if is_text(character):  # control and format characters, and spaces other than the plain one, are dropped
             self.buffer += character
 
     def between(self, character):

@@ -7,6 +7,7 @@ import pytest
 from recorded import check, load, outcome, recorded_outcome
 
 from server import binding, durations, formatting, go_json, go_text, modelfile, names, parameters, quantization
+from server.gotemplate import formatting as template_formatting
 from server.messages import ChatRequest, GenerateRequest, bind
 
 
@@ -202,3 +203,23 @@ def test_values_as_fmt_prints_them():
     assert [go_text.value(item) for item in (64.0, 0.2, 131072.0, 1e6, 1.5e-5, 0.0001, True, "x", None)] == [
         "64", "0.2", "131072", "1e+06", "1.5e-05", "0.0001", "true", "x", "<nil>"]
     assert go_text.quote('a"\\\n\x01\u00a0é') == '"a\\"\\\\\\n\\x01\\u00a0é"'
+
+
+@pytest.mark.parametrize("character", ["\U0001fa77", "\U0001fae8", "\U0001f6dc", "\U00031350", "\u0cf3", "\U0001fae9", "\U0002ebf0", "\U0003fffd"])
+def test_a_modelfile_keeps_characters_that_python_does_not_know_yet(character):
+    """Of Unicode 15, of 15.1 and 16, and of none so far."""
+    commands = modelfile.parse(f"FROM x\nSYSTEM a {character} b\nPARAMETER stop {character}\nMESSAGE user {character}\n")
+    assert [command.args for command in commands] == ["x", f"a {character} b", character, f"user: {character}"]
+    assert modelfile.parse(modelfile.write(commands)) == commands
+
+
+def test_a_modelfile_drops_control_and_format_characters():
+    assert modelfile.parse("FROM x\nSYSTEM a\x1b\x07\x7f\x85\u200b\u2028\u00a0b\n")[1].args == "ab"
+
+
+@pytest.mark.parametrize("character, is_printed", [("\U0001fa77", True), ("\U0001faf8", True), ("\U000323af", True), ("\U0002b739", True),
+                                                   ("\U00013440", True), ("\U0001343f", False), ("\U0001fa6f", False), ("\ue000", False)])
+def test_quoting_prints_what_go_prints(character, is_printed):
+    code = ord(character)
+    escaped = f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
+    assert go_text.quote(character) == f'"{character if is_printed else escaped}"' == template_formatting.quote(character)

@@ -7,6 +7,7 @@ import math
 import re
 
 from ..go_json import shortest_digits
+from ..go_text import is_printable
 from .budget import Writer
 from .values import Bytes, Map, Slice, Struct, string_bytes, string_from, type_name, unwrap
 
@@ -27,7 +28,7 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
             pieces.append(_QUOTED[char])
         elif 0xDC80 <= code <= 0xDCFF:
             pieces.append(f"\\x{code - 0xDC00:02x}")
-        elif (char.isprintable() and (code < 128 or not ascii_only)):
+        elif is_printable(char) and (code < 128 or not ascii_only):
             pieces.append(char)
         elif code < 0x80:
             pieces.append(f"\\x{code:02x}")
@@ -200,7 +201,7 @@ def _integer(value, verb):
     elif letter == "q":
         return verb.pad(quote(chr(value) if 0 <= value <= 0x10FFFF else "\ufffd", "'", verb.has("+")))
     elif letter == "U":
-        return verb.pad(f"U+{value:04X}" + (f" '{chr(value)}'" if verb.has("#") and chr(value).isprintable() else ""))
+        return verb.pad(f"U+{value:04X}" + (f" '{chr(value)}'" if verb.has("#") and is_printable(chr(value)) else ""))
     else:
         return f"%!{letter}({type_name(value)}={value})"
     if verb.precision is not None:
@@ -257,7 +258,7 @@ def _string(text, verb):
         return verb.pad(text if verb.precision is None else text[:verb.precision])
     if letter == "q":
         text = text if verb.precision is None else text[:verb.precision]
-        if verb.has("#") and "`" not in text and text.isprintable():
+        if verb.has("#") and "`" not in text and all(map(is_printable, text)):
             return verb.pad(f"`{text}`")
         return verb.pad(quote(text, ascii_only=verb.has("+")))
     if letter in "xX":

@@ -10,6 +10,7 @@ from html import escape
 from typing import Callable
 from urllib.parse import quote_plus
 
+from ..go_text import is_printable
 from . import api_values, json_text
 from .formatting import Verb, format_value, sprint, sprintf, sprintln
 from .values import Byte, Bytes, Interface, Map, Slice, Struct, is_nil, string_bytes, string_from, truth, type_name, unwrap
@@ -187,7 +188,7 @@ def _script(*values):
     for char in _joined(values):
         if char in _SCRIPT:
             pieces.append(_SCRIPT[char])
-        elif char.isprintable():
+        elif is_printable(char):
             pieces.append(char)
         else:
             pieces.append(f"\\u{ord(char):04X}")

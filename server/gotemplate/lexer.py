@@ -6,6 +6,8 @@ Trimming (`{{- ` and ` -}}`) and comments are dealt with here, so that the parse
 
 from dataclasses import dataclass
 
+from ..go_text import is_printable
+
 LEFT, RIGHT = "{{", "}}"
 SPACES = " \t\r\n"
 DIGITS, HEX_DIGITS = "0123456789_", "0123456789abcdefABCDEF_"
@@ -291,4 +293,4 @@ _SINGLE = {"=": "assign", "|": "pipe"}
 def describe(char: str) -> str:
     """A character as Go's %#U writes it: U+005B '['."""
     code = ord(char) if char else 0xFFFFFFFF  # the lexer's end of file is rune -1
-    return f"U+{code:04X}" + (f" '{char}'" if char.isprintable() and char else "")
+    return f"U+{code:04X}" + (f" '{char}'" if char and is_printable(char) else "")

@@ -21,6 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from .. import go_text
 from . import authorization
 from .endpoint import Endpoint
 from .errors import Passing, Refused, RegistryError
@@ -194,7 +195,7 @@ def told_error(contents: bytes) -> str:
         told = str(found) if found else text[:200]
     except (ValueError, AttributeError, KeyError, IndexError, TypeError, RecursionError):
         told = "" if text.startswith("<") else text[:200]  # a page for browsers
-    return "".join(character if character.isprintable() else " " for character in told).strip()
+    return "".join(character if go_text.is_text(character) else " " for character in told).strip()
 
 
 def retry_after(text: str | None) -> float | None:
