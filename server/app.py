@@ -67,7 +67,7 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
     clean = paths.cleaned(request.raw_path)
     if clean is not None:
         return _redirect(request, clean)
-    if not access.is_host_header(request.headers.get("Host", "")):
+    if not access.is_host_header(_host(request)):
         return answers.plain(400, "400 Bad Request: malformed Host header")
     missing = request.match_info.http_exception
     if missing is not None and missing.status == 404 and await _is_route_without_slash(request):
@@ -85,10 +85,15 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
     return await _answer(request, handler)
 
 
+def _host(request) -> str:
+    """Where the request was sent to: an absolute target says it in place of the header, as in Go."""
+    return paths.authority(request.raw_path) or request.headers.get("Host", "")
+
+
 def _cors(request) -> dict | None:
     """Headers of an answer to a page of another origin: none for other callers, None where the origin is not allowed."""
     rules, origin = request.app[ACCESS], request.headers.get("Origin", "")
-    if not origin or access.is_same_origin(origin, request.headers.get("Host", "")):
+    if not origin or access.is_same_origin(origin, _host(request)):
         return {}
     if rules.allows_all_origins:
         return {"Access-Control-Allow-Origin": "*"}
@@ -97,7 +102,7 @@ def _cors(request) -> dict | None:
 
 def _refusal(request, headers) -> web.Response | None:
     """The answer where a request goes no further: a foreign origin or host, or one that OPTIONS already settles."""
-    rules, host, cors = request.app[ACCESS], request.headers.get("Host", ""), _cors(request)
+    rules, host, cors = request.app[ACCESS], _host(request), _cors(request)
     is_options = request.method == "OPTIONS"
     if cors is None:
         return answers.empty(403, headers)

@@ -21,6 +21,11 @@ def split(target: str) -> tuple[str, str]:
     return path, mark + query
 
 
+def authority(target: str) -> str:
+    """`host:port` of `http://host:port/path`, nothing of `/path`."""
+    return "" if target.startswith("/") else target.partition("://")[2].partition("/")[0].partition("?")[0]
+
+
 def is_too_deep(target: str) -> bool:
     """Whether looking for a route would take long: aiohttp copies the path once for each of its segments."""
     path = split(target)[0]

@@ -94,6 +94,20 @@ def test_no_redirect_leads_to_another_host(server, path):
     assert URL("http://localhost:1").join(URL(target, encoded=True)).host == "localhost"
 
 
+@pytest.mark.parametrize(
+    "target, status",
+    [
+        ("http://evil.com/api/version", 403),
+        ("http://evil.com:80/api/version?x=http://localhost/", 403),
+        ("http://[127.0.0.1].evil.com:80/api/version", 400),
+        ("http://localhost:80/api/version", 200),
+        ("http://[::1]:80/api/version", 200),
+    ],
+)
+def test_the_host_of_an_absolute_target_counts(server, target, status):
+    assert ask(server, f"GET {target}")[0] == status
+
+
 def test_a_post_to_an_unclean_path_arrives_with_its_body(tmp_path):
     async def conversation(client):
         answer = await client.session.post(
