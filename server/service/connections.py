@@ -59,9 +59,8 @@ class Connection(RequestHandler):
         self._framing_bytes = 0  # of the body, since the last byte of its contents: sizes of chunks, trailers
         self._is_answering = self._is_refused = False
         self._silent_since = site.loop.time()  # the last bytes came, or the last answer was given
-        self._head_since: float | None = (
-            self._silent_since
-        )  # None between requests: a connection may be kept open for later
+        # Of the next request. None between requests: a connection may be kept open for later.
+        self._head_since: float | None = self._silent_since
 
     @property
     def silent_since(self) -> float | None:
@@ -107,7 +106,7 @@ class Connection(RequestHandler):
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ):
+    ) -> web.StreamResponse:
         """Answer bytes that are no HTTP as Go does, without a traceback."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
@@ -190,21 +189,24 @@ class Site(web.BaseSite):
 
     async def _accept(self) -> None:
         while True:
+            if not self._make_room():
+                await self._wait(f"all {self._most} connections are in use")
+                continue
             try:
-                if not self._make_room():
-                    raise OSError(f"all {self._most} connections are in use")
                 accepted, _ = await self.loop.sock_accept(self._socket)
                 await self.loop.connect_accepted_socket(self._connection, accepted)
             except ConnectionError:  # the client has left already
                 continue
             except OSError as error:
-                if self.loop.time() - self._warned_at >= WARNING_SECONDS:
-                    self._warned_at = self.loop.time()
-                    log.warning(
-                        "new clients wait: %s; LimitNOFILE of a service or `ulimit -n` bounds open files",
-                        error.strerror or error,
-                    )
-                await asyncio.sleep(RETRY_SECONDS)
+                await self._wait(error.strerror or str(error))
+            except Exception:
+                log.exception("a client could not be accepted")
+
+    async def _wait(self, reason: str) -> None:
+        if self.loop.time() - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = self.loop.time()
+            log.warning("new clients wait: %s; raise `ulimit -n`, or LimitNOFILE of a service", reason)
+        await asyncio.sleep(RETRY_SECONDS)
 
     def _make_room(self) -> bool:
         """Whether one more connection can be opened; it may take the place of the one that was silent the longest."""
