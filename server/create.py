@@ -11,11 +11,11 @@ from typing import Callable
 
 from vkbackend.gguf.reader import GGUFFile
 
-from . import go_json, names
+from . import go_json, jinja, names
 from .convert import Source, from_folder, from_gguf, write_model
 from .errors import ApiError
 from .formatting import human_bytes, human_number
-from .gotemplate import Template, TemplateError, builtin
+from .gotemplate import Template, TemplateError
 from .messages import CreateRequest, Message
 from .model_info import parameter_count
 from .names import ModelName
@@ -295,13 +295,12 @@ def _check_size(piece: Piece) -> None:
 
 
 def _detected_template(gguf) -> list[Piece]:
-    """A template of ours, and its parameters, where the file's own is known to say the same."""
-    matched = builtin.match(gguf.metadata.get("tokenizer.chat_template", str, ""))
-    if not matched:
+    """A built-in template, and its parameters, where it stands for the file's own."""
+    matched = jinja.builtin_for(gguf)
+    if matched is None:
         return []
-    template_name, text, parameters = matched
-    piece = Piece(TEMPLATE, contents=text.encode(), status=f"using autodetected template {template_name}")
-    return [piece, _json_piece(PARAMS, parameters)] if parameters else [piece]
+    piece = Piece(TEMPLATE, contents=matched.text.encode(), status=f"using autodetected template {matched.name}")
+    return [piece, _json_piece(PARAMS, matched.parameters)] if matched.parameters else [piece]
 
 
 def _media_type(metadata) -> str:

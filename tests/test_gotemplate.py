@@ -6,7 +6,7 @@ import time
 from datetime import date
 
 import pytest
-from server.gotemplate import Template, TemplateError, Values, builtin
+from server.gotemplate import Template, TemplateError, Values
 from server.gotemplate.formatting import sprint, sprintf
 from shared_data import shared
 
@@ -127,46 +127,3 @@ def test_printf(layout, values, text):
 @pytest.mark.parametrize("value, text", [(1e5, "100000"), (1e6, "1e+06"), (123456789.0, "1.23456789e+08"), (1e-5, "1e-05"), (0.0001, "0.0001")])
 def test_floats_print_as_in_go(value, text):
     assert sprint(value) == text
-
-
-CHATML = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-GEMMA = ("{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{% for m in messages %}"
-         "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
-         "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}")
-
-
-def test_builtin_templates_all_parse():
-    for row in builtin._index():
-        Template.parse(row["text"])
-        assert row["parameters"]["stop"]
-
-
-def test_match_by_the_prompts_that_a_text_writes():
-    name, text, parameters = builtin.match(CHATML)
-    assert name == "chatml" and "<|im_start|>" in text and parameters == {"stop": ["<|im_start|>", "<|im_end|>"]}
-
-
-def test_match_where_system_texts_are_refused():
-    assert builtin.match(GEMMA)[0] == "gemma-instruct"
-
-
-def test_match_by_markers_where_the_prompts_differ():
-    text = "{% set date = strftime_now('%d') %}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}"
-    assert builtin.match(text)[0] == "llama3-instruct"
-
-
-@pytest.mark.parametrize("text", ["", "{% for", "no template at all", "{{ 1 / 0 }}", "{{ ''.__class__.__mro__ }}"])
-def test_no_match(text):
-    assert builtin.match(text) is None
-
-
-@pytest.mark.parametrize("text", [
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "{% set ns = namespace(x='x') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
-    "{{ 'x' * 10**11 }}",
-])
-def test_hostile_chat_templates_end(text):
-    begin = time.monotonic()
-    assert builtin.match(text) is None
-    assert time.monotonic() - begin < 15

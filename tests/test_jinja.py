@@ -5,12 +5,14 @@ import time
 
 import pytest
 from server import jinja
-from server.gotemplate import Template, TemplateError, Values, builtin
+from server.gotemplate import Template, TemplateError, Values
 from server.jinja import process
 from starter_models import model_path
 from test_handlers_inference import World, pieces
 from test_tools import tools
+from tiny_gguf import write_tiny_gguf
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.tokenizer import Tokenizer
 
 CHATML = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
@@ -23,17 +25,18 @@ def prompt(text, *turns, bos="<s>", adds_bos=False, **values):
 
 
 def test_a_real_file_s_template_writes_what_the_matched_one_writes():
-    text = GGUFFile.open(model_path("smollm2")).metadata.get("tokenizer.chat_template", str)
-    name, go_template, _ = builtin.match(text)
-    assert name == "chatml"
+    gguf = GGUFFile.open(model_path("smollm2"))
+    text, builtin = gguf.metadata.get("tokenizer.chat_template", str), jinja.builtin_for(gguf)
+    assert builtin.name == "chatml"
     for turns in ([("system", "S"), ("user", "a")], [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c")]):
-        wanted = Template.parse(go_template).execute(Values(messages=[{"role": role, "content": content} for role, content in turns]))
+        wanted = Template.parse(builtin.text).execute(Values(messages=[{"role": role, "content": content} for role, content in turns]))
         assert prompt(text, *turns).strip() == wanted.strip()
 
 
 def test_what_a_template_is_given():
     assert prompt("{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}{{ add_generation_prompt }}", ("user", "hi")) == "<s>hi</s>True"
-    assert prompt("{{ tools is defined }} {{ messages[0].tool_calls is defined }}", ("user", "hi")) == "False False"
+    assert prompt("{{ tools }} {{ documents }} {{ messages[0].tool_calls is defined }}", ("user", "hi")) == "None None False"
+    assert prompt("{% if tools is not none %}{{ tools | length }}{% endif %}", ("user", "hi"), tools=[]) == ""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}
     assert prompt("{% for t in tools %}{{ t | tojson }}{% endfor %}", ("user", "é<"), tools=[tool]) == (
         '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}')
@@ -43,7 +46,7 @@ def test_what_a_template_is_given():
             "{{ m.name }};{% endfor %}")
     assert prompt(text, ("user", "x"), call, result) == ';f{"a": "é"};f;'
     assert prompt("{{ strftime_now('%Y') }}", ("user", "x")) == time.strftime("%Y")
-    assert prompt("{% generation %}{{ messages[0].content }}{% endgeneration %}{% for i in [1, 2] %}{% break %}{% endfor %}", ("user", "x")) == "x"
+    assert prompt("{% for i in [1, 2] %}{{ messages[0].content }}{% break %}{% endfor %}", ("user", "x")) == "x"
     assert prompt(THINKING, ("user", "x"), think=False, is_think_set=True).endswith("assistant\n<think>\n\n</think>\n\n")
     assert prompt(THINKING, ("user", "x"), think=True, is_think_set=True).endswith("assistant\n")
     assert prompt("{{ reasoning_effort }}", ("user", "x"), think=True, think_level="high", is_think_set=True) == "high"
@@ -54,8 +57,7 @@ def test_bos_comes_once():
     assert prompt("<s>a", ("user", "x"), adds_bos=False) == "<s>a"
 
 
-def test_an_answer_that_comes_last_is_gone_on_with():
-    assert prompt(CHATML, ("user", "Poem"), ("assistant", "Roses are ")).endswith("<|im_start|>assistant\nRoses are")
+def test_thoughts_that_come_last_are_closed():
     thinking = {"role": "assistant", "content": "", "thinking": "hm"}
     assert prompt(THINKING, ("user", "x"), thinking).endswith("<|im_start|>assistant\n<think>\nhm\n</think>\n\n")
 
@@ -80,6 +82,44 @@ def test_calls_in_the_forms_that_templates_want():
     assert prompt(text, *turns) == "call00000 call00001 call00000=1 call00001=2 "
     turns[2] |= {"tool_call_id": "call00001"}
     assert prompt(text, *turns) == "call00000 call00001 call00001=1 call00000=2 "
+
+
+@pytest.mark.parametrize("block, written", [
+    ("{% generation %}\n{{ m.content }}\n{% endgeneration %}\n", "x\n"),
+    ("a\n  {% generation %}\n{{ m.content }}{% endgeneration %}\nb", "a\nxb"),
+    ("a\n  {%- generation -%}\n  {{ m.content }}\n {%- endgeneration -%}\n b", "axb"),
+    ("a {%+ generation %}{{ m.content }}{%endgeneration%} b", "a x b"),
+    ("{% generation %}{% set a = 1 %}{% if m %}{% break %}{% endif %}{% endgeneration %}", ""),
+])
+def test_generation_blocks_are_tags_as_all_others(block, written):
+    assert prompt("{% for m in messages %}" + block + "{% endfor %}", ("user", "x")) == written
+
+
+def test_a_text_like_a_generation_tag_is_kept():
+    assert prompt("{{ '{% generation %}' }}{% raw %}{% endgeneration %}{% endraw %}", ("user", "x")) == "{% generation %}{% endgeneration %}"
+
+
+def test_tokens_that_a_template_may_name(tmp_path):
+    file = GGUFFile.open(write_tiny_gguf(tmp_path / "m.gguf", "gemma3", chat_template="{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}"))
+    template = jinja.JinjaTemplate.for_tokenizer(jinja.Source.of(file.metadata), Tokenizer.from_gguf(file))
+    assert template.execute(Values(messages=[{"role": "user", "content": "x"}])) == "<eos><unk><pad>"
+
+
+def test_tools_where_a_template_wants_them():
+    tool = {"type": "function", "function": {"name": "f"}}
+    in_system = "{% for m in messages %}[{{ m.role }}:{{ m.content }}{% if 'tools' in m and m['tools'] is not none %}|{{ '' + m['tools'] }}{% endif %}]{% endfor %}"
+    assert prompt(in_system, ("user", "x"), tools=[tool]) == '[system:|[{"type": "function", "function": {"name": "f"}}]][user:x]'
+    assert prompt(in_system, ("system", "S"), ("user", "x"), tools=[tool]).startswith("[system:S|[{")
+    assert prompt(in_system, ("user", "x")) == "[user:x]"
+
+
+@pytest.mark.parametrize("text, knows", [
+    ("{% if tools %}{% endif %}", True), ("{{- tools | tojson -}}", True), ("{% set xml_tools = tools or [] %}", True),
+    ("{{ messages[0].tools }}", True), ("{% if 'tools' in m %}{% endif %}", True),
+    ("You have no tools. {# tools #}{{ 'a tools text' }}{{ toolset }}", False), ("{% raw %}{{ tools }}{% endraw %}", False), ("{{ 'tools", False),
+])
+def test_tools_are_known_where_the_code_of_a_template_reads_them(text, knows):
+    assert jinja.knows_tools(text) is knows
 
 
 @pytest.mark.parametrize("text, told", [

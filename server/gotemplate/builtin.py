@@ -1,68 +1,54 @@
-"""The templates Ollama ships, and which of them stands for the jinja text of a GGUF's `tokenizer.chat_template`.
+"""The templates that Ollama ships, and the one that was written for a given Jinja text.
 
-In: jinja text. Out: (name, template text, parameters) or None. Two ways to match, the surer one first: the built-in template that
-writes the same prompts as the jinja text for a few conversations; else the one whose role markers all stand in the jinja text.
-(Ollama compares the jinja texts themselves by edit distance with those its templates were written for.)
+In: the Jinja text of a GGUF's `tokenizer.chat_template`. Out: `BuiltinTemplate` or None. The folder `templates` holds
+Ollama 0.12.11's own files under its licence: Go templates, and in `index.json` the Jinja texts they were written for.
 """
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import probe
-from .template import Template, Values
-
 FOLDER = Path(__file__).parent / "templates"
-MAX_JINJA_CHARS = 100_000  # a text longer than this is not worth running
-END_TOKENS = ["</s>", "<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end_of_turn|>", "<|end|>", "<step>"]
+MAX_DISTANCE = 99  # edits between a text and the one that a template was written for, as in Ollama
 
 
-def _conversation(*turns):
-    return [{"role": role, "content": content} for role, content in turns]
+@dataclass(frozen=True)
+class BuiltinTemplate:
+    """text: the Go template. parameters: such as {"stop": [...]}."""
 
-
-# A system text comes first where it is allowed at all, for some templates make one up when there is none.
-PROBES = [
-    _conversation(("system", "Sys."), ("user", "One?")),
-    _conversation(("system", "Sys."), ("user", "One?"), ("assistant", "1"), ("user", "Two?")),
-    _conversation(("user", "One?"), ("assistant", "1"), ("user", "Two?")),
-]
+    name: str
+    text: str
+    parameters: dict
 
 
 @functools.cache
-def _index() -> list[dict]:
-    rows = json.loads((FOLDER / "index.json").read_text())
-    for row in rows:
-        row["text"] = (FOLDER / f"{row['name']}.gotmpl").read_text()
-    return rows
+def _index() -> list[tuple[str, str]]:
+    """(Jinja text, name of the template that was written for it)"""
+    return [(row["template"], row["name"]) for row in json.loads((FOLDER / "index.json").read_text())]
 
 
 @functools.cache
-def _prompts(name) -> list[str]:
-    template = Template.parse(next(row["text"] for row in _index() if row["name"] == name))
-    return [template.execute(Values(messages=probe)).strip() for probe in PROBES]
+def named(name: str) -> BuiltinTemplate:
+    """The template of that name. Raises KeyError."""
+    parameters = json.loads((FOLDER / "parameters.json").read_text())[name]
+    return BuiltinTemplate(name, (FOLDER / f"{name}.gotmpl").read_text(), parameters)
 
 
-def match(jinja_text: str) -> tuple[str, str, dict] | None:
-    """The built-in template for a GGUF's chat template: (name, Go template, parameters such as {"stop": [...]})."""
-    if not jinja_text or len(jinja_text) > MAX_JINJA_CHARS:
-        return None
-    row = _by_prompts(jinja_text) or _by_markers(jinja_text)
-    return (row["name"], row["text"], row["parameters"]) if row else None
+def closest(jinja_text: str) -> BuiltinTemplate | None:
+    """The template whose Jinja text is the fewest edits away, if that is near enough; of several, the first.
 
+    Takes milliseconds, whatever the text.
+    """
+    from rapidfuzz.distance import Levenshtein  # on first use: the server starts without it
 
-def _by_prompts(jinja_text):
-    """The first template that agrees in every conversation that the jinja text accepts, or in those with a system text."""
-    for rendered in probe.run(jinja_text, END_TOKENS, PROBES) or ():
-        prompts = [None if prompt is None else prompt.strip() for prompt in rendered]
-        accepted = [prompt is not None for prompt in prompts]
-        for row in _index() if any(accepted) else ():
-            agreed = [prompt == known for prompt, known in zip(prompts, _prompts(row["name"]))]
-            if agreed == accepted or (agreed[0] and agreed[1]):
-                return row
-    return None
-
-
-def _by_markers(jinja_text):
-    fitting = [row for row in _index() if row["markers"] and all(marker in jinja_text for marker in row["markers"])]
-    return max(fitting, key=lambda row: sum(map(len, row["markers"])), default=None)
+    best, limit = None, MAX_DISTANCE
+    for known, name in _index():
+        if abs(len(known) - len(jinja_text)) > limit:
+            continue
+        distance = Levenshtein.distance(jinja_text, known, score_cutoff=limit)
+        if distance <= limit:
+            best, limit = name, distance - 1
+        if limit < 0:
+            break
+    return named(best) if best else None

@@ -4,24 +4,42 @@ In: the template's text and the tokens that it may name. Out: `JinjaTemplate`, u
 """
 
 import json
+import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..gotemplate import TemplateError, Values
 from ..stored_model import PROMPT, TEMPLATE
 from .process import WorkerDoesNotStart, WorkerEnded, worker
+from .tags import thinking_tags, wants_tools_in_system_message
+from .typed_content import as_parts, typed_roles
 
 MAX_CHARS = 100_000  # a template longer than this is not worth running
-_CALL_TAGS = ("<tool_call>", "[TOOL_CALLS]", "<|tool▁calls▁begin|>", "<｜tool▁calls▁begin｜>", "<|tool_calls_section_begin|>",
-              "<|tool_call|>", "<|tool_call_start|>", "<tool_calls>")
+_TOKENS = {
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "sep_token": "seperator_token_id",
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}  # a template's name -> GGUF's
 
 
 @dataclass(frozen=True)
 class Source:
-    """A template as it stands in a file; eos_id as the file has it."""
+    """A template as it stands in a file. token_ids: ids of the tokens that it may name (`eos_token`), but for bos."""
 
     text: str
-    eos_id: int | None
+    token_ids: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, metadata) -> "Source | None":
+        """The template of a GGUF file's metadata, where it has one worth running."""
+        text = metadata.get("tokenizer.chat_template", None, "")
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARS:
+            return None
+        ids = {name: metadata.get(f"tokenizer.ggml.{key}", None, None) for name, key in _TOKENS.items()}
+        return cls(text, {name: token_id for name, token_id in ids.items() if isinstance(token_id, int)})
 
 
 def found_in(stored, metadata) -> Source | None:
@@ -29,51 +47,54 @@ def found_in(stored, metadata) -> Source | None:
 
     metadata: that of its GGUF file, or None.
     """
-    if metadata is None or stored.config.get("renderer") or any(layer.media_type in (TEMPLATE, PROMPT) for layer in stored.manifest.layers):
+    if (
+        metadata is None
+        or stored.config.get("renderer")
+        or any(layer.media_type in (TEMPLATE, PROMPT) for layer in stored.manifest.layers)
+    ):
         return None
-    text = metadata.get("tokenizer.chat_template", None, "")
-    if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARS:
-        return None
-    return Source(text, metadata.get("tokenizer.ggml.eos_token_id", None, None))
+    return Source.of(metadata)
 
 
-def knows_tools(text: str) -> bool:
-    return "tools" in text
-
-
-def thinking_tags(text: str) -> tuple[str, str]:
-    """What stands around thoughts, or empty texts."""
-    return ("<think>", "</think>") if "</think>" in text else ("", "")
-
-
-def tool_tag(text: str) -> str:
-    """What begins a tool call: a word that the template names, else a brace."""
-    return next((tag for tag in _CALL_TAGS if tag in text), "{")
+class TooCostly(TemplateError):
+    """Another form of the same conversation would cost as much."""
 
 
 class JinjaTemplate:
-    """bos, eos: the texts of these tokens. adds_bos: the tokenizer puts bos before a prompt by itself, so the prompt is not to begin with it."""
+    """bos, eos: the texts of these tokens; tokens: those of others, by the names that templates know them by.
+    adds_bos: the tokenizer puts bos before a prompt by itself, so the prompt is not to begin with it."""
 
-    def __init__(self, text: str, bos: str, eos: str, adds_bos: bool):
-        self.text, self.bos, self.eos, self.adds_bos = text, bos, eos, adds_bos
+    def __init__(
+        self, text: str, bos: str = "", eos: str = "", adds_bos: bool = False, tokens: dict[str, str] | None = None
+    ):
+        self.text, self.bos, self.adds_bos = text, bos, adds_bos
+        self.tokens = {**(tokens or {}), "bos_token": bos, "eos_token": eos}
 
     @classmethod
     def for_tokenizer(cls, source: Source, tokenizer) -> "JinjaTemplate":
         def written(token_id):
             return "" if token_id is None else tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
-        return cls(source.text, written(tokenizer.bos_id), written(source.eos_id), tokenizer.adds_bos)
+        known = {
+            name: written(token_id)
+            for name, token_id in source.token_ids.items()
+            if 0 <= token_id < tokenizer.vocab_size
+        }
+        return cls(source.text, written(tokenizer.bos_id), known.pop("eos_token", ""), tokenizer.adds_bos, known)
 
-    def execute(self, values: Values) -> str:
+    def execute(self, values: Values, as_it_is: bool = False) -> str:
         """The prompt. Raises TemplateError.
 
-        A conversation that the template refuses is tried in other forms that say the same, as templates differ in what they take; the error is
-        that of the first.
+        A conversation that the template refuses is tried in other forms that say the same, as templates differ in what
+        they take; the error is that of the first. as_it_is: no other form.
         """
         refused = None
-        for messages in _forms(_with_ids([_message(message) for message in values.messages])):
+        messages = _with_ids([_message(message) for message in values.messages])
+        for messages in [messages] if as_it_is else _forms(messages):
             try:
                 text = self._conversation(values, messages)
+            except TooCostly:
+                raise
             except TemplateError as error:
                 refused = refused or error
             else:
@@ -81,43 +102,86 @@ class JinjaTemplate:
         raise refused
 
     def _conversation(self, values, messages) -> str:
-        """An answer that comes last is gone on with: what the template writes behind it is cut off; thoughts without an answer are put behind."""
+        """An answer that comes last is continued; thoughts alone follow the place where an answer would begin."""
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant" or last.get("tool_calls"):
             return self._render(values, messages, asks=True)
-        content = last["content"]
-        if content.strip():
-            text = self._render(values, messages, asks=False)
-            end = text.rfind(content.strip())
-            if end < 0:
-                raise TemplateError("the model's chat template does not show the answer that is to be gone on with", "execute")
-            return text[:end] + content.strip()
+        if last["content"]:
+            return self._continued(values, messages)
         text = self._render(values, messages[:-1], asks=True)
         if not last.get("thinking"):
             return text
         opening, closing = thinking_tags(self.text)
         if opening and text.rstrip().endswith(opening):
-            text = text.rstrip()[:-len(opening)]
+            text = text.rstrip()[: -len(opening)]
         return f"{text}{opening}\n{last['thinking'].strip()}\n{closing}\n\n"
 
+    def _continued(self, values, messages) -> str:
+        """What the template writes up to the last message's content, and the content as it is.
+
+        A mark in place of the content shows where it belongs, whatever the template would do to it. Where the template
+        shows no mark, the content follows the place where an answer would begin.
+        """
+        *before, last = messages
+        content, mark = last["content"], "answer" + secrets.token_hex(16)
+        try:
+            text = self._render(values, [*before, last | {"content": mark}], asks=False)
+        except TooCostly:
+            raise
+        except TemplateError:
+            text = ""
+        text, found, _ = text.rpartition(mark)
+        if not found:
+            return self._render(values, before, asks=True) + content
+        opening, closing = thinking_tags(self.text)
+        if opening and (opening in content or closing in content):
+            begun = "" if opening in content else self._render(values, before, asks=True)
+            # Thoughts that an open tag of the prompt began: the content is what the model wrote behind it.
+            text = begun if begun.rstrip().endswith(opening) else _without_empty_thoughts(text, opening, closing)
+        return text.replace(mark, content) + content
+
     def _render(self, values, messages, *, asks) -> str:
-        variables = {"messages": messages, "add_generation_prompt": asks, "bos_token": self.bos, "eos_token": self.eos}
-        if values.tools:
-            variables["tools"] = values.tools
+        tools = values.tools or None
+        variables = {"tools": tools, "documents": None, "add_generation_prompt": asks, **self.tokens}
         if values.is_think_set:
             variables |= {"enable_thinking": values.think, "thinking": values.think}
         if values.think_level:
             variables["reasoning_effort"] = values.think_level
+        if tools and wants_tools_in_system_message(self.text):
+            messages = _with_tools(messages, tools)
         try:
+            variables["messages"] = as_parts(messages, typed_roles(self.text))
             answer = worker.ask(self.text, variables)
         except WorkerEnded:
-            raise TemplateError("the chat template in the model's file took too much time or memory; create the model with a TEMPLATE of its own",
-                                "execute") from None
+            raise TooCostly(
+                "the chat template in the model's file took too much time or memory; "
+                "create the model with a TEMPLATE of its own",
+                "execute",
+            ) from None
         except WorkerDoesNotStart:
-            raise TemplateError(f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?", "execute") from None
+            raise TemplateError(
+                f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?",
+                "execute",
+            ) from None
         if "error" in answer:
             raise TemplateError(f"the chat template in the model's file: {answer['error']}", "execute")
         return answer["text"]
+
+
+def _without_empty_thoughts(text: str, opening: str, closing: str) -> str:
+    """Without the tags that some templates put before an answer that has no thoughts: the answer brings its own."""
+    bare = text.rstrip()
+    if bare.endswith(closing):
+        bare = bare.removesuffix(closing)
+        return bare.rstrip().removesuffix(opening) if bare.rstrip().endswith(opening) else bare
+    return bare.removesuffix(opening) if bare.endswith(opening) else text
+
+
+def _with_tools(messages: list[dict], tools: list[dict]) -> list[dict]:
+    """The tools as text under the key `tools` of the system message, which is added where there is none."""
+    if not messages or messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": ""}, *messages]
+    return [messages[0] | {"tools": json.dumps(tools, ensure_ascii=False)}, *messages[1:]]
 
 
 def _message(message: dict) -> dict:
@@ -126,8 +190,14 @@ def _message(message: dict) -> dict:
     if message.get("thinking"):
         plain |= {"reasoning_content": message["thinking"], "thinking": message["thinking"]}
     if message.get("tool_calls"):
-        plain["tool_calls"] = [{"type": "function", "id": call.get("id") or "", "function": {
-            "name": call["function"]["name"], "arguments": call["function"].get("arguments") or {}}} for call in message["tool_calls"]]
+        plain["tool_calls"] = [
+            {
+                "type": "function",
+                "id": call.get("id") or "",
+                "function": {"name": call["function"]["name"], "arguments": call["function"].get("arguments") or {}},
+            }
+            for call in message["tool_calls"]
+        ]
     if message.get("tool_name"):
         plain["name"] = message["tool_name"]
     if message.get("tool_call_id"):
@@ -167,22 +237,30 @@ def _with_text_arguments(message: dict) -> dict:
     def with_text(function):
         return function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
 
-    return message | {"tool_calls": [call | {"function": with_text(call["function"])} for call in message["tool_calls"]]}
+    return message | {
+        "tool_calls": [call | {"function": with_text(call["function"])} for call in message["tool_calls"]]
+    }
 
 
 def _simplified(messages: list[dict]) -> list[dict]:
     """The system text comes before the first question, for some models know no other place; neighbours of one role are merged, but for
     tool calls and their results."""
-    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system" and message["content"])
+    system = "\n\n".join(
+        message["content"] for message in messages if message["role"] == "system" and message["content"]
+    )
     simpler: list[dict] = []
     for message in messages:
         if message["role"] == "system":
             continue
         if system and message["role"] == "user":
             message, system = message | {"content": f"{system}\n\n{message['content']}"}, ""
-        mergeable = message["role"] != "tool" and not ("tool_calls" in message or simpler and "tool_calls" in simpler[-1])
+        mergeable = message["role"] != "tool" and not (
+            "tool_calls" in message or simpler and "tool_calls" in simpler[-1]
+        )
         if simpler and mergeable and simpler[-1]["role"] == message["role"]:
-            simpler[-1] = simpler[-1] | {"content": "\n\n".join(filter(None, (simpler[-1]["content"], message["content"])))}
+            simpler[-1] = simpler[-1] | {
+                "content": "\n\n".join(filter(None, (simpler[-1]["content"], message["content"])))
+            }
         else:
             simpler.append(message)
     return simpler

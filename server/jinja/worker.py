@@ -8,7 +8,6 @@ does a quarter of an hour without a question. It can open no file, start no proc
 
 import json
 import os
-import re
 import select
 import signal
 import sys
@@ -16,13 +15,23 @@ from datetime import datetime
 
 CPU_SECONDS, MEMORY_BYTES, IDLE_SECONDS, MAX_TEMPLATES = 2, 512 << 20, 900, 16
 MAX_CHARS = 16 << 20  # of a prompt, as in gotemplate/budget.py: the caller must take it in
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # marks what a model is trained on; means nothing here
 
 
 def make_environment():
     """What Hugging Face's chat templates find around them."""
+    from jinja2 import nodes
     from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model is trained on; here only what stands inside counts."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
     def refuse(message=""):
         raise TemplateError(message)
@@ -30,7 +39,8 @@ def make_environment():
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    extensions = [Generation, "jinja2.ext.loopcontrols"]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = tojson
     environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
     return environment
@@ -60,7 +70,7 @@ def answer(environment, templates, question):
         if text not in templates:
             while len(templates) >= MAX_TEMPLATES:
                 templates.pop(next(iter(templates)))
-            templates[text] = environment.from_string(_GENERATION.sub("", text))
+            templates[text] = environment.from_string(text)
         written = templates[text].render(question["variables"])
         return {"text": written} if len(written) <= MAX_CHARS else {"error": f"it writes more than {MAX_CHARS} characters"}
     except MemoryError:
@@ -76,7 +86,8 @@ def write_line(told: dict):
 
 def main():
     environment, templates = make_environment(), {}
-    for text in ("{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ strftime_now('%c') }}", "{{ a.b.c }}", "{% if %}"):
+    for text in ("{% generation %}{% endgeneration %}{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ strftime_now('%c') }}",
+                 "{{ a.b.c }}", "{% if %}"):
         answer(environment, {}, {"template": text, "variables": {}})  # what is loaded on first use, for errors too, is loaded before the limits
     limit_resources()
     write_line({"ready": True})

@@ -1,0 +1,76 @@
+"""Which of Ollama's Go templates stands for the Jinja template of a GGUF file.
+
+In: an open GGUFFile. Out: BuiltinTemplate or None. Ollama goes by the edit distance alone; here the two must also write
+the same prompts, for a small edit may be a policy, tools, or a mark that the model was trained on.
+"""
+
+from vkbackend.errors import VkbackendError
+from vkbackend.tokenizer import Tokenizer
+
+from ..gotemplate import Template, TemplateError, Values, builtin
+from .template import JinjaTemplate, Source
+
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe",
+        "description": "Probe.",
+        "parameters": {
+            "type": "object",
+            "required": ["text"],
+            "properties": {"text": {"type": "string", "description": "Text."}},
+        },
+    },
+}
+
+
+def _conversation(*turns: tuple[str, str]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+_SYSTEM = _conversation(("system", "Sys."), ("user", "One?"))
+_SYSTEM_AND_ANSWER = _conversation(("system", "Sys."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"))
+_WITH_SYSTEM = [
+    Values(messages=_SYSTEM),
+    Values(messages=_SYSTEM_AND_ANSWER),
+    Values(messages=_SYSTEM, tools=[_TOOL]),
+    Values(messages=_SYSTEM, think=True, is_think_set=True),
+    Values(messages=_SYSTEM, think=False, is_think_set=True),
+    Values(
+        messages=_conversation(
+            ("system", "Sys."), ("user", "One?"), ("assistant", "<think>\nHm.\n</think>\n\n1"), ("user", "Two?")
+        )
+    ),
+]
+# Only for templates that refuse a system text: others may add a default one, which Ollama's do not.
+_WITHOUT_SYSTEM = [
+    Values(messages=values.messages[1:], tools=values.tools, think=values.think, is_think_set=values.is_think_set)
+    for values in _WITH_SYSTEM
+]
+
+
+def builtin_for(gguf) -> builtin.BuiltinTemplate | None:
+    """The built-in template that was written for a text like the file's, if it writes the same prompts."""
+    source = Source.of(gguf.metadata)
+    candidate = source and builtin.closest(source.text)
+    if not candidate:
+        return None
+    try:
+        template = JinjaTemplate.for_tokenizer(source, Tokenizer.from_gguf(gguf))
+    except VkbackendError:  # no vocabulary to load; such a file may still be kept, for another one to use
+        template = JinjaTemplate(source.text)
+    return candidate if _write_the_same(template, Template.parse(candidate.text)) else None
+
+
+def _write_the_same(jinja_template: JinjaTemplate, go_template: Template) -> bool:
+    try:
+        jinja_template.execute(Values(messages=_SYSTEM), as_it_is=True)
+        conversations = _WITH_SYSTEM
+    except TemplateError:
+        conversations = _WITHOUT_SYSTEM
+    try:
+        return all(
+            jinja_template.execute(values, as_it_is=True) == go_template.execute(values) for values in conversations
+        )
+    except TemplateError:
+        return False
