@@ -1,6 +1,7 @@
 """Folders whose files do not agree: config.json against the weights, the tokenizer against the embedding."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hugging_face_folder import write_folder, write_safetensors
 from tiny_gguf import write_tiny_gguf
 
 from server import create, messages, names
-from server.convert import CannotConvert, from_folder, gguf_out
+from server.convert import CannotConvert, from_folder, from_gguf, gguf_out
 from server.convert.safetensors import SafetensorsFile
 from server.store import Store
 from vkbackend.gguf.reader import GGUFFile
@@ -159,6 +160,26 @@ def test_an_added_token_of_tokenizer_model_may_lie_beyond_too(tmp_path):
     files |= {name: tmp_path / name for name in ("tokenizer.model", "added_tokens.json")}
     gguf = converted(files, tmp_path / "out.gguf")
     assert Tokenizer.from_gguf(gguf).vocab_size == num_rows(files) == len(gguf.metadata["tokenizer.ggml.tokens"])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_gguf_with_more_tokens_than_rows_takes_their_texts_for_plain_text(tmp_path, architecture):
+    """As other converters leave the files of gemma3."""
+    source = from_gguf(GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16")))
+    original = GGUFFile.open(tmp_path / "original.gguf")
+    more = {"tokens": "<extra>", "token_type": 3, "scores": -1000.0}
+    pairs = dict(source.pairs)
+    for key, value in more.items():
+        key = f"tokenizer.ggml.{key}"
+        if key in original.metadata:
+            before = original.metadata[key]
+            column = [*before, value]
+            pairs[key] = gguf_out.pair(key, column if isinstance(before, list) else np.array(column, before.dtype))
+    with open(tmp_path / "more.gguf", "wb") as file:
+        gguf_out.write(replace(source, pairs=pairs), {}, file.write, lambda done: None)
+    session, plain = Session(tmp_path / "more.gguf"), Tokenizer.from_gguf(original)
+    ids = session.tokenizer.encode("the <extra> hell")
+    assert ids == plain.encode("the <extra> hell") and np.isfinite(session.logits(ids)).all()
 
 
 def test_fewer_tokens_than_rows_are_filled_up_as_ollama_does(sound, tmp_path):

@@ -24,10 +24,12 @@ class Tokenizer:
     adds_bos: whether `encode` puts bos_id in front (with add_special). vocab_size: number of tokens.
     """
 
-    def __init__(self, kind, strips_right=frozenset()):
-        """kind: an object with `vocabulary`, `encode(text, after_special)` and `token_bytes(id)`."""
+    def __init__(self, kind, strips_right=frozenset(), num_rows: int | None = None):
+        """kind: an object with `vocabulary`, `encode(text, after_special)` and `token_bytes(id)`. num_rows: of the
+        embedding; special tokens beyond them are plain text, as the model has never seen them (some files of gemma3 have
+        one for images)."""
         self._kind, self._vocabulary = kind, kind.vocabulary
-        self._special = SpecialTokens(kind.vocabulary, strips_right)
+        self._special = SpecialTokens(kind.vocabulary, strips_right, num_rows)
         self.bos_id, self.eos_ids = self._vocabulary.bos_id, self._vocabulary.eos_ids
         self.adds_bos, self.vocab_size = self._vocabulary.add_bos, len(self._vocabulary)
 
@@ -38,7 +40,9 @@ class Tokenizer:
         if model not in KINDS:
             raise TokenizerError(f"{file.path}: tokenizer {model!r} ({PREFIX}model) is not implemented; readable here: {', '.join(KINDS)}")
         kind = KINDS[model](file.metadata)
-        tokenizer = cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")))
+        embedding = file.tensors.get("token_embd.weight")
+        tokenizer = cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")),
+                        embedding.shape[0] if embedding else None)
         file.release_pages()  # of the vocabulary, which was copied
         return tokenizer
 

@@ -11,16 +11,18 @@ SPACES = " \t\n\v\f\r"
 
 
 class SpecialTokens:
-    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them."""
+    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them. `num_ids`: ids
+    from there on are left out."""
 
-    def __init__(self, vocabulary: Vocabulary, strips_right=frozenset()):
-        self._vocabulary, self._strips_right = vocabulary, strips_right
+    def __init__(self, vocabulary: Vocabulary, strips_right=frozenset(), num_ids: int | None = None):
+        self._vocabulary, self._strips_right, self._num_ids = vocabulary, strips_right, num_ids
         self._groups = self._by_first_pair()
 
     def _by_first_pair(self) -> dict[str, list[tuple[int, int, str]]]:
         """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a text, so few tokens are searched for."""
         tokens, groups = self._vocabulary.tokens, {}
-        special = [token_id for token_id, kind in enumerate(self._vocabulary.types) if kind in WHEN_PARSED]
+        types = self._vocabulary.types[:self._num_ids]
+        special = [token_id for token_id, kind in enumerate(types) if kind in WHEN_PARSED]
         for token_id in special:
             if text := tokens[token_id]:
                 groups.setdefault(text[:2], []).append((-len(text.encode()), token_id, text))
