@@ -62,11 +62,11 @@ def test_formats_are_taken_or_refused_as_recorded(grammars):
 
 
 def test_what_no_schema_can_be(grammars, tokenizer, caplog):
-    for text in ('{"type": "banana"}', '{"pattern": "(?=a)b", "type": "string"}', '{"type": "object"', "[" * 100_000, "{}{}", '{"$ref": "#"}',
+    for text in ('{"type": "banana"}', '{"type": "object"', "[" * 100_000, "{}{}", '{"$ref": "#"}',
                  '{"allOf": [{"$ref": "#"}]}'):
         with pytest.raises(GrammarError):
             grammars.constraint(text)
-    assert "look-around" in caplog.text and "banana" in caplog.text
+    assert "banana" in caplog.text
     endless = JsonTokenizer()
     endless.eos_ids = set()
     with pytest.raises(RequestError, match="names no token that ends a text"):

@@ -2,30 +2,38 @@
 
 In: `format` as a request has it (`"json"` in quotes: any object; else a JSON schema) and the model's tokenizer. Out: a `TokenConstraint`
 per generation. The grammar and its masks are llguidance's. Where a schema says more than llguidance knows (`not`, `uniqueItems`), the
-rest of it holds and the log names what does not.
+rest of it holds and the log names what does not. Numbers of a schema are bounded, so that an answer ends.
 """
 
 import json
 import logging
+import re
 import threading
 from collections import OrderedDict
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from ..errors import RequestError, VkbackendError
+from .schema import ASSERTIONS, COMBINING, CleanSchema, cleaned
 
 log = logging.getLogger(__name__)
 
 JSON = '"json"'
 LONGEST_TOKEN = 32  # bytes that are looked for at once where a tokenizer cannot be asked
+MAX_NAMED = 20  # parts of a format that the log names
 MAX_KEPT = 16  # compiled formats: a client seldom changes its schema from one request to the next
 # Between JSON's parts the model may write a space, or a line end and an indent: what it has learnt to write, but not blanks without end.
 OPTIONS = {"lenient": True, "whitespace_flexible": True, "whitespace_pattern": r" |\n[ \t]{0,20}"}
 
-# What an object says more of itself than its properties.
-SAYS_MORE = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+# How a schema is read: each way leaves out more than the one before, until some text fits.
+READINGS = (
+    {"closes": True},
+    {"closes": False},
+    {"closes": False, "without": ASSERTIONS},
+    {"closes": False, "without": ASSERTIONS | {"required", *COMBINING}},
+)
 # Wide enough for objects with thousands of optional fields; a compilation ends within a second or so, a mask within 20 ms.
 LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=200_000, initial_lexer_fuel=10_000_000, verbose_errors=False)
 
@@ -76,7 +84,8 @@ class Grammars:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._lock = threading.Lock()
         self._vocabulary: LLTokenizer | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._numbers: _Numbers | None = None
+        self._compiled: OrderedDict[str, tuple[LLMatcher, int | None]] = OrderedDict()
 
     def constraint(self, format_text: str) -> "JsonConstraint":
         """A constraint for one generation. A schema that is new takes a while: a second for one of 200 KB, and for a model's first.
@@ -84,23 +93,26 @@ class Grammars:
         Raises GrammarError for what is no schema, RequestError where the model has no end token: its texts could never end.
         """
         with self._lock:
-            matcher = self._compiled.get(format_text)
-            if matcher is None:
-                matcher = self._compiled[format_text] = self._compile(format_text)
+            if format_text not in self._compiled:
+                self._compiled[format_text] = self._compile(format_text)
                 if len(self._compiled) > MAX_KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(format_text)
-            matcher = matcher.deep_copy()
-        return JsonConstraint(matcher, self._vocab_size)
+            matcher, num_digits = self._compiled[format_text]
+            if num_digits is not None and self._numbers is None:
+                self._numbers = _Numbers(self._tokenizer)
+            bound = None if num_digits is None else NumberBound(self._numbers, num_digits)
+            return JsonConstraint(matcher.deep_copy(), self._vocab_size, bound)
 
-    def _compile(self, format_text: str) -> LLMatcher:
+    def _compile(self, format_text: str) -> tuple[LLMatcher, int | None]:
+        """(the grammar, digits that a number may have at most)"""
+        if format_text == JSON:
+            return self._matcher({"type": "object"}), None
         try:
-            schema = {"type": "object"} if format_text == JSON else json.loads(format_text)
+            schema = json.loads(format_text, parse_int=_number)
             if not isinstance(schema, dict):
                 raise ValueError("it is no JSON object")
-            matcher = self._matcher(closed(schema))
-            if matcher.is_error():
-                matcher = self._matcher(schema)
+            matcher, clean = self._read(schema)
         except (ValueError, RecursionError) as error:
             log.warning("a format cannot be read (%s)", error)
             raise GrammarError() from None
@@ -108,13 +120,26 @@ class Grammars:
         if matcher.is_error():
             log.warning("a format is no schema that text can be held to: %s", matcher.get_error())
             raise GrammarError()
-        for warning in matcher.get_grammar_warnings():
-            log.warning("a format is held to in part: %s", warning)
-        return matcher
+        left_out = clean.left_out + matcher.get_grammar_warnings()
+        if left_out:
+            log.warning("a format is held to in part; left out: %s", "; ".join(left_out[:MAX_NAMED]))
+        return matcher, clean.num_digits
+
+    def _read(self, schema: dict) -> tuple[LLMatcher, CleanSchema]:
+        takes_pattern = cache(lambda pattern: self._is_grammar({"type": "string", "pattern": pattern}))
+        for reading in READINGS:
+            clean = cleaned(schema, takes_pattern, **reading)
+            matcher = self._matcher(clean.schema)
+            if not matcher.is_error():
+                break
+            log.debug("no text fits a format, read with %s: %s", reading, matcher.get_error())
+        return matcher, clean
+
+    def _is_grammar(self, schema: dict) -> bool:
+        return not LLMatcher.validate_grammar(_grammar(schema), self._for_llguidance())
 
     def _matcher(self, schema: dict) -> LLMatcher:
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=OPTIONS)
-        return LLMatcher(self._for_llguidance(), grammar, log_level=0, limits=LIMITS)
+        return LLMatcher(self._for_llguidance(), _grammar(schema), log_level=0, limits=LIMITS)
 
     def _for_llguidance(self) -> LLTokenizer:
         if not self._tokenizer.eos_ids:
@@ -125,47 +150,104 @@ class Grammars:
         return self._vocabulary
 
 
-def closed(schema):
-    """The schema in which objects that list their properties have no others, as in Ollama: a model that may go on adding some seldom stops.
+def _grammar(schema: dict) -> str:
+    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(schema, ensure_ascii=False))  # halves of characters, which no text can have
+    return LLMatcher.grammar_from_json_schema(text, defaults=OPTIONS)
 
-    Those that say what others may be keep it, and parts of `allOf` stay open for one another.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    result = dict(schema)
-    for key in ("properties", "$defs", "definitions", "patternProperties"):
-        if isinstance(schema.get(key), dict):
-            result[key] = {name: closed(part) for name, part in schema[key].items()}
-    for key in ("anyOf", "oneOf", "prefixItems"):
-        if isinstance(schema.get(key), list):
-            result[key] = [closed(part) for part in schema[key]]
-    for key in ("items", "additionalProperties"):
-        if key in schema:
-            result[key] = closed(schema[key])
-    if isinstance(schema.get("properties"), dict) and not schema.keys() & SAYS_MORE:
-        result["additionalProperties"] = False
-    return result
+
+def _number(text: str) -> int | float:
+    return int(text) if len(text) < 400 else float(text)  # more digits than any double has
+
+
+class _Numbers:
+    """The digits of a vocabulary's tokens: how many each begins with, and the longest of its other runs."""
+
+    def __init__(self, tokenizer):
+        pieces = map(tokenizer.token_bytes, range(tokenizer.vocab_size))
+        runs = [re.match(rb"([0-9]*)(.*)", piece, re.DOTALL) for piece in pieces]
+        self.leading = np.array([len(run[1]) for run in runs])
+        self.inner = np.array([max(map(len, re.findall(rb"[0-9]+", run[2])), default=0) for run in runs])
+        self.token_bytes = tokenizer.token_bytes
+        self.most = int(max(self.leading.max(), self.inner.max()))
+
+
+class NumberBound:
+    """Where in a JSON text a generation is, as far as digits go: no number may have more than num_digits in a row."""
+
+    def __init__(self, numbers: _Numbers, num_digits: int):
+        self._numbers, self._num_digits = numbers, num_digits
+        self._in_string, self._is_escaped = False, False
+        self._run = 0  # digits of the number that the text ends in
+
+    def accept(self, token_id: int) -> None:
+        for byte in self._numbers.token_bytes(token_id):
+            if self._in_string:
+                self._in_string = self._is_escaped or byte != ord('"')
+                self._is_escaped = byte == ord("\\") and not self._is_escaped
+            else:
+                self._in_string = byte == ord('"')
+                self._run = self._run + 1 if ord("0") <= byte <= ord("9") else 0
+
+    def narrowed(self, allowed: np.ndarray) -> np.ndarray:
+        """`allowed` (vocab,) without the tokens that would make a number too long."""
+        if self._in_string or self._run + self._numbers.most <= self._num_digits:
+            return allowed
+        leading, inner = self._numbers.leading, self._numbers.inner
+        too_long = (leading > 0) & (self._run + leading > self._num_digits) | (inner > self._num_digits)
+        narrowed = allowed.copy()
+        narrowed[: len(too_long)] &= ~too_long
+        return narrowed
+
+    def single_digits(self, allowed: np.ndarray) -> list[int]:
+        """Those of the allowed tokens that are a digit and nothing else."""
+        return [token_id for token_id in np.flatnonzero(allowed).tolist() if len(self._numbers.token_bytes(token_id)) == 1]
+
+    def ends(self, allowed: np.ndarray) -> bool:
+        """Whether a number that may go on with any of the allowed tokens may also end."""
+        return bool((self._numbers.leading[allowed[: len(self._numbers.leading)]] == 0).any())
 
 
 class JsonConstraint:
     """A `TokenConstraint`: how far one text has come in its grammar. Raises VkbackendError where the grammar grows beyond all bounds."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int):
-        self._matcher, self._vocab_size = matcher, vocab_size
+    def __init__(self, matcher: LLMatcher, vocab_size: int, bound: NumberBound | None = None):
+        self._matcher, self._vocab_size, self._bound = matcher, vocab_size, bound
         self._allowed: np.ndarray | None = None
 
     def allowed(self) -> np.ndarray:
         if self._allowed is None:
-            bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:self._vocab_size]
+            self._allowed = self._mask(self._matcher)
             self._check()
-            self._allowed = np.zeros(self._vocab_size, bool)
-            self._allowed[:len(bits)] = bits
+            if self._bound is not None:
+                self._allowed = self._bounded(self._allowed)
         return self._allowed
+
+    def _mask(self, matcher: LLMatcher) -> np.ndarray:
+        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")[:self._vocab_size]
+        mask = np.zeros(self._vocab_size, bool)
+        mask[:len(bits)] = bits
+        return mask
+
+    def _bounded(self, allowed: np.ndarray) -> np.ndarray:
+        narrowed = self._bound.narrowed(allowed)
+        if narrowed.any() or not allowed.any():
+            return narrowed
+        # The number does not fit yet, such as 5.0000000000000000 where it must be above 5: the digit that makes it fit comes.
+        ending = [token_id for token_id in self._bound.single_digits(allowed) if self._can_end_after(token_id)]
+        narrowed[ending] = True
+        return narrowed if ending else allowed
+
+    def _can_end_after(self, digit: int) -> bool:
+        matcher = self._matcher.deep_copy()
+        matcher.consume_token(digit)
+        return self._bound.ends(self._mask(matcher))
 
     def accept(self, token_id: int) -> None:
         self._allowed = None
         self._matcher.consume_token(token_id)
         self._check()
+        if self._bound is not None:
+            self._bound.accept(token_id)
 
     def _check(self) -> None:
         if self._matcher.is_error():

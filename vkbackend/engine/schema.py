@@ -1,0 +1,392 @@
+"""A JSON schema as clients send it -> one that llguidance takes and that says the same, as far as it can.
+
+In: the schema of a request's `format`, parsed. Out: `CleanSchema`. References are resolved here, so a definition may
+have any name. A keyword that is null or of a wrong type counts as absent. What no grammar can hold a text to is left out
+and named, and the rest still holds. Objects that list their properties have no others, as in Ollama: a model that may go
+on adding some seldom stops.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Callable
+
+from .pattern import without_look_around
+from .schema_addresses import Addresses, InvalidSchema
+
+MAX_DIGITS = 16  # of a number, before and behind the point and in its exponent, as in Ollama's grammar
+MAX_COUNT = 2**31 - 1  # of characters and items: as far as repetitions go in llguidance
+MAX_NAMED = 80  # characters of a client's text in the log
+LARGEST_BOUND = 2.0**63
+SMALLEST_STEP = Decimal(1).scaleb(-MAX_DIGITS)
+LARGEST = 10**MAX_DIGITS - 1
+
+TYPES = {
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "array": list,
+    "object": dict,
+    "integer": int,
+    "number": float,
+}
+COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
+LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+COMBINING = ("allOf", "anyOf", "oneOf")
+# What an object says more of itself than its properties.
+SAYS_MORE = {"additionalProperties", "patternProperties", "$ref", *COMBINING}
+ASSERTIONS = frozenset({*(name for pair in COUNTS for name in pair), *LOWER, *UPPER, "multipleOf", "pattern", "format"})
+UNSUPPORTED = {
+    "not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "dependentRequired", "dependentSchemas",
+    "dependencies", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef", "disallow", "extends", "divisibleBy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CleanSchema:
+    """left_out: keywords with their values, for the log. num_digits: how many a number of the schema may have in a row:
+    MAX_DIGITS, or what its own constants and bounds need."""
+
+    schema: dict
+    left_out: list[str]
+    num_digits: int
+
+
+def cleaned(
+    schema: dict, takes_pattern: Callable[[str], bool], *, closes: bool = True, without: frozenset[str] = frozenset()
+) -> CleanSchema:
+    """takes_pattern: whether a regular expression can become part of a grammar. closes: objects that list their
+    properties have no others. without: keywords to leave out.
+
+    Raises InvalidSchema.
+    """
+    cleaner = _Cleaner(schema, takes_pattern, closes, without)
+    return CleanSchema(cleaner.whole(), list(cleaner.left_out), max(cleaner.num_digits, MAX_DIGITS))
+
+
+class _Cleaner:
+    """Schemas that are referred to become definitions of the root, r0, r1 ...: those that are closed and those that stay
+    open apart."""
+
+    def __init__(self, root: dict, takes_pattern: Callable[[str], bool], closes: bool, without: frozenset[str]):
+        self._root, self._takes_pattern, self._closes, self._without = root, takes_pattern, closes, without
+        self.left_out: dict[str, None] = {}
+        self.num_digits = 0
+        self._addresses = Addresses(root)
+        self._names: dict[tuple[int, bool], str] = {}
+        self._waiting: deque[tuple[str, dict | bool, bool]] = deque()
+
+    def whole(self) -> dict:
+        result = self._schema(self._root, False)
+        definitions = {}
+        while self._waiting:
+            name, target, is_open = self._waiting.popleft()
+            definitions[name] = self._schema(target, is_open)
+        return {**result, "$defs": definitions} if definitions else result
+
+    def _leave_out(self, keyword: str, value: object) -> None:
+        text = repr(value)
+        self.left_out[f"{keyword} {text if len(text) <= MAX_NAMED else text[:MAX_NAMED] + '...'}"] = None
+
+    def _schema(self, node: object, is_open: bool) -> dict | bool:
+        """is_open: others speak of the same object, so that its properties are not all there are."""
+        if isinstance(node, bool):
+            return node
+        if not isinstance(node, dict):
+            self._leave_out("schema", node)
+            return True
+        given = {}
+        for name, value in node.items():
+            if name in UNSUPPORTED and value not in (None, False) or name in self._without:
+                self._leave_out(name, value)
+            if name not in self._without and (value is not None or name == "const"):
+                given[name] = value
+        if given.get("unevaluatedProperties") is False and not given.keys() & SAYS_MORE:
+            given["additionalProperties"] = False
+        result: dict = {}
+        self._types(given, result)
+        self._constants(given, result)
+        self._counts(given, result)
+        self._bounds(given, result)
+        self._text(given, result)
+        self._object(given, result, is_open)
+        self._array(given, result)
+        self._others(node, given, result, is_open)
+        return result
+
+    def _types(self, given: dict, result: dict) -> None:
+        kinds = given.get("type", [])
+        kinds = [kind for kind in kinds if kind is not None] if isinstance(kinds, list) else [kinds]
+        unknown = [kind for kind in kinds if not (isinstance(kind, str) and kind in TYPES)]
+        if unknown:
+            raise InvalidSchema(f"there is no type {unknown[0]!r}"[:MAX_NAMED])
+        if kinds:
+            result["type"] = list(dict.fromkeys(kinds)) if len(kinds) > 1 else kinds[0]
+        elif "type" in given:
+            self._leave_out("type", given["type"])
+
+    def _constants(self, given: dict, result: dict) -> None:
+        """`const` and `enum`. Where a type fits none of them they count, as in Ollama, and not the type."""
+        values = given.get("enum", [])
+        if values == [] and "enum" in given or not isinstance(values, list):
+            self._leave_out("enum", values)
+            values = []
+        if "const" in given:
+            values = [given["const"]]
+        writable = []
+        for value in values:
+            if _is_writable(value):
+                writable.append(value)
+            else:
+                self._leave_out("enum", value)
+        if not writable:
+            return
+        kinds = result.get("type", [])
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        fitting = [value for value in writable if any(_fits(value, kind) for kind in kinds)]
+        if kinds and not fitting:
+            self._leave_out("type", result.pop("type"))
+        self.num_digits = max(self.num_digits, *map(_digits_in, fitting or writable))
+        result["enum"] = fitting or writable
+
+    def _counts(self, given: dict, result: dict) -> None:
+        for least, most in COUNTS:
+            for name in (least, most):
+                count = _whole(given.get(name))
+                if count is not None and count >= 0:
+                    result[name] = min(count, MAX_COUNT)
+                elif name in given:
+                    self._leave_out(name, given[name])
+            if result.get(least, 0) > result.get(most, MAX_COUNT):
+                self._leave_out(least, result.pop(least))
+
+    def _bounds(self, given: dict, result: dict) -> None:
+        """Of numbers, as bounds that numbers of MAX_DIGITS digits reach or do not reach."""
+        lower = self._tightest(given, LOWER, upward=True)
+        upper = self._tightest(given, UPPER, upward=False)
+        if (
+            lower
+            and upper
+            and (lower[1] > upper[1] or lower[1] == upper[1] and (lower[0] in LOWER[1:] or upper[0] in UPPER[1:]))
+        ):
+            self._leave_out(lower[0], given.get(lower[0], float(lower[1])))
+            lower = None
+        for name, value in filter(None, (lower, upper)):
+            result[name] = int(value) if value == int(value) else float(value)
+        inward = [bound[1] for bound, sign in ((lower, 1), (upper, -1)) if bound and bound[1] * sign > 0]
+        self.num_digits = max(self.num_digits, *(len(str(abs(int(value)))) for value in inward), 0)
+        self._multiple(given, result)
+
+    def _tightest(self, given: dict, names: tuple[str, str], upward: bool) -> tuple[str, Decimal] | None:
+        """The bound of this side that counts, if any. Until 2017 `exclusiveMinimum` was true or false: of what kind
+        `minimum` is."""
+        inclusive, exclusive = names
+        found = []
+        for name in names:
+            value = given.get(name)
+            if isinstance(value, bool) and name == exclusive or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                self._leave_out(name, value)
+            elif abs(value) < LARGEST_BOUND:
+                found.append((exclusive if given.get(exclusive) is True else name, Decimal(repr(value))))
+            elif (value < 0) == upward:
+                found.append(
+                    (inclusive, Decimal(-LARGEST if upward else LARGEST))
+                )  # holds for all numbers of MAX_DIGITS digits
+            else:
+                self._leave_out(name, value)
+        if not found:
+            return None
+        name, bound = max(found, key=lambda item: (item[1] if upward else -item[1], item[0] == exclusive))
+        rounded = (
+            bound.quantize(SMALLEST_STEP, ROUND_CEILING if upward else ROUND_FLOOR)
+            if bound.as_tuple().exponent < -MAX_DIGITS
+            else bound
+        )
+        if rounded != bound:
+            return inclusive, rounded
+        if name == exclusive and bound == 0 and "integer" not in str(given.get("type")):
+            return (
+                inclusive,
+                SMALLEST_STEP if upward else -SMALLEST_STEP,
+            )  # a number must not begin as 0.0... and find no end
+        return name, bound
+
+    def _multiple(self, given: dict, result: dict) -> None:
+        multiple = given.get("multipleOf")
+        if multiple is None:
+            return
+        is_number = (
+            isinstance(multiple, (int, float))
+            and not isinstance(multiple, bool)
+            and math.isfinite(multiple)
+            and multiple > 0
+        )
+        number = Decimal(repr(multiple)).normalize() if is_number else None
+        if (
+            number is None
+            or number.as_tuple().exponent < -MAX_DIGITS
+            or number.scaleb(-min(number.as_tuple().exponent, 0)) >= 2**32
+        ):
+            self._leave_out("multipleOf", multiple)
+            return
+        result["multipleOf"] = multiple
+        # A number that has become as long as it may must be a multiple by then.
+        if not any(name in result for name in LOWER):
+            result["minimum"] = -LARGEST
+        if not any(name in result for name in UPPER):
+            result["maximum"] = LARGEST
+
+    def _text(self, given: dict, result: dict) -> None:
+        pattern, kinds = given.get("pattern"), result.get("type", "string")
+        if isinstance(pattern, str):
+            self._pattern(pattern, result)
+        elif pattern is not None:
+            self._leave_out("pattern", pattern)
+        name = given.get("format")
+        if isinstance(name, str) and "string" in kinds:
+            result["format"] = name
+        elif name is not None and not isinstance(name, str):
+            self._leave_out("format", name)
+
+    def _pattern(self, pattern: str, result: dict) -> None:
+        if self._takes_pattern(pattern):
+            result["pattern"] = pattern
+            return
+        rest = without_look_around(pattern)
+        held = [text for text in (rest.text, *rest.ahead) if self._takes_pattern(text)]
+        self._leave_out("of pattern" if held else "pattern", pattern)
+        if held:
+            result["pattern"] = held.pop(0)
+        if held:
+            result["allOf"] = [{"pattern": text} for text in held]
+
+    def _object(self, given: dict, result: dict, is_open: bool) -> None:
+        properties = {} if given.get("properties") == [] else given.get("properties")
+        if isinstance(properties, dict):
+            result["properties"] = {
+                name: self._schema(part, False) for name, part in properties.items() if part is not None
+            }
+        elif properties is not None:
+            self._leave_out("properties", properties)
+        more = given.get("additionalProperties")
+        if isinstance(more, (bool, dict)):
+            result["additionalProperties"] = self._schema(more, False)
+        elif more is not None:
+            self._leave_out("additionalProperties", more)
+        self._by_pattern(given, result)
+        required = given.get("required")
+        names = (
+            list(dict.fromkeys(name for name in required if isinstance(name, str)))
+            if isinstance(required, list)
+            else []
+        )
+        if required is not None and names != required:
+            self._leave_out("of required", required)
+        self._close(given, result, names, is_open)
+        if names:
+            result["required"] = names
+
+    def _close(self, given: dict, result: dict, required: list[str], is_open: bool) -> None:
+        """Closes the object where that is for it to say. `required` loses names that the schema itself forbids."""
+        properties = result.get("properties", {})
+        if "properties" in result and self._closes and not is_open and not given.keys() & SAYS_MORE:
+            properties.update({name: True for name in required if name not in properties})
+            result["additionalProperties"] = False
+        is_closed = result.get("additionalProperties") is False and "patternProperties" not in result
+        forbidden = [name for name in required if properties.get(name, not is_closed) is False]
+        for name in forbidden:
+            self._leave_out("required", name)
+            required.remove(name)
+
+    def _by_pattern(self, given: dict, result: dict) -> None:
+        patterns = given.get("patternProperties")
+        if not isinstance(patterns, dict):
+            if patterns is not None:
+                self._leave_out("patternProperties", patterns)
+            return
+        taken = {
+            pattern: self._schema(part, False)
+            for pattern, part in patterns.items()
+            if self._takes_pattern(pattern) and part is not None
+        }
+        for pattern in patterns.keys() - taken.keys():
+            self._leave_out("patternProperties", pattern)
+            result.pop("additionalProperties", None)  # the names of that pattern must stay possible
+        if taken:
+            result["patternProperties"] = taken
+
+    def _array(self, given: dict, result: dict) -> None:
+        items, first = given.get("items"), given.get("prefixItems")
+        if isinstance(items, list):  # until 2020, a list was what prefixItems is now
+            first, items = items if first is None else first, given.get("additionalItems")
+        if isinstance(first, list):
+            if first:
+                result["prefixItems"] = [self._schema(part, False) for part in first]
+        elif first is not None:
+            self._leave_out("prefixItems", first)
+        if isinstance(items, (bool, dict)):
+            result["items"] = self._schema(items, False)
+        elif items is not None:
+            self._leave_out("items", items)
+
+    def _others(self, node: dict, given: dict, result: dict, is_open: bool) -> None:
+        """`$ref` and schemas that hold together: parts of one object stay open for one another."""
+        parts = [name for name in ("$ref", "properties", "patternProperties", *COMBINING) if name in given]
+        is_open = is_open or len(parts) > 1
+        for name in COMBINING:
+            some = given.get(name)
+            if isinstance(some, list) and some:
+                is_shared = is_open or name == "allOf" and len(some) > 1
+                result[name] = result.get(name, []) + [self._schema(part, is_shared) for part in some]
+            elif some is not None:
+                self._leave_out(name, some)
+        reference = given.get("$ref")
+        if reference is None:
+            return
+        target = self._addresses.find(reference, node) if isinstance(reference, str) else None
+        if target is None:
+            self._leave_out("$ref", reference)
+            return
+        key = id(target), is_open
+        if key not in self._names:
+            self._names[key] = f"r{len(self._names)}"
+            self._waiting.append((self._names[key], target, is_open))
+        result["$ref"] = f"#/$defs/{self._names[key]}"
+
+
+def _whole(value: object) -> int | None:
+    """4 of 4 and of 4.0, None of what is no whole number; beyond all bounds MAX_COUNT."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return None
+    if abs(value) > MAX_COUNT:
+        return MAX_COUNT if value > 0 else -1
+    return int(value) if value == int(value) else None
+
+
+def _is_writable(value: object) -> bool:
+    """Whether JSON has a text for it: a number beyond all doubles has none."""
+    if isinstance(value, list):
+        return all(map(_is_writable, value))
+    if isinstance(value, dict):
+        return all(map(_is_writable, value.values()))
+    return not isinstance(value, (int, float)) or abs(value) < 2.0**1023
+
+
+def _fits(value: object, kind: str) -> bool:
+    if kind in ("integer", "number"):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and (kind == "number" or value == int(value))
+    return isinstance(value, TYPES[kind])
+
+
+def _digits_in(value: object) -> int:
+    """Of the longest of its numbers, written without an exponent."""
+    if isinstance(value, (list, dict)):
+        return max(map(_digits_in, value.values() if isinstance(value, dict) else value), default=0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    return max(len(digits) + exponent, len(digits), -exponent, 1)
