@@ -8,8 +8,15 @@ import sys
 
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
+    from server.cli import process
+    process.use_utf8_mode()
+    process.open_streams()
+    sys.exit(process.guarded(_run))
+
+
+def _run() -> None:
     from server.cli.main import cli
-    sys.exit(cli.main(prog_name="vkbackend", standalone_mode=True))
+    cli.main(prog_name="vkbackend", standalone_mode=True)
 
 
 if __name__ == "__main__":

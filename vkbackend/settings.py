@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from .errors import VkbackendError
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,26 @@ def get(name: str):
         return row.default
 
 
+def home_folder() -> Path:
+    """Raises VkbackendError where the user has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise VkbackendError("$HOME is not defined, and this user has no home folder; set HOME, or OLLAMA_MODELS and VKBACKEND_CACHE") from None
+
+
+def expanded(text: str) -> Path:
+    """A path, in which ~ and ~user are home folders. Raises VkbackendError for a user that is not known."""
+    user = text[1:].partition("/")[0]
+    try:
+        return Path(text).expanduser() if user or not text.startswith("~") else home_folder() / text[1:].lstrip("/")
+    except RuntimeError:
+        raise VkbackendError(f"failed to find user '{user}': user: unknown user {user}") from None
+
+
 def cache_folder() -> Path:
     """Made on first use."""
-    folder = Path(get("VKBACKEND_CACHE") or Path.home() / ".cache" / "vkbackend").expanduser()
+    folder = expanded(get("VKBACKEND_CACHE")) if get("VKBACKEND_CACHE") else home_folder() / ".cache" / "vkbackend"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -148,7 +166,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def models_folder() -> Path:
     """OLLAMA_MODELS as it is written: a ~ is for the shell to expand."""
-    return Path(get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
+    return Path(get("OLLAMA_MODELS") or home_folder() / ".ollama" / "models")
 
 
 def log_level() -> int:

@@ -5,7 +5,7 @@ In: a client, a request body. Out: text on stdout; the answer's text and its las
 
 import json
 import math
-import re
+import os
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from .. import durations
 from .client import Client
 from .colours import Painter, TokenText
 from .table import columns
+from .terminal import clean, echo
 
 SIGN_SECONDS = 0.5  # an answer that comes sooner needs no sign that it will
-# What could move a terminal's cursor or worse; a model may say anything.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
 class Printing:
     """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr. alternatives: how many tokens are shown
-    beside each one after the answer, 0 for no such table."""
+    beside each one after the answer, 0 for no such table. wraps: lines end between words, on a terminal."""
 
     coloured: bool = False
     verbose: bool = False
     hide_thinking: bool = False
     alternatives: int = 0
+    wraps: bool = True
 
 
 @dataclass
@@ -62,7 +62,7 @@ def print_answer(client: Client, path: str, body: dict, printing: Printing) -> A
         stream.close()
         printer.end()
     if printing.alternatives:
-        click.echo("\n".join(alternatives(answer.logprobs)) + "\n")
+        echo("\n".join(alternatives(answer.logprobs)) + "\n")
     if printing.verbose:
         click.echo("\n".join(timings(answer.last)), err=True)
     return answer
@@ -75,6 +75,7 @@ class _Printer:
         self.is_terminal = sys.stdout.isatty()
         self._is_thinking = False
         self._coloured_any = False
+        self._wrap = None
 
     def thinking(self, text: str) -> None:
         if not text or self._printing.hide_thinking:
@@ -91,18 +92,30 @@ class _Printer:
         if self._is_thinking:
             click.echo("\n...done thinking.\n")
             self._is_thinking = False
+            self._wrap = None
         for part, probability in pieces:
             self._write(part, probability)
 
     def _write(self, text: str, probability) -> None:
-        if self.is_terminal:
-            text = CONTROL.sub("\ufffd", text)
-        if self._painter is None:
-            sys.stdout.write(text)
-        else:
-            self._painter.write(text, probability)
-            self._coloured_any |= probability is not None
+        for part, own in self._wrapped(clean(text), probability) if self.is_terminal else [(text, probability)]:
+            if self._painter is None:
+                sys.stdout.write(part)
+            else:
+                self._painter.write(part, own)
+        self._coloured_any |= self._painter is not None and probability is not None
         sys.stdout.flush()
+
+    def _wrapped(self, text: str, probability) -> list[tuple[str, float | None]]:
+        if not self._printing.wraps:
+            return [(text, probability)]
+        if self._wrap is None:
+            from .wordwrap import WordWrap
+            self._wrap = WordWrap()
+        try:
+            width = os.get_terminal_size(sys.stdout.fileno()).columns
+        except OSError:
+            width = 0
+        return self._wrap.feed(text, probability, width)
 
     def end(self) -> None:
         click.echo("\n")
@@ -113,7 +126,7 @@ class _Printer:
 def alternatives(logprobs: list[dict]) -> list[str]:
     """A line for each token: itself, its probability, and the likeliest in its place."""
     def shown(entry):
-        return json.dumps(CONTROL.sub("\ufffd", entry["token"]), ensure_ascii=False)
+        return json.dumps(clean(entry["token"]), ensure_ascii=False)
 
     def chance(entry):
         return f"{math.exp(min(entry['logprob'], 0)):.1%}"

@@ -225,7 +225,7 @@ def _draw(options, found) -> None:
 
 def gguf_path(model: str) -> Path:
     """Of a file, or of a model in the store."""
-    path = Path(model).expanduser()
+    path = settings.expanded(model)
     if path.is_file():
         return path
     if path.suffix.lower() == ".gguf":

@@ -35,8 +35,11 @@ class Client:
 
     def __init__(self, url: str):
         self.url = url
-        parts = urlsplit(url)
-        self._secure, self._host, self._port, self._path = parts.scheme == "https", parts.hostname, parts.port, parts.path.rstrip("/")
+        try:
+            parts = urlsplit(url)
+            self._secure, self._host, self._port, self._path = parts.scheme == "https", parts.hostname, parts.port, parts.path.rstrip("/")
+        except ValueError as error:
+            raise NoServer(f"{url} is no address of a server ({error}); set OLLAMA_HOST to one, such as 127.0.0.1:11434") from None
 
     @classmethod
     def from_environment(cls) -> "Client":
@@ -55,9 +58,15 @@ class Client:
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
         """One request, one JSON object (an empty one for an empty answer)."""
         with self._send(method, path, body) as answer:
-            text = answer.read()
+            try:
+                text = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise ServerError(f"the answer of {self.url}{path} broke off ({_reason(error)}); see the server's log") from None
         try:
-            return json.loads(text) if text.strip() else {}
+            found = json.loads(text) if text.strip() else {}
+            if not isinstance(found, dict):
+                raise ValueError
+            return found
         except ValueError:
             raise ServerError(f"{self.url}{path} did not answer with JSON; is it a vkbackend or Ollama server?") from None
 
@@ -72,8 +81,10 @@ class Client:
                 for line in answer:
                     if line.strip():
                         piece = json.loads(line)
+                        if not isinstance(piece, dict):
+                            raise ValueError(f"{line[:40]!r} is no JSON object")
                         if "error" in piece:
-                            raise ServerError(piece["error"])
+                            raise ServerError(str(piece["error"]))
                         ended = bool(piece.get("done")) or piece.get("status") == "success"
                         yield piece
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -111,7 +122,7 @@ class Client:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
             connection.connect()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError: a host that is no name
             raise NoServer(f"could not connect to a server at {self.url} ({_reason(error)}); start one with `vkbackend serve`, "
                            "or set OLLAMA_HOST to where it listens") from None
         try:
@@ -151,7 +162,7 @@ class _Answer:
 def _error_text(text: str) -> str:
     try:
         error = json.loads(text)["error"]
-        return error["message"] if isinstance(error, dict) else error
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return text.strip()
 

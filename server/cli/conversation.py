@@ -4,15 +4,17 @@ In: a line at a time (prompt_toolkit on a terminal). Out: requests to /api/chat 
 """
 
 import json
-
-import click
+from contextlib import suppress
+from typing import Iterable
 
 from vkbackend import settings
+from vkbackend.errors import VkbackendError
 
 from ..parameters import format_parameters
 from .answer import Printing, Waiting, print_answer
 from .client import Client, NoServer, ServerError
 from .models import describe, model_lines
+from .terminal import echo
 
 QUOTES = '"""'
 HELP = """Commands:
@@ -31,7 +33,7 @@ SET_HELP = """What can be set:
   /set parameter NAME VALUE   an option, such as temperature, seed or num_ctx
   /set system TEXT            the system message
   /set history, nohistory     whether typed lines are remembered for the next time
-  /set wordwrap, nowordwrap   accepted; the terminal breaks lines
+  /set wordwrap, nowordwrap   lines are broken between words, or by the terminal
   /set format json, noformat  answers in JSON
   /set verbose, quiet         figures after each answer
   /set think, nothink         thinking (/set think high for models with levels)
@@ -87,7 +89,7 @@ class Conversation:
         action = {"/?": self.help, "/help": self.help, "/clear": self.clear, "/set": self.set, "/show": self.show,
                   "/list": self.list, "/load": self.load, "/save": self.save}.get(command)
         if action is None:
-            click.echo(f"Unknown command '{command}'. Type /? for help")
+            echo(f"Unknown command '{command}'. Type /? for help")
         else:
             action(rest.strip())
         return True
@@ -102,104 +104,103 @@ class Conversation:
         except KeyboardInterrupt:
             return
         except (ServerError, NoServer) as error:
-            click.echo(f"Error: {error}", err=True)
+            echo(f"Error: {error}", err=True)
             return
         self.messages += [message, {"role": "assistant", "content": answer.text}]
 
     def help(self, topic: str) -> None:
-        click.echo({"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic.removeprefix("/"), HELP))
+        echo({"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic.removeprefix("/"), HELP))
 
     def list(self, prefix: str) -> None:
         models = self.client.call("GET", "/api/tags").get("models") or []
-        click.echo("\n".join(model_lines(models, prefix)))
+        echo("\n".join(model_lines(models, prefix)))
 
     def clear(self, _) -> None:
         self.messages = []
-        click.echo("Cleared session context")
+        echo("Cleared session context")
 
     def set(self, text: str) -> None:
         name, _, value = text.partition(" ")
         value = value.strip()
         switches = {"history": ("keeps_lines", True), "nohistory": ("keeps_lines", False)}
-        printing = {"verbose": ("verbose", True), "quiet": ("verbose", False), "color": ("coloured", True), "nocolor": ("coloured", False)}
+        printing = {"verbose": ("verbose", True), "quiet": ("verbose", False), "color": ("coloured", True), "nocolor": ("coloured", False),
+                    "wordwrap": ("wraps", True), "nowordwrap": ("wraps", False)}
         if not name:
-            click.echo(SET_HELP)
+            echo(SET_HELP)
         elif name == "parameter":
             self.set_parameter(value)
         elif name == "system":
             self.system = value.removeprefix(QUOTES).removesuffix(QUOTES)
-            click.echo("Set system message.")
+            echo("Set system message.")
         elif name in switches:
             setattr(self, *switches[name])
-        elif name in ("wordwrap", "nowordwrap"):  # lines are the terminal's to break
-            click.echo(f"Set '{name}' mode.")
         elif name in ("logprobs", "nologprobs") and (value.isdecimal() or not value):
             self.printing.alternatives = 0 if name == "nologprobs" else min(int(value or DEFAULT_ALTERNATIVES), 20)
-            click.echo(f"Set '{name}' mode.")
+            echo(f"Set '{name}' mode.")
         elif name in printing:
             setattr(self.printing, *printing[name])
-            click.echo(f"Set '{name}' mode.")
+            echo(f"Set '{name}' mode.")
         elif name == "format" and value == "json" or name == "noformat":
             self.common.pop("format", None)
             if name == "format":
                 self.common["format"] = value
-            click.echo("Set format to 'json' mode." if name == "format" else "Disabled format.")
+            echo("Set format to 'json' mode." if name == "format" else "Disabled format.")
         elif name in ("think", "nothink"):
             self.common["think"] = (value or True) if name == "think" else False
-            click.echo(f"Set 'think' mode to '{value}'." if value and name == "think" else f"Set '{name}' mode.")
+            echo(f"Set 'think' mode to '{value}'." if value and name == "think" else f"Set '{name}' mode.")
         else:
-            click.echo(f"Unknown command '/set {text}'. Type /? for help")
+            echo(f"Unknown command '/set {text}'. Type /? for help")
 
     def set_parameter(self, text: str) -> None:
         name, *values = text.split() or [""]
         if not values:
-            click.echo(PARAMETER_HELP)
+            echo(PARAMETER_HELP)
             return
         try:
             self.options.update(format_parameters({name: values}))
         except ValueError as error:
-            click.echo(f"Couldn't set parameter: {error}")
+            echo(f"Couldn't set parameter: {error}")
             return
-        click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
+        echo(f"Set parameter '{name}' to '{', '.join(values)}'")
 
     def show(self, part: str) -> None:
         if part == "info":
-            click.echo("\n".join(describe(self.info)))
+            echo("\n".join(describe(self.info)))
         elif part == "parameters":
-            click.echo("Model defined parameters:\n" + (self.info.get("parameters") or "No parameters were specified for this model."))
+            echo("Model defined parameters:\n" + (self.info.get("parameters") or "No parameters were specified for this model."))
             if self.options:
-                click.echo("\nUser defined parameters:\n" + "\n".join(f"{name:<30} {json.dumps(value)}" for name, value in self.options.items()))
+                echo("\nUser defined parameters:\n" + "\n".join(f"{name:<30} {json.dumps(value)}" for name, value in self.options.items()))
         elif part == "system":
-            click.echo(self.system or self.info.get("system") or "No system message was specified for this model.")
+            echo(self.system or self.info.get("system") or "No system message was specified for this model.")
         elif part in ("license", "modelfile", "template"):
-            click.echo(self.info.get(part) or f"No {part} was specified for this model.")
+            echo(self.info.get(part) or f"No {part} was specified for this model.")
         else:
-            click.echo(f"Unknown command '/show {part}'. Type /? for help" if part else SHOW_HELP)
+            echo(f"Unknown command '/show {part}'. Type /? for help" if part else SHOW_HELP)
 
     def load(self, model: str) -> None:
         if not model:
-            click.echo("Usage: /load <model>")
+            echo("Usage: /load <model>")
             return
-        click.echo(f"Loading model '{model}'")
+        echo(f"Loading model '{model}'")
         try:
             self._use(model, self.client.call("POST", "/api/show", {"model": model}))
             preload(self.client, model, self.common)
         except ServerError as error:
-            click.echo(f"Couldn't find model '{model}'" if error.status == 404 else f"Error: {error}")
+            echo(f"Couldn't find model '{model}'" if error.status == 404 else f"Error: {error}")
         except NoServer as error:
-            click.echo(f"Error: {error}")
+            echo(f"Error: {error}")
 
     def save(self, name: str) -> None:
         if not name:
-            click.echo("Usage: /save <model>")
+            echo("Usage: /save <model>")
             return
         body = {"model": name, "from": self.model, "parameters": self.options, "messages": self.messages, "stream": False}
         try:
             self.client.call("POST", "/api/create", body | ({"system": self.system} if self.system else {}))
         except (ServerError, NoServer) as error:
-            click.echo(f"Error: {error}")
+            echo(f"Error: {error}")
             return
-        click.echo(f"Created new model '{name}'")
+        echo(f"Created new model '{name}'")
 
 
 def preload(client: Client, model: str, common: dict) -> None:
@@ -219,21 +220,31 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     conversation = Conversation(client, model, info, common, printing)
 
     class Lines(FileHistory):
-        """/set nohistory keeps lines out of the file from then on."""
+        """/set nohistory keeps lines out of the file from then on. A file that cannot be read or written is done without."""
+
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                return super().load_history_strings()
+            except OSError:
+                return []
 
         def store_string(self, string: str) -> None:
             if conversation.keeps_lines:
-                super().store_string(string)
+                with suppress(OSError):
+                    super().store_string(string)
 
-    keeps = not settings.get("OLLAMA_NOHISTORY")
-    session = PromptSession(history=Lines(str(settings.cache_folder() / "history")) if keeps else InMemoryHistory())
+    try:
+        history = InMemoryHistory() if settings.get("OLLAMA_NOHISTORY") else Lines(str(settings.cache_folder() / "history"))
+    except (OSError, VkbackendError):
+        history = InMemoryHistory()
+    session = PromptSession(history=history)
     placeholder = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
     preload(client, model, common)
     while True:
         try:
             text = read_message(lambda is_first: session.prompt(">>> " if is_first else "... ", placeholder=placeholder if is_first else None))
         except KeyboardInterrupt:
-            click.echo("\nUse Ctrl + d or /bye to exit.")
+            echo("\nUse Ctrl + d or /bye to exit.")
             continue
         except EOFError:
             return

@@ -30,7 +30,7 @@ def create(model, modelfile, gguf, quantize):
     if gguf:
         if modelfile:
             raise Failure("--gguf and --file exclude each other: a Modelfile names its own file after FROM")
-        create_from_gguf(client, model, Path(gguf).expanduser(), quantize)
+        create_from_gguf(client, model, settings.expanded(gguf), quantize)
         return
     request, files = _from_modelfile(modelfile)
     request.model, request.quantize = model, quantize
@@ -79,7 +79,7 @@ def _from_modelfile(text: str):
     """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
     from .. import modelfile
     from .modelfile_request import create_request, has_weights
-    path = Path(text or "Modelfile").expanduser()
+    path = settings.expanded(text or "Modelfile")
     if text == "-":
         contents, folder = sys.stdin.buffer.read(), Path.cwd()
     elif path.is_file() or path.is_fifo():  # such as a shell's <(...)
@@ -87,7 +87,7 @@ def _from_modelfile(text: str):
     elif not text and has_weights(Path.cwd()):  # a folder as its maker publishes it
         contents, folder = b"FROM .", Path.cwd()
     else:
-        raise Failure(f"{path}: no such file; give a Modelfile with -f FILE, or a GGUF file with --gguf FILE")
+        raise Failure(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give a Modelfile with -f FILE, or a GGUF file with --gguf FILE")
     click.echo("gathering model components", err=True)
     try:
         commands = modelfile.parse(contents)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable
 
 from vkbackend import settings
+from vkbackend.errors import VkbackendError
 
 PIECE_BYTES = 4 << 20
 
@@ -46,10 +47,14 @@ def _read() -> dict:
     try:
         entries = json.loads(_cache_path().read_text())
         return {path: entry for path, entry in entries.items() if len(entry) == 3}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, VkbackendError, ValueError, AttributeError, TypeError):
         return {}
 
 
 def _remember(path: str, entry: list) -> None:
+    """A cache that cannot be had is done without: the file is read again next time."""
     entries = {known: value for known, value in _read().items() if os.path.exists(known)}
-    settings.write_whole(_cache_path(), json.dumps(entries | {path: entry}, indent=1).encode())
+    try:
+        settings.write_whole(_cache_path(), json.dumps(entries | {path: entry}, indent=1).encode())
+    except (OSError, VkbackendError):
+        pass

@@ -11,6 +11,7 @@ from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
 from ..version import version
+from .terminal import echo
 
 # Command -> (module, the click command in it). Modules are imported when their command runs: `create` must not pay for the devices' code.
 COMMANDS = {
@@ -40,6 +41,9 @@ class Failure(click.ClickException):
     """`Error: ...` on stderr, exit status 1."""
 
     exit_code = 1
+
+    def show(self, file=None) -> None:
+        echo(f"Error: {self.format_message()}", err=True)
 
 
 class CommandGroup(click.Group):

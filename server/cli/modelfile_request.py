@@ -5,6 +5,7 @@ In: commands of `modelfile.parse`, the Modelfile's folder. Out: `CreateRequest`,
 
 from pathlib import Path
 
+from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
 from ..convert.file_choice import chosen
@@ -73,7 +74,7 @@ def _add(files: dict, digest, path: Path) -> str:
 
 
 def _path(text: str, folder: Path) -> Path:
-    return folder / Path(text).expanduser() if text.startswith("~") else folder / text
+    return folder / (settings.expanded(text) if text.startswith("~") else text)
 
 
 def _weights(text: str, folder: Path) -> list[Path] | None:

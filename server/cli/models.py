@@ -13,6 +13,7 @@ from .completion import model_names
 from .connection import connected
 from .main import Failure
 from .table import columns
+from .terminal import echo
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 SHOWN_LINES = 2  # of a system prompt or license
@@ -25,7 +26,7 @@ def list_models(prefix):
     """List models."""
     with connected(own_server=True) as client:
         models = client.call("GET", "/api/tags").get("models") or []
-    click.echo("\n".join(model_lines(models, prefix)))
+    echo("\n".join(model_lines(models, prefix)))
 
 
 @click.command()
@@ -37,7 +38,7 @@ def ps(prefix):
     rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), processor(model["size"], model.get("size_vram", 0)),
              model.get("context_length", 0), until(model["expires_at"])]
             for model in models if model["name"].startswith(prefix)]
-    click.echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"])))
+    echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"])))
 
 
 @click.command()
@@ -55,7 +56,7 @@ def show(model, verbose, **parts):
         raise Failure(f"only one of {', '.join(f'--{name}' for name in sorted(parts))} can be shown at a time")
     with connected(own_server=True) as client:
         answer = client.call("POST", "/api/show", {"model": model, "verbose": verbose})
-    click.echo(answer.get(wanted[0]) or "" if wanted else "\n".join(describe(answer, verbose)))
+    echo(answer.get(wanted[0]) or "" if wanted else "\n".join(describe(answer, verbose)))
 
 
 @click.command("cp")
@@ -65,7 +66,7 @@ def copy(source, destination):
     """Copy a model."""
     with connected(own_server=True) as client:
         client.call("POST", "/api/copy", {"source": source, "destination": destination})
-    click.echo(f"copied '{source}' to '{destination}'")
+    echo(f"copied '{source}' to '{destination}'")
 
 
 @click.command("rm")
@@ -78,9 +79,9 @@ def remove(models):
                 unload(client, model)
             except ServerError as error:
                 if error.status != 404:
-                    click.echo(f"Warning: unable to stop model '{model}'", err=True)
+                    echo(f"Warning: unable to stop model '{model}'", err=True)
             client.call("DELETE", "/api/delete", {"model": model})
-            click.echo(f"deleted '{model}'")
+            echo(f"deleted '{model}'")
 
 
 @click.command()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 
 from ..formatting import human_bytes
+from .terminal import clean
 
 RATE_SECONDS = 5.0  # what a rate is measured over
 LEAST_BAR = 5  # columns; less is none
@@ -86,6 +87,8 @@ class Progress:
 
     def __call__(self, piece: dict) -> None:
         status, digest = piece.get("status", ""), piece.get("digest", "")
+        if self._live is not None:
+            status = clean(status)
         is_new = digest not in self._bars if digest else status not in self._lines
         if is_new:
             self._lines.append(self._bars.setdefault(digest, Bar(status)) if digest else status)

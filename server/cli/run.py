@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from vkbackend import settings
+
 from .. import durations
 from . import colours
 from .answer import Printing, print_answer
@@ -36,7 +38,7 @@ FORMATS = ("", "json")
 @click.option("--think", is_flag=False, flag_value="true", default=None,
               help="Enable thinking mode: true/false or high/medium/low for supported models.")
 @click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided).")
-@click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically (lines are never wrapped here).")
+@click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically.")
 @click.option("--truncate", type=bool, is_flag=False, flag_value=True, default=None, metavar="[BOOLEAN]",
               help="For embedding models: cut inputs that exceed the context length (the default), or, with --truncate=false, refuse them.")
 @click.option("--dimensions", type=click.IntRange(0), default=0, help="For embedding models: cut the embedding to so many numbers.")
@@ -51,7 +53,7 @@ def run(model, prompt, keepalive, verbose, insecure, no_color, logprobs, respons
     if not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         text = f"{piped} {text}" if piped and text else piped or text
-    printing = Printing(colours.wanted(no_color), verbose, hidethinking, logprobs or 0)
+    printing = Printing(colours.wanted(no_color), verbose, hidethinking, logprobs or 0, not nowordwrap)
     with connected(own_server=True, announce=True) as client:
         name = model_name(client, model)
         info = show_or_pull(client, name, insecure)
@@ -98,9 +100,9 @@ def show_or_pull(client: Client, name: str, insecure: bool = False) -> dict:
 
 def model_name(client: Client, text: str) -> str:
     """`text`, or, where it is the path of a GGUF file, the name of the model made from it."""
-    path = Path(text).expanduser()
-    if path.suffix.lower() != ".gguf":
+    if Path(text).suffix.lower() != ".gguf":
         return text
+    path = settings.expanded(text)
     if not path.is_file():
         raise Failure(f"{text}: no such file; give the path of a GGUF file or the name of a model (`vkbackend list`)")
     name = name_of_file(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from vkbackend import settings
 from yarl import URL
 
 from .errors import RegistryError
@@ -88,7 +89,7 @@ def _public_text(key) -> str:
 def _key():
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
-    path = Path.home() / ".ollama" / "id_ed25519"
+    path = settings.home_folder() / ".ollama" / "id_ed25519"
     try:
         if not path.exists():
             key = ed25519.Ed25519PrivateKey.generate()
