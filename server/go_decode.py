@@ -9,8 +9,9 @@ import re
 from . import go_text
 
 MAX_DEPTH = 300  # Go allows 10000; more than 300 levels serve nobody and would exhaust Python's stack
-_SPACE = re.compile(r"[ \t\r\n]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+PIECE = 1 << 20  # characters that are looked at in one go, for other threads get their turn only in between
+_SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
+_PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
@@ -71,7 +72,11 @@ class _Parser:
         return self.value(0)
 
     def skip_space(self):
-        self.at = _SPACE.match(self.text, self.at).end()
+        start = self.at
+        self.at = _SPACE.match(self.text, start).end()
+        while self.at - start == PIECE:
+            start = self.at
+            self.at = _SPACE.match(self.text, start).end()
 
     def fail(self, where: str):
         """At the present character: wrong there, or the text ends."""
@@ -134,6 +139,8 @@ class _Parser:
             plain = _PLAIN.match(self.text, self.at)
             pieces.append(plain[0])
             self.at = plain.end()
+            if len(plain[0]) == PIECE:
+                continue
             character = self.peek()
             if character == '"':
                 self.at += 1

@@ -7,7 +7,7 @@ import pytest
 from recorded import check, load, outcome, recorded_outcome
 
 from server import binding, conversation, go_json, messages
-from server.go_decode import JSONSyntaxError, parse
+from server.go_decode import PIECE, JSONSyntaxError, parse
 
 ERRORS = (binding.BindError, JSONSyntaxError)
 KINDS = {"Tool": binding.Struct(conversation.Tool), "Message": binding.Alias(conversation.Message), "PropertyType": conversation.PROPERTY_TYPE}
@@ -99,3 +99,14 @@ def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
         except ERRORS:
             pass
     assert 100 < bound < 2900  # both ends were met
+
+
+@pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_texts_and_spaces_are_read_in_pieces(length):
+    """A piece that ends where the text does is no end of it."""
+    text = "\u00fc" * length
+    spaces = " " * length
+    body = f'{spaces}["{text}",{spaces}"{text}\\n{text}"{spaces}]'
+    assert parse(body.encode()) == [text, f"{text}\n{text}"]
+    with pytest.raises(JSONSyntaxError, match="^unexpected EOF$"):
+        parse(f'"{text}'.encode())
