@@ -13,7 +13,9 @@ from tiny_gguf import write_tiny_gguf
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with LiveServer(tmp_path_factory.mktemp("models")) as server:
+    # A name that is valid would be pulled: nothing answers there.
+    nowhere = {"VKBACKEND_REGISTRY_URLS": "registry.ollama.ai=http://127.0.0.1:1"}
+    with LiveServer(tmp_path_factory.mktemp("models"), environment=nowhere) as server:
         yield server
 
 
@@ -87,7 +89,8 @@ def test_no_request_reads_or_writes_outside_of_the_store(server, trick):
     asked = [("HEAD", f"/api/blobs/{trick}", None), ("POST", f"/api/blobs/{trick}", b"x"), ("GET", f"/api/blobs/{trick}", None),
              ("POST", "/api/show", {"model": trick}), ("DELETE", "/api/delete", {"model": trick}),
              ("POST", "/api/copy", {"source": trick, "destination": trick}),
-             ("POST", "/api/create", {"model": trick, "from": trick}), ("POST", "/api/create", {"model": "m", "from": trick, "stream": False}),
+             ("POST", "/api/create", {"model": trick, "from": trick, "stream": False}),
+             ("POST", "/api/create", {"model": "m", "from": trick, "stream": False}),
              ("POST", "/api/create", {"model": "m", "files": {trick: trick}, "stream": False}),
              ("POST", "/api/create", {"model": "m", "files": {"config.json": trick, "model.safetensors": trick}, "stream": False}),
              ("POST", "/api/create", {"model": "m", "adapters": {"a": trick}, "files": {"m.gguf": trick}, "stream": False}),
