@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections import deque
 
 from aiohttp import web
 from vkbackend.errors import VkbackendError
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 JSON, PLAIN_JSON, NDJSON = "application/json; charset=utf-8", "application/json", "application/x-ndjson"
 
+MOST_TASKS = 64  # creations, pulls and pushes at the same time
+MOST_LINES = 64  # of a task that wait for a slow client
+_num_tasks = 0  # that run; of the event loop alone
 LARGE_BODY = 32 << 10  # bytes; up to 15 ms
 
 
@@ -73,13 +77,39 @@ class Report:
         self._send(ProgressResponse(status, digest, total, completed))
 
 
+class _Lines:
+    """What a task has told and nobody has sent yet. Of a long task whose client does not read, only the latest of each kind is kept."""
+
+    def __init__(self):
+        self._waiting: deque = deque()
+        self._any = asyncio.Event()
+
+    def put(self, event: ProgressResponse | Exception | None) -> None:
+        if len(self._waiting) >= MOST_LINES and isinstance(event, ProgressResponse):
+            for at in reversed(range(len(self._waiting))):
+                if (self._waiting[at].status, self._waiting[at].digest) == (event.status, event.digest):
+                    del self._waiting[at]
+                    break
+        self._waiting.append(event)
+        self._any.set()
+
+    async def get(self) -> ProgressResponse | Exception | None:
+        while not self._waiting:
+            self._any.clear()
+            await self._any.wait()
+        return self._waiting.popleft()
+
+
 async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
     """Run `work(report: Report)` in a thread; each report is a line of NDJSON, or only the last one the answer.
 
     An error before the first line sets the status; after it, it is a last line.
     """
-    loop, events = asyncio.get_running_loop(), asyncio.Queue()
-    report = Report(lambda line: loop.call_soon_threadsafe(events.put_nowait, line))
+    global _num_tasks
+    loop, events = asyncio.get_running_loop(), _Lines()
+    report = Report(lambda line: loop.call_soon_threadsafe(events.put, line))
+    if _num_tasks >= MOST_TASKS:
+        raise ApiError(503, f"the server is busy with {MOST_TASKS} tasks; send the request again later")
 
     def run():
         try:
@@ -88,9 +118,15 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
         except Exception as error:
             end = error
         if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, end)
+            loop.call_soon_threadsafe(ended, end)
 
-    # A thread of its own: those of the loop's executor are few, and must not be taken for hours by pulls while prompts wait for one.
+    def ended(end):
+        global _num_tasks
+        _num_tasks -= 1
+        events.put(end)
+
+    # A thread of its own: a pull may take hours.
+    _num_tasks += 1
     threading.Thread(target=run, name="task").start()
     try:
         return await (_stream if stream else _last)(request, events)

@@ -19,6 +19,7 @@ from .errors import CLIENT_CLOSED_REQUEST, ApiError
 from .service import metrics
 from .service.running import SHUTTING_DOWN, was_cut_off
 
+MOST_EVENTS = 256  # of a generation that nobody has taken; more make it pause
 GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
 
 
@@ -39,17 +40,41 @@ def has_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-async def engine_events(engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False) -> AsyncIterator[Event]:
-    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the generation when closed."""
-    loop, events = asyncio.get_running_loop(), asyncio.Queue()
+class _Events:
+    """Events of one generation on their way from the engine's thread to the event loop. is_full: nobody takes them, so the generation pauses."""
 
-    def listener(event):
+    def __init__(self):
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self._num_sent = self._num_taken = 0  # the first of the engine's thread alone, the second of the loop's
+        self._was_full = False
+
+    def __call__(self, event):
         if isinstance(event, Finished):
             metrics.count_generation(event)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, event)
+        self._num_sent += 1
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-    handle = await _submitted(engine, generation, listener)
+    @property
+    def is_full(self) -> bool:
+        """Asked by the engine's thread. Once full, until it is half empty: a generation that starts again may have to run some tokens again."""
+        self._was_full = self._num_sent - self._num_taken >= (MOST_EVENTS // 2 if self._was_full else MOST_EVENTS)
+        return self._was_full
+
+    async def get(self) -> Event:
+        event = await self._queue.get()
+        self._num_taken += 1
+        return event
+
+    def has_room_again(self) -> bool:
+        """Whether the engine's thread may have to look again."""
+        return self._was_full and self._num_sent - self._num_taken < MOST_EVENTS // 2
+
+
+async def engine_events(engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False) -> AsyncIterator[Event]:
+    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the generation when closed."""
+    events = _Events()
+    handle = await _submitted(engine, generation, events)
     try:
         while True:
             try:
@@ -62,6 +87,8 @@ async def engine_events(engine, generation: GenerationRequest, client_left: Call
             if isinstance(event, Failed):
                 raise event.exception
             if event is not None:
+                if events.has_room_again():
+                    handle.wake()
                 yield event
             if isinstance(event, Finished):
                 return

@@ -21,14 +21,18 @@ FOREVER_JINJA = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("abandoned")
-    model = write_tiny_gguf(folder / "tiny.gguf").read_bytes()
-    digest = "sha256:" + hashlib.sha256(model).hexdigest()
-    with LiveServer(folder / "store") as running:
-        assert running.call("POST", f"/api/blobs/{digest}", model)[0] == 201
-        assert running.call("POST", "/api/create", {"model": "m", "files": {"m.gguf": digest}})[0] == 200
+    with LiveServer(tmp_path_factory.mktemp("store")) as running:
+        with_model(running, tmp_path_factory.mktemp("gguf"))
         assert running.call("POST", "/api/generate", {"model": "m", "prompt": "ab", "options": {"num_predict": 1}})[0] == 200
         yield running
+
+
+def with_model(server, folder):
+    """A tiny model `m` in the server's store."""
+    model = write_tiny_gguf(folder / "tiny.gguf").read_bytes()
+    digest = "sha256:" + hashlib.sha256(model).hexdigest()
+    assert server.call("POST", f"/api/blobs/{digest}", model)[0] == 201
+    assert server.call("POST", "/api/create", {"model": "m", "files": {"m.gguf": digest}})[0] == 200
 
 
 def send(server, body: dict) -> socket.socket:

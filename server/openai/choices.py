@@ -8,6 +8,8 @@ import asyncio
 from contextlib import aclosing
 from typing import AsyncIterator, Awaitable
 
+MOST_WAITING = 64  # items that nobody has taken; then the streams wait
+
 
 async def whole_answer(native, request, ask, started: float):
     """The answer of one run of `native`, which is routes/chat.py or routes/generate.py."""
@@ -28,7 +30,7 @@ async def pieces(native, request, ask, started: float) -> AsyncIterator:
 
 async def interleave(streams: list[AsyncIterator]) -> AsyncIterator[tuple[int, object]]:
     """(number of the stream, its next item). The first error of any ends all and is raised; closing this iterator ends all, too."""
-    queue = asyncio.Queue()
+    queue = asyncio.Queue(MOST_WAITING)
 
     async def follow(number, stream):
         try:

@@ -59,6 +59,7 @@ class Connection(RequestHandler):
         self._framing_bytes = 0  # of the body, since the last byte of its contents: sizes of chunks, trailers
         self._is_answering = self._is_refused = False
         self._silent_since = site.loop.time()  # the last bytes came, or the last answer was given
+        self._unread_bytes, self._unread_since = 0, self._silent_since  # of the answer, and since when they are as many
         # Of the next request. None between requests: a connection may be kept open for later.
         self._head_since: float | None = self._silent_since
 
@@ -146,6 +147,15 @@ class Connection(RequestHandler):
         elif not self._is_answering and self._head_since is not None and now - self._head_since > head_seconds:
             self.force_close()
 
+    def end_if_unread(self, now: float, seconds: float) -> None:
+        """Close the connection of a client that has read nothing of its answer for so long."""
+        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if unread == 0 or unread != self._unread_bytes:
+            self._unread_bytes, self._unread_since = unread, now
+        elif now - self._unread_since > seconds:
+            log.info("closing a connection: its client has read nothing for %g s", seconds)
+            self.transport.abort()
+
     def drop(self) -> None:
         self._site.connections.discard(self)
         if self.transport is not None:
@@ -224,10 +234,12 @@ class Site(web.BaseSite):
 
     async def _look(self) -> None:
         head_seconds, body_seconds = settings.get("VKBACKEND_HEADER_SECONDS"), settings.get("VKBACKEND_BODY_SECONDS")
+        unread_seconds = settings.get("VKBACKEND_UNREAD_SECONDS")
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for connection in list(self.connections):
                 connection.end_if_stalled(self.loop.time(), head_seconds, body_seconds)
+                connection.end_if_unread(self.loop.time(), unread_seconds)
 
 
 def raise_file_limit() -> None:

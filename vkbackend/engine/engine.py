@@ -40,6 +40,10 @@ class Handle:
         """End it soon, with Finished("cancelled"); nothing happens when it has ended. From any thread."""
         self._engine._cancel(self._generation)
 
+    def wake(self) -> None:
+        """Its listener is full no longer. From any thread."""
+        self._engine._look_again()
+
 
 class Engine:
     """Runs the generations of one model. `failure` is the exception that ended the engine's thread, or None.
@@ -56,6 +60,7 @@ class Engine:
         self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK))
         self._running: list[Generation] = []  # of the engine's thread alone
         self._undelivered: list[Generation] = []  # likewise: who has a token to deliver; those that ended with it run no more
+        self._parked: list[Generation] = []  # likewise: those whose listener is full
         self._waiting: deque[Generation] = deque()  # guarded by _wake, as is _closing
         self._closing = False
         self._wake = threading.Condition()
@@ -67,7 +72,8 @@ class Engine:
     def submit(self, request: GenerationRequest, listener: Listener) -> Handle:
         """Start a generation. listener(event) is called on the engine's thread: pieces, then one Finished or Failed.
 
-        A listener must be quick; one that raises cancels its own generation. With a `format` that is new, this may take a second.
+        A listener must be quick; one that raises cancels its own generation. While it has an attribute `is_full` that is true, its generation
+        pauses and leaves its place to others; after `Handle.wake` the engine looks again. With a `format` that is new, this may take a second.
         Raises RequestError for a request that cannot be run, GrammarError for its format, VkbackendError when the engine is closed or has failed.
         """
         if request.format:
@@ -122,7 +128,7 @@ class Engine:
     @property
     def num_unfinished(self) -> int:
         """Generations that run or wait; exact between steps only."""
-        return len(self._running) + len(self._waiting)
+        return len(self._running) + len(self._waiting) + len(self._parked)
 
     def close(self) -> None:
         """Cancel what runs and waits, give the cache back and end the thread. The runner stays open. May be called twice."""
@@ -143,12 +149,17 @@ class Engine:
             generation.cancelled = True
             self._wake.notify()
 
+    def _look_again(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
     # -- the engine's thread
 
     def _main(self) -> None:
         try:
             while self._wait_for_work():
                 self._finish_cancelled()
+                self._park()
                 self._admit()
                 self._turn()
         except Exception as exception:
@@ -161,7 +172,8 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False at the end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._running or self._waiting or self._undelivered)
+            self._wake.wait_for(lambda: self._closing or self._running or self._waiting or self._undelivered
+                                or any(generation.cancelled or not generation.is_held for generation in self._parked))
             return not self._closing
 
     def _end(self, failure: Exception | None) -> None:
@@ -171,7 +183,8 @@ class Engine:
             self._closing, self.failure = True, failure
             waiting = list(self._waiting)
             self._waiting.clear()
-        for generation in self._clear_running() + waiting:
+        parked, self._parked = self._parked, []
+        for generation in self._clear_running() + waiting + [generation for generation in parked if generation.ended is None]:
             if failure is None:
                 generation.finish(FinishReason.CANCELLED)
             else:
@@ -182,12 +195,28 @@ class Engine:
             cancelled = [generation for generation in self._waiting if generation.cancelled]
             for generation in cancelled:
                 self._waiting.remove(generation)
+        parked, self._parked = self._parked, []
+        for generation in parked:
+            (cancelled if generation.cancelled else self._parked).append(generation)
         for generation in [generation for generation in self._running if generation.cancelled]:
             self._retire(generation)
             cancelled.append(generation)
         self._undelivered = [generation for generation in self._undelivered if generation not in cancelled]
         for generation in cancelled:
             generation.finish(FinishReason.CANCELLED)
+
+    def _park(self) -> None:
+        """Those whose listener is full give up their place: what they stored stays known while there is room for it, as after `_preempt`.
+        Those whose listener has room again are the next to be admitted."""
+        for generation in [generation for generation in self._running if generation.is_held]:
+            self._retire(generation)
+            self._parked.append(generation)
+        if not self._parked:
+            return
+        resumed = [generation for generation in self._parked if not generation.is_held]
+        self._parked = [generation for generation in self._parked if generation not in resumed]
+        with self._wake:
+            self._waiting.extendleft(reversed(resumed))
 
     def _admit(self) -> None:
         """Start waiting generations while there is room for them."""
@@ -296,6 +325,8 @@ class Engine:
             with self._wake:
                 if generation in self._waiting:  # it had given way
                     self._waiting.remove(generation)
+            if generation in self._parked:
+                self._parked.remove(generation)
 
     def _retire(self, generation: Generation) -> None:
         """It runs no more; what it stored stays known, so that a following request can continue from there."""

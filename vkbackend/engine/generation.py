@@ -113,6 +113,11 @@ class Generation:
         """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that are to be scored."""
         return [] if self.is_scored else self.tokens[:-1]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its listener takes no more events now."""
+        return getattr(self._listener, "is_full", False)
+
     def start(self, sequence_id: int, num_cached: int) -> None:
         """Run from here on in a sequence that holds the first num_cached tokens."""
         self.sequence_id, self.num_cached = sequence_id, num_cached
