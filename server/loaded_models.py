@@ -21,6 +21,7 @@ from typing import Any, Callable
 from vkbackend import settings
 from vkbackend.device import rules
 from vkbackend.errors import OutOfMemory
+from vkbackend.progress import LoadProgress
 
 from . import durations, go_json, pools
 from .errors import ApiError
@@ -58,7 +59,7 @@ class LoadResult:
 
 
 # Called in a thread. It may have `whole`, called like it while other models are loaded: it raises OutOfMemory rather than leave layers to the
-# CPU that a device alone would hold; and `num_devices`, how many devices models run on.
+# CPU that a device alone would hold; `num_devices`, how many devices models run on; and `reporting(progress)`, a loader that tells how far it is.
 Loader = Callable[[StoredModel, Options], LoadResult]
 
 
@@ -138,7 +139,8 @@ class LoadedModels:
         self._num_waiting = 0
         self.loaded: list[LoadedModel] = []
         self._loading: asyncio.Task | None = None  # outlives the request that began it
-        self._loading_path: Path | None = None
+        self.progress_path: Path | None = None
+        self.progress = LoadProgress()  # of the load that is under way, or was last
         self._deleted: set[Path] = set()  # weights that were deleted while they were being loaded
         self._unloading: set[asyncio.Task] = set()
         self._closed = False
@@ -239,7 +241,7 @@ class LoadedModels:
     async def _load_in_turn(self, stored, options):
         """One more model. Others give way, one after the other, where there is no room beside them."""
         whole = bool(self.loaded)
-        self._loading_path = stored.gguf_path
+        self.progress_path = stored.gguf_path
         self._loading = asyncio.create_task(self._load(stored, options, whole))
         try:
             await self._within_timeout(asyncio.shield(self._loading), stored)
@@ -275,7 +277,9 @@ class LoadedModels:
 
     async def _load(self, stored, options, whole: bool) -> LoadedModel:
         start = time.monotonic()
-        loader = getattr(self._loader, "whole", self._loader) if whole else self._loader
+        self.progress = LoadProgress()
+        loader = self._loader.reporting(self.progress) if hasattr(self._loader, "reporting") else self._loader
+        loader = getattr(loader, "whole", loader) if whole else loader
         try:
             result = await pools.run_to_end("models", loader, stored, options)
         finally:
@@ -340,7 +344,7 @@ class LoadedModels:
     async def expire(self, stored: StoredModel):
         """Unload a model's weights now, or after their last user, who may be the one that they are being loaded for. Nothing happens where they are
         not loaded."""
-        while self._is_loading(stored):
+        while self.is_loading(stored):
             await asyncio.wait([self._loading])
             await self._turn_is_over.wait()  # with the model in its hands: it would load it once more otherwise
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
@@ -351,19 +355,20 @@ class LoadedModels:
     async def remove(self, stored: StoredModel) -> None:
         """Unload the weights of a model that was deleted: now, or after their last user, or, where they are being loaded,
         once that is over and whoever waits for them is served. Returns without waiting for either."""
-        if self._is_loading(stored):
+        if self.is_loading(stored):
             self._deleted.add(stored.gguf_path)
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:
             model.is_deleted = True
             self._begin_unload(model)
         await self._memory_given_back()
 
-    def _is_loading(self, stored: StoredModel) -> bool:
-        return self._loading is not None and not self._loading.done() and self._loading_path == stored.gguf_path
+    def is_loading(self, stored: StoredModel) -> bool:
+        """Whether a model's weights are being loaded, for whichever request."""
+        return self._loading is not None and not self._loading.done() and self.progress_path == stored.gguf_path
 
     def holds(self, stored: StoredModel) -> bool:
         """Whether a model's weights are loaded or being loaded, for it or for another name."""
-        return self._is_loading(stored) or any(model.stored.gguf_path == stored.gguf_path for model in self.loaded)
+        return self.is_loading(stored) or any(model.stored.gguf_path == stored.gguf_path for model in self.loaded)
 
     @property
     def num_waiting(self) -> int:

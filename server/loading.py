@@ -3,6 +3,7 @@
 from vkbackend.device import selection
 from vkbackend.engine.opening import open_engine
 from vkbackend.errors import UnsupportedModel
+from vkbackend.progress import LoadProgress
 
 from .loaded_models import LoadResult
 from .parameters import Options
@@ -16,6 +17,13 @@ class EngineLoader:
     Raises VkbackendError: no memory, a damaged file, or no support for it.
     """
 
+    def __init__(self, progress: LoadProgress | None = None):
+        self._progress = progress
+
+    def reporting(self, progress: LoadProgress) -> "EngineLoader":
+        """Such a loader that tells how far it is."""
+        return EngineLoader(progress)
+
     def __call__(self, stored: StoredModel, options: Options, whole: bool = False) -> LoadResult:
         if stored.gguf_path is None:
             raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
@@ -23,7 +31,8 @@ class EngineLoader:
             raise StoreError(f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again")
         if stored.adapter_paths:
             raise UnsupportedModel(f"{stored.name} has an adapter, which is not supported yet; create the model without it")
-        opened = open_engine(stored.gguf_path, context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu, whole=whole)
+        opened = open_engine(stored.gguf_path, context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu, whole=whole,
+                             progress=self._progress)
         return LoadResult(opened.engine, opened.tokenizer, opened.gguf, opened.size, opened.size_vram, opened.context_length, opened.close,
                           opened.placement)
 

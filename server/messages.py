@@ -49,6 +49,7 @@ class GenerateRequest:
     truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
     shift: bool | None = wire(Pointer(BOOL), "shift", omit_empty=True)
     debug_render_only: bool = wire(BOOL, "_debug_render_only", omit_empty=True)
+    load_progress: bool = wire(BOOL, "load_progress", omit_empty=True)
     logprobs: bool = wire(BOOL, "logprobs", omit_empty=True)
     top_logprobs: int = wire(INT, "top_logprobs", omit_empty=True)
 
@@ -66,6 +67,7 @@ class ChatRequest:
     truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
     shift: bool | None = wire(Pointer(BOOL), "shift", omit_empty=True)
     debug_render_only: bool = wire(BOOL, "_debug_render_only", omit_empty=True)
+    load_progress: bool = wire(BOOL, "load_progress", omit_empty=True)
     logprobs: bool = wire(BOOL, "logprobs", omit_empty=True)
     top_logprobs: int = wire(INT, "top_logprobs", omit_empty=True)
 
@@ -292,6 +294,16 @@ class ShowResponse:
     tensors: list[TensorDescription] | None = wire(ListOf(Struct(TensorDescription)), "tensors", omit_empty=True)
     capabilities: list[str] | None = wire(ListOf(STRING), "capabilities", omit_empty=True)
     modified_at: str = wire(TIME, "modified_at", omit_empty=True)
+
+
+@dataclass
+class LoadProgressResponse:
+    """A line before the answer of a request with `load_progress`: bytes of weights that are loaded, and of all."""
+
+    model: str = wire(STRING, "model")
+    status: str = wire(STRING, "status")
+    total: int = wire(INT, "total")
+    completed: int = wire(INT, "completed")
 
 
 @dataclass

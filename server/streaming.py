@@ -117,13 +117,49 @@ async def _submitted(engine, generation: GenerationRequest, listener):
     return handles[0]
 
 
+# Of a request: its response, where lines were sent before the answer. Older releases of aiohttp have plain keys only.
+_BEGUN = web.RequestKey("begun stream", web.StreamResponse) if hasattr(web, "RequestKey") else "begun stream"
+
+
+def has_begun(request: web.Request) -> bool:
+    return _BEGUN in request
+
+
+async def write_early(request: web.Request, line: object) -> None:
+    """A line of the stream before the first answer."""
+    await _write_line(await _stream_of(request), line)
+
+
+async def end_early(request: web.Request, error: Exception) -> web.StreamResponse:
+    """An error as the last line of a stream that has begun."""
+    response = await _stream_of(request)
+    await _write_line(response, {"error": error_text(error)})
+    await response.write_eof()
+    return response
+
+
+async def _stream_of(request: web.Request) -> web.StreamResponse:
+    """The response to a request that is a stream, which begins where it has not."""
+    if _BEGUN not in request:
+        response = web.StreamResponse(headers={"Content-Type": NDJSON})
+        await response.prepare(request)
+        request[_BEGUN] = response
+    return request[_BEGUN]
+
+
 async def send(request: web.Request, found: Replies, streams: bool, whole: Callable) -> web.StreamResponse:
     """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not hold up other clients."""
+    if found.is_single and has_begun(request):
+        return await send_stream(request, _only(found.single))
     if found.is_single:
         return await pools.run("answers", json_answer, found.single)  # it may show a long prompt
     if streams:
         return await send_stream(request, found.pieces)
     return await pools.run("answers", json_answer, await whole(found.pieces))
+
+
+async def _only(answer) -> AsyncIterator:
+    yield answer
 
 
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:
@@ -132,9 +168,10 @@ async def send_stream(request: web.Request, answers: AsyncIterator) -> web.Strea
         try:
             first = await anext(answers)
         except (ApiError, VkbackendError) as error:
+            if has_begun(request):
+                return await end_early(request, error)
             return error_answer(error.status if isinstance(error, ApiError) else 500, error_text(error), PLAIN_JSON)
-        response = web.StreamResponse(headers={"Content-Type": NDJSON})
-        await response.prepare(request)
+        response = await _stream_of(request)
         try:
             await _write_line(response, first)
             async for answer in answers:

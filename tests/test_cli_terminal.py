@@ -29,7 +29,7 @@ WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my"
 
 
 class Canned(BaseHTTPRequestHandler):
-    """A server whose models say what the test needs; `broken` goes away in the middle of its answer."""
+    """A server whose models say what the test needs; `broken` goes away in the middle of its answer, `slow` in that of a load."""
 
     def do_HEAD(self):
         self.answer({})
@@ -40,7 +40,8 @@ class Canned(BaseHTTPRequestHandler):
         self.answer({"models": [model]})
 
     def do_POST(self):
-        model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model = body["model"]
         if model == "error":
             self.answer({"error": f"no {ESCAPES}"}, 500)
         elif self.path == "/api/show":
@@ -48,16 +49,21 @@ class Canned(BaseHTTPRequestHandler):
                          "details": {"family": ESCAPES, "quantization_level": ESCAPES}, "capabilities": ["completion", ESCAPES]})
         elif model == "broken":
             self.answer({"response": "half", "done": False}, length=1000)
+        elif model == "slow" and body["load_progress"]:
+            status = {"model": "slow", "status": "loading model", "total": 2 * 10 ** 9, "completed": 10 ** 9}
+            self.answer(status, length=1000, seconds=0.5)
         else:
             self.answer({"response": WORDS if model == "words" else ESCAPES, "done": True})
 
-    def answer(self, body, status=200, length=None):
+    def answer(self, body, status=200, length=None, seconds=0.0):
         data = json.dumps(body).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Length", str(length or len(data)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+            self.wfile.flush()
+            time.sleep(seconds)
         self.close_connection = True
 
     def log_message(self, *_):

@@ -15,9 +15,11 @@ import click
 from .. import durations
 from .client import Client
 from .colours import Painter, TokenText
+from .progress import Progress
 from .table import columns
 from .terminal import clean, echo
 
+LOADING = "loading model"  # the status of lines that say how far a load is
 SIGN_SECONDS = 0.5  # an answer that comes sooner needs no sign that it will
 
 
@@ -45,9 +47,12 @@ def print_answer(client: Client, path: str, body: dict, printing: Printing) -> A
     if printing.coloured or printing.alternatives:
         body = body | {"logprobs": True, "top_logprobs": printing.alternatives}
     answer, printer, waiting = Answer(), _Printer(printing), Waiting(body.get("model", ""))
-    stream = client.stream(path, body)
+    stream = client.stream(path, body | {"load_progress": True} if waiting.is_shown else body)
     try:
         for piece in stream:
+            if piece.get("status") == LOADING:
+                waiting.loading(piece)
+                continue
             waiting.end()
             message = piece.get("message") or piece
             printer.thinking(message.get("thinking") or "")
@@ -136,11 +141,13 @@ def alternatives(logprobs: list[dict]) -> list[str]:
 
 
 class Waiting:
-    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a second on."""
+    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a second on. A bar in its place
+    where the server says how much of the model is loaded; both are gone when the answer comes."""
 
     def __init__(self, model: str):
-        self._timer = None
-        if sys.stderr.isatty() and sys.stdout.isatty():
+        self._timer = self._bar = None
+        self.is_shown = sys.stderr.isatty() and sys.stdout.isatty()
+        if self.is_shown:
             self._text, self._status = f"{model} is loaded, and reads" if model else "one moment", None
             self._lock = threading.Lock()
             self._timer = threading.Timer(SIGN_SECONDS, self._show)
@@ -154,8 +161,21 @@ class Waiting:
                 self._status = Console(stderr=True).status(self._text)
                 self._status.start()
 
+    def loading(self, piece: dict):
+        """A line of the stream that says how far the load is."""
+        if self._bar is None:
+            self._end_sign()
+            self._bar = Progress(stays=False).__enter__()
+        self._bar(piece | {"status": f"loading {piece.get('model', '')}", "digest": LOADING})
+
     def end(self):
         """May be called again and again."""
+        self._end_sign()
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def _end_sign(self):
         if self._timer is None:
             return
         with self._lock:

@@ -11,7 +11,7 @@ from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
 from ..parameters import format_parameters
-from .answer import Printing, Waiting, print_answer
+from .answer import LOADING, Printing, Waiting, print_answer
 from .client import Client, NoServer, ServerError
 from .models import describe, model_lines
 from .terminal import echo
@@ -206,8 +206,14 @@ class Conversation:
 def preload(client: Client, model: str, common: dict) -> None:
     """So that the first answer need not wait for it."""
     waiting = Waiting(model)
+    body = {"model": model} | {key: common[key] for key in ("keep_alive",) if key in common}
     try:
-        client.call("POST", "/api/generate", {"model": model, "stream": False} | {key: common[key] for key in ("keep_alive",) if key in common})
+        if not waiting.is_shown:
+            client.call("POST", "/api/generate", body | {"stream": False})
+            return
+        for piece in client.stream("/api/generate", body | {"load_progress": True}):
+            if piece.get("status") == LOADING:
+                waiting.loading(piece)
     finally:
         waiting.end()
 

@@ -65,9 +65,10 @@ def _short_time(seconds: int) -> str:
 
 
 class Progress:
-    """A context manager: `progress(piece)` for each object. What was shown stays."""
+    """A context manager: `progress(piece)` for each object. What was shown stays, unless told otherwise."""
 
-    def __init__(self):
+    def __init__(self, stays: bool = True):
+        self._stays = stays
         self._lines: list[Bar | str] = []
         self._bars: dict[str, Bar] = {}
         self._live = None
@@ -77,7 +78,8 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
             self._console = Console(stderr=True, highlight=False)
-            self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=10, vertical_overflow="visible")
+            self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=10, vertical_overflow="visible",
+                              transient=not self._stays)
             self._live.start()
         return self
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from .. import inference, names, pools, streaming
+from .. import inference, load_progress, names, pools, streaming
 from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
@@ -19,8 +19,7 @@ from ..turn import Turn
 async def chat(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, ChatRequest)
-    async with replies(request, ask, started) as found:
-        return await streaming.send(request, found, ask.stream is not False, whole)
+    return await load_progress.answered(request, replies(request, ask, started), ask.stream is not False, whole)
 
 
 @asynccontextmanager
@@ -40,7 +39,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
         yield Replies(single=empty_answer(ask, "unload"))
         return
     plan = await inference.make_plan(stored, ask, ["tools"] if ask.tools else [], "chat", started)
-    async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
+    async with load_progress.acquire(request, ask, stored, plan.options) as model:
         if not ask.messages:
             yield Replies(single=empty_answer(ask, "load"))
             return

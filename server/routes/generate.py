@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from vkbackend.tokenizer import TokenizerError
 
-from .. import inference, output_parsers, pools, prompt, streaming
+from .. import inference, load_progress, output_parsers, pools, prompt, streaming
 from ..answers import read
 from ..errors import ApiError
 from ..go_json import now
@@ -25,8 +25,7 @@ from ..streaming import Replies
 async def generate(request: web.Request) -> web.StreamResponse:
     started = time.monotonic()
     ask = await read(request, GenerateRequest)
-    async with replies(request, ask, started) as found:
-        return await streaming.send(request, found, ask.stream is not False, whole)
+    return await load_progress.answered(request, replies(request, ask, started), ask.stream is not False, whole)
 
 
 @asynccontextmanager
@@ -50,7 +49,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
         raise ApiError(400, "raw mode does not support template, system, or context")
     inference.refuse_think_level(ask, stored)
     plan = await inference.make_plan(stored, ask, ["insert"] if ask.suffix else [], "generate", started)
-    async with loaded_models.acquire(stored, plan.options, ask.keep_alive) as model:
+    async with load_progress.acquire(request, ask, stored, plan.options) as model:
         if not ask.prompt:
             yield Replies(single=empty_answer(ask, "load"))
             return

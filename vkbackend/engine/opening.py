@@ -10,6 +10,7 @@ from .. import settings
 from ..device import selection
 from ..errors import DeviceError
 from ..models import read
+from ..progress import LoadProgress
 from ..tokenizer import Tokenizer
 from . import placing
 from .engine import Engine
@@ -37,9 +38,10 @@ class OpenedEngine:
 
 
 def open_engine(path, *, context_length: int | None = None, num_parallel: int | None = None, num_gpu: int = -1, main_gpu: int = 0,
-                whole: bool = False) -> OpenedEngine:
+                whole: bool = False, progress: LoadProgress | None = None) -> OpenedEngine:
     """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu: layers on devices, 0 runs it on the CPU;
     main_gpu: index of the device that comes first, where all fits there. whole: all layers on devices (where there are any), or OutOfMemory.
+    progress: is told how far the load is.
 
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
@@ -49,7 +51,7 @@ def open_engine(path, *, context_length: int | None = None, num_parallel: int | 
     if wanted > trained:
         log.warning("a context of %d tokens was asked for; %s was trained for %d, which is used", wanted, path, trained)
     placed = placing.place(placing.Request(file, min(wanted, trained), num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
-                                           settings.get("OLLAMA_KV_CACHE_TYPE"), num_gpu, main_gpu, whole))
+                                           settings.get("OLLAMA_KV_CACHE_TYPE"), num_gpu, main_gpu, whole, progress))
     tokenizer = Tokenizer.from_gguf(file.gguf)
     runner, devices, placement = placed.runner, placed.devices, placed.placement
     engine = Engine(runner, tokenizer)

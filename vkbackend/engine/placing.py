@@ -20,6 +20,7 @@ from ..errors import DeviceError, OutOfMemory, RequestError
 from ..models import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
 from ..models.memory import CACHE_BYTES, Sizes
 from ..models.placement import Span
+from ..progress import LoadProgress
 from .runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Request:
     num_gpu: int = -1
     main_gpu: int = 0
     whole: bool = False
+    progress: LoadProgress | None = None
 
     @property
     def element_bytes(self) -> float:
@@ -189,10 +191,11 @@ class _Placing:
     def _loaded(self, places, devices, num_sequences: int) -> ModelRunner:
         request = self.request
         if len(places) == 1:
-            model, num_pages = load(request.file, devices.get(places[0][2])), None  # the runner sees how many pages there is room for
+            model, num_pages = load(request.file, devices.get(places[0][2]), request.progress), None  # the runner sees how many pages there is room for
         else:
             is_tied = self.sizes.is_tied
-            model = load_parts(request.file, [(Span(first, last, self.count - 1, is_tied), devices.get(gpu_id)) for first, last, gpu_id in places])
+            spans = [(Span(first, last, self.count - 1, is_tied), devices.get(gpu_id)) for first, last, gpu_id in places]
+            model = load_parts(request.file, spans, request.progress)
             num_pages = request.pages * num_sequences
         return ModelRunner(model, context_length=request.context_length, max_sequences=request.max_sequences, kv_type=request.kv_type,
                            num_pages=num_pages)

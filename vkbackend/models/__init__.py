@@ -11,6 +11,7 @@ from ..device.host_memory import available_host_memory
 from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
 from ..ops.packed import expand
+from ..progress import LoadProgress
 from .placement import DevicePlacer, Span, SpanPlacer
 from .weights import Hyperparameters, Weights
 
@@ -76,8 +77,9 @@ def read(path) -> ModelFile:
     return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
 
 
-def load(path, device=None) -> LoadedModel:
+def load(path, device=None, progress: LoadProgress | None = None) -> LoadedModel:
     """Open a GGUF file (or take a `ModelFile`) and place its weights on `device` (None: keep them as numpy arrays for the twins).
+    progress: is told how far that is.
 
     Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
     """
@@ -87,18 +89,22 @@ def load(path, device=None) -> LoadedModel:
     weights = Weights(gguf)
     layers = file.make(weights, config)
     weights.check_all_used()
+    progress = progress or LoadProgress()
+    progress.begin(file.num_bytes)
     if device is None:
-        num_bytes = file.num_bytes + _expand(file.path, weights.factors)
+        num_bytes = file.num_bytes + _expand(file.path, weights.factors, progress)
+        progress.end()
         gguf.release_pages()
         return LoadedModel(gguf, file.architecture, config, layers, None, num_bytes)
     # Built again, on the device: the first one, which took no copies, found the file whole before anything was moved.
-    placer = DevicePlacer(device, file.num_bytes)
+    placer = DevicePlacer(device, file.num_bytes, progress)
     layers = file.make(Weights(gguf, placer), config)
+    progress.end()
     gguf.release_pages()
     return LoadedModel(gguf, file.architecture, config, layers, device, placer.arena.num_bytes)
 
 
-def load_parts(file: ModelFile, places: list[tuple[Span, object]]) -> LoadedModel:
+def load_parts(file: ModelFile, places: list[tuple[Span, object]], progress: LoadProgress | None = None) -> LoadedModel:
     """A model in several places: (layers, device or None) in the order in which a token passes them, all layers and each once.
 
     Raises UnsupportedModel, OutOfMemory, DeviceError."""
@@ -106,25 +112,28 @@ def load_parts(file: ModelFile, places: list[tuple[Span, object]]) -> LoadedMode
     file.make(weights, file.config)
     weights.check_all_used()
     parts = []
-    for span, device in places:
-        sizes = [info.num_bytes for name, info in file.gguf.tensors.items() if span.holds(name)]
+    held = [[info.num_bytes for name, info in file.gguf.tensors.items() if span.holds(name)] for span, _ in places]
+    progress = progress or LoadProgress()
+    progress.begin(sum(map(sum, held)))
+    for (span, device), sizes in zip(places, held):
         if device is None:
             weights = Weights(file.gguf)
             layers = file.make(weights, file.config)
-            num_bytes = sum(sizes) + _expand(file.path, [matrix for matrix in weights.factors if span.holds(matrix.name)])
+            num_bytes = sum(sizes) + _expand(file.path, [matrix for matrix in weights.factors if span.holds(matrix.name)], progress)
         else:
-            placer = SpanPlacer(device, sum(sizes), span)
+            placer = SpanPlacer(device, sum(sizes), span, progress)
             layers = file.make(Weights(file.gguf, placer), file.config)
             num_bytes = placer.arena.num_bytes
         parts.append(LoadedPart(span, device, layers, num_bytes))
+    progress.end()
     file.gguf.release_pages()
     return LoadedModel(file.gguf, file.architecture, file.config, None, None, sum(part.num_bytes for part in parts), parts)
 
 
-def _expand(path, factors) -> int:
+def _expand(path, factors, progress: LoadProgress) -> int:
     """Keep what the twins multiply with dequantized, so far as there is room for it -> bytes that this took."""
     free = available_host_memory()
-    taken, wanted = expand(factors, int(free * SHARE_FOR_WEIGHTS)), sum(matrix.f32_bytes for matrix in factors)
+    taken, wanted = expand(factors, int(free * SHARE_FOR_WEIGHTS), progress.add), sum(matrix.f32_bytes for matrix in factors)
     if taken < wanted:
         log.warning("%s needs %.2f GiB for its weights in f32, of which this machine has room for %.2f GiB: the others are dequantized anew for "
                     "each token, which is slow; close other programs, use a smaller model, or a Vulkan device", path, wanted / 2**30, taken / 2**30)

@@ -5,23 +5,25 @@ from dataclasses import dataclass
 
 from ..device.buffers import Arena
 from ..ops.packed import PackedMatrix, place
+from ..progress import LoadProgress
 from .weights import Vector
 
 
 class DevicePlacer:
-    """Puts each weight of a model into one device's memory. expected_bytes: about what they take in all."""
+    """Puts each weight of a model into one device's memory. expected_bytes: about what they take in all. progress: is told of what is there."""
 
-    def __init__(self, device, expected_bytes: int):
-        self.device = device
+    def __init__(self, device, expected_bytes: int, progress: LoadProgress):
+        self.device, self.progress = device, progress
         self.arena = Arena(device, "device")
         self.arena.expect(expected_bytes)
 
     def place_vector(self, vector: Vector) -> None:
         vector.buffer = self.arena.allocate(vector.values.nbytes)
         self.device.upload(vector.buffer, vector.values)
+        self.progress.add(vector.values.nbytes)
 
     def place_matrix(self, matrix: PackedMatrix) -> None:
-        place(matrix, self.device, self.arena)
+        place(matrix, self.device, self.arena, self.progress.add)
 
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -61,8 +63,8 @@ class Span:
 class SpanPlacer(DevicePlacer):
     """Leaves weights of other layers where they are: in the file."""
 
-    def __init__(self, device, expected_bytes: int, span: Span):
-        super().__init__(device, expected_bytes)
+    def __init__(self, device, expected_bytes: int, span: Span, progress: LoadProgress):
+        super().__init__(device, expected_bytes, progress)
         self.span = span
 
     def place_vector(self, vector: Vector) -> None:

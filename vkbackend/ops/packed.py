@@ -5,7 +5,7 @@ docs/architecture.md ("Packed device layout").
 """
 
 from dataclasses import dataclass, field
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 
@@ -116,20 +116,22 @@ class PackedMatrix:
         return self.format.dequantize(raw[ids])
 
 
-def expand(matrices: list[PackedMatrix], budget: int) -> int:
+def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None] = lambda num_bytes: None) -> int:
     """Keep `matrices` dequantized so far as `budget` bytes reach -> bytes that this took. The others stay as they are in the file: the twins
-    dequantize them tile by tile at each use, which takes little memory, but more time than the product of one token."""
+    dequantize them tile by tile at each use, which takes little memory, but more time than the product of one token. told: gets the bytes of the
+    file that each one has."""
     taken = 0
     for matrix in matrices:
         if taken + matrix.f32_bytes <= budget:
             matrix.expand()
             taken += matrix.f32_bytes
+            told(sum(raw.nbytes for raw in matrix.raws))
     return taken
 
 
-def place(matrix: PackedMatrix, device, arena) -> None:
+def place(matrix: PackedMatrix, device, arena, told: Callable[[int], None] = lambda num_bytes: None) -> None:
     """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the host can write
-    it, else through the upload ring. Raises OutOfMemory."""
+    it, else through the upload ring. told: gets the bytes of the file that were packed, piece by piece. Raises OutOfMemory."""
     k = matrix.shape[1]
     lanes = row_lanes(device)
     if matrix.gated:
@@ -152,6 +154,7 @@ def place(matrix: PackedMatrix, device, arena) -> None:
             if scales_bytes:
                 device.upload(scales, packed_scales)
         matrix.parts.append(Part(first, count, quants, scales))
+        told(raw[first:first + count].nbytes)
 
 
 def row_lanes(device) -> int:

@@ -59,6 +59,8 @@ def _success(operation: Operation, schemas: Schemas) -> dict:
     if not operation.stream:
         return {"description": "the answer", "content": content}
     chunk = schemas.of_class(operation.chunk or operation.answer)
+    if operation.early:
+        chunk = {"anyOf": [chunk, schemas.of_class(operation.early)]}
     lines = "a line of JSON each" if operation.stream == NDJSON else "an event each, `[DONE]` last"
     asked = "unless `stream` is false" if operation.streams_unasked else "where `stream` is true"
     return {"description": f"the answer as one object, or, {asked}, as a stream of objects, {lines}",

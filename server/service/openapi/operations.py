@@ -14,7 +14,7 @@ class Operation:
     """request, answer: dataclasses, or None for an empty body; answer may also be the media type of a body that is no JSON, or a schema.
 
     stream: the media type of the streamed form, and chunk, the class of its objects (`answer` where it is None). streams_unasked: the native API
-    streams unless told otherwise. parameters: what the path's parts are, and the pattern that they match. status: of success.
+    streams unless told otherwise. early: the class of objects that may come before those of the stream. parameters: what the path's parts are, and the pattern that they match. status: of success.
     """
 
     summary: str
@@ -22,6 +22,7 @@ class Operation:
     answer: type | str | dict | None = None
     stream: str = ""
     chunk: type | None = None
+    early: type | None = None
     streams_unasked: bool = True
     parameters: dict[str, tuple[str, str]] = field(default_factory=dict)
     status: int = 200
@@ -31,8 +32,9 @@ class Operation:
 _DIGEST = {"digest": ("sha256: and 64 hexadecimal digits", "^sha256[:-][0-9a-fA-F]{64}$")}
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/api/generate"): Operation("The text that goes on from a prompt", messages.GenerateRequest, messages.GenerateResponse, NDJSON,
-                                         tag="generation"),
-    ("POST", "/api/chat"): Operation("The next message of a conversation", messages.ChatRequest, messages.ChatResponse, NDJSON, tag="generation"),
+                                         early=messages.LoadProgressResponse, tag="generation"),
+    ("POST", "/api/chat"): Operation("The next message of a conversation", messages.ChatRequest, messages.ChatResponse, NDJSON,
+                                     early=messages.LoadProgressResponse, tag="generation"),
     ("POST", "/api/embed"): Operation("Vectors of texts, of length 1", messages.EmbedRequest, messages.EmbedResponse, tag="generation"),
     ("POST", "/api/embeddings"): Operation("The vector of one text, as the model gives it", messages.EmbeddingRequest, EmbeddingResponse,
                                            tag="generation"),

@@ -19,6 +19,8 @@ OPTIONS = {"type": ["object", "null"], "additionalProperties": True, "descriptio
            "of a Modelfile's PARAMETER; logit_bias: {token id: bias}", "properties": {
                "temperature": NUMBER, "top_k": WHOLE, "top_p": NUMBER, "min_p": NUMBER, "seed": WHOLE, "num_predict": WHOLE, "num_ctx": WHOLE,
                "num_gpu": WHOLE, "repeat_penalty": NUMBER, "stop": {"type": "array", "items": TEXT}, "logit_bias": {"type": "object"}}}
+LOAD_PROGRESS = FLAG | {"description": "of a stream: while the model is loaded, lines of LoadProgressResponse (at most ten a second) come before the "
+                        "answer; errors are then lines, too"}
 TOP_LOGPROBS = WHOLE | {"minimum": 0, "maximum": 20}
 CONTENT = {"oneOf": [TEXT, {"type": "array", "items": {"type": "object", "required": ["type"], "properties": {
     "type": {"enum": ["text", "image_url"]}, "text": TEXT,
@@ -31,6 +33,7 @@ SPECIAL = {
     **{(cls, "top_logprobs"): TOP_LOGPROBS for cls in (messages.GenerateRequest, messages.ChatRequest, openai.ChatCompletionRequest)},
     **{(cls, "stop"): STOP for cls in (openai.ChatCompletionRequest, openai.CompletionRequest)},
     **{(cls, "logprob"): NUMBER for cls in (messages.TokenLogprob, messages.Logprob)},
+    **{(cls, "load_progress"): LOAD_PROGRESS for cls in (messages.GenerateRequest, messages.ChatRequest)},
     (messages.EmbedRequest, "input"): TEXTS, (openai.EmbedRequest, "input"): TEXTS,
     (openai.EmbedRequest, "encoding_format"): {"type": ["string", "null"], "description": "float or base64, in any case"},
     (messages.EmbedResponse, "embeddings"): {"type": "array", "items": NUMBERS},
