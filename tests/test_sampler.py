@@ -264,3 +264,36 @@ def test_default_options_depend_on_the_architecture():
     assert default_options("llama").repeat_penalty == 1.1
     assert default_options("gemma3").repeat_penalty == 1.0
     assert default_options("gemma3").top_k == 40
+
+
+EXTREMES = [
+    {name: value}
+    for name, values in {
+        "presence_penalty": (1e38, -1e38, 1e300, -1e300),
+        "frequency_penalty": (1e38, -1e38, 1e308, -1e308),
+        "repeat_penalty": (0.0, -1.0, 1e-300, 1e-45, 1e38, 1e300),
+        "temperature": (1e-45, 1e-300, 1e38, 1e300),
+        "top_p": (0.0, 1e-45, 1e300, -1e300),
+        "min_p": (1e-45, 1e300, -1e300),
+        "typical_p": (1e-45, 1e300),
+        "logit_bias": ({1: 1e300}, {1: -1e300}, {0: 1e39, 1: -1e39}),
+    }.items()
+    for value in values
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("extreme", EXTREMES, ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 1e-45])
+def test_extreme_options_give_a_token_or_a_sentence_and_no_warning(extreme, temperature):
+    logits = np.array([3.0, -2.0, 0.0, 1e30, -np.inf, 5.5], np.float32)
+    for count in (2, len(logits)):
+        for scale in (1.0, 1e-29):
+            more = {"temperature": temperature, **extreme}
+            sampler = Sampler(SamplingOptions(seed=3, **more), [0, 1, 1, 2, 5, 5], num_ctx=64)
+            try:
+                token = sampler.sample(FakeRow(logits * np.float32(scale), count))
+                assert 0 <= token < len(logits) and token != 4
+                sampler.accept(token)
+            except VkbackendError as error:
+                assert str(error).startswith("sample: ")

@@ -129,6 +129,8 @@ class Sampler:
         self._window.append(token_id)
         self._counts[token_id] += 1
 
+    # Extreme options take logits beyond float32: they become infinite or NaN without a word, as in Go, and are judged as such.
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
     def sample(self, row: LogitsRow, allowed: np.ndarray | None = None) -> int:
         """The next token's id. allowed: (vocab,) bool, tokens that a constraint admits.
 
