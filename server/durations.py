@@ -5,8 +5,6 @@ A duration is an int of nanoseconds, as everywhere in the API.
 
 import re
 
-from .go_text import quote
-
 SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
 MOST_DIGITS = 19  # of an int64; Python reads no number of thousands
@@ -14,6 +12,19 @@ DEFAULT_KEEP_ALIVE = 300 * SECOND
 _UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 1_000_000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
 _PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
 _KINDS = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}", type(None): "%!s(<nil>)"}
+
+
+def quote(text: str) -> str:
+    """As the time package quotes: all that is not ASCII by its bytes, unlike strconv.Quote; no letter escapes."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if " " <= character < "\x80":
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "replace"))
 
 
 def parse(text: str) -> int:

@@ -121,6 +121,23 @@ def test_the_default_host_and_namespace_are_left_out_however_they_are_written():
     assert names.parse("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("∞", r'invalid duration "\xe2\x88\x9e"'),
+        ("5µ", r'unknown unit "\xc2\xb5" in duration "5\xc2\xb5"'),
+        ("5é", r'unknown unit "\xc3\xa9" in duration "5\xc3\xa9"'),
+        ("\U0001f600\ufffd", r'invalid duration "\xf0\x9f\x98\x80\xef\xbf\xbd"'),
+        ('a"\\\n\x7f', 'invalid duration "a\\"\\\\\\x0a\x7f"'),
+        ("5", 'missing unit in duration "5"'),
+    ],
+)
+def test_durations_are_quoted_as_the_time_package_does(text, said):
+    with pytest.raises(ValueError) as error:
+        durations.parse(text)
+    assert str(error.value) == f"time: {said}"
+
+
 def test_durations_of_thousands_of_digits():
     with pytest.raises(ValueError, match="time: invalid duration"):
         durations.parse("9" * 5000 + "h")
