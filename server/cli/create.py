@@ -17,6 +17,7 @@ from .connection import running_server
 from .digests import file_digest
 from .main import Failure
 from .progress import Progress
+from .terminal import clean
 
 
 @click.command()
@@ -163,4 +164,4 @@ def _reading(path: Path):
     if not sys.stderr.isatty():
         return lambda done: None
     total = max(path.stat().st_size, 1)
-    return lambda done: click.echo(f"\rreading {path.name} {done * 100 // total}%", err=True, nl=done >= total)
+    return lambda done: click.echo(f"\rreading {clean(path.name)} {done * 100 // total}%", err=True, nl=done >= total)
