@@ -32,7 +32,8 @@ def style_of(stored, jinja_source: jinja.Source | None, tokenizer) -> PromptStyl
     """jinja_source: what `jinja.found_in` says of the model. Raises TemplateError."""
     if jinja_source is not None:
         text = jinja_source.text
-        return PromptStyle(jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer), jinja.thinking_tags(text), jinja.tool_tag(text))
+        template = jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer)
+        return PromptStyle(template, jinja.thinking_tags(text), template.call_tag())
     style = _go_style(stored.template)
     renderer = stored.config.get("renderer")
     return replace(style, template=renderers.named(renderer)) if renderer else style

@@ -61,7 +61,7 @@ class Turn:
         """A built-in parser; one that does not know tool calls leaves them to what the template tells."""
         if not self.ask.tools or parser.knows_tools:
             return parser
-        return output_parsers.ThoughtsThenCalls(parser, output_parsers.ToolsParser(self.style.tool_tag, self.ask.tools))
+        return output_parsers.ThoughtsThenCalls(parser, output_parsers.by_tag(self.style.tool_tag, self.ask.tools))
 
     @property
     def may_think(self) -> bool:

@@ -1,11 +1,14 @@
 """A built-in Go template stands for a file's Jinja template that is near the known text and writes the same prompts."""
 
+import asyncio
+import json
 import time
 
 import pytest
 from manage_models import write_gguf
 from server import jinja
 from server.gotemplate import Template, builtin
+from test_handlers_inference import WordTokenizer, World, pieces, tiny_gguf
 from tiny_gguf import write_tiny_gguf
 from vkbackend.gguf.reader import GGUFFile
 
@@ -100,3 +103,28 @@ def test_the_distance_costs_little_whatever_the_text():
     for text in ("x" * 10_000_000, longest[::-1], "".join(sorted(longest))):
         assert builtin.closest(text) is None
     assert time.monotonic() - start < 1
+
+
+def test_a_model_keeps_the_tools_and_the_policy_of_its_file(tmp_path, monkeypatch):
+    """Through the API: nothing is detected, tools are a capability, and what is sent stands in the prompt."""
+    monkeypatch.setattr(WordTokenizer, "bos_id", None, raising=False)
+    monkeypatch.setattr(WordTokenizer, "adds_bos", False, raising=False)
+    text = "{{ 'By policy P.' }}{% if tools %}{{ tools[0].function.name }}{% endif %}" + CHATML + "{{ 'verdict:' }}"
+    assert builtin.closest(text).name == "chatml"
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "stream": False}
+    vector = {"method": "POST", "path": "/api/chat", "runner_pieces": pieces("ok"), "body": json.dumps(body)}
+
+    async def run():
+        async with World(tmp_path) as world:
+            upload = await world.upload(tiny_gguf(tmp_path / "m.gguf", "llama", chat_template=text))
+            answer = await world.client.post("/api/create", json={"model": "m", "files": {"m.gguf": upload}})
+            created = await answer.text()
+            shown = await world.client.post("/api/show", json={"model": "m"})
+            status, _, _ = await world.ask(vector)
+            return created, await shown.json(), status, list(world.tokenizer.prompts)
+
+    created, shown, status, prompts = asyncio.run(run())
+    assert "success" in created and "autodetected" not in created
+    assert shown["capabilities"] == ["completion", "tools"]
+    assert (status, prompts) == (200, ["By policy P.f<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nverdict:"])

@@ -105,14 +105,6 @@ def test_tokens_that_a_template_may_name(tmp_path):
     assert template.execute(Values(messages=[{"role": "user", "content": "x"}])) == "<eos><unk><pad>"
 
 
-def test_tools_where_a_template_wants_them():
-    tool = {"type": "function", "function": {"name": "f"}}
-    in_system = "{% for m in messages %}[{{ m.role }}:{{ m.content }}{% if 'tools' in m and m['tools'] is not none %}|{{ '' + m['tools'] }}{% endif %}]{% endfor %}"
-    assert prompt(in_system, ("user", "x"), tools=[tool]) == '[system:|[{"type": "function", "function": {"name": "f"}}]][user:x]'
-    assert prompt(in_system, ("system", "S"), ("user", "x"), tools=[tool]).startswith("[system:S|[{")
-    assert prompt(in_system, ("user", "x")) == "[user:x]"
-
-
 @pytest.mark.parametrize("text, knows", [
     ("{% if tools %}{% endif %}", True), ("{{- tools | tojson -}}", True), ("{% set xml_tools = tools or [] %}", True),
     ("{{ messages[0].tools }}", True), ("{% if 'tools' in m %}{% endif %}", True),

@@ -32,7 +32,8 @@ def loop(body, begins="<ai>"):
     [
         pytest.param(PARTS, id="parts"),
         pytest.param(
-            "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% elif c.type == 'image' %}<image>{% endif %}{% endfor %}",
+            "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}"
+            "{% elif c.type == 'image' %}<image>{% endif %}{% endfor %}",
             id="a loop",
         ),
         pytest.param("{% for c in m.content %}{{ c['text'] + '' }}{% endfor %}", id="an error for a text"),
@@ -93,7 +94,8 @@ def test_a_template_that_drops_what_the_user_says_is_told_of(caplog):
         pytest.param(PLAIN.replace("m['content'] +", "m['content'] | trim +"), id="trimmed"),
         pytest.param(PLAIN.replace("m['content'] +", "m['content'] | upper +"), id="rewritten"),
         pytest.param(
-            "{% if messages[-1].role == 'assistant' %}{% set messages = messages[:-1] %}{% set add_generation_prompt = true %}{% endif %}"
+            "{% if messages[-1].role == 'assistant' %}{% set messages = messages[:-1] %}"
+            "{% set add_generation_prompt = true %}{% endif %}"
             + PLAIN,
             id="dropped",
         ),
@@ -114,12 +116,14 @@ def test_an_answer_that_a_template_shows_twice_is_continued_at_its_last_place():
 
 def test_the_way_to_an_answer_is_the_template_s_own():
     """Not always what it writes where an answer would begin."""
-    template = "{% for m in messages %}[{{ m.role }}]{{ ' ' + m.content | trim + ';' }}{% endfor %}{% if add_generation_prompt %}[new]{% endif %}"
+    loop_of_messages = "{% for m in messages %}[{{ m.role }}]{{ ' ' + m.content | trim + ';' }}{% endfor %}"
+    template = loop_of_messages + "{% if add_generation_prompt %}[new]{% endif %}"
     assert prompt(template, ("user", "Q"), ("assistant", " e")) == "[user] Q;[assistant]  e"
 
 
 CUTS = (
-    "{% for m in messages %}[{{ m.role }}]{% set c = m.content %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1] | trim %}{% endif %}"
+    "{% for m in messages %}[{{ m.role }}]{% set c = m.content %}{% if '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1] | trim %}{% endif %}"
     "{{ c }}<end>{% endfor %}{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
 )
 FILLS = (

@@ -2,6 +2,8 @@
 
 import functools
 
+from ..output_parsers.tagged import CODER_TAG
+
 THINKING_TAGS = (
     ("<think>", "</think>"),
     ("<seed:think>", "</seed:think>"),
@@ -46,9 +48,9 @@ def knows_tools(text: str) -> bool:
     return bool(_uses_of_tools(text))
 
 
-def wants_tools_in_system_message(text: str) -> bool:
-    """Whether tools are read from a message's key only, as Phi-4-mini's template does."""
-    return _uses_of_tools(text) == {"key"}
+def reads_tools_from_messages(text: str) -> bool:
+    """Whether tools may stand under the key `tools` of a message, as in Phi-4-mini's template."""
+    return "key" in _uses_of_tools(text)
 
 
 def thinking_tags(text: str) -> tuple[str, str]:
@@ -57,5 +59,7 @@ def thinking_tags(text: str) -> tuple[str, str]:
 
 
 def tool_tag(text: str) -> str:
-    """What begins a tool call: a word that the template names, else a brace."""
-    return next((tag for tag in CALL_TAGS if tag in text), "{")
+    """A word of the text that begins a tool call, or nothing."""
+    if all(tag in text for tag in ("<tool_call>", "<function=", "<parameter=")):
+        return CODER_TAG
+    return next((tag for tag in CALL_TAGS if tag in text), "")

@@ -6,13 +6,14 @@ In: the template's text and the tokens that it may name. Out: `JinjaTemplate`, u
 import json
 import secrets
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..gotemplate import TemplateError, Values
 from ..stored_model import PROMPT, TEMPLATE
+from .forms import ToolsPlace, as_parts, call_tag, placed, tools_place, typed_roles
 from .process import WorkerDoesNotStart, WorkerEnded, worker
-from .tags import thinking_tags, wants_tools_in_system_message
-from .typed_content import as_parts, typed_roles
+from .tags import knows_tools, thinking_tags
 
 MAX_CHARS = 100_000  # a template longer than this is not worth running
 _TOKENS = {
@@ -27,19 +28,36 @@ _TOKENS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A template as it stands in a file. token_ids: ids of the tokens that it may name (`eos_token`), but for bos."""
+    """A template as it stands in a file.
+
+    token_ids: ids of the tokens that it may name (`eos_token`), but for bos.
+    tool_text: the template for conversations with tools, where the file has two.
+    """
 
     text: str
     token_ids: dict[str, int] = field(default_factory=dict)
+    tool_text: str = ""
 
     @classmethod
     def of(cls, metadata) -> "Source | None":
         """The template of a GGUF file's metadata, where it has one worth running."""
-        text = metadata.get("tokenizer.chat_template", None, "")
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARS:
+        text, tool_text = (
+            _text(metadata, key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
+        )
+        if not text:
             return None
         ids = {name: metadata.get(f"tokenizer.ggml.{key}", None, None) for name, key in _TOKENS.items()}
-        return cls(text, {name: token_id for name, token_id in ids.items() if isinstance(token_id, int)})
+        return cls(text, {name: token_id for name, token_id in ids.items() if isinstance(token_id, int)}, tool_text)
+
+    @property
+    def with_tools(self) -> str:
+        """The text that conversations with tools are written with."""
+        return self.tool_text or self.text
+
+
+def _text(metadata, key) -> str:
+    text = metadata.get(key, None, "")
+    return text if isinstance(text, str) and len(text) <= MAX_CHARS else ""
 
 
 def found_in(stored, metadata) -> Source | None:
@@ -60,15 +78,35 @@ class TooCostly(TemplateError):
     """Another form of the same conversation would cost as much."""
 
 
+@contextmanager
+def _worker_errors():
+    """Errors of the worker as TemplateErrors."""
+    try:
+        yield
+    except WorkerEnded:
+        raise TooCostly(
+            "the chat template in the model's file took too much time or memory; "
+            "create the model with a TEMPLATE of its own",
+            "execute",
+        ) from None
+    except WorkerDoesNotStart:
+        raise TemplateError(
+            f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?",
+            "execute",
+        ) from None
+
+
 class JinjaTemplate:
     """bos, eos: the texts of these tokens; tokens: those of others, by the names that templates know them by.
-    adds_bos: the tokenizer puts bos before a prompt by itself, so the prompt is not to begin with it."""
+    adds_bos: the tokenizer puts bos before a prompt by itself, so the prompt is not to begin with it.
+    with_tools: the template that takes this one's place where there are tools."""
 
     def __init__(
         self, text: str, bos: str = "", eos: str = "", adds_bos: bool = False, tokens: dict[str, str] | None = None
     ):
         self.text, self.bos, self.adds_bos = text, bos, adds_bos
         self.tokens = {**(tokens or {}), "bos_token": bos, "eos_token": eos}
+        self.with_tools = self
 
     @classmethod
     def for_tokenizer(cls, source: Source, tokenizer) -> "JinjaTemplate":
@@ -80,7 +118,17 @@ class JinjaTemplate:
             for name, token_id in source.token_ids.items()
             if 0 <= token_id < tokenizer.vocab_size
         }
-        return cls(source.text, written(tokenizer.bos_id), known.pop("eos_token", ""), tokenizer.adds_bos, known)
+        rest = written(tokenizer.bos_id), known.pop("eos_token", ""), tokenizer.adds_bos, known
+        template = cls(source.text, *rest)
+        if source.tool_text:
+            template.with_tools = cls(source.tool_text, *rest)
+        return template
+
+    def call_tag(self) -> str:
+        """What begins a tool call in an answer. Raises TemplateError."""
+        text = self.with_tools.text
+        with _worker_errors():
+            return call_tag(text) if knows_tools(text) else "{"
 
     def execute(self, values: Values, as_it_is: bool = False) -> str:
         """The prompt. Raises TemplateError.
@@ -88,6 +136,8 @@ class JinjaTemplate:
         A conversation that the template refuses is tried in other forms that say the same, as templates differ in what
         they take; the error is that of the first. as_it_is: no other form.
         """
+        if values.tools and self.with_tools is not self:
+            return self.with_tools.execute(values, as_it_is)
         refused = None
         messages = _with_ids([_message(message) for message in values.messages])
         for messages in [messages] if as_it_is else _forms(messages):
@@ -141,28 +191,19 @@ class JinjaTemplate:
         return text.replace(mark, content) + content
 
     def _render(self, values, messages, *, asks) -> str:
-        tools = values.tools or None
-        variables = {"tools": tools, "documents": None, "add_generation_prompt": asks, **self.tokens}
+        variables = {"documents": None, "add_generation_prompt": asks, **self.tokens}
         if values.is_think_set:
             variables |= {"enable_thinking": values.think, "thinking": values.think}
         if values.think_level:
             variables["reasoning_effort"] = values.think_level
-        if tools and wants_tools_in_system_message(self.text):
-            messages = _with_tools(messages, tools)
-        try:
+        with _worker_errors():
+            place = tools_place(self.text) if values.tools else ToolsPlace.VARIABLE
+            messages, variables["tools"] = placed(messages, values.tools, place)
             variables["messages"] = as_parts(messages, typed_roles(self.text))
             answer = worker.ask(self.text, variables)
-        except WorkerEnded:
-            raise TooCostly(
-                "the chat template in the model's file took too much time or memory; "
-                "create the model with a TEMPLATE of its own",
-                "execute",
-            ) from None
-        except WorkerDoesNotStart:
-            raise TemplateError(
-                f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?",
-                "execute",
-            ) from None
+            if "error" in answer and not values.tools:  # some templates are written for conversations with tools only
+                second = worker.ask(self.text, variables | {"tools": []})
+                answer = answer if "error" in second else second
         if "error" in answer:
             raise TemplateError(f"the chat template in the model's file: {answer['error']}", "execute")
         return answer["text"]
@@ -175,13 +216,6 @@ def _without_empty_thoughts(text: str, opening: str, closing: str) -> str:
         bare = bare.removesuffix(closing)
         return bare.rstrip().removesuffix(opening) if bare.rstrip().endswith(opening) else bare
     return bare.removesuffix(opening) if bare.endswith(opening) else text
-
-
-def _with_tools(messages: list[dict], tools: list[dict]) -> list[dict]:
-    """The tools as text under the key `tools` of the system message, which is added where there is none."""
-    if not messages or messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": ""}, *messages]
-    return [messages[0] | {"tools": json.dumps(tools, ensure_ascii=False)}, *messages[1:]]
 
 
 def _message(message: dict) -> dict:

@@ -9,7 +9,7 @@ from ..conversation import Message, Tool
 from .harmony import HarmonyParser
 from .parsed import OutputParser, Parsed, ParseError
 from .passthrough import PassthroughParser
-from .tagged import Qwen3CoderParser, Qwen3VLParser
+from .tagged import CODER_TAG, Qwen3CoderParser, Qwen3VLParser
 from .thinking import ThinkingParser
 from .tools import ToolsParser
 
@@ -47,12 +47,17 @@ def knowledge(name: str) -> tuple[bool, bool]:
     return parser.knows_tools, parser.knows_thinking
 
 
+def by_tag(tool_tag: str, tools: list[Tool]) -> OutputParser:
+    """A parser of the tool calls that begin with a tag."""
+    return Qwen3CoderParser(tools, None) if tool_tag == CODER_TAG else ToolsParser(tool_tag, tools)
+
+
 def by_template(prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None) -> OutputParser | None:
     """A parser of what a template tells, or None where there is nothing to look for. thinking_tags None: thoughts stay in the answer."""
     thoughts = None
     if thinking_tags and all(thinking_tags):
         thoughts = ThinkingParser(*thinking_tags, opened=prompt.strip().endswith(thinking_tags[0]))
-    calls = ToolsParser(tool_tag, tools) if tools else None
+    calls = by_tag(tool_tag, tools) if tools else None
     if thoughts and calls:
         return ThoughtsThenCalls(thoughts, calls)
     return thoughts or calls
@@ -70,5 +75,5 @@ class ThoughtsThenCalls:
         return Parsed(inner.content, outer.thinking, inner.calls)
 
 
-__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "ToolsParser", "builtin",
+__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "builtin", "by_tag",
            "by_template", "knowledge", "name_of"]

@@ -8,6 +8,7 @@ from ..conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import SPACE, Parsed, ParseError, overlap, split_trailing_space
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
+CODER_TAG = "<tool_call>\n<function="  # what begins a call that Qwen3CoderParser reads
 
 
 class TaggedCalls:

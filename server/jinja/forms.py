@@ -1,0 +1,145 @@
+"""The forms in which a template takes messages and tools, found by trying: one that does not know a form says nothing.
+
+In: the template's text. Out: roles whose content is a list of parts, the place of tools, the tag of tool calls.
+All functions here raise WorkerEnded and WorkerDoesNotStart.
+"""
+
+import functools
+import json
+import logging
+import re
+from enum import Enum, auto
+
+from .process import worker
+from .tags import knows_tools, reads_tools_from_messages, thinking_tags, tool_tag
+
+log = logging.getLogger(__name__)
+
+_MARK = "wordsofaprobe"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _MARK,
+        "description": "Probe.",
+        "parameters": {
+            "type": "object",
+            "required": ["city"],
+            "properties": {"city": {"type": "string", "description": "A city."}},
+        },
+    },
+}
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how templates write what a tokenizer takes for one token
+
+
+def _message(role: str, content: str = "a") -> dict:
+    return {"role": role, "content": content}
+
+
+def _call(name: str, arguments: dict | str) -> dict:
+    function = {"name": name, "arguments": arguments}
+    return _message("assistant", "") | {"tool_calls": [{"type": "function", "id": "call00000", "function": function}]}
+
+
+# The user first: the other conversations need a user's message, too. Each has one message with the mark.
+_PROBES = {
+    "user": [_message("user", _MARK)],
+    "system": [_message("system", _MARK), _message("user")],
+    "assistant": [_message("user"), _message("assistant", _MARK), _message("user")],
+    "tool": [_message("user"), _call("f", {}), _message("tool", _MARK) | {"name": "f", "tool_call_id": "call00000"}],
+}
+
+
+def as_parts(messages: list[dict], roles: frozenset[str]) -> list[dict]:
+    """The messages, those of these roles with their content as one part of text."""
+    return [
+        message | {"content": [{"type": "text", "text": message["content"]}]} if message["role"] in roles else message
+        for message in messages
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def typed_roles(template: str) -> frozenset[str]:
+    """The roles whose content the template shows only as a list, `[{"type": "text", "text": ...}]`."""
+    typed: frozenset[str] = frozenset()
+    for role, messages in _PROBES.items():
+        plain = _written(template, as_parts(messages, typed))
+        if _MARK in (plain or ""):
+            continue
+        if _MARK in (_written(template, as_parts(messages, typed | {role})) or ""):
+            typed |= {role}
+        elif plain is not None and role in ("user", "system"):
+            _warn(f"does not show what the {role} says")
+    return typed
+
+
+class ToolsPlace(Enum):
+    """Where a template finds the tools."""
+
+    VARIABLE = auto()
+    MESSAGE = auto()  # the key `tools` of the system message
+    MESSAGE_TEXT = auto()  # there, as JSON text
+
+
+@functools.lru_cache(maxsize=64)
+def tools_place(template: str) -> ToolsPlace:
+    def shows(place):
+        messages, tools = placed([_message("user")], [_TOOL], place)
+        return _MARK in (_written(template, as_parts(messages, typed_roles(template)), tools) or "")
+
+    places = list(ToolsPlace) if reads_tools_from_messages(template) else [ToolsPlace.VARIABLE]
+    found = next((place for place in places if shows(place)), None)
+    if found is None and knows_tools(template):
+        _warn("does not show the tools of a request")
+    return found or ToolsPlace.VARIABLE
+
+
+def placed(messages: list[dict], tools: list[dict] | None, place: ToolsPlace) -> tuple[list[dict], list[dict] | None]:
+    """(messages, the variable `tools`); a system message is added where the tools need one."""
+    if not tools or place is ToolsPlace.VARIABLE:
+        return messages, tools or None
+    if not messages or messages[0]["role"] != "system":
+        messages = [_message("system", ""), *messages]
+    value = tools if place is ToolsPlace.MESSAGE else json.dumps(tools, ensure_ascii=False)
+    return [messages[0] | {"tools": value}, *messages[1:]], None
+
+
+@functools.lru_cache(maxsize=64)
+def call_tag(template: str) -> str:
+    """The beginning of a tool call: a tag that the template names, else its text before a call, else a brace."""
+    tag = tool_tag(template)
+    if tag:
+        return tag
+    typed = typed_roles(template)
+    begun = _written(template, as_parts([_message("user"), _message("assistant", _MARK)], typed), asks=False) or ""
+    for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
+        # Without tools in the prompt, which would bear the mark, too.
+        written = _written(template, as_parts([_message("user"), _call(_MARK, arguments)], typed), asks=False) or ""
+        if _MARK in written:
+            return _tag_before(written.partition(_MARK)[0], begun.partition(_MARK)[0], thinking_tags(template)) or "{"
+    return "{"
+
+
+def _tag_before(text: str, answer_begun: str, thoughts: tuple[str, str]) -> str:
+    """The tag at the end of `text`, the prompt up to a called name, whose beginning is `answer_begun`."""
+    same = next(
+        (at for at, pair in enumerate(zip(text, answer_begun)) if pair[0] != pair[1]), min(len(text), len(answer_begun))
+    )
+    opened = max(text.rfind("<", 0, same), text.rfind("[", 0, same))
+    if opened >= 0 and not re.search(r"[>\]\s]", text[opened:same]):
+        same = opened  # the two differ inside of a tag
+    tag = text[same:]
+    if thoughts[1]:
+        tag = tag.rpartition(thoughts[1])[2]
+    tag = tag.partition("{")[0].strip()
+    special = _SPECIAL.match(tag)
+    return special[0] if special else tag.rstrip("[ \t\n")
+
+
+def _written(template, messages, tools=None, asks=True) -> str | None:
+    """The prompt, or None where the template refuses the messages."""
+    variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": asks}
+    return worker.ask(template, variables | {"bos_token": "", "eos_token": ""}).get("text")
+
+
+def _warn(lack: str) -> None:
+    log.warning("the chat template in the model's file %s; create the model with a TEMPLATE of its own", lack)
