@@ -1,6 +1,7 @@
 """How far a model is loaded, told to the clients that ask for it: lines of JSON in front of the answer's stream.
 
-In: a request with `load_progress`, whichever request the load was begun for. Out: the loaded model, and a response that may have begun.
+In: a request with `load_progress`, whichever request the load was begun for. Out: the loaded model, and a response
+that may have begun.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ SECONDS = 0.1  # between two lines at least
 
 
 @asynccontextmanager
-async def acquire(request: web.Request, ask: GenerateRequest | ChatRequest, stored: StoredModel, options: Options) -> AsyncIterator:
+async def acquire(request: web.Request, ask: GenerateRequest | ChatRequest, stored: StoredModel,
+                  options: Options) -> AsyncIterator:
     """`LoadedModels.acquire` for a request; meanwhile lines, where it asks for them and streams."""
     acquired = request.app[LOADED_MODELS].acquire(stored, options, ask.keep_alive)
     if not ask.load_progress or ask.stream is False:
@@ -63,7 +65,8 @@ def _is_behind(request: web.Request) -> bool:
     return request.transport is not None and request.transport.get_write_buffer_size() > 0
 
 
-async def answered(request: web.Request, replies: AsyncContextManager[streaming.Replies], streams: bool, whole: Callable) -> web.StreamResponse:
+async def answered(request: web.Request, replies: AsyncContextManager[streaming.Replies], streams: bool,
+                   whole: Callable) -> web.StreamResponse:
     """The native answer. An error behind lines of progress is a line, too: their status was sent already."""
     try:
         async with replies as found:

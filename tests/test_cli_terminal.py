@@ -1,4 +1,5 @@
-"""What the command line writes, byte by byte: streams that are closed, full, or not UTF-8, escape sequences of models, words that wrap.
+"""What the command line writes, byte by byte: streams that are closed, full, or not UTF-8, escape sequences of
+models, words that wrap.
 
 Commands run as processes, some of them on a pseudo-terminal; models come from a server made of a few canned answers.
 """
@@ -29,7 +30,8 @@ WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my"
 
 
 class Canned(BaseHTTPRequestHandler):
-    """A server whose models say what the test needs; `broken` goes away in the middle of its answer, `slow` in that of a load."""
+    """A server whose models say what the test needs; `broken` goes away in the middle of its answer, `slow` in that
+    of a load."""
 
     def do_HEAD(self):
         self.answer({})

@@ -1,4 +1,5 @@
-"""Lines that say how far a model is loaded: of the server's streams, of loads on devices and on the CPU, and the bar of the command line."""
+"""Lines that say how far a model is loaded: of the server's streams, of loads on devices and on the CPU, and the bar
+of the command line."""
 
 import asyncio
 import json

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass
 class LoadProgress:
-    """Bytes of weights, as they are in the file, that are where they are computed with; of `total` (0 until that is known). A load that is tried
-    again, with fewer layers on devices, begins at 0 again."""
+    """Bytes of weights, as they are in the file, that are where they are computed with; of `total` (0 until that is
+    known). A load that is tried again, with fewer layers on devices, begins at 0 again."""
 
     total: int = 0
     completed: int = 0

@@ -1,4 +1,5 @@
-"""What the process of a command has around it: standard streams that are UTF-8 and open, and an end in a sentence whatever happens.
+"""What the process of a command has around it: standard streams that are UTF-8 and open, and an end in a sentence
+whatever happens.
 
 Used by `vkbackend.__main__`; imports nothing large, for every command passes through here.
 """
@@ -13,7 +14,8 @@ ENCODE_ERRORS = "vkbackend-bytes"
 
 
 def use_utf8_mode() -> None:
-    """Start the interpreter again in UTF-8 mode where the locale is not UTF-8: arguments, paths and texts are bytes of UTF-8, as for Ollama."""
+    """Start the interpreter again in UTF-8 mode where the locale is not UTF-8: arguments, paths and texts are bytes
+    of UTF-8, as for Ollama."""
     if sys.flags.utf8_mode or sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or not sys.executable:
         return
     try:
@@ -23,7 +25,8 @@ def use_utf8_mode() -> None:
 
 
 def open_streams() -> None:
-    """Standard streams that were closed lead to /dev/null, as in Go: a file or socket must not get their numbers. All are UTF-8."""
+    """Standard streams that were closed lead to /dev/null, as in Go: a file or socket must not get their numbers. All
+    are UTF-8."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -38,11 +41,13 @@ def open_streams() -> None:
 
 
 def _encoded(error: UnicodeError) -> tuple[bytes, int]:
-    """What Python kept of bytes that are no UTF-8 (in an argument, a path) is written as these bytes, another lone surrogate as U+FFFD."""
+    """What Python kept of bytes that are no UTF-8 (in an argument, a path) is written as these bytes, another lone
+    surrogate as U+FFFD."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start:error.end]
-    return b"".join(bytes([ord(each) - 0xDC00]) if 0xDC80 <= ord(each) <= 0xDCFF else b"\xef\xbf\xbd" for each in characters), error.end
+    written = [bytes([ord(each) - 0xDC00]) if 0xDC80 <= ord(each) <= 0xDCFF else b"\xef\xbf\xbd" for each in characters]
+    return b"".join(written), error.end
 
 
 codecs.register_error(ENCODE_ERRORS, _encoded)
@@ -50,14 +55,14 @@ codecs.register_error(ENCODE_ERRORS, _encoded)
 
 def os_error_text(error: OSError) -> str:
     """`PATH: permission denied`"""
-    text = (error.strerror or str(error) or type(error).__name__)
+    text = error.strerror or str(error) or type(error).__name__
     text = text[:1].lower() + text[1:]
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, (str, bytes)) else text
 
 
 def guarded(command: Callable[[], None]) -> int | str | None:
-    """Run a command -> the exit status that it asks for. An error that nobody foresaw is a sentence on stderr and status 1; OLLAMA_DEBUG=1 shows
-    its traceback."""
+    """Run a command -> the exit status that it asks for. An error that nobody foresaw is a sentence on stderr and
+    status 1; OLLAMA_DEBUG=1 shows its traceback."""
     try:
         status = _status_of(command)
         sys.stdout.flush()

@@ -1,4 +1,5 @@
-"""What may be written to a terminal of texts that others wrote: of models, of servers. Elsewhere (files, pipes) they pass untouched."""
+"""What may be written to a terminal of texts that others wrote: of models, of servers. Elsewhere (files, pipes) they
+pass untouched."""
 
 import re
 import sys

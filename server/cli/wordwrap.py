@@ -1,7 +1,8 @@
-"""Breaks a streamed text between words, as Ollama's `run` does: five columns before the edge of the terminal the word that does not fit is taken
-back and written again on the next line.
+"""Breaks a streamed text between words, as Ollama's `run` does: five columns before the edge of the terminal the word
+that does not fit is taken back and written again on the next line.
 
-In: characters with their colours, and the terminal's width. Out: what is to be written, with colours; moves of the cursor have none.
+In: characters with their colours, and the terminal's width. Out: what is to be written, with colours; moves of the
+cursor have none.
 """
 
 from typing import TypeVar
@@ -10,7 +11,8 @@ from rich.cells import get_character_cell_size
 
 MARGIN = 5  # columns at the end of a line that stay free
 LEAST_WIDTH = 10  # narrower terminals break lines themselves
-LONGEST_WORD = 10  # columns less than the terminal: longer words are the terminal's to break, so that a URL stays whole when it is copied
+# Columns less than the terminal: longer words are the terminal's to break, so that a URL stays whole when it is copied.
+LONGEST_WORD = 10
 TAB = 8
 
 Style = TypeVar("Style")

@@ -14,7 +14,8 @@ class Operation:
     """request, answer: dataclasses, or None for an empty body; answer may also be the media type of a body that is no JSON, or a schema.
 
     stream: the media type of the streamed form, and chunk, the class of its objects (`answer` where it is None). streams_unasked: the native API
-    streams unless told otherwise. early: the class of objects that may come before those of the stream. parameters: what the path's parts are, and the pattern that they match. status: of success.
+    streams unless told otherwise. early: the class of objects that may come before those of the stream.
+    parameters: what the path's parts are, and the pattern that they match. status: of success.
     """
 
     summary: str
