@@ -123,4 +123,8 @@ async def _run(engine, prompt: list[int], client_left) -> tuple[np.ndarray, int]
         raise ApiError(400, str(error)) from None
     except VkbackendError as error:
         raise ApiError(500, str(error).strip()) from None
+    unsupported = vector[~np.isfinite(vector)]
+    if len(unsupported):  # JSON has no text for them, and base64 would hide them
+        number = go_text.general_float(float(unsupported[0]))
+        raise ApiError(500, f"failed to encode response: json: unsupported value: {number}")
     return vector, event.prompt_tokens

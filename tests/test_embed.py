@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import re
 import time
 
@@ -53,14 +54,14 @@ class LengthEngine:
     failure = None
 
     def __init__(self):
-        self.error = None
+        self.error, self.more = None, (3, -4, 1)
 
     def submit(self, request, listener):
         assert request.purpose is Purpose.EMBEDDING
         if self.error:
             listener(Failed(VkbackendError(self.error)))
         else:
-            listener(Embedding(np.array([len(request.prompt_tokens.text.encode()), 3, -4, 1], np.float32)))
+            listener(Embedding(np.array([len(request.prompt_tokens.text.encode()), *self.more], np.float32)))
             listener(Finished(FinishReason.STOP, len(request.prompt_tokens), 0.1, 0, 0.0, []))
         return self
 
@@ -132,6 +133,28 @@ def test_recorded_conversations(tmp_path):
         return wrong
 
     assert asyncio.run(run()) == []
+
+
+@pytest.mark.parametrize("number, written", [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_embeddings_that_are_no_numbers_are_an_error(tmp_path, number, written):
+    engine, tokenizer = LengthEngine(), WordTokenizer()
+    engine.more = (3, number, 1)
+    asked = [
+        ("/api/embed", {"input": "a"}),
+        ("/api/embeddings", {"prompt": "a"}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/embeddings", {"input": ["a"], "encoding_format": "base64"}),
+    ]
+
+    async def run():
+        load = LoadResult(engine, tokenizer, None, 1, 1, 64, lambda: None)
+        async with Served(tmp_path, lambda stored, options: load) as served:
+            await served.make("m", recorded_gguf(tmp_path / "m.gguf", "llama"))
+            return [await served.ask(path, model="m", **body) for path, body in asked]
+
+    for status, answer in asyncio.run(run()):
+        said = answer["error"]["message"] if isinstance(answer["error"], dict) else answer["error"]
+        assert (status, said) == (500, f"failed to encode response: json: unsupported value: {written}")
 
 
 def test_small_functions_are_as_recorded():
