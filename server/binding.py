@@ -13,6 +13,8 @@ import binascii
 import re
 from dataclasses import field, fields
 
+from vkbackend import cancellation
+
 from . import durations, go_json, names
 from .formatting import shortened
 from .go_decode import JSONSyntaxError, Number, Object, parse
@@ -322,6 +324,7 @@ class Struct(Kind):
         return False
 
     def decode(self, value, raw, current, state):
+        cancellation.check()
         current = self.cls() if current is None else current
         if value is None:
             return current

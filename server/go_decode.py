@@ -6,8 +6,13 @@ doubles kept: which one counts is the business of binding.py). What follows the 
 
 import re
 
-from . import go_text
+from vkbackend import cancellation
 
+from . import go_text
+from .errors import ApiError
+
+MAX_VALUES = 1_000_000  # in a text: strings, numbers, literals, arrays, objects; seconds of work, and some hundred megabytes
+VALUES_PER_LOOK = 4096  # at whether anybody still waits
 MAX_DEPTH = 300  # Go allows 10000; more than 300 levels serve nobody and would exhaust Python's stack
 PIECE = 1 << 20  # characters that are looked at in one go, for other threads get their turn only in between
 _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
@@ -31,12 +36,16 @@ class Number(str):
 
 
 class Member:
-    """One `"name": value` of an object; `raw` is the value's own text."""
+    """One `"name": value` of an object; `raw` is the value's own text, text[start:end], which is made when it is asked for."""
 
-    __slots__ = ("name", "value", "raw")
+    __slots__ = ("name", "value", "_text", "_start", "_end")
 
-    def __init__(self, name, value, raw):
-        self.name, self.value, self.raw = name, value, raw
+    def __init__(self, name, value, text, start, end):
+        self.name, self.value, self._text, self._start, self._end = name, value, text, start, end
+
+    @property
+    def raw(self) -> str:
+        return self._text[self._start:self._end]
 
 
 class Object(list):
@@ -63,7 +72,7 @@ def parse_all(text: bytes):
 
 class _Parser:
     def __init__(self, text):
-        self.text, self.at = text, 0
+        self.text, self.at, self.num_values = text, 0, 0
 
     def first(self):
         self.skip_space()
@@ -93,6 +102,11 @@ class _Parser:
     def value(self, depth):
         if depth > MAX_DEPTH:
             raise JSONSyntaxError("exceeded max depth")
+        self.num_values += 1
+        if self.num_values > MAX_VALUES:
+            raise ApiError(413, f"the request's JSON holds more than {MAX_VALUES} values; send less at a time")
+        if self.num_values % VALUES_PER_LOOK == 0:
+            cancellation.check()
         character = self.peek()
         if character == '"':
             return self.string()
@@ -212,7 +226,7 @@ class _Parser:
             self.skip_space()
             start = self.at
             value = self.value(depth + 1)
-            members.append(Member(name, value, self.text[start:self.at]))
+            members.append(Member(name, value, self.text, start, self.at))
             self.skip_space()
             if self.peek() == "}":
                 self.at += 1

@@ -91,7 +91,7 @@ ROWS = [
     Setting("VKBACKEND_HEADER_SECONDS", 30, _count(30), "how long a client may take to send the headers of a request"),
     Setting("VKBACKEND_UNREAD_SECONDS", 600, _count(600), "how long a client may leave its answer unread; meanwhile its generation pauses"),
     Setting("VKBACKEND_BODY_SECONDS", 60, _count(60), "how long a request's body may stop arriving; a slow one is fine"),
-    Setting("VKBACKEND_MAX_BODY_BYTES", 1 << 30, _count(1 << 30, 1 << 40), "largest body of a request; blobs are streamed and know no limit"),
+    Setting("VKBACKEND_MAX_BODY_BYTES", 256 << 20, _count(256 << 20, 1 << 40), "largest body of a request; blobs are streamed and know no limit"),
     Setting("VKBACKEND_MAX_IMAGES", 64, _count(0), "how many images a request may hold"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting("VKBACKEND_PREFILL", "float32", _one_of("float32", "float16", "int8"),

@@ -17,6 +17,7 @@ from ..go_json import now
 from ..inference import Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import GenerateRequest, GenerateResponse
+from ..service import limits
 from ..store import InvalidName
 from .requests import Extras
 
@@ -28,6 +29,7 @@ async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list
     Raises ApiError, ModelNotFound and VkbackendError.
     """
     inference.check_top_logprobs(ask)
+    limits.check(ask)
     if ask.suffix:
         raise ApiError(400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids")
     try:

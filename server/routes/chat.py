@@ -29,7 +29,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
     started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
     """
     inference.check_top_logprobs(ask)
-    limits.check_images(ask)
+    limits.check(ask)
     if not names.parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
     stored = request.app[STORE].get(ask.model)

@@ -35,7 +35,7 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
     started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
     """
     inference.check_top_logprobs(ask)
-    limits.check_images(ask)
+    limits.check(ask)
     try:
         stored = request.app[STORE].get(ask.model)
     except InvalidName:

@@ -1,9 +1,17 @@
-"""Limits on what a request may hold, as settings: VKBACKEND_MAX_BODY_BYTES (blobs are streamed and know none), VKBACKEND_MAX_IMAGES."""
+"""Limits on what a request may hold; docs/limits.md lists them all. Two are settings: VKBACKEND_MAX_BODY_BYTES (blobs are streamed and know
+none) and VKBACKEND_MAX_IMAGES."""
 
 from aiohttp import web
 from vkbackend import settings
 
 from ..errors import ApiError
+
+MAX_MESSAGES = 10_000
+MAX_TOOLS = 1_024
+MAX_STOPS = 256  # they are looked for behind every token
+MAX_STOP_CHARS = 1_024
+MAX_FORMAT_CHARS = 256 << 10  # a second or so to compile
+MAX_TEMPLATE_CHARS = 100_000
 
 
 def max_body_bytes() -> int:
@@ -23,9 +31,20 @@ async def read_body(request: web.Request) -> bytearray:
     return body
 
 
-def check_images(ask):
-    """`ask`: a ChatRequest or GenerateRequest. Raises ApiError 400 for more images than VKBACKEND_MAX_IMAGES."""
-    holders = getattr(ask, "messages", None) or ([ask] if hasattr(ask, "images") else [])
+def check(ask):
+    """`ask`: a ChatRequest or GenerateRequest. Raises ApiError 400 that names what is too large, its size and the limit."""
+    messages, stops = getattr(ask, "messages", None) or [], (ask.options or {}).get("stop") or []
+    holders = messages or ([ask] if hasattr(ask, "images") else [])
+    stops = stops if isinstance(stops, list) else []
+    for what, size, most in (
+            ("messages", len(messages), MAX_MESSAGES),
+            ("tools", len(getattr(ask, "tools", None) or ()), MAX_TOOLS),
+            ("stop strings", len(stops), MAX_STOPS),
+            ("characters in one stop string", max((len(stop) for stop in stops if isinstance(stop, str)), default=0), MAX_STOP_CHARS),
+            ("characters of format", len(ask.format or ""), MAX_FORMAT_CHARS),
+            ("characters of template", len(getattr(ask, "template", "")), MAX_TEMPLATE_CHARS)):
+        if size > most:
+            raise ApiError(400, f"the request holds {size} {what}, and this server takes {most}; send fewer")
     count, most = sum(len(holder.images or ()) for holder in holders), settings.get("VKBACKEND_MAX_IMAGES")
     if count > most:
         raise ApiError(400, f"the request holds {count} images, and this server takes {most}; send fewer, or raise VKBACKEND_MAX_IMAGES")
