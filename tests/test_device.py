@@ -10,7 +10,7 @@ from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
 from vkbackend.device import selection
 from vkbackend.device.context import Device
 from vkbackend.device.discover import FEATURES, DeviceInfo, DeviceType, Limits, choose
-from vkbackend.errors import NoDevice
+from vkbackend.errors import NoDevice, OutOfMemory
 
 LIST = "import json\nfrom vkbackend.device.discover import list_devices\nprint(json.dumps([info.as_dict() for info in list_devices()]))"
 SURVEY = """
@@ -110,7 +110,7 @@ def test_no_driver_is_an_error_that_says_what_to_do(tmp_path):
     program = """
 import json
 from vkbackend.device.discover import choose, list_devices
-from vkbackend.errors import NoDevice
+from vkbackend.errors import NoDevice, OutOfMemory
 try:
     choose(list_devices())
 except NoDevice as error:
@@ -168,6 +168,33 @@ def test_choice_says_why_not():
 def test_no_choice_says_why(devices, visible, said):
     with pytest.raises(NoDevice, match=said):
         choose(devices, visible)
+
+
+NO_MEMORY = described(5, DeviceType.DISCRETE, 0, problem="it has no memory")
+
+
+@pytest.mark.parametrize("visible", ["", "0,5"])
+def test_a_device_without_memory_is_not_chosen(visible):
+    found = choose([ALL_KINDS[0], NO_MEMORY], visible)
+    assert found.usable == ALL_KINDS[:1] and found.reasons[5] == "cannot be used: it has no memory"
+
+
+def test_devices_without_memory_are_no_device():
+    with pytest.raises(NoDevice, match="DISCRETE 5 cannot be used: it has no memory.*vkbackend devices"):
+        choose([NO_MEMORY])
+    assert selection.survey([NO_MEMORY]).reasons == {5: "cannot be used: it has no memory"}
+
+
+def test_a_device_that_cannot_make_a_buffer_is_not_chosen_again(device, monkeypatch):
+    def refuse(self, num_bytes, kind):
+        raise OutOfMemory("vkAllocateMemory gave ErrorOutOfDeviceMemory")
+    monkeypatch.setattr(selection, "_problems", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(Device, "memory", refuse)
+        with pytest.raises(NoDevice, match="cannot make a buffer"):
+            selection.open_device(device.info.index)
+    assert selection.survey([device.info]).chosen is None
+    assert "it cannot make a buffer" in selection.survey([device.info]).reasons[device.info.index]
 
 
 def test_flavors_need_what_they_use():

@@ -368,7 +368,9 @@ def test_pipeline_cache_is_kept_and_may_be_damaged(driver, tmp_path):
     path = tmp_path / "pipelines" / f"{first['key']}.bin"
     good = path.read_bytes()
     assert len(good) >= 32  # the header that Vulkan prescribes
-    for damaged in (good, b"", good[:16], b"\xff" * 4096, good[:32] + b"\xff" * 4096):
+    flipped = bytearray(good)
+    flipped[-40] ^= 4
+    for damaged in (good, b"", good[:16], b"\xff" * 4096, good[:32] + b"\xff" * 4096, bytes(flipped)):
         path.write_bytes(damaged)
         assert run_on(driver, USE, environment={"VKBACKEND_CACHE": str(tmp_path)})["sum"] == first["sum"] == 4032.0
     assert not [left for left in path.parent.iterdir() if left != path], "temporary files were left behind"

@@ -1,6 +1,7 @@
 """The GGUF reader against gguf's own, on files that are whole, cut short or damaged; formats against gguf's dequantization."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ from starter_models import FILES as STARTER_MODELS
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
+from vkbackend import models
 from vkbackend.errors import GGUFError, UnsupportedModel, VkbackendError
 from vkbackend.gguf.quants import FORMATS as BY_TYPE
 from vkbackend.gguf.reader import GGUFFile
@@ -335,6 +337,9 @@ def test_unknown_architecture_is_named(tmp_path):
     ("block_count", 3, "tensor blk.2.attn_norm.weight is missing"),
     ("attention.layer_norm_rms_epsilon", float("nan"), "epsilon is nan"),
     ("rope.freq_base", 0.0, "rope.freq_base is 0.0"),
+    ("attention.key_length", 1 << 24, r"blk.0.attn_q.weight has shape \(256, 256\)"),
+    ("block_count", 1 << 24, "blk.16777215.attn_norm.weight is missing"),
+    ("feed_forward_length", 1 << 24, "blk.0.ffn_gate.weight has shape"),
 ])
 def test_contradictory_hyperparameters_are_named(tmp_path, key, value, said):
     """What a kernel would read out of bounds by, or memory would run out over, is refused when the model is loaded."""
@@ -344,3 +349,29 @@ def test_contradictory_hyperparameters_are_named(tmp_path, key, value, said):
     path.write_bytes(whole[:at] + struct.pack("<f" if isinstance(value, float) else "<I", value) + whole[at + 4:])
     with pytest.raises(VkbackendError, match=said):
         load(path)
+
+
+@pytest.mark.parametrize("key, value", [("attention.key_length", 1 << 24), ("block_count", 1 << 24), ("feed_forward_length", 1 << 24),
+                                        ("embedding_length", 1 << 24), ("attention.head_count", 1 << 23)])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_hyperparameters_cost_nothing_before_they_are_compared_with_the_tensors(tmp_path, architecture, key, value):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, fields={f"{architecture}.{key}": value})
+    tracemalloc.start()
+    try:
+        with pytest.raises(VkbackendError):
+            models.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number, pairs", [(1, (ARCHITECTURE,)), (2, ())])
+def test_a_part_of_a_split_file_is_named(tmp_path, number, pairs):
+    split = (pair(b"split.no", 2, struct.pack("<H", number - 1)), pair(b"split.count", 2, struct.pack("<H", 2)))
+    with pytest.raises(UnsupportedModel, match=f"is part {number} of 2 of a split GGUF.*llama-gguf-split --merge"):
+        GGUFFile.open(write(tmp_path / "part.gguf", (*pairs, *split)))
+
+
+def test_a_split_file_of_one_part_is_whole(tmp_path):
+    split = (pair(b"split.no", 2, struct.pack("<H", 0)), pair(b"split.count", 2, struct.pack("<H", 1)))
+    assert GGUFFile.open(write(tmp_path / "whole.gguf", (ARCHITECTURE, *split))).tensors

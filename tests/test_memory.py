@@ -7,6 +7,7 @@ from tiny_gguf import write_tiny_gguf
 from vkbackend import models
 from vkbackend.device.layout import Part
 from vkbackend.models.memory import Sizes, estimated_cache
+from vkbackend.models.placement import Span
 
 
 def test_caches_as_recorded():
@@ -32,3 +33,16 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     none = sizes.needs((), [key])
     assert none.input_weights == (0 if sizes.is_tied else sizes.embedding) and none.graphs == {key: 0}
     assert sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0
+
+
+def test_vision_tensors_are_not_counted(device, tmp_path):
+    """Neither before the load, nor in parts, nor by what is loaded."""
+    plain, seeing = (models.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors)) for name, tensors in (
+        ("plain.gguf", {}), ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)})))
+    options = {"cache_tokens": 512, "cache_bytes": 2, "max_tokens": 128, "max_outputs": 32}
+    assert seeing.num_bytes == plain.num_bytes
+    assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
+    for where in (None, device):
+        assert models.load(seeing, where).num_bytes == models.load(plain, where).num_bytes
+    span = Span(0, 3, 2, True)
+    assert models.load_parts(seeing, [(span, None)]).num_bytes == models.load_parts(plain, [(span, None)]).num_bytes

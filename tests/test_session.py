@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend.errors import OutOfMemory, RequestError
 from vkbackend.session import Session
 
 
@@ -64,3 +65,40 @@ def test_layer_says_what_it_takes(session):
                            (-1, np.zeros((2, width), np.float32), "layer is -1")):
         with pytest.raises(ValueError, match=said):
             opened.run_layer(layer, x)
+
+
+@pytest.mark.parametrize("tokens, said", [
+    ("The capital", "tokens is str, must be a list of token ids: session.tokenizer.encode"), (b"ab", "tokens is bytes"), (None, "tokens is NoneType"),
+    (7, "tokens is int"), ([1, "2"], r"tokens\[1\] is '2' \(str\)"), ([1.5], r"tokens\[0\] is 1.5"), ([True], r"tokens\[0\] is True"),
+    (np.ones((2, 2), np.int64), r"tokens\[0\] is array"), ([1, -1], r"tokens\[1\] is -1, which is outside of the vocabulary"),
+    ([1, 10**30], "outside of the vocabulary"), ([99999], "outside of the vocabulary"), (list(range(1, 101)), "do not fit a context of 64")])
+def test_a_wrong_argument_does_not_end_a_session(session, tokens, said):
+    opened = session()
+    for call in (opened.logits, opened.logprobs, lambda tokens: list(opened.rows(tokens))):
+        with pytest.raises((ValueError, RequestError, OutOfMemory), match=said):
+            call(tokens)
+    with pytest.raises(ValueError, match="layer is 'x', must be 0"):
+        opened.run_layer("x", np.zeros((1, opened.model.config.width), np.float32))
+    assert opened.logprobs([5, 6, 7]).shape == (2,) and opened.logits(np.array([5, 6])).shape[0] == 2
+
+
+def test_rows_that_are_not_read_to_the_end_give_way(session):
+    opened = session()
+    left = opened.rows(list(range(1, 41)))
+    next(left)
+    assert opened.logprobs([5, 6, 7]).shape == (2,)
+    with pytest.raises(ValueError, match="ask for the rows again"):
+        list(left)
+    assert len(list(opened.rows([1, 2]))) == 2
+
+
+def test_no_tokens_have_no_numbers(session):
+    opened = session()
+    assert opened.logits([]).shape == (0, opened.runner.vocab_size) and opened.logprobs([]).shape == opened.logprobs([3]).shape == (0,)
+
+
+@pytest.mark.parametrize("options, said", [({"context_length": 0}, "context_length is 0"), ({"context_length": "64"}, "context_length is '64'"),
+                                           ({"device": "gpu"}, "device is 'gpu', must be an open device")])
+def test_a_session_says_what_it_takes(path, options, said):
+    with pytest.raises(ValueError, match=said):
+        Session(path, **options)

@@ -1,5 +1,6 @@
 """Environment variables as users write them: what cannot be used is said once and counts as unset."""
 
+import errno
 import logging
 from pathlib import Path
 
@@ -113,3 +114,46 @@ def test_an_engine_without_room_for_a_sequence_is_not_made():
     runner.max_sequences = 0
     with pytest.raises(RequestError, match="room for 0 sequences"):
         Engine(runner, tokenizer)
+
+
+@pytest.mark.parametrize("value", ["FILE", "FILE/below", "/proc/nothing", "x" * 5000, "~nosuchuser/cache"])
+def test_a_cache_folder_that_cannot_be_made_is_replaced_and_warned_of_once(tmp_path, monkeypatch, caplog, value):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(settings, "_warned", set())
+    monkeypatch.setenv("VKBACKEND_CACHE", value.replace("FILE", str(tmp_path / "file")))
+    with caplog.at_level(logging.WARNING):
+        folder = settings.cache_folder()
+        assert settings.cache_folder() == folder and folder.is_dir()
+    assert caplog.text.count("cache folder cannot be used") == 1
+
+
+def test_a_cache_without_a_home_folder(monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("VKBACKEND_CACHE", raising=False)
+    monkeypatch.setattr(settings.Path, "home", none)
+    assert settings.cache_folder().is_dir()
+
+
+def test_a_damaged_file_of_the_cache_is_not_used(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(settings, "_warned", set())
+    path = tmp_path / "kept.bin"
+    settings.write_checked(path, b"kernels")
+    good = path.read_bytes()
+    assert settings.read_checked(path) == b"kernels"
+    for damaged in (good[:-1], good + b"x", good[:-3] + b"X" + good[-2:], b"X" + good[1:], b""):
+        path.write_bytes(damaged)
+        assert settings.read_checked(path) is None
+    assert caplog.text.count("is damaged") == 1
+    for other in (tmp_path / "missing", path / "below", tmp_path):
+        assert settings.read_checked(other) is None
+
+
+def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(settings.os, "replace", full)
+    monkeypatch.setattr(settings, "_warned", set())
+    for name in ("a", "b"):
+        settings.write_whole(tmp_path / name, b"data")
+    assert not list(tmp_path.iterdir()) and caplog.text.count("No space left on device") == 1

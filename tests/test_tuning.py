@@ -10,6 +10,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import DEFAULT
 
+from vkbackend import settings
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.engine.work import SequenceWork
@@ -166,3 +167,25 @@ def test_large_jobs_are_measured_in_fewer_rounds(monkeypatch):
     monkeypatch.setattr(tuning, "MOST_SECONDS", 60)
     tuning._least_seconds(programs)
     assert [program.num_runs for program in programs] == [2 + tuning.ROUNDS + 1] * 2
+
+
+@pytest.mark.parametrize("change", [lambda key: key.replace("x", "y"), lambda key: key.replace(" ", "_"), lambda key: "9" * 5000 + "x1", lambda key: ""])
+def test_a_damaged_name_of_a_job_is_passed_over(device, change):
+    tuned = tuning.Tuning(device)
+    _, prepared = job(device, 1, {})
+    arguments = OPS["matmul"], prepared.inputs, {}
+    name = tuned._job(*arguments)
+    tuned.path.parent.mkdir(exist_ok=True)
+    tuned.path.write_text(json.dumps({tuned._of_shaders: {change(name): {"tile": [1]}, "other": 7, name + " more": None}}))
+    assert tuning.Tuning(device).likely(*arguments) == {}
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"[" * 100_000, b"{", b"[]", b'{"a": 1}', b"9" * 5000])
+def test_a_damaged_file_is_warned_of_once(device, monkeypatch, caplog, text):
+    monkeypatch.setattr(settings, "_warned", set())
+    path = tuning.Tuning(device).path
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text)
+    with caplog.at_level(logging.WARNING):
+        assert tuning.Tuning(device)._found == tuning.Tuning(device)._found == {}
+    assert caplog.text.count("is damaged") == 1

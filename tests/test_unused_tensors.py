@@ -5,6 +5,7 @@ from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_g
 
 from vkbackend.errors import GGUFError, UnsupportedModel
 from vkbackend.models import load
+from vkbackend.session import Session
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -68,3 +69,19 @@ def test_other_rope_scaling_is_refused_by_name(tmp_path):
     path = write_tiny_gguf(tmp_path / "yarn.gguf", fields={"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0})
     with pytest.raises(UnsupportedModel, match="'yarn'"):
         load(path)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equal_values_for_each_layer_are_one_number(tmp_path, architecture):
+    keys = {"attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": FEED_FORWARD, "attention.layer_norm_rms_epsilon": 1e-5}
+    plain = Session(write_tiny_gguf(tmp_path / "plain.gguf", architecture), context_length=64).logits([1, 2, 3])
+    fields = {f"{architecture}.{key}": [value] * 2 for key, value in keys.items()}
+    assert (Session(write_tiny_gguf(tmp_path / "arrays.gguf", architecture, fields=fields), context_length=64).logits([1, 2, 3]) == plain).all()
+
+
+@pytest.mark.parametrize("value, error, said", [([2, 4], UnsupportedModel, "head_count_kv differs from layer to layer .2 to 4., which is not implemented"),
+                                                ([2], GGUFError, "has 1 values for 2 layers"), (["2", "2"], GGUFError, "holds no ints"),
+                                                ([2.0, 2.0], GGUFError, "holds no ints")])
+def test_other_values_for_each_layer_are_named(tmp_path, value, error, said):
+    with pytest.raises(error, match=said):
+        load(write_tiny_gguf(tmp_path / "arrays.gguf", fields={"llama.attention.head_count_kv": value}))

@@ -22,7 +22,7 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
 
     format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
     window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
-    fields: further metadata (int, float or str); tensors: {name: shape} of further f32 tensors.
+    fields: further metadata (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32 tensors.
     """
     rng = np.random.default_rng(seed)
     writer = GGUFWriter(path, architecture)
@@ -81,7 +81,8 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
             norm(block + "post_attention_norm")
             norm(block + "post_ffw_norm")
     for key, value in (fields or {}).items():
-        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)](key, value)
+        writer.kv_data[0].pop(key, None)
+        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[type(value)](key, value)
     for name, shape in (tensors or {}).items():
         writer.add_tensor(name, rng.uniform(0.5, 1.5, shape).astype(np.float32))
     writer.write_header_to_file()

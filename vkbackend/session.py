@@ -2,13 +2,16 @@
 the time of each dispatch. For people who write or debug shaders; the server uses `engine` instead.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .device.buffers import Arena
+from .device.context import Device
 from .engine.runner import PAGE_SIZE, ModelRunner
 from .engine.work import SequenceWork
+from .errors import RequestError
 from .graph.cache import CacheStorage
 from .graph.step import StepInputs
 from .models import load
@@ -25,35 +28,68 @@ class Session:
     """
 
     def __init__(self, path, device=None, *, context_length: int = 2048, kv_type: str = "f16", keep: bool = False, timestamps: bool = False):
+        if isinstance(context_length, bool) or not isinstance(context_length, (int, np.integer)) or context_length < 1:
+            raise ValueError(f"context_length is {_brief(context_length)}, must be a whole number of tokens from 1 on")
+        if device is not None and not isinstance(device, Device):
+            raise ValueError(f"device is {_brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy twins")
         self.model = load(path, device)
         self.device = device
         self.runner = ModelRunner(self.model, context_length=context_length, kv_type=kv_type, prefill_chunk=CHUNK, keep=keep, timestamps=timestamps)
         self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
 
     def rows(self, tokens):
-        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for."""
+        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for, and until another call
+        of this session runs a step. Raises ValueError for what is not a list of token ids, RequestError for ids outside of the vocabulary."""
+        return self._rows(self._ids(tokens))
+
+    def _rows(self, ids: list[int]):
+        with self._sequence() as sequence:
+            for first in range(0, len(ids), CHUNK):
+                if sequence not in self.runner.sequences:
+                    raise ValueError("rows: another call of this session ran meanwhile; ask for the rows again")
+                chunk = ids[first:first + CHUNK]
+                yield from self.runner.step([SequenceWork(sequence, chunk, len(chunk))])
+
+    @contextmanager
+    def _sequence(self):
+        """The id of an open sequence. A session holds one: rows that were not read to the end give way."""
+        for left in list(self.runner.sequences):
+            self.runner.close_sequence(left)
         sequence = self.runner.open_sequence()
         try:
-            for first in range(0, len(tokens), CHUNK):
-                chunk = [int(token) for token in tokens[first:first + CHUNK]]
-                yield from self.runner.step([SequenceWork(sequence, chunk, len(chunk))])
+            yield sequence
         finally:
-            self.runner.close_sequence(sequence)
+            if sequence in self.runner.sequences:
+                self.runner.close_sequence(sequence)
+
+    def _ids(self, tokens) -> list[int]:
+        """`tokens` as ids of the vocabulary. Raises ValueError, RequestError."""
+        if isinstance(tokens, (str, bytes)):
+            raise ValueError(f"tokens is {type(tokens).__name__}, must be a list of token ids: session.tokenizer.encode(text) makes them")
+        try:
+            ids = list(tokens)
+        except TypeError:
+            raise ValueError(f"tokens is {type(tokens).__name__}, must be a list of token ids") from None
+        for at, token in enumerate(ids):
+            if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+                raise ValueError(f"tokens[{at}] is {_brief(token)} ({type(token).__name__}), must be a token id, a whole number")
+            if not 0 <= token < self.runner.vocab_size:
+                raise RequestError(f"tokens[{at}] is {_brief(token)}, which is outside of the vocabulary of {self.runner.vocab_size}")
+        return [int(token) for token in ids]
 
     def logits(self, tokens) -> np.ndarray:
-        """Raw logits after each token, f32 (len(tokens), vocabulary)."""
-        return np.stack([row.full() for row in self.rows(tokens)])
+        """Raw logits after each token, f32 (len(tokens), vocabulary). Raises what `rows` raises."""
+        found = [row.full() for row in self.rows(tokens)]
+        return np.stack(found) if found else np.zeros((0, self.runner.vocab_size), np.float32)
 
     def logprobs(self, tokens) -> np.ndarray:
-        """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,)."""
-        sequence, found, tokens = self.runner.open_sequence(), [], [int(token) for token in tokens]
-        try:
-            for first in range(0, len(tokens) - 1, CHUNK):
-                targets = tokens[first + 1:first + CHUNK + 1]
-                found += self.runner.step([SequenceWork(sequence, tokens[first:first + len(targets)], targets=targets)])
-        finally:
-            self.runner.close_sequence(sequence)
-        return np.array([row.target_logit - row.log_sum_exp for row in found])
+        """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,). Raises what `rows` raises."""
+        ids, found = self._ids(tokens), []
+        with self._sequence() as sequence:
+            for first in range(0, len(ids) - 1, CHUNK):
+                targets = ids[first + 1:first + CHUNK + 1]
+                found += self.runner.step([SequenceWork(sequence, ids[first:first + len(targets)], targets=targets)])
+        return np.array([row.target_logit - row.log_sum_exp for row in found], np.float64)
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step before it, else
@@ -69,9 +105,12 @@ class Session:
 
         Raises ValueError for a layer that is not there, or x of another width or dtype."""
         runner, config = self.runner, self.model.config
-        if not 0 <= layer < config.num_layers:
-            raise ValueError(f"run_layer: layer is {layer}, must be 0 ... {config.num_layers - 1}")
-        x = np.asarray(x)
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer < config.num_layers:
+            raise ValueError(f"run_layer: layer is {_brief(layer)}, must be 0 ... {config.num_layers - 1}")
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"run_layer: x is no array ({error}), must be float32 (T, {config.width})") from None
         if x.dtype != np.float32 or x.ndim != 2 or not len(x) or x.shape[1] != config.width:
             raise ValueError(f"run_layer: x is {x.dtype} {x.shape}, must be float32 (T, {config.width}) with at least one row")
         tokens = len(x)
@@ -88,6 +127,12 @@ class Session:
                            num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True)
         run.run(step, inputs={"layer_input": np.ascontiguousarray(x)})
         return run.read(alone.output_name)[:tokens]
+
+
+def _brief(value) -> str:
+    """Enough of a value for an error text."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:60] + "..."
 
 
 @dataclass

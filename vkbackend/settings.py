@@ -4,11 +4,13 @@
 warned of once and counts as unset; quotes around a value are left out, as Ollama does.
 """
 
+import hashlib
 import logging
 import math
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable
 
@@ -103,7 +105,8 @@ ROWS = [
     Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as a GPU with memory of its own (to test what GPUs get)"),
 ]
 _BY_NAME = {row.name: row for row in ROWS}
-_warned: set[tuple[str, str]] = set()  # (name, text) of what was complained about
+CHECKED = b"vkbackend cache 1\n"  # in front of files whose digest is checked
+_warned: set[tuple[str, str]] = set()  # (name, text) of what was complained about; ("", path) of caches
 
 
 def text(name: str) -> str:
@@ -144,25 +147,77 @@ def expanded(text: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Made on first use."""
-    folder = expanded(get("VKBACKEND_CACHE")) if get("VKBACKEND_CACHE") else home_folder() / ".cache" / "vkbackend"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Made on first use. Where it cannot be made, that is logged once, and a folder that lasts as long as the process takes its place."""
+    try:
+        folder = expanded(get("VKBACKEND_CACHE")) if get("VKBACKEND_CACHE") else home_folder() / ".cache" / "vkbackend"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except (OSError, VkbackendError) as error:
+        _warn_once("cache", "the cache folder cannot be used (%s): nothing is kept for the next start; set VKBACKEND_CACHE to a folder that can be "
+                            "written", error)
+        return Path(_temporary_cache().name)
+
+
+@lru_cache(maxsize=1)
+def _temporary_cache() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="vkbackend-")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """A file of the cache, whole or not at all. Where it cannot be written, that is logged: a cache is to be done without."""
+    """A file of the cache, whole or not at all. Where it cannot be written, that is logged once for each folder: a cache is to be done without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        try:
-            os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
+            try:
+                file.write(data)
+                file.flush()
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
     except OSError as error:
-        log.warning("%s cannot be written (%s); it will be made again next time", path, error.strerror or error)
+        _warn_once(str(path.parent), "%s cannot be written (%s); it will be made again next time", path, error.strerror or error)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """A file of the cache; None where there is none, or it cannot be read, which is logged once."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if not isinstance(error, NotADirectoryError):  # a missing folder; writing will say it
+            _warn_once(str(path), "%s cannot be read (%s); it is made again", path, error.strerror or error)
+        return None
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """As `write_whole`, with a digest in front, for what must not be used when it is damaged."""
+    write_whole(path, CHECKED + hashlib.sha256(data).digest() + data)
+
+
+def read_checked(path: Path) -> bytes | None:
+    """What `write_checked` wrote; None where it is missing or, logged once, damaged."""
+    found = read_cached(path)
+    if found is None:
+        return None
+    start = len(CHECKED) + hashlib.sha256().digest_size
+    data = found[start:]
+    if found[:start] == CHECKED + hashlib.sha256(data).digest():
+        return data
+    warn_of_damage(path)
+    return None
+
+
+def warn_of_damage(path: Path) -> None:
+    """Log, once, that a file of the cache is not what was written."""
+    _warn_once(str(path), "%s is damaged, or another version wrote it; it is made again", path)
+
+
+def _warn_once(about: str, message: str, *arguments) -> None:
+    if ("", about) not in _warned:
+        _warned.add(("", about))
+        log.warning(message, *arguments)
 
 
 def models_folder() -> Path:

@@ -47,6 +47,7 @@ class Device:
         self.allocated_bytes = self.peak_bytes = 0  # now, and at the most until now
         self.queue_lock = threading.Lock()  # of vkQueueSubmit
         self._copy_lock = threading.Lock()  # of the two rings
+        self.is_lost = False  # a step of this device timed out, or the driver reset it
         self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
         self._staging = None
@@ -153,6 +154,14 @@ class Device:
         recorder = Recorder(self)
         recorder.copy(source, source_offset, target, target_offset, num_bytes)
         recorder.finish().run()
+
+    def renew(self) -> None:
+        """Open a lost device again. What was made on it before stays of no use. Raises what opening it raises."""
+        if self.is_lost:
+            self._staging = self._readback = self._counters = None
+            self.kernels.clear()
+            self._context, self._physical = _open(self.info)
+            self.is_lost = False
 
     def close(self) -> None:
         """Save the pipeline cache and let go of everything made here that nobody else holds."""

@@ -24,7 +24,8 @@ PREFERENCE = [DeviceType.DISCRETE, DeviceType.VIRTUAL, DeviceType.INTEGRATED, De
 
 FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control",
             "storage16", "storage8", "float16", "int8", "int16", "int64", "integer_dot_product",
-            "memory_model", "cooperative_matrix")
+            "memory_model", "cooperative_matrix", "float64", "subgroup_vote", "subgroup_shuffle_relative", "subgroup_clustered", "subgroup_quad",
+            "uniform_storage16", "push_constant16", "uniform_storage8", "push_constant8", "memory_model_device_scope")
 
 # What the kernels of the flavors `subgroup` and `texel` need.
 SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
@@ -39,6 +40,7 @@ FEATURE_STRUCTS = (
     ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
     ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix"),
 )
+HOST_COHERENT = 2 | 4  # VkMemoryPropertyFlagBits: host-visible, host-coherent
 ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
 
 
@@ -56,6 +58,7 @@ class Limits:
     max_shared_memory_bytes: int
     max_allocations: int
     timestamp_period_ns: float
+    max_storage_buffers: int = 4  # of one shader; Vulkan promises so many
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class DeviceInfo:
     compute_family: int
     timestamp_bits: int
     extensions: frozenset[str] = field(repr=False, default=frozenset())
+    problem: str = ""  # why nothing can run here; empty where something can
 
     @property
     def is_unified(self) -> bool:
@@ -113,7 +117,7 @@ class DeviceInfo:
 
     def as_dict(self) -> dict:
         described = asdict(self) | {"type": self.type.name.lower(), "api": ".".join(map(str, self.api)), "features": sorted(self.features)}
-        described.pop("extensions")
+        del described["extensions"], described["problem"]  # the reason says it
         return described
 
 
@@ -175,8 +179,10 @@ def describe(instance, index: int, physical) -> DeviceInfo | None:
             max_workgroup_subgroups=size_control.maxComputeWorkgroupSubgroups or 1,
             max_workgroup_size=tuple(limits.maxComputeWorkGroupSize), max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
             max_shared_memory_bytes=limits.maxComputeSharedMemorySize, max_allocations=limits.maxMemoryAllocationCount,
-            timestamp_period_ns=limits.timestampPeriod),
-        memory_total=total, memory_free=free, compute_family=family[0], timestamp_bits=family[1], extensions=frozenset(extensions))
+            timestamp_period_ns=limits.timestampPeriod,
+            max_storage_buffers=min(limits.maxPerStageDescriptorStorageBuffers, limits.maxDescriptorSetStorageBuffers, limits.maxPerStageResources)),
+        memory_total=total, memory_free=free, compute_family=family[0], timestamp_bits=family[1], extensions=frozenset(extensions),
+        problem=_memory_problem(physical))
 
 
 def _has(api: int, minor: int, extension: str, extensions: set[str]) -> bool:
@@ -204,10 +210,16 @@ def _features(physical, api, extensions, subgroup) -> frozenset[str]:
     core, compute_stage = features.features, subgroup.supportedStages & 0x20
     operations = subgroup.supportedOperations if compute_stage else 0
     present = {"subgroup_basic": operations & 1, "subgroup_arithmetic": operations & 4, "subgroup_ballot": operations & 8,
-               "subgroup_shuffle": operations & 16, "int64": core.shaderInt64, "int16": core.shaderInt16}
+               "subgroup_shuffle": operations & 16, "subgroup_vote": operations & 2, "subgroup_shuffle_relative": operations & 32,
+               "subgroup_clustered": operations & 64, "subgroup_quad": operations & 128, "float64": core.shaderFloat64, "int64": core.shaderInt64, "int16": core.shaderInt16}
     for name, struct, field_name in (
             ("storage16", "VkPhysicalDevice16BitStorageFeatures", "storageBuffer16BitAccess"),
             ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
+            ("uniform_storage16", "VkPhysicalDevice16BitStorageFeatures", "uniformAndStorageBuffer16BitAccess"),
+            ("push_constant16", "VkPhysicalDevice16BitStorageFeatures", "storagePushConstant16"),
+            ("uniform_storage8", "VkPhysicalDevice8BitStorageFeatures", "uniformAndStorageBuffer8BitAccess"),
+            ("push_constant8", "VkPhysicalDevice8BitStorageFeatures", "storagePushConstant8"),
+            ("memory_model_device_scope", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModelDeviceScope"),
             ("float16", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderFloat16"),
             ("int8", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderInt8"),
             ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct"),
@@ -250,6 +262,21 @@ def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
     return total, free
 
 
+def _memory_problem(physical) -> str:
+    """Why no buffer can be made; empty where one can. A driver without hardware behind it has no heap of any size."""
+    ffi, lib = vulkan.load()
+    memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2")
+    lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
+    found = memory.memoryProperties
+    sizes = [heap.size for heap in found.memoryHeaps[0:found.memoryHeapCount]]
+    types = [kind for kind in found.memoryTypes[0:found.memoryTypeCount] if kind.heapIndex < len(sizes) and sizes[kind.heapIndex]]
+    if not types:
+        return "it has no memory"
+    if not any(kind.propertyFlags & HOST_COHERENT == HOST_COHERENT for kind in types):
+        return "it has no memory that the host can write"
+    return ""
+
+
 def current_free_memory(physical, info: DeviceInfo) -> int:
     """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation layers anew, which
     empties the file that they write to."""
@@ -269,6 +296,7 @@ class Choice:
 def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     """Pick by type: discrete, virtual, integrated, other; CPU devices only where they are named in `visible`
     (GGML_VK_VISIBLE_DEVICES: indices, comma-separated), or the best one where nothing else is there. Among equals the one with more memory.
+    A device on which nothing can run is never picked.
 
     Raises NoDevice where nothing is left.
     """
@@ -276,7 +304,9 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     named = _indices(visible, devices)
     left = []
     for device in devices:
-        if named is not None and device.index not in named:
+        if device.problem:
+            reasons[device.index] = f"cannot be used: {device.problem}"
+        elif named is not None and device.index not in named:
             reasons[device.index] = f"not in GGML_VK_VISIBLE_DEVICES={visible}"
         else:
             left.append(device)
@@ -285,6 +315,9 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
             reasons[device.index] = "a CPU device, and a GPU is there; name it in GGML_VK_VISIBLE_DEVICES to use it"
             left.remove(device)
     if not left:
+        broken = "; ".join(f"{device.name} cannot be used: {device.problem}" for device in devices if device.problem)
+        if broken and named is None:
+            raise NoDevice(f"no Vulkan device can be used ({broken}); install your GPU's driver, and see `vkbackend devices`")
         raise NoDevice(f"no Vulkan device is left: GGML_VK_VISIBLE_DEVICES={visible!r} of {len(devices)} found; see `vkbackend devices`"
                        if devices else "no Vulkan device was found; see `vulkaninfo --summary`")
     usable = sorted(left, key=lambda device: (PREFERENCE.index(device.type), -device.memory_total, device.index))

@@ -4,12 +4,13 @@ In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. Wha
 never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads or writes.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import _native
-from ..errors import DeviceError
+from ..errors import DeviceError, DeviceLost
 from .buffers import Buffer
 from .context import translated
 from .shaders import as_word
@@ -96,13 +97,15 @@ class Recorder:
 
     def finish(self) -> "Recording":
         self._barrier(STAGE_COMPUTE | STAGE_TRANSFER, SHADER_WRITE | TRANSFER_WRITE, STAGE_HOST, HOST_READ)
-        return Recording(self.device, _native.Submission(self.device._context, self.sequence, self.capture))
+        context = self.device._context
+        return Recording(self.device, _native.Submission(context, self.sequence, self.capture), context)
 
 
 @dataclass
 class Recording:
     device: object
     submission: object
+    context: object
 
     def run(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Submit and wait, without the GIL. Raises DeviceLost, DeviceError."""
@@ -111,13 +114,22 @@ class Recording:
 
     def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is not known to be over."""
-        with self.device.queue_lock, translated(f"{self.device.info.name}: running a step"):
+        with self.device.queue_lock, self._lost_is_kept(), translated(f"{self.device.info.name}: running a step"):
             self.submission.submit(limit_ns)
 
     def wait(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Until it is done, without the GIL. Raises DeviceLost, DeviceError."""
-        with translated(f"{self.device.info.name}: running a step"):
+        with self._lost_is_kept(), translated(f"{self.device.info.name}: running a step"):
             self.submission.wait(limit_ns)
+
+    @contextmanager
+    def _lost_is_kept(self):
+        """The device is told that it is lost, where this recording was made on it as it is open now."""
+        try:
+            yield
+        except DeviceLost:
+            self.device.is_lost = self.device.is_lost or self.context is self.device._context
+            raise
 
 
 class Program:

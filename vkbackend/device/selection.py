@@ -7,16 +7,18 @@ indices are the loader's order, which is no property of a device.
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import settings
-from ..errors import DeviceError, NoDevice
+from ..errors import DeviceError, NoDevice, VkbackendError
 from .context import Device
 from .discover import DeviceInfo, DeviceType, choose, list_devices
 from .rules import Gpu
 
 log = logging.getLogger(__name__)
 
+PROBE_BYTES = 4096
+PLENTY = 1 << 20  # free bytes with which a device that cannot make a buffer of PROBE_BYTES never can
 SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a Vulkan device"
 
 
@@ -54,7 +56,7 @@ def survey(devices: list[DeviceInfo] | None = None) -> Survey:
     """Of `devices`, or of all that there are now. Opens nothing and never raises: no device is an answer, too."""
     is_switched_on = settings.get("OLLAMA_VULKAN")
     try:
-        devices = list_devices() if devices is None else devices
+        devices = _with_problems(list_devices() if devices is None else devices)
         library = settings.get("OLLAMA_LLM_LIBRARY")
         if library not in ("", "vulkan"):
             raise NoDevice(f"OLLAMA_LLM_LIBRARY={library} leaves Vulkan out")
@@ -63,8 +65,16 @@ def survey(devices: list[DeviceInfo] | None = None) -> Survey:
     try:
         choice = choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES"))
     except DeviceError as error:
-        return Survey(devices, None, {device.index: str(error) for device in devices}, str(error), is_switched_on)
+        reasons = {device.index: f"cannot be used: {device.problem}" if device.problem else str(error) for device in devices}
+        return Survey(devices, None, reasons, str(error), is_switched_on)
     return Survey(devices, choice.device, choice.reasons, "", is_switched_on, choice.usable)
+
+
+_problems: dict[str, str] = {}  # by UUID: why a device that was opened cannot be used
+
+
+def _with_problems(devices: list[DeviceInfo]) -> list[DeviceInfo]:
+    return [replace(info, problem=info.problem or _problems.get(info.uuid, "")) for info in devices]
 
 
 _lock = threading.Lock()
@@ -136,7 +146,7 @@ def forget(device: Device | None = None) -> None:
 
 def open_device(index: int | None = None) -> Device:
     """Open a device by its index in `list_devices()`, or the best one. Raises NoDevice, DeviceError."""
-    devices = list_devices()
+    devices = _with_problems(list_devices())
     if index is None:
         return _opened(choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES")).device)
     for info in devices:
@@ -146,4 +156,15 @@ def open_device(index: int | None = None) -> Device:
 
 
 def _opened(info: DeviceInfo) -> Device:
-    return Device(info, force_discrete=settings.get("VKBACKEND_FORCE_DISCRETE"))
+    """Raises NoDevice for a device on which no buffer can be made; it is not chosen again."""
+    if info.problem:
+        raise NoDevice(f"{info.name} cannot be used: {info.problem}; see `vkbackend devices`")
+    device = Device(info, force_discrete=settings.get("VKBACKEND_FORCE_DISCRETE"))
+    try:
+        for kind in ("device", "step", "readback"):
+            device.memory(PROBE_BYTES, kind)
+    except VkbackendError as error:
+        if device.free_memory() > PLENTY:  # else it is only full
+            _problems[info.uuid] = f"it cannot make a buffer ({error})"
+        raise NoDevice(f"{info.name} cannot make a buffer ({error}); see `vkbackend devices`") from error
+    return device

@@ -4,6 +4,7 @@ In: `shaders/variants.toml`. An installed package finds the SPIR-V that the buil
 checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at once.
 """
 
+import codecs
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ..errors import DeviceError
 
 TEXEL_BYTES = {"rgba32ui": 16, "r32ui": 4, "rgba32f": 16, "r32f": 4}
 TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3, "r32f": 4}  # native.cpp, TEXEL_FORMATS
+TARGETS = ("vulkan1.0", "vulkan1.1", "vulkan1.2", "vulkan1.3")
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 INSTALLED = Path(_native.__file__).parent / "spirv"
 
@@ -79,25 +81,50 @@ def spirv(name: str) -> bytes:
         return (INSTALLED / f"{name}.spv").read_bytes()
     variant = variants()[name]
     path = settings.cache_folder() / "spirv" / _sources_digest()[:16] / f"{name}.spv"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    code = settings.read_checked(path)
+    if code is None:
+        code = _compiled(variant)
+        settings.write_checked(path, code)
+    return code
+
+
+def _compiled(variant: dict) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "variant.spv"
         try:
             _builder().compile_variant(SOURCES, variant, path)
         except subprocess.CalledProcessError as error:
-            raise DeviceError(f"shader variant {name}: {error.stdout}") from error
-    return path.read_bytes()
+            raise DeviceError(f"shader variant {variant['name']}: {error.stdout}") from error
+        return path.read_bytes()
 
 
-def compile_glsl(source: str, target: str = "vulkan1.1") -> bytes:
-    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. Raises DeviceError with the compiler's message."""
+def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
+    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. target: the Vulkan version that it is compiled for.
+
+    Raises DeviceError with the compiler's message, whatever bytes the source holds, and where the compiler is missing.
+    """
+    if target not in TARGETS:
+        raise DeviceError(f"target is {target!r}; there are: {', '.join(TARGETS)}")
+    if not isinstance(source, (str, bytes)):
+        raise DeviceError(f"the GLSL is {type(source).__name__}, must be a text")
+    data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        raise DeviceError(f"GLSL does not compile: byte {data.index(0)} is NUL, where the compiler would stop reading")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shader.comp"
-        path.write_text(source)
-        done = subprocess.run(["glslangValidator", "-V", "--target-env", target, f"-I{SOURCES}", "-o", f"{path}.spv", str(path)],
-                              capture_output=True, text=True)
-        if done.returncode:
-            raise DeviceError(f"GLSL does not compile:\n{done.stdout}")
-        return Path(f"{path}.spv").read_bytes()
+        path.write_bytes(data)
+        command = ["glslangValidator", "-V", "--target-env", target, f"-I{SOURCES}", "-o", f"{path}.spv", str(path)]
+        try:
+            done = subprocess.run(command, capture_output=True)
+        except OSError as error:
+            raise DeviceError(f"the GLSL compiler glslangValidator cannot be run ({error.strerror or error}); install it "
+                              "(Debian: apt-get install glslang-tools)") from error
+        compiled = Path(f"{path}.spv")
+        if done.returncode or not compiled.exists():
+            said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
+            raise DeviceError(f"GLSL does not compile:\n{said or f'glslangValidator ended with status {done.returncode}'}")
+        return compiled.read_bytes()
 
 
 class KernelCache:
@@ -172,11 +199,12 @@ class KernelCache:
                                   {slot: as_word(value) for slot, value in dispatch.constants}, required)
 
     def save(self) -> None:
-        """Write the driver's pipeline cache for the next process (whole or not at all)."""
+        """Write the driver's pipeline cache for the next process (whole or not at all). Where that cannot be done, it is logged."""
         path = _cache_path(self.device.info)
         data = self.device._context.cache_data()
-        if not path.is_file() or path.stat().st_size != len(data):
-            settings.write_whole(path, data)
+        kept = settings.read_checked(path)
+        if kept is None or len(kept) != len(data):
+            settings.write_checked(path, data)
 
     def clear(self) -> None:
         self._kernels.clear()
@@ -191,6 +219,5 @@ def _cache_path(info) -> Path:
 
 
 def load_pipeline_cache(info) -> bytes:
-    """What an earlier process saved; the driver itself refuses data that is not its own."""
-    path = _cache_path(info)
-    return path.read_bytes() if path.exists() else b""
+    """What an earlier process saved; empty where that is damaged: drivers check the header, and trust what follows."""
+    return settings.read_checked(_cache_path(info)) or b""

@@ -20,6 +20,7 @@ from ..errors import DeviceError, OutOfMemory, RequestError
 from ..models import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
 from ..models.memory import CACHE_BYTES, Sizes
 from ..models.placement import Span
+from ..models.weights import loaded_tensors
 from ..progress import LoadProgress
 from .runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
 
@@ -105,7 +106,7 @@ class _Placing:
     def _check_room_for_speed(self) -> None:
         """Raises OutOfMemory where others are to give way before this one has to compute with weights that it dequantizes anew for each token."""
         if self.request.whole:
-            wanted = sum(4 * math.prod(info.shape) for info in self.request.file.gguf.tensors.values())
+            wanted = sum(4 * math.prod(info.shape) for info in loaded_tensors(self.request.file.gguf).values())
             free = int(available_host_memory() * SHARE_FOR_WEIGHTS)
             if wanted > free:
                 raise OutOfMemory(f"{self._name} takes {wanted // MIB} MiB on the CPU, {free // MIB} MiB are free for it")

@@ -105,7 +105,8 @@ class GGUFFile:
 
     @classmethod
     def open(cls, path) -> "GGUFFile":
-        """Raises GGUFError (not a GGUF, cut short, contradictory), UnsupportedModel (unknown tensor type), OSError (unreadable)."""
+        """Raises GGUFError (not a GGUF, cut short, contradictory), UnsupportedModel (unknown tensor type, part of a split file), OSError
+        (unreadable)."""
         return cls(Path(path))
 
     def __init__(self, path: Path):
@@ -139,7 +140,18 @@ class GGUFFile:
         self.alignment = self.metadata.get("general.alignment", int, DEFAULT_ALIGNMENT)
         if self.alignment <= 0 or self.alignment & (self.alignment - 1):
             raise damaged(path, f"general.alignment is {self.alignment}, not a power of two")
+        self._check_split()
         self.tensors = self._read_tensors(reader, num_tensors)
+
+    def _check_split(self) -> None:
+        """Raises UnsupportedModel for one of several parts: the others hold the rest of the tensors."""
+        count, number = self.metadata.get("split.count", int, 0), self.metadata.get("split.no", int, 0)
+        if count <= 1:
+            return
+        if not 0 <= number < count:
+            raise damaged(self.path, f"it says that it is part {number + 1} of {count}")
+        raise UnsupportedModel(f"{self.path} is part {number + 1} of {count} of a split GGUF, which cannot be loaded; merge the parts with "
+                               "llama.cpp's `llama-gguf-split --merge FIRST_PART.gguf MERGED.gguf` and use the merged file")
 
     def _read_tensors(self, reader, num_tensors) -> dict[str, TensorInfo]:
         raw = []

@@ -13,7 +13,7 @@ from ..gguf.reader import GGUFFile
 from ..ops.packed import expand
 from ..progress import LoadProgress
 from .placement import DevicePlacer, Span, SpanPlacer
-from .weights import Hyperparameters, Weights
+from .weights import Hyperparameters, Weights, loaded_tensors
 
 SHARE_FOR_WEIGHTS = 0.75  # of the memory that is free; the rest is for caches, activations and other programs
 
@@ -35,8 +35,8 @@ class ModelFile:
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors, as they are in the file."""
-        return sum(info.num_bytes for info in self.gguf.tensors.values())
+        """Of all tensors that are loaded, as they are in the file."""
+        return sum(info.num_bytes for info in loaded_tensors(self.gguf).values())
 
 
 @dataclass
@@ -112,7 +112,7 @@ def load_parts(file: ModelFile, places: list[tuple[Span, object]], progress: Loa
     file.make(weights, file.config)
     weights.check_all_used()
     parts = []
-    held = [[info.num_bytes for name, info in file.gguf.tensors.items() if span.holds(name)] for span, _ in places]
+    held = [[info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name)] for span, _ in places]
     progress = progress or LoadProgress()
     progress.begin(sum(map(sum, held)))
     for (span, device), sizes in zip(places, held):

@@ -34,14 +34,16 @@ class Config:
     @classmethod
     def from_gguf(cls, meta) -> "Config":
         """meta: `weights.Hyperparameters`, which looks up under "gemma3."."""
-        head_dim, num_layers = meta.int("attention.key_length", 256), meta.int("block_count")
+        head_dim, num_layers = meta.int("attention.key_length", 256), meta.num_layers()
         width, heads = meta.int("embedding_length"), meta.int("attention.head_count")
         kv_heads = meta.int("attention.head_count_kv", heads)
         meta.check_heads(heads, kv_heads, head_dim, head_dim)
         meta.check_dense()
+        feed_forward = meta.int("feed_forward_length")
+        meta.check_shapes(width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim)
         return cls(
             num_layers=num_layers, width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
-            feed_forward=meta.int("feed_forward_length"),
+            feed_forward=feed_forward,
             context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
             rope_base=meta.float("rope.freq_base", 1_000_000.0, least=1.0), rope_scale=meta.linear_rope_scale(),

@@ -32,9 +32,11 @@ class Config:
         rope_dim = meta.int("rope.dimension_count", head_dim)
         meta.check_heads(heads, kv_heads, head_dim, rope_dim)
         meta.check_dense()
+        feed_forward = meta.int("feed_forward_length")
+        meta.check_shapes(width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim)
         return cls(
-            num_layers=meta.int("block_count"), width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
-            feed_forward=meta.int("feed_forward_length"),
+            num_layers=meta.num_layers(), width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+            feed_forward=feed_forward,
             context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
             rope_base=meta.float("rope.freq_base", 10000.0, least=1.0), rope_dim=rope_dim,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..device.layout import Layout, Needs
 from ..gguf.quants import FORMATS
 from .placement import BLOCK
+from .weights import loaded_tensors
 
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0, "q4_0": 0.5}  # of an element, as estimated: scales are not counted
 GEMMA3_GLOBAL_EVERY = 6
@@ -57,7 +58,7 @@ class Sizes:
     def of(cls, gguf, config, *, cache_tokens: int, cache_bytes: float, max_tokens: int, max_outputs: int) -> "Sizes":
         """cache_tokens: of all sequences together; cache_bytes: of an element. max_tokens, max_outputs: of a step."""
         blocks, output, embedding = [0] * config.num_layers, 0, 0
-        for name, info in gguf.tensors.items():
+        for name, info in loaded_tensors(gguf).items():
             size, found = packed_bytes(info), BLOCK.match(name)
             if found:
                 if int(found[1]) < config.num_layers:

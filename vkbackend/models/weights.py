@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import GGUFError, UnsupportedModel
 from ..gguf.quants import FORMATS, QuantFormat
-from ..gguf.reader import GGUFFile
+from ..gguf.reader import GGUFFile, TensorInfo
 from ..ops.packed import PackedMatrix
 
 
@@ -28,7 +28,21 @@ class Vector:
 
 
 VISION_PREFIXES = ("v.", "mm.")  # the image part of a model that also reads text, which it does without
+
+
+def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
+    """The tensors of a file that its model loads, by name: all but those of a vision part."""
+    return {name: info for name, info in gguf.tensors.items() if not name.startswith(VISION_PREFIXES)}
+
+
 LARGEST = 1 << 24  # no hyperparameter is larger: what is would only be found out by running out of memory
+
+
+def check_shape(path, name: str, shape: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
+    """expected: None stands for any size. Raises GGUFError where a tensor has another shape."""
+    if len(shape) != len(expected) or any(want not in (None, have) for have, want in zip(shape, expected)):
+        wanted = ", ".join("any" if want is None else str(want) for want in expected)
+        raise GGUFError(f"{path}: {name} has shape {tuple(shape)}, the metadata ask for ({wanted}); the file is damaged or badly converted")
 
 
 class Hyperparameters:
@@ -45,6 +59,22 @@ class Hyperparameters:
         """Raises GGUFError where the key is missing, of another type, or not a finite number from `least` on."""
         return float(self._within(key, self._get(key, float, default), least, np.finfo(np.float32).max))
 
+    def num_layers(self) -> int:
+        """`block_count`, of which the file must have the tensors: what is made for each layer costs. Raises GGUFError."""
+        count = self.int("block_count")
+        if f"blk.{count - 1}.attn_norm.weight" not in self.gguf.tensors:
+            raise GGUFError(f"{self.gguf.path}: tensor blk.{count - 1}.attn_norm.weight is missing, and the metadata say that there are {count} layers; "
+                            "the file is incomplete or badly converted")
+        return count
+
+    def check_shapes(self, *, width: int, feed_forward: int, q_width: int, kv_width: int) -> None:
+        """Compare sizes with the tensors of the first layer, before anything is made of these sizes. Raises GGUFError."""
+        for name, shape in (("token_embd", (None, width)), ("blk.0.attn_q", (q_width, width)), ("blk.0.attn_k", (kv_width, width)),
+                            ("blk.0.attn_v", (kv_width, width)), ("blk.0.attn_output", (width, q_width)), ("blk.0.ffn_gate", (feed_forward, width))):
+            info = self.gguf.tensors.get(f"{name}.weight")
+            if info:
+                check_shape(self.gguf.path, info.name, info.shape, shape)
+
     def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
         """Raises GGUFError where these contradict each other, UnsupportedModel where the kernels do not do them."""
         if num_heads % num_kv_heads or num_rotated > head_dim or num_rotated % 2:
@@ -59,8 +89,23 @@ class Hyperparameters:
         return value
 
     def _get(self, key, kind, default):
-        full = f"{self.architecture}.{key}"
-        return self.gguf.metadata.get(full, kind) if default is None else self.gguf.metadata.get(full, kind, default)
+        full, metadata = f"{self.architecture}.{key}", self.gguf.metadata
+        if full in metadata and kind in (int, float) and metadata.array_length(full) is not None:
+            return self._of_all_layers(full, kind)
+        return metadata.get(full, kind) if default is None else metadata.get(full, kind, default)
+
+    def _of_all_layers(self, full: str, kind):
+        """The number that an array holds for each layer. Raises GGUFError, UnsupportedModel where they are not all the same."""
+        values, layers = self.gguf.metadata.get(full, list), self.gguf.metadata.get(f"{self.architecture}.block_count", int)
+        wanted = "iu" if kind is int else "iuf"
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in wanted:
+            raise GGUFError(f"{self.gguf.path}: metadata key {full} is an array that holds no {kind.__name__}s; the file is damaged or badly converted")
+        if len(values) != layers:
+            raise GGUFError(f"{self.gguf.path}: metadata key {full} has {len(values)} values for {layers} layers; the file is damaged or badly converted")
+        if (values != values[0]).any():
+            raise UnsupportedModel(f"{self.gguf.path}: {full} differs from layer to layer ({values.min()} to {values.max()}), which is not implemented; "
+                                   "use a model whose layers are all alike")
+        return kind(values[0])
 
     def check_dense(self) -> None:
         """Raises UnsupportedModel for a mixture of experts."""
@@ -105,7 +150,7 @@ class Weights:
     def check_all_used(self) -> None:
         """Raises UnsupportedModel where the file has tensors that no layer took (a bias, say): without them the model would say other
         things than it should. Those of a vision part may be left out."""
-        left = [name for name in self.gguf.tensors if name not in self.used and not name.startswith(VISION_PREFIXES)]
+        left = [name for name in loaded_tensors(self.gguf) if name not in self.used]
         if left:
             named = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
             raise UnsupportedModel(f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do not use here "
@@ -124,7 +169,7 @@ class Weights:
             if required:
                 raise self._missing(full)
             return None
-        self._check_shape(full, self.gguf.tensors[full].shape, (size,))
+        check_shape(self.gguf.path, full, self.gguf.tensors[full].shape, (size,))
         self.used.add(full)
         if full not in self.shared:
             values = self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
@@ -151,7 +196,7 @@ class Weights:
                     raise self._missing(name)
             infos = [self.gguf.tensors[name] for name in full]
             for info in infos:
-                self._check_shape(info.name, info.shape, (None, columns))
+                check_shape(self.gguf.path, info.name, info.shape, (None, columns))
                 self.used.add(info.name)
             rows, k = sum(info.shape[0] for info in infos), infos[0].shape[1]
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
@@ -174,7 +219,7 @@ class Weights:
             full = f"{self.prefix}{each}.weight"
             if full not in self.gguf.tensors:
                 raise self._missing(full)
-            self._check_shape(full, self.gguf.tensors[full].shape, (count, columns))
+            check_shape(self.gguf.path, full, self.gguf.tensors[full].shape, (count, columns))
             previous = stacks and f"{self.prefix}{stacks[-1][-1]}.weight"
             if previous and self._alike(previous, full):
                 stacks[-1].append(each)
@@ -187,7 +232,7 @@ class Weights:
         for name in (f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight"):
             if name not in self.gguf.tensors:
                 raise self._missing(name)
-            self._check_shape(name, self.gguf.tensors[name].shape, (rows, columns))
+            check_shape(self.gguf.path, name, self.gguf.tensors[name].shape, (rows, columns))
         alike = self._alike(f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight")
         return self._factor(gate, up, columns=columns, gated=True) if alike else None
 
@@ -195,12 +240,6 @@ class Weights:
         weight = self.matrix(*names, **attrs)
         self.factors.append(weight)
         return weight
-
-    def _check_shape(self, name: str, shape, expected) -> None:
-        """expected: None stands for any size."""
-        if len(shape) != len(expected) or any(want not in (None, have) for have, want in zip(shape, expected)):
-            wanted = ", ".join("any" if want is None else str(want) for want in expected)
-            raise GGUFError(f"{self.gguf.path}: {name} has shape {tuple(shape)}, the metadata ask for ({wanted}); the file is damaged or badly converted")
 
     def _alike(self, one: str, other: str) -> bool:
         a, b = self.gguf.tensors[one], self.gguf.tensors[other]

@@ -67,7 +67,7 @@ class Tuning:
         job, tokens = _without_tokens(self._job(op, inputs, attrs))
         known = {}  # how far off in tokens -> candidate
         for other, found in self._found.items():
-            other, other_tokens = _without_tokens(other)
+            other, other_tokens = _without_tokens(other) or ("", 0)  # a damaged file may hold any name
             if other == job:
                 known |= {abs(other_tokens - tokens): each for each in op.candidates(self.device, inputs, **attrs) if as_stored(each) == found}
         return known[min(known)] if known else {}
@@ -82,10 +82,10 @@ class Tuning:
         settings.write_whole(self.path, json.dumps({self._of_shaders: self._found}, indent=1, sort_keys=True).encode())
 
 
-def _without_tokens(job: str) -> tuple[str, int]:
-    """"texel/8 matmul q4_k 128x640x1024 norm" -> ("texel/8 matmul q4_k 640x1024 norm", 128)."""
-    head, tokens, rest = re.fullmatch(r"(.*? )(\d+)x(.*)", job).groups()
-    return head + rest, int(tokens)
+def _without_tokens(job: str) -> tuple[str, int] | None:
+    """"texel/8 matmul q4_k 128x640x1024 norm" -> ("texel/8 matmul q4_k 640x1024 norm", 128); None for what is no job with tokens."""
+    found = re.fullmatch(r"(.*? )(\d{1,12})x(.*)", job)
+    return found and (found[1] + found[3], int(found[2]))
 
 
 def as_stored(candidate: dict) -> dict:
@@ -109,8 +109,14 @@ def _least_seconds(programs: list[Program]) -> list[float]:
 
 def _read(path: Path) -> dict:
     """What is not there, or is damaged, was never measured."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    text = settings.read_cached(path)
+    if text is None:
         return {}
-    return found if isinstance(found, dict) and all(isinstance(jobs, dict) for jobs in found.values()) else {}
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and all(isinstance(jobs, dict) for jobs in found.values()):
+        return found
+    settings.warn_of_damage(path)
+    return {}

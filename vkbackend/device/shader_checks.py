@@ -1,0 +1,175 @@
+"""Compares what a shader's SPIR-V declares with what is given to it and with what the device can do, before anything is made of either.
+
+In: `spirv.Module`, arrays, workgroups, a `DeviceInfo`. Each `check_...` raises DeviceError, which names the thing, its limit and its value.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DeviceError
+from .discover import DeviceInfo
+from .scalars import scalar_name
+from .spirv import COMPUTE, STORAGE_BUFFER, UNIFORM, WORKGROUP, Module, Type, Variable
+
+# Capabilities of SPIR-V that a device may have here, and the feature that gives each; "" where every Vulkan device has it.
+CAPABILITIES = {
+    0: "", 1: "", 9: "float16", 10: "float64", 11: "int64", 22: "int16", 39: "int8", 61: "subgroup_basic", 62: "subgroup_vote",
+    63: "subgroup_arithmetic", 64: "subgroup_ballot", 65: "subgroup_shuffle", 66: "subgroup_shuffle_relative", 67: "subgroup_clustered",
+    68: "subgroup_quad", 4433: "storage16", 4434: "uniform_storage16", 4435: "push_constant16", 4448: "storage8", 4449: "uniform_storage8",
+    4450: "push_constant8", 5345: "memory_model", 5346: "memory_model_device_scope", 6016: "integer_dot_product", 6017: "integer_dot_product",
+    6018: "integer_dot_product", 6019: "integer_dot_product", 6022: "cooperative_matrix",
+}
+NAMES = {12: "Int64Atomics", 43: "Sampled1D", 44: "Image1D", 46: "SampledBuffer", 47: "ImageBuffer", 50: "ImageQuery", 4441: "VariablePointersStorageBuffer",
+         4442: "VariablePointers", 5347: "PhysicalStorageBufferAddresses", 6033: "AtomicFloat32AddEXT", 6034: "AtomicFloat64AddEXT"}
+SPIRV_OF_VULKAN = {(1, 0): (1, 0), (1, 1): (1, 3), (1, 2): (1, 5), (1, 3): (1, 6)}
+DTYPES = {"int": "i", "uint": "u", "float": "f"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A buffer for a binding. name: such as "inputs[0]"; is_output: whether the shader is to write it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    is_output: bool
+
+    @property
+    def num_bytes(self) -> int:
+        count = self.dtype.itemsize
+        for size in self.shape:
+            count *= size
+        return count
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dtype} {self.shape})"
+
+
+def check_entry(module: Module) -> None:
+    """A compute shader named main, and nothing else."""
+    if not any(entry.name == "main" and entry.model == COMPUTE for entry in module.entry_points):
+        found = ", ".join(f"{entry.name} (stage {entry.model})" for entry in module.entry_points) or "none"
+        raise DeviceError(f"the shader has no compute entry point main; it has: {found}")
+
+
+def check_features(module: Module, info: DeviceInfo) -> None:
+    """Of the device: making a pipeline of what it lacks may end the process."""
+    most = max((spirv for vulkan, spirv in SPIRV_OF_VULKAN.items() if vulkan <= info.api[:2]), default=(1, 0))
+    if module.version > most:
+        raise DeviceError(f"the shader is SPIR-V {module.version[0]}.{module.version[1]}; {info.name} (Vulkan {info.api[0]}.{info.api[1]}) reads up to "
+                          f"{most[0]}.{most[1]}: compile it for an older target")
+    for number in module.capabilities:
+        feature = CAPABILITIES.get(number)
+        if feature is None:
+            raise DeviceError(f"the shader needs the SPIR-V capability {NAMES.get(number, number)}, which is not enabled here")
+        if feature and feature not in info.features:
+            raise DeviceError(f"{info.name} lacks {feature}, which the shader needs")
+
+
+def check_bindings(module: Module, given: list[Given], info: DeviceInfo) -> None:
+    """Set 0, bindings 0 ... n - 1, each a storage buffer that fits what is given for it."""
+    what = "; given: " + (", ".join(f"binding {at}: {each}" for at, each in enumerate(given)) or "no buffers")
+    seen: dict[int, str] = {}
+    for variable in module.bound:
+        where = f"set {variable.set or 0}, binding {variable.binding or 0} ({variable.name})"
+        kind = _descriptor(variable)
+        if kind != "a storage buffer":
+            raise DeviceError(f"{where} is {kind}; only storage buffers can be given{what}")
+        if variable.set:
+            raise DeviceError(f"{where} is outside of set 0, in which inputs and outputs are bound{what}")
+        if variable.binding in seen:
+            raise DeviceError(f"{where} is declared twice, as {seen[variable.binding]}, too{what}")
+        if (variable.binding or 0) >= len(given):
+            raise DeviceError(f"{where} is declared by the shader, and nothing is given for it{what}")
+        seen[variable.binding or 0] = variable.name
+        _check_fit(where, variable, given[variable.binding or 0])
+    for at, each in enumerate(given):
+        if at not in seen:
+            raise DeviceError(f"set 0, binding {at} is not declared by the shader, and {each} is given for it")
+    if len(given) > info.limits.max_storage_buffers:
+        raise DeviceError(f"{len(given)} storage buffers are bound; {info.name} binds at most {info.limits.max_storage_buffers}")
+    for at, each in enumerate(given):
+        if each.num_bytes > info.limits.max_storage_buffer_range:
+            raise DeviceError(f"set 0, binding {at}: {each} takes {each.num_bytes} bytes; {info.name} binds at most "
+                              f"{info.limits.max_storage_buffer_range} at once")
+
+
+def _descriptor(variable: Variable) -> str:
+    kind = variable.type
+    if kind.kind in ("array", "runtime array"):
+        return "an array of descriptors"
+    if variable.storage == STORAGE_BUFFER and kind.kind == "struct" or variable.storage == UNIFORM and kind.is_buffer_block:
+        return "a storage buffer"
+    if variable.storage == UNIFORM:
+        return "a uniform buffer"
+    return f"an {kind.kind}" if kind.kind[0] in "aiu" else f"a {kind.kind}"
+
+
+def _check_fit(where: str, variable: Variable, given: Given) -> None:
+    if given.is_output and variable.is_readonly:
+        raise DeviceError(f"{where} is readonly in the shader, and {given.name} is an output: its values would stay zero")
+    scalars = _scalars(variable.type)
+    if len(scalars) == 1:
+        scalar, = scalars
+        if DTYPES.get(scalar.kind) != given.dtype.kind or scalar.bits != given.dtype.itemsize * 8:
+            raise DeviceError(f"{where} holds {scalar_name(scalar)}, {given.name} is {given.dtype}: use {scalar_name(scalar)} "
+                              "(array.astype for the numbers, array.view for the bytes)")
+    fixed, last = variable.type.num_bytes, variable.type.members[-1] if variable.type.members else None
+    if given.num_bytes < fixed:
+        raise DeviceError(f"{where} takes at least {fixed} bytes, {given} has {given.num_bytes}")
+    if last is None or last.type.kind != "runtime array":
+        if len(variable.type.members) == 1 and last.type.kind == "array" and last.type.count:
+            _check_stride(where, last.type, given, len(scalars) == 1)
+        return
+    stride, start = last.type.stride or last.type.element.num_bytes, last.offset or 0
+    if stride and (given.num_bytes - start) % stride:
+        raise DeviceError(f"{where} holds elements of {stride} bytes from byte {start} on, {given} has {given.num_bytes} bytes")
+    if len(variable.type.members) == 1:
+        _check_stride(where, last.type, given, len(scalars) == 1)
+
+
+def _check_stride(where: str, array: Type, given: Given, is_plain: bool) -> None:
+    """Elements with gaps between them, such as vec3, must be given with their gaps."""
+    if is_plain and array.stride > array.element.num_bytes > 0 and (given.shape[-1] if given.shape else 1) * given.dtype.itemsize % array.stride:
+        raise DeviceError(f"{where} holds elements of {array.element.num_bytes} bytes that are {array.stride} bytes apart, {given} has none of those gaps: "
+                          f"give rows of {array.stride // given.dtype.itemsize}")
+
+
+def _scalars(kind: Type) -> set[Type]:
+    """Every type of number in a type."""
+    if kind.is_scalar:
+        return {kind}
+    if kind.kind == "struct":
+        return set().union(*(_scalars(member.type) for member in kind.members))
+    return _scalars(kind.element) if kind.element else {kind}
+
+
+def check_workgroups(module: Module, groups: tuple[int, int, int], constants: dict[int, int], subgroup_size: int, info: DeviceInfo) -> None:
+    """Sizes and numbers of workgroups, shared memory, subgroups. constants: words of specialization constants by id."""
+    limits, name = info.limits, info.name
+    for axis, count, most in zip("xyz", groups, limits.max_workgroup_count):
+        if not 1 <= count <= most:
+            raise DeviceError(f"groups has {count} workgroups in {axis}; {name} runs 1 to {most}")
+    sizes = module.sizes(constants)
+    if len(sizes) != 3:
+        raise DeviceError("the shader declares no local size; begin with layout(local_size_x = 64) in;")
+    for axis, size, most in zip("xyz", sizes, limits.max_workgroup_size):
+        if not 1 <= size <= most:
+            raise DeviceError(f"local_size_{axis} is {size}; {name} has 1 to {most}")
+    invocations = sizes[0] * sizes[1] * sizes[2]
+    if invocations > limits.max_workgroup_invocations:
+        raise DeviceError(f"a workgroup of {sizes[0]} x {sizes[1]} x {sizes[2]} has {invocations} invocations; {name} has at most "
+                          f"{limits.max_workgroup_invocations}")
+    shared = sum(each.type.num_bytes for each in module.variables if each.storage == WORKGROUP)
+    if shared > limits.max_shared_memory_bytes:
+        raise DeviceError(f"the shader has {shared} bytes of shared memory; {name} has {limits.max_shared_memory_bytes}")
+    if not subgroup_size:
+        return
+    if subgroup_size not in info.subgroup_sizes:
+        raise DeviceError(f"subgroup_size is {subgroup_size}; {name} has {', '.join(map(str, info.subgroup_sizes)) or info.subgroup_size}")
+    if sizes[0] % subgroup_size:
+        raise DeviceError(f"local_size_x is {sizes[0]}, must be a multiple of subgroup_size, which is {subgroup_size}")
+    if "subgroup_size_control" in info.features and invocations > subgroup_size * limits.max_workgroup_subgroups:
+        raise DeviceError(f"a workgroup of {invocations} invocations has more than {limits.max_workgroup_subgroups} subgroups of {subgroup_size}, "
+                          f"the most that {name} has")
