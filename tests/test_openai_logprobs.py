@@ -1,7 +1,14 @@
 """Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and which of the likeliest tokens are shown."""
 
+import pytest
 from server.messages import Logprob, TokenLogprob
 from server.openai.legacy_logprobs import LegacyWriter, shown
+from server.openai.scored import _echoed
+from tiny_gguf import write_tiny_gguf
+
+from vkbackend.engine import sequence
+from vkbackend.gguf.reader import GGUFFile
+from vkbackend.tokenizer import Tokenizer
 
 
 def logprob(text, value, *top):
@@ -34,3 +41,32 @@ def test_different_parts_of_characters_never_read_alike():
     assert shown(logprob(b"\xe2", 0.0)) != shown(logprob(b"\xe3", 0.0))
     found = LegacyWriter(2).write([logprob(b"\xe2", -1.0)])
     assert list(found.top_logprobs[0]) == ["bytes:\\xe2"]
+
+
+def echoed(path, prompt):
+    """Tokens and offsets of an echoed prompt, as /v1/completions shows them, without the token that begins the text."""
+    tokenizer = Tokenizer.from_gguf(GGUFFile.open(path))
+    tokens = tokenizer.encode(prompt)
+    logprobs = [sequence.TokenLogprob(token, "", tokenizer.token_bytes(token), -1.0) for token in tokens[1:]]
+    found = LegacyWriter(0).write(_echoed(tokenizer, tokens, prompt, logprobs))
+    assert found.text_offset[0] == 0
+    return list(zip(found.tokens, found.text_offset))[1:]
+
+
+@pytest.mark.parametrize("prompt", ["hello the sand", " hello", "a  the", "<start_of_turn>the<end_of_turn> an é the",
+                                    "<start_of_turn><end_of_turn>s", "\u00e9\u00e9", " "])
+def test_offsets_of_an_echoed_prompt_count_the_prompt_alone(tmp_path, prompt):
+    """A tokenizer that puts spaces before texts, as those of Llama 2 and Mistral, adds nothing to the text that is shown."""
+    path = write_tiny_gguf(tmp_path / "m.gguf", tokenizer="llama", adds_spaces=True)
+    found = echoed(path, prompt)
+    text = prompt.encode()
+    for token, offset in found:
+        assert token.startswith("bytes:") or prompt[offset:].startswith(token), (token, offset)
+    covered = [token for token, _ in found if not token.startswith("bytes:")]
+    assert len("".join(covered).encode()) + 1 * sum(token.startswith("bytes:") for token, _ in found) == len(text)
+
+
+def test_offsets_behind_an_added_space(tmp_path):
+    path = write_tiny_gguf(tmp_path / "m.gguf", tokenizer="llama", adds_spaces=True)
+    assert [pair for pair in echoed(path, "hello the sand") if pair[0]] == [
+        ("he", 0), ("l", 2), ("l", 3), ("o", 4), (" ", 5), ("th", 6), ("e", 8), (" s", 9), ("an", 11), ("d", 13)]

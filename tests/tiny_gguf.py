@@ -13,13 +13,15 @@ from vkbackend.ops.packed import FORMATS, PackedMatrix
 
 WIDTH, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, FEED_FORWARD = 256, 4, 2, 64, 512
 ARCHITECTURES = ("llama", "gemma3")
+DEFAULT_TOKENIZERS = {"llama": "gpt2", "gemma3": "llama"}  # as `tokenizer.ggml.model` names them
 
 
 def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, num_layers: int = 2, context_length: int = 512, window: int = 24,
-                    seed: int = 0, chat_template: str = "", formats: dict[str, str] | None = None,
+                    seed: int = 0, chat_template: str = "", adds_spaces: bool = False, tokenizer: str = "", formats: dict[str, str] | None = None,
                     fields: dict[str, object] | None = None, tensors: dict[str, tuple[int, ...]] | None = None) -> Path:
     """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
 
+    tokenizer: "gpt2" or "llama", for another one than the architecture's; adds_spaces: SentencePiece's space before a text.
     format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
     window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
     fields: further metadata (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32 tensors.
@@ -39,10 +41,12 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
     writer.add_rope_freq_base(10000.0 if architecture == "llama" else 1_000_000.0)
     if architecture == "llama":
         writer.add_rope_dimension_count(HEAD_DIM)
-        vocab_size = _byte_level_vocabulary(writer)
     else:
         writer.add_sliding_window(window)
-        vocab_size = _sentencepiece_vocabulary(writer)
+    if (tokenizer or DEFAULT_TOKENIZERS[architecture]) == "gpt2":
+        vocab_size = _byte_level_vocabulary(writer)
+    else:
+        vocab_size = _sentencepiece_vocabulary(writer, adds_spaces)
     writer.add_vocab_size(vocab_size)
     if chat_template:
         writer.add_chat_template(chat_template)
@@ -117,7 +121,7 @@ def _byte_level_vocabulary(writer) -> int:
     return len(tokens)
 
 
-def _sentencepiece_vocabulary(writer) -> int:
+def _sentencepiece_vocabulary(writer, adds_spaces: bool = False) -> int:
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     pieces = ["\u2581", *"etaoinshrdlucmfwygpbvk", "th", "in", "er", "he", "\u2581the", "\u2581a", "an", "\u2581s", "ing", "\u2581w"]
     tokens = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
@@ -134,5 +138,6 @@ def _sentencepiece_vocabulary(writer) -> int:
     writer.add_pad_token_id(0)
     writer.add_unk_token_id(3)
     writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(False)
+    if not adds_spaces:
+        writer.add_add_space_prefix(False)  # true where the key is missing
     return len(tokens)

@@ -6,7 +6,7 @@ In: one prompt of a request. Out: native answers, as routes/generate.py makes th
 
 from contextlib import aclosing
 from dataclasses import replace
-from typing import AsyncIterator
+from typing import Any, AsyncIterator, Sequence
 
 from aiohttp import web
 from vkbackend.engine.sequence import Finished, Piece, PromptLogprobs, Purpose
@@ -62,13 +62,13 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
     async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
         if echoes:  # not before the engine has taken the prompt: what it refuses must not begin an answer
             echoes = False
-            logprobs = [] if extras.logprobs is None else [_first_token(run.model.tokenizer, token, prompt) for token in tokens]
+            logprobs = [] if extras.logprobs is None else _echoed(run.model.tokenizer, tokens, prompt, [])
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
         if isinstance(event, Piece):
             yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
         elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:
-            first, others = _first_token(run.model.tokenizer, tokens[0], prompt), await pools.run("answers", streaming.logprobs, event.logprobs)
-            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), [first, *others])
+            shown = await pools.run("answers", _echoed, run.model.tokenizer, tokens, prompt, event.logprobs)
+            yield _answer(ask, prompt_text(run.model.tokenizer, prompt), shown)
         elif isinstance(event, Finished):
             if event.reason == "cancelled":
                 raise ApiError(503, "the model was unloaded while it answered; send the request again")
@@ -85,6 +85,16 @@ def _answer(ask, text: str, logprobs: list[messages.Logprob]) -> GenerateRespons
 
 def prompt_text(tokenizer, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt).decode("utf-8", "replace")
+
+
+def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logprobs: list) -> list[messages.Logprob]:
+    """The prompt's tokens as parts of its text: what a tokenizer adds to a text takes no place in it."""
+    entries = [_first_token(tokenizer, tokens[0], prompt), *streaming.logprobs(logprobs)]
+    if not isinstance(prompt, str) or not getattr(tokenizer, "adds_spaces", False):
+        return entries
+    return [entry if not entry.bytes or bytes(entry.bytes) == span else
+            replace(entry, token=span.decode("utf-8", "replace"), bytes=list(span))
+            for entry, span in zip(entries, tokenizer.spans(prompt, tokens))]
 
 
 def _first_token(tokenizer, token: int, prompt: str | list[int]) -> messages.Logprob:

@@ -4,11 +4,12 @@ In: an open `GGUFFile`. Out: `Tokenizer`, whatever the kind in the file. Knows n
 """
 
 import re
+from typing import Sequence
 
 from ..errors import TokenizerError
 from .bpe import ByteLevelBPE
 from .sentencepiece import SentencePiece
-from .special_tokens import SpecialTokens
+from .special_tokens import WHEN_PARSED, SpecialTokens
 from .vocabulary import PREFIX, TokenType
 from .wordpiece import WordPiece
 
@@ -21,7 +22,7 @@ class Tokenizer:
     """Use `Tokenizer.from_gguf`. Safe to use from several threads.
 
     bos_id: the token that begins a text, or None. eos_ids: set of the tokens that end a generation.
-    adds_bos: whether `encode` puts bos_id in front (with add_special). vocab_size: number of tokens.
+    adds_spaces: whether `encode` puts a space before a text and after each special token in it. adds_bos: whether `encode` puts bos_id in front (with add_special). vocab_size: number of tokens.
     """
 
     def __init__(self, kind, strips_right=frozenset(), num_rows: int | None = None):
@@ -32,6 +33,7 @@ class Tokenizer:
         self._special = SpecialTokens(kind.vocabulary, strips_right, num_rows)
         self.bos_id, self.eos_ids = self._vocabulary.bos_id, self._vocabulary.eos_ids
         self.adds_bos, self.vocab_size = self._vocabulary.add_bos, len(self._vocabulary)
+        self.adds_spaces = isinstance(kind, SentencePiece) and self._vocabulary.add_space_prefix
 
     @classmethod
     def from_gguf(cls, file) -> "Tokenizer":
@@ -77,6 +79,27 @@ class Tokenizer:
         if not 0 <= token_id < self.vocab_size:
             raise TokenizerError(f"token {token_id} is not in the vocabulary of {self.vocab_size} tokens")
         return self._kind.token_bytes(token_id)
+
+    def spans(self, text: str, ids: Sequence[int]) -> list[bytes]:
+        """The part of `text` that each of its tokens, `encode(text)`, stands for: no bytes for spaces and tokens that encode added.
+
+        Joined they are the text, except for white space that a special token swallowed."""
+        data = SURROGATES.sub(REPLACEMENT, text).encode()
+        at, is_added, found = 0, self.adds_spaces, []
+        for index, token_id in enumerate(ids):
+            token = self.token_bytes(token_id)
+            if index == 0 and self.adds_bos and token_id == self.bos_id:
+                found.append(b"")
+                continue
+            if is_added and token.startswith(b" "):
+                token = token[1:]
+            is_added = self.adds_spaces and self._vocabulary.types[token_id] in WHEN_PARSED
+            if not data.startswith(token, at):  # special tokens may swallow white space around them
+                skipped = len(data) - len(data[at:].lstrip())
+                at = skipped if data.startswith(token, skipped) else at
+            found.append(token if data.startswith(token, at) else b"")
+            at += len(found[-1])
+        return found
 
     def decode(self, ids) -> bytes:
         """The bytes of all tokens, one after the other. A text cut inside of a character gives bytes that are not valid UTF-8."""
