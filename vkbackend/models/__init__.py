@@ -13,7 +13,7 @@ from ..gguf.reader import GGUFFile
 from ..ops.packed import expand
 from ..progress import LoadProgress
 from .placement import DevicePlacer, Span, SpanPlacer
-from .weights import Hyperparameters, Weights, loaded_tensors
+from .weights import Hyperparameters, Weights, check_types, loaded_tensors
 
 SHARE_FOR_WEIGHTS = 0.75  # of the memory that is free; the rest is for caches, activations and other programs
 
@@ -74,6 +74,7 @@ def read(path) -> ModelFile:
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}")
     module = importlib.import_module(f".{architecture}", __name__)
+    check_types(gguf)
     return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
 
 

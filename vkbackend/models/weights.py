@@ -35,6 +35,13 @@ def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
     return {name: info for name, info in gguf.tensors.items() if not name.startswith(VISION_PREFIXES)}
 
 
+def check_types(gguf: GGUFFile) -> None:
+    """Raises UnsupportedModel for a tensor of a type that has no kernel: nothing else that is wrong with such a file helps its user."""
+    for name, info in loaded_tensors(gguf).items():
+        if info.type not in FORMATS:
+            raise UnsupportedModel(f"{gguf.path}: {name} is {info.type.name}; readable here: {', '.join(kind.name for kind in FORMATS)}")
+
+
 LARGEST = 1 << 24  # no hyperparameter is larger: what is would only be found out by running out of memory
 
 
@@ -246,10 +253,7 @@ class Weights:
         return a.type == b.type and a.shape[1:] == b.shape[1:]
 
     def _format(self, full: str) -> QuantFormat:
-        kind = self.gguf.tensors[full].type
-        if kind not in FORMATS:
-            raise UnsupportedModel(f"{self.gguf.path}: {full} is {kind.name}; readable here: {', '.join(f.name for f in FORMATS)}")
-        return FORMATS[kind]
+        return FORMATS[self.gguf.tensors[full].type]  # read() has checked it
 
     def _missing(self, full: str) -> GGUFError:
         return GGUFError(f"{self.gguf.path}: tensor {full} is missing; the file is incomplete or of another architecture than it says")
