@@ -15,10 +15,12 @@ A table of variants.toml:
 
 import argparse
 import array
+import functools
 import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -28,13 +30,22 @@ from pathlib import Path
 
 OP_TYPE_FLOAT, OP_TYPE_COOPERATIVE_MATRIX = 22, 4456
 
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"', re.MULTILINE)
+CONSTANT = re.compile(r"layout\s*\(\s*constant_id\s*=\s*(\w+)\s*\)\s*const\s+(\w+)\s+(\w+)")
+PUSH_BLOCK = re.compile(r"layout\s*\([^)]*\bpush_constant\b[^)]*\)\s*uniform\s+\w+\s*\{([^}]*)\}")
+MEMBER = re.compile(r"(\w+)\s+(\w+(?:\s*,\s*\w+)*)")
+WORD_TYPES = ("uint", "int", "float")  # of a push constant; a specialization constant may be a bool, too
+
 
 def expand(path: Path) -> list[dict]:
-    """-> one dict per variant: name, source, target, requires, texel, defines (all single values)."""
+    """-> one dict per variant: name, source, target, requires, texel, defines (all single values), constants, push."""
     variants = []
     for row in tomllib.loads(path.read_text())["shader"]:
         defines = row.get("defines", {})
         names = list(defines)
+        source = row.get("source", row["name"] + ".comp")
+        constants, push = source_constants(path.parent / source)
         lists = [value if isinstance(value, list) else [value] for value in defines.values()]
         for values in itertools.product(*lists):
             chosen = {}
@@ -42,17 +53,59 @@ def expand(path: Path) -> list[dict]:
                 chosen.update(zip(name.split(), value) if " " in name else [(name, value)])
             variants.append({
                 "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
-                "source": row.get("source", row["name"] + ".comp"), "target": row.get("target", "vulkan1.1"),
+                "source": source, "target": row.get("target", "vulkan1.1"),
                 "requires": [feature.format(**chosen) for feature in row.get("requires", [])], "texel": row.get("texel", {}), "defines": chosen,
+                "constants": constants, "push": push,
             })
     return variants
+
+
+def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
+    """-> ({specialization constant: (constant_id, type)}, {push constant: type} in the block's order) of a shader whose includes are
+    in place. Raises ValueError where one is not a scalar of 32 bits."""
+    text = COMMENT.sub("", glsl)
+    constants = {}
+    for number, kind, name in CONSTANT.findall(text):
+        if not number.isdigit() or kind not in (*WORD_TYPES, "bool"):
+            raise ValueError(f"specialization constant {name} must be a bool, int, uint or float with a number as its constant_id")
+        constants[name] = int(number), kind
+    push = {}
+    for block in PUSH_BLOCK.findall(text):
+        for member in filter(None, (each.strip() for each in block.split(";"))):
+            found = MEMBER.fullmatch(member)
+            if not found or found[1] not in WORD_TYPES:
+                raise ValueError(f"push constant {member!r} must be an int, uint or float, or several of them")
+            push.update((name.strip(), found[1]) for name in found[2].split(","))
+    return constants, push
+
+
+@functools.cache
+def source_constants(path: Path) -> tuple[dict, dict]:
+    """`constants_of` a source of this folder. Raises ValueError where a declaration depends on a define: all variants have the same constants."""
+    text = with_includes(path, path.parent)
+    depth, always = 0, []
+    for line in text.splitlines():
+        depth += line.lstrip().startswith("#if")
+        always.append(line if depth == 0 else "")
+        depth -= line.lstrip().startswith("#endif")
+    found = constants_of("\n".join(always))
+    if found != constants_of(text):
+        raise ValueError(f"{path.name}: constants and push constants must stand outside of #if")
+    return found
+
+
+def with_includes(path: Path, folder: Path) -> str:
+    """The text of a source with those of the files that it includes; what is generated for a variant is left out."""
+    if not path.exists():
+        return ""
+    return INCLUDE.sub(lambda found: with_includes(folder / found[1], folder) or with_includes(path.parent / found[1], folder), path.read_text())
 
 
 def sources_digest(folder: Path) -> str:
     """One hash of everything that SPIR-V is made from."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".comp", ".glsl", ".toml"):
+        if path.suffix in (".comp", ".glsl", ".toml", ".py"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

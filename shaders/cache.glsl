@@ -1,28 +1,38 @@
-// Keys and values of earlier positions: (pages, kv_heads, page_size, head_dim) of floats, of half floats, two in a uint, or of bytes.
-// Whoever includes this says what CACHE (of the types below), HEAD_DIM and PAGE_SIZE are. Twin of bytes: vkbackend/ops/q8_cache.py
-const uint CACHE_F32 = 0u, CACHE_F16 = 1u, CACHE_Q8 = 2u;
+// Keys and values of earlier positions: (pages, kv_heads, page_size, head_dim) of floats, of half floats (two in a uint),
+// or of bytes. The includer defines CACHE (one of the types below), HEAD_DIM and PAGE_SIZE. Twin of the bytes:
+// vkbackend/ops/q8_cache.py
+const uint CACHE_F32 = 0u, CACHE_F16 = 1u, CACHE_Q8 = 2u;  // TYPES in q8_cache.py
+const uint Q8_BLOCK = 32u;                                 // elements that share a scale
 
-// Where a position of a key-value head begins, in heads: what one head reads of a page lies beside each other.
-uint cache_row(uint page, uint kv_head, uint kv_heads, uint slot) { return (page * kv_heads + kv_head) * PAGE_SIZE + slot; }
+// Row of a position: rows of one head of a page are neighbors.
+uint cache_row(uint page, uint kv_head, uint kv_heads, uint slot) {
+    return (page * kv_heads + kv_head) * PAGE_SIZE + slot;
+}
 
-// Two neighbouring elements, from element `at` on, of floats and half floats.
-#define STORE2(NAME, at, pair)                                                             \
-    if (CACHE == CACHE_F16) NAME[(at) / 2u] = packHalf2x16(pair);                          \
-    else { NAME[at] = floatBitsToUint((pair).x); NAME[(at) + 1u] = floatBitsToUint((pair).y); }
+// Stores elements at and at + 1 of a cache of floats or half floats.
+#define STORE2(NAME, at, pair)                        \
+    if (CACHE == CACHE_F16) {                         \
+        NAME[(at) / 2u] = packHalf2x16(pair);         \
+    } else {                                          \
+        NAME[at] = floatBitsToUint((pair).x);         \
+        NAME[(at) + 1u] = floatBitsToUint((pair).y);  \
+    }
 
-// Bytes: of each head of a page the codes of its positions, then their scales, two in a word. In words:
-uint q8_scale_words() { return (HEAD_DIM + 63u) / 64u; }  // of a position
+// Bytes: for each head of a page the codes of its positions, then their scales, two in a word. In words:
+uint q8_scale_words() { return (HEAD_DIM + 2u * Q8_BLOCK - 1u) / (2u * Q8_BLOCK); }  // of a position
 uint q8_head(uint row) { return row / PAGE_SIZE * (PAGE_SIZE * (HEAD_DIM / 4u + q8_scale_words())); }
 uint q8_codes(uint row) { return q8_head(row) + row % PAGE_SIZE * (HEAD_DIM / 4u); }
-uint q8_scales(uint row) { return q8_head(row) + PAGE_SIZE * (HEAD_DIM / 4u) + row % PAGE_SIZE * q8_scale_words(); }
+uint q8_scales(uint row) {
+    return q8_head(row) + PAGE_SIZE * (HEAD_DIM / 4u) + row % PAGE_SIZE * q8_scale_words();
+}
 
 vec4 q8_signed(uint codes) {
     int v = int(codes);
     return vec4(bitfieldExtract(v, 0, 8), bitfieldExtract(v, 8, 8), bitfieldExtract(v, 16, 8), v >> 24);
 }
 
-// What a block's elements are multiples of, from the largest of it; two of them as they are stored; four codes. What is rounded here must not
-// depend on the shader around it.
+// q8_unit: step of a block, its largest magnitude / 127. q8_stored_unit: that step rounded to a half float. q8_rounded:
+// four codes in a word, halves away from zero. `precise`: rounding must not depend on the shader around it.
 float q8_unit(float largest) {
     precise float unit = largest / 127.0;
     return unit;

@@ -8,7 +8,7 @@
 #endif
 
 layout(local_size_x_id = 0) in;
-layout(constant_id = 1) const uint LANES = 8;
+layout(constant_id = 0) const uint LANES = 8;
 #define FOLD_LOADS
 #define QUANTS_BINDING 0
 #define SCALES_BINDING 1

@@ -18,6 +18,7 @@
 #endif
 
 layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 8;            // of a workgroup: LANES * SLICES
 layout(constant_id = 1) const uint LANES = 8;              // subgroup size; in the base variant the workgroup size, at least 8 * TOKENS
 layout(constant_id = 2) const bool HAS_NORM = false;
 layout(constant_id = 3) const uint GATE = 0;               // 0: none, 1: silu(gate) * up, 2: gelu(gate) * up (tanh form)

@@ -13,7 +13,8 @@
 
 const uint SUBGROUPS = 4u, BM = 64u, BN = 64u, SIDE = 32u;  // SIDE: rows and tokens of a subgroup
 const uint STRIDE = 40u;                                    // of 32 halves in shared memory: aligned, and spread over its banks
-layout(local_size_x_id = 0) in;                             // SUBGROUPS subgroups
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 128;           // of a workgroup: SUBGROUPS subgroups
 layout(constant_id = 1) const uint LANES = 32;              // rows of the gate, then of up, in a gated weight
 layout(constant_id = 2) const bool HAS_NORM = false;
 layout(constant_id = 3) const uint GATE = 0;                // 0: none, 1: silu(gate) * up, 2: gelu(gate) * up (tanh form)

@@ -1,8 +1,7 @@
 #version 450
 // y = x / sqrt(mean(x^2) + eps) * weight [+ residual]. One group per row. Twin: vkbackend/ops/rms_norm.py
 #extension GL_GOOGLE_include_directive : require
-#define GROUP
-#include "common.glsl"
+#include "group.glsl"
 
 layout(constant_id = 1) const bool HAS_RESIDUAL = false;
 INPUT4(0, x);         // rows in (tokens, heads): row = token * heads + head

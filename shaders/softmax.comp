@@ -1,8 +1,7 @@
 #version 450
 // y = softmax(x), or its logarithm with LOG, along each row. One group per row, three passes. Twin: vkbackend/ops/softmax.py
 #extension GL_GOOGLE_include_directive : require
-#define GROUP
-#include "common.glsl"
+#include "group.glsl"
 INPUT4(0, x);                                                  // (rows, n), n a multiple of 4
 layout(std430, binding = 1) writeonly buffer Y { vec4 y[]; };  // (rows, n)
 layout(push_constant) uniform Push { uint n4, x_offset, x_stride; };

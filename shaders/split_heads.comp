@@ -2,8 +2,7 @@
 // A row of projections, queries then keys then values, to where attention wants them: queries and keys normalized per head where asked for
 // and rotated, keys and values stored at their pages of the cache. One group per head. Twin: vkbackend/ops/split_heads.py
 #extension GL_GOOGLE_include_directive : require
-#define GROUP
-#include "common.glsl"
+#include "group.glsl"
 
 layout(constant_id = 1) const uint HEAD_DIM = 64;
 layout(constant_id = 2) const uint N_ROT = 64;

@@ -2,8 +2,7 @@
 // Second pass: one group per row combines the strips to the log-sum-exp, and finds the K-th largest strip maximum: at least K
 // logits are not below it. Binary search on the floats' order-preserving integer image. Twin: vkbackend/ops/top_k.py
 #extension GL_GOOGLE_include_directive : require
-#define GROUP
-#include "common.glsl"
+#include "group.glsl"
 layout(std430, binding = 0) readonly buffer Strips { vec2 strips[]; };       // (rows, num_strips)
 layout(std430, binding = 1) writeonly buffer Stats { float stats[]; };       // (rows, 4): log-sum-exp, threshold, 0, 0
 layout(std430, binding = 2) writeonly buffer Counts { uint counts[]; };      // (rows): set to 0 for the third pass

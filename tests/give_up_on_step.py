@@ -33,7 +33,7 @@ VALUES = 1 << 14
 def program(device, repeat: int) -> Program:
     x, y = (Arena(device, "device", 4 * VALUES).allocate(4 * VALUES) for _ in range(2))
     device.upload(x, np.zeros(VALUES, np.float32))
-    return Program(device, [Dispatch("slow", (x,), (y,), (VALUES // 64, 1, 1), push=(repeat,))])
+    return Program(device, [Dispatch("slow", (x,), (y,), (VALUES // 64, 1, 1), push={"repeat": repeat})])
 
 
 def main():

@@ -83,7 +83,7 @@ def test_chains_compute_what_is_counted(device, shader, dtype, tolerance):
     if device.kernels.missing(shader):
         missing(f"{device.info.name} has no 16-bit arithmetic")
     sums = Arena(device, "device", 4096).allocate(64 * 4)
-    Program(device, [Dispatch(shader, (), (sums,), (1, 1, 1), push=(3, 0.75, 0.5))]).run()
+    Program(device, [Dispatch(shader, (), (sums,), (1, 1, 1), push={"rounds": 3, "factor": 0.75, "addend": 0.5})]).run()
     chains = (np.arange(64)[:, None] + np.arange(FMA_CHAINS)).astype(dtype)
     for _ in range(3 * FMA_UNROLL):
         chains = (chains * dtype(0.75) + dtype(0.5)).astype(dtype)

@@ -56,19 +56,19 @@ def failures(device, only):
 
 def test_check_finds_a_wrong_kernel(device):
     """A kernel that forgets to add in the last row: every case fails, and the kernel is named."""
-    wrong = compile_glsl("""
+    wrong = """
         #version 450
         layout(local_size_x = 64) in;
         layout(std430, binding = 0) readonly buffer A { vec4 a[]; };
         layout(std430, binding = 1) readonly buffer B { vec4 b[]; };
         layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };
-        layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float unused; };
+        layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float parameter; };
         void main() {
             uint i = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
             if (i < n4) y[row * n4 + i] = a[a_offset + row * a_stride + i] + (row + 1u == gl_NumWorkGroups.y ? vec4(0.0) : b[b_offset + row * b_stride + i]);
-        }""")
+        }"""
     device.kernels.clear()
-    device.kernels.add("add_base", wrong)
+    device.kernels.add("add_base", compile_glsl(wrong))
     try:
         found = failures(device, "add")
     finally:
@@ -82,16 +82,16 @@ def test_check_finds_a_wrong_kernel(device):
 
 def test_check_finds_what_was_not_written(device):
     """Outputs begin as NaN, so a kernel that does nothing cannot pass by what memory happened to hold."""
-    idle = compile_glsl("""
+    idle = """
         #version 450
         layout(local_size_x = 64) in;
         layout(std430, binding = 0) readonly buffer X { float x[]; };
         layout(std430, binding = 1) readonly buffer R { int rows[]; };
         layout(std430, binding = 2) writeonly buffer Y { float y[]; };
-        layout(push_constant) uniform Push { uint n4, offset, stride; };
-        void main() { if (n4 == 0u) y[0] = x[0] + float(rows[0]); }""")
+        layout(push_constant) uniform Push { uint n4, x_offset, x_stride; };
+        void main() { if (n4 == 0u) y[0] = x[0] + float(rows[0]); }"""
     device.kernels.clear()
-    device.kernels.add("gather_rows", idle)
+    device.kernels.add("gather_rows", compile_glsl(idle))
     try:
         found = failures(device, "gather_rows")
     finally:
@@ -206,8 +206,7 @@ def test_twins_leave_their_inputs_alone():
 BROADCAST = """
 #version 450
 #extension GL_GOOGLE_include_directive : require
-#define GROUP
-#include "common.glsl"
+#include "group.glsl"
 layout(std430, binding = 0) readonly buffer X { uint x[]; };
 layout(std430, binding = 1) writeonly buffer Y { uint y[]; };
 void main() { for (uint lane = 0u; lane < LANES; lane++) y[LANE * LANES + lane] = group_broadcast_uint(x[LANE], lane); }
@@ -218,7 +217,7 @@ def test_integers_are_broadcast_as_integers(device):
     """Small ones would be denormal floats, others NaNs. No driver at hand flushes those, so the code is looked at, too: it never
     reads the bits of an integer as those of a float (OpBitcast, 124)."""
     values = np.array([0, 1, 2, 1000, 0x7FFFFF, 0x800000, 0x7F800001, 0x7FC00000, 0xFF812345, 0xFFFFFFFF] + list(range(3, 25)), np.uint32)
-    found, = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={0: 32})
+    found, = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={"LANES": 32})
     np.testing.assert_array_equal(found, np.broadcast_to(values, (32, 32)))
     code = np.frombuffer(compile_glsl(BROADCAST), np.uint32)
     at, used = 5, set()

@@ -64,7 +64,7 @@ def _run(device, op: Op, case: Case, inputs, expected, variant, done):
     try:
         prepared = prepare(device, op, inputs, case.attrs, variant)
         kernels = tuple((dispatch.shader, dispatch.subgroup_size) for dispatch in prepared.dispatches)
-        job = op.name, case.label, kernels, tuple(dispatch.constants for dispatch in prepared.dispatches)
+        job = op.name, case.label, kernels, tuple(dispatch.constant_words for dispatch in prepared.dispatches)
         if job in done:
             return
         done.add(job)

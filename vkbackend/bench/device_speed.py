@@ -71,7 +71,7 @@ def _operations(device, shader: str, width: int) -> float:
     sums = Buffer(device.memory(groups * LANES * 4, "device"), 0, groups * LANES * 4)
 
     def seconds(rounds, runs):
-        return best_seconds(device, Dispatch(shader, (), (sums,), (groups, 1, 1), push=(rounds, 0.999, 0.5)), runs)
+        return best_seconds(device, Dispatch(shader, (), (sums,), (groups, 1, 1), push={"rounds": rounds, "factor": 0.999, "addend": 0.5}), runs)
 
     rounds, taken = 16, seconds(16, 2)
     while taken < FMA_SECONDS and rounds < 1 << 24:

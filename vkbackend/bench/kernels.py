@@ -64,5 +64,5 @@ def _load(device, weight, y, rows: int) -> list[Dispatch]:
     for part in weight.parts:
         name, lanes, size = group_variant(device, f"load_floor_{weight.format.name}_r{rows}")
         dispatches.append(Dispatch(name, (part.quants, part.scales), (y.buffer,), (ceil_div(part.num_rows, lanes * rows), 1, 1),
-                                   ((0, lanes), (1, lanes)), (part.num_rows, K // 32), size))
+                                   {"LANES": lanes}, {"num_rows": part.num_rows, "num_blocks": K // 32}, size))
     return dispatches

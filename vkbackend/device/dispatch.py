@@ -4,8 +4,9 @@ In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. Wha
 never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads or writes.
 """
 
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from .. import _native
 from ..errors import DeviceError, DeviceLost
 from .buffers import Buffer
 from .context import translated
-from .shaders import as_word
+from .interface import Value
+from .shaders import interface
 
 RUN_LIMIT_NS = 120 * 10**9  # a step that takes longer than this is taken for lost
 
@@ -28,19 +30,28 @@ class Dispatch:
     """One run of a kernel.
 
     shader: variant name in shaders/variants.toml. Bindings: `reads`, then `writes` (a buffer in `writes` may be read too).
-    groups: workgroups in x, y, z. constants: {constant_id: value}; push: values in order of the push-constant block
-    (int -> uint32, float -> float32). subgroup_size: required size, 0 = any. flops, label: for profiles.
+    groups: workgroups in x, y, z. constants, push: a value for each specialization constant and each member of the push-constant
+    block, by their names in the shader. subgroup_size: required size, 0 = any. flops, label: for profiles.
+    constant_words: (constant_id, word) of each constant; push_words: the block's words.
+    Raises DeviceError for an unknown shader, an unknown or missing name, or a value that does not fit its type.
     """
 
     shader: str
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     groups: tuple[int, int, int]
-    constants: tuple[tuple[int, int | float | bool], ...] = ()
-    push: tuple[int | float, ...] = ()
+    constants: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    push: Mapping[str, Value] = field(default_factory=dict, hash=False)
     subgroup_size: int = 0
     flops: int = 0
     label: str = ""
+    constant_words: tuple[tuple[int, int], ...] = field(init=False)
+    push_words: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self):
+        names = interface(self.shader)
+        object.__setattr__(self, "constant_words", names.constant_words(self.constants))
+        object.__setattr__(self, "push_words", names.push_words(self.push))
 
     @property
     def num_bytes(self) -> int:
@@ -87,7 +98,7 @@ class Recorder:
         kernel = self.device.kernels.get(dispatch)
         ranges = [(buffer.memory, buffer.offset, buffer.num_bytes) for buffer in (*dispatch.reads, *dispatch.writes)]
         with translated(f"{self.device.info.name}: {dispatch.shader}"):
-            self.sequence.record(_native.OpDispatch(kernel, ranges, list(dispatch.groups), [as_word(value) for value in dispatch.push]))
+            self.sequence.record(_native.OpDispatch(kernel, ranges, list(dispatch.groups), list(dispatch.push_words)))
 
     def copy(self, source, source_offset, target, target_offset, num_bytes):
         self.sequence.record(_native.OpCopy(source, source_offset, target, target_offset, num_bytes))

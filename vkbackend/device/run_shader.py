@@ -14,6 +14,7 @@ from . import shader_checks, spirv
 from .buffers import Arena
 from .context import Device
 from .dispatch import Dispatch, Program
+from .interface import Interface
 from .scalars import pack_push, pack_scalar
 from .shader_checks import Given
 from .shaders import compile_glsl
@@ -27,7 +28,7 @@ def run_shader(device, glsl: str, *, inputs=(), outputs=(), groups=(1, 1, 1), pu
 
     inputs: arrays, bound as storage buffers 0, 1, ... of set 0; outputs: (shape, dtype) each, bound after them and zero before the run. Their
     dtypes are those that the shader declares. groups: workgroups in x, y, z; push: a number for each scalar of the push-constant block, in its
-    order; constants: {constant_id: number}; subgroup_size: a required size, 0 for any.
+    order, or {name: number}; constants: {constant_id or name: number}, of those that are to differ from their defaults; subgroup_size: a required size, 0 for any.
     Returns the outputs. Raises DeviceError with the compiler's message, where the shader and what is given do not fit each other, where a number
     does not fit its type, and where the device refuses; DeviceLost where the run took too long: the next call opens the device again.
     """
@@ -48,7 +49,7 @@ def run_shader(device, glsl: str, *, inputs=(), outputs=(), groups=(1, 1, 1), pu
 
     device.renew()
     name = "run_shader-" + hashlib.sha256(code).hexdigest()[:16]
-    device.kernels.add(name, code)
+    device.kernels.add(name, code, interface=_interface(name, words, push))
     arena = Arena(device, "device", 1 << 20)
 
     def place(array):
@@ -58,7 +59,8 @@ def run_shader(device, glsl: str, *, inputs=(), outputs=(), groups=(1, 1, 1), pu
 
     reads = tuple(place(array) for array in arrays)
     writes = tuple(place(np.zeros(each.shape, each.dtype)) for each in results)
-    Program(device, [Dispatch(name, reads, writes, groups, tuple(words.items()), push, subgroup_size)]).run()
+    Program(device, [Dispatch(name, reads, writes, groups, {str(key): word for key, word in words.items()},
+                             {f"word {at}": word for at, word in enumerate(push)}, subgroup_size)]).run()
     return [device.download(buffer, each.dtype, each.shape) for buffer, each in zip(writes, results)]
 
 
@@ -122,17 +124,24 @@ def _result(value, name: str) -> Given:
     return Given(name, shape, dtype, True)
 
 
+def _interface(name: str, words: dict[int, int], push: tuple[int, ...]) -> Interface:
+    """Of words that are packed already, by their numbers."""
+    return Interface(name, {str(key): (key, "uint") for key in words}, {f"word {at}": "uint" for at in range(len(push))})
+
+
 def _constants(module: spirv.Module, constants) -> dict[int, int]:
-    """{constant_id: word}."""
+    """{constant_id: word} of all of 32 bits, with their defaults where nothing is given."""
     if not isinstance(constants, (dict, type(None))):
         raise DeviceError(f"constants is {type(constants).__name__}, must be {{constant_id: number}}")
-    words = {}
+    numbers = {constant.name: number for number, constant in module.constants.items()}
+    words = {number: constant.default for number, constant in module.constants.items() if constant.type.bits == 32 or constant.type.kind == "bool"}
     for key, value in (constants or {}).items():
+        key = numbers.get(key, key) if isinstance(key, str) else key
         declared = module.constants.get(key) if isinstance(key, int) and not isinstance(key, bool) else None
         if declared is None:
             known = ", ".join(f"{each} ({constant.name})" for each, constant in sorted(module.constants.items())) or "none"
             raise DeviceError(f"the shader has no specialization constant {key!r:.60}; it has: {known}")
-        if declared.type.bits != 32:
+        if key not in words:
             raise DeviceError(f"constants[{key}] has {declared.type.bits} bits; only constants of 32 bits can be set")
         words[key] = int.from_bytes(pack_scalar(declared.type, value, f"constants[{key}]"), "little")
     return words
@@ -140,6 +149,8 @@ def _constants(module: spirv.Module, constants) -> dict[int, int]:
 
 def _push(module: spirv.Module, push, info) -> tuple[int, ...]:
     """The push-constant block as words."""
+    if isinstance(push, Mapping):
+        push = _by_name(module, push)
     values = _flat(_listed(push if not isinstance(push, np.ndarray) else push.tolist(), "push"), "push")
     if module.push is None:
         if values:
@@ -150,6 +161,15 @@ def _push(module: spirv.Module, push, info) -> tuple[int, ...]:
         raise DeviceError(f"the push constants take {size} bytes; {info.name} has at most {most}")
     packed = pack_push(module.push.type, values)
     return tuple(np.frombuffer(packed, "<u4").tolist())
+
+
+def _by_name(module: spirv.Module, push: Mapping) -> list:
+    """{member: value} in the order of the push-constant block."""
+    names = [member.name for member in module.push.type.members] if module.push else []
+    unknown, missing = [name for name in push if name not in names], [name for name in names if name not in push]
+    if unknown or missing:
+        raise DeviceError(f"push has {', '.join(map(repr, push)) or 'no values'}; the shader declares {', '.join(names) or 'none'}")
+    return [push[name] for name in names]
 
 
 def _flat(values: list, name: str, depth: int = 0) -> list:

@@ -5,18 +5,18 @@ checkout compiles what changed on first use (glslangValidator), so that a shader
 """
 
 import codecs
+import importlib.util
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from .. import _native, settings
 from ..errors import DeviceError
+from .interface import Interface
+from .spirv import read
 
 TEXEL_BYTES = {"rgba32ui": 16, "r32ui": 4, "rgba32f": 16, "r32f": 4}
 TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3, "r32f": 4}  # native.cpp, TEXEL_FORMATS
@@ -25,18 +25,9 @@ SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 INSTALLED = Path(_native.__file__).parent / "spirv"
 
 
-def as_word(value) -> int:
-    """A specialization or push constant as the uint32 that carries it."""
-    if isinstance(value, (bool, np.bool_)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return int(np.float32(value).view(np.uint32))
-    return int(value) & 0xFFFFFFFF
-
-
 @lru_cache(maxsize=1)
 def variants() -> dict[str, dict]:
-    """name -> {"requires": [device features], "texel": {binding: format}, ...}."""
+    """name -> {"requires": [device features], "texel": {binding: format}, "constants": ..., "push": ..., ...}."""
     found = _builder().expand(SOURCES / "variants.toml") if _has_sources() else _installed()["variants"]
     return {variant["name"]: variant for variant in found}
 
@@ -54,12 +45,10 @@ def _installed() -> dict:
 
 @lru_cache(maxsize=1)
 def _builder():
-    sys.path.insert(0, str(SOURCES))
-    try:
-        import build
-        return build
-    finally:
-        sys.path.pop(0)
+    spec = importlib.util.spec_from_file_location("vkbackend_shader_build", SOURCES / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @lru_cache(maxsize=1)
@@ -96,6 +85,23 @@ def _compiled(variant: dict) -> bytes:
         except subprocess.CalledProcessError as error:
             raise DeviceError(f"shader variant {variant['name']}: {error.stdout}") from error
         return path.read_bytes()
+
+
+_added: dict[str, Interface] = {}  # of shaders that `KernelCache.add` brought, by name
+
+
+def interface(name: str) -> Interface:
+    """The constants of a variant, or of a shader that was added. Raises DeviceError where it is unknown."""
+    found = _interface_of_variant(name) or _added.get(name)
+    if found is None:
+        raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
+    return found
+
+
+@lru_cache(maxsize=None)
+def _interface_of_variant(name: str) -> Interface | None:
+    variant = variants().get(name)
+    return variant and Interface(name, {constant: tuple(each) for constant, each in variant["constants"].items()}, variant["push"])
 
 
 def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
@@ -135,9 +141,13 @@ class KernelCache:
         self._kernels = {}
         self._extra: dict[str, dict] = {}
 
-    def add(self, name: str, code: bytes, requires=(), texel=None) -> None:
-        """Make SPIR-V from elsewhere usable under `name` in a Dispatch."""
+    def add(self, name: str, code: bytes, requires=(), texel=None, interface: Interface | None = None) -> None:
+        """Make SPIR-V from elsewhere usable under `name` in a Dispatch; one that has a variant's name takes its place, with its constants.
+
+        interface: the names of its constants; None for those that the SPIR-V has. Raises DeviceError where these are not 32 bits each.
+        """
         self._extra[name] = {"spirv": code, "requires": list(requires), "texel": texel or {}}
+        _added[name] = interface or Interface.of_module(name, read(code))
 
     def missing(self, name: str) -> list[str]:
         """Features that the variant needs and the device lacks; empty where it can run. Raises DeviceError where it is unknown."""
@@ -195,8 +205,7 @@ class KernelCache:
         required = dispatch.subgroup_size if "subgroup_size_control" in info.features else 0
         bindings = [TEXEL_KINDS[texel[binding]] if binding in texel else 0 for binding in range(num_bindings)]
         with translated(f"{info.name}: making kernel {name}"):
-            return _native.Kernel(self.device._context, code, bindings, len(dispatch.push),
-                                  {slot: as_word(value) for slot, value in dispatch.constants}, required)
+            return _native.Kernel(self.device._context, code, bindings, len(dispatch.push_words), dict(dispatch.constant_words), required)
 
     def save(self) -> None:
         """Write the driver's pipeline cache for the next process (whole or not at all). Where that cannot be done, it is logged."""
@@ -211,7 +220,7 @@ class KernelCache:
 
 
 def _key(dispatch) -> tuple:
-    return dispatch.shader, dispatch.constants, dispatch.subgroup_size, len(dispatch.reads) + len(dispatch.writes), len(dispatch.push)
+    return dispatch.shader, dispatch.constant_words, dispatch.subgroup_size, len(dispatch.reads) + len(dispatch.writes), len(dispatch.push_words)
 
 
 def _cache_path(info) -> Path:

@@ -100,7 +100,8 @@ def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1,
     return [Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer),
                      (outputs[0].buffer, *shared_buffers(device, outputs, groups)), groups,
                      constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
-                     (heads, k_cache.shape[2], page_table.shape[1], *q.fours, window, float(scale), float(softcap), chunks, 0.0), size, label="attention")]
+                     {"heads": heads, "kv_heads": k_cache.shape[2], "pages_per_sequence": page_table.shape[1], **q.fours("x"),
+                      "window": window, "scale": scale, "softcap": softcap, "max_chunks": chunks}, size, label="attention")]
 
 
 def shared_buffers(device, outputs, groups) -> tuple:
@@ -110,10 +111,10 @@ def shared_buffers(device, outputs, groups) -> tuple:
     return outputs[-1].buffer, device.counters(groups[0] * groups[1])
 
 
-def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> tuple:
-    """Of attention.comp, in all its forms."""
-    return ((0, lanes), (1, head_dim), (2, k_cache.shape[1]), (3, q8_cache.TYPES[k_cache.dtype]), (4, heads_together), (5, max(1, 16 // lanes)),
-            (6, CHUNK), (7, splits > 1), (8, softcap > 0))
+def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> dict[str, int | bool]:
+    """The specialization constants of attention_core.glsl."""
+    return {"LANES": lanes, "HEAD_DIM": head_dim, "PAGE_SIZE": k_cache.shape[1], "CACHE": q8_cache.TYPES[k_cache.dtype],
+            "HEADS": heads_together, "STEPS": max(1, 16 // lanes), "CHUNK": CHUNK, "SPLIT": splits > 1, "SOFTCAP": softcap > 0}
 
 
 def variants(device, inputs, **_):

@@ -39,9 +39,10 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=
     return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer,
                             (k_norm or qkv).buffer, k_cache.buffer, v_cache.buffer),
                      (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)), groups,
-                     (*attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap), (9, n_rot), (10, pairing == "halves"),
-                      (11, q_norm is not None)),
-                     (heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, window, float(scale), float(softcap), chunks, float(eps)),
+                     {**attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+                      "N_ROT": n_rot, "HALVES": pairing == "halves", "HAS_NORMS": q_norm is not None},
+                     {"heads": heads, "kv_heads": kv_heads, "pages_per_sequence": page_table.shape[1], **qkv.elements("x"),
+                      "window": window, "scale": scale, "softcap": softcap, "max_chunks": chunks, "eps": eps},
                      size, label="decode_attention")]
 
 

@@ -56,7 +56,7 @@ def _dispatcher(name, attribute=None):
         a, b = inputs[0], inputs[-1]
         rows, n4 = a.shape[0], a.row_elements // 4
         return [Dispatch(elementwise_variant(device, name), (a.buffer, b.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows, 1),
-                         push=(n4, *a.fours, *b.fours, float(attrs.get(attribute, 0.0))), label=name)]
+                         push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs.get(attribute, 0.0)}, label=name)]
     return dispatch
 
 

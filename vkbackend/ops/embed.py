@@ -19,7 +19,7 @@ def dispatch(device, inputs, outputs, *, scale=1.0):
     tokens, weight = inputs
     num_tokens, k = outputs[0].shape
     return [Dispatch(f"embed_{weight.format.name}", (tokens.buffer, part.quants, part.scales), (outputs[0].buffer,),
-                     (ceil_div(k // 32, 64), num_tokens, 1), push=(k // 32, part.first_row, part.num_rows, float(scale)), label="embed")
+                     (ceil_div(k // 32, 64), num_tokens, 1), push={"num_blocks": k // 32, "first_row": part.first_row, "num_rows": part.num_rows, "scale": scale}, label="embed")
             for part in weight.parts]
 
 

@@ -17,7 +17,7 @@ def reference(x, rows):
 def dispatch(device, inputs, outputs):
     x, rows = inputs
     n4 = x.row_elements // 4
-    return [Dispatch("gather_rows", (x.buffer, rows.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows.shape[0], 1), push=(n4, *x.fours),
+    return [Dispatch("gather_rows", (x.buffer, rows.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows.shape[0], 1), push={"n4": n4, **x.fours("x")},
                      label="gather_rows")]
 
 

@@ -29,8 +29,8 @@ def dispatch(device, inputs, outputs):
     width, head_dim = k.row_elements, k.shape[2]
     invocations = k.shape[1] * ceil_div(head_dim, 2 * q8_cache.BLOCK) if k_cache.dtype == q8_cache.NAME else width // 2
     return [Dispatch("kv_write", (k.buffer, v.buffer, positions.buffer, sequences.buffer, page_table.buffer), (k_cache.buffer, v_cache.buffer),
-                     (ceil_div(invocations, 64), k.shape[0], 1), ((0, k_cache.shape[1]), (1, q8_cache.TYPES[k_cache.dtype])),
-                     (width, page_table.shape[1], k.offset, k.stride, v.offset, v.stride, head_dim), label="kv_write")]
+                     (ceil_div(invocations, 64), k.shape[0], 1), {"PAGE_SIZE": k_cache.shape[1], "CACHE": q8_cache.TYPES[k_cache.dtype]},
+                     {"width": width, "pages_per_sequence": page_table.shape[1], **k.elements("k"), **v.elements("v"), "head_dim": head_dim}, label="kv_write")]
 
 
 def _case(label, tokens, kv_heads, head_dim, dtype):

@@ -29,7 +29,7 @@ MATRIX_SIZES = ("16x16x16", "8x16x16", "8x8x16", "8x8x8")  # that shaders/varian
 MAX_SLICES = 8
 PRECISIONS = ("float32", "float16", "int8")
 ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
-GATES = {"": 0, "silu": 1, "gelu": 2}  # as in matmul.comp
+GATES = {"": 0, "silu": 1, "gelu": 2}  # GATE_* of shaders/activation.glsl
 
 
 def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate="", precision="float32"):
@@ -117,29 +117,31 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
     num_tokens, k = x.shape
     halves = 2 if gate else 1
     slices = slices or num_slices(device, k)
-    threads, size = 1, 0
+    size, shape = 0, {}  # required subgroup size; constants of the kernel's own
     if precision == "float16" and tile is None and matrix_size(device):
         tile = MATRIX
     dispatches = []
     for part in weight.parts:
         if tile == MATRIX:
             name, lanes = f"matmul_{weight.format.name}_matrix_{matrix_size(device)}", row_lanes(device)
-            threads, size = MATRIX_SUBGROUPS * lanes, lanes
+            size, shape = lanes, {"THREADS": MATRIX_SUBGROUPS * lanes}
             groups = (ceil_div(part.num_rows, MATRIX_SIDE), ceil_div(num_tokens, MATRIX_SIDE), 1)
         elif tile == SHARED or precision != "float32":
             name, lanes = f"matmul_{weight.format.name}_tile" + (f"_{precision}" if precision != "float32" else ""), row_lanes(device)
-            groups = (ceil_div(part.num_rows, TILE_ROWS), ceil_div(num_tokens, TILE_TOKENS), 1)
+            groups, shape = (ceil_div(part.num_rows, TILE_ROWS), ceil_div(num_tokens, TILE_TOKENS), 1), {"SLICES": slices}
         else:
             rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
             name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
-            groups, threads = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1), lanes * slices
+            groups = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1)
+            shape = {"THREADS": lanes * slices, "SLICES": slices}
         first = part.first_row // halves
         outputs_here = min(part.num_rows // halves, y.shape[1] - first)
-        push = (num_tokens, part.num_rows, k // 32, outputs_here, *x.fours, y.offset + first, y.stride,
-                *((residual.offset + first, residual.stride) if residual else (0, 0)), float(eps))
+        push = {"num_tokens": num_tokens, "num_rows": part.num_rows, "num_blocks": k // 32, "num_outputs": outputs_here, **x.fours("x"),
+                "y_offset": y.offset + first, "y_stride": y.stride, "residual_offset": residual.offset + first if residual else 0,
+                "residual_stride": residual.stride if residual else 0, "eps": eps}
         dispatches.append(Dispatch(
             name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
-            groups, ((0, threads), (1, lanes), (2, norm is not None), (3, GATES[gate]), (4, slices)), push, size,
+            groups, {"LANES": lanes, "HAS_NORM": norm is not None, "GATE": GATES[gate], **shape}, push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 

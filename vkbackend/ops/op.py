@@ -33,12 +33,15 @@ class TensorView:
     def row_elements(self) -> int:
         return int(np.prod(self.shape[1:]))
 
-    @property
-    def fours(self) -> tuple[int, int]:
-        """offset and stride in units of four elements. Raises ValueError where they are not whole."""
+    def elements(self, name: str) -> dict[str, int]:
+        """Push constants NAME_offset and NAME_stride, in elements."""
+        return {f"{name}_offset": self.offset, f"{name}_stride": self.stride}
+
+    def fours(self, name: str) -> dict[str, int]:
+        """Push constants NAME_offset and NAME_stride, in units of four elements. Raises ValueError where they are not whole."""
         if self.offset % 4 or self.stride % 4:
             raise ValueError(f"offset {self.offset} and row stride {self.stride} must be multiples of 4 for this kernel")
-        return self.offset // 4, self.stride // 4
+        return {f"{name}_offset": self.offset // 4, f"{name}_stride": self.stride // 4}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def dispatch(device, inputs, outputs):
     logits, ids = inputs
     rows = ids.shape[0]
     return [Dispatch("pick_logits", (logits.buffer, ids.buffer), (outputs[0].buffer,), (ceil_div(rows, 64), 1, 1),
-                     push=(rows, logits.offset, logits.stride), label="pick_logits")]
+                     push={"rows": rows, **logits.elements("logits")}, label="pick_logits")]
 
 
 def _case(label, rows, vocabulary, ids):

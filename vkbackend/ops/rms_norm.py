@@ -25,9 +25,10 @@ def dispatch(device, inputs, outputs, *, eps):
     tokens, n = x.shape[0], x.shape[-1]
     heads = x.row_elements // n
     name, lanes, size = group_variant(device, "rms_norm")
-    residual_fours = residual.fours if residual else (0, 0)
+    residual_fours = residual.fours("residual") if residual else {"residual_offset": 0, "residual_stride": 0}
     return [Dispatch(name, (x.buffer, weight.buffer, (residual or weight).buffer), (outputs[0].buffer,), (heads, tokens, 1),
-                     ((0, lanes), (1, residual is not None)), (heads, n // 4, *x.fours, *residual_fours, float(eps)), size, label="rms_norm")]
+                     {"LANES": lanes, "HAS_RESIDUAL": residual is not None},
+                     {"heads": heads, "n4": n // 4, **x.fours("x"), **residual_fours, "eps": eps}, size, label="rms_norm")]
 
 
 def _case(label, shape, residual=False):

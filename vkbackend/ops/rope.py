@@ -53,7 +53,7 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing):
     positions, turns, x = inputs[1], inputs[2], outputs[0]
     tokens, heads, head_dim = x.shape
     return [Dispatch("rope", (positions.buffer, turns.buffer), (x.buffer,), (ceil_div(heads * n_rot // 2, 64), tokens, 1),
-                     ((0, head_dim), (1, n_rot), (2, pairing == "halves")), (heads, x.offset, x.stride), label="rope")]
+                     {"HEAD_DIM": head_dim, "N_ROT": n_rot, "HALVES": pairing == "halves"}, {"heads": heads, **x.elements("x")}, label="rope")]
 
 
 def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthest=40, base=10000.0, freq_scale=1.0):

@@ -23,7 +23,7 @@ def _dispatcher(kind):
     def dispatch(device, inputs, outputs):
         x = inputs[0]
         name, lanes, size = group_variant(device, kind)
-        return [Dispatch(name, (x.buffer,), (outputs[0].buffer,), (x.shape[0], 1, 1), ((0, lanes),), (x.shape[1] // 4, *x.fours), size, label=kind)]
+        return [Dispatch(name, (x.buffer,), (outputs[0].buffer,), (x.shape[0], 1, 1), {"LANES": lanes}, {"n4": x.shape[1] // 4, **x.fours("x")}, size, label=kind)]
     return dispatch
 
 

@@ -34,9 +34,10 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
     name, lanes, size = group_variant(device, "split_heads")
     return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer, (k_norm or qkv).buffer),
                      (q.buffer, k_cache.buffer, v_cache.buffer), (all_heads, tokens, 1),
-                     ((0, lanes), (1, head_dim), (2, n_rot), (3, pairing == "halves"), (4, q_norm is not None), (5, k_cache.shape[1]),
-                      (6, q8_cache.TYPES[k_cache.dtype])),
-                     (all_heads - 2 * kv_heads, kv_heads, page_table.shape[1], qkv.offset, qkv.stride, float(eps)), size, label="split_heads")]
+                     {"LANES": lanes, "HEAD_DIM": head_dim, "N_ROT": n_rot, "HALVES": pairing == "halves", "HAS_NORMS": q_norm is not None,
+                      "PAGE_SIZE": k_cache.shape[1], "CACHE": q8_cache.TYPES[k_cache.dtype]},
+                     {"heads": all_heads - 2 * kv_heads, "kv_heads": kv_heads, "pages_per_sequence": page_table.shape[1], **qkv.elements("x"),
+                      "eps": eps}, size, label="split_heads")]
 
 
 def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, furthest=30):

@@ -57,18 +57,17 @@ def reference(logits, *, k):
 def dispatch(device, inputs, outputs, *, k):
     logits, (strips, stats, counts, ids, values) = inputs[0], outputs
     rows, vocabulary = logits.shape
-    offset, stride = logits.fours
-    push = (vocabulary, stride, num_strips(vocabulary))
-    if offset:
+    if logits.offset:
         raise ValueError("top_k reads whole matrices")
+    push = {"n": vocabulary, "stride4": logits.fours("x")["x_stride"], "num_strips": num_strips(vocabulary)}
     groups = (num_strips(vocabulary) // 64, rows, 1)
     threshold, lanes, size = group_variant(device, "top_k_threshold", ("base", "subgroup"))
     return [
         Dispatch(elementwise_variant(device, "top_k_strips"), (logits.buffer,), (strips.buffer,), groups, push=push, label="top_k"),
-        Dispatch(threshold, (strips.buffer,), (stats.buffer, counts.buffer), (rows, 1, 1), ((0, lanes),), (num_strips(vocabulary), k), size,
+        Dispatch(threshold, (strips.buffer,), (stats.buffer, counts.buffer), (rows, 1, 1), {"LANES": lanes}, {"num_strips": num_strips(vocabulary), "k": k}, size,
                  label="top_k"),
         Dispatch(elementwise_variant(device, "top_k_collect"), (logits.buffer, strips.buffer, stats.buffer), (counts.buffer, ids.buffer, values.buffer),
-                 groups, ((0, CAPACITY),), push, label="top_k"),
+                 groups, {"CAPACITY": CAPACITY}, push, label="top_k"),
     ]
 
 

@@ -1,0 +1,71 @@
+"""The names of a shader's specialization constants and push constants, and the words that carry their values.
+
+In: what shaders/build.py reads from GLSL, or SPIR-V. Out: `Interface`, with which a `Dispatch` turns {name: value} into words when it is made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DeviceError
+from .spirv import Module
+
+Value = int | float | bool
+_INTEGER_RANGES = {"uint": (0, 2**32 - 1), "int": (-2**31, 2**31 - 1)}
+
+
+def as_word(value: Value, glsl_type: str) -> int | None:
+    """The uint32 that carries a value of a GLSL type (bool, int, uint, float); None where the value does not fit the type."""
+    if isinstance(value, (bool, np.bool_)):
+        return int(value) if glsl_type == "bool" else None
+    if glsl_type == "float" and isinstance(value, (int, float, np.integer, np.floating)):
+        return int(np.float32(value).view(np.uint32))
+    if glsl_type in _INTEGER_RANGES and isinstance(value, (int, np.integer)):
+        low, high = _INTEGER_RANGES[glsl_type]
+        return int(value) & 0xFFFFFFFF if low <= value <= high else None
+    return None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """constants: name -> (constant_id, GLSL type); push: name -> GLSL type, in the order of the block."""
+
+    shader: str
+    constants: Mapping[str, tuple[int, str]]
+    push: Mapping[str, str]
+
+    @classmethod
+    def of_module(cls, shader: str, module: Module) -> "Interface":
+        """By the names in SPIR-V. Raises DeviceError for a constant that is not a scalar of 32 bits."""
+        for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *(module.push.type.members if module.push else ()))]:
+            if kind.kind not in ("bool", "int", "uint", "float") or kind.kind != "bool" and kind.bits != 32:
+                raise DeviceError(f"shader {shader}: constant {name} must be a bool, int, uint or float of 32 bits")
+        return cls(shader, {each.name: (number, each.type.kind) for number, each in module.constants.items()},
+                   {member.name: member.type.kind for member in (module.push.type.members if module.push else ())})
+
+    def constant_words(self, values: Mapping[str, Value]) -> tuple[tuple[int, int], ...]:
+        """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name and for a value of another type."""
+        self._check_names("specialization constant", self.constants, values)
+        return tuple((number, self._word(name, kind, values[name])) for name, (number, kind) in self.constants.items())
+
+    def push_words(self, values: Mapping[str, Value]) -> tuple[int, ...]:
+        """The words of the push-constant block. Raises DeviceError as `constant_words` does."""
+        self._check_names("push constant", self.push, values)
+        return tuple(self._word(name, kind, values[name]) for name, kind in self.push.items())
+
+    def _check_names(self, what: str, known, values) -> None:
+        if known.keys() == values.keys():
+            return
+        there = ", ".join(known) or "none"
+        for name in values:
+            if name not in known:
+                raise DeviceError(f"shader {self.shader} has no {what} {name}; it has: {there}")
+        missing = ", ".join(name for name in known if name not in values)
+        raise DeviceError(f"shader {self.shader}: {what} {missing} has no value; all must be given: {there}")
+
+    def _word(self, name: str, kind: str, value: Value) -> int:
+        word = as_word(value, kind)
+        if word is None:
+            raise DeviceError(f"shader {self.shader}: {name} is a {kind}, which {value!r} is not")
+        return word
