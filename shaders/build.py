@@ -11,6 +11,7 @@ A table of variants.toml:
     texel = { 1 = "rgba32ui" }               bindings that are uniform texel buffers, and their formats
     defines = { FORMAT = ["Q4_1", "Q8_0"], SUBGROUP = 1, "ROWS TOKENS" = [[1, 1], [4, 2]] }
                                              a key of several names takes their values together
+    and [lists], whose values "@NAME" stands for, among others in a list or instead of one.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -40,13 +42,16 @@ WORD_TYPES = ("uint", "int", "float")  # of a push constant; a specialization co
 
 def expand(path: Path) -> list[dict]:
     """-> one dict per variant: name, source, target, requires, texel, defines (all single values), constants, push."""
+    document = tomllib.loads(path.read_text())
+    named = document.get("lists", {})
     variants = []
-    for row in tomllib.loads(path.read_text())["shader"]:
+    for row in document["shader"]:
         defines = row.get("defines", {})
         names = list(defines)
         source = row.get("source", row["name"] + ".comp")
         constants, push = source_constants(path.parent / source)
-        lists = [value if isinstance(value, list) else [value] for value in defines.values()]
+        lists = [with_lists(value if isinstance(value, list) else [value], named) for value in defines.values()]
+        requires = with_lists(row.get("requires", []), named)
         for values in itertools.product(*lists):
             chosen = {}
             for name, value in zip(names, values):
@@ -54,10 +59,18 @@ def expand(path: Path) -> list[dict]:
             variants.append({
                 "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
                 "source": source, "target": row.get("target", "vulkan1.1"),
-                "requires": [feature.format(**chosen) for feature in row.get("requires", [])], "texel": row.get("texel", {}), "defines": chosen,
+                "requires": [feature.format(**chosen) for feature in requires], "texel": row.get("texel", {}), "defines": chosen,
                 "constants": constants, "push": push,
             })
     return variants
+
+
+def with_lists(values: list, named: dict[str, list]) -> list:
+    """`values` with those of the list NAME in place of "@NAME". Raises KeyError for an unknown list."""
+    found = []
+    for value in values:
+        found += with_lists(named[value[1:]], named) if isinstance(value, str) and value.startswith("@") else [value]
+    return found
 
 
 def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
@@ -111,11 +124,16 @@ def sources_digest(folder: Path) -> str:
 
 
 def compile_variant(folder: Path, variant: dict, output: Path) -> None:
-    """Raises subprocess.CalledProcessError with glslangValidator's message in stdout."""
+    """Raises subprocess.CalledProcessError with glslangValidator's message in stdout.
+
+    A variant with a FORMAT finds that format's include under the name selected_format.glsl: GLSL cannot include what a macro names."""
     defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
     temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # others may be at the same variant
-    subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", *defines,
-                    "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as generated:
+        if "FORMAT" in variant["defines"]:
+            (Path(generated) / "selected_format.glsl").write_text(f'#include "quant/{variant["defines"]["FORMAT"].lower()}.glsl"\n')
+        subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", f"-I{generated}", *defines,
+                        "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
     name_component_types(temporary)
     temporary.replace(output)
 

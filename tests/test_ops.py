@@ -186,7 +186,7 @@ def test_token_bits_do_not_depend_on_their_neighbours(device, monkeypatch, flavo
     monkeypatch.setattr(device, "flavor", flavor)
     case = next(case for case in OPS["matmul"].cases if case.label.startswith("q4_1 7x"))
     inputs = case.make(np.random.default_rng(5))
-    x, weight, norm, residual = inputs
+    x, weight, norm, residual, _ = inputs
     for variant in OPS["matmul"].variants(device, inputs):
         alone = np.concatenate([run(device, "matmul", x[row:row + 1], weight, norm, residual[row:row + 1], variant={"slices": variant.get("slices")})
                                 for row in range(len(x))])

@@ -1,6 +1,6 @@
 // What f16.glsl and bf16.glsl have in common: four uvec4 of eight elements of 16 bits, two to a word, the first one lower.
 #define SCALES_PER_BLOCK 0
-#define HAS_BIAS 0
+#define HAS_OFFSET 0
 #define CODE_SCALE(j) vec4(1.0)
 #define CODE_CENTER 0.0
 struct Block { uvec4 q[4]; };
@@ -12,4 +12,4 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     return k;
 }
 float block_scale(Block k, uint half_) { return 1.0; }
-float block_bias(Block k, uint half_) { return 0.0; }
+float block_offset(Block k, uint half_) { return 0.0; }

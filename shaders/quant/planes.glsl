@@ -7,13 +7,15 @@
 //   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7, divided by CODE_SCALE(j)
 //   uint  code_bytes(Block, j)                    the same codes as bytes, the first one lowest (not where the codes are the weights)
 //   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
-//   float block_bias(Block, half_)                added to every scaled element (where HAS_BIAS is 1)
-//   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_BIAS 0 or 1
+//   float block_offset(Block, half_)                added to every scaled element (where HAS_OFFSET is 1)
+//   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_OFFSET 0 or 1
 //   CODE_SCALE(j)                                 powers of two: codes may stay where their bits lie in a word, which saves shifts, when
 //                                                 the activations are multiplied by it instead: every product is the same, exactly
 //   CODE_CENTER                                   the middle of the codes' range: sums in float16 keep more when it is taken off first
 // TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
-const uint GROUP_ROWS = 64u;  // rows that lie beside each other; also in vkbackend/gguf/quants.py
+const uint GROUP_ROWS = 64u;      // neighboring rows; GROUP in vkbackend/gguf/quants.py
+const uint BLOCK_ELEMENTS = 32u;  // of a packed block; BLOCK in vkbackend/gguf/quants.py
+const uint BLOCK_FOURS = 8u;
 
 #ifdef FOLD_LOADS
 uint loaded = 0u;             // of everything that was loaded, so that nothing can be left out

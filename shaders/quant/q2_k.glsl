@@ -1,6 +1,6 @@
 // Q2_K: superblocks of 8 blocks; w = (d * sc) * q - (dmin * m), two-bit q, four-bit sc and m per 16 elements.
 #define SCALES_PER_BLOCK 2
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) PAIR_SCALE(j)
 #define CODE_CENTER 2.0
 struct Block { uvec2 q; vec2 d, m; };
@@ -17,5 +17,5 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 }
 vec4 codes(Block k, uint j) { return vec4(pairs_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
-float block_bias(Block k, uint half_) { return k.m[half_]; }
+float block_offset(Block k, uint half_) { return k.m[half_]; }
 uint code_bytes(Block k, uint j) { return pair_bytes(k.q, j); }

@@ -1,7 +1,7 @@
 // Q3_K: superblocks of 8 blocks; w = (d * sc) * q - 4 (d * sc), three-bit q (two low bits as in Q2_K, the third in a word of its own),
 // signed sc per 16 elements.
 #define SCALES_PER_BLOCK 2
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 4.0
 struct Block { uvec2 q; uint third; vec2 d; };
@@ -17,6 +17,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     return k;
 }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
-float block_bias(Block k, uint half_) { return -4.0 * k.d[half_]; }
+float block_offset(Block k, uint half_) { return -4.0 * k.d[half_]; }
 uint code_bytes(Block k, uint j) { return pair_bytes(k.q, j) | ((j < 2u ? k.third << (2u - j) : k.third >> (j - 2u)) & 0x04040404u); }
 vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }

@@ -1,6 +1,6 @@
 // Q4_0: 32 nibbles, one half scale: w = d * q - 8 d.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) NIBBLE_SCALE(j)
 #define CODE_CENTER 8.0
 struct Block { uvec4 q; float d; };
@@ -13,5 +13,5 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 }
 vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.d; }
-float block_bias(Block k, uint half_) { return -8.0 * k.d; }
+float block_offset(Block k, uint half_) { return -8.0 * k.d; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j); }

@@ -1,6 +1,6 @@
 // Q4_K: superblocks of 8 blocks; w = (d * sc) * q - (dmin * m), six-bit sc and m per block.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) NIBBLE_SCALE(j)
 #define CODE_CENTER 8.0
 struct Block { uvec4 q; vec2 dm; };
@@ -16,5 +16,5 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 }
 vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k, uint half_) { return k.dm.y; }
+float block_offset(Block k, uint half_) { return k.dm.y; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j); }

@@ -1,6 +1,6 @@
 // Q5_0: 32 five-bit codes (four bits in the nibbles, the fifth in a word of its own), one half scale: w = d * q - 16 d.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 16.0
 struct Block { uvec4 q; uint fifth; float d; };
@@ -14,6 +14,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     return k;
 }
 float block_scale(Block k, uint half_) { return k.d; }
-float block_bias(Block k, uint half_) { return -16.0 * k.d; }
+float block_offset(Block k, uint half_) { return -16.0 * k.d; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j) | bits_above_bytes(k.fifth, j, j & 3u, 1u); }
 vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }

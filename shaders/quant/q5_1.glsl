@@ -1,6 +1,6 @@
 // Q5_1: 32 five-bit codes, half scale and half minimum: w = d * q + m.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 16.0
 struct Block { uvec4 q; uint fifth; vec2 dm; };
@@ -13,6 +13,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     return k;
 }
 float block_scale(Block k, uint half_) { return k.dm.x; }
-float block_bias(Block k, uint half_) { return k.dm.y; }
+float block_offset(Block k, uint half_) { return k.dm.y; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j) | bits_above_bytes(k.fifth, j, j & 3u, 1u); }
 vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }

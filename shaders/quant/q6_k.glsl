@@ -1,7 +1,7 @@
 // Q6_K: superblocks of 8 blocks; w = (d * sc) * q - 32 (d * sc), six-bit q (four low bits in the nibbles, two high bits apart),
 // signed eight-bit sc per 16 elements.
 #define SCALES_PER_BLOCK 2
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 32.0
 struct Block { uvec4 q; uint high[2]; vec2 d; };
@@ -18,6 +18,6 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     return k;
 }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
-float block_bias(Block k, uint half_) { return -32.0 * k.d[half_]; }
+float block_offset(Block k, uint half_) { return -32.0 * k.d[half_]; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j) | bits_above_bytes(k.high[(j & 3u) >> 1], j, 2u * (j & 1u), 2u); }
 vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }

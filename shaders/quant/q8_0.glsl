@@ -1,6 +1,6 @@
 // Q8_0: 32 bytes, stored with 128 added, one half scale: w = d * q - 128 d.
 #define SCALES_PER_BLOCK 1
-#define HAS_BIAS 1
+#define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 128.0
 struct Block { uvec4 q[2]; float d; };
@@ -15,5 +15,5 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 }
 vec4 codes(Block k, uint j) { return bytes_in_place(k.q[j >> 2][j & 3u]); }
 float block_scale(Block k, uint half_) { return k.d; }
-float block_bias(Block k, uint half_) { return -128.0 * k.d; }
+float block_offset(Block k, uint half_) { return -128.0 * k.d; }
 uint code_bytes(Block k, uint j) { return k.q[j >> 2][j & 3u]; }

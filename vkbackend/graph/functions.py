@@ -20,13 +20,13 @@ def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = No
 
 
 def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0.0, gate: str = "", residual: Value | None = None,
-           out: Value | None = None, name: str = "matmul") -> Value:
-    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ residual] -> (T, N), or into the columns `out`.
+           bias: Value | None = None, out: Value | None = None, name: str = "matmul") -> Value:
+    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ bias (N)] [+ residual] -> (T, N), or into the columns `out`.
 
     gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2)."""
     y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
     precision = precision_for(weight.constant, x.graph.precision)
-    x.graph.call("matmul", [x, weight, norm, residual], [y], eps=eps, gate=gate, **({"precision": precision} if precision != "float32" else {}))
+    x.graph.call("matmul", [x, weight, norm, residual, bias], [y], eps=eps, gate=gate, **({"precision": precision} if precision != "float32" else {}))
     return y
 
 

@@ -1,8 +1,9 @@
 """Matrix product with quantized weights, with what stands before and after it in a model:
-y = [act(gate) * up of] (rms_norm(x) or x) W^T [+ residual], dequantized on the way, summed in f32.
+y = [act(gate) * up of] (rms_norm(x) or x) W^T [+ bias] [+ residual], dequantized on the way, summed in f32.
 
-x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, norm: (K,) f32 or None, residual: (T, N) f32 or None -> (T, N) f32
-gate "silu" or "gelu": the weight is `gated`, its first N rows the gate and its last N rows up (Shazeer 2020,
+x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, norm: (K,) f32 or None, residual: (T, N) f32 or None,
+bias: (N,) f32 or None -> (T, N) f32
+gate "silu" or "gelu": the weight is `gated`, its first N rows (and elements of the bias) the gate and its last N up (Shazeer 2020,
 https://arxiv.org/abs/2002.05202).
 
 On the device every (row, token) is one chain of fma along K, or, on a GPU, `num_slices` of them added up in order; the same in every
@@ -32,13 +33,15 @@ ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # GATE_* of shaders/activation.glsl
 
 
-def reference(x, weight, norm=None, residual=None, *, eps=0.0, gate="", precision="float32"):
+def reference(x, weight, norm=None, residual=None, bias=None, *, eps=0.0, gate="", precision="float32"):
     """The twin."""
     if norm is not None:
         x = rms_norm.reference(x, norm, eps=eps)
     if precision != "float32":
         x = rounded(x, precision)
     y = _product(x, weight)
+    if bias is not None:
+        y += bias
     if gate:
         half = y.shape[1] // 2
         y = {"silu": elementwise.silu_mul, "gelu": elementwise.gelu_mul}[gate](y[:, :half], y[:, half:])
@@ -112,7 +115,7 @@ def _possible(device, gated: bool):
 def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=None, precision="float32"):
     """tile: one of TILES, SHARED or MATRIX, None for `choose_tile`'s; slices: None for `num_slices`'. Other precisions than float32 have
     SHARED and, in float16, MATRIX, which is used wherever the device has it: a measured choice would change a result's last bits."""
-    x, weight, norm, residual = inputs
+    x, weight, norm, residual, bias = inputs
     y = outputs[0]
     num_tokens, k = x.shape
     halves = 2 if gate else 1
@@ -138,10 +141,10 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
         outputs_here = min(part.num_rows // halves, y.shape[1] - first)
         push = {"num_tokens": num_tokens, "num_rows": part.num_rows, "num_blocks": k // 32, "num_outputs": outputs_here, **x.fours("x"),
                 "y_offset": y.offset + first, "y_stride": y.stride, "residual_offset": residual.offset + first if residual else 0,
-                "residual_stride": residual.stride if residual else 0, "eps": eps}
+                "residual_stride": residual.stride if residual else 0, "bias_offset": first, "up_bias_offset": weight.shape[0] // 2 + first, "eps": eps}
         dispatches.append(Dispatch(
-            name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer), (y.buffer,),
-            groups, {"LANES": lanes, "HAS_NORM": norm is not None, "GATE": GATES[gate], **shape}, push, size,
+            name, (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer, (bias or y).buffer), (y.buffer,),
+            groups, {"LANES": lanes, "HAS_NORM": norm is not None, "GATE": GATES[gate], "HAS_BIAS": bias is not None, **shape}, push, size,
             flops=2 * num_tokens * part.num_rows * k, label=f"matmul_{weight.format.name}"))
     return dispatches
 
@@ -176,17 +179,18 @@ def requires(*, precision="float32", **_):
 
 
 def job(inputs, *, gate="", **_):
-    x, weight, norm, residual = inputs
-    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual)) if there]
+    x, weight, norm, residual, bias = inputs
+    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), ("bias", bias)) if there]
     return " ".join([weight.format.name, f"{x.shape[0]}x{weight.shape[0]}x{weight.shape[1]}", *words])
 
 
-def _case(name, tokens, rows, k, norm=False, residual=False, gate="", precision="float32"):
+def _case(name, tokens, rows, k, norm=False, residual=False, bias=False, gate="", precision="float32"):
     def make(rng):
         x = rng.standard_normal((tokens, k), np.float32)
         return [x, PackedMatrix.random(rng, name, rows, k, bool(gate)), rng.uniform(0.5, 1.5, k).astype(np.float32) if norm else None,
-                rng.standard_normal((tokens, rows), np.float32) if residual else None]
-    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), (precision, precision != "float32")) if there]
+                rng.standard_normal((tokens, rows), np.float32) if residual else None,
+                rng.standard_normal(2 * rows if gate else rows, np.float32) if bias else None]
+    words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), ("bias", bias), (precision, precision != "float32")) if there]
     attrs = {"eps": 1e-5, "gate": gate} if norm or gate else {}
     if precision != "float32":
         # int8: a quotient that lies in the middle of two multiples may become either, once in a sum: 3 / 127 times a weight of 0.05. float16:
@@ -212,13 +216,19 @@ def _cases():
     for name, kind in FORMATS.items():
         for precision in PRECISIONS[1:] if kind.block_size > 1 else ["float16"]:
             yield _case(name, 35, 70, 512, precision=precision)
+    yield _case("q4_0", 1, 200, 256, bias=True)
+    yield _case("q6_k", 6, 37, 256, norm=True, residual=True, bias=True)
+    yield _case("q4_1", 1, 200, 256, bias=True, gate="silu")
+    yield _case("q8_0", 40, 70, 256, norm=True, bias=True, gate="gelu")
     for precision in PRECISIONS[1:]:
+        yield _case("q5_1", 35, 37, 256, bias=True, precision=precision)
+        yield _case("q5_0", 16, 70, 256, bias=True, gate="silu", precision=precision)
         yield _case("q4_k", 16, 96, 256, norm=True, gate="silu", precision=precision)
         yield _case("q8_0", 33, 37, 128, norm=True, residual=True, precision=precision)
 
 
 SIGNATURE = Signature(
-    "x (T, K) f32", "weight (N, K) packed", "norm? (K) f32", "residual? (T, columns) f32", multiples={"K": 32},
+    "x (T, K) f32", "weight (N, K) packed", "norm? (K) f32", "residual? (T, columns) f32", "bias? (N) f32", multiples={"K": 32},
     rules=((f"gate must be one of {', '.join(map(repr, GATES))}", lambda s: s.get("gate", "") in GATES),
            (f"precision must be one of {', '.join(PRECISIONS)}", lambda s: s.get("precision", "float32") in PRECISIONS),
            ("a gate needs a gated weight, and a gated weight a gate", lambda s: bool(s.get("gate", "")) == s["weight"].gated),
