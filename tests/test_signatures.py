@@ -88,7 +88,7 @@ REFUSED = {
     "top_k": (("top_k", [f32(2, 100)], {"k": 0}), "k must be at least 1"),
     "missing": (("add", [f32(2, 8)], {}), "add: b is missing, must be float32"),
     "too many": (("scale", [f32(2, 8), f32(2, 8)], {"factor": 1.0}), "scale: 2 arguments given, it takes 1: a"),
-    "unknown op": (("convolve", [f32(2, 8)], {}), "no op 'convolve'; there are: embed, matmul"),
+    "unknown op": (("convolve", [f32(2, 8)], {}), "no op 'convolve'; there are: add, attention"),
 }
 
 
@@ -101,10 +101,14 @@ def test_what_is_not_supported_is_refused(device, name):
             call()
 
 
-def test_every_op_is_refused_something():
-    ops = {op for (op, _, _), _ in REFUSED.values()}
-    untested = set(OPS) - ops
-    assert untested <= {"silu_mul", "gelu_mul", "softcap"}  # they share add's and scale's
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_refuses_other_dtypes_and_too_many_arguments(name):
+    case = OPS[name].cases[0]
+    inputs = case.make(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=f"{name}: {OPS[name].signature.arguments[0].name} is float64 .*, must be"):
+        reference(name, inputs[0].astype(np.float64), *inputs[1:], **case.attrs)
+    with pytest.raises(ValueError, match=f"{name}: {len(OPS[name].signature.arguments) + 1} arguments given"):
+        reference(name, *OPS[name].signature.complete(name, inputs), f32(1), **case.attrs)
 
 
 def test_what_is_next_to_the_refused_is_right(device):

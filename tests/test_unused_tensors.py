@@ -9,8 +9,8 @@ from vkbackend.session import Session
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name, shape", [("blk.0.attn_q.bias", (WIDTH,)), ("blk.1.attn_output.bias", (WIDTH,)), ("blk.1.ffn_down.bias", (WIDTH,)),
-                                         ("blk.0.ffn_gate_inp.weight", (4, WIDTH)), ("blk.2.attn_norm.weight", (WIDTH,))])
+@pytest.mark.parametrize("name, shape", [("blk.0.attn_norm.bias", (WIDTH,)), ("blk.1.ffn_norm.bias", (WIDTH,)), ("token_embd.bias", (WIDTH,)),
+                                         ("blk.9.attn_q.bias", (WIDTH,)), ("blk.0.ffn_gate_inp.weight", (4, WIDTH)), ("blk.2.attn_norm.weight", (WIDTH,))])
 def test_a_tensor_that_no_layer_uses_is_an_error(tmp_path, architecture, name, shape):
     path = write_tiny_gguf(tmp_path / "more.gguf", architecture, tensors={name: shape})
     with pytest.raises(UnsupportedModel, match=rf"more\.gguf has tensors that {architecture} .*\({name}\)"):
@@ -19,16 +19,23 @@ def test_a_tensor_that_no_layer_uses_is_an_error(tmp_path, architecture, name, s
 
 def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
     path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={f"blk.{layer}.{name}.bias": (FEED_FORWARD,) for layer in (0, 1)
-                                                             for name in ("ffn_up", "ffn_gate", "attn_k")})
-    with pytest.raises(UnsupportedModel, match=r"\(blk.0.ffn_up.bias, blk.0.ffn_gate.bias, blk.0.attn_k.bias, blk.1.ffn_up.bias and 2 more\)"):
+                                                             for name in ("ffn_norm", "attn_norm", "rope")})
+    with pytest.raises(UnsupportedModel, match=r"\(blk.0.ffn_norm.bias, blk.0.attn_norm.bias, blk.0.rope.bias, blk.1.ffn_norm.bias and 2 more\)"):
         load(path)
 
 
 def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
-    path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output.bias": (WIDTH,)})
+    path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output_norm.bias": (WIDTH,)})
     monkeypatch.setattr("vkbackend.models.DevicePlacer", lambda device: pytest.fail("weights were about to be placed"))
-    with pytest.raises(UnsupportedModel, match="output.bias"):
+    with pytest.raises(UnsupportedModel, match="output_norm.bias"):
         load(path, device)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_bias_of_another_size_is_an_error(tmp_path, architecture):
+    path = write_tiny_gguf(tmp_path / "odd.gguf", architecture, tensors={"blk.0.attn_k.bias": (WIDTH,)})
+    with pytest.raises(GGUFError, match=r"blk.0.attn_k.bias has shape \(256,\), the metadata ask for \(128\)"):
+        load(path)
 
 
 def test_a_vision_part_may_be_left_out(tmp_path):

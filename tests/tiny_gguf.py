@@ -18,15 +18,17 @@ DEFAULT_TOKENIZERS = {"llama": "gpt2", "gemma3": "llama"}  # as `tokenizer.ggml.
 
 def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, num_layers: int = 2, context_length: int = 512, window: int = 24,
                     seed: int = 0, chat_template: str = "", adds_spaces: bool = False, tokenizer: str = "", formats: dict[str, str] | None = None,
-                    fields: dict[str, object] | None = None, tensors: dict[str, tuple[int, ...]] | None = None) -> Path:
+                    fields: dict[str, object] | None = None, tensors: dict[str, tuple[int, ...]] | None = None,
+                    biases: tuple[str, ...] = ()) -> Path:
     """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
 
     tokenizer: "gpt2" or "llama", for another one than the architecture's; adds_spaces: SentencePiece's space before a text.
     format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
     window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
+    biases: names of matrices that have one, such as "attn_q" (in every block) or "output".
     fields: further metadata (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32 tensors.
     """
-    rng = np.random.default_rng(seed)
+    rng, bias_rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)  # weights are the same with biases and without
     writer = GGUFWriter(path, architecture)
     writer.add_name(f"tiny {architecture} {format}")
     writer.add_block_count(num_layers)
@@ -60,6 +62,9 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
             writer.add_tensor(f"{name}.weight", raw.view(np.float16))
         else:
             writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind.type)
+
+        if name.split(".")[-1] in biases:
+            writer.add_tensor(f"{name}.bias", bias_rng.standard_normal(rows).astype(np.float32))
 
     def norm(name, size=WIDTH):
         writer.add_tensor(f"{name}.weight", rng.uniform(0.5, 1.5, size).astype(np.float32))

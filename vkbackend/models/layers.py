@@ -13,10 +13,11 @@ from .weights import Vector
 
 
 class Linear:
-    """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer; the input's norm goes along."""
+    """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer; the input's norm goes along.
+    biases: of each weight, None where it has none."""
 
-    def __init__(self, stacks: list[PackedMatrix], name: str):
-        self.stacks, self.name = stacks, name
+    def __init__(self, stacks: list[PackedMatrix], biases: list[Vector | None], name: str):
+        self.stacks, self.biases, self.name = stacks, biases, name
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
     def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
@@ -24,11 +25,11 @@ class Linear:
         x, fused = prepared(x, norm)
         y = graph.new(self.name, (x.shape[0], self.num_rows))
         first = 0
-        for weight in self.stacks:
+        for weight, bias in zip(self.stacks, self.biases):
             rows = weight.shape[0]
             whole = rows == self.num_rows
             F.matmul(x, graph.constant(weight, weight.shape), out=y if whole else y.columns(first, rows),
-                     residual=residual if whole or residual is None else residual.columns(first, rows), **fused)
+                     residual=residual if whole or residual is None else residual.columns(first, rows), bias=constant(graph, bias), **fused)
             first += rows
         return y
 
@@ -38,7 +39,7 @@ class GatedLinear:
 
     def __init__(self, w, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
         self.gate, self.name, self.rows = gate, name, rows
-        self.both = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
+        self.both = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)  # and their bias
         self.apart = None if self.both else w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
     def __call__(self, x: Value, norm: "RMSNorm") -> Value:
@@ -46,7 +47,13 @@ class GatedLinear:
             gate_up = self.apart(x, norm)
             return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
         x, fused = prepared(x, norm)
-        return F.matmul(x, x.graph.constant(self.both, self.both.shape), gate=self.gate, name=self.name, **fused)
+        weight, bias = self.both
+        return F.matmul(x, constant(x.graph, weight), bias=constant(x.graph, bias), gate=self.gate, name=self.name, **fused)
+
+
+def constant(graph: Graph, weight: PackedMatrix | Vector | None) -> Value | None:
+    """The value of a weight that may not be there."""
+    return weight and graph.constant(weight, weight.shape)
 
 
 def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict]:

@@ -1,6 +1,6 @@
 """GGUF tensors by name -> weights that a model's layers hold, placed on a device or kept as numpy arrays.
 
-In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still quantized) and `Vector` (norms, frequency factors; f32).
+In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still quantized) and `Vector` (norms, biases, frequency factors; f32).
 """
 
 from copy import copy
@@ -155,13 +155,13 @@ class Weights:
         return view
 
     def check_all_used(self) -> None:
-        """Raises UnsupportedModel where the file has tensors that no layer took (a bias, say): without them the model would say other
+        """Raises UnsupportedModel where the file has tensors that no layer took (the bias of a norm, say): without them the model would say other
         things than it should. Those of a vision part may be left out."""
         left = [name for name in loaded_tensors(self.gguf) if name not in self.used]
         if left:
             named = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
             raise UnsupportedModel(f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do not use here "
-                                   f"({named}), so its answers would be wrong; readable here: models without them (no biases, experts or adapters)")
+                                   f"({named}), so its answers would be wrong; readable here: models without them (no experts, adapters or biases of norms)")
 
     def norm(self, name: str, eps: float, size: int, required: bool = True):
         """An `RMSNorm` over `size` elements, None where the tensor is missing and not required."""
@@ -179,12 +179,28 @@ class Weights:
         check_shape(self.gguf.path, full, self.gguf.tensors[full].shape, (size,))
         self.used.add(full)
         if full not in self.shared:
-            values = self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
-            vector = Vector(full, values)
-            if self.placer:
-                self.placer.place_vector(vector)
-            self.shared[full] = vector
+            self.shared[full] = self.made(full, self._values(full))
         return self.shared[full]
+
+    def bias(self, names: list[str], rows: list[int]) -> Vector | None:
+        """The biases of the weights `names`, of so many rows each, as one vector, with zeros for weights that have none; None where
+        none has one. Raises GGUFError where one is of another shape."""
+        full = [f"{self.prefix}{name}.bias" for name in names]
+        if not any(name in self.gguf.tensors for name in full):
+            return None
+        values = []
+        for name, count in zip(full, rows):
+            if name not in self.gguf.tensors:
+                values.append(np.zeros(count, np.float32))
+                continue
+            self._check_shape(name, self.gguf.tensors[name].shape, (count,))
+            self.used.add(name)
+            values.append(self._values(name))
+        return self.made("+".join(full), np.concatenate(values))
+
+    def _values(self, full: str) -> np.ndarray:
+        """A tensor of one dimension, f32."""
+        return self._format(full).dequantize(self.gguf.data(full)[None, :])[0].astype(np.float32)
 
     def made(self, name: str, values: np.ndarray) -> Vector:
         """A constant that is not in the file, placed like one that is."""
@@ -217,11 +233,13 @@ class Weights:
 
     def linear(self, *names: str, rows: tuple[int, ...], columns: int, name: str = "", fallback: str = ""):
         """A `Linear` over the tensors `names`, of shapes (rows[i], columns): neighbours of one format are stacked, so that they take
-        one dispatch. Raises GGUFError where a tensor is missing or of another shape."""
+        one dispatch, with the biases that the file has for them. Raises GGUFError where a tensor is missing or of another shape."""
         from .layers import Linear
+        name, bias_names = name or names[0], list(names)  # a tied output has its own bias
         if fallback and f"{self.prefix}{names[0]}.weight" not in self.gguf.tensors:
-            names, name = (fallback,), name or names[0]
+            names = (fallback,)
         stacks: list[list[str]] = []
+        biases: list[Vector | None] = []
         for each, count in zip(names, rows):
             full = f"{self.prefix}{each}.weight"
             if full not in self.gguf.tensors:
@@ -232,16 +250,23 @@ class Weights:
                 stacks[-1].append(each)
             else:
                 stacks.append([each])
-        return Linear([self._factor(*stack) for stack in stacks], name or names[0])
+        first = 0
+        for stack in stacks:
+            some = slice(first, first + len(stack))
+            biases.append(self.bias(bias_names[some], list(rows[some])))
+            first += len(stack)
+        return Linear([self._factor(*stack) for stack in stacks], biases, name)
 
-    def gated(self, gate: str, up: str, *, rows: int, columns: int) -> PackedMatrix | None:
-        """Two weights of shape (rows, columns) as one gated matrix; None where their formats differ."""
+    def gated(self, gate: str, up: str, *, rows: int, columns: int) -> tuple[PackedMatrix, Vector | None] | None:
+        """Two weights of shape (rows, columns) as one gated matrix, and their bias; None where their formats differ."""
         for name in (f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight"):
             if name not in self.gguf.tensors:
                 raise self._missing(name)
             check_shape(self.gguf.path, name, self.gguf.tensors[name].shape, (rows, columns))
         alike = self._alike(f"{self.prefix}{gate}.weight", f"{self.prefix}{up}.weight")
-        return self._factor(gate, up, columns=columns, gated=True) if alike else None
+        if not alike:
+            return None
+        return self._factor(gate, up, columns=columns, gated=True), self.bias([gate, up], [rows, rows])
 
     def _factor(self, *names: str, **attrs) -> PackedMatrix:
         weight = self.matrix(*names, **attrs)

@@ -1,8 +1,15 @@
-"""Every op by name: `OPS["rope"].reference(...)`. A new op is a shader, a file here and a line below."""
+"""Every op by name: `OPS["rope"].reference(...)`. A new op is a shader, its row in shaders/variants.toml and a file here with an `OP`."""
 
-from . import attention, decode_attention, elementwise, embed, gather_rows, kv_write, matmul, pick_logits, rms_norm, rope, softmax, split_heads, top_k
+import importlib
+import pkgutil
 
-OPS = {op.name: op for op in (
-    embed.OP, matmul.OP, rms_norm.OP, rope.OP, kv_write.OP, split_heads.OP, attention.OP, decode_attention.OP, *elementwise.ALL, gather_rows.OP, *softmax.ALL, top_k.OP,
-    pick_logits.OP,
-)}
+from .op import Op
+
+
+def _found() -> list[Op]:
+    """`OP` of each module here, or all of its `ALL`."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return [op for module in modules for op in getattr(module, "ALL", [getattr(module, "OP", None)]) if op is not None]
+
+
+OPS: dict[str, Op] = {op.name: op for op in sorted(_found(), key=lambda op: op.name)}

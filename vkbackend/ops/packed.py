@@ -1,7 +1,7 @@
 """Matrices that stay quantized: as rows of a file for the twins, as packed planes on a device.
 
 In: rows as a GGUF stores them. Out: `PackedMatrix`, and `place`, which packs it into device memory in the layout of
-docs/architecture.md ("Packed device layout").
+shaders/quant/README.md.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +15,6 @@ from .op import BASE_LANES
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
 TILE_BYTES = 4 << 20  # of f32 rows that the twins multiply with at a time: they stay in cache for several tokens
-# Where a block keeps half floats, if not at 0 only, and the largest multiple of one, if not 8.
-_HALVES = {"q4_1": (0, 2), "q5_1": (0, 2), "q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
-_LARGEST = {"q2_k": 20, "q3_k": 60, "q4_k": 400, "q5_k": 400, "q6_k": 400}
 
 
 @dataclass(frozen=True)
@@ -56,16 +53,12 @@ class PackedMatrix:
             return cls("random", (2 * rows, k), halves[0].format, [half.raws[0] for half in halves], gated=True)
         kind = FORMATS[format_name]
         size = 0.05
-        if format_name == "f32":
-            raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).view(np.uint8)
-        elif format_name == "f16":
-            raw = (rng.standard_normal((rows, k), np.float32) * np.float32(size)).astype(np.float16).view(np.uint8)
-        elif format_name == "bf16":
-            raw = np.ascontiguousarray((rng.standard_normal((rows, k), np.float32) * np.float32(size)).view(np.uint16)[:, 1::2]).view(np.uint8)
+        if kind.encode is not None:
+            raw = kind.encode(rng.standard_normal((rows, k), np.float32) * np.float32(size))
         else:
             blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
-            for at in _HALVES.get(format_name, (0,)):
-                scale = rng.uniform(-size, size, blocks.shape[:2]) / _LARGEST.get(format_name, 8)
+            for at in kind.half_positions:
+                scale = rng.uniform(-size, size, blocks.shape[:2]) / kind.largest_code
                 blocks[..., at:at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
             raw = blocks.reshape(rows, -1)
         return cls("random", (rows, k), kind, [raw])

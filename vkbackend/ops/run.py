@@ -11,7 +11,6 @@ import numpy as np
 
 from ..device.buffers import Arena
 from ..device.dispatch import Program
-from . import OPS
 from .op import Op, TensorView, ceil_div
 from .packed import PackedMatrix, place
 from .q8_cache import NAME as Q8_0
@@ -42,6 +41,7 @@ def reference(name: str, *inputs, **attrs):
 
 
 def _op(name: str) -> Op:
+    from . import OPS  # the table imports this module, too
     if name not in OPS:
         raise ValueError(f"there is no op {name!r}; there are: {', '.join(OPS)}")
     return OPS[name]

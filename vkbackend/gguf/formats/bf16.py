@@ -1,0 +1,20 @@
+"""BF16: the upper halves of floats."""
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from ..blocks import split_plain
+from ..quant_format import BLOCK, QuantFormat
+
+
+def unpack(blocks):
+    return (blocks.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32), None, None
+
+
+def encode(values):
+    """Cut off, not rounded."""
+    return np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint16)[:, 1::2]).view(np.uint8)
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.BF16, split_plain, unpack,
+                     quant_words=16, scale_words=0, record=BLOCK, encode=encode)

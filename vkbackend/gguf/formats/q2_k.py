@@ -1,0 +1,20 @@
+"""Q2_K: 256 codes of 2 bits, a 4-bit scale and minimum for every 16."""
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from ..blocks import bit_pairs, bit_pairs_by_block, halves, words
+from ..quant_format import QuantFormat
+
+
+def split(blocks):
+    return words(bit_pairs_by_block(blocks[..., 16:80])), np.concatenate([words(blocks[..., 80:84]), words(blocks[..., :16])], axis=-1)
+
+
+def unpack(blocks):
+    scales, d = blocks[:, :16], halves(blocks, 80, 2)
+    return bit_pairs(blocks, 16).reshape(-1, 256), d[:, :1] * (scales & 15), -(d[:, 1:] * (scales >> 4))
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q2_K, split, unpack,
+                     quant_words=2, scale_words=5, record=256, half_positions=(80, 82), largest_code=20)

@@ -1,0 +1,17 @@
+"""Q4_0: 32 codes of 4 bits, one half scale."""
+
+from gguf import GGMLQuantizationType
+
+from ..blocks import half, halves, nibbles, paired, signed, words
+from ..quant_format import QuantFormat
+
+
+def split(blocks):
+    return words(blocks[..., 2:]), paired(half(blocks, 0))
+
+
+def unpack(blocks):
+    return signed(nibbles(blocks, 2, 16), 8), halves(blocks, 0), None
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q4_0, split, unpack, quant_words=4, scale_words=1, record=64)

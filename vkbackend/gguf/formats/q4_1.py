@@ -1,0 +1,19 @@
+"""Q4_1: 32 codes of 4 bits, half scale and half minimum."""
+
+from gguf import GGMLQuantizationType
+
+from ..blocks import halves, nibbles, words
+from ..quant_format import BLOCK, QuantFormat
+
+
+def split(blocks):
+    return words(blocks[..., 4:]), words(blocks[..., :4])
+
+
+def unpack(blocks):
+    scale_and_offset = halves(blocks, 0, 2)
+    return nibbles(blocks, 4, 16), scale_and_offset[:, :1], scale_and_offset[:, 1:]
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q4_1, split, unpack,
+                     quant_words=4, scale_words=1, record=BLOCK, half_positions=(0, 2))

@@ -1,0 +1,20 @@
+"""Q5_1: 32 codes of 5 bits, half scale and half minimum."""
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from ..blocks import each_bit, fifth_bits, fifth_word, halves, nibbles, words
+from ..quant_format import BLOCK, QuantFormat
+
+
+def split(blocks):
+    return words(blocks[..., 8:]), np.concatenate([fifth_word(each_bit(blocks[..., 4:8]))[..., None], words(blocks[..., :4])], axis=-1)
+
+
+def unpack(blocks):
+    scale_and_offset = halves(blocks, 0, 2)
+    return nibbles(blocks, 8, 16) | fifth_bits(blocks, 4), scale_and_offset[:, :1], scale_and_offset[:, 1:]
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q5_1, split, unpack,
+                     quant_words=4, scale_words=2, record=BLOCK, half_positions=(0, 2))

@@ -1,0 +1,25 @@
+"""Q5_K: 256 codes of 5 bits, a 6-bit scale and minimum for every 32."""
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from ..blocks import fifth_word, k_scales, k_scales_and_offsets, nibbles, nibbles_by_block, words
+from ..quant_format import QuantFormat
+
+
+def split(blocks):
+    scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
+    high = blocks[..., 16:48]
+    fifth = np.stack([fifth_word(high >> block & 1) for block in range(8)], axis=-1)
+    return words(nibbles_by_block(blocks[..., 48:])), np.concatenate([words(blocks[..., :4]), words(scales), fifth], axis=-1)
+
+
+def unpack(blocks):
+    codes, high = nibbles(blocks, 48, 32).reshape(-1, 8, 32), np.ascontiguousarray(blocks[:, 16:48])
+    for block in range(8):  # bit `block` of byte i is the fifth bit of element i of that block
+        codes[:, block] |= (high // (1 << block) & 1) * np.uint8(16)
+    return codes.reshape(-1, 256), *k_scales_and_offsets(blocks)
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q5_K, split, unpack,
+                     quant_words=4, scale_words=13, record=256, half_positions=(0, 2), largest_code=400)

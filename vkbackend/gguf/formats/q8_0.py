@@ -1,0 +1,18 @@
+"""Q8_0: 32 signed bytes, one half scale."""
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from ..blocks import half, halves, paired, words
+from ..quant_format import QuantFormat
+
+
+def split(blocks):
+    return words(blocks[..., 2:]) ^ np.uint32(0x80808080), paired(half(blocks, 0))
+
+
+def unpack(blocks):
+    return blocks[:, 2:].view(np.int8), halves(blocks, 0), None
+
+
+FORMAT = QuantFormat(GGMLQuantizationType.Q8_0, split, unpack, quant_words=8, scale_words=1, record=64)
