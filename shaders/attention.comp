@@ -1,5 +1,6 @@
 #version 450
-// Causal attention over the paged cache, which already holds the step's keys and values. Twin: vkbackend/ops/attention.py
+// Causal attention over the paged cache, which already holds the step's keys and values.
+// Twin: vkbackend/ops/attention.py
 // How a group works: attention_core.glsl.
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
@@ -7,11 +8,13 @@
 INPUT4(0, q);         // (tokens, heads, head_dim)
 INPUT4U(1, k_cache);  // (pages, kv_heads, page_size, head_dim)
 INPUT4U(2, v_cache);
-layout(std430, binding = 3) readonly buffer Positions { int positions[]; };   // (tokens); negative: unused slot
-layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };   // (tokens)
-layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };  // (sequences, pages_per_sequence)
-layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };                 // (tokens, heads, head_dim), dense
-// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after each dispatch.
+layout(std430, binding = 3) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused
+layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };  // (tokens)
+// (sequences, pages_per_sequence)
+layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };
+layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
+// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after
+// each dispatch.
 layout(std430, binding = 7) coherent buffer Parts { vec4 parts[]; };
 layout(std430, binding = 8) coherent buffer Done { uint num_done[]; };
 
@@ -27,9 +30,9 @@ layout(push_constant) uniform Push {
 
 void load_queries_and_current_key() {
     uint q_row = x_offset + token * x_stride;
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = min(i * LANES + LANE, FOURS - 1u);
-        [[unroll]] for (uint h = 0u; h < HEADS; h++)
+        UNROLL (uint h = 0u; h < HEADS; h++)
             lane_fours[h * LANE_FOURS + i] = LOAD4(q, q_row + (first_head + h) * FOURS + four);
         vec4 a, b;
         load_key(current_row, four / 2u, a, b);
@@ -41,7 +44,7 @@ void main() {
     if (!find_work()) return;
     load_queries_and_current_key();
     share_queries();
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++)
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++)
         load_value(current_row, eighth[c], current_low[c], current_high[c]);
     attend();
 }

@@ -1,16 +1,18 @@
 // Attention of one token over the paged cache: what attention.comp and decode_attention.comp share.
 //
-// A group works on one token and on HEADS query heads that share a key-value head, so that keys and values are read once
-// for all of them. The includer declares the inputs (positions, sequences, page_table, k_cache, v_cache), the outputs
-// (y, parts, num_done) and the push block, and fills in `lane_fours`, `current_low` and `current_high`.
+// A group works on one token and on HEADS query heads that share a key-value head, so that keys and values
+// are read once for all of them. The includer declares the inputs (positions, sequences, page_table, k_cache,
+// v_cache), the outputs (y, parts, num_done) and the push block, and fills in `lane_fours`, `current_low` and
+// `current_high`.
 //
-// Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the scores a lane
-// takes STEPS positions; for the weighted sum of values it takes eight neighboring dimensions of every STRIDE-th position.
-// Within a chunk the softmax is kept running, with the token's own ("current") position last; the results of chunks are
-// merged in order. So the order of every sum depends only on positions, never on the batch or on how many groups share the
-// chunks: either one group computes all of them, or (SPLIT) each computes every gl_NumWorkGroups.z-th and leaves the
-// results in memory, and the last group to finish merges them. No group waits for another: a group increments a counter
-// once its results are written, so the group that increments it last knows that all results are there.
+// Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the
+// scores a lane takes STEPS positions; for the weighted sum of values it takes eight neighboring dimensions
+// of every STRIDE-th position. Within a chunk the softmax is kept running, with the token's own ("current")
+// position last; the results of chunks are merged in order. So the order of every sum depends only on
+// positions, never on the batch or on how many groups share the chunks: either one group computes all of
+// them, or (SPLIT) each computes every gl_NumWorkGroups.z-th and leaves the results in memory, and the last
+// group to finish merges them. No group waits for another: a group increments a counter once its results are
+// written, so the group that increments it last knows that all results are there.
 #include "softmax_parts.glsl"
 
 layout(constant_id = 1) const uint HEAD_DIM = 64;
@@ -24,33 +26,34 @@ layout(constant_id = 8) const bool SOFTCAP = false;
 #include "cache.glsl"
 
 const uint FOURS = HEAD_DIM / 4u, EIGHTS = HEAD_DIM / 8u;
-const uint LANE_FOURS = (FOURS + LANES - 1u) / LANES;     // fours of a query per lane
-const uint LANE_EIGHTS = (EIGHTS + LANES - 1u) / LANES;   // eights of a value per lane
-const uint ROWS_THAT_FIT = LANES / EIGHTS;                // value rows that the lanes can read at a time
+const uint LANE_FOURS = (FOURS + LANES - 1u) / LANES;    // fours of a query per lane
+const uint LANE_EIGHTS = (EIGHTS + LANES - 1u) / LANES;  // eights of a value per lane
+const uint ROWS_THAT_FIT = LANES / EIGHTS;               // value rows that the lanes can read at a time
 const uint STRIDE = ROWS_THAT_FIT >= 8u ? 8u : ROWS_THAT_FIT >= 4u ? 4u : ROWS_THAT_FIT >= 2u ? 2u : 1u;
 const uint TILE = LANES * STEPS;
-const uint CURRENT_KEY = HEADS;                           // index of the current key, which stands after the queries
-const uint PART_FOURS = FOURS + 1u;                       // of a chunk's result in `parts`: sums, then (highest, total)
+const uint CURRENT_KEY = HEADS;      // index of the current key, which stands after the queries
+const uint PART_FOURS = FOURS + 1u;  // of a chunk's result in `parts`: sums, then (highest, total)
 
 // What this group works on.
 uint token, position, first_head, kv_head, page_table_row;
-uint first_position, first_chunk, last_chunk;             // that the token sees
-uint current_row;                                         // of the cache
-bool has_current;                                         // this group adds the current position
+uint first_position, first_chunk, last_chunk;  // that the token sees
+uint current_row;                              // of the cache
+bool has_current;                              // this group adds the current position
 
 // State of a lane. Fours and eights are taken LANES apart.
-vec4 lane_fours[(HEADS + 1u) * LANE_FOURS];               // of the queries and the current key
-uint eighth[LANE_EIGHTS];                                 // dimensions 8 * eighth ... + 7 of the values
+vec4 lane_fours[(HEADS + 1u) * LANE_FOURS];                // of the queries and the current key
+uint eighth[LANE_EIGHTS];                                  // dimensions 8 * eighth ... + 7 of the values
 vec4 current_low[LANE_EIGHTS], current_high[LANE_EIGHTS];  // of the current value
-uint row[STEPS];                                          // cache rows of the tile's positions
-float score[HEADS * STEPS];                               // their scores, then their weights
-float highest[HEADS], total[HEADS];                       // of the chunk's softmax; total: of the lane's own positions
+uint row[STEPS];                                           // cache rows of the tile's positions
+float score[HEADS * STEPS];                                // their scores, then their weights
+float highest[HEADS], total[HEADS];  // of the chunk's softmax; total: of the lane's own positions
 vec4 low[HEADS * LANE_EIGHTS], high[HEADS * LANE_EIGHTS];  // the chunk's weighted sum of values
-float all_highest[HEADS], all_total[HEADS];               // the same of all chunks so far, where not SPLIT
+float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, where not SPLIT
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
 
-// How lanes read what others hold: four elements of a query or of the current key, weight and row of one of the tile's
-// positions. The loops around them are unrolled, so that lanes are constants and a shuffle is one instruction on llvmpipe.
+// How lanes read what others hold: four elements of a query or of the current key, weight and row of one of
+// the tile's positions. The loops around them are unrolled, so that lanes are constants and a shuffle is one
+// instruction on llvmpipe.
 #ifdef SUBGROUP
 #define QUERY(h, j) subgroupShuffle(lane_fours[(h) * LANE_FOURS + (j) / LANES], (j) % LANES)
 #define WEIGHT(h, s, lane) subgroupShuffle(score[(h) * STEPS + (s)], lane)
@@ -65,47 +68,48 @@ shared uint shared_rows[TILE];
 #define WEIGHT(h, s, lane) shared_weights[((h) * STEPS + (s)) * LANES + (lane)]
 #define ROW(s, lane) shared_rows[(s) * LANES + (lane)]
 void share_queries() {
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE;
         if (four >= FOURS) continue;
-        [[unroll]] for (uint h = 0u; h <= HEADS; h++) shared_fours[h * FOURS + four] = lane_fours[h * LANE_FOURS + i];
+        UNROLL (uint h = 0u; h <= HEADS; h++) shared_fours[h * FOURS + four] = lane_fours[h * LANE_FOURS + i];
     }
     barrier();
 }
 void share_weights() {
     barrier();
-    [[unroll]] for (uint s = 0u; s < STEPS; s++) {
+    UNROLL (uint s = 0u; s < STEPS; s++) {
         shared_rows[s * LANES + LANE] = row[s];
-        [[unroll]] for (uint h = 0u; h < HEADS; h++)
+        UNROLL (uint h = 0u; h < HEADS; h++)
             shared_weights[(h * STEPS + s) * LANES + LANE] = score[h * STEPS + s];
     }
     barrier();
 }
 #endif
 
-// Start of a cache row, in the units to which load_key and load_value add: eights of elements, or, in a cache of bytes,
-// whole rows.
+// Start of a cache row, in the units to which load_key and load_value add: eights of elements, or, in a cache
+// of bytes, whole rows.
 uint row_start(uint row) { return CACHE == CACHE_Q8 ? row : row * EIGHTS; }
 
 uint row_of_position(uint at) {
-    return row_start(cache_row(uint(page_table[page_table_row + at / PAGE_SIZE]), kv_head, kv_heads, at % PAGE_SIZE));
+    return row_start(
+        cache_row(uint(page_table[page_table_row + at / PAGE_SIZE]), kv_head, kv_heads, at % PAGE_SIZE));
 }
 
 // Eight neighboring elements, number e of the row that starts at `start`.
-#define CACHE_LOADER(FUNCTION, NAME)                                                                    \
-    void FUNCTION(uint start, uint e, out vec4 a, out vec4 b) {                                         \
-        if (CACHE == CACHE_Q8) {                                                                        \
-            float unit = unpackHalf2x16(LOAD_WORD(NAME, q8_scales(start) + e / 8u))[e / 4u % 2u];       \
-            a = q8_signed(LOAD_WORD(NAME, q8_codes(start) + 2u * e)) * unit;                            \
-            b = q8_signed(LOAD_WORD(NAME, q8_codes(start) + 2u * e + 1u)) * unit;                       \
-        } else if (CACHE == CACHE_F16) {                                                                \
-            uvec4 raw = LOAD4(NAME, start + e);                                                         \
-            a = vec4(unpackHalf2x16(raw.x), unpackHalf2x16(raw.y));                                     \
-            b = vec4(unpackHalf2x16(raw.z), unpackHalf2x16(raw.w));                                     \
-        } else {                                                                                        \
-            a = uintBitsToFloat(LOAD4(NAME, 2u * (start + e)));                                         \
-            b = uintBitsToFloat(LOAD4(NAME, 2u * (start + e) + 1u));                                    \
-        }                                                                                               \
+#define CACHE_LOADER(FUNCTION, NAME)                                                              \
+    void FUNCTION(uint start, uint e, out vec4 a, out vec4 b) {                                   \
+        if (CACHE == CACHE_Q8) {                                                                  \
+            float unit = unpackHalf2x16(LOAD_WORD(NAME, q8_scales(start) + e / 8u))[e / 4u % 2u]; \
+            a = q8_signed(LOAD_WORD(NAME, q8_codes(start) + 2u * e)) * unit;                      \
+            b = q8_signed(LOAD_WORD(NAME, q8_codes(start) + 2u * e + 1u)) * unit;                 \
+        } else if (CACHE == CACHE_F16) {                                                          \
+            uvec4 raw = LOAD4(NAME, start + e);                                                   \
+            a = vec4(unpackHalf2x16(raw.x), unpackHalf2x16(raw.y));                               \
+            b = vec4(unpackHalf2x16(raw.z), unpackHalf2x16(raw.w));                               \
+        } else {                                                                                  \
+            a = uintBitsToFloat(LOAD4(NAME, 2u * (start + e)));                                   \
+            b = uintBitsToFloat(LOAD4(NAME, 2u * (start + e) + 1u));                              \
+        }                                                                                         \
     }
 CACHE_LOADER(load_key, k_cache)
 CACHE_LOADER(load_value, v_cache)
@@ -124,7 +128,7 @@ bool find_work() {
     if (first_chunk + gl_WorkGroupID.z > last_chunk) return false;
     has_current = (last_chunk - first_chunk) % gl_NumWorkGroups.z == gl_WorkGroupID.z;
     current_row = row_of_position(position);
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++)
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++)
         eighth[c] = STRIDE > 1u ? LANE % EIGHTS : min(c * LANES + LANE, EIGHTS - 1u);
     return true;
 }
@@ -140,27 +144,29 @@ float add_products(vec4 p, vec4 k, float sum) {
     return fma(p.w, k.w, fma(p.z, k.z, fma(p.y, k.y, fma(p.x, k.x, sum))));
 }
 
-// Products of the queries with the keys of the tile's positions [tile, end). Lanes past the end read the last key.
+// Products of the queries with the keys of the tile's positions [tile, end). Lanes past the end read the last
+// key.
 void score_tile(uint tile, uint end) {
-    [[unroll]] for (uint s = 0u; s < STEPS; s++) row[s] = row_of_position(min(tile + s * LANES + LANE, end - 1u));
-    [[unroll]] for (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
-    [[unroll]] for (uint e = 0u; e < EIGHTS; e++) {
+    UNROLL (uint s = 0u; s < STEPS; s++) row[s] = row_of_position(min(tile + s * LANES + LANE, end - 1u));
+    UNROLL (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
+    UNROLL (uint e = 0u; e < EIGHTS; e++) {
         vec4 a[STEPS], b[STEPS];
-        [[unroll]] for (uint s = 0u; s < STEPS; s++) load_key(row[s], e, a[s], b[s]);
-        [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+        UNROLL (uint s = 0u; s < STEPS; s++) load_key(row[s], e, a[s], b[s]);
+        UNROLL (uint h = 0u; h < HEADS; h++) {
             vec4 even = QUERY(h, 2u * e), odd = QUERY(h, 2u * e + 1u);
-            [[unroll]] for (uint s = 0u; s < STEPS; s++)
-                score[h * STEPS + s] = add_products(odd, b[s], add_products(even, a[s], score[h * STEPS + s]));
+            UNROLL (uint s = 0u; s < STEPS; s++)
+                score[h * STEPS + s] =
+                    add_products(odd, b[s], add_products(even, a[s], score[h * STEPS + s]));
         }
     }
 }
 
-// Turns scores into weights of the chunk's running softmax. Selections, not branches: on llvmpipe a branch costs a mask on
-// everything that changes within.
+// Turns scores into weights of the chunk's running softmax. Selections, not branches: on llvmpipe a branch
+// costs a mask on everything that changes within.
 void update_softmax(uint tile, uint begin, uint end) {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         float largest = LOWEST;
-        [[unroll]] for (uint s = 0u; s < STEPS; s++) {
+        UNROLL (uint s = 0u; s < STEPS; s++) {
             uint at = tile + s * LANES + LANE;
             float here = scaled(score[h * STEPS + s]);
             score[h * STEPS + s] = at >= begin && at < end ? here : LOWEST;
@@ -169,13 +175,13 @@ void update_softmax(uint tile, uint begin, uint end) {
         float now = max(highest[h], group_max(largest)), shrink = exp(highest[h] - now);
         highest[h] = now;
         total[h] *= shrink;
-        [[unroll]] for (uint s = 0u; s < STEPS; s++) {
+        UNROLL (uint s = 0u; s < STEPS; s++) {
             uint at = tile + s * LANES + LANE;
             float weight = exp(score[h * STEPS + s] - now);
             score[h * STEPS + s] = at >= begin && at < end ? weight : 0.0;
             total[h] += score[h * STEPS + s];
         }
-        [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+        UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             low[h * LANE_EIGHTS + c] *= shrink;
             high[h * LANE_EIGHTS + c] *= shrink;
         }
@@ -184,15 +190,15 @@ void update_softmax(uint tile, uint begin, uint end) {
 
 void add_values() {
     uint lane_row = STRIDE > 1u ? min(LANE / EIGHTS, STRIDE - 1u) : 0u;
-    [[unroll]] for (uint s = 0u; s < STEPS; s++) {
-        [[unroll]] for (uint i = 0u; i < LANES / STRIDE; i++) {
+    UNROLL (uint s = 0u; s < STEPS; s++) {
+        UNROLL (uint i = 0u; i < LANES / STRIDE; i++) {
             uint lane = i * STRIDE + lane_row, value_row = ROW(s, lane);
             float w[HEADS];
-            [[unroll]] for (uint h = 0u; h < HEADS; h++) w[h] = WEIGHT(h, s, lane);
-            [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+            UNROLL (uint h = 0u; h < HEADS; h++) w[h] = WEIGHT(h, s, lane);
+            UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
                 vec4 a, b;
                 load_value(value_row, eighth[c], a, b);
-                [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+                UNROLL (uint h = 0u; h < HEADS; h++) {
                     uint i = h * LANE_EIGHTS + c;
                     low[i] = fma(vec4(w[h]), a, low[i]);
                     high[i] = fma(vec4(w[h]), b, high[i]);
@@ -205,18 +211,18 @@ void add_values() {
 // The current position comes last. Every lane has its weight, and the first EIGHTS lanes add its value.
 void add_current() {
     float product[HEADS];
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) product[h] = 0.0;
-    [[unroll]] for (uint j = 0u; j < FOURS; j++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) product[h] = 0.0;
+    UNROLL (uint j = 0u; j < FOURS; j++) {
         vec4 key = QUERY(CURRENT_KEY, j);
-        [[unroll]] for (uint h = 0u; h < HEADS; h++) product[h] = add_products(QUERY(h, j), key, product[h]);
+        UNROLL (uint h = 0u; h < HEADS; h++) product[h] = add_products(QUERY(h, j), key, product[h]);
     }
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         float here = scaled(product[h]), now = max(highest[h], here);
         float shrink = exp(highest[h] - now), weight = exp(here - now);
         highest[h] = now;
         total[h] = fma(total[h], shrink, LANE == 0u ? weight : 0.0);
         float lane_weight = STRIDE > 1u && LANE >= EIGHTS ? 0.0 : weight;
-        [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+        UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint i = h * LANE_EIGHTS + c;
             low[i] = fma(vec4(lane_weight), current_low[c], low[i] * shrink);
             high[i] = fma(vec4(lane_weight), current_high[c], high[i] * shrink);
@@ -226,11 +232,11 @@ void add_current() {
 
 // The softmax of one chunk, from scratch.
 void attend_to_chunk(uint chunk) {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         highest[h] = LOWEST;
         total[h] = 0.0;
     }
-    [[unroll]] for (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) low[i] = high[i] = vec4(0.0);
+    UNROLL (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) low[i] = high[i] = vec4(0.0);
     uint begin = max(first_position, chunk * CHUNK), end = min(position, chunk * CHUNK + CHUNK);
     for (uint tile = begin / TILE * TILE; tile < end; tile += TILE) {
         score_tile(tile, end);
@@ -247,15 +253,15 @@ uint part_start(uint h, uint chunk_of_token) {
 
 // Leaves a chunk's result in `parts` (SPLIT), or merges it into the result so far.
 void finish_chunk(uint chunk) {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         float sum = group_add(total[h]);
         vec2 factors = part_factors(all_highest[h], highest[h]);
         uint part = part_start(h, chunk - first_chunk);
-        [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+        UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint i = h * LANE_EIGHTS + c, e = c * LANES + LANE;
             if (STRIDE > 1u) {  // LANE_EIGHTS is 1: the first lanes gather what the others have
                 vec4 lane_low = low[i], lane_high = high[i];
-                [[unroll]] for (uint other = 1u; other < STRIDE; other++) {
+                UNROLL (uint other = 1u; other < STRIDE; other++) {
                     low[i] += group_broadcast(lane_low, (LANE + other * EIGHTS) % LANES);
                     high[i] += group_broadcast(lane_high, (LANE + other * EIGHTS) % LANES);
                 }
@@ -274,7 +280,8 @@ void finish_chunk(uint chunk) {
     }
 }
 
-// Counts this group as finished; true for the last one of the token's, which finds the counter at 0 again afterwards.
+// Counts this group as finished; true for the last one of the token's, which finds the counter at 0 again
+// afterwards.
 bool is_last_group() {
     uint counter = token * gl_NumWorkGroups.x + gl_WorkGroupID.x, num_before = 0u;
     uint num_groups = min(last_chunk - first_chunk + 1u, gl_NumWorkGroups.z);
@@ -283,25 +290,26 @@ bool is_last_group() {
     num_before = group_broadcast_uint(num_before, 0u);
     if (num_before + 1u < num_groups) return false;
     group_memory_barrier();
-    if (LANE == 0u) num_done[counter] = 0u;  // for the next dispatch; in this one no other group comes after it
+    if (LANE == 0u)
+        num_done[counter] = 0u;  // for the next dispatch; in this one no other group comes after it
     return true;
 }
 
 void merge_parts() {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         float merged_highest = LOWEST, merged_total = 0.0;
         vec4 sums[LANE_FOURS];
-        [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) sums[i] = vec4(0.0);
+        UNROLL (uint i = 0u; i < LANE_FOURS; i++) sums[i] = vec4(0.0);
         for (uint chunk = 0u; chunk <= last_chunk - first_chunk; chunk++) {
             uint part = part_start(h, chunk);
             vec2 highest_and_total = parts[part + FOURS].xy;
             vec2 factors = part_factors(merged_highest, highest_and_total.x);
-            [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++)
+            UNROLL (uint i = 0u; i < LANE_FOURS; i++)
                 sums[i] = merge(sums[i], parts[part + min(i * LANES + LANE, FOURS - 1u)], factors);
             merged_total = merge(merged_total, highest_and_total.y, factors);
             merged_highest = max(merged_highest, highest_and_total.x);
         }
-        [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+        UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
             uint four = i * LANES + LANE;
             if (four < FOURS) y[(token * heads + first_head + h) * FOURS + four] = sums[i] / merged_total;
         }
@@ -309,9 +317,9 @@ void merge_parts() {
 }
 
 void store_result() {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         uint y_row = (token * heads + first_head + h) * FOURS;
-        [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+        UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint e = c * LANES + LANE;
             if (e >= EIGHTS) continue;
             y[y_row + 2u * e] = all_low[h * LANE_EIGHTS + c] / all_total[h];
@@ -320,13 +328,14 @@ void store_result() {
     }
 }
 
-// All chunks of this group, and the output: of this group where it is alone, else of the last one of the token's.
+// All chunks of this group, and the output: of this group where it is alone, else of the last one of the
+// token's.
 void attend() {
-    [[unroll]] for (uint h = 0u; h < HEADS; h++) {
+    UNROLL (uint h = 0u; h < HEADS; h++) {
         all_highest[h] = LOWEST;
         all_total[h] = 0.0;
     }
-    [[unroll]] for (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) all_low[i] = all_high[i] = vec4(0.0);
+    UNROLL (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) all_low[i] = all_high[i] = vec4(0.0);
     for (uint chunk = first_chunk + gl_WorkGroupID.z; chunk <= last_chunk; chunk += gl_NumWorkGroups.z) {
         attend_to_chunk(chunk);
         finish_chunk(chunk);

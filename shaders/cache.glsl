@@ -1,6 +1,6 @@
-// Keys and values of earlier positions: (pages, kv_heads, page_size, head_dim) of floats, of half floats (two in a uint),
-// or of bytes. The includer defines CACHE (one of the types below), HEAD_DIM and PAGE_SIZE. Twin of the bytes:
-// vkbackend/ops/q8_cache.py
+// Keys and values of earlier positions: (pages, kv_heads, page_size, head_dim) of floats, of half floats (two
+// in a uint), or of bytes. The includer defines CACHE (one of the types below), HEAD_DIM and PAGE_SIZE. Twin
+// of the bytes: vkbackend/ops/q8_cache.py
 const uint CACHE_F32 = 0u, CACHE_F16 = 1u, CACHE_Q8 = 2u;  // TYPES in q8_cache.py
 const uint Q8_BLOCK = 32u;                                 // elements that share a scale
 
@@ -10,12 +10,12 @@ uint cache_row(uint page, uint kv_head, uint kv_heads, uint slot) {
 }
 
 // Stores elements at and at + 1 of a cache of floats or half floats.
-#define STORE2(NAME, at, pair)                        \
-    if (CACHE == CACHE_F16) {                         \
-        NAME[(at) / 2u] = packHalf2x16(pair);         \
-    } else {                                          \
-        NAME[at] = floatBitsToUint((pair).x);         \
-        NAME[(at) + 1u] = floatBitsToUint((pair).y);  \
+#define STORE2(NAME, at, pair)                       \
+    if (CACHE == CACHE_F16) {                        \
+        NAME[(at) / 2u] = packHalf2x16(pair);        \
+    } else {                                         \
+        NAME[at] = floatBitsToUint((pair).x);        \
+        NAME[(at) + 1u] = floatBitsToUint((pair).y); \
     }
 
 // Bytes: for each head of a page the codes of its positions, then their scales, two in a word. In words:
@@ -31,8 +31,9 @@ vec4 q8_signed(uint codes) {
     return vec4(bitfieldExtract(v, 0, 8), bitfieldExtract(v, 8, 8), bitfieldExtract(v, 16, 8), v >> 24);
 }
 
-// q8_unit: step of a block, its largest magnitude / 127. q8_stored_unit: that step rounded to a half float. q8_rounded:
-// four codes in a word, halves away from zero. `precise`: rounding must not depend on the shader around it.
+// q8_unit: step of a block, its largest magnitude / 127. q8_stored_unit: that step rounded to a half float.
+// q8_rounded: four codes in a word, halves away from zero. `precise`: rounding must not depend on the shader
+// around it.
 float q8_unit(float largest) {
     precise float unit = largest / 127.0;
     return unit;

@@ -1,26 +1,31 @@
 #version 450
-// Causal attention for steps in which no token needs the key of another: takes queries, key and value of each token as the
-// projections left them, normalizes and rotates queries and key, stores key and value in the cache, and attends.
-// Twin: vkbackend/ops/decode_attention.py. How a group works: attention_core.glsl.
+// Causal attention for steps in which no token needs the key of another: takes queries, key and value of each
+// token as the projections left them, normalizes and rotates queries and key, stores key and value in the
+// cache, and attends.
+// Twin: vkbackend/ops/decode_attention.py
+// How a group works: attention_core.glsl.
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
 
 layout(constant_id = 9) const uint N_ROT = 64;
 layout(constant_id = 10) const bool HALVES = false;  // pairs are (i, i + n_rot/2) instead of (2i, 2i + 1)
 layout(constant_id = 11) const bool HAS_NORMS = false;
-INPUT1(0, x);                                                                 // (tokens, heads + 2 kv_heads, head_dim)
-layout(std430, binding = 1) readonly buffer Positions { int positions[]; };   // (tokens); negative: unused slot
-layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };   // (tokens)
-layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };  // (sequences, pages_per_sequence)
-INPUT1(4, turns);                                                             // (2, n_rot / 2)
-INPUT1(5, q_norm);                                                            // (head_dim); x where there is none
+INPUT1(0, x);  // (tokens, heads + 2 kv_heads, head_dim)
+layout(std430, binding = 1) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused
+layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // (tokens)
+// (sequences, pages_per_sequence)
+layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
+INPUT1(4, turns);   // (2, n_rot / 2)
+INPUT1(5, q_norm);  // (head_dim); x where there is none
 INPUT1(6, k_norm);
-INPUT4U(7, k_cache);                                           // (pages, kv_heads, page_size, head_dim): earlier positions
+INPUT4U(7, k_cache);  // (pages, kv_heads, page_size, head_dim): earlier positions
 INPUT4U(8, v_cache);
-layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };                 // (tokens, heads, head_dim), dense
-layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };    // the same memory: the current position
+layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
+// The current position, in the same memory.
+layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };
 layout(std430, binding = 11) writeonly buffer VCache { uint v_stored[]; };
-// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after each dispatch.
+// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after
+// each dispatch.
 layout(std430, binding = 12) coherent buffer Parts { vec4 parts[]; };
 layout(std430, binding = 13) coherent buffer Done { uint num_done[]; };
 
@@ -39,35 +44,39 @@ layout(push_constant) uniform Push {
 uint key_code[CACHE == CACHE_Q8 ? LANE_FOURS : 1u];      // of the current key
 uvec2 value_code[CACHE == CACHE_Q8 ? LANE_EIGHTS : 1u];  // of the current value
 
-// Largest magnitudes in each four of the current key, then in each eight of its value: they give the unit of a q8 block.
+// Largest magnitudes in each four of the current key, then in each eight of its value: they give the unit of
+// a q8 block.
 shared float magnitudes[CACHE == CACHE_Q8 ? FOURS + EIGHTS : 1u];
 float key_unit(uint block) {
     float largest = 0.0;
-    [[unroll]] for (uint j = 0u; j < Q8_BLOCK / 4u; j++) largest = max(largest, magnitudes[block * (Q8_BLOCK / 4u) + j]);
+    UNROLL (uint j = 0u; j < Q8_BLOCK / 4u; j++)
+        largest = max(largest, magnitudes[block * (Q8_BLOCK / 4u) + j]);
     return q8_unit(largest);
 }
 float value_unit(uint block) {
     float largest = 0.0;
-    [[unroll]] for (uint j = 0u; j < Q8_BLOCK / 8u; j++)
+    UNROLL (uint j = 0u; j < Q8_BLOCK / 8u; j++)
         largest = max(largest, magnitudes[FOURS + block * (Q8_BLOCK / 8u) + j]);
     return q8_unit(largest);
 }
 
 // What a cache of floats or half floats would hold.
 vec4 as_stored(vec4 v) {
-    return CACHE == CACHE_F16 ? vec4(unpackHalf2x16(packHalf2x16(v.xy)), unpackHalf2x16(packHalf2x16(v.zw))) : v;
+    return CACHE == CACHE_F16 ? vec4(unpackHalf2x16(packHalf2x16(v.xy)), unpackHalf2x16(packHalf2x16(v.zw)))
+                              : v;
 }
 
 uint head_start(uint head) { return x_offset + token * x_stride + head * HEAD_DIM; }
 
 void load_queries_and_current_key() {
     float factor[HEADS + 1u];
-    [[unroll]] for (uint h = 0u; h <= HEADS; h++)
+    UNROLL (uint h = 0u; h <= HEADS; h++)
         factor[h] = norm_factor(head_start(h < HEADS ? first_head + h : heads + kv_head));
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         Turn turn = turn_of(min(i * LANES + LANE, FOURS - 1u), position);
-        [[unroll]] for (uint h = 0u; h < HEADS; h++)
-            lane_fours[h * LANE_FOURS + i] = normed_and_turned(head_start(first_head + h), turn, factor[h], true);
+        UNROLL (uint h = 0u; h < HEADS; h++)
+            lane_fours[h * LANE_FOURS + i] =
+                normed_and_turned(head_start(first_head + h), turn, factor[h], true);
         vec4 key = normed_and_turned(head_start(heads + kv_head), turn, factor[CURRENT_KEY], false);
         lane_fours[CURRENT_KEY * LANE_FOURS + i] = as_stored(key);
     }
@@ -75,12 +84,12 @@ void load_queries_and_current_key() {
 
 // Replaces the current key by what a cache of bytes gives back, and keeps its codes.
 void quantize_current_key() {
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE;
         if (four < FOURS) magnitudes[four] = q8_largest(lane_fours[CURRENT_KEY * LANE_FOURS + i]);
     }
     group_barrier();
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         float unit = key_unit(min(i * LANES + LANE, FOURS - 1u) / (Q8_BLOCK / 4u));
         key_code[i] = q8_rounded(lane_fours[CURRENT_KEY * LANE_FOURS + i], unit);
         lane_fours[CURRENT_KEY * LANE_FOURS + i] = q8_signed(key_code[i]) * q8_stored_unit(unit);
@@ -88,7 +97,7 @@ void quantize_current_key() {
 }
 
 void load_current_value() {
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint from = head_start(heads + kv_heads + kv_head) + 8u * eighth[c];
         current_low[c] = as_stored(GATHER(x, from, uvec4(0u, 1u, 2u, 3u)));
         current_high[c] = as_stored(GATHER(x, from, uvec4(4u, 5u, 6u, 7u)));
@@ -96,12 +105,12 @@ void load_current_value() {
 }
 
 void quantize_current_value() {
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint e = c * LANES + LANE;
         if (e < EIGHTS) magnitudes[FOURS + e] = max(q8_largest(current_low[c]), q8_largest(current_high[c]));
     }
     group_barrier();
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         float unit = value_unit(eighth[c] / (Q8_BLOCK / 8u));
         value_code[c] = uvec2(q8_rounded(current_low[c], unit), q8_rounded(current_high[c], unit));
         current_low[c] = q8_signed(value_code[c].x) * q8_stored_unit(unit);
@@ -110,11 +119,11 @@ void quantize_current_value() {
 }
 
 void store_current_bytes() {
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE;
         if (four < FOURS) k_stored[q8_codes(current_row) + four] = key_code[i];
     }
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint e = c * LANES + LANE, to = q8_codes(current_row) + 2u * e;
         if (e >= EIGHTS) continue;
         v_stored[to] = value_code[c].x;
@@ -131,14 +140,14 @@ void store_current_bytes() {
 }
 
 void store_current_floats() {
-    [[unroll]] for (uint i = 0u; i < LANE_FOURS; i++) {
+    UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE, to = current_row * 8u + 4u * four;
         vec4 v = lane_fours[CURRENT_KEY * LANE_FOURS + i];
         if (four >= FOURS) continue;
         STORE2(k_stored, to, v.xy)
         STORE2(k_stored, to + 2u, v.zw)
     }
-    [[unroll]] for (uint c = 0u; c < LANE_EIGHTS; c++) {
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint e = c * LANES + LANE, to = (current_row + e) * 8u;
         if (e >= EIGHTS) continue;
         STORE2(v_stored, to, current_low[c].xy)
@@ -155,7 +164,8 @@ void main() {
     share_queries();
     load_current_value();
     if (CACHE == CACHE_Q8) quantize_current_value();
-    bool stores = has_current && first_head % (heads / kv_heads) == 0u;  // one of the groups with the same key-value head
+    bool stores = has_current &&
+                  first_head % (heads / kv_heads) == 0u;  // one of the groups with the same key-value head
     if (stores && CACHE == CACHE_Q8) store_current_bytes();
     if (stores && CACHE != CACHE_Q8) store_current_floats();
     attend();

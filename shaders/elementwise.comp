@@ -1,5 +1,6 @@
 #version 450
-// y = f(a, b) element by element. One invocation per four elements. Twins: vkbackend/ops/elementwise.py
+// y = f(a, b) element by element. One invocation per four elements.
+// Twins: vkbackend/ops/elementwise.py
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "activation.glsl"
@@ -10,10 +11,13 @@
 #define SOFTCAP 4
 layout(local_size_x = 64) in;
 INPUT4(0, a);                                                  // (rows, n)
-INPUT4(1, b);                                                  // (rows, n); a again where f takes one argument
+INPUT4(1, b);                                                  // (rows, n); a where f takes one argument
 layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };  // (rows, n), dense
 
-layout(push_constant) uniform Push { uint n4, a_offset, a_stride, b_offset, b_stride; float parameter; };
+layout(push_constant) uniform Push {
+    uint n4, a_offset, a_stride, b_offset, b_stride;
+    float parameter;
+};
 
 vec4 function(vec4 p, vec4 q) {
 #if FUNCTION == SILU_MUL
@@ -34,5 +38,6 @@ vec4 function(vec4 p, vec4 q) {
 void main() {
     uint i = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
     if (i >= n4) return;
-    y[row * n4 + i] = function(LOAD4(a, a_offset + row * a_stride + i), LOAD4(b, b_offset + row * b_stride + i));
+    y[row * n4 + i] =
+        function(LOAD4(a, a_offset + row * a_stride + i), LOAD4(b, b_offset + row * b_stride + i));
 }

@@ -1,9 +1,10 @@
 #version 450
-// Multiplies and adds as fast as the device can, in CHAINS chains that do not wait for each other. For `vkbackend bench`, see
-// vkbackend/bench/device_speed.py. With HALF in pairs of 16-bit floats.
-#extension GL_EXT_control_flow_attributes : require
+// Peak rate of fused multiply-adds, in CHAINS independent chains; with HALF in pairs of 16-bit floats.
+// For `vkbackend bench`: vkbackend/bench/device_speed.py
+#extension GL_GOOGLE_include_directive : require
+#include "unroll.glsl"
 layout(local_size_x = 64) in;
-const uint CHAINS = 8, UNROLL = 4;
+const uint CHAINS = 8, STEPS = 4;
 #ifdef HALF
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #define NUMBER f16vec2
@@ -12,19 +13,23 @@ const uint CHAINS = 8, UNROLL = 4;
 #define NUMBER float
 #define SUM(v) v
 #endif
-layout(std430, binding = 0) writeonly buffer Sums { float sums[]; };  // one word per invocation, so that no chain can be left out
-layout(push_constant) uniform Push { uint rounds; float factor, addend; };  // rounds of UNROLL steps
+// a word per invocation: every chain is needed
+layout(std430, binding = 0) writeonly buffer Sums { float sums[]; };
+layout(push_constant) uniform Push {
+    uint rounds;  // of STEPS steps
+    float factor, addend;
+};
 
 void main() {
     NUMBER b = NUMBER(factor), c = NUMBER(addend), chains[CHAINS];
-    [[unroll]] for (uint k = 0; k < CHAINS; k++) chains[k] = NUMBER(float(gl_LocalInvocationID.x) + float(k));
+    UNROLL (uint k = 0; k < CHAINS; k++) chains[k] = NUMBER(float(gl_LocalInvocationID.x) + float(k));
 
     for (uint round = 0; round < rounds; round++) {
-        [[unroll]] for (uint step = 0; step < UNROLL; step++)
-            [[unroll]] for (uint k = 0; k < CHAINS; k++) chains[k] = fma(chains[k], b, c);
+        UNROLL (uint step = 0; step < STEPS; step++)
+            UNROLL (uint k = 0; k < CHAINS; k++) chains[k] = fma(chains[k], b, c);
     }
 
     NUMBER sum = NUMBER(0);
-    [[unroll]] for (uint k = 0; k < CHAINS; k++) sum += chains[k];
+    UNROLL (uint k = 0; k < CHAINS; k++) sum += chains[k];
     sums[gl_GlobalInvocationID.x] = SUM(sum);
 }

@@ -1,9 +1,10 @@
 #version 450
-// y[m] = x[rows[m]]; rows[m] < 0 is an unused output and gets zeros. One invocation per four elements. Twin: vkbackend/ops/gather_rows.py
+// y[m] = x[rows[m]]; zeros where rows[m] < 0 (an unused output). One invocation per four elements.
+// Twin: vkbackend/ops/gather_rows.py
 layout(local_size_x = 64) in;
-layout(std430, binding = 0) readonly buffer X { vec4 x[]; };      // (tokens, n)
-layout(std430, binding = 1) readonly buffer Rows { int rows[]; }; // (M)
-layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };     // (M, n)
+layout(std430, binding = 0) readonly buffer X { vec4 x[]; };       // (tokens, n)
+layout(std430, binding = 1) readonly buffer Rows { int rows[]; };  // (M)
+layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };      // (M, n)
 layout(push_constant) uniform Push { uint n4, x_offset, x_stride; };
 
 void main() {

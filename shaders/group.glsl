@@ -1,7 +1,8 @@
 // A group: LANES invocations that work on one row together.
 //
-// SUBGROUP: the group is one subgroup (required size LANES); otherwise it is the workgroup, reduced in shared memory.
-// In both, one group is one workgroup, so control flow around group_* calls must be uniform in the workgroup.
+// SUBGROUP: the group is one subgroup (required size LANES); otherwise it is the workgroup, reduced in shared
+// memory. In both, one group is one workgroup, so control flow around group_* calls must be uniform in the
+// workgroup.
 #include "common.glsl"
 
 layout(local_size_x_id = 0) in;
@@ -23,28 +24,30 @@ uint group_broadcast_uint(uint v, uint lane) { return subgroupShuffle(v, lane); 
 #define LANE gl_LocalInvocationID.x
 void group_barrier() { barrier(); }
 shared float group_scratch[LANES];
-#define GROUP_TREE(COMBINE)                                              \
-    barrier();                                                           \
-    group_scratch[LANE] = v;                                             \
-    barrier();                                                           \
-    for (uint width = LANES / 2u; width > 0u; width /= 2u) {             \
-        if (LANE < width) {                                              \
+#define GROUP_TREE(COMBINE)                                                 \
+    barrier();                                                              \
+    group_scratch[LANE] = v;                                                \
+    barrier();                                                              \
+    for (uint width = LANES / 2u; width > 0u; width /= 2u) {                \
+        if (LANE < width) {                                                 \
             float a = group_scratch[LANE], b = group_scratch[LANE + width]; \
-            group_scratch[LANE] = COMBINE;                               \
-        }                                                                \
-        barrier();                                                       \
-    }                                                                    \
+            group_scratch[LANE] = COMBINE;                                  \
+        }                                                                   \
+        barrier();                                                          \
+    }                                                                       \
     return group_scratch[0];
 float group_add(float v) { GROUP_TREE(a + b) }
-float group_max(float v) { GROUP_TREE(max(a, b)) }
-uint group_add_uint(uint n) { return uint(group_add(float(n)) + 0.5); }  // exact below 2^24
+float group_max(float v){GROUP_TREE(max(a, b))} uint group_add_uint(uint n) {
+    return uint(group_add(float(n)) + 0.5);
+}  // exact below 2^24
 float group_broadcast(float v, uint lane) {
     barrier();
     group_scratch[LANE] = v;
     barrier();
     return group_scratch[lane];
 }
-// Integers have an array of their own: as floats the small ones are denormal, which a device may flush to zero.
+// Integers have an array of their own: as floats the small ones are denormal, which a device may flush to
+// zero.
 shared uint group_words[LANES];
 uint group_broadcast_uint(uint v, uint lane) {
     barrier();
@@ -59,7 +62,8 @@ vec4 group_broadcast(vec4 v, uint lane) {
                 group_broadcast(v.w, lane));
 }
 
-// Device-scope release and acquire: publishes this group's writes to other groups, and theirs to all lanes here.
+// Device-scope release and acquire: publishes this group's writes to other groups, and theirs to all lanes
+// here.
 void group_memory_barrier() {
     memoryBarrierBuffer();
     group_barrier();

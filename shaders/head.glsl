@@ -1,12 +1,17 @@
-// A head of queries or keys, spread over lanes in fours of neighbouring elements: normalized and rotated.
-// Wants HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and, as inputs, x, turns, q_norm and k_norm. What is rounded here must not depend
-// on the shader around it: `precise`.
+// Normalizes and rotates a head of queries or keys, spread over lanes in fours of neighboring elements.
+// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and the inputs x, turns, q_norm and k_norm.
+// `precise`: rounding must not depend on the shader around it.
 #include "rotation.glsl"
 
-#define GATHER(NAME, base, e) vec4(LOAD1(NAME, (base) + (e).x), LOAD1(NAME, (base) + (e).y), LOAD1(NAME, (base) + (e).z), LOAD1(NAME, (base) + (e).w))
+#define GATHER(NAME, base, e)                                                                   \
+    vec4(LOAD1(NAME, (base) + (e).x), LOAD1(NAME, (base) + (e).y), LOAD1(NAME, (base) + (e).z), \
+         LOAD1(NAME, (base) + (e).w))
 
-// How the four elements from 4 * four on turn: y = x * cosine + x[partner] * sine.
-struct Turn { uvec4 element, partner; vec4 sine, cosine; };
+// Rotation of elements 4 * four ... + 3: y = x * cosine + x[partner] * sine.
+struct Turn {
+    uvec4 element, partner;
+    vec4 sine, cosine;
+};
 
 Turn turn_of(uint four, uint position) {
     Turn t;
@@ -16,9 +21,9 @@ Turn turn_of(uint four, uint position) {
     t.cosine = vec4(1.0);
     if (4u * four >= N_ROT) return t;
     const uint PAIRS = N_ROT / 2u;
-    [[unroll]] for (uint i = 0u; i < 4u; i++) {
+    UNROLL (uint i = 0u; i < 4u; i++) {
         uint e = 4u * four + i;
-        if (!HALVES && i % 2u == 1u) {                    // neighbours turn together
+        if (!HALVES && i % 2u == 1u) {  // neighbors turn together
             t.sine[i] = -t.sine[i - 1u];
             t.cosine[i] = t.cosine[i - 1u];
             t.partner[i] = e - 1u;
@@ -34,7 +39,7 @@ Turn turn_of(uint four, uint position) {
     return t;
 }
 
-// 1 / rms of the head whose elements begin at `from`.
+// 1 / rms of the head whose elements start at `from`.
 float norm_factor(uint from) {
     if (!HAS_NORMS) return 1.0;
     precise float squares = 0.0;

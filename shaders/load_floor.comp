@@ -1,8 +1,8 @@
 #version 450
-// Loads a packed matrix as matmul does for one token, and does nothing with it but XOR: how fast a product could be at best.
-// For `vkbackend bench --kernels`, see vkbackend/bench/kernels.py
+// Loads a packed matrix as matmul.comp does for one token, and only XORs it: a lower bound for the product's
+// time. For `vkbackend bench --kernels`: vkbackend/bench/kernels.py
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
+#include "unroll.glsl"
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
 #endif
@@ -18,17 +18,18 @@ layout(push_constant) uniform Push { uint num_rows, num_blocks; };
 
 void main() {
 #ifdef SUBGROUP
-    uint lane = gl_SubgroupInvocationID, row0 = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * LANES * ROWS + lane;
+    uint lane = gl_SubgroupInvocationID,
+         row0 = (gl_WorkGroupID.x * gl_NumSubgroups + gl_SubgroupID) * LANES * ROWS + lane;
 #else
     uint lane = gl_LocalInvocationID.x, row0 = gl_WorkGroupID.x * LANES * ROWS + lane;
 #endif
     uint last_group = (num_rows - 1u) / GROUP_ROWS;
     uint group[ROWS], slot[ROWS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+    UNROLL (uint r = 0u; r < ROWS; r++) {
         group[r] = min((row0 + r * LANES) / GROUP_ROWS, last_group);
         slot[r] = (row0 + r * LANES) % GROUP_ROWS;
     }
     for (uint b = 0u; b < num_blocks; b++)
-        [[unroll]] for (uint r = 0u; r < ROWS; r++) load_block(group[r], b, slot[r], num_blocks);
+        UNROLL (uint r = 0u; r < ROWS; r++) load_block(group[r], b, slot[r], num_blocks);
     if (row0 < num_rows) y[row0] = loaded;
 }

@@ -1,37 +1,40 @@
 #version 450
-// y = norm(x) W^T [+ bias] [+ residual] over quantized weights, or act(gate) * up of two such products, for one token
-// (decode) or several. Twin: vkbackend/ops/matmul.py
+// y = norm(x) W^T [+ bias] [+ residual] over quantized weights, or act(gate) * up of two such products, for
+// one token (decode) or several.
+// Twin: vkbackend/ops/matmul.py
 //
-// One lane owns ROWS rows of W, LANES rows apart, and TOKENS tokens, and walks along K block by block. The activations of
-// a block are loaded once per subgroup, spread over its lanes, and passed on by shuffles (in the base variant: through
-// shared memory). Every (row, token) is one chain of fma in the order of K, or SLICES of them that are added up in order,
-// so that its bits do not depend on ROWS, TOKENS or the batch around it. A GPU has more lanes than a matrix has rows: each
-// slice is the work of a subgroup of its own.
-// The norm costs one load and one product per four activations: its weights are applied to the activations, the sum of
-// squares is collected on the way, and the row's factor 1 / rms is applied to the sums at the end.
-// A gated weight alternates LANES rows of the gate and LANES rows of up, so that one lane holds both halves of an output.
+// One lane owns ROWS rows of W, LANES rows apart, and TOKENS tokens, and walks along K block by block. The
+// activations of a block are loaded once per subgroup, spread over its lanes, and passed on by shuffles (in
+// the base variant: through shared memory). Every (row, token) is one chain of fma in the order of K, or
+// SLICES of them that are added up in order, so that its bits do not depend on ROWS, TOKENS or the batch
+// around it. A GPU has more lanes than a matrix has rows: each slice is the work of a subgroup of its own.
+// The norm costs one load and one product per four activations: its weights are applied to the activations,
+// the sum of squares is collected on the way, and the row's factor 1 / rms is applied to the sums at the end.
+// A gated weight alternates LANES rows of the gate and LANES rows of up, so that one lane holds both halves
+// of an output.
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
+#include "unroll.glsl"
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #endif
 
 layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint THREADS = 8;  // of a workgroup: LANES * SLICES; in the base variant at least 8 * TOKENS
-layout(constant_id = 4) const uint SLICES = 1;   // of K; 1 in the base variant
+layout(constant_id = 0) const uint THREADS =
+    8;  // of a workgroup: LANES * SLICES; in the base variant at least 8 * TOKENS
+layout(constant_id = 4) const uint SLICES = 1;  // of K; 1 in the base variant
 #include "matmul_io.glsl"
 
-uint row0, token0;                   // first row of this lane, first token of the workgroup
-uint group[ROWS], slot[ROWS];        // where each row lies in the packed planes
-uint x_row[TOKENS];                  // start of each token's activations
+uint row0, token0;             // first row of this lane, first token of the workgroup
+uint group[ROWS], slot[ROWS];  // where each row lies in the packed planes
+uint x_row[TOKENS];            // start of each token's activations
 float sum[ROWS][TOKENS];
-float part[ROWS][TOKENS];            // of the block, before scaling
-float total[TOKENS];                 // sum of the block's activations, for formats with an offset
+float part[ROWS][TOKENS];  // of the block, before scaling
+float total[TOKENS];       // sum of the block's activations, for formats with an offset
 Block block[ROWS];
 
-// How activations of a block get from the lane that loads them to all others. Number j of a token's fours is loaded by
-// lane j of each eight, or of all lanes where there are fewer; loads past the eighth repeat others.
+// How activations of a block get from the lane that loads them to all others. Number j of a token's fours is
+// loaded by lane j of each eight, or of all lanes where there are fewer; loads past the eighth repeat others.
 #ifdef SUBGROUP
 #define LANE gl_SubgroupInvocationID
 const uint LOADS = LANES < BLOCK_FOURS ? BLOCK_FOURS / LANES : 1u;  // fours of a block that a lane loads
@@ -39,7 +42,8 @@ vec4 lane_x[TOKENS][LOADS];
 float lane_sum[TOKENS][LOADS];
 float lane_squares[TOKENS][LOADS];
 vec4 lane_code_scale[LOADS];  // CODE_SCALE of the fours that this lane loads
-// A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one, 30 cycles each.
+// A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one,
+// 30 cycles each.
 #define ACTIVATIONS(t, j) subgroupShuffle(lane_x[t][(j) / LANES], (j) % LANES)
 #define ACTIVATION_SUM(t, j) subgroupShuffle(lane_sum[t][(j) / LANES], (j) % LANES)
 #define SQUARES(t, j) subgroupShuffle(lane_squares[t][(j) / LANES], (j) % LANES)
@@ -47,17 +51,17 @@ const uint SLICE_RESULTS = ROWS * TOKENS + TOKENS * LOADS;  // sums and squares 
 shared float slice_results[SLICES > 1u ? SLICE_RESULTS * LANES : 1u];
 
 void prepare_loads() {
-    [[unroll]] for (uint i = 0u; i < LOADS; i++) {
+    UNROLL (uint i = 0u; i < LOADS; i++) {
         lane_code_scale[i] = CODE_SCALE((i * LANES + LANE) & (BLOCK_FOURS - 1u));
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++) lane_squares[t][i] = 0.0;
+        UNROLL (uint t = 0u; t < TOKENS; t++) lane_squares[t][i] = 0.0;
     }
 }
 
 void load_activations(uint b) {
-    [[unroll]] for (uint i = 0u; i < LOADS; i++) {
+    UNROLL (uint i = 0u; i < LOADS; i++) {
         uint four = b * BLOCK_FOURS + ((i * LANES + LANE) & (BLOCK_FOURS - 1u));
         vec4 factor = HAS_NORM ? NORM4(four) : vec4(1.0);
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+        UNROLL (uint t = 0u; t < TOKENS; t++) {
             vec4 v = X4(x_row[t] + four);
             if (HAS_NORM) {
                 lane_squares[t][i] += dot(v, v);
@@ -71,23 +75,24 @@ void load_activations(uint b) {
 
 void share_squares() {}
 
-// The first subgroup adds up the slices of the others, one after the other. False for the others, which are done.
+// The first subgroup adds up the slices of the others, one after the other. False for the others, which are
+// done.
 bool add_slices() {
     for (uint slice = 1u; slice < SLICES; slice++) {
         if (gl_SubgroupID == slice) {
-            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
-                [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            UNROLL (uint t = 0u; t < TOKENS; t++) {
+                UNROLL (uint r = 0u; r < ROWS; r++)
                     slice_results[(r * TOKENS + t) * LANES + LANE] = sum[r][t];
-                [[unroll]] for (uint i = 0u; i < LOADS; i++)
+                UNROLL (uint i = 0u; i < LOADS; i++)
                     slice_results[(ROWS * TOKENS + t * LOADS + i) * LANES + LANE] = lane_squares[t][i];
             }
         }
         barrier();
         if (gl_SubgroupID == 0u) {
-            [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
-                [[unroll]] for (uint r = 0u; r < ROWS; r++)
+            UNROLL (uint t = 0u; t < TOKENS; t++) {
+                UNROLL (uint r = 0u; r < ROWS; r++)
                     sum[r][t] += slice_results[(r * TOKENS + t) * LANES + LANE];
-                [[unroll]] for (uint i = 0u; i < LOADS; i++)
+                UNROLL (uint i = 0u; i < LOADS; i++)
                     lane_squares[t][i] += slice_results[(ROWS * TOKENS + t * LOADS + i) * LANES + LANE];
             }
         }
@@ -131,28 +136,29 @@ bool add_slices() { return true; }
 #endif
 
 void clear_part() {
-    [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+    UNROLL (uint t = 0u; t < TOKENS; t++) {
         total[t] = 0.0;
-        [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r][t] = 0.0;
+        UNROLL (uint r = 0u; r < ROWS; r++) part[r][t] = 0.0;
     }
 }
 
-// Four elements: all tokens' activations against all rows' codes. j is a constant, so that shuffles are by constants.
+// Four elements: all tokens' activations against all rows' codes. j is a constant, so that shuffles are by
+// constants.
 void add_four(uint j) {
     vec4 w[ROWS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) w[r] = codes(block[r], j);
-    [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+    UNROLL (uint r = 0u; r < ROWS; r++) w[r] = codes(block[r], j);
+    UNROLL (uint t = 0u; t < TOKENS; t++) {
         vec4 v = ACTIVATIONS(t, j);
         if (HAS_OFFSET != 0) total[t] += ACTIVATION_SUM(t, j);
-        [[unroll]] for (uint r = 0u; r < ROWS; r++)
+        UNROLL (uint r = 0u; r < ROWS; r++)
             part[r][t] = fma(w[r].w, v.w, fma(w[r].z, v.z, fma(w[r].y, v.y, fma(w[r].x, v.x, part[r][t]))));
     }
 }
 
 // Adds the block's part to the sums, with the scale and offset of the half of the block that it comes from.
 void add_part(uint half_) {
-    [[unroll]] for (uint r = 0u; r < ROWS; r++)
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+    UNROLL (uint r = 0u; r < ROWS; r++)
+        UNROLL (uint t = 0u; t < TOKENS; t++) {
 #if SCALES_PER_BLOCK == 0
             sum[r][t] += part[r][t];
 #else
@@ -165,7 +171,7 @@ void add_part(uint half_) {
 }
 
 void multiply_block(uint b) {
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, slot[r], num_blocks);
+    UNROLL (uint r = 0u; r < ROWS; r++) block[r] = load_block(group[r], b, slot[r], num_blocks);
     load_activations(b);
     clear_part();
     add_four(0u);
@@ -185,18 +191,18 @@ void multiply_block(uint b) {
 
 void apply_norm() {
     share_squares();
-    [[unroll]] for (uint t = 0u; t < TOKENS; t++) {
+    UNROLL (uint t = 0u; t < TOKENS; t++) {
         float squares = 0.0;  // in one order for all variants
-        [[unroll]] for (uint j = 0u; j < BLOCK_FOURS; j++) squares += SQUARES(t, j);
+        UNROLL (uint j = 0u; j < BLOCK_FOURS; j++) squares += SQUARES(t, j);
         float factor = norm_factor(squares);
-        [[unroll]] for (uint r = 0u; r < ROWS; r++) sum[r][t] *= factor;
+        UNROLL (uint r = 0u; r < ROWS; r++) sum[r][t] *= factor;
     }
 }
 
 void store_outputs() {
-    [[unroll]] for (uint r = 0u; r + STEP <= ROWS; r += STEP) {
+    UNROLL (uint r = 0u; r + STEP <= ROWS; r += STEP) {
         uint column = (row0 - LANE) / STEP + r / STEP * LANES + LANE;
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++)
+        UNROLL (uint t = 0u; t < TOKENS; t++)
             store_output(token0 + t, column, sum[r][t], sum[min(r + 1u, ROWS - 1u)][t]);
     }
 }
@@ -212,12 +218,12 @@ void main() {
         end_block = min(first_block + slice_blocks, num_blocks);
     }
 #endif
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+    UNROLL (uint r = 0u; r < ROWS; r++) {
         group[r] = min((row0 + r * LANES) / GROUP_ROWS, (num_rows - 1u) / GROUP_ROWS);
         slot[r] = (row0 + r * LANES) % GROUP_ROWS;
-        [[unroll]] for (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
+        UNROLL (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
     }
-    [[unroll]] for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_start(token0 + t);
+    UNROLL (uint t = 0u; t < TOKENS; t++) x_row[t] = x_start(token0 + t);
     prepare_loads();
 
     for (uint b = first_block; b < end_block; b++) multiply_block(b);

@@ -1,4 +1,5 @@
-// What the matrix product kernels share: bindings, push constants, rows of gated weights, and the output stage.
+// What the matrix product kernels share: bindings, push constants, rows of gated weights, and the output
+// stage.
 //
 // TEXEL: x, norm and the planes of the weight are uniform texel buffers (see common.glsl).
 layout(constant_id = 1) const uint LANES = 8;  // neighboring rows of the gate, then of up, in a gated weight
@@ -21,9 +22,10 @@ layout(std430, binding = 3) readonly restrict buffer Norm { vec4 norm[]; };
 #define SCALES_BINDING 2
 #include "quant/format.glsl"
 #include "activation.glsl"
-layout(std430, binding = 4) readonly buffer Residual { float residual[]; };  // (tokens, N); y where there is none
-layout(std430, binding = 5) readonly buffer Bias { float bias[]; };          // (N); y where there is none
-layout(std430, binding = 6) writeonly buffer Y { float y[]; };               // (tokens, N)
+// (tokens, N); y where there is none
+layout(std430, binding = 4) readonly buffer Residual { float residual[]; };
+layout(std430, binding = 5) readonly buffer Bias { float bias[]; };  // (N); y where there is none
+layout(std430, binding = 6) writeonly buffer Y { float y[]; };       // (tokens, N)
 
 layout(push_constant) uniform Push {
     uint num_tokens, num_rows, num_blocks;  // rows as packed
@@ -37,7 +39,8 @@ layout(push_constant) uniform Push {
 
 const uint STEP = GATE != GATE_NONE ? 2u : 1u;  // rows of the weight per column of y
 
-// The packed row at `place` where rows of the gate and of up alternate, so that neighbors hold both halves of an output.
+// The packed row at `place` where rows of the gate and of up alternate, so that neighbors hold both halves of
+// an output.
 uint row_at(uint place) {
     uint pair = place / 2u;
     return GATE == GATE_NONE ? place : (pair / LANES) * 2u * LANES + pair % LANES + (place % 2u) * LANES;

@@ -1,25 +1,27 @@
 #version 450
-// y = norm(x) W^T [+ bias] [+ residual], or act(gate) * up of two such products, for many tokens, on cooperative matrices:
-// the product of matmul_tile.comp with HALF, rounded differently. Twin: vkbackend/ops/matmul.py
+// y = norm(x) W^T [+ bias] [+ residual], or act(gate) * up of two such products, for many tokens, on
+// cooperative matrices: the product of matmul_tile.comp with HALF, rounded differently.
+// Twin: vkbackend/ops/matmul.py
 //
-// A workgroup of four subgroups computes a tile of BM rows and BN tokens, a quarter of it each. Block by block along K,
-// weights and activations go to shared memory as halves; products and sums are float32. Activations are first divided by
-// the largest magnitude of their token, so that none overflows a half; a pass over x finds that magnitude and the norm.
+// A workgroup of four subgroups computes a tile of BM rows and BN tokens, a quarter of it each. Block by
+// block along K, weights and activations go to shared memory as halves; products and sums are float32.
+// Activations are first divided by the largest magnitude of their token, so that none overflows a half; a
+// pass over x finds that magnitude and the norm.
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
+#include "unroll.glsl"
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #include "cooperative_matrix.glsl"
 
 const uint SUBGROUPS = 4u, BM = 64u, BN = 64u, SIDE = 32u;  // SIDE: rows and tokens of a subgroup
-const uint STRIDE = 40u;                                    // of a block in shared memory: aligned, spread over its banks
+const uint STRIDE = 40u;  // of a block in shared memory: aligned, spread over its banks
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;  // of a workgroup: SUBGROUPS subgroups
 #include "matmul_io.glsl"
 
-shared float16_t weight_tile[BM * STRIDE], x_tile[BN * STRIDE];   // [row or token][element of the block]
-shared float unit_of[BN], factor_of[BN];                          // of each token: divisor of x, factor of the results
-shared float subgroup_results[SUBGROUPS * MATRIX_M * MATRIX_N];   // [subgroup][token][row]
+shared float16_t weight_tile[BM * STRIDE], x_tile[BN * STRIDE];  // [row or token][element of the block]
+shared float unit_of[BN], factor_of[BN];  // of each token: divisor of x, factor of the results
+shared float subgroup_results[SUBGROUPS * MATRIX_M * MATRIX_N];  // [subgroup][token][row]
 
 uint token_start(uint token) { return x_start(gl_WorkGroupID.y * BN + token); }
 
@@ -44,7 +46,7 @@ void measure_tokens() {
 }
 
 void store_weights(uint at, vec4 w) {
-    [[unroll]] for (uint e = 0u; e < 4u; e++) weight_tile[at + e] = float16_t(w[e]);
+    UNROLL (uint e = 0u; e < 4u; e++) weight_tile[at + e] = float16_t(w[e]);
 }
 
 // Threads take halves of rows.
@@ -53,9 +55,9 @@ void load_weights(uint b) {
         uint place = i % BM, row = min(row_at(gl_WorkGroupID.x * BM + place), num_rows - 1u);
         Block block = load_block(row / GROUP_ROWS, b, row % GROUP_ROWS, num_blocks);
         if (i < BM) {
-            [[unroll]] for (uint j = 0u; j < 4u; j++) store_weights(place * STRIDE + 4u * j, weights(block, j));
+            UNROLL (uint j = 0u; j < 4u; j++) store_weights(place * STRIDE + 4u * j, weights(block, j));
         } else {
-            [[unroll]] for (uint j = 4u; j < 8u; j++) store_weights(place * STRIDE + 4u * j, weights(block, j));
+            UNROLL (uint j = 4u; j < 8u; j++) store_weights(place * STRIDE + 4u * j, weights(block, j));
         }
     }
 }
@@ -66,42 +68,46 @@ void load_activations(uint b) {
         vec4 v = X4(token_start(token) + b * BLOCK_FOURS + four);
         if (HAS_NORM) v *= NORM4(b * BLOCK_FOURS + four);
         v /= unit_of[token];
-        [[unroll]] for (uint e = 0u; e < 4u; e++) x_tile[token * STRIDE + 4u * four + e] = float16_t(v[e]);
+        UNROLL (uint e = 0u; e < 4u; e++) x_tile[token * STRIDE + 4u * four + e] = float16_t(v[e]);
     }
 }
 
 void main() {
-    const uint ROWS = SIDE / MATRIX_M, COLUMNS = SIDE / MATRIX_N;                // matrices of a subgroup
+    const uint ROWS = SIDE / MATRIX_M, COLUMNS = SIDE / MATRIX_N;  // matrices of a subgroup
     uint first_row = (gl_SubgroupID % 2u) * SIDE, first_token = (gl_SubgroupID / 2u) * SIDE;
     measure_tokens();
     barrier();
 
     MATRIX_C sum[ROWS][COLUMNS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++)
-        [[unroll]] for (uint t = 0u; t < COLUMNS; t++) sum[r][t] = filled_c(0.0);
+    UNROLL (uint r = 0u; r < ROWS; r++)
+        UNROLL (uint t = 0u; t < COLUMNS; t++) sum[r][t] = filled_c(0.0);
     for (uint b = 0u; b < num_blocks; b++) {
         load_weights(b);
         load_activations(b);
         barrier();
-        [[unroll]] for (uint k = 0u; k < BLOCK_ELEMENTS; k += MATRIX_K) {
+        UNROLL (uint k = 0u; k < BLOCK_ELEMENTS; k += MATRIX_K) {
             MATRIX_A a[ROWS];
-            [[unroll]] for (uint r = 0u; r < ROWS; r++)
-                a[r] = load_a(weight_tile[(first_row + r * MATRIX_M) * STRIDE + k], ROW_MAJOR, STRIDE, NON_PRIVATE);
-            [[unroll]] for (uint t = 0u; t < COLUMNS; t++) {
-                MATRIX_B v = load_b(x_tile[(first_token + t * MATRIX_N) * STRIDE + k], COLUMN_MAJOR, STRIDE, NON_PRIVATE);
-                [[unroll]] for (uint r = 0u; r < ROWS; r++) sum[r][t] = multiply_add(a[r], v, sum[r][t]);
+            UNROLL (uint r = 0u; r < ROWS; r++)
+                a[r] = load_a(weight_tile[(first_row + r * MATRIX_M) * STRIDE + k], ROW_MAJOR, STRIDE,
+                              NON_PRIVATE);
+            UNROLL (uint t = 0u; t < COLUMNS; t++) {
+                MATRIX_B v = load_b(x_tile[(first_token + t * MATRIX_N) * STRIDE + k], COLUMN_MAJOR, STRIDE,
+                                    NON_PRIVATE);
+                UNROLL (uint r = 0u; r < ROWS; r++) sum[r][t] = multiply_add(a[r], v, sum[r][t]);
             }
         }
         barrier();
     }
 
     uint first = gl_SubgroupID * MATRIX_M * MATRIX_N;
-    [[unroll]] for (uint r = 0u; r < ROWS; r++)
-        [[unroll]] for (uint t = 0u; t < COLUMNS; t++) {
+    UNROLL (uint r = 0u; r < ROWS; r++)
+        UNROLL (uint t = 0u; t < COLUMNS; t++) {
             store_c(subgroup_results[first], sum[r][t], COLUMN_MAJOR, MATRIX_M, NON_PRIVATE);
             subgroupBarrier();
-            for (uint i = gl_SubgroupInvocationID * STEP; i < MATRIX_M * MATRIX_N; i += gl_SubgroupSize * STEP) {
-                uint in_tile = first_token + t * MATRIX_N + i / MATRIX_M, token = gl_WorkGroupID.y * BN + in_tile;
+            for (uint i = gl_SubgroupInvocationID * STEP; i < MATRIX_M * MATRIX_N;
+                 i += gl_SubgroupSize * STEP) {
+                uint in_tile = first_token + t * MATRIX_N + i / MATRIX_M,
+                     token = gl_WorkGroupID.y * BN + in_tile;
                 uint column = (gl_WorkGroupID.x * BM + first_row + r * MATRIX_M + i % MATRIX_M) / STEP;
                 store_output(token, column, subgroup_results[first + i] * factor_of[in_tile],
                              subgroup_results[first + i + STEP - 1u] * factor_of[in_tile]);

@@ -1,5 +1,6 @@
 #version 450
-// y = x / sqrt(mean(x^2) + eps) * weight [+ residual]. One group per row. Twin: vkbackend/ops/rms_norm.py
+// y = x / sqrt(mean(x^2) + eps) * weight [+ residual]. One group per row.
+// Twin: vkbackend/ops/rms_norm.py
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
 

@@ -1,7 +1,9 @@
 #version 450
-// y = softmax(x), or its logarithm with LOG, along each row. One group per row, three passes. Twin: vkbackend/ops/softmax.py
+// y = softmax(x), or its logarithm with LOG, along each row. One group per row, three passes.
+// Twin: vkbackend/ops/softmax.py
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
+#include "softmax_parts.glsl"
 INPUT4(0, x);                                                  // (rows, n), n a multiple of 4
 layout(std430, binding = 1) writeonly buffer Y { vec4 y[]; };  // (rows, n)
 layout(push_constant) uniform Push { uint n4, x_offset, x_stride; };
@@ -9,7 +11,7 @@ layout(push_constant) uniform Push { uint n4, x_offset, x_stride; };
 void main() {
     uint row = gl_WorkGroupID.x, from = x_offset + row * x_stride;
 
-    float highest = -3.0e38;
+    float highest = LOWEST;
     for (uint i = LANE; i < n4; i += LANES) {
         vec4 v = LOAD4(x, from + i);
         highest = max(highest, max(max(v.x, v.y), max(v.z, v.w)));

@@ -1,6 +1,6 @@
-// Softmax over a set of positions in parts, which are merged in order (Milakov & Gimelshein 2018): each part has its highest
-// score, the sum of exp(score - highest), and the sum of the values with these weights. Written in fma, so that it rounds
-// the same way everywhere.
+// Softmax over a set of positions in parts, which are merged in order (Milakov & Gimelshein 2018): each part
+// has its highest score, the sum of exp(score - highest), and the sum of the values with these weights.
+// Written in fma, so that it rounds the same way everywhere.
 const float LOWEST = -3.0e38;
 
 // Factors of the two parts' sums in the merged sum.

@@ -69,7 +69,7 @@ def packed(kind, raw, k):
 
 
 def unpack(kind, quants, scales, rows, k):
-    """The packed layout of docs/architecture.md read element by element: a second, slow opinion beside the shaders'."""
+    """The packed layout of shaders/quant/README.md read element by element: a second, slow opinion beside the shaders'."""
     q = quants.view(np.uint32).reshape(-1, 4)
     s = scales.view(np.uint32)
     nb = k // 32

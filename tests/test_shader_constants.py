@@ -1,7 +1,13 @@
-"""Constants of shaders by name: what shaders/build.py reads from GLSL, and what a dispatch refuses when it is made."""
+"""Shader sources: constants by name, what a dispatch refuses when it is made, and the form of the sources."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
 
 import numpy as np
 import pytest
+from vulkan_drivers import missing
 
 from vkbackend.device import shaders
 from vkbackend.device.dispatch import Dispatch
@@ -123,3 +129,33 @@ def test_run_shader_takes_names_and_numbers(device):
         run_shader(device, OWN, outputs=[((3,), "float32")], push={"at": 1})
     with pytest.raises(DeviceError, match=r"no specialization constant 'STEPS'; it has: 5 \(STEP\)"):
         run_shader(device, OWN, outputs=[((3,), "float32")], push=[1, 0.5], constants={"STEPS": 1})
+
+
+# The sources themselves
+
+SOURCES = [path for path in sorted(shaders.SOURCES.rglob("*")) if path.suffix in (".comp", ".glsl")]
+
+
+def test_sources_have_short_lines_and_short_mains():
+    for path in SOURCES:
+        lines = path.read_text().splitlines()
+        assert max(map(len, lines)) <= 110, path
+        main = [number for number, line in enumerate(lines) if line.startswith("void main()")]
+        assert not main or lines.index("}", main[0]) - main[0] < 80, f"{path}: a long main"
+
+
+def test_sources_are_formatted():
+    tool = shutil.which("clang-format", path=sysconfig.get_path("scripts"))
+    if tool is None:
+        missing("clang-format is not installed (pip install clang-format)")
+    done = subprocess.run([tool, "--dry-run", "--Werror", *SOURCES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_include_and_kernel_is_used():
+    included = {name for path in SOURCES for name in re.findall(r'#include "(?:quant/)?([\w.]+)"', path.read_text())}
+    built = {variant["source"] for variant in shaders.variants().values()}
+    formats = {f"{variant['defines']['FORMAT'].lower()}.glsl" for variant in shaders.variants().values() if "FORMAT" in variant["defines"]}
+    for path in SOURCES:
+        assert path.name in (built if path.suffix == ".comp" else included | formats), path
+    assert formats <= {path.name for path in SOURCES}

@@ -3,7 +3,9 @@
 #define HAS_OFFSET 0
 #define CODE_SCALE(j) vec4(1.0)
 #define CODE_CENTER 0.0
-struct Block { uvec4 q[8]; };
+struct Block {
+    uvec4 q[8];
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;

@@ -1,9 +1,12 @@
-// What f16.glsl and bf16.glsl have in common: four uvec4 of eight elements of 16 bits, two to a word, the first one lower.
+// Shared by f16.glsl and bf16.glsl: four uvec4 of eight elements of 16 bits, two to a word, the first one
+// lower.
 #define SCALES_PER_BLOCK 0
 #define HAS_OFFSET 0
 #define CODE_SCALE(j) vec4(1.0)
 #define CODE_CENTER 0.0
-struct Block { uvec4 q[4]; };
+struct Block {
+    uvec4 q[4];
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;

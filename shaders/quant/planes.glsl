@@ -1,26 +1,38 @@
-// The two planes of a packed weight, shared by all formats. Layout: docs/architecture.md, "Packed device layout".
-// Whoever includes a format defines QUANTS_BINDING and SCALES_BINDING first.
+// The two planes of a packed weight, shared by all formats. Layout: README.md.
+// The includer of a format defines QUANTS_BINDING and SCALES_BINDING first.
 //
-// A format file gives:
-//   struct Block                                  one row's 32 weights, still packed
-//   Block load_block(group, block, lane, nb)      row = GROUP_ROWS * group + lane, elements 32*block ... +31; nb = blocks per row
-//   vec4  codes(Block, j)                         elements 4j ... 4j+3 before scaling, j a constant 0..7, divided by CODE_SCALE(j)
-//   uint  code_bytes(Block, j)                    the same codes as bytes, the first one lowest (not where the codes are the weights)
-//   float block_scale(Block, half_)               scale of elements 0..15 (half_ 0) or 16..31 (1)
-//   float block_offset(Block, half_)                added to every scaled element (where HAS_OFFSET is 1)
-//   SCALES_PER_BLOCK 0 (codes are the weights), 1 or 2;  HAS_OFFSET 0 or 1
-//   CODE_SCALE(j)                                 powers of two: codes may stay where their bits lie in a word, which saves shifts, when
-//                                                 the activations are multiplied by it instead: every product is the same, exactly
-//   CODE_CENTER                                   the middle of the codes' range: sums in float16 keep more when it is taken off first
-// TEXEL: the planes are uniform texel buffers (llvmpipe gathers those 12 times faster than storage buffers).
+// A format file defines:
+//   struct Block                          one row's 32 weights, still packed
+//   Block load_block(group, block, lane, num_blocks)
+//                                         row GROUP_ROWS * group + lane, elements 32 * block ... + 31;
+//                                         num_blocks: of a row
+//   vec4 codes(Block, j)                  elements 4j ... + 3 before scaling, divided by CODE_SCALE(j); j is
+//                                         a constant 0..7
+//   uint code_bytes(Block, j)             the same codes as bytes, first one lowest (not for plain formats)
+//   float block_scale(Block, half_)       scale of elements 0..15 (half_ 0) or 16..31 (1)
+//   float block_offset(Block, half_)      added to every scaled element (where HAS_OFFSET is 1)
+//   SCALES_PER_BLOCK                      0 (plain: codes are the weights), 1 or 2
+//   HAS_OFFSET                            0 or 1
+//   CODE_SCALE(j)                         powers of two: codes may stay at their position in a word, which
+//                                         saves shifts, when activations are multiplied by it instead: every
+//                                         product is exactly the same
+//   CODE_CENTER                           middle of the codes' range: sums in float16 keep more precision
+//                                         where it is subtracted first
+// TEXEL: the planes are uniform texel buffers, which llvmpipe gathers 12 times as fast as storage buffers.
 const uint GROUP_ROWS = 64u;      // neighboring rows; GROUP in vkbackend/gguf/quants.py
 const uint BLOCK_ELEMENTS = 32u;  // of a packed block; BLOCK in vkbackend/gguf/quants.py
 const uint BLOCK_FOURS = 8u;
 
 #ifdef FOLD_LOADS
-uint loaded = 0u;             // of everything that was loaded, so that nothing can be left out
-uvec4 FOLD(uvec4 v) { loaded ^= v.x ^ v.y ^ v.z ^ v.w; return v; }
-uint FOLD(uint v) { loaded ^= v; return v; }
+uint loaded = 0u;  // of everything that was loaded, so that no load is left out
+uvec4 FOLD(uvec4 v) {
+    loaded ^= v.x ^ v.y ^ v.z ^ v.w;
+    return v;
+}
+uint FOLD(uint v) {
+    loaded ^= v;
+    return v;
+}
 #else
 #define FOLD(v) (v)
 #endif
@@ -37,48 +49,51 @@ layout(std430, binding = SCALES_BINDING) readonly restrict buffer Scales { uint 
 #define SCALES(i) FOLD(scales[i])
 #endif
 
-// Word t of a record of `words` uints that each row has once per `record`.
+// Word t of a row's record number `record`, which has `words` uints.
 uint scale_word(uint group, uint record, uint num_records, uint words, uint t, uint lane) {
     return SCALES(((group * num_records + record) * words + t) * GROUP_ROWS + lane);
 }
 
-// Conversions are signed throughout: AVX2 has no unsigned ones, llvmpipe takes six instructions for each. What is topmost in a word is
-// shifted down, since it would be a sign.
+// Conversions are signed throughout: AVX2 has no unsigned ones, and llvmpipe takes six instructions for each.
+// What is topmost in a word is shifted down, since its highest bit would be a sign.
 
-// Four bytes where they lie. BYTE_SCALE makes numbers below 256 of them.
+// Four bytes, left in place. BYTE_SCALE makes them numbers below 256.
 vec4 bytes_in_place(uint v) { return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24)); }
 #define BYTE_SCALE vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0)
 
-// Nibbles of a 16-byte block where they lie: byte i holds element i (low) and element i + 16 (high). j is a constant. NIBBLE_SCALE makes
-// numbers below 16 of them.
+// Nibbles of a 16-byte block, left in place: byte i holds element i (low) and element i + 16 (high). j is a
+// constant. NIBBLE_SCALE makes them numbers below 16.
 ivec4 nibbles_in_place(uvec4 q, uint j) {
     uint v = q[j & 3u];
-    return j < 4u ? ivec4(v & 0xfu, v & 0xf00u, v & 0xf0000u, v & 0xf000000u) : ivec4(v & 0xf0u, v & 0xf000u, v & 0xf00000u, v >> 28);
+    return j < 4u ? ivec4(v & 0xfu, v & 0xf00u, v & 0xf0000u, v & 0xf000000u)
+                  : ivec4(v & 0xf0u, v & 0xf000u, v & 0xf00000u, v >> 28);
 }
-#define NIBBLE_SCALE(j) ((j) < 4u ? vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0 / 16777216.0) \
-                                  : vec4(1.0 / 16.0, 1.0 / 4096.0, 1.0 / 1048576.0, 1.0))
+#define NIBBLE_SCALE(j)                                                 \
+    ((j) < 4u ? vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0 / 16777216.0) \
+              : vec4(1.0 / 16.0, 1.0 / 4096.0, 1.0 / 1048576.0, 1.0))
 
 // The same as bytes, four to a word.
 uint nibble_bytes(uvec4 q, uint j) { return (q[j & 3u] >> (j < 4u ? 0u : 4u)) & 0x0f0f0f0fu; }
-// Further bits of these elements, to be put beside: bit n of nibble i of the block's word w lies at 4i + at + n in `bits`. count: bits of an
-// element. Put together as bytes, four elements at a time, before they are taken apart: two thirds of the instructions of each by itself.
+// Further bits of these elements: bit n of nibble i of the block's word w is at 4i + at + n in `bits`; count:
+// bits of an element. Combined as bytes, four elements at a time, before they are taken apart: two thirds of
+// the instructions.
 uint bits_above_bytes(uint bits, uint j, uint at, uint count) {
     return (j < 4u ? bits << (4u - at) : bits >> at) & (0x10101010u * ((1u << count) - 1u));
 }
 
-// Pairs of bits of an 8-byte block where they lie: bits 2n of byte c of word u hold element 8n + 4u + c. j is a constant. PAIR_SCALE makes
-// numbers below 4 of them.
+// Pairs of bits of an 8-byte block, left in place: bits 2n of byte c of word u hold element 8n + 4u + c. j is
+// a constant. PAIR_SCALE makes them numbers below 4.
 ivec4 pairs_in_place(uvec2 q, uint j) {
     uint v = q[j & 1u], at = j / 2u * 2u;
-    return ivec4(v & (3u << at), v & (0x300u << at), v & (0x30000u << at), at == 6u ? v >> 30 : v & (0x3000000u << at));
+    return ivec4(v & (3u << at), v & (0x300u << at), v & (0x30000u << at),
+                 at == 6u ? v >> 30 : v & (0x3000000u << at));
 }
-#define PAIR_SCALE(j) (vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, (j) < 6u ? 1.0 / 16777216.0 : 64.0) / float(1u << ((j) / 2u * 2u)))
+#define PAIR_SCALE(j) \
+    (vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, (j) < 6u ? 1.0 / 16777216.0 : 64.0) / float(1u << ((j) / 2u * 2u)))
 uint pair_bytes(uvec2 q, uint j) { return (q[j & 1u] >> (j / 2u * 2u)) & 0x03030303u; }
 
 // Two blocks share one vector: the even one has its first half.
 uvec2 half_vector(uvec4 v, uint block) { return (block & 1u) == 0u ? v.xy : v.zw; }
 
 // Two blocks share one word of half-precision scales.
-float paired_half(uint word, uint block) {
-    return unpackHalf2x16(word)[block & 1u];
-}
+float paired_half(uint word, uint block) { return unpackHalf2x16(word)[block & 1u]; }

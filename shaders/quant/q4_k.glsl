@@ -3,7 +3,10 @@
 #define HAS_OFFSET 1
 #define CODE_SCALE(j) NIBBLE_SCALE(j)
 #define CODE_CENTER 8.0
-struct Block { uvec4 q; vec2 dm; };
+struct Block {
+    uvec4 q;
+    vec2 dm;
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;

@@ -1,9 +1,14 @@
-// Q5_0: 32 five-bit codes (four bits in the nibbles, the fifth in a word of its own), one half scale: w = d * q - 16 d.
+// Q5_0: 32 five-bit codes (four bits in the nibbles, the fifth in a word of its own), one half scale: w = d *
+// q - 16 d.
 #define SCALES_PER_BLOCK 1
 #define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 16.0
-struct Block { uvec4 q; uint fifth; float d; };
+struct Block {
+    uvec4 q;
+    uint fifth;
+    float d;
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;

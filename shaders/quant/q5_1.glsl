@@ -3,7 +3,11 @@
 #define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 16.0
-struct Block { uvec4 q; uint fifth; vec2 dm; };
+struct Block {
+    uvec4 q;
+    uint fifth;
+    vec2 dm;
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;

@@ -3,7 +3,10 @@
 #define HAS_OFFSET 1
 #define CODE_SCALE(j) BYTE_SCALE
 #define CODE_CENTER 128.0
-struct Block { uvec4 q[2]; float d; };
+struct Block {
+    uvec4 q[2];
+    float d;
+};
 
 Block load_block(uint group, uint block, uint lane, uint nb) {
     Block k;
