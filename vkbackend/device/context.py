@@ -14,18 +14,21 @@ import numpy as np
 from .. import _native
 from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
+from . import vulkan_constants as vk
 from .buffers import Buffer
 from .discover import FEATURE_STRUCTS, DeviceInfo, DeviceType, current_free_memory, feature_chain
 from .rules import free_beside
 from .shaders import KernelCache
 
-OUT_OF_MEMORY = (-1, -2)
-LOST = (-4, 2)  # VK_ERROR_DEVICE_LOST, VK_TIMEOUT
+OUT_OF_MEMORY = (vk.VK_ERROR_OUT_OF_HOST_MEMORY, vk.VK_ERROR_OUT_OF_DEVICE_MEMORY)
+LOST = (vk.VK_ERROR_DEVICE_LOST, vk.VK_TIMEOUT)
 
-# VkMemoryPropertyFlagBits
-LOCAL, VISIBLE, COHERENT, CACHED = 1, 2, 4, 8
-# VkBufferUsageFlagBits: transfer source and destination, uniform texel, storage
-USAGE = 1 | 2 | 4 | 32
+LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
+VISIBLE = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
+COHERENT = vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+CACHED = vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+USAGE = (vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | vk.VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT
+         | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT)
 UPLOAD_BYTES = 16 << 20
 SMALLEST_COUNTERS = 4096  # bytes: enough for most models' decode steps
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from ..errors import NoDevice
 from . import cooperative_matrix, vulkan
+from . import vulkan_constants as constants
 from .host_memory import available_host_memory
 
 
@@ -29,6 +30,14 @@ FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgrou
 
 # What the kernels of the flavors `subgroup` and `texel` need.
 SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
+
+SUBGROUP_BITS = {
+    "subgroup_basic": constants.VK_SUBGROUP_FEATURE_BASIC_BIT, "subgroup_vote": constants.VK_SUBGROUP_FEATURE_VOTE_BIT,
+    "subgroup_arithmetic": constants.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT, "subgroup_ballot": constants.VK_SUBGROUP_FEATURE_BALLOT_BIT,
+    "subgroup_shuffle": constants.VK_SUBGROUP_FEATURE_SHUFFLE_BIT,
+    "subgroup_shuffle_relative": constants.VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT,
+    "subgroup_clustered": constants.VK_SUBGROUP_FEATURE_CLUSTERED_BIT, "subgroup_quad": constants.VK_SUBGROUP_FEATURE_QUAD_BIT,
+}
 
 NEVER_CORE = 1 << 10  # a minor version of Vulkan that no device has
 # Where optional features are told and asked for: (struct, the minor version of Vulkan that has it, the extension that has it before).
@@ -207,11 +216,10 @@ def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, obj
 
 def _features(physical, api, extensions, subgroup) -> frozenset[str]:
     features, structs = feature_chain(physical, api, extensions)
-    core, compute_stage = features.features, subgroup.supportedStages & 0x20
+    core, compute_stage = features.features, subgroup.supportedStages & constants.VK_SHADER_STAGE_COMPUTE_BIT
     operations = subgroup.supportedOperations if compute_stage else 0
-    present = {"subgroup_basic": operations & 1, "subgroup_arithmetic": operations & 4, "subgroup_ballot": operations & 8,
-               "subgroup_shuffle": operations & 16, "subgroup_vote": operations & 2, "subgroup_shuffle_relative": operations & 32,
-               "subgroup_clustered": operations & 64, "subgroup_quad": operations & 128, "float64": core.shaderFloat64, "int64": core.shaderInt64, "int16": core.shaderInt16}
+    present = {name: operations & bit for name, bit in SUBGROUP_BITS.items()}
+    present |= {"float64": core.shaderFloat64, "int64": core.shaderInt64, "int16": core.shaderInt16}
     for name, struct, field_name in (
             ("storage16", "VkPhysicalDevice16BitStorageFeatures", "storageBuffer16BitAccess"),
             ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
@@ -239,7 +247,7 @@ def _compute_family(physical) -> tuple[int, int] | None:
     families = ffi.new("VkQueueFamilyProperties[]", count[0])
     lib.vkGetPhysicalDeviceQueueFamilyProperties(physical, count, families)
     for index in range(count[0]):
-        if families[index].queueFlags & 2:
+        if families[index].queueFlags & constants.VK_QUEUE_COMPUTE_BIT:
             return index, families[index].timestampValidBits
     return None
 
@@ -252,7 +260,7 @@ def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
     memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2", next_=budget if has_budget else None)
     lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
     heaps = memory.memoryProperties.memoryHeaps[0:memory.memoryProperties.memoryHeapCount]
-    local = [i for i, heap in enumerate(heaps) if heap.flags & 1] or list(range(len(heaps)))
+    local = [i for i, heap in enumerate(heaps) if heap.flags & constants.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT] or list(range(len(heaps)))
     total = sum(heaps[i].size for i in local)
     # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT): a driver that says so, such as a mock one, tells none.
     told = has_budget and any(budget.heapBudget[i] for i in local)

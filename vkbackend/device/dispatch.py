@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import DeviceError, DeviceLost
+from . import vulkan_constants as vk
 from .buffers import Buffer
 from .context import translated
 from .interface import Value
@@ -19,10 +20,12 @@ from .shaders import interface
 
 RUN_LIMIT_NS = 120 * 10**9  # a step that takes longer than this is taken for lost
 
-# VkPipelineStageFlagBits and VkAccessFlagBits
-STAGE_COMPUTE, STAGE_TRANSFER, STAGE_HOST = 0x800, 0x1000, 0x4000
-SHADER_READ, SHADER_WRITE, TRANSFER_READ, TRANSFER_WRITE = 0x20, 0x40, 0x800, 0x1000
-HOST_READ, HOST_WRITE = 0x2000, 0x4000
+STAGE_COMPUTE = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+STAGE_TRANSFER = vk.VK_PIPELINE_STAGE_TRANSFER_BIT
+STAGE_HOST = vk.VK_PIPELINE_STAGE_HOST_BIT
+SHADER_READ, SHADER_WRITE = vk.VK_ACCESS_SHADER_READ_BIT, vk.VK_ACCESS_SHADER_WRITE_BIT
+TRANSFER_READ, TRANSFER_WRITE = vk.VK_ACCESS_TRANSFER_READ_BIT, vk.VK_ACCESS_TRANSFER_WRITE_BIT
+HOST_READ, HOST_WRITE = vk.VK_ACCESS_HOST_READ_BIT, vk.VK_ACCESS_HOST_WRITE_BIT
 
 
 @dataclass(frozen=True)
