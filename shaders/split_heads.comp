@@ -81,14 +81,17 @@ void store_bytes(uint from, float factor) {
 
 void store_floats(uint from, float factor) {
     for (uint four = LANE; four < FOURS; four += LANES) {
-        vec4 v = element_four(from, four, factor);
         uint to = row * HEAD_DIM + 4u * four;
+        if (is_value) {  // apart from the others: a value is stored with the bits that decode_attention stores
+            vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
+            STORE2(v_cache, to, v.xy)
+            STORE2(v_cache, to + 2u, v.zw)
+            continue;
+        }
+        vec4 v = normed_and_turned(from, turn_of(four, position), factor, is_query);
         if (is_query) {
             uint q_start = (token * heads + head) * HEAD_DIM + 4u * four;
             UNROLL (uint e = 0u; e < 4u; e++) q[q_start + e] = v[e];
-        } else if (is_value) {
-            STORE2(v_cache, to, v.xy)
-            STORE2(v_cache, to + 2u, v.zw)
         } else {
             STORE2(k_cache, to, v.xy)
             STORE2(k_cache, to + 2u, v.zw)

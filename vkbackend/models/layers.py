@@ -39,7 +39,7 @@ class GatedLinear:
 
     def __init__(self, w, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
         self.gate, self.name, self.rows = gate, name, rows
-        self.both = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)  # and their bias
+        self.both, self.bias = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns) or (None, None)
         self.apart = None if self.both else w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
     def __call__(self, x: Value, norm: "RMSNorm") -> Value:
@@ -47,8 +47,7 @@ class GatedLinear:
             gate_up = self.apart(x, norm)
             return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
         x, fused = prepared(x, norm)
-        weight, bias = self.both
-        return F.matmul(x, constant(x.graph, weight), bias=constant(x.graph, bias), gate=self.gate, name=self.name, **fused)
+        return F.matmul(x, constant(x.graph, self.both), bias=constant(x.graph, self.bias), gate=self.gate, name=self.name, **fused)
 
 
 def constant(graph: Graph, weight: PackedMatrix | Vector | None) -> Value | None:
