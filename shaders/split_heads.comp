@@ -69,7 +69,7 @@ void store_bytes(uint from, float factor) {
         else
             k_cache[q8_codes(row) + four] = code;
         if (four % (2u * BLOCK_FOURS) != 0u)
-            continue;  // the first four of two blocks stores the word of their scales
+            continue;  // the first four of two blocks stores their scales
         bool has_two = (block + 1u) * BLOCK_FOURS < FOURS;
         uint scales = packHalf2x16(vec2(block_unit(block), has_two ? block_unit(block + 1u) : 0.0));
         if (is_value)
