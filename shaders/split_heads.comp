@@ -68,8 +68,7 @@ void store_bytes(uint from, float factor) {
             v_cache[q8_codes(row) + four] = code;
         else
             k_cache[q8_codes(row) + four] = code;
-        if (four % (2u * BLOCK_FOURS) != 0u)
-            continue;  // the first four of two blocks stores their scales
+        if (four % (2u * BLOCK_FOURS) != 0u) continue;  // the first four of two blocks stores their scales
         bool has_two = (block + 1u) * BLOCK_FOURS < FOURS;
         uint scales = packHalf2x16(vec2(block_unit(block), has_two ? block_unit(block + 1u) : 0.0));
         if (is_value)
@@ -82,7 +81,7 @@ void store_bytes(uint from, float factor) {
 void store_floats(uint from, float factor) {
     for (uint four = LANE; four < FOURS; four += LANES) {
         uint to = row * HEAD_DIM + 4u * four;
-        if (is_value) {  // apart from the others: a value is stored with the bits that decode_attention stores
+        if (is_value) {  // apart: stored with the same bits as by decode_attention
             vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
             STORE2(v_cache, to, v.xy)
             STORE2(v_cache, to + 2u, v.zw)
