@@ -193,7 +193,7 @@ class Weights:
             if name not in self.gguf.tensors:
                 values.append(np.zeros(count, np.float32))
                 continue
-            self._check_shape(name, self.gguf.tensors[name].shape, (count,))
+            check_shape(self.gguf.path, name, self.gguf.tensors[name].shape, (count,))
             self.used.add(name)
             values.append(self._values(name))
         return self.made("+".join(full), np.concatenate(values))
