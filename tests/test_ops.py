@@ -217,7 +217,7 @@ def test_integers_are_broadcast_as_integers(device):
     """Small ones would be denormal floats, others NaNs. No driver at hand flushes those, so the code is looked at, too: it never
     reads the bits of an integer as those of a float (OpBitcast, 124)."""
     values = np.array([0, 1, 2, 1000, 0x7FFFFF, 0x800000, 0x7F800001, 0x7FC00000, 0xFF812345, 0xFFFFFFFF] + list(range(3, 25)), np.uint32)
-    found, = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={"LANES": 32})
+    found, = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={0: 32})
     np.testing.assert_array_equal(found, np.broadcast_to(values, (32, 32)))
     code = np.frombuffer(compile_glsl(BROADCAST), np.uint32)
     at, used = 5, set()

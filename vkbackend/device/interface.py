@@ -37,11 +37,11 @@ class Interface:
 
     @classmethod
     def of_module(cls, shader: str, module: Module) -> "Interface":
-        """By the names in SPIR-V. Raises DeviceError for a constant that is not a scalar of 32 bits."""
+        """By the names in SPIR-V; a constant without one, such as that of a local size, goes by its number. Raises DeviceError for a constant that is not a scalar of 32 bits."""
         for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *(module.push.type.members if module.push else ()))]:
             if kind.kind not in ("bool", "int", "uint", "float") or kind.kind != "bool" and kind.bits != 32:
                 raise DeviceError(f"shader {shader}: constant {name} must be a bool, int, uint or float of 32 bits")
-        return cls(shader, {each.name: (number, each.type.kind) for number, each in module.constants.items()},
+        return cls(shader, {each.name or str(number): (number, each.type.kind) for number, each in module.constants.items()},
                    {member.name: member.type.kind for member in (module.push.type.members if module.push else ())})
 
     def constant_words(self, values: Mapping[str, Value]) -> tuple[tuple[int, int], ...]:
