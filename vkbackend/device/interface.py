@@ -1,6 +1,7 @@
 """The names of a shader's specialization constants and push constants, and the words that carry their values.
 
-In: what shaders/build.py reads from GLSL, or SPIR-V. Out: `Interface`, with which a `Dispatch` turns {name: value} into words when it is made.
+In: what shaders/build.py reads from GLSL, or SPIR-V. Out: `Interface`, with which a `Dispatch`
+turns {name: value} into words when it is made.
 """
 
 from collections.abc import Mapping
@@ -37,12 +38,15 @@ class Interface:
 
     @classmethod
     def of_module(cls, shader: str, module: Module) -> "Interface":
-        """By the names in SPIR-V; a constant without one, such as that of a local size, goes by its number. Raises DeviceError for a constant that is not a scalar of 32 bits."""
-        for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *(module.push.type.members if module.push else ()))]:
+        """By the names in SPIR-V; a constant without one, such as that of a local size, goes by its number.
+
+        Raises DeviceError for a constant that is not a scalar of 32 bits."""
+        members = module.push.type.members if module.push else ()
+        for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *members)]:
             if kind.kind not in ("bool", "int", "uint", "float") or kind.kind != "bool" and kind.bits != 32:
                 raise DeviceError(f"shader {shader}: constant {name} must be a bool, int, uint or float of 32 bits")
         return cls(shader, {each.name or str(number): (number, each.type.kind) for number, each in module.constants.items()},
-                   {member.name: member.type.kind for member in (module.push.type.members if module.push else ())})
+                   {member.name: member.type.kind for member in members})
 
     def constant_words(self, values: Mapping[str, Value]) -> tuple[tuple[int, int], ...]:
         """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name and for a value of another type."""
