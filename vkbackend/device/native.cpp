@@ -1,12 +1,13 @@
 // vkbackend._native: what Kompute (kp) lacks, as kp operations and plain handles.
 //
-// In: raw handles of an instance and a device opened by vkbackend/device/context.py. Out: Memory, Kernel and operations
-// (dispatch, barrier, copy, timestamp) that a kp.Sequence records; `Submission` runs what was recorded, without the GIL,
-// with every VkResult checked and a time limit.
+// In: raw handles of an instance and a device opened by vkbackend/device/context.py. Out: Memory, Kernel and
+// operations (dispatch, barrier, copy, timestamp) that a kp.Sequence records; `Submission` runs what was
+// recorded, without the GIL, with every VkResult checked and a time limit.
 //
-// kp.Tensor is not used for memory: it ignores failed allocations (and crashes later), takes 32-bit sizes, copies its
-// data twice and fixes its buffer's usage. kp.Sequence owns the command pool and buffer; its own eval() ignores results,
-// so the command buffer is captured by the first recorded operation and submitted here.
+// kp.Tensor is not used for memory: it ignores failed allocations (and crashes later), takes 32-bit sizes,
+// copies its data twice and fixes its buffer's usage. kp.Sequence owns the command pool and buffer; its own
+// eval() ignores results, so the command buffer is captured by the first recorded operation and submitted
+// here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -30,7 +31,8 @@ struct VulkanError : std::runtime_error {
 };
 
 static void check(VkResult result, const char* call) {
-    if (result != VK_SUCCESS) throw VulkanError(std::string(call) + " gave " + vk::to_string(vk::Result(result)), result);
+    if (result != VK_SUCCESS)
+        throw VulkanError(std::string(call) + " gave " + vk::to_string(vk::Result(result)), result);
 }
 
 static std::vector<uint32_t> words(const py::bytes& spirv) {
@@ -53,8 +55,10 @@ struct Context {
     std::shared_ptr<vk::Device> kp_device;
     std::shared_ptr<vk::Queue> kp_queue;
 
-    Context(uintptr_t instance_, uintptr_t physical_, uintptr_t device_, uint32_t family_, const py::bytes& cache_data)
-        : instance(VkInstance(instance_)), physical(VkPhysicalDevice(physical_)), device(VkDevice(device_)), family(family_) {
+    Context(uintptr_t instance_, uintptr_t physical_, uintptr_t device_, uint32_t family_,
+            const py::bytes& cache_data)
+        : instance(VkInstance(instance_)), physical(VkPhysicalDevice(physical_)), device(VkDevice(device_)),
+          family(family_) {
         vkGetDeviceQueue(device, family, 0, &queue);
         vkGetPhysicalDeviceMemoryProperties(physical, &heaps);
         std::string data = cache_data;
@@ -86,7 +90,8 @@ struct Context {
     }
 };
 
-// A buffer with memory of its own. `wanted` property flags are tried in order, so that the caller can prefer cached memory.
+// A buffer with memory of its own. `wanted` property flags are tried in order, so that the caller can prefer
+// cached memory.
 struct Memory {
     std::shared_ptr<Context> context;
     VkBuffer buffer = VK_NULL_HANDLE;
@@ -95,7 +100,8 @@ struct Memory {
     uint64_t size;
     VkMemoryPropertyFlags flags = 0;
 
-    Memory(std::shared_ptr<Context> context_, uint64_t size_, VkBufferUsageFlags usage, const std::vector<VkMemoryPropertyFlags>& wanted)
+    Memory(std::shared_ptr<Context> context_, uint64_t size_, VkBufferUsageFlags usage,
+           const std::vector<VkMemoryPropertyFlags>& wanted)
         : context(context_), size(size_) {
         VkBufferCreateInfo info{VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO};
         info.size = size;
@@ -106,7 +112,9 @@ struct Memory {
         VkResult result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
         for (VkMemoryPropertyFlags want : wanted) {
             for (uint32_t type = 0; type < context->heaps.memoryTypeCount && !memory; type++) {
-                if (!(needs.memoryTypeBits >> type & 1) || (context->heaps.memoryTypes[type].propertyFlags & want) != want) continue;
+                if (!(needs.memoryTypeBits >> type & 1) ||
+                    (context->heaps.memoryTypes[type].propertyFlags & want) != want)
+                    continue;
                 VkMemoryAllocateInfo allocate{VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO};
                 allocate.allocationSize = needs.size;
                 allocate.memoryTypeIndex = type;
@@ -118,10 +126,13 @@ struct Memory {
         }
         if (!memory) {
             release();
-            throw VulkanError("vkAllocateMemory of " + std::to_string(size) + " bytes gave " + vk::to_string(vk::Result(result)), result);
+            throw VulkanError("vkAllocateMemory of " + std::to_string(size) + " bytes gave " +
+                                  vk::to_string(vk::Result(result)),
+                              result);
         }
         result = vkBindBufferMemory(context->device, buffer, memory, 0);
-        if (result == VK_SUCCESS && (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) && (flags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT))
+        if (result == VK_SUCCESS && (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) &&
+            (flags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT))
             result = vkMapMemory(context->device, memory, 0, VK_WHOLE_SIZE, 0, &mapped);
         if (result != VK_SUCCESS) {
             release();
@@ -141,8 +152,8 @@ struct Memory {
 };
 
 // What a binding is: a storage buffer, or a uniform texel buffer of one of these formats.
-static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT, VK_FORMAT_R32G32B32A32_SFLOAT,
-                                         VK_FORMAT_R32_SFLOAT};
+static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT,
+                                         VK_FORMAT_R32G32B32A32_SFLOAT, VK_FORMAT_R32_SFLOAT};
 static const uint32_t TEXEL_BYTES[] = {0, 16, 4, 16, 4};
 
 struct Kernel {
@@ -154,26 +165,31 @@ struct Kernel {
     VkPipelineLayout layout = VK_NULL_HANDLE;
     VkPipeline pipeline = VK_NULL_HANDLE;
 
-    Kernel(std::shared_ptr<Context> context_, const py::bytes& spirv, std::vector<int> bindings_, uint32_t push_words_,
-           const std::map<uint32_t, uint32_t>& constants, uint32_t subgroup_size)
+    Kernel(std::shared_ptr<Context> context_, const py::bytes& spirv, std::vector<int> bindings_,
+           uint32_t push_words_, const std::map<uint32_t, uint32_t>& constants, uint32_t subgroup_size)
         : context(context_), bindings(bindings_), push_words(push_words_) {
         for (int kind : bindings)
-            if (kind < 0 || kind >= int(std::size(TEXEL_FORMATS))) throw std::invalid_argument("unknown kind of binding");
+            if (kind < 0 || kind >= int(std::size(TEXEL_FORMATS)))
+                throw std::invalid_argument("unknown kind of binding");
         std::vector<uint32_t> code = words(spirv);
         try {
             VkShaderModuleCreateInfo module_info{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
             module_info.codeSize = code.size() * 4;
             module_info.pCode = code.data();
-            check(vkCreateShaderModule(context->device, &module_info, nullptr, &module), "vkCreateShaderModule");
+            check(vkCreateShaderModule(context->device, &module_info, nullptr, &module),
+                  "vkCreateShaderModule");
 
             std::vector<VkDescriptorSetLayoutBinding> slots;
             for (uint32_t i = 0; i < bindings.size(); i++)
-                slots.push_back({i, bindings[i] ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                slots.push_back({i,
+                                 bindings[i] ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER
+                                             : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
                                  1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
             VkDescriptorSetLayoutCreateInfo set_info{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
             set_info.bindingCount = uint32_t(slots.size());
             set_info.pBindings = slots.data();
-            check(vkCreateDescriptorSetLayout(context->device, &set_info, nullptr, &set_layout), "vkCreateDescriptorSetLayout");
+            check(vkCreateDescriptorSetLayout(context->device, &set_info, nullptr, &set_layout),
+                  "vkCreateDescriptorSetLayout");
 
             VkPushConstantRange push{VK_SHADER_STAGE_COMPUTE_BIT, 0, push_words * 4};
             VkPipelineLayoutCreateInfo layout_info{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
@@ -181,7 +197,8 @@ struct Kernel {
             layout_info.pSetLayouts = &set_layout;
             layout_info.pushConstantRangeCount = push_words ? 1 : 0;
             layout_info.pPushConstantRanges = &push;
-            check(vkCreatePipelineLayout(context->device, &layout_info, nullptr, &layout), "vkCreatePipelineLayout");
+            check(vkCreatePipelineLayout(context->device, &layout_info, nullptr, &layout),
+                  "vkCreatePipelineLayout");
 
             std::vector<VkSpecializationMapEntry> entries;
             std::vector<uint32_t> values;
@@ -189,8 +206,10 @@ struct Kernel {
                 entries.push_back({id, uint32_t(values.size() * 4), 4});
                 values.push_back(value);
             }
-            VkSpecializationInfo special{uint32_t(entries.size()), entries.data(), values.size() * 4, values.data()};
-            VkPipelineShaderStageRequiredSubgroupSizeCreateInfo required{VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO};
+            VkSpecializationInfo special{uint32_t(entries.size()), entries.data(), values.size() * 4,
+                                         values.data()};
+            VkPipelineShaderStageRequiredSubgroupSizeCreateInfo required{
+                VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO};
             required.requiredSubgroupSize = subgroup_size;
             VkComputePipelineCreateInfo info{VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
             info.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
@@ -204,7 +223,8 @@ struct Kernel {
             }
             info.layout = layout;
             py::gil_scoped_release release_gil;
-            check(vkCreateComputePipelines(context->device, context->cache, 1, &info, nullptr, &pipeline), "vkCreateComputePipelines");
+            check(vkCreateComputePipelines(context->device, context->cache, 1, &info, nullptr, &pipeline),
+                  "vkCreateComputePipelines");
         } catch (...) {
             release();
             throw;
@@ -238,15 +258,19 @@ struct OpDispatch : Op {
     VkDescriptorPool pool = VK_NULL_HANDLE;
     VkDescriptorSet set = VK_NULL_HANDLE;
 
-    OpDispatch(std::shared_ptr<Kernel> kernel_, std::vector<Range> ranges_, std::array<uint32_t, 3> groups_, std::vector<uint32_t> push_)
+    OpDispatch(std::shared_ptr<Kernel> kernel_, std::vector<Range> ranges_, std::array<uint32_t, 3> groups_,
+               std::vector<uint32_t> push_)
         : kernel(kernel_), ranges(ranges_), groups(groups_), push(push_) {
-        if (ranges.size() != kernel->bindings.size()) throw std::invalid_argument("bindings do not match the kernel's");
-        if (push.size() != kernel->push_words) throw std::invalid_argument("push constants do not match the kernel's");
+        if (ranges.size() != kernel->bindings.size())
+            throw std::invalid_argument("bindings do not match the kernel's");
+        if (push.size() != kernel->push_words)
+            throw std::invalid_argument("push constants do not match the kernel's");
         VkDevice device = kernel->context->device;
         uint32_t texels = 0;
         for (int kind : kernel->bindings) texels += kind != 0;
         std::vector<VkDescriptorPoolSize> sizes;
-        if (ranges.size() > texels) sizes.push_back({VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, uint32_t(ranges.size()) - texels});
+        if (ranges.size() > texels)
+            sizes.push_back({VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, uint32_t(ranges.size()) - texels});
         if (texels) sizes.push_back({VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER, texels});
         VkDescriptorPoolCreateInfo pool_info{VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO};
         pool_info.maxSets = 1;
@@ -305,7 +329,9 @@ struct OpDispatch : Op {
         VkCommandBuffer raw = commands;
         vkCmdBindPipeline(raw, VK_PIPELINE_BIND_POINT_COMPUTE, kernel->pipeline);
         vkCmdBindDescriptorSets(raw, VK_PIPELINE_BIND_POINT_COMPUTE, kernel->layout, 0, 1, &set, 0, nullptr);
-        if (!push.empty()) vkCmdPushConstants(raw, kernel->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, uint32_t(push.size() * 4), push.data());
+        if (!push.empty())
+            vkCmdPushConstants(raw, kernel->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, uint32_t(push.size() * 4),
+                               push.data());
         vkCmdDispatch(raw, groups[0], groups[1], groups[2]);
     }
 };
@@ -323,9 +349,12 @@ struct OpBarrier : Op {
 struct OpCopy : Op {
     std::shared_ptr<Memory> from, to;
     VkBufferCopy region;
-    OpCopy(std::shared_ptr<Memory> from_, uint64_t from_offset, std::shared_ptr<Memory> to_, uint64_t to_offset, uint64_t bytes)
+    OpCopy(std::shared_ptr<Memory> from_, uint64_t from_offset, std::shared_ptr<Memory> to_,
+           uint64_t to_offset, uint64_t bytes)
         : from(from_), to(to_), region{from_offset, to_offset, bytes} {}
-    void record(const vk::CommandBuffer& commands) override { vkCmdCopyBuffer(commands, from->buffer, to->buffer, 1, &region); }
+    void record(const vk::CommandBuffer& commands) override {
+        vkCmdCopyBuffer(commands, from->buffer, to->buffer, 1, &region);
+    }
 };
 
 struct Timestamps {
@@ -342,7 +371,9 @@ struct Timestamps {
     Timestamps(const Timestamps&) = delete;
     std::vector<uint64_t> read() const {
         std::vector<uint64_t> values(count);
-        check(vkGetQueryPoolResults(context->device, pool, 0, count, count * 8, values.data(), 8, VK_QUERY_RESULT_64_BIT), "vkGetQueryPoolResults");
+        check(vkGetQueryPoolResults(context->device, pool, 0, count, count * 8, values.data(), 8,
+                                    VK_QUERY_RESULT_64_BIT),
+              "vkGetQueryPoolResults");
         return values;
     }
 };
@@ -351,10 +382,13 @@ struct Timestamps {
 struct OpTimestamp : Op {
     std::shared_ptr<Timestamps> timestamps;
     uint32_t index;
-    OpTimestamp(std::shared_ptr<Timestamps> timestamps_, uint32_t index_) : timestamps(timestamps_), index(index_) {}
+    OpTimestamp(std::shared_ptr<Timestamps> timestamps_, uint32_t index_)
+        : timestamps(timestamps_), index(index_) {}
     void record(const vk::CommandBuffer& commands) override {
         if (index == 0) vkCmdResetQueryPool(commands, timestamps->pool, 0, timestamps->count);
-        vkCmdWriteTimestamp(commands, index == 0 ? VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT : VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, timestamps->pool, index);
+        vkCmdWriteTimestamp(
+            commands, index == 0 ? VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT : VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT,
+            timestamps->pool, index);
     }
 };
 
@@ -364,13 +398,14 @@ struct OpCapture : Op {
     void record(const vk::CommandBuffer& commands_) override { commands = commands_; }
 };
 
-// Runs a recorded kp.Sequence: submit, wait with a limit, both without the GIL. One at a time per Submission; several of one device may be
-// under way, and run in the order in which they were submitted.
+// Runs a recorded kp.Sequence: submit, wait with a limit, both without the GIL. One at a time per Submission;
+// several of one device may be under way, and run in the order in which they were submitted.
 //
-// After a wait that ended at its limit the queue may still run the commands, and nothing that they use may be destroyed before they are
-// done: command buffer, pipelines, descriptor sets, memory, all of which the sequence's recorded operations hold. The destructor waits
-// GRACE_NS more. A device that hangs for longer may never be done, and waiting for it without end would take the program with it: then the
-// sequence, and the device that it holds, are leaked for the rest of the process. Its caller was told that the device is lost.
+// After a wait that ended at its limit the queue may still run the commands, and nothing that they use may be
+// destroyed before they are done: command buffer, pipelines, descriptor sets, memory, all of which the
+// sequence's recorded operations hold. The destructor waits GRACE_NS more. A device that hangs for longer may
+// never be done, and waiting for it without end would take the program with it: then the sequence, and the
+// device that it holds, are leaked for the rest of the process. Its caller was told that the device is lost.
 static const uint64_t GRACE_NS = 2'000'000'000;
 
 struct Submission {
@@ -380,7 +415,8 @@ struct Submission {
     VkFence fence = VK_NULL_HANDLE;
     bool is_pending = false;  // submitted, and not known to be done
 
-    Submission(std::shared_ptr<Context> context_, std::shared_ptr<kp::Sequence> sequence_, std::shared_ptr<OpCapture> capture_)
+    Submission(std::shared_ptr<Context> context_, std::shared_ptr<kp::Sequence> sequence_,
+               std::shared_ptr<OpCapture> capture_)
         : context(context_), sequence(sequence_), capture(capture_) {
         if (!capture->commands) throw std::invalid_argument("the sequence has not recorded its OpCapture");
         sequence->end();
@@ -403,7 +439,9 @@ struct Submission {
         VkSubmitInfo info{VK_STRUCTURE_TYPE_SUBMIT_INFO};
         info.commandBufferCount = 1;
         info.pCommandBuffers = &capture->commands;
-        if (is_pending) wait_for_fence(limit_ns);  // the run before ended at its limit: neither its fence nor its commands are free yet
+        if (is_pending)
+            // The run before ended at its limit: neither its fence nor its commands are free yet.
+            wait_for_fence(limit_ns);
         check(vkResetFences(context->device, 1, &fence), "vkResetFences");
         check(vkQueueSubmit(context->queue, 1, &info, fence), "vkQueueSubmit");
         is_pending = true;
@@ -443,19 +481,24 @@ PYBIND11_MODULE(_native, m) {
         .def_property_readonly("is_mapped", [](const Memory& memory) { return memory.mapped != nullptr; })
         .def_buffer([](Memory& memory) {
             if (!memory.mapped) throw std::invalid_argument("this memory is not visible to the host");
-            return py::buffer_info(memory.mapped, 1, py::format_descriptor<uint8_t>::format(), py::ssize_t(memory.size));
+            return py::buffer_info(memory.mapped, 1, py::format_descriptor<uint8_t>::format(),
+                                   py::ssize_t(memory.size));
         });
     py::class_<Kernel, std::shared_ptr<Kernel>>(m, "Kernel")
-        .def(py::init<std::shared_ptr<Context>, py::bytes, std::vector<int>, uint32_t, std::map<uint32_t, uint32_t>, uint32_t>());
+        .def(py::init<std::shared_ptr<Context>, py::bytes, std::vector<int>, uint32_t,
+                      std::map<uint32_t, uint32_t>, uint32_t>());
     py::class_<Timestamps, std::shared_ptr<Timestamps>>(m, "Timestamps")
         .def(py::init<std::shared_ptr<Context>, uint32_t>())
         .def("read", &Timestamps::read);
     py::class_<OpDispatch, kp::OpBase, std::shared_ptr<OpDispatch>>(m, "OpDispatch")
-        .def(py::init<std::shared_ptr<Kernel>, std::vector<Range>, std::array<uint32_t, 3>, std::vector<uint32_t>>());
-    py::class_<OpBarrier, kp::OpBase, std::shared_ptr<OpBarrier>>(m, "OpBarrier").def(py::init<uint32_t, uint32_t, uint32_t, uint32_t>());
+        .def(py::init<std::shared_ptr<Kernel>, std::vector<Range>, std::array<uint32_t, 3>,
+                      std::vector<uint32_t>>());
+    py::class_<OpBarrier, kp::OpBase, std::shared_ptr<OpBarrier>>(m, "OpBarrier")
+        .def(py::init<uint32_t, uint32_t, uint32_t, uint32_t>());
     py::class_<OpCopy, kp::OpBase, std::shared_ptr<OpCopy>>(m, "OpCopy")
         .def(py::init<std::shared_ptr<Memory>, uint64_t, std::shared_ptr<Memory>, uint64_t, uint64_t>());
-    py::class_<OpTimestamp, kp::OpBase, std::shared_ptr<OpTimestamp>>(m, "OpTimestamp").def(py::init<std::shared_ptr<Timestamps>, uint32_t>());
+    py::class_<OpTimestamp, kp::OpBase, std::shared_ptr<OpTimestamp>>(m, "OpTimestamp")
+        .def(py::init<std::shared_ptr<Timestamps>, uint32_t>());
     py::class_<OpCapture, kp::OpBase, std::shared_ptr<OpCapture>>(m, "OpCapture").def(py::init<>());
     py::class_<Submission, std::shared_ptr<Submission>>(m, "Submission")
         .def(py::init<std::shared_ptr<Context>, std::shared_ptr<kp::Sequence>, std::shared_ptr<OpCapture>>())
