@@ -14,6 +14,7 @@ from aiohttp import web
 from vkbackend.engine.sequence import Embedding, GenerationRequest, Purpose
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.tokenizer.long_texts import encode_at_most
 
 from . import go_text, pools, streaming
 from .errors import ApiError
@@ -78,7 +79,7 @@ def _prompt(metadata, tokenizer, text: str, num_ctx: int, truncate: bool) -> lis
     """A text's tokens, at most as many as the context holds. As in Ollama, a place is kept for each of the two marks that the text lacks, even
     where the model wants none."""
     architecture = metadata.get("general.architecture", str, "")
-    tokens = tokenizer.encode(text, add_special=False)
+    tokens = encode_at_most(tokenizer, text, num_ctx + 1, num_ctx, add_special=False)
     limit = min(num_ctx, metadata.get(f"{architecture}.context_length", int, num_ctx))
     for name, index in (("bos", 0), ("eos", -1)):
         mark = metadata.get(f"tokenizer.ggml.{name}_token_id", int, 0)

@@ -15,6 +15,7 @@ from aiohttp import web
 from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptions, default_options
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.tokenizer.long_texts import encode_at_most
 
 from . import go_text, jinja, output_parsers, pools, streaming
 from .capabilities import capabilities
@@ -207,19 +208,32 @@ class Run:
         self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
         self.loaded_at = time.monotonic()
         self.text = ""
-        context_length = min(model.context_length, plan.options.num_ctx)
+        context_length = self._context_length = min(model.context_length, plan.options.num_ctx)
+        self._truncates = ask.truncate is not False
         self.generation = GenerationRequest(
-            model.tokenizer.encode(prompt), plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
+            self._tokens(prompt), plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
             top_logprobs=ask.top_logprobs if ask.logprobs else 0, num_ctx=context_length, num_keep=plan.options.num_keep,
             shift=ask.shift is not False, truncate=ask.truncate is not False, format=check_format(ask.format) if format is None else format)
         self._client_left = lambda: streaming.has_left(request)
         self._num_calls = 0
 
+    def _tokens(self, prompt: str) -> list[int]:
+        """The prompt's tokens; of a long one that does not fit, those that the engine would keep, or one more than fit where it must not be cut."""
+        most, keep = self._context_length, self.plan.options.num_keep
+        if not self._truncates:
+            return encode_at_most(self.model.tokenizer, prompt, most + 1, most + 1)
+        keep = most if keep < 0 else keep + getattr(self.model.tokenizer, "adds_bos", False)
+        return encode_at_most(self.model.tokenizer, prompt, most, min(keep, most - 1))
+
+    def context_after(self) -> list[int]:
+        """The tokens of the prompt and the answer, as the answer's `context` shows them; the last ones of a long prompt that did not fit."""
+        return encode_at_most(self.model.tokenizer, self.prompt + self.text, self._context_length, add_special=False)
+
     def again(self, prompt: str, parser: OutputParser | None, format: str) -> "Run":
         """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go on."""
         run = copy.copy(self)
         run.prompt, run.parser = prompt, parser
-        run.generation = replace(self.generation, prompt_tokens=self.model.tokenizer.encode(prompt), format=format)
+        run.generation = replace(self.generation, prompt_tokens=self._tokens(prompt), format=format)
         return run
 
     async def pieces(self, make_answer):

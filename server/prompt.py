@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
+from vkbackend.tokenizer.long_texts import encode_at_most
+
 from . import go_json
 from .gotemplate import Template, Values
 from .messages import Message
@@ -49,6 +51,11 @@ class ContextLimit:
     sees_images: bool = False
 
 
+def count_tokens(tokenizer, text: str, most: int) -> int:
+    """How many tokens a text has; of a long one that has more than `most`, only that it has more."""
+    return len(encode_at_most(tokenizer, text, most + 1, most + 1, add_special=False))
+
+
 def chat_prompt(template: Template, messages: list[Message], limit: ContextLimit, *, tools: list | None = None,
                 thinking: Thinking = Thinking(), one_image_only: bool = False) -> Prompt:
     """The prompt of a conversation. Where it is too long, the oldest messages are left out; system texts and the last message stay.
@@ -79,16 +86,25 @@ def _fitting(messages, limit, render):
             size += TOKENS_PER_IMAGE * sum(len(message.images or ()) for message in messages[first:])
         return size <= limit.num_ctx
 
-    # The common case first: counting the whole is one run, going back message by message is as many as there are messages.
+    def system_before(first):
+        return [message for message in messages[:first] if message.role == "system"]
+
     if not limit.truncate or not messages or fits(0, []):
         return [], 0
-    first, system = len(messages) - 1, []
-    for candidate in range(len(messages) - 1, -1, -1):
-        system = [message for message in messages[:candidate] if message.role == "system"]
-        if not fits(candidate, system):
-            break
-        first = candidate
-    return system, first
+    last = len(messages) - 1
+    if not fits(last, system_before(last)):
+        return system_before(last), last
+    # The more messages, the longer the prompt: back in doubling steps, then by halves to the first one that fits.
+    first, step = last, 1
+    while (too_long := max(first - step, 0)) and fits(too_long, system_before(too_long)):
+        first, step = too_long, 2 * step
+    while first - too_long > 1:
+        middle = (first + too_long) // 2
+        if fits(middle, system_before(middle)):
+            first = middle
+        else:
+            too_long = middle
+    return system_before(too_long), first
 
 
 def _tag_images(messages):

@@ -15,7 +15,7 @@ from .gotemplate import TemplateError
 from .inference import Plan, Run
 from .messages import ChatRequest, ChatResponse, Message
 from .output_parsers import Parsed, harmony
-from .prompt import ContextLimit, Prompt, Thinking
+from .prompt import ContextLimit, Prompt, Thinking, count_tokens
 from .prompt_style import style_of
 
 ANSWER_BEGUN = Message(role="assistant", content="...")  # to built-in parsers: what comes goes on with an answer, no thoughts are to be expected
@@ -36,7 +36,7 @@ class Turn:
     def write_prompt(self, thoughts: str = "") -> Prompt:
         """The prompt; with `thoughts`, one that goes on behind them. Raises ApiError 500 for what a template cannot do."""
         ask, plan, model = self.ask, self.plan, self.model
-        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
+        limit = ContextLimit(plan.options.num_ctx, lambda text: count_tokens(model.tokenizer, text, plan.options.num_ctx), ask.truncate is not False,
                              bool(plan.stored.projector_paths))
         messages = [*self.messages, Message(role="assistant", thinking=thoughts)] if thoughts else self.messages
         try:

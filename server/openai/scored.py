@@ -45,6 +45,8 @@ async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list
 
 
 def _make_run(plan, model, ask, prompt, extras, request) -> Run:
+    if extras.echo:  # never cut
+        ask = replace(ask, truncate=False)
     run = Run(plan, model, ask, prompt if isinstance(prompt, str) else "", request)
     tokens = run.generation.prompt_tokens if isinstance(prompt, str) else prompt
     unknown = next((token for token in tokens if token >= model.tokenizer.vocab_size), None)

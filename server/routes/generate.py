@@ -15,7 +15,7 @@ from ..inference import Plan, Run
 from ..keys import LOADED_MODELS, STORE
 from ..messages import DebugInfo, GenerateRequest, GenerateResponse, Message
 from ..output_parsers import OutputParser
-from ..prompt import ContextLimit, Prompt, Thinking
+from ..prompt import ContextLimit, Prompt, Thinking, count_tokens
 from ..prompt_style import style_of
 from ..service import limits
 from ..store import InvalidName
@@ -85,7 +85,7 @@ def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
             template = Template.parse(ask.template or plan.stored.template)
             return prompt.generate_prompt(template, prompt=ask.prompt, suffix=ask.suffix, messages=conversation(ask, plan.stored),
                                           context_text=context_text, thinking=thinking)
-        limit = ContextLimit(plan.options.num_ctx, lambda text: len(model.tokenizer.encode(text, add_special=False)), ask.truncate is not False,
+        limit = ContextLimit(plan.options.num_ctx, lambda text: count_tokens(model.tokenizer, text, plan.options.num_ctx), ask.truncate is not False,
                              bool(plan.stored.projector_paths))
         template = style_of(plan.stored, plan.chat_template, model.tokenizer).template
         rendered = prompt.chat_prompt(template, conversation(ask, plan.stored), limit, tools=[], thinking=thinking,
@@ -120,7 +120,7 @@ async def answers(ask: GenerateRequest, run: Run):
 
     async for answer in run.pieces(make_answer):
         if answer.done and not ask.raw:
-            answer.context = await pools.run(pools.of_prompt(), run.model.tokenizer.encode, run.prompt + run.text, add_special=False)
+            answer.context = await pools.run(pools.of_prompt(), run.context_after)
         yield answer
 
 

@@ -6,8 +6,10 @@ In: an open `GGUFFile`. Out: `Tokenizer`, whatever the kind in the file. Knows n
 import re
 from typing import Sequence
 
+from .. import cancellation
 from ..errors import TokenizerError
 from .bpe import ByteLevelBPE
+from .long_texts import blocks, parts
 from .sentencepiece import SentencePiece
 from .special_tokens import WHEN_PARSED, SpecialTokens
 from .vocabulary import PREFIX, TokenType
@@ -57,9 +59,42 @@ class Tokenizer:
         """
         if not text.isascii():
             text = SURROGATES.sub(REPLACEMENT, text)
+        before, after = self._around(add_special)
+        ids = list(before)
+        for start, end in parts(text, self._kind.PLACE_TO_CUT, self._special.at_cuts):
+            ids += self._encode_part(text[start:end], start == 0, parse_special)
+        return ids + after
+
+    def encode_ends(self, text: str, most: int, keep: int, add_special: bool = True) -> list[int]:
+        """The tokens of `encode`; of a text that has more than `most`, the first `keep` and the last ones, `most` together.
+
+        What is dropped is not tokenized. The same tokens as those of the whole text, unless a word of more than 100,000 characters is cut.
+        """
+        if not text.isascii():
+            text = SURROGATES.sub(REPLACEMENT, text)
+        before, after = self._around(add_special)
+        whole = parts(text, self._kind.PLACE_TO_CUT, self._special.at_cuts)
+        bounds, ids = list(blocks(text, whole, self._special.texts)), list(before)
+        for start, end in bounds:
+            ids += self._encode_part(text[start:end], start == 0)
+            if len(ids) + len(after) > most:
+                break
+        else:
+            return ids + after if len(bounds) == len(whole) else self.encode(text, add_special)
+        last = list(after)
+        for start, end in reversed(bounds):
+            if len(last) >= most - keep:
+                break
+            last = self._encode_part(text[start:end], start == 0) + last
+        return ids[:keep] + last[len(last) - (most - keep):]
+
+    def _around(self, add_special: bool) -> tuple[list[int], list[int]]:
         vocabulary = self._vocabulary
-        ids = [vocabulary.bos_id] if add_special and vocabulary.add_bos else []
-        after_special = True
+        return ([vocabulary.bos_id] if add_special and vocabulary.add_bos else [], [vocabulary.eos_id] if add_special and vocabulary.add_eos else [])
+
+    def _encode_part(self, text: str, is_first: bool, parse_special: bool = True) -> list[int]:
+        cancellation.check()
+        ids, after_special = [], is_first
         for piece in self._special.split(text, parse_special):
             if isinstance(piece, str):
                 ids += self._kind.encode(piece, after_special)
@@ -67,8 +102,6 @@ class Tokenizer:
             else:
                 ids.append(piece)
                 after_special = True
-        if add_special and vocabulary.add_eos:
-            ids.append(vocabulary.eos_id)
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:

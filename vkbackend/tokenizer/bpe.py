@@ -4,6 +4,7 @@ In: a text without special tokens. Out: ids. The pre-tokenizer cuts the text int
 printable character; the pairs of characters merge in the order of `tokenizer.ggml.merges`.
 """
 
+import re
 from functools import lru_cache
 
 from .merging import merge_pairs
@@ -28,6 +29,8 @@ BYTE_OF_CHARACTER = {character: bytes([byte]) for byte, character in CHARACTER_O
 
 class ByteLevelBPE:
     """Text -> ids and id -> bytes for one byte-level BPE vocabulary."""
+
+    PLACE_TO_CUT = re.compile(r"(?<=[A-Za-z])(?=[ \n])")  # no pattern of pretokenizers.py reaches across
 
     def __init__(self, metadata):
         self._pretokenizer = Pretokenizer.named(metadata.get(PREFIX + "pre", str, None))

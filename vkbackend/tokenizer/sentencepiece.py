@@ -5,6 +5,7 @@ first; what forms no token becomes byte tokens.
 """
 
 import re
+import string
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +30,8 @@ class SentencePiece:
         _, ranks = np.unique(-self.vocabulary.per_token(metadata, "scores", np.float32, 0.0), return_inverse=True)
         self._ranks = memoryview(ranks.astype(np.int32))
         self._byte_ids = self.vocabulary.byte_ids()
-        self._word_start = _word_start(self.vocabulary.tokens)
+        self._word_start, letters = _word_start(self.vocabulary.tokens)
+        self.PLACE_TO_CUT = re.compile(f"(?<=[{letters}])(?= )" if letters else "(?!)")
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
@@ -79,12 +81,15 @@ def byte_of(text: str) -> bytes:
         raise TokenizerError(f"the byte token {text!r} does not look like <0x41>; convert the model again") from None
 
 
-def _word_start(tokens: Texts) -> re.Pattern:
-    """A pattern that matches, without width, where a text can be cut with no token lost.
+def _word_start(tokens: Texts) -> tuple[re.Pattern, str]:
+    """(pattern, the ASCII letters behind which it matches before a space)
+
+    A pattern that matches, without width, where a text can be cut with no token lost.
 
     That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3: '>▁</'). No merge can
     cross such a place, so the words between are tokenized, and remembered, one by one with the same result.
     """
     inside = {text[at - 1] for text in tokens if SPACE in text[1:] for at in range(1, len(text)) if text[at] == SPACE}
     followed = "".join(re.escape(character) for character in sorted(inside | {SPACE}))
-    return re.compile(f"(?<![{followed}])(?={SPACE})")
+    letters = "".join(letter for letter in string.ascii_letters if letter not in inside)
+    return re.compile(f"(?<![{followed}])(?={SPACE})"), letters

@@ -4,6 +4,8 @@ In: a text. Out: its pieces in order: the id of a special token, or the text bet
 text, as in llama.cpp; so where two overlap, the longer one wins even if it begins later.
 """
 
+import re
+
 from .vocabulary import TokenType, Vocabulary
 
 WHEN_PARSED = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
@@ -17,6 +19,9 @@ class SpecialTokens:
     def __init__(self, vocabulary: Vocabulary, strips_right=frozenset(), num_ids: int | None = None):
         self._vocabulary, self._strips_right, self._num_ids = vocabulary, strips_right, num_ids
         self._groups = self._by_first_pair()
+        # texts: of all of them. at_cuts: those that a cut between a letter and white space can lie inside of or next to.
+        self.texts = [text for group in self._groups.values() for _, _, text in group]
+        self.at_cuts = [text for text in self.texts if re.search(r"[A-Za-z](?:\s|$)", text)]
 
     def _by_first_pair(self) -> dict[str, list[tuple[int, int, str]]]:
         """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a text, so few tokens are searched for."""

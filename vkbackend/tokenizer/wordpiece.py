@@ -5,6 +5,7 @@ word is taken apart into the longest tokens from the left, or is the unknown tok
 In GGUF files the tokens that begin a word carry U+2581 in front; the others continue one.
 """
 
+import re
 import unicodedata
 from functools import lru_cache
 
@@ -20,6 +21,8 @@ OTHER_SPACES = "\t\n\v\f\r\x85"
 
 class WordPiece:
     """Text -> ids and id -> bytes for one WordPiece vocabulary."""
+
+    PLACE_TO_CUT = re.compile("(?<=[A-Za-z])(?= )")
 
     def __init__(self, metadata):
         cls_id = metadata.get(PREFIX + "cls_token_id", int, 101)
