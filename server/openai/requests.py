@@ -9,7 +9,7 @@ import binascii
 from dataclasses import dataclass, replace
 
 from .. import conversation, messages
-from ..binding import BindError, TypeMismatch, bind, to_plain
+from ..binding import BindError, bind, to_plain
 from ..go_decode import JSONSyntaxError, Object, parse
 from ..go_json import RawJSON
 from . import messages as openai
@@ -194,8 +194,6 @@ def generate_request(ask: openai.CompletionRequest) -> messages.GenerateRequest:
             raise InvalidRequest(f"invalid type for 'stop' field: {_go_type(other)}")
         options["stop"] = ask.stop or None
     _add_numbers(options, ask)
-    if not isinstance(ask.prompt, str) and not (ask.echo or ask.raw):
-        raise InvalidRequest(str(TypeMismatch("array", "string", "CompletionRequest", ("prompt",))))
     shown = max(ask.logprobs or 0, 0)
     return messages.GenerateRequest(
         model=ask.model, prompt=ask.prompt if isinstance(ask.prompt, str) else "", suffix=ask.suffix, stream=ask.stream, options=options,

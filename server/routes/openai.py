@@ -63,11 +63,9 @@ async def completions(request: web.Request) -> web.StreamResponse:
     if extras.logprobs is not None:
         ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
     asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
-    if asked.echo or asked.raw:
-        prompts = requests.prompts(asked.prompt, extras.num_choices)
-        streams = [scored.answers(request, one, prompt, extras, started) for prompt in prompts for one in asks]
-    else:
-        streams = [pieces(generate, request, one, started) for one in asks]
+    prompts = requests.prompts(asked.prompt, extras.num_choices)
+    streams = [scored.answers(request, one, prompt, extras, started) if asked.echo or asked.raw or not isinstance(prompt, str) else
+               pieces(generate, request, replace(one, prompt=prompt), started) for prompt in prompts for one in asks]
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))

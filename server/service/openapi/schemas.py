@@ -26,7 +26,7 @@ CONTENT = {"oneOf": [TEXT, {"type": "array", "items": {"type": "object", "requir
     "type": {"enum": ["text", "image_url"]}, "text": TEXT,
     "image_url": {"oneOf": [TEXT, {"type": "object", "properties": {"url": TEXT}}]}}}}, {"type": "null"}]}
 PROMPT = {"oneOf": [TEXT, {"type": "array", "items": {}}],
-          "description": "text; with `echo` or `raw` also lists: texts, token ids, lists of token ids"}
+          "description": "a text, a list of texts, a list of token ids, or a list of lists of token ids"}
 SPECIAL = {
     **{(cls, "options"): OPTIONS for cls in (messages.GenerateRequest, messages.ChatRequest, messages.EmbedRequest, messages.EmbeddingRequest)},
     **{(cls, "format"): FORMAT for cls in (messages.GenerateRequest, messages.ChatRequest)},
