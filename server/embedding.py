@@ -16,7 +16,7 @@ from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer.long_texts import encode_at_most
 
-from . import go_text, pools, streaming
+from . import go_json, go_text, pools, streaming
 from .errors import ApiError
 from .keys import LOADED_MODELS, STORE
 from .parameters import Options
@@ -126,6 +126,5 @@ async def _run(engine, prompt: list[int], client_left) -> tuple[np.ndarray, int]
         raise ApiError(500, str(error).strip()) from None
     unsupported = vector[~np.isfinite(vector)]
     if len(unsupported):  # JSON has no text for them, and base64 would hide them
-        number = go_text.general_float(float(unsupported[0]))
-        raise ApiError(500, f"failed to encode response: json: unsupported value: {number}")
+        raise go_json.UnsupportedValue(float(unsupported[0]))
     return vector, event.prompt_tokens

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 
 import numpy as np
+from vkbackend.errors import VkbackendError
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -24,12 +25,20 @@ class RawJSON(str):
     """JSON text that stands for itself (Go's json.RawMessage)."""
 
 
+class UnsupportedValue(VkbackendError, ValueError):
+    """A number that JSON has no text for, in the words that clients of the original know."""
+
+    def __init__(self, number: float):
+        name = "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+        super().__init__(f"failed to encode response: json: unsupported value: {name}")
+
+
 class Float32(float):
     """A number written with the shortest digits that single out a 32-bit float."""
 
 
 def dumps(value) -> str:
-    """Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold."""
+    """Raises UnsupportedValue for NaN and infinities, TypeError for what JSON cannot hold."""
     if value is None:
         return "null"
     if value is True:
@@ -108,7 +117,7 @@ def shortest_digits(number, kind=np.float64) -> tuple[bool, str, int]:
 def number_text(number, kind=np.float64) -> str:
     """A float as encoding/json writes it: an exponent only below 1e-6 and from 1e21 on (floatEncoder)."""
     if not math.isfinite(number):
-        raise ValueError(f"json: unsupported value: {number}")
+        raise UnsupportedValue(number)
     if number and abs(number) < 1 << 24 and number == int(number):
         return str(int(number))
     negative, digits, point = shortest_digits(number, kind)

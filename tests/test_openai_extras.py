@@ -5,6 +5,7 @@ import asyncio
 import json
 import math
 
+import numpy as np
 import pytest
 from test_generate import run, serving
 
@@ -387,4 +388,19 @@ def test_no_odd_value_is_an_error_of_the_server(tmp_path, path):
                          b'{"prompt":' + b"[" * 9_000 + b"]" * 9_000 + b"}"):
                 answer = await client.post(path, data=body)
                 assert answer.status == 400, (body[:20], await answer.text())
+    run(scenario)
+
+
+@pytest.mark.parametrize("number, named", [(float("nan"), "NaN"), (float("inf"), "NaN"), (-float("inf"), "NaN")])
+def test_log_probabilities_that_are_no_numbers_are_an_error(tmp_path, number, named):
+    """A damaged model's logits are told of as the original does: JSON has no text for them. The infinite ones leave no number either."""
+    async def scenario():
+        async with serving(tmp_path, [["yes"]]) as client:
+            client.runner.row = lambda token_id: np.full(client.runner.vocab_size, number, np.float32)
+            status, body = await complete(client, prompt="one two three", echo=True, max_tokens=0, logprobs=1)
+            assert status == 500 and body["error"]["message"] == f"failed to encode response: json: unsupported value: {named}"
+            answer = await client.post("/v1/completions", json={"model": "m", "prompt": "one two", "echo": True, "max_tokens": 0, "logprobs": 1,
+                                                                "stream": True})
+            assert "NaN" not in await answer.text() and "[DONE]" not in await answer.text()
+            assert (await client.get("/api/version")).status == 200
     run(scenario)
