@@ -189,13 +189,13 @@ class _Raw(Kind):
 
 
 class _Bytes(Kind):
-    """api.ImageData: base64 text, or a list of byte values."""
+    """api.ImageData: base64 text, or a list of byte values. null is Go's nil, which is written as null again."""
 
     go_type = "api.ImageData"
 
     def decode(self, value, raw, current, state):
         if value is None:
-            return b""
+            return None
         if isinstance(value, str) and not isinstance(value, Number):
             return _base64(value, state)
         if not isinstance(value, list) or isinstance(value, Object):

@@ -57,7 +57,7 @@ class Message:
     role: str = wire(STRING, "role")
     content: str = wire(STRING, "content")
     thinking: str = wire(STRING, "thinking", omit_empty=True)
-    images: list[bytes] | None = wire(ListOf(BYTES), "images", omit_empty=True)
+    images: list[bytes | None] | None = wire(ListOf(BYTES), "images", omit_empty=True)
     tool_calls: list[ToolCall] | None = wire(ListOf(Struct(ToolCall)), "tool_calls", omit_empty=True)
     tool_name: str = wire(STRING, "tool_name", omit_empty=True)
     tool_call_id: str = wire(STRING, "tool_call_id", omit_empty=True)

@@ -6,7 +6,9 @@ In: Python values as they come out of JSON. Out: text that clients of the origin
 import codecs
 import unicodedata
 
-from .go_json import mantissa, positional, shortest_digits
+import numpy as np
+
+from .go_json import Float32, mantissa, positional, shortest_digits
 
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\", '"': '\\"'}
 
@@ -70,7 +72,7 @@ def general_float(number: float) -> str:
         return "NaN"
     if number in (float("inf"), float("-inf")):
         return "+Inf" if number > 0 else "-Inf"
-    negative, digits, point = shortest_digits(number)
+    negative, digits, point = shortest_digits(number, np.float32 if isinstance(number, Float32) else np.float64)
     exponent = point - 1
     if exponent < -4 or exponent >= 6:  # as if the precision were 6
         text = f"{mantissa(digits)}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"

@@ -7,6 +7,8 @@ Defaults are those of Ollama 0.12.11's api.DefaultOptions.
 import re
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from vkbackend import settings
 
 from . import binding
@@ -120,7 +122,7 @@ def _parse_text(kind, texts):
         number = _parse_float(text)
         if number is None:
             raise ValueError(f"invalid float value {shown}")
-        return number
+        return Float32(str(np.float32(number)))  # what its JSON text reads back as
     if text in ("1", "t", "T", "TRUE", "true", "True"):
         return True
     if text in ("0", "f", "F", "FALSE", "false", "False"):

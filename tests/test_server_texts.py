@@ -177,7 +177,7 @@ def test_options_over_defaults():
 
 
 def test_parameters_of_a_modelfile():
-    kinds = {int: "int", float: "float", bool: "bool", list: "string list"}
+    kinds = {int: "int", float: "float", go_json.Float32: "float", bool: "bool", list: "string list"}
 
     def got(vector):
         values = parameters.format_parameters(vector["input"])
@@ -240,3 +240,17 @@ def test_quoting_prints_what_go_prints(character, is_printed):
     code = ord(character)
     escaped = f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
     assert go_text.quote(character) == f'"{character if is_printed else escaped}"' == template_formatting.quote(character)
+
+
+def test_parameters_are_numbers_of_32_bits():
+    """As Go reads PARAMETER lines, writes them into requests and shows them."""
+    found = parameters.format_parameters({"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]})
+    assert go_json.dumps(found) == '{"min_p":1e-45,"repeat_penalty":1.1,"temperature":0.12345679,"top_p":0.9}'
+    assert [go_text.value(found[name]) for name in ("temperature", "top_p", "min_p")] == ["0.12345679", "0.9", "1e-45"]
+
+
+@pytest.mark.parametrize("images", ["[null]", '[null,""]', '["","AAAA",null]', "null"])
+def test_images_come_back_as_they_were_sent(images):
+    ask = bind(GenerateRequest, f'{{"model":"m","images":{images}}}'.encode())
+    written = go_json.dumps(ask)
+    assert f'"images":{images}' in written if images != "null" else "images" not in written
