@@ -27,11 +27,11 @@ def _open(force_discrete: bool = False):
 
 @pytest.fixture(autouse=True)
 def root_logger():
-    """Commands that serve within the process set the log up, which the next test must not see."""
+    """Commands that serve within the process set the log up, which the next test must not see: nor that of a fixture that lasts longer."""
     root = logging.getLogger()
-    level = root.level
+    root.setLevel(logging.WARNING)
     yield root
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_errors_say_what_and_exit_with_1(here, monkeypatch):
                              (["create", "x"], "Modelfile: no such file"), (["create", "x", "--gguf", "no.gguf"], "no.gguf: no such file"),
                              (["bench", "x", "--cpu"], "model 'x' not found"), (["bench", "no.gguf"], "no.gguf: no such file"),
                              (["run", "x", "--keepalive", "5 minutes"], "time: "), (["run", "x", "--format", "xml"], "invalid response format"),
-                             (["run", "x", "--think", "perhaps"], "invalid value for --think"), (["check", "--only", "zzz"], "there are: embed")):
+                             (["run", "x", "--think", "perhaps"], "invalid value for --think"), (["check", "--only", "zzz"], "there are: add")):
         result = here(*arguments)
         assert (result.exit_code, result.stderr.splitlines()[-1].startswith("Error: ")) == (1, True), arguments  # after what was tried
         assert words in result.stderr, arguments

@@ -20,6 +20,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from vulkan_drivers import missing
 from test_cli import ROOT
 
 from server.cli.wordwrap import WordWrap
@@ -129,10 +130,10 @@ def test_a_closed_stream_is_as_good_as_dev_null(environment, closed):
 def iso_8859_1(folder) -> dict[str, str]:
     """Variables of a locale that is ISO-8859-1, made on the spot."""
     if not shutil.which("localedef"):
-        pytest.skip("localedef is not installed")
+        missing("localedef is not installed")
     made = subprocess.run(["localedef", "--no-archive", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")], capture_output=True)
     if not (folder / "en_US.ISO-8859-1" / "LC_CTYPE").exists():
-        pytest.skip(f"no locale could be made: {made.stderr.decode()}")
+        missing(f"no locale could be made: {made.stderr.decode()}")
     return {"LOCPATH": str(folder), "LC_ALL": "en_US.ISO-8859-1"}
 
 

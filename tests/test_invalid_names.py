@@ -183,7 +183,7 @@ def test_a_format_that_is_none_is_an_error_of_the_stream(tmp_path, path, fields)
 def test_a_long_text_is_shown_by_its_beginning(tmp_path):
     """Quoted as a whole, it would hold up everybody."""
     long = '"' * 3_000_000
-    fields = [{"format": long}, {"options": {"logit_bias": {long: 1}}}]
+    fields = [{"format": long[:100_000]}, {"options": {"logit_bias": {long: 1}}}]
 
     async def scenario():
         async with serving(tmp_path) as client:

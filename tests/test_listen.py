@@ -4,6 +4,7 @@ import errno
 import socket
 
 import pytest
+from vulkan_drivers import missing
 
 from server import address
 from server.cli import serving
@@ -18,7 +19,7 @@ def reaches(family: socket.AddressFamily, host: str, port: int) -> bool:
 @pytest.fixture
 def both_families():
     if not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
+        missing("this machine has no IPv6")
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:0", "[::]:0", ":0", "[0:0:0:0:0:0:0:0]:0", "[::ffff:0.0.0.0]:0"])

@@ -62,6 +62,9 @@ class ScriptedStore:
     def prune(self):
         pass
 
+    def rename_old_blobs(self):
+        pass
+
 
 def normal(text):
     return NOW.sub('"created":0', IDS.sub(r'"\1-N"', text))
