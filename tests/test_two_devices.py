@@ -21,7 +21,8 @@ def found(request, tmp_path_factory) -> dict:
 
 
 def agree(one: dict, other: dict) -> bool:
-    return len(one["logprobs"]) == len(other["logprobs"]) == 12 and np.allclose(one["logprobs"], other["logprobs"], atol=2e-5)
+    """Within 1e-4, as in test_split.py: SwiftShader's exp differs from numpy's by up to 3.5e-5 here, by how much depends on the processor."""
+    return len(one["logprobs"]) == len(other["logprobs"]) == 12 and np.allclose(one["logprobs"], other["logprobs"], atol=1e-4)
 
 
 def test_cpu_devices_are_used_where_they_are_named(found):
