@@ -49,7 +49,7 @@ FEATURE_STRUCTS = (
     ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
     ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix"),
 )
-HOST_COHERENT = 2 | 4  # VkMemoryPropertyFlagBits: host-visible, host-coherent
+HOST_COHERENT = constants.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | constants.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
 ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
 
 

@@ -24,7 +24,8 @@ class Tokenizer:
     """Use `Tokenizer.from_gguf`. Safe to use from several threads.
 
     bos_id: the token that begins a text, or None. eos_ids: set of the tokens that end a generation.
-    adds_spaces: whether `encode` puts a space before a text and after each special token in it. adds_bos: whether `encode` puts bos_id in front (with add_special). vocab_size: number of tokens.
+    adds_bos: whether `encode` puts bos_id in front (with add_special). adds_spaces: whether it puts a space before a text
+    and after each special token in it. vocab_size: number of tokens.
     """
 
     def __init__(self, kind, strips_right=frozenset(), num_rows: int | None = None):
