@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from aiohttp import web
+from vkbackend.engine.generation import tokens_kept
 from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptions, default_options
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
@@ -219,11 +220,11 @@ class Run:
 
     def _tokens(self, prompt: str) -> list[int]:
         """The prompt's tokens; of a long one that does not fit, those that the engine would keep, or one more than fit where it must not be cut."""
-        most, keep = self._context_length, self.plan.options.num_keep
+        most = self._context_length
         if not self._truncates:
             return encode_at_most(self.model.tokenizer, prompt, most + 1, most + 1)
-        keep = most if keep < 0 else keep + getattr(self.model.tokenizer, "adds_bos", False)
-        return encode_at_most(self.model.tokenizer, prompt, most, min(keep, most - 1))
+        keep = tokens_kept(self.plan.options.num_keep, most, self.model.tokenizer.adds_bos, most)
+        return encode_at_most(self.model.tokenizer, prompt, most, keep)
 
     def context_after(self) -> list[int]:
         """The tokens of the prompt and the answer, as the answer's `context` shows them; the last ones of a long prompt that did not fit."""

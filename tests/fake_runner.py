@@ -20,6 +20,7 @@ class FakeTokenizer:
     """A vocabulary that grows with use: 0 is <s>, 1 is </s>; text splits into words with the white space before them."""
 
     bos_id = 0
+    adds_spaces = False
 
     def __init__(self, pieces=(), vocab_size=4096, adds_bos=False):
         self.vocab_size, self.adds_bos = vocab_size, adds_bos

@@ -108,7 +108,6 @@ def test_the_distance_costs_little_whatever_the_text():
 def test_a_model_keeps_the_tools_and_the_policy_of_its_file(tmp_path, monkeypatch):
     """Through the API: nothing is detected, tools are a capability, and what is sent stands in the prompt."""
     monkeypatch.setattr(WordTokenizer, "bos_id", None, raising=False)
-    monkeypatch.setattr(WordTokenizer, "adds_bos", False, raising=False)
     text = "{{ 'By policy P.' }}{% if tools %}{{ tools[0].function.name }}{% endif %}" + CHATML + "{{ 'verdict:' }}"
     assert builtin.closest(text).name == "chatml"
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}

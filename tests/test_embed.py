@@ -39,6 +39,8 @@ class Words(list):
 class WordTokenizer:
     """The recorded runner's: words count up from 0, and every id reads back as `tok `."""
 
+    adds_bos = adds_spaces = False
+
     def encode(self, text, add_special=True, parse_special=True):
         words = Words(range(len(text.split())))
         words.text = text

@@ -25,6 +25,8 @@ CREATED = re.compile(r'"created_at":"[^"]*"')
 class WordTokenizer:
     """The recorded runner's: words count up from 0, and every id reads back as `tok `."""
 
+    adds_bos = adds_spaces = False
+
     def __init__(self):
         self.prompts = []  # texts encoded for a generation: only these get special tokens
 

@@ -184,7 +184,6 @@ def test_a_model_whose_file_has_a_template_that_nobody_knows(tmp_path, monkeypat
     """Its prompts, its tool calls and thoughts, and what the server says that it can do; a TEMPLATE of the Modelfile comes first."""
     from test_handlers_inference import WordTokenizer
     monkeypatch.setattr(WordTokenizer, "bos_id", None, raising=False)
-    monkeypatch.setattr(WordTokenizer, "adds_bos", False, raising=False)
     strange = {"name": "strange", "arch": "llama", "create": {}, "chat_template": STRANGE}
     told = strange | {"name": "told", "create": {"template": "{{ .Prompt }}"}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}

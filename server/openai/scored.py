@@ -92,7 +92,7 @@ def prompt_text(tokenizer, prompt: str | list[int]) -> str:
 def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logprobs: list) -> list[messages.Logprob]:
     """The prompt's tokens as parts of its text: what a tokenizer adds to a text takes no place in it."""
     entries = [_first_token(tokenizer, tokens[0], prompt), *streaming.logprobs(logprobs)]
-    if not isinstance(prompt, str) or not getattr(tokenizer, "adds_spaces", False):
+    if not isinstance(prompt, str) or not tokenizer.adds_spaces:
         return entries
     return [entry if not entry.bytes or bytes(entry.bytes) == span else
             replace(entry, token=span.decode("utf-8", "replace"), bytes=list(span))

@@ -266,12 +266,16 @@ def _check(request: GenerationRequest, vocab_size: int) -> None:
         raise RequestError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {request.top_logprobs}")
 
 
+def tokens_kept(num_keep: int, num_tokens: int, adds_bos: bool, num_ctx: int) -> int:
+    """How many tokens at the start of a prompt of num_tokens survive a cut or a shift; a num_keep below 0 stands for all of them."""
+    wanted = (num_tokens if num_keep < 0 else num_keep) + adds_bos  # the beginning-of-text token is kept besides
+    return min(wanted, num_ctx - 1)  # a shift must find something to drop
+
+
 def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[int], int]:
     """(the prompt, without its middle where it is longer than num_ctx; how many tokens at its start are kept for good)."""
     prompt = [int(token) for token in request.prompt_tokens]
-    num_keep = len(prompt) if request.num_keep < 0 else request.num_keep
-    num_keep += adds_bos  # the beginning-of-text token is kept besides
-    num_keep = min(num_keep, num_ctx - 1)  # a shift must find something to drop
+    num_keep = tokens_kept(request.num_keep, len(prompt), adds_bos, num_ctx)
     excess = len(prompt) - num_ctx
     if excess > 0:
         if not request.truncate:
