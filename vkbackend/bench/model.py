@@ -4,6 +4,7 @@ In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: ra
 and compute, time until the first token, memory. Everything is measured in rounds, each of all sizes, so that a busy minute hits all alike.
 """
 
+import gc
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -98,6 +99,7 @@ def bench(path, device=None, *, prompts=(16, 128, 512), batches=(1, 2, 4, 8), to
     if tokens < 1 or rounds < 1 or any(each < 1 for each in (*prompts, *batches)):
         raise RequestError(f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all must be at least 1")
     speed = measure_device(device) if device else None
+    gc.collect()  # a model of before that only a circle of references holds would be let go of during the measurement, which then tells too little
     process_before, allocated_before = resident_bytes(), 0
     if device is not None:
         device.peak_bytes = device.allocated_bytes
