@@ -9,17 +9,20 @@ import logging
 import threading
 
 from aiohttp import web
+
 from vkbackend import settings
 from vkbackend.errors import RequestError, VkbackendError
 
-from . import access, answers, paths, pools
-from .answers import error_answer
+from . import pools
 from .errors import ApiError
-from .keys import ACCESS, LOADED_MODELS, RUNNING, STORE
+from .http import access, limits, observe, paths, responses
+from .http.keys import ACCESS, ERROR_ANSWER, LOADED_MODELS, RUNNING, STORE
+from .http.responses import error_answer
+from .http.running import RunningRequests
+from .library.staging import StoreBusy
+from .library.store import InvalidName, ModelNotFound, StoreError
+from .openai import errors as openai_errors
 from .routes import chat, create, embed, generate, models, openai, registry, service
-from .service import limits, observe
-from .service.running import RunningRequests
-from .store import InvalidName, ModelNotFound, StoreBusy, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ def build_app(store, loaded_models, listen_address: str | None = None, origins: 
     app = web.Application(middlewares=[observe.observed, guard], client_max_size=limits.max_body_bytes())
     app[RUNNING] = RunningRequests()
     app[STORE], app[LOADED_MODELS] = store, loaded_models
+    app[ERROR_ANSWER] = _error_answer
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app.router.add_routes(ROUTES)
     app.on_response_prepare.extend([_as_go_answers, observe.mark])
@@ -48,6 +52,10 @@ async def _rename_old_blobs(app: web.Application):
             await pools.run_to_end("store", app[STORE].rename_old_blobs)
         except StoreError as error:
             log.warning("blobs that an old Ollama wrote keep their names, and their models are not found: %s", error)
+
+
+def _error_answer(request: web.Request, error: ApiError) -> web.Response:
+    return openai_errors.answer(error) if request.path.startswith("/v1/") else error_answer(error.status, error.message)
 
 
 async def _prune(app: web.Application):
@@ -68,7 +76,7 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
     if clean is not None:
         return _redirect(request, clean)
     if not access.is_host_header(_host(request)):
-        return answers.plain(400, "400 Bad Request: malformed Host header")
+        return responses.plain(400, "400 Bad Request: malformed Host header")
     missing = request.match_info.http_exception
     if missing is not None and missing.status == 404 and await _is_route_without_slash(request):
         return _redirect(request, paths.without_slash(request.raw_path))
@@ -81,7 +89,7 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
         return refusal
     if missing is not None:
         text = "405 method not allowed" if missing.status == 405 else "404 page not found"
-        return answers.plain(missing.status, text, headers)
+        return responses.plain(missing.status, text, headers)
     return await _answer(request, handler)
 
 
@@ -105,16 +113,16 @@ def _refusal(request, headers) -> web.Response | None:
     rules, host, cors = request.app[ACCESS], _host(request), _cors(request)
     is_options = request.method == "OPTIONS"
     if cors is None:
-        return answers.empty(403, headers)
+        return responses.empty(403, headers)
     if is_options and cors:
         vary = {"Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"} if "Vary" in cors else {}
-        return answers.empty(204, headers | vary | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
+        return responses.empty(204, headers | vary | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
                                                     "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
                                                     "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS)})
     if not rules.allows_host(host):
-        return answers.empty(403, headers)
+        return responses.empty(403, headers)
     if is_options and rules.checks_hosts and rules.names_this_machine(host):
-        return answers.empty(204, headers)
+        return responses.empty(204, headers)
     return None
 
 
@@ -122,7 +130,7 @@ async def _answer(request, handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ApiError as error:
-        return error_answer(error.status, error.message, answers.PLAIN_JSON if error.is_of_stream else answers.JSON)
+        return error_answer(error.status, error.message, responses.PLAIN_JSON if error.is_of_stream else responses.JSON)
     except ModelNotFound as error:
         return error_answer(404, str(error))
     except StoreBusy as error:
@@ -151,7 +159,7 @@ async def _is_route_without_slash(request) -> bool:
 
 def _redirect(request, target: str) -> web.Response:
     if request.method not in ("GET", "HEAD"):
-        return answers.empty(307, {"Location": target})
+        return responses.empty(307, {"Location": target})
     return web.Response(status=301, body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
                         headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})
 
@@ -159,7 +167,7 @@ def _redirect(request, target: str) -> web.Response:
 async def _as_go_answers(request, response):
     """Headers as the original sends them, also on streams, whose handlers know nothing of CORS."""
     response.headers.pop("Server", None)
-    if isinstance(response, answers.EmptyResponse):
+    if isinstance(response, responses.EmptyResponse):
         response.headers.pop("Content-Type", None)
     for name, text in (_cors(request) or {}).items():
         response.headers.setdefault(name, text)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from server import create, messages, names  # noqa: E402
-from server.errors import ApiError  # noqa: E402
-from server.store import ModelNotFound, Store  # noqa: E402
+from vkbackend.server.errors import ApiError  # noqa: E402
+from vkbackend.server.library import create
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import ModelNotFound, Store  # noqa: E402
+from vkbackend.server.wire import native  # noqa: E402
 
 
 def main(root: str, seed: str, *files: str):
@@ -30,9 +32,9 @@ def main(root: str, seed: str, *files: str):
             elif action == "text":
                 make(store, name, from_=other, system=f"System {number}.", license=[f"Licence {number % 3}."])
             elif action == "copy":
-                store.copy(names.parse(other), names.parse(name))
+                store.copy(parse(other), parse(name))
             else:
-                store.delete(names.parse(name))
+                store.delete(parse(name))
         except ModelNotFound:
             pass
         except ApiError as error:
@@ -41,7 +43,7 @@ def main(root: str, seed: str, *files: str):
 
 
 def make(store, name, **request):
-    ask = messages.CreateRequest(model=name, **request)
+    ask = native.CreateRequest(model=name, **request)
     create.create(store, ask, create.check(ask), lambda status, digest="", total=0, completed=0: None)
 
 

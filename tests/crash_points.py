@@ -14,8 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from test_crash import check_whole  # noqa: E402
 
-from server import create, messages, names, staging, store as store_module  # noqa: E402
-from server.store import Store  # noqa: E402
+from vkbackend.server.library import create, staging
+from vkbackend.server.library import store as store_module
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store  # noqa: E402
+from vkbackend.server.wire import native  # noqa: E402
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "tempfile.mkstemp"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -23,7 +26,7 @@ MANY = 1000
 
 
 def make(store, name, **request):
-    ask = messages.CreateRequest(model=name, **request)
+    ask = native.CreateRequest(model=name, **request)
     create.create(store, ask, create.check(ask), lambda *_, **__: None)
 
 
@@ -34,9 +37,9 @@ def changes(store, path):
         make(store, "new", files={"m.gguf": digest}, system="First.")
     make(store, "new", from_="base", system="Second.")
     make(store, "small", from_="base", quantize="q8_0")
-    store.copy(names.parse("new"), names.parse("other"))
-    store.delete(names.parse("base"))
-    store.delete(names.parse("new"))
+    store.copy(parse("new"), parse("other"))
+    store.delete(parse("base"))
+    store.delete(parse("new"))
 
 
 def die_before(point: int):

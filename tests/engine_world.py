@@ -7,7 +7,7 @@ import pytest
 from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
-from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.engine.request import Failed, Finished, GenerationRequest, Piece, SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)
 WAIT = 20  # seconds after which a test gives up

@@ -1,4 +1,4 @@
-"""A model without weights: tests say which tokens it emits. Meets the contract of `vkbackend/engine/work.py`.
+"""A model without weights: tests say which tokens it emits. Meets the contract of `vkbackend/engine/contract.py`.
 
     tokenizer = FakeTokenizer()
     runner = FakeRunner(tokenizer, replies=[["Hel", "lo", "!"], ["second ", "reply"]])

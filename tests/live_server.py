@@ -80,9 +80,9 @@ class LiveServer:
 
 def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
     sys.path.insert(0, str(ROOT))
-    from server.address import Address
-    from server.cli.serving import Service, listen, serve_until, start_log
-    from server.store import Store
+    from vkbackend.server.http.address import Address
+    from vkbackend.server.library.store import Store
+    from vkbackend.server.serving import Service, listen, serve_until, start_log
 
     start_log(logging.WARNING)
     service = Service(listen(Address("http", listen_address, port)), Store(models_folder))

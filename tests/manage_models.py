@@ -3,8 +3,10 @@
 import numpy as np
 from gguf import GGUFWriter
 
-from server import create, messages, names
-from server.store import Store
+from vkbackend.server.library import create
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
+from vkbackend.server.wire import native
 
 TENSORS = ("blk.0.attn_norm.weight", "output.weight", "token_embd.weight")
 
@@ -42,7 +44,7 @@ def make_model(store: Store, name: str, folder, settings: dict | None = None):
     """Create `name` from a file of its kind with the template, system... of `settings`."""
     path = write_gguf(folder / f"{name}.gguf", *KINDS.get(name, ("llama", {})))
     digest, _ = store.add_blob(path.read_bytes())
-    request = messages.CreateRequest(model=name, files={"m.gguf": digest}, template=(settings or {}).get("template", ""),
+    request = native.CreateRequest(model=name, files={"m.gguf": digest}, template=(settings or {}).get("template", ""),
                                      system=(settings or {}).get("system", ""), parameters=(settings or {}).get("parameters"),
-                                     messages=[messages.Message(**message) for message in (settings or {}).get("messages", [])])
-    create.create(store, request, names.parse(name), lambda status: None)
+                                     messages=[native.Message(**message) for message in (settings or {}).get("messages", [])])
+    create.create(store, request, parse(name), lambda status: None)

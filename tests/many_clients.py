@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from check_pages import check_pages
 
 from vkbackend.engine.engine import Engine
+from vkbackend.engine.request import Failed, Finished, GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, Piece, SamplingOptions
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.tokenizer import Tokenizer
 
 SYSTEMS = ["You are a friendly assistant who answers every question in one short sentence and never forgets to be polite to the people you meet. ",
@@ -152,6 +152,7 @@ def soak(engine: Engine, *, requests: int, clients: int, distinct: int, seed: in
 
 def main():
     from vkbackend.device import selection
+    from vkbackend.placement import gpus
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=200)
@@ -161,7 +162,7 @@ def main():
     parser.add_argument("--pages", type=int, default=32, help="pages of the cache, of 32 tokens")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    devices = [selection.opened(gpu.id) for gpu in selection.usable()[:1]]
+    devices = [selection.opened(gpu.id) for gpu in gpus.usable()[:1]]
     with open_engine(arguments.model, devices[0] if devices else None, parallel=arguments.parallel, num_pages=arguments.pages) as engine:
         figures = soak(engine, requests=arguments.requests, clients=arguments.clients, distinct=arguments.distinct, seed=arguments.seed)
     print(json.dumps(figures))

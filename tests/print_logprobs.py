@@ -3,8 +3,8 @@
 import struct
 import sys
 
-from vkbackend.engine.opening import open_engine
-from vkbackend.engine.sequence import GenerationRequest, Piece, SamplingOptions
+from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
+from vkbackend.placement.opening import open_engine
 
 PROMPT = "In a shop at the end of the street an old man repaired clocks. Every morning he"
 

@@ -5,9 +5,10 @@ import random
 import threading
 from dataclasses import replace
 
-from server import names, registry
-from server.store import Store
-from server.stored_model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
+from vkbackend.server.library import registry
+from vkbackend.server.library.model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
 
 MODEL_BYTES = 3_000_000
 LIMITS = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=10, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20)
@@ -32,7 +33,7 @@ def make(store: Store, text: str, data: bytes) -> str:
     """-> the digest of the model layer."""
     layers = [Layer(kind, store.add_blob(piece)[0], len(piece)) for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))]
     config = b'{"model_format":"gguf","model_family":"llama"}'
-    store.write_manifest(names.parse(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
+    store.write_manifest(parse(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
     return layers[0].digest
 
 

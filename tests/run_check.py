@@ -9,8 +9,8 @@ import time
 
 from vkbackend.check import check
 from vkbackend.device.context import Device
-from vkbackend.device.shaders import variants
 from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.shaders import variants
 
 device = Device(choose(list_devices()).device)
 begin = time.perf_counter()

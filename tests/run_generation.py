@@ -12,10 +12,10 @@ import time
 from vkbackend.device.context import Device
 from vkbackend.device.discover import choose, list_devices
 from vkbackend.device.dispatch import SHADER_WRITE, STAGE_COMPUTE, STAGE_HOST, Recorder
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import PREFILL_CHUNK, ModelRunner
-from vkbackend.engine.work import SequenceWork
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.tokenizer import Tokenizer
 
 

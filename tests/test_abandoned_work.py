@@ -9,11 +9,12 @@ import time
 
 import pytest
 from live_server import LiveServer
-from server import pools
-from server.gotemplate import Template, TemplateError, Values, budget
-from server.jinja.process import Worker
 from tiny_gguf import write_tiny_gguf
+
 from vkbackend import cancellation
+from vkbackend.server import pools
+from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
+from vkbackend.server.prompts.jinja.process import Worker
 
 ENDLESS = "{{ range $i := 10000000000 }}{{ end }}"
 FOREVER_JINJA = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from starter_models import model_path
+
 from vkbackend.session import Session
 
 DATA = Path(__file__).parent / "data"

@@ -13,7 +13,6 @@ import urllib.request
 
 import pytest
 from gguf import GGUFReader
-
 from live_server import LiveServer
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing

@@ -17,7 +17,7 @@ from vkbackend.device.buffers import Arena
 from vkbackend.device.dispatch import Dispatch, Program
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError, VkbackendError
-from vkbackend.models import load
+from vkbackend.models.load import load
 
 
 @pytest.fixture(scope="module")

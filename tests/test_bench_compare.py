@@ -16,11 +16,11 @@ from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
-from server.cli.main import cli
 from vkbackend import settings
 from vkbackend.bench.compare import FEWEST_TOKENS, FEWEST_WORDS, Plan, compare, plan_for
 from vkbackend.bench.peers import Peer, Sample, sample
 from vkbackend.errors import VkbackendError
+from vkbackend.server.cli.main import cli
 
 TESTS = Path(__file__).resolve().parent
 

@@ -6,11 +6,12 @@ import time
 
 import pytest
 from manage_models import write_gguf
-from server import jinja
-from server.gotemplate import Template, builtin
 from test_handlers_inference import WordTokenizer, World, pieces, tiny_gguf
 from tiny_gguf import write_tiny_gguf
+
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.prompts import jinja
+from vkbackend.server.prompts.gotemplate import Template, builtin
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"

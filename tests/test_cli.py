@@ -20,12 +20,12 @@ from live_server import LiveServer, free_port
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
-from server.cli import digests
-from server.cli.main import cli
 from vkbackend import settings
 from vkbackend.bench import host
 from vkbackend.device.discover import list_devices
 from vkbackend.errors import NoDevice
+from vkbackend.server.cli import digests
+from vkbackend.server.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_DRIVER = {"VK_DRIVER_FILES": "/nowhere.json", "VK_ICD_FILENAMES": "/nowhere.json"}
@@ -288,9 +288,9 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
     """A load that takes half a minute must not hold the process."""
     ok(here("create", "tiny", "--gguf", gguf))
     loading = tmp_path / "loading"
-    program = (f"import pathlib, time, server.cli.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
+    program = (f"import pathlib, time, vkbackend.server.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
                "serving.load_engine = lambda *_: (begun.touch(), time.sleep(30))\n"
-               "from server.cli.main import cli; cli(['serve'])")
+               "from vkbackend.server.cli.main import cli; cli(['serve'])")
     served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": "0"}, command=["-c", program])
     body = json.dumps({"model": "tiny", "prompt": "hello"}).encode()
     asking = threading.Thread(target=lambda: pytest.raises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{served.port}/api/generate", body))
@@ -405,7 +405,7 @@ def test_bench_of_the_hosts_share(mock_manifest, here, gguf, monkeypatch):
 def test_bench_prints_kernels_in_columns():
     from dataclasses import make_dataclass
 
-    from server.cli.bench_text import dataclass_columns
+    from vkbackend.server.cli.bench_text import dataclass_columns
     kind = make_dataclass("Kernel", ["name", "ns_per_weight"])
     assert dataclass_columns([kind("a", 0.25), kind("bcd", 1 / 3)]) == ["NAME    NS PER WEIGHT", "a       0.25", "bcd     0.3333"]
     assert dataclass_columns([]) == ["nothing was measured"]

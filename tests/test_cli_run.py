@@ -13,9 +13,9 @@ import pytest
 from docker_registry import DockerRegistry
 from test_cli import NO_DRIVER, ROOT, gguf, here, ok, some_device  # noqa: F401  fixtures
 
-from server.cli import doctor
-from server.cli.main import COMMANDS
 from vkbackend import settings
+from vkbackend.server.cli import doctor
+from vkbackend.server.cli.main import COMMANDS
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_tokens_and_what_else_was_likely(here, gguf):
 
 
 def test_piped_text_comes_before_the_prompt(here, gguf, monkeypatch):
-    from server.cli import answer
+    from vkbackend.server.cli.terminal import answer
     asked = []
-    monkeypatch.setattr("server.cli.run.print_answer", lambda client, path, body, printing: asked.append(body["prompt"]) or answer.Answer())
+    monkeypatch.setattr("vkbackend.server.cli.run.print_answer", lambda client, path, body, printing: asked.append(body["prompt"]) or answer.Answer())
     for words, piped in ((["what", "is", "this?"], "some text"), ([], "only\nthis\n"), (["just", "words"], "")):
         ok(here("run", gguf, *words, input=piped))
     assert asked == ["some text what is this?", "only\nthis\n", "just words"]

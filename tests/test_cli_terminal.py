@@ -20,10 +20,10 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from vulkan_drivers import missing
 from test_cli import ROOT
+from vulkan_drivers import missing
 
-from server.cli.wordwrap import WordWrap
+from vkbackend.server.cli.terminal.wordwrap import WordWrap
 
 ESCAPES = "a\x1b]0;T\x07b\x9bc 數據🩷 ©"
 CLEANED = "a\ufffd]0;T\ufffdb\ufffdc 數據🩷 ©"
@@ -203,7 +203,7 @@ def test_a_home_that_is_no_folder_costs_no_more_than_the_caches(environment, tmp
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(environment, tmp_path):
-    program = "from server.cli import process; import sys; process.open_streams(); sys.exit(process.guarded(lambda: [][1]))"
+    program = "from vkbackend.server.cli import process; import sys; process.open_streams(); sys.exit(process.guarded(lambda: [][1]))"
     for debug in ("", "1"):
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment | {"OLLAMA_DEBUG": debug}, capture_output=True, text=True)
         assert done.returncode == 1 and ("Traceback" in done.stderr) == (debug == "1")

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from shared_data import shared
 
-from server import address, go_json
-from server.cli import answer, colours, conversation, digests, models, run, table
-from server.cli.client import Client, NoServer, ServerError
-from server.cli.modelfile_request import ModelfileProblem, create_request
-from server.modelfile import parse
-
+from vkbackend.server.cli import conversation, digests, models, run
+from vkbackend.server.cli.client import Client, NoServer, ServerError
+from vkbackend.server.cli.modelfile_request import ModelfileProblem, create_request
+from vkbackend.server.cli.terminal import answer, colours, table
+from vkbackend.server.go import encode
+from vkbackend.server.http import address
+from vkbackend.server.library.modelfile import parse
 
 # --- addresses
 
@@ -52,7 +53,7 @@ def test_create_request_as_recorded(tmp_path):
             assert str(caught.value) == vector["create_error"].replace("<<DIR>>", str(tmp_path)), vector["name"]
         else:
             request, files = create_request(commands, tmp_path, digests.file_digest)
-            assert json.loads(go_json.dumps(request)) == vector["create_request"], vector["name"]
+            assert json.loads(encode.dumps(request)) == vector["create_request"], vector["name"]
             assert files == {}
     assert checked > 30
 

@@ -12,7 +12,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
 from live_server import ROOT, free_port, wait_for_port
 from shared_data import shared
 from starter_models import model_path

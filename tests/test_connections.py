@@ -10,7 +10,7 @@ import time
 import pytest
 from live_server import ROOT, LiveServer
 
-from server.service import connections
+from vkbackend.server.http import connections
 
 HEADER_SECONDS, BODY_SECONDS = 1, 2
 OPEN_FILES = 256

@@ -7,21 +7,31 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hugging_face_folder import as_hugging_face, config_of, hugging_face_name, tokenizer_of, values_of, write_folder, write_safetensors
+from hugging_face_folder import (
+    as_hugging_face,
+    config_of,
+    hugging_face_name,
+    tokenizer_of,
+    values_of,
+    write_folder,
+    write_safetensors,
+)
 from live_server import LiveServer, free_port
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
-from server import create, messages, names
-from server.cli.main import cli
-from server.convert import CannotConvert, from_folder, gguf_out, llama, sentencepiece_file
-from server.convert.file_choice import chosen
-from server.convert.safetensors import SafetensorsFile
-from server.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
-from server.store import Store
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.ops import rope
+from vkbackend.server.cli.main import cli
+from vkbackend.server.library import create
+from vkbackend.server.library.convert import CannotConvert, from_folder, gguf_out, llama, sentencepiece_file
+from vkbackend.server.library.convert.file_choice import chosen
+from vkbackend.server.library.convert.safetensors import SafetensorsFile
+from vkbackend.server.library.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
+from vkbackend.server.wire import native
 from vkbackend.session import Session
 from vkbackend.tokenizer import Tokenizer
 
@@ -247,8 +257,8 @@ def test_create_tells_its_steps_and_leaves_nothing_behind(tmp_path):
             upload.write(path.read_bytes())
             digests[name] = upload.finish()
     steps = []
-    request = messages.CreateRequest(model="m", files=digests)
-    create.create(store, request, names.parse("m"), lambda status, digest="", total=0, completed=0: steps.append((status, total, completed)))
+    request = native.CreateRequest(model="m", files=digests)
+    create.create(store, request, parse("m"), lambda status, digest="", total=0, completed=0: steps.append((status, total, completed)))
     model = store.get("m")
     layer = model.model_layer.digest
     assert [status for status, *_ in steps] == ["converting model", f"creating new layer {layer}", "writing manifest", "success"]

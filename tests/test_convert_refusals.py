@@ -9,10 +9,10 @@ import pytest
 from hugging_face_folder import write_folder
 from tiny_gguf import write_tiny_gguf
 
-from server.convert import CannotConvert, from_folder, gguf_out
-from server.convert.hugging_face import UnsupportedArchitecture
 from vkbackend.gguf.quants import FORMATS
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.library.convert import CannotConvert, from_folder, gguf_out
+from vkbackend.server.library.convert.hugging_face import UnsupportedArchitecture
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import pytest
 from hugging_face_folder import write_folder, write_safetensors
 from tiny_gguf import write_tiny_gguf
 
-from server import create, messages, names
-from server.convert import CannotConvert, from_folder, from_gguf, gguf_out
-from server.convert.safetensors import SafetensorsFile
-from server.store import Store
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.library import create
+from vkbackend.server.library.convert import CannotConvert, from_folder, from_gguf, gguf_out
+from vkbackend.server.library.convert.safetensors import SafetensorsFile
+from vkbackend.server.library.store import Store
+from vkbackend.server.wire import native
 from vkbackend.session import Session
 from vkbackend.tokenizer import Tokenizer
 
@@ -53,7 +54,7 @@ def uploaded(store: Store, files: dict) -> dict:
 
 def run_create(store: Store, **request) -> list[str]:
     """-> what was told, each status once."""
-    told, ask = [], messages.CreateRequest(**request)
+    told, ask = [], native.CreateRequest(**request)
     create.create(store, ask, create.check(ask), lambda status, **_: told.append(status))
     return list(dict.fromkeys(told))
 

@@ -10,11 +10,11 @@ from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 import vkbackend.graph.cache
-import vkbackend.models
+import vkbackend.models.load
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.work import SequenceWork
 from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes, fitting_kind
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.ops import matmul, packed
 from vkbackend.ops.packed import FORMATS, PackedMatrix
 from vkbackend.ops.q8_cache import Q8Cache
@@ -45,7 +45,7 @@ def factors(model) -> list[PackedMatrix]:
 def free_memory(monkeypatch):
     """free_memory(bytes): what the machine has from now on."""
     def say(num_bytes):
-        for module in (vkbackend.models, vkbackend.graph.cache):
+        for module in (vkbackend.models.load, vkbackend.graph.cache):
             monkeypatch.setattr(module, "available_host_memory", lambda: num_bytes)
     return say
 
@@ -62,7 +62,7 @@ def test_by_tiles_where_memory_is_short(tmp_path, monkeypatch, free_memory, capl
     assert plenty.layers.embed.weight._array is None or plenty.layers.embed.weight in factors(plenty)  # rows of it are read, not all
     for share in (0.5, 0.0):
         file_bytes = path.stat().st_size
-        free_memory(max(int(share * everything / vkbackend.models.SHARE_FOR_WEIGHTS), file_bytes))
+        free_memory(max(int(share * everything / vkbackend.models.load.SHARE_FOR_WEIGHTS), file_bytes))
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             model = load(path)

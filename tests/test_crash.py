@@ -14,10 +14,13 @@ from live_server import ROOT, LiveServer
 from manage_models import make_model
 from tiny_gguf import write_tiny_gguf
 
-from server import create, messages, model_info, names, staging
-from server.errors import ApiError
-from server.store import ModelNotFound, Store, StoreError
 from vkbackend.errors import GGUFError
+from vkbackend.server.errors import ApiError
+from vkbackend.server.library import create, staging
+from vkbackend.server.library.describe import show
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import ModelNotFound, Store, StoreError
+from vkbackend.server.wire import native
 
 PROGRAM = ROOT / "tests" / "change_store.py"
 KILLS = 10
@@ -42,7 +45,7 @@ def check_whole(store) -> int:
         for layer in [model.manifest.config, *model.manifest.layers]:
             contents = store.blob_path(layer.digest).read_bytes()
             assert (len(contents), f"sha256:{hashlib.sha256(contents).hexdigest()}") == (layer.size, layer.digest)
-        assert model_info.show(model).details.format == "gguf"
+        assert show(model).details.format == "gguf"
     return len(models)
 
 
@@ -61,7 +64,7 @@ def test_killed_at_any_instant_it_holds_whole_models(tmp_path, files, monkeypatc
     assert max(seen) > 1
     # The next start clears away what is left over; everything else is in use.
     monkeypatch.setattr(staging, "GRACE_SECONDS", -1)
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     store.prune()
     check_whole(store)
     used = set().union(*(model.manifest.digests for model in store.list()))
@@ -98,7 +101,7 @@ def test_two_programs_at_once(tmp_path, files):
 
 def test_the_lock_goes_with_its_process(tmp_path):
     store = Store(tmp_path / "store")
-    program = ("import sys, time; from server.store import Store; store = Store(sys.argv[1]); store.lock.__enter__(); "
+    program = ("import sys, time; from vkbackend.server.library.store import Store; store = Store(sys.argv[1]); store.lock.__enter__(); "
                "print('held', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     held = threading.Event()
@@ -121,7 +124,7 @@ def test_the_lock_goes_with_its_process(tmp_path):
 def test_an_upload_that_somebody_writes_is_not_taken_for_left_behind(tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
     monkeypatch.setattr(staging, "GRACE_SECONDS", -1)
-    program = ("import sys, time; from server.store import Store; upload = Store(sys.argv[1]).upload(); upload.write(b'x'); upload.path; "
+    program = ("import sys, time; from vkbackend.server.library.store import Store; upload = Store(sys.argv[1]).upload(); upload.write(b'x'); upload.path; "
                "print('writing', flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -172,8 +175,8 @@ def test_blobs_that_vanish_before_the_manifest_names_them_come_back(tmp_path, fi
         upload.write(files[0].read_bytes())
         digest = upload.finish()
         monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
-        ask = messages.CreateRequest(model="m", files={"m.gguf": digest}, quantize="q8_0", system="Be kind.", license=["MIT"])
-        create.create(store, ask, names.parse("m"), lambda *_, **__: None)
+        ask = native.CreateRequest(model="m", files={"m.gguf": digest}, quantize="q8_0", system="Be kind.", license=["MIT"])
+        create.create(store, ask, parse("m"), lambda *_, **__: None)
     check_whole(store)
     monkeypatch.setattr(store, "write_manifest", write_manifest)
     start_of_ollama(store)
@@ -199,9 +202,9 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
         store.blob_path(digest).unlink()
         write_manifest(*arguments)
     monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
-    ask = messages.CreateRequest(model="m", from_="base", system="x")
+    ask = native.CreateRequest(model="m", from_="base", system="x")
     with pytest.raises(ApiError, match=f"blob {digest} is not here"):
-        create.create(store, ask, names.parse("m"), lambda status: None)
+        create.create(store, ask, parse("m"), lambda status: None)
 
 
 # --- paths that lead elsewhere
@@ -217,7 +220,7 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
     store = Store(tmp_path / "store")
     make_model(store, "base", tmp_path)
     inside = {path for path in tmp_path.rglob("*")}
-    for use in (lambda: store.get(trick), lambda: store.blob_path(trick), lambda: store.delete(names.parse(trick)), lambda: store.read_json(trick),
+    for use in (lambda: store.get(trick), lambda: store.blob_path(trick), lambda: store.delete(parse(trick)), lambda: store.read_json(trick),
                 lambda: run(store, model=trick, from_="base"), lambda: run(store, model="m", from_=trick),
                 lambda: run(store, model="m", files={trick: "sha256:" + "0" * 64}),
                 lambda: run(store, model="m", files={"m.gguf": trick}),
@@ -234,7 +237,7 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
 
 
 def run(store, **request):
-    ask = messages.CreateRequest(**request)
+    ask = native.CreateRequest(**request)
     name = create.check(ask)
     create.create(store, ask, name, lambda *_, **__: None)
     store.delete(name)

@@ -10,11 +10,13 @@ from manage_models import make_model
 from registry_world import push
 from test_manage import talk
 
-from server import create, messages, names
-from server.cli.main import cli
-from server.errors import ApiError
-from server.store import Store
-from server.stored_model import LARGEST_MANIFEST_BYTES, LARGEST_TEXT_BYTES
+from vkbackend.server.cli.main import cli
+from vkbackend.server.errors import ApiError
+from vkbackend.server.library import create
+from vkbackend.server.library.model import LARGEST_MANIFEST_BYTES, LARGEST_TEXT_BYTES
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
+from vkbackend.server.wire import native
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def registry(tmp_path_factory):
         source = Store(folder / "source")
         make_model(source, "base", folder, {"system": "S.", "parameters": {"top_k": 3.0}})
         name = f"{registry.host}/library/base"
-        source.copy(names.parse("base"), names.parse(name))
+        source.copy(parse("base"), parse(name))
         push(source, name)
         yield registry
 
@@ -97,10 +99,10 @@ def test_texts_that_could_not_be_read_back_are_not_written(store, tmp_path, monk
     make_model(store, "base", tmp_path)
     for size, fits in ((at_most, True), (at_most + 40, False)):
         value = {"stop": "x" * size} if field == "parameters" else "x" * size
-        ask = messages.CreateRequest(model="m", from_="base", **{field: value})
+        ask = native.CreateRequest(model="m", from_="base", **{field: value})
         if fits:
-            create.create(store, ask, names.parse("m"), lambda *_, **__: None)
+            create.create(store, ask, parse("m"), lambda *_, **__: None)
             assert len(str(getattr(store.get("m"), "licenses" if field == "license" else field))) >= size
         else:
             with pytest.raises(ApiError, match="a model's may have (4|64) MiB at most"):
-                create.create(store, ask, names.parse("m"), lambda *_, **__: None)
+                create.create(store, ask, parse("m"), lambda *_, **__: None)

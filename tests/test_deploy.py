@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.cli.main import COMMANDS
 from vkbackend import settings
+from vkbackend.server.cli.main import COMMANDS
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 UNIT, CONTAINER = (DEPLOY / "vkbackend.service").read_text(), (DEPLOY / "Containerfile").read_text()

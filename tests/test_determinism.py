@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from starter_models import model_path
 
 

@@ -13,14 +13,14 @@ from vulkan_drivers import missing, run_on
 
 from vkbackend import _native
 from vkbackend.device.buffers import Arena, Buffer
-from vkbackend.device.context import UPLOAD_BYTES, Device, translated
+from vkbackend.device.context import UPLOAD_BYTES, Device
 from vkbackend.device.dispatch import Dispatch, Program, Recorder, hazard_points
+from vkbackend.device.failures import translated
 from vkbackend.device.shaders import compile_glsl, spirv
 from vkbackend.errors import DeviceError, DeviceLost, OutOfMemory
 from vkbackend.ops import OPS
 from vkbackend.ops.packed import PackedMatrix, largest_binding, place
 from vkbackend.ops.run import prepare, reference, run
-
 
 # Memory
 

@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
-from server import go_json, streaming
-from server.app import build_app
-from server.embedding import normalize
-from server.loaded_models import LoadedModels, LoadResult
-from server.store import Store
 from shared_data import shared
 from tiny_gguf import write_tiny_gguf
 
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.logprobs import token_text
+from vkbackend.engine.request import Embedding, Failed, Finished, FinishReason, Purpose, TokenLogprob
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.sequence import Embedding, Failed, Finished, FinishReason, Purpose, TokenLogprob
 from vkbackend.errors import VkbackendError
-from vkbackend.models import load
+from vkbackend.models.load import load
+from vkbackend.server.app import build_app
+from vkbackend.server.generation.embedding import normalize
+from vkbackend.server.generation.events import logprobs
+from vkbackend.server.go import encode as go_json
+from vkbackend.server.library.store import Store
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
 from vkbackend.tokenizer import Tokenizer
 
 DURATIONS = re.compile(r'"(total_duration|load_duration)":\d+')
@@ -170,7 +171,7 @@ def test_small_functions_are_as_recorded():
             tokens = [TokenLogprob(0, token_text(data), data, logprob) for data, logprob in
                       ((base64.b64decode(item["token_b64"]), item["logprob"]) for item in vector["input"])]
             # Go writes U+FFFD as an escape where it stands for a bad byte: another spelling of the same JSON.
-            assert json.loads(go_json.dumps(streaming.logprobs(tokens))) == json.loads(vector["json"]), vector
+            assert json.loads(go_json.dumps(logprobs(tokens))) == json.loads(vector["json"]), vector
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from engine_world import Listener, WAIT, until, world  # noqa: F401  (a fixture)
+from engine_world import WAIT, Listener, until, world  # noqa: F401  (a fixture)
 
-from vkbackend.engine.sequence import Finished, Piece, PromptLogprobs, SamplingOptions
+from vkbackend.engine.request import Finished, Piece, PromptLogprobs, SamplingOptions
 from vkbackend.errors import DeviceError, DeviceLost, RequestError, VkbackendError
-
 
 # -- one request
 

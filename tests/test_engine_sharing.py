@@ -3,12 +3,11 @@
 import threading
 
 import pytest
-from engine_world import Listener, WAIT, until, world  # noqa: F401  (a fixture)
+from engine_world import WAIT, Listener, until, world  # noqa: F401  (a fixture)
 
+from vkbackend.engine.request import Finished, Piece
 from vkbackend.engine.scheduler import MAX_OVERTAKEN
-from vkbackend.engine.sequence import Finished, Piece
 from vkbackend.errors import OutOfMemory
-
 
 # -- prefix reuse
 

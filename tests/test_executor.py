@@ -5,11 +5,11 @@ import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend.device.dispatch import Program
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
-from vkbackend.engine.work import SequenceWork
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
 from vkbackend.graph.step import CANDIDATES, StepInputs, StepShape
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.ops.packed import FORMATS
 
 PROMPT = [3, 50, 99, 7, 7, 120, 200, 31, 64, 5, 18, 77, 210, 4, 150, 33, 92, 11, 240, 66, 8, 1, 130, 45, 61, 17, 29, 180, 222, 14, 90, 41, 55, 70, 2, 101, 9]

@@ -12,13 +12,14 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from fake_runner import FakeRunner, FakeTokenizer
 from gguf import GGUFWriter
-from server.app import build_app
-from server.binding import bind
-from server.loaded_models import LoadedModels, LoadResult
-from server.messages import GenerateRequest
-from server.store import Store
+
 from vkbackend.engine.engine import Engine
 from vkbackend.errors import DeviceLost, OutOfMemory
+from vkbackend.server.app import build_app
+from vkbackend.server.go.binding import bind
+from vkbackend.server.library.store import Store
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.wire.native import GenerateRequest
 
 
 @asynccontextmanager

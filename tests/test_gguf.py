@@ -11,11 +11,11 @@ from starter_models import FILES as STARTER_MODELS
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
-from vkbackend import models
 from vkbackend.errors import GGUFError, UnsupportedModel, VkbackendError
 from vkbackend.gguf.quants import FORMATS as BY_TYPE
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.models import load
+from vkbackend.models import load as models
+from vkbackend.models.load import load
 from vkbackend.ops.packed import FORMATS, PackedMatrix
 
 

@@ -6,9 +6,10 @@ import time
 from datetime import date
 
 import pytest
-from server.gotemplate import Template, TemplateError, Values
-from server.gotemplate.formatting import sprint, sprintf
 from shared_data import shared
+
+from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values
+from vkbackend.server.prompts.gotemplate.formatting import sprint, sprintf
 
 
 def vectors(name):

@@ -11,14 +11,14 @@ from fake_runner import FakeTokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from jsonschema import Draft202012Validator
-from server.errors import ApiError
-from server.inference import check_format
-from server.streaming import engine_events
 from shared_data import shared
 
 from vkbackend.engine.grammar import GrammarError, Grammars
-from vkbackend.engine.sequence import GenerationRequest, Piece, SamplingOptions
+from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.errors import RequestError
+from vkbackend.server.errors import ApiError
+from vkbackend.server.generation.events import engine_events
+from vkbackend.server.generation.plan import check_format
 
 BYTES = [bytes([value]) for value in range(256)]
 WORDS = [b'{"', b'":', b'", "', b'"}', b"true", b"null", b"12", b"ab", b" ", b"\n  ", b"}]"]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
-from server.app import build_app
-from server.errors import ApiError
-from server.loaded_models import LoadedModels, LoadResult
-from server.store import Store
 from shared_data import shared
-from vkbackend.engine.sequence import Failed, Finished, Piece, TokenLogprob
+
+from vkbackend.engine.request import Failed, Finished, Piece, TokenLogprob
 from vkbackend.errors import VkbackendError
+from vkbackend.server.app import build_app
+from vkbackend.server.errors import ApiError
+from vkbackend.server.library.store import Store
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
 
 VARIABLE = re.compile(r'"(total_duration|load_duration)":\d+')
 CALL_ID = re.compile(r'"id":"call_[a-z0-9]{8}"')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of the way; a part may import itself and parts after it. `settings`, `errors`, `gguf` are for everyone.
-WAY = ["server", "vkbackend.check", "vkbackend.bench", "vkbackend.session", "vkbackend.engine", "vkbackend.models", "vkbackend.graph",
+WAY = ["server", "vkbackend.check", "vkbackend.bench", "vkbackend.session", "vkbackend.engine", "vkbackend.models.load", "vkbackend.graph",
        "vkbackend.ops", "vkbackend.device"]
 LEAVES = ["vkbackend.tokenizer", "vkbackend.gguf", "vkbackend.settings", "vkbackend.errors", "vkbackend.progress", "vkbackend._native"]
 ENTRY_POINTS = ("vkbackend", "vkbackend.__main__")  # public names, looked up on first use; the command

@@ -9,8 +9,8 @@ from test_generate import serving
 from test_manage import talk
 from yarl import URL
 
-from server.formatting import shortened
-from server.store import Store
+from vkbackend.server.go.human import shortened
+from vkbackend.server.library.store import Store
 
 JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
 INVALID = [

@@ -4,14 +4,15 @@ import asyncio
 import time
 
 import pytest
-from server import jinja
-from server.gotemplate import Template, TemplateError, Values
-from server.jinja import process
 from starter_models import model_path
 from test_handlers_inference import World, pieces
 from test_tools import tools
 from tiny_gguf import write_tiny_gguf
+
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.prompts import jinja
+from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values
+from vkbackend.server.prompts.jinja import process
 from vkbackend.tokenizer import Tokenizer
 
 CHATML = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -161,7 +162,7 @@ def test_a_worker_that_ended_is_started_again():
 
 def test_a_worker_that_does_not_start(monkeypatch, tmp_path):
     monkeypatch.setattr(process, "WORKER", tmp_path / "nothing.py")
-    monkeypatch.setattr("server.jinja.template.worker", process.Worker())
+    monkeypatch.setattr("vkbackend.server.prompts.jinja.template.worker", process.Worker())
     with pytest.raises(TemplateError, match="does not start"):
         prompt(CHATML, ("user", "x"))
 

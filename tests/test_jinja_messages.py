@@ -1,8 +1,9 @@
 """Messages as a file's Jinja template takes them: typed parts of content, and an answer to be continued."""
 
 import pytest
-from server import jinja
-from server.gotemplate import TemplateError, Values
+
+from vkbackend.server.prompts import jinja
+from vkbackend.server.prompts.gotemplate import TemplateError, Values
 
 PARTS = "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] }}{% endfor %}"
 TALK = [("user", "hello"), ("assistant", "yo"), ("user", "bye")]

@@ -2,12 +2,13 @@
 
 import pytest
 from gguf import GGUFWriter
-from server import jinja
-from server.gotemplate import Values
-from server.output_parsers import by_template
 from test_tools import tools
 from tiny_gguf import write_tiny_gguf
+
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.output_parsers import by_template
+from vkbackend.server.prompts import jinja
+from vkbackend.server.prompts.gotemplate import Values
 from vkbackend.tokenizer import Tokenizer
 
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -10,7 +10,7 @@ from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.kv_cache import PagedCache
-from vkbackend.engine.sequence import Failed, Finished, GenerationRequest, PromptLogprobs, SamplingOptions
+from vkbackend.engine.request import Failed, Finished, GenerationRequest, PromptLogprobs, SamplingOptions
 from vkbackend.errors import OutOfMemory
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)

@@ -3,10 +3,10 @@
 import pytest
 import recorded
 
-from vkbackend.device import layout
-from vkbackend.device.layout import Needs, Wishes
-from vkbackend.device.rules import MIB, Gpu
 from vkbackend.errors import OutOfMemory
+from vkbackend.placement import layout
+from vkbackend.placement.gpus import MIB, Gpu
+from vkbackend.placement.layout import Needs, Wishes
 
 
 def gpu(entry: dict) -> Gpu:

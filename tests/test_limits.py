@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from live_server import LiveServer
-from server import go_decode
-from server.errors import ApiError
-from server.service import limits
 from test_abandoned_work import with_model
+
+from vkbackend.server.errors import ApiError
+from vkbackend.server.go.decode import MAX_VALUES, parse
+from vkbackend.server.http import limits
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {"num_predict": 1, "num_ctx": 512}
@@ -66,10 +67,10 @@ def test_a_body_is_accepted_at_its_limit_and_refused_beyond(server):
 
 
 def test_a_million_json_values_are_read_and_one_more_is_refused():
-    most = go_decode.MAX_VALUES
-    assert len(go_decode.parse(b"[" + b"1," * (most - 2) + b"1]")) == most - 1
+    most = MAX_VALUES
+    assert len(parse(b"[" + b"1," * (most - 2) + b"1]")) == most - 1
     with pytest.raises(ApiError, match=f"holds more than {most} values") as raised:
-        go_decode.parse(b"[" + b"1," * (most - 1) + b"1]")
+        parse(b"[" + b"1," * (most - 1) + b"1]")
     assert raised.value.status == 413
 
 
@@ -81,4 +82,4 @@ def test_the_table_shows_the_limits_in_force():
     table = (ROOT / "docs/limits.md").read_text().replace(",", "")
     for name in ("MAX_MESSAGES", "MAX_TOOLS", "MAX_STOPS", "MAX_STOP_CHARS", "MAX_FORMAT_CHARS", "MAX_TEMPLATE_CHARS"):
         assert re.search(rf"`{name}`[^\n]*\| {getattr(limits, name)} ", table), name
-    assert re.search(rf"`MAX_VALUES`[^\n]*\| {go_decode.MAX_VALUES} ", table)
+    assert re.search(rf"`MAX_VALUES`[^\n]*\| {MAX_VALUES} ", table)

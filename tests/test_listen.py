@@ -6,9 +6,9 @@ import socket
 import pytest
 from vulkan_drivers import missing
 
-from server import address
-from server.cli import serving
-from server.cli.serving import AddressInUse, listen
+from vkbackend.server import serving
+from vkbackend.server.http import address
+from vkbackend.server.serving import AddressInUse, listen
 
 
 def reaches(family: socket.AddressFamily, host: str, port: int) -> bool:

@@ -3,9 +3,9 @@
 import recorded
 from test_layout import gpu, wishes, written
 
-from vkbackend.device import layout
-from vkbackend.device.layout import Needs, Outcome, Stage
 from vkbackend.errors import OutOfMemory
+from vkbackend.placement import layout
+from vkbackend.placement.layout import Needs, Outcome, Stage
 
 
 class Loader:

@@ -11,11 +11,11 @@ from test_cli_terminal import environment, on_terminal  # noqa: F401  a fixture
 from test_generate import run, serving
 from tiny_gguf import write_tiny_gguf
 
-from server.loaded_models import LoadResult
-from vkbackend import models
-from vkbackend.engine.opening import open_engine
 from vkbackend.errors import OutOfMemory
+from vkbackend.models import load as models
+from vkbackend.placement.opening import open_engine
 from vkbackend.progress import LoadProgress
+from vkbackend.server.loading.loaded_models import LoadResult
 
 
 class SteppingLoader:

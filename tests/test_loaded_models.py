@@ -5,12 +5,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from server import durations
-from server.errors import ApiError
-from server.keep_alive import default_keep_alive
-from server.loaded_models import LoadedModels, LoadResult
-from server.parameters import Options
+
 from vkbackend.errors import OutOfMemory
+from vkbackend.server.errors import ApiError
+from vkbackend.server.go import durations
+from vkbackend.server.loading.keep_alive import default_keep_alive
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.wire.options import Options
 
 SECOND = durations.SECOND
 

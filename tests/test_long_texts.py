@@ -6,11 +6,12 @@ import tracemalloc
 
 import pytest
 import regex
-from server import prompt
-from server.messages import Message
 from tiny_gguf import write_tiny_gguf
+
 from vkbackend import cancellation
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.prompts import prompt
+from vkbackend.server.wire.native import Message
 from vkbackend.tokenizer import Tokenizer, long_texts
 from vkbackend.tokenizer.bpe import ByteLevelBPE
 from vkbackend.tokenizer.pretokenizers import ROWS, Pretokenizer

@@ -17,12 +17,14 @@ from schemathesis import GenerationMode
 from schemathesis.core import NOT_SET
 from tiny_gguf import write_tiny_gguf
 
-from server import create, messages, names
-from server.cli.serving import own_server
-from server.service import openapi
-from server.service.openapi.operations import OPERATIONS
-from server.store import Store
 from vkbackend import settings
+from vkbackend.server import openapi
+from vkbackend.server.library import create
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
+from vkbackend.server.openapi.operations import OPERATIONS
+from vkbackend.server.serving import own_server
+from vkbackend.server.wire import native
 
 NUM_REQUESTS = 1000
 MOST_SECONDS = 90  # on a busy machine; a fraction of it is usual
@@ -41,8 +43,8 @@ def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("malformed")
     store = Store(folder / "models")
     digest, _ = store.add_blob(write_tiny_gguf(folder / "tiny.gguf").read_bytes())
-    request = messages.CreateRequest(model="tiny", files={"m.gguf": digest}, parameters={"num_predict": 2.0, "num_ctx": 256.0})
-    create.create(store, request, names.parse("tiny"), lambda *_: None)
+    request = native.CreateRequest(model="tiny", files={"m.gguf": digest}, parameters={"num_predict": 2.0, "num_ctx": 256.0})
+    create.create(store, request, parse("tiny"), lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLLAMA_MODELS", str(store.root))
         patch.setenv("OLLAMA_VULKAN", "0")

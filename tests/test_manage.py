@@ -11,11 +11,11 @@ from manage_models import make_model
 from recorded import load
 from yarl import URL
 
-from server.app import build_app
-from server.cli import serve
-from server.messages import ModelDetails, RunningModel
-from server.store import Store
 from vkbackend.device.selection import survey
+from vkbackend.server.app import build_app
+from vkbackend.server.cli import serve
+from vkbackend.server.library.store import Store
+from vkbackend.server.wire.native import ModelDetails, RunningModel
 
 ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
 # Recorded without Go's ServeMux, which stands in front of the original's routes and redirects to clean paths.
@@ -47,7 +47,7 @@ def store(tmp_path):
 
 def _is_here(path) -> bool:
     module = next((name for start, name in ELSEWHERE.items() if path.startswith(start)), None)
-    return module is None or bool(importlib.import_module(f"server.routes.{module}").ROUTES)
+    return module is None or bool(importlib.import_module(f"vkbackend.server.routes.{module}").ROUTES)
 
 
 def _normal(text, store):

@@ -9,9 +9,9 @@ from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 
 from vkbackend.engine.engine import Engine
+from vkbackend.engine.request import Finished, GenerationRequest, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptions
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.tokenizer import Tokenizer
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)

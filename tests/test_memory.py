@@ -4,10 +4,10 @@ import pytest
 import recorded
 from tiny_gguf import write_tiny_gguf
 
-from vkbackend import models
-from vkbackend.device.layout import Part
-from vkbackend.models.memory import Sizes, estimated_cache
-from vkbackend.models.placement import Span
+from vkbackend.models import load
+from vkbackend.models.upload import Span
+from vkbackend.placement.layout import Part
+from vkbackend.placement.needs import Sizes, estimated_cache
 
 
 def test_caches_as_recorded():
@@ -21,9 +21,9 @@ def test_caches_as_recorded():
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
-    file = models.read(path)
+    file = load.read(path)
     sizes = Sizes.of(file.gguf, file.config, cache_tokens=512, cache_bytes=2, max_tokens=128, max_outputs=32)
-    loaded = models.load(path, device)
+    loaded = load.load(path, device)
     in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
     assert sizes.is_tied == (architecture == "gemma3") and len(sizes.layers) == 4
@@ -37,12 +37,12 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
 
 def test_vision_tensors_are_not_counted(device, tmp_path):
     """Neither before the load, nor in parts, nor by what is loaded."""
-    plain, seeing = (models.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors)) for name, tensors in (
+    plain, seeing = (load.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors)) for name, tensors in (
         ("plain.gguf", {}), ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)})))
     options = {"cache_tokens": 512, "cache_bytes": 2, "max_tokens": 128, "max_outputs": 32}
     assert seeing.num_bytes == plain.num_bytes
     assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
     for where in (None, device):
-        assert models.load(seeing, where).num_bytes == models.load(plain, where).num_bytes
+        assert load.load(seeing, where).num_bytes == load.load(plain, where).num_bytes
     span = Span(0, 3, 2, True)
-    assert models.load_parts(seeing, [(span, None)]).num_bytes == models.load_parts(plain, [(span, None)]).num_bytes
+    assert load.load_parts(seeing, [(span, None)]).num_bytes == load.load_parts(plain, [(span, None)]).num_bytes

@@ -6,8 +6,10 @@ import random
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
-from server import binding, conversation, go_json, messages
-from server.go_decode import PIECE, JSONSyntaxError, parse
+from vkbackend.server.go import binding, encode
+from vkbackend.server.go.binding import bind
+from vkbackend.server.go.decode import PIECE, JSONSyntaxError, parse
+from vkbackend.server.wire import conversation, native
 
 ERRORS = (binding.BindError, JSONSyntaxError)
 KINDS = {"Tool": binding.Struct(conversation.Tool), "Message": binding.Alias(conversation.Message), "PropertyType": conversation.PROPERTY_TYPE}
@@ -15,7 +17,7 @@ KINDS = {"Tool": binding.Struct(conversation.Tool), "Message": binding.Alias(con
 
 def test_request_bodies():
     check(load("api_requests_responses", "bind"), lambda vector: (
-        outcome(lambda: go_json.dumps(messages.bind(getattr(messages, vector["type"]), vector["body"].encode())), *ERRORS),
+        outcome(lambda: encode.dumps(native.bind(getattr(native, vector["type"]), vector["body"].encode())), *ERRORS),
         recorded_outcome(vector, "json")))
 
 
@@ -32,10 +34,10 @@ def test_tools_and_messages():
 def test_answers():
     """A recorded answer read into its dataclass is written again as it was."""
     def got(vector):
-        answer = messages.bind(getattr(messages, vector["type"]), vector["json"].encode())
-        if isinstance(answer, messages.EmbedResponse):
-            answer.embeddings = [[go_json.Float32(number) for number in row] for row in answer.embeddings]
-        return go_json.dumps(answer)
+        answer = native.bind(getattr(native, vector["type"]), vector["json"].encode())
+        if isinstance(answer, native.EmbedResponse):
+            answer.embeddings = [[encode.Float32(number) for number in row] for row in answer.embeddings]
+        return encode.dumps(answer)
     answers = [vector for vector in load("api_requests_responses", "marshal") if vector["type"] != "StatusError"]  # a client's error, never written
     check(answers, lambda vector: (got(vector), vector["json"]))
 
@@ -66,12 +68,12 @@ def test_bytes_that_are_no_utf8_become_replacement_characters_one_each():
 
 def test_a_wrong_type_is_reported_first_come_and_the_rest_is_still_read():
     with pytest.raises(binding.BindError) as caught:
-        messages.bind(messages.ShowRequest, b'{"verbose":"yes","model":5}')
+        native.bind(native.ShowRequest, b'{"verbose":"yes","model":5}')
     assert str(caught.value) == "json: cannot unmarshal string into Go struct field ShowRequest.verbose of type bool"
 
 
 def test_a_doubled_key_counts_last_and_maps_are_merged():
-    ask = messages.bind(messages.GenerateRequest, b'{"model":"a","MODEL":"b","options":{"x":1},"options":{"y":2}}')
+    ask = native.bind(native.GenerateRequest, b'{"model":"a","MODEL":"b","options":{"x":1},"options":{"y":2}}')
     assert (ask.model, ask.options) == ("b", {"x": 1.0, "y": 2.0})
 
 
@@ -94,7 +96,7 @@ def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
             else:
                 body[place:place] = generator.choice([b"null", b"[]", b"{}", b'"x"', b"1", b"true", b"1e999"])
         try:
-            go_json.dumps(messages.bind(messages.ChatRequest, bytes(body))).encode()
+            encode.dumps(native.bind(native.ChatRequest, bytes(body))).encode()
             bound += 1
         except ERRORS:
             pass

@@ -10,6 +10,7 @@ import starter_models
 import test_cli
 import test_tokenizer
 import vulkan_drivers
+
 from vkbackend.errors import NoDevice
 
 TESTS = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from recorded import load
 from test_embed import LengthEngine, Served, WordTokenizer, recorded_gguf
 from test_handlers_inference import World, asked_alike
 
-from server.loaded_models import LoadResult
+from vkbackend.server.loading.loaded_models import LoadResult
 
 IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
 CREATED = re.compile(r'"created":\d+')

@@ -1,13 +1,13 @@
 """Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and which of the likeliest tokens are shown."""
 
 import pytest
-from server.messages import Logprob, TokenLogprob
-from server.openai.legacy_logprobs import LegacyWriter, shown
-from server.openai.scored import _echoed
 from tiny_gguf import write_tiny_gguf
 
-from vkbackend.engine import sequence
+from vkbackend.engine import request
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.openai.legacy_logprobs import LegacyWriter, shown
+from vkbackend.server.openai.scored import _echoed
+from vkbackend.server.wire.native import Logprob, TokenLogprob
 from vkbackend.tokenizer import Tokenizer
 
 
@@ -47,7 +47,7 @@ def echoed(path, prompt):
     """Tokens and offsets of an echoed prompt, as /v1/completions shows them, without the token that begins the text."""
     tokenizer = Tokenizer.from_gguf(GGUFFile.open(path))
     tokens = tokenizer.encode(prompt)
-    logprobs = [sequence.TokenLogprob(token, "", tokenizer.token_bytes(token), -1.0) for token in tokens[1:]]
+    logprobs = [request.TokenLogprob(token, "", tokenizer.token_bytes(token), -1.0) for token in tokens[1:]]
     found = LegacyWriter(0).write(_echoed(tokenizer, tokens, prompt, logprobs))
     assert found.text_offset[0] == 0
     return list(zip(found.tokens, found.text_offset))[1:]

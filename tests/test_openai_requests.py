@@ -5,13 +5,14 @@ import json
 import pytest
 from recorded import load
 
-from server import go_json
-from server.openai import messages, requests
-from server.openai.errors import InvalidRequest, own_error
+from vkbackend.server.go import encode
+from vkbackend.server.openai import requests
+from vkbackend.server.openai.errors import InvalidRequest, own_error
+from vkbackend.server.wire import openai
 
-KINDS = {"/v1/chat/completions": (messages.ChatCompletionRequest, requests.chat_request),
-         "/v1/completions": (messages.CompletionRequest, requests.generate_request),
-         "/v1/embeddings": (messages.EmbedRequest, requests.embed_request)}
+KINDS = {"/v1/chat/completions": (openai.ChatCompletionRequest, requests.chat_request),
+         "/v1/completions": (openai.CompletionRequest, requests.generate_request),
+         "/v1/embeddings": (openai.EmbedRequest, requests.embed_request)}
 
 
 # The original refuses a list of prompts on /v1/completions; OpenAI's API takes it, and clients of it send nothing else.
@@ -22,9 +23,9 @@ def convert(endpoint, body):
     """-> (status, text)"""
     cls, to_native = KINDS[endpoint]
     try:
-        return 200, go_json.dumps(to_native(requests.read(cls, body.encode())))
+        return 200, encode.dumps(to_native(requests.read(cls, body.encode())))
     except InvalidRequest as error:
-        return 400, go_json.dumps(own_error(400, str(error)))
+        return 400, encode.dumps(own_error(400, str(error)))
 
 
 def test_recorded_requests():
@@ -43,7 +44,7 @@ def test_recorded_requests():
 
 def chat_request(**body):
     ask = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | body
-    return requests.chat_request(requests.read(messages.ChatCompletionRequest, json.dumps(ask).encode()))
+    return requests.chat_request(requests.read(openai.ChatCompletionRequest, json.dumps(ask).encode()))
 
 
 def test_the_id_of_a_tool_call_is_kept():
@@ -61,7 +62,7 @@ def test_required_is_left_out_of_tools_that_do_not_give_it():
     for given in ({}, {"required": ["city"]}):
         parameters = {"type": "object", **given, "properties": {"city": {"type": "string"}}}
         found = chat_request(tools=[{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
-        assert json.loads(go_json.dumps(found.tools[0]))["function"]["parameters"] == parameters
+        assert json.loads(encode.dumps(found.tools[0]))["function"]["parameters"] == parameters
 
 
 @pytest.mark.parametrize("asked, found", [
@@ -72,5 +73,5 @@ def test_prompts(asked, found):
 
 @pytest.mark.parametrize("more", [{}, {"echo": True}, {"raw": True}])
 def test_lists_of_prompts_are_taken_with_and_without_echo(more):
-    ask = requests.read(messages.CompletionRequest, json.dumps({"model": "m", "prompt": ["a", "b"]} | more).encode())
+    ask = requests.read(openai.CompletionRequest, json.dumps({"model": "m", "prompt": ["a", "b"]} | more).encode())
     assert requests.generate_request(ask).prompt == "" and requests.prompts(ask.prompt) == ["a", "b"]

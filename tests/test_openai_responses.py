@@ -9,17 +9,17 @@ from types import SimpleNamespace
 from aiohttp.test_utils import TestClient, TestServer
 from recorded import check, load
 
-from server import go_json
-from server.app import build_app
-from server.binding import bind
-from server.errors import ApiError
-from server.messages import ChatResponse, EmbedResponse, GenerateResponse, ListResponse
-from server.openai import answers, errors, requests
-from server.openai.errors import own_error, status_error_text
-from server.openai.messages import EmbedRequest
-from server.routes import openai as routes
-from server.store import ModelNotFound
-from server.streaming import Replies
+from vkbackend.server.app import build_app
+from vkbackend.server.errors import ApiError
+from vkbackend.server.go import encode
+from vkbackend.server.go.binding import bind
+from vkbackend.server.http.streams import Replies
+from vkbackend.server.library.store import ModelNotFound
+from vkbackend.server.openai import answers, errors, requests
+from vkbackend.server.openai.errors import own_error, status_error_text
+from vkbackend.server.routes import openai as routes
+from vkbackend.server.wire.native import ChatResponse, EmbedResponse, GenerateResponse, ListResponse
+from vkbackend.server.wire.openai import EmbedRequest
 
 RECORDED_TIME = 1706933106789000000  # 2024-02-03T04:05:06.789Z
 IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
@@ -102,14 +102,14 @@ def test_recorded_embeddings():
             answer = errors.answer(error_of(value, vector["handler_status"]))
             return answer.status, answer.text
         asked = requests.read(EmbedRequest, vector["request"].encode())
-        return 200, go_json.dumps(answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)) + "\n"
+        return 200, encode.dumps(answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)) + "\n"
     vectors = [vector for vector in load("openai_responses", "response") if vector["endpoint"] == "/v1/embeddings"]
     assert len(vectors) == 5
     check(vectors, lambda vector: (told(vector), (vector["status"], vector["response"])))
 
 
 def test_recorded_errors_of_the_layer_itself():
-    check(load("openai_responses", "new_error"), lambda vector: (go_json.dumps(own_error(vector["code"], vector["message"])), vector["json"]))
+    check(load("openai_responses", "new_error"), lambda vector: (encode.dumps(own_error(vector["code"], vector["message"])), vector["json"]))
 
 
 def test_recorded_texts_of_status_errors():

@@ -12,12 +12,11 @@ import pytest
 from recorded import load
 from test_manage import talk
 
-from server import app
-from server.openai import messages as openai
-from server.service import openapi
-from server.service.openapi.operations import OPERATIONS
-from server.service.openapi.schemas import component_name
-from server.store import Store
+from vkbackend.server import app, openapi
+from vkbackend.server.library.store import Store
+from vkbackend.server.openapi.operations import OPERATIONS
+from vkbackend.server.openapi.schemas import component_name
+from vkbackend.server.wire import openai
 
 DOCUMENT = openapi.build("1.2.3")
 # Taken, but not to be recommended: no model, null in place of a text, numbers as stop strings, a negative top_logprobs.
@@ -109,5 +108,5 @@ def test_the_policy_of_the_page_is_strict(tmp_path):
 
 def test_the_page_needs_no_flask():
     """Its files are looked up, not imported."""
-    code = "import sys; from server.service import openapi; assert openapi.file('index.css') and 'flask' not in sys.modules"
+    code = "import sys; from vkbackend.server import openapi; assert openapi.file('index.css') and 'flask' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

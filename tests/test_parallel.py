@@ -5,15 +5,15 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from server.loading import load_engine
-from server.parameters import Options
 from tiny_gguf import HEAD_DIM, NUM_KV_HEADS, write_tiny_gguf
 
+from vkbackend.engine.contract import SequenceWork
+from vkbackend.engine.request import Finished, GenerationRequest, SamplingOptions
 from vkbackend.engine.runner import PAGE_SIZE, ModelRunner
-from vkbackend.engine.sequence import Finished, GenerationRequest, SamplingOptions
-from vkbackend.engine.work import SequenceWork
 from vkbackend.errors import OutOfMemory
-from vkbackend.models import load
+from vkbackend.models.load import load
+from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.wire.options import Options
 
 PAGE_BYTES = 2 * 2 * PAGE_SIZE * NUM_KV_HEADS * HEAD_DIM * 2  # keys and values of two layers, f16
 

@@ -4,10 +4,12 @@ import json
 
 import pytest
 from recorded import check, load
-from server import go_json
-from server.messages import ChatRequest, Message, bind
-from server.output_parsers import ParseError, builtin
 from test_tools import plain_calls, tools, with_texts
+
+from vkbackend.server.go import encode
+from vkbackend.server.go.binding import bind
+from vkbackend.server.output_parsers import ParseError, builtin
+from vkbackend.server.wire.native import ChatRequest, Message
 
 
 def last_message(vector) -> Message | None:
@@ -46,7 +48,7 @@ def test_recorded_chunks():
 
 def whole(parser, text, size):
     parts = [parser.add(text[at:at + size]) for at in range(0, len(text), size)] + [parser.add("", done=True)]
-    calls = [f"{call.function.name}{go_json.dumps(call.function.arguments)}" for part in parts for call in part.calls]
+    calls = [f"{call.function.name}{encode.dumps(call.function.arguments)}" for part in parts for call in part.calls]
     return "".join(part.content for part in parts), "".join(part.thinking for part in parts), calls
 
 

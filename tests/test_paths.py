@@ -7,8 +7,8 @@ from live_server import LiveServer
 from test_manage import talk
 from yarl import URL
 
-from server import paths
-from server.store import Store
+from vkbackend.server.http import paths
+from vkbackend.server.library.store import Store
 
 
 @pytest.fixture(scope="module")

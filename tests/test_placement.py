@@ -17,9 +17,9 @@ from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
 from vkbackend.device.host_memory import available_host_memory
-from vkbackend.engine import placing
-from vkbackend.engine.opening import open_engine
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
+from vkbackend.placement import placing
+from vkbackend.placement.opening import open_engine
 
 MIB = 1 << 20
 
@@ -134,8 +134,8 @@ def on_device(device, monkeypatch):
     def leaves(num_bytes):
         monkeypatch.setattr(placing.selection.Device, "free_memory", lambda self, wanted=0: max(0, num_bytes - self.allocated_bytes))
         monkeypatch.setattr(placing.selection, "_listed", [])
-        usable = placing.selection.usable
-        monkeypatch.setattr(placing.selection, "usable", lambda: [replace(gpu, free=num_bytes) for gpu in usable()])
+        usable = placing.usable
+        monkeypatch.setattr(placing, "usable", lambda: [replace(gpu, free=num_bytes) for gpu in usable()])
 
     return leaves
 
@@ -212,8 +212,8 @@ def test_what_fits_by_count_and_not_in_truth_is_tried_with_less(on_device, gguf,
 
 def test_a_cache_that_no_device_could_bind_is_said(on_device, gguf, monkeypatch):
     on_device(64 * MIB)
-    usable = placing.selection.usable
-    monkeypatch.setattr(placing.selection, "usable", lambda: [replace(gpu, largest_binding=1000) for gpu in usable()])
+    usable = placing.usable
+    monkeypatch.setattr(placing, "usable", lambda: [replace(gpu, largest_binding=1000) for gpu in usable()])
     with pytest.raises(RequestError, match="the KV cache of one layer needs .* binds at most 1000: use a smaller num_ctx"):
         open_engine(gguf, context_length=128)
 

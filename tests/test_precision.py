@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.work import SequenceWork
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.ops.matmul import SHARED
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import reference, run

@@ -4,10 +4,12 @@ import base64
 import json
 
 import pytest
-from server.gotemplate import Template
-from server.messages import ChatRequest, Message, bind
-from server.prompt import ContextLimit, PromptError, Thinking, chat_prompt, generate_prompt
 from shared_data import shared
+
+from vkbackend.server.go.binding import bind
+from vkbackend.server.prompts.gotemplate import Template
+from vkbackend.server.prompts.prompt import ContextLimit, PromptError, Thinking, chat_prompt, generate_prompt
+from vkbackend.server.wire.native import ChatRequest, Message
 
 
 def count_words(text):

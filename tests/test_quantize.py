@@ -21,15 +21,17 @@ from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
-from server import create, messages, names
-from server.convert import CannotConvert, from_gguf, gguf_out, mixture, write_model
-from server.convert.safetensors import SafetensorsFile
-from server.convert.source import Source, Tensor
-from server.errors import ApiError
-from server.quantization import parse_file_type, quantize_target
-from server.store import Store, StoreError
 from vkbackend.gguf.quants import FORMATS
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.errors import ApiError
+from vkbackend.server.library import create
+from vkbackend.server.library.convert import CannotConvert, from_gguf, gguf_out, mixture, write_model
+from vkbackend.server.library.convert.safetensors import SafetensorsFile
+from vkbackend.server.library.convert.source import Source, Tensor
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.quantization import parse_file_type, quantize_target
+from vkbackend.server.library.store import Store, StoreError
+from vkbackend.server.wire import native
 from vkbackend.session import Session
 
 _T = GGMLQuantizationType
@@ -55,8 +57,8 @@ def add(store, path, **request) -> list:
 
 
 def run_create(store, **request) -> list:
-    told, ask = [], messages.CreateRequest(**request)
-    create.create(store, ask, names.parse(ask.model), lambda status, digest="", total=0, completed=0: told.append((status, total, completed)))
+    told, ask = [], native.CreateRequest(**request)
+    create.create(store, ask, parse(ask.model), lambda status, digest="", total=0, completed=0: told.append((status, total, completed)))
     return told
 
 

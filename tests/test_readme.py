@@ -7,8 +7,8 @@ from pathlib import Path
 
 from starter_models import model_path
 
-from server.cli.main import COMMANDS
 from vkbackend import settings
+from vkbackend.server.cli.main import COMMANDS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

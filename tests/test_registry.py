@@ -7,12 +7,25 @@ import time
 import pytest
 from docker_registry import DockerRegistry
 from fault_proxy import Answer, Cut, FaultProxy, Flip, Slow, Stall, WholeOnly
-from registry_world import IMPATIENT, LIMITS, MODEL_BYTES, ONE_PART, Pulling, contents, digest_of, make, name, pull, push
+from registry_world import (
+    IMPATIENT,
+    LIMITS,
+    MODEL_BYTES,
+    ONE_PART,
+    Pulling,
+    contents,
+    digest_of,
+    make,
+    name,
+    pull,
+    push,
+)
 from vulkan_drivers import start
 
-from server import names, registry
-from server.registry import partial
-from server.store import InvalidName, ModelNotFound, Store
+from vkbackend.server.library import registry
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.registry import partial
+from vkbackend.server.library.store import InvalidName, ModelNotFound, Store
 
 BLOBS = "GET blobs"
 DATA = contents()
@@ -49,7 +62,7 @@ def store(tmp_path):
 
 
 def is_whole(store, text) -> bool:
-    stored = store.get(names.parse(text))
+    stored = store.get(parse(text))
     return stored.gguf_path.read_bytes() == DATA and stored.template == "{{ .Prompt }}" and not leftovers(store)
 
 
@@ -69,8 +82,8 @@ def test_what_is_pushed_comes_back_byte_by_byte(debian, proxy, store):
     text = name(proxy)
     told = pull(store, text)
     assert is_whole(store, text)
-    source = debian.source.manifest(names.parse(f"{debian.host}/library/m"))
-    assert store.manifest(names.parse(text)).digest == source.digest
+    source = debian.source.manifest(parse(f"{debian.host}/library/m"))
+    assert store.manifest(parse(text)).digest == source.digest
     assert told.statuses == ["pulling manifest", *(f"pulling {layer.digest[7:19]}" for layer in [*source.layers, source.config]),
                              "verifying sha256 digest", "writing manifest", "success"]
     assert (f"pulling {DIGEST[7:19]}", DIGEST, MODEL_BYTES, MODEL_BYTES) in told.lines
@@ -95,7 +108,7 @@ def test_a_new_version_takes_the_old_ones_place(debian, store, tmp_path):
     make(source, text, data)
     push(source, text)
     pull(store, text)
-    assert store.get(names.parse(text)).gguf_path.read_bytes() == data and not store.blob_path(old).exists()
+    assert store.get(parse(text)).gguf_path.read_bytes() == data and not store.blob_path(old).exists()
 
 
 def test_a_damaged_blob_is_fetched_again(proxy, store):
@@ -294,8 +307,8 @@ def test_a_size_that_the_registry_makes_up_is_not_begun(proxy, store):
 def proxy_manifest(store, proxy) -> bytes:
     """What the registry gives; the store is empty again afterwards."""
     pull(store, name(proxy))
-    contents = store.manifest_bytes(names.parse(name(proxy)))
-    store.delete(names.parse(name(proxy)))
+    contents = store.manifest_bytes(parse(name(proxy)))
+    store.delete(parse(name(proxy)))
     return contents
 
 
@@ -340,8 +353,8 @@ PULL = """
 import json
 import sys
 from registry_world import LIMITS
-from server import registry
-from server.store import Store
+from vkbackend.server.library import registry
+from vkbackend.server.library.store import Store
 
 def report(status, digest="", total=0, completed=0):
     if completed > 500_000:
@@ -399,7 +412,7 @@ def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
         path.with_suffix(".json").write_bytes(state)
         pull(store, name(proxy))
         assert is_whole(store, name(proxy))
-        store.delete(names.parse(name(proxy)))
+        store.delete(parse(name(proxy)))
 
 
 def test_parts_that_nobody_goes_on_with_are_cleared_away(proxy, store):

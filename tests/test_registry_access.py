@@ -20,10 +20,11 @@ from fault_proxy import Answer, FaultProxy
 from registry_world import LIMITS, contents, make, name, pull, push
 from yarl import URL
 
-from server import names, registry
-from server.registry import authorization
-from server.registry.client import proxy_of, retry_after, told_error
-from server.store import Store
+from vkbackend.server.library import registry
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.registry import authorization
+from vkbackend.server.library.registry.client import proxy_of, retry_after, told_error
+from vkbackend.server.library.store import Store
 
 TOKEN = "let-me-in"
 
@@ -58,7 +59,7 @@ def store(tmp_path):
 
 
 def is_there(store, registry) -> bool:
-    return store.get(names.parse(name(registry))).gguf_path.read_bytes() == contents(1)
+    return store.get(parse(name(registry))).gguf_path.read_bytes() == contents(1)
 
 
 def guarded(realm: str, allowed=lambda seen: True):

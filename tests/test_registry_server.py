@@ -20,11 +20,11 @@ from shared_data import shared
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 
-from server import names
-from server.cli.main import cli
-from server.cli.progress import Bar
-from server.registry import partial
-from server.store import Store
+from vkbackend.server.cli.main import cli
+from vkbackend.server.cli.terminal.progress import Bar
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.registry import partial
+from vkbackend.server.library.store import Store
 
 DATA = contents(2)
 DIGEST = digest_of(DATA)
@@ -64,7 +64,7 @@ def store(server):
 
 
 def is_whole(store, registry) -> bool:
-    return store.get(names.parse(name(registry))).gguf_path.read_bytes() == DATA and not list(partial.folder_of(store).iterdir())
+    return store.get(parse(name(registry))).gguf_path.read_bytes() == DATA and not list(partial.folder_of(store).iterdir())
 
 
 def wait_until(holds, seconds=10.0):

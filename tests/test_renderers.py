@@ -3,10 +3,12 @@
 import json
 
 from recorded import check, load, outcome, recorded_outcome
-from server import renderers
-from server.gotemplate import TemplateError
-from server.messages import ChatRequest, bind
-from server.prompt import ContextLimit, Thinking, chat_prompt
+
+from vkbackend.server.go.binding import bind
+from vkbackend.server.prompts import renderers
+from vkbackend.server.prompts.gotemplate import TemplateError
+from vkbackend.server.prompts.prompt import ContextLimit, Thinking, chat_prompt
+from vkbackend.server.wire.native import ChatRequest
 
 
 def render(vector):

@@ -10,8 +10,8 @@ from fake_runner import FakeRow
 from shared_data import shared
 
 from vkbackend.engine import sampler as chain
+from vkbackend.engine.request import SamplingOptions, default_options
 from vkbackend.engine.sampler import Sampler
-from vkbackend.engine.sequence import SamplingOptions, default_options
 from vkbackend.errors import VkbackendError
 
 PLAIN = dict(repeat_penalty=1.0)

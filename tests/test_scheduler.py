@@ -4,16 +4,16 @@ from types import SimpleNamespace
 
 import recorded
 
-from server.loaded_models import MIN_CONTEXT, LoadedModel, LoadResult
-from server.parameters import Options
-from vkbackend.device import rules
-from vkbackend.device.rules import Resident
+from vkbackend.placement.gpus import free_beside
+from vkbackend.server.loading.eviction import Resident, first_to_unload
+from vkbackend.server.loading.loaded_models import MIN_CONTEXT, LoadedModel, LoadResult
+from vkbackend.server.wire.options import Options
 
 
 def test_who_gives_way():
     def got_and_wanted(vector):
         residents = [Resident(entry["model"], entry["ref_count"], entry["keep_alive_ns"]) for entry in vector["loaded"]]
-        found = rules.first_to_unload(residents)
+        found = first_to_unload(residents)
         return None if found is None else residents[found].name, vector["output"]
 
     recorded.check(recorded.load("scheduler", "runner_to_unload"), got_and_wanted)
@@ -24,7 +24,7 @@ def test_what_is_free_beside_loaded_models():
         def taken(device):
             return sum(runner.get(device["id"], 0) for runner in vector["vulkan_vram_by_runner"]) if device["library"] == "Vulkan" else 0
 
-        return [rules.free_beside(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]], vector["free_after"]
+        return [free_beside(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]], vector["free_after"]
 
     recorded.check(recorded.load("scheduler", "update_free_space"), got_and_wanted)
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from engine_world import GREEDY, until, world  # noqa: F401  a fixture
-from server.cli.main import cli
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from vulkan_drivers import in_ci
 
 from vkbackend.engine import runner as runners
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.perplexity import perplexity, windows
+from vkbackend.engine.request import GenerationRequest, PromptLogprobs, Purpose
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.sequence import GenerationRequest, PromptLogprobs, Purpose
-from vkbackend.engine.work import SequenceWork
 from vkbackend.errors import RequestError
-from vkbackend.models import load
+from vkbackend.models.load import load
+from vkbackend.server.cli.main import cli
 from vkbackend.session import Session
 
 DATA = Path(__file__).parent / "data"

@@ -6,9 +6,16 @@ from datetime import timedelta, timezone
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
-from server import binding, durations, formatting, go_json, go_text, modelfile, names, parameters, quantization
-from server.gotemplate import formatting as template_formatting
-from server.messages import ChatRequest, GenerateRequest, bind
+from vkbackend.server.go import binding, durations, encode
+from vkbackend.server.go import text as go_text
+from vkbackend.server.go.binding import bind
+from vkbackend.server.go.folding import fold
+from vkbackend.server.go.human import human_bytes, human_bytes_binary, human_duration, human_number, human_time
+from vkbackend.server.library import modelfile, quantization
+from vkbackend.server.library.names import ModelName, from_file_path, is_valid_namespace, parse, parse_bare
+from vkbackend.server.prompts.gotemplate import formatting as template_formatting
+from vkbackend.server.wire.native import ChatRequest, GenerateRequest
+from vkbackend.server.wire.options import Options, format_parameters
 
 
 def _text(value):
@@ -23,7 +30,7 @@ def _parts(name):
 def test_names_are_parsed():
     def both(vector):
         text = vector["input"] if "input" in vector else _text({"b64": vector["input_b64"]})
-        bare, full = names.parse_bare(text), names.parse(text)
+        bare, full = parse_bare(text), parse(text)
         got = [_parts(bare), _parts(full), full.is_valid, bare.is_valid, str(bare), str(full), full.shortest]
         wanted = [{key: _text(part) for key, part in vector["bare"].items()}, {key: _text(part) for key, part in vector["full"].items()},
                   vector["is_valid"], vector["bare_is_valid"], _text(vector["bare_string"]), _text(vector["string"]), _text(vector["display_shortest"])]
@@ -33,29 +40,29 @@ def test_names_are_parsed():
 
 def test_names_from_paths_folding_and_namespaces():
     check(load("model_names", "from_filepath"), lambda vector: (
-        _parts(names.from_file_path(vector["input"]) or names.ModelName()), vector["full"]))
+        _parts(from_file_path(vector["input"]) or ModelName()), vector["full"]))
     check(load("model_names", "equal_fold"), lambda vector: (
-        names.parse_bare(vector["a"]).folded == names.parse_bare(vector["b"]).folded, vector["output"]))
-    check(load("model_names", "valid_namespace"), lambda vector: (names.is_valid_namespace(vector["input"]), vector["output"]))
+        parse_bare(vector["a"]).folded == parse_bare(vector["b"]).folded, vector["output"]))
+    check(load("model_names", "valid_namespace"), lambda vector: (is_valid_namespace(vector["input"]), vector["output"]))
 
 
 def test_an_invalid_name_never_becomes_a_path():
     with pytest.raises(ValueError):
-        names.parse("../../etc/passwd").file_path
+        parse("../../etc/passwd").file_path
 
 
-@pytest.mark.parametrize("kind, function", [("human_bytes", formatting.human_bytes), ("human_bytes2", formatting.human_bytes_binary),
-                                            ("human_number", formatting.human_number)])
+@pytest.mark.parametrize("kind, function", [("human_bytes", human_bytes), ("human_bytes2", human_bytes_binary),
+                                            ("human_number", human_number)])
 def test_human_numbers(kind, function):
     check(load("format_numbers", kind), lambda vector: (function(vector["input"]), vector["output"]))
 
 
 def test_human_times():
-    check(load("format_time", "human_duration"), lambda vector: (formatting.human_duration(vector["nanoseconds"]), vector["output"]))
+    check(load("format_time", "human_duration"), lambda vector: (human_duration(vector["nanoseconds"]), vector["output"]))
     a_moment = 1_000_000  # recorded ages were a moment old when they were formatted
     check(load("format_time", "human_time"), lambda vector: (
-        formatting.human_time(vector["seconds_ago"] * durations.SECOND + a_moment), vector["output"]))
-    assert formatting.human_time(None) == "Never"
+        human_time(vector["seconds_ago"] * durations.SECOND + a_moment), vector["output"]))
+    assert human_time(None) == "Never"
 
 
 def test_quantization_names():
@@ -88,22 +95,22 @@ HOUR, DAY = 3600 * durations.SECOND, 24 * 3600 * durations.SECOND
     (60 * DAY, "2 months"), (730 * DAY - HOUR, "24 months"), (730 * DAY - HOUR // 2, "1 years"), (730 * DAY, "2 years"),
     (63 * 365 * DAY - 1, "63 years")])  # Go's float64 hours: the last nanosecond rounds away
 def test_ages_round_as_gos(nanoseconds, words):
-    assert formatting.human_duration(nanoseconds) == words
-    assert formatting.human_time(nanoseconds) == f"{words} ago"
+    assert human_duration(nanoseconds) == words
+    assert human_time(nanoseconds) == f"{words} ago"
     if 0 < nanoseconds < 21 * 365 * DAY:
-        assert formatting.human_time(-nanoseconds) == f"{words} from now"
+        assert human_time(-nanoseconds) == f"{words} from now"
 
 
 @pytest.mark.parametrize("years, words", [(20, "20 years from now"), (21, "Forever"), (292, "Forever")])
 def test_what_is_far_in_the_future_is_for_ever(years, words):
-    assert formatting.human_time(-(years * 365 * DAY + HOUR)) == words
+    assert human_time(-(years * 365 * DAY + HOUR)) == words
 
 
 @pytest.mark.parametrize("function, count, text", [
-    (formatting.human_bytes, 9_999_999_999_999_999, "10000 TB"), (formatting.human_bytes, 9_999, "10.0 KB"),
-    (formatting.human_bytes, 9_949, "9.9 KB"), (formatting.human_bytes, 10_999, "10 KB"), (formatting.human_bytes, 2_000, "2 KB"),
-    (formatting.human_bytes, -5, "-5 B"), (formatting.human_number, 999_999, "1000K"), (formatting.human_number, 10 ** 16 + 1, "10000000B"),
-    (formatting.human_number, 1_234_567, "1.23M"), (formatting.human_bytes_binary, 1 << 40, "1024.0 GiB")])
+    (human_bytes, 9_999_999_999_999_999, "10000 TB"), (human_bytes, 9_999, "10.0 KB"),
+    (human_bytes, 9_949, "9.9 KB"), (human_bytes, 10_999, "10 KB"), (human_bytes, 2_000, "2 KB"),
+    (human_bytes, -5, "-5 B"), (human_number, 999_999, "1000K"), (human_number, 10 ** 16 + 1, "10000000B"),
+    (human_number, 1_234_567, "1.23M"), (human_bytes_binary, 1 << 40, "1024.0 GiB")])
 def test_sizes_divide_as_floats(function, count, text):
     assert function(count) == text
 
@@ -113,12 +120,12 @@ def test_sizes_divide_as_floats(function, count, text):
     ("stra\u00dfe", "STRA\u1e9eE", True), ("stra\u00dfe", "strasse", False), ("\u0130", "i", False), ("\u0131", "I", False),
     ("\u03c3", "\u03c2", True), ("\u1f88", "\u1f80", True), ("\u00e9", "\u00c9", True), ("m-1", "m_1", False)])
 def test_names_fold_by_unicodes_simple_rules(one, other, are_equal):
-    assert (names.parse(one).folded == names.parse(other).folded) is are_equal
-    assert (names.fold(one) == names.fold(other)) is are_equal
+    assert (parse(one).folded == parse(other).folded) is are_equal
+    assert (fold(one) == fold(other)) is are_equal
 
 
 def test_the_default_host_and_namespace_are_left_out_however_they_are_written():
-    assert names.parse("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
+    assert parse("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +165,7 @@ def test_keep_alive_and_think_of_a_request():
         outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, binding.BindError),
         recorded_outcome(vector, "keep_alive_ns")))
     check(load("api_duration_think", "think_value"), lambda vector: (
-        outcome(lambda: go_json.dumps(binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)), binding.BindError),
+        outcome(lambda: encode.dumps(binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)), binding.BindError),
         recorded_outcome(vector, "json")))
     check(load("api_duration_think", "think_in_chat_request"), lambda vector: (
         outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), binding.BindError),
@@ -171,16 +178,16 @@ def _think(value):
 
 def test_options_over_defaults():
     def got(vector):
-        values = binding.to_plain(binding.parse(go_json.dumps(vector["input"]).encode()))
-        return go_json.dumps(parameters.Options.defaults().update(values))
+        values = binding.to_plain(binding.parse(encode.dumps(vector["input"]).encode()))
+        return encode.dumps(Options.defaults().update(values))
     check(load("api_options"), lambda vector: (outcome(lambda: got(vector), ValueError), recorded_outcome(vector, "json")))
 
 
 def test_parameters_of_a_modelfile():
-    kinds = {int: "int", float: "float", go_json.Float32: "float", bool: "bool", list: "string list"}
+    kinds = {int: "int", float: "float", encode.Float32: "float", bool: "bool", list: "string list"}
 
     def got(vector):
-        values = parameters.format_parameters(vector["input"])
+        values = format_parameters(vector["input"])
         return values, {name: kinds[type(value)] for name, value in values.items()}
     check(load("api_format_params"), lambda vector: (
         outcome(lambda: got(vector), ValueError), {"error": vector["error"]} if "error" in vector else (vector["output"], vector["types"])))
@@ -200,20 +207,20 @@ def test_modelfiles_are_parsed_and_written():
 
 
 def test_numbers_and_times_in_json():
-    check(load("api_requests_responses", "float64_json"), lambda vector: (go_json.dumps(float(vector["input"])), vector["json"]))
-    check(load("api_requests_responses", "float32_json"), lambda vector: (go_json.dumps(go_json.Float32(vector["input"])), vector["json"]))
+    check(load("api_requests_responses", "float64_json"), lambda vector: (encode.dumps(float(vector["input"])), vector["json"]))
+    check(load("api_requests_responses", "float32_json"), lambda vector: (encode.dumps(encode.Float32(vector["input"])), vector["json"]))
     dated = [vector for vector in load("api_requests_responses", "time_json") if vector["unix"] > 0]
-    check(dated, lambda vector: (go_json.dumps(go_json.rfc3339_nano(
+    check(dated, lambda vector: (encode.dumps(encode.rfc3339_nano(
         vector["unix"] * durations.SECOND + vector["nanosecond"], timezone(timedelta(seconds=vector["utc_offset_seconds"])))), vector["json"]))
 
 
 def test_text_in_json_is_escaped_as_go_does():
-    assert go_json.dumps({"b": "<a & b>\u2028\x7f\x00\n", "a": [1.0, True, None, b"hi"]}) == (
+    assert encode.dumps({"b": "<a & b>\u2028\x7f\x00\n", "a": [1.0, True, None, b"hi"]}) == (
         '{"a":[1,true,null,"aGk="],"b":"\\u003ca \\u0026 b\\u003e\\u2028\x7f\\u0000\\n"}')
-    assert go_json.dumps("\ud800 \udcff") == '"\\ufffd \\ufffd"'
-    assert go_json.dumps(go_json.RawJSON('{ "a b" : [1.0, "\\" <"] }')) == '{"a b":[1.0,"\\" \\u003c"]}'
+    assert encode.dumps("\ud800 \udcff") == '"\\ufffd \\ufffd"'
+    assert encode.dumps(encode.RawJSON('{ "a b" : [1.0, "\\" <"] }')) == '{"a b":[1.0,"\\" \\u003c"]}'
     with pytest.raises(ValueError):
-        go_json.dumps(float("nan"))
+        encode.dumps(float("nan"))
 
 
 def test_values_as_fmt_prints_them():
@@ -244,13 +251,13 @@ def test_quoting_prints_what_go_prints(character, is_printed):
 
 def test_parameters_are_numbers_of_32_bits():
     """As Go reads PARAMETER lines, writes them into requests and shows them."""
-    found = parameters.format_parameters({"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]})
-    assert go_json.dumps(found) == '{"min_p":1e-45,"repeat_penalty":1.1,"temperature":0.12345679,"top_p":0.9}'
+    found = format_parameters({"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]})
+    assert encode.dumps(found) == '{"min_p":1e-45,"repeat_penalty":1.1,"temperature":0.12345679,"top_p":0.9}'
     assert [go_text.value(found[name]) for name in ("temperature", "top_p", "min_p")] == ["0.12345679", "0.9", "1e-45"]
 
 
 @pytest.mark.parametrize("images", ["[null]", '[null,""]', '["","AAAA",null]', "null"])
 def test_images_come_back_as_they_were_sent(images):
     ask = bind(GenerateRequest, f'{{"model":"m","images":{images}}}'.encode())
-    written = go_json.dumps(ask)
+    written = encode.dumps(ask)
     assert f'"images":{images}' in written if images != "null" else "images" not in written

@@ -14,13 +14,13 @@ from engine_world import World
 from manage_models import make_model
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.app import ROUTES, build_app
-from server.keys import RUNNING
-from server.loaded_models import LoadedModels, LoadResult
-from server.service import log as service_log
-from server.service import request_id
-from server.store import Store
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.app import ROUTES, build_app
+from vkbackend.server.http import log as service_log
+from vkbackend.server.http import request_id
+from vkbackend.server.http.keys import RUNNING
+from vkbackend.server.library.store import Store
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
 
 QUICK = {"model": "m", "prompt": "a few words"}
 
@@ -244,7 +244,7 @@ def test_a_pull_is_told_and_ends(service, monkeypatch):
         while not is_cancelled():
             time.sleep(0.01)
         ended.set()
-    monkeypatch.setattr("server.registry.pull", pull)
+    monkeypatch.setattr("vkbackend.server.library.registry.pull", pull)
 
     async def conversation(client):
         answer = await client.post("/api/pull", json={"model": "x"})

@@ -9,12 +9,13 @@ import recorded
 from fake_runner import FakeRunner, FakeTokenizer
 from tiny_gguf import write_tiny_gguf
 
-from server import access, address, loaded_models
 from vkbackend import settings
 from vkbackend.engine.engine import Engine
-from vkbackend.engine.opening import open_engine
-from vkbackend.engine.sequence import GenerationRequest
+from vkbackend.engine.request import GenerationRequest
 from vkbackend.errors import RequestError
+from vkbackend.placement.opening import open_engine
+from vkbackend.server.http import access, address
+from vkbackend.server.loading import loaded_models
 
 
 @pytest.fixture(autouse=True)

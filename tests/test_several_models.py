@@ -6,12 +6,13 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from server import durations
-from server.errors import ApiError
-from server.loaded_models import LoadedModels, LoadResult
-from server.parameters import Options
 from test_loaded_models import stored, until
+
 from vkbackend.errors import OutOfMemory
+from vkbackend.server.errors import ApiError
+from vkbackend.server.go import durations
+from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.wire.options import Options
 
 SECOND = durations.SECOND
 

@@ -9,7 +9,8 @@ import pytest
 from engine_world import WAIT, World
 from live_server import LiveServer
 from test_abandoned_work import with_model
-from vkbackend.engine.sequence import Finished
+
+from vkbackend.engine.request import Finished
 
 MOST_GROWTH_BYTES = 16 << 20
 

@@ -15,14 +15,17 @@ from manage_models import make_model, write_gguf
 from recorded import check, load
 from test_manage import talk
 
-from server import create, messages, model_info, names
-from server.capabilities import thinking_tags
-from server.errors import ApiError
-from server.gotemplate import Template
-from server.loading import load_engine
-from server.parameters import Options
-from server.store import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, Store, StoreError
 from vkbackend.errors import GGUFError
+from vkbackend.server.errors import ApiError
+from vkbackend.server.library import create
+from vkbackend.server.library.describe import show
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, Store, StoreError
+from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.prompts.gotemplate import Template
+from vkbackend.server.prompts.marks import thinking_tags
+from vkbackend.server.wire import native
+from vkbackend.server.wire.options import Options
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def blobs(store):
 
 def build(store, **request):
     """-> the statuses that /api/create would tell."""
-    statuses, ask = [], messages.CreateRequest(**request)
+    statuses, ask = [], native.CreateRequest(**request)
     create.create(store, ask, create.check(ask), statuses.append)
     return statuses
 
@@ -85,7 +88,7 @@ def test_a_damaged_manifest_is_named_and_keeps_all_blobs(tmp_path, contents):
     with pytest.raises(StoreError, match="Old:7b is damaged"):
         store.get("Old:7b")
     before = blobs(store)
-    store.delete(names.parse("m"))  # a blob might belong to the damaged one
+    store.delete(parse("m"))  # a blob might belong to the damaged one
     assert blobs(store) == before
     with pytest.raises(ModelNotFound):
         store.get("m")
@@ -95,9 +98,9 @@ def test_delete_removes_what_nothing_else_uses(store, tmp_path):
     make_model(store, "a", tmp_path, {"system": "A."})
     make_model(store, "b", tmp_path, {"system": "B."})
     gguf = store.get("a").gguf_path
-    store.delete(names.parse("A"))
+    store.delete(parse("A"))
     assert gguf.exists() and store.get("b").system == "B." and len(blobs(store)) == 3  # weights, system text, config
-    store.delete(names.parse("b"))
+    store.delete(parse("b"))
     assert blobs(store) == set() and not list(store.manifests.rglob("*"))  # folders go with their last model
     with pytest.raises(ModelNotFound, match="model 'b' not found"):
         store.get("b")
@@ -106,11 +109,11 @@ def test_delete_removes_what_nothing_else_uses(store, tmp_path):
 def test_copy_shares_blobs_and_replaces_what_was_there(store, tmp_path):
     make_model(store, "a", tmp_path, {"system": "A."})
     make_model(store, "b", tmp_path, {"system": "B."})
-    store.copy(names.parse("a"), names.parse("user/b:x"))
-    store.copy(names.parse("a"), names.parse("B"))
+    store.copy(parse("a"), parse("user/b:x"))
+    store.copy(parse("a"), parse("B"))
     assert [store.get(name).system for name in ("user/b:x", "b")] == ["A.", "A."] and len(blobs(store)) == 3
     with pytest.raises(ModelNotFound):
-        store.copy(names.parse("none"), names.parse("b"))
+        store.copy(parse("none"), parse("b"))
     assert store.get("b").digest == store.get("a").digest
 
 
@@ -151,7 +154,7 @@ def test_pruning_takes_old_blobs_of_no_model_alone(store, tmp_path, monkeypatch)
     digest, _ = store.add_blob(b"of no model")
     store.prune()
     assert blobs(store) == kept | {digest.replace(":", "-")}  # on its way into one, perhaps
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     store.prune()
     assert blobs(store) == kept
     digest, _ = store.add_blob(b"of no model")
@@ -198,10 +201,10 @@ def test_create_over_a_base_replaces_and_adds(store, tmp_path):
 def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
     """As in the original: one model's tags stay together, however their names are typed."""
     make_model(store, "Llama:7B", tmp_path)
-    store.copy(names.parse("Llama:7B"), names.parse("hf.co/Someone/x:Q8_0"))
+    store.copy(parse("Llama:7B"), parse("hf.co/Someone/x:Q8_0"))
     for source, written, wanted in (("llama:7b", "LLAMA:8b", "Llama:8b"), ("llama:8b", "someone/LLAMA:q8_0", "Someone/Llama:Q8_0"),
                                     ("llama:8b", "X:other", "x:other"), ("llama:8b", "llama:latest", "Llama:latest")):
-        store.copy(names.parse(source), names.parse(written))
+        store.copy(parse(source), parse(written))
         assert store.get(written).name == wanted
     with pytest.raises(ModelNotFound, match="model 'LLAMA:9b' not found"):
         store.get("LLAMA:9b")
@@ -237,7 +240,7 @@ def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, 
 @pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
 def test_file_names_must_be_relative(path):
     with pytest.raises(ApiError, match="file path must be relative"):
-        create.check(messages.CreateRequest(model="m", files={path: "x"}))
+        create.check(native.CreateRequest(model="m", files={path: "x"}))
 
 
 def test_damaged_ggufs_are_refused(store, tmp_path):
@@ -259,7 +262,7 @@ def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
             try:
                 build(store, model=f"m{number % 2}", from_="keeper", system=f"Text {number}.")
                 store.list()
-                store.delete(names.parse(f"m{number % 2}"))
+                store.delete(parse(f"m{number % 2}"))
             except ModelNotFound:
                 pass  # the other one was quicker
             except Exception as error:
@@ -279,8 +282,8 @@ def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
 def test_show_leaves_arrays_out_unless_verbose(store, tmp_path):
     make_model(store, "m", tmp_path)
     model = store.get("m")
-    assert model_info.show(model).model_info["tokenizer.ggml.tokens"] is None
-    assert model_info.show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
+    assert show(model).model_info["tokenizer.ggml.tokens"] is None
+    assert show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -324,7 +327,7 @@ def test_tensors_show_as_the_types_that_ollama_names(store, tmp_path):
         raw[at:at + 4] = number.to_bytes(4, "little")
         digest, _ = store.add_blob(bytes(raw))
         build(store, model=f"m{number}", files={"m.gguf": digest})
-        [tensor] = model_info.show(store.get(f"m{number}")).tensors
+        [tensor] = show(store.get(f"m{number}")).tensors
         names_and_types[number] = (tensor.type, tensor.shape)
     assert names_and_types == {4: ("MXFP4", [32, 2]), 39: ("MXFP4", [32, 2]), 20: ("unknown", [32, 2])}
 
@@ -334,7 +337,7 @@ def test_a_damaged_manifest_can_be_deleted_and_replaced(tmp_path, contents):
     place = write_library(tmp_path)
     store = Store(tmp_path)
     place.write_bytes(contents)
-    store.delete(names.parse("old:7b"))
+    store.delete(parse("old:7b"))
     assert not place.exists() and store.all_names() == []
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(contents)
@@ -377,7 +380,7 @@ def test_thinking_tags_of_templates():
 def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
     """A disk that is full, a folder that is read-only; and nothing half is left."""
     make_model(store, "m", tmp_path)
-    before, name = sorted(path.name for path in store.blobs.iterdir()), names.parse("m")
+    before, name = sorted(path.name for path in store.blobs.iterdir()), parse("m")
     fsync = os.fsync
 
     def refusing(descriptor):
@@ -385,7 +388,7 @@ def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkey
     monkeypatch.setattr(os, "fsync", refusing)
     with store.upload() as upload:
         upload.write(b"text")
-        for change in (upload.sync, upload.finish, lambda: store.add_blob(b"text"), lambda: store.copy(name, names.parse("other"))):
+        for change in (upload.sync, upload.finish, lambda: store.add_blob(b"text"), lambda: store.copy(name, parse("other"))):
             with pytest.raises(StoreError, match=f"{store.root} cannot be changed.*{advice}"):
                 change()
     monkeypatch.setattr(os, "fsync", fsync)

@@ -10,11 +10,11 @@ import pytest
 from manage_models import make_model
 from test_manage import talk
 
-from server import names
-from server.store import ModelNotFound, Store, StoreError
-from server.stored_model import LARGEST_MANIFEST_BYTES
 from vkbackend.errors import GGUFError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.library.model import LARGEST_MANIFEST_BYTES
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import ModelNotFound, Store, StoreError
 
 LARGE = 5 << 30
 
@@ -72,9 +72,9 @@ def test_an_odd_entry_among_the_manifests_has_an_error_of_its_own(store, make_od
         assert [model.name for model in store.list()] == ["sound:latest"]
     assert "dev:latest" in caplog.text
     with pytest.raises(StoreError):
-        store.copy(names.parse("dev"), names.parse("other"))
+        store.copy(parse("dev"), parse("other"))
     with pytest.raises(StoreError):
-        store.manifest_bytes(names.parse("dev"))
+        store.manifest_bytes(parse("dev"))
 
     async def conversation(client):
         async with client.post("/api/show", json={"model": "dev"}) as answer:
@@ -86,21 +86,21 @@ def test_an_odd_entry_among_the_manifests_has_an_error_of_its_own(store, make_od
 
 @pytest.mark.parametrize("make_odd", [make_pipe, make_endless, make_large, make_loop])
 def test_an_odd_manifest_keeps_all_blobs_until_it_is_deleted(store, make_odd, monkeypatch):
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     unused = store.blob_path(store.add_blob(b"perhaps of that model")[0])
     place = store.manifests / "registry.ollama.ai/library/dev/latest"
     place.parent.mkdir()
     make_odd(place)
     store.prune()
     assert unused.exists()
-    store.delete(names.parse("dev"))
+    store.delete(parse("dev"))
     assert not os.path.lexists(place)
     store.prune()
     assert not unused.exists() and store.get("sound").gguf_path.exists()
 
 
 def test_a_folder_in_a_manifests_place_keeps_no_blobs(store, monkeypatch):
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     unused = store.blob_path(store.add_blob(b"of no model")[0])
     (store.manifests / "registry.ollama.ai/library/dev/backup").mkdir(parents=True)
     store.prune()
@@ -109,7 +109,7 @@ def test_a_folder_in_a_manifests_place_keeps_no_blobs(store, monkeypatch):
 
 def test_a_manifest_that_points_nowhere_keeps_all_blobs(store, tmp_path, monkeypatch):
     """Its file may be on a disk that is not mounted."""
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     unused = store.blob_path(store.add_blob(b"perhaps of that model")[0])
     (store.manifests / "registry.ollama.ai/library/sound/other").symlink_to(tmp_path / "not-mounted" / "manifest")
     store.prune()
@@ -199,7 +199,7 @@ def test_without_manifests_no_blob_is_removed(store, state, caplog, monkeypatch)
     before = {path.name for path in store.blobs.iterdir()}
     for path in store.blobs.iterdir():
         os.utime(path, (time.time() - 7 * 86400,) * 2)
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     store.manifests.rename(store.root / "elsewhere")
     if state != "missing":
         (store.manifests / ("registry.ollama.ai/library" if state == "empty folders" else "")).mkdir(parents=True)
@@ -220,7 +220,7 @@ def refuse_to_list(folder, monkeypatch):
         if str(path).rstrip("/") == str(folder):
             raise PermissionError(13, "Permission denied", str(path))
         return listdir(path)
-    monkeypatch.setattr("server.store.os.listdir", refusing)
+    monkeypatch.setattr("vkbackend.server.library.store.os.listdir", refusing)
 
 
 def test_a_folder_of_models_that_cannot_be_read_leaves_the_others_in_use(store, monkeypatch, caplog):
@@ -229,13 +229,13 @@ def test_a_folder_of_models_that_cannot_be_read_leaves_the_others_in_use(store, 
     with caplog.at_level(logging.WARNING):
         assert [model.name for model in store.list()] == ["sound:latest"]
     assert "hf.co" in caplog.text
-    store.copy(names.parse("sound"), names.parse("other"))
-    store.delete(names.parse("sound"))
+    store.copy(parse("sound"), parse("other"))
+    store.delete(parse("sound"))
     assert store.get("other").gguf_path.exists()
 
 
 def test_an_odd_blob_of_no_model_stops_no_pruning(store, monkeypatch):
-    monkeypatch.setattr("server.store.UNUSED_SECONDS", -1)
+    monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     make_folder(store.blobs / ("sha256-" + "0" * 64))
     (store.blobs / ("sha256-" + "1" * 64)).symlink_to("nowhere")
     make_pipe(store.blobs / ("sha256-" + "2" * 64))

@@ -12,9 +12,10 @@ from filelock import FileLock
 from manage_models import make_model
 from test_manage import talk
 
-from server import names, staging
-from server.store import Store
-from server.stored_model import StoreBusy, StoreError
+from vkbackend.server.library import staging
+from vkbackend.server.library.model import StoreBusy, StoreError
+from vkbackend.server.library.names import parse
+from vkbackend.server.library.store import Store
 
 SECONDS = 1
 
@@ -76,7 +77,7 @@ def test_a_server_starts_while_another_program_holds_the_lock(store, holder, cap
 
 def test_a_change_waits_for_a_lock_that_is_given_up_in_time(store, holder):
     threading.Timer(SECONDS / 3, holder.kill).start()
-    store.copy(names.parse("m"), names.parse("n"))
+    store.copy(parse("m"), parse("n"))
     assert {model.name for model in store.list()} == {"m:latest", "n:latest"}
 
 
@@ -86,7 +87,7 @@ def test_a_thread_waits_for_another_thread_no_longer_than_for_a_program(store):
     def work():
         start = time.monotonic()
         try:
-            store.copy(names.parse("m"), names.parse("n"))
+            store.copy(parse("m"), parse("n"))
         except StoreBusy as error:
             failures.append((str(error), time.monotonic() - start))
         is_done.set()
@@ -107,16 +108,16 @@ def test_a_lock_that_is_no_file_is_not_waited_for(store):
     lock = store.staging.folder / "lock"
     lock.unlink()
     os.mkfifo(lock)
-    store.copy(names.parse("m"), names.parse("n"))
+    store.copy(parse("m"), parse("n"))
     lock.unlink()
     lock.mkdir()
     with pytest.raises(StoreError, match="cannot be changed"):
-        store.copy(names.parse("m"), names.parse("o"))
+        store.copy(parse("m"), parse("o"))
 
 
 def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):
     def unknown(descriptor, **_):
         raise OSError(staging.NO_LOCKS[0], "No locks available")
     monkeypatch.setattr(staging, "lock_descriptor", unknown)
-    store.copy(names.parse("m"), names.parse("n"))
+    store.copy(parse("m"), parse("n"))
     assert len(store.list()) == 2

@@ -8,7 +8,7 @@ import time
 import pytest
 from shared_data import shared
 
-from vkbackend.engine.sequence import TokenLogprob
+from vkbackend.engine.request import TokenLogprob
 from vkbackend.engine.text_stream import TextStream, cut_at_stop, ends_in_stop_prefix, ends_inside_character, find_stop
 
 

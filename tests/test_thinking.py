@@ -7,12 +7,13 @@ import json
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from recorded import check, load
-from server.app import build_app
-from server.loaded_models import LoadedModels
-from server.loading import load_engine
-from server.output_parsers.thinking import ThinkingParser
-from server.store import Store
 from starter_models import model_path
+
+from vkbackend.server.app import build_app
+from vkbackend.server.library.store import Store
+from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.loading.loaded_models import LoadedModels
+from vkbackend.server.output_parsers.thinking import ThinkingParser
 
 
 def steps(parser, vector):

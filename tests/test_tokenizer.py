@@ -23,7 +23,7 @@ from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.bpe import CHARACTER_OF_BYTE
 from vkbackend.tokenizer.merging import merge_pairs
-from vkbackend.tokenizer.pretokenizers import Pretokenizer, ROWS
+from vkbackend.tokenizer.pretokenizers import ROWS, Pretokenizer
 from vkbackend.tokenizer.sentencepiece import SPACE, SentencePiece
 from vkbackend.tokenizer.texts import Texts
 from vkbackend.tokenizer.vocabulary import TokenType

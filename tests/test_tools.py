@@ -5,11 +5,14 @@ import time
 
 import pytest
 from recorded import check, load
-from server import go_json
-from server.conversation import Tool
-from server.gotemplate import Template, Values
-from server.messages import ChatRequest, bind
-from server.output_parsers.tools import ToolsParser, tag_of
+
+from vkbackend.server.go import encode
+from vkbackend.server.go.binding import bind
+from vkbackend.server.output_parsers.tools import ToolsParser
+from vkbackend.server.prompts.gotemplate import Template, Values
+from vkbackend.server.prompts.marks import tag_of
+from vkbackend.server.wire.conversation import Tool
+from vkbackend.server.wire.native import ChatRequest
 
 
 def tools(decoded: list | None) -> list[Tool]:
@@ -19,11 +22,11 @@ def tools(decoded: list | None) -> list[Tool]:
 
 def plain_calls(calls):
     """In the form of the vectors, arguments as the JSON text that clients get."""
-    return [{"arguments": go_json.dumps(call.function.arguments), "index": call.function.index, "name": call.function.name} for call in calls]
+    return [{"arguments": encode.dumps(call.function.arguments), "index": call.function.index, "name": call.function.name} for call in calls]
 
 
 def with_texts(recorded_calls):
-    return [call | {"arguments": go_json.dumps(as_floats(call["arguments"]))} for call in recorded_calls]
+    return [call | {"arguments": encode.dumps(as_floats(call["arguments"]))} for call in recorded_calls]
 
 
 def as_floats(value):
@@ -57,7 +60,7 @@ def test_recorded_tags():
 
 def call_texts(parser, *chunks):
     parts = [parser.add(chunk) for chunk in chunks] + [parser.add("", done=True)]
-    calls = [f"{call.function.name}{go_json.dumps(call.function.arguments)}" for part in parts for call in part.calls]
+    calls = [f"{call.function.name}{encode.dumps(call.function.arguments)}" for part in parts for call in part.calls]
     return "".join(part.content for part in parts), calls
 
 

@@ -6,15 +6,14 @@ import time
 
 import numpy as np
 import pytest
-
 from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import DEFAULT
 
 from vkbackend import settings
 from vkbackend.device.dispatch import Program
+from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.engine.work import SequenceWork
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.ops import OPS, matmul, tuning
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import prepare

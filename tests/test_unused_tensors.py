@@ -4,7 +4,7 @@ import pytest
 from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_gguf
 
 from vkbackend.errors import GGUFError, UnsupportedModel
-from vkbackend.models import load
+from vkbackend.models.load import load
 from vkbackend.session import Session
 
 
@@ -26,7 +26,7 @@ def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
 
 def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
     path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output_norm.bias": (WIDTH,)})
-    monkeypatch.setattr("vkbackend.models.DevicePlacer", lambda device: pytest.fail("weights were about to be placed"))
+    monkeypatch.setattr("vkbackend.models.load.DevicePlacer", lambda device: pytest.fail("weights were about to be placed"))
     with pytest.raises(UnsupportedModel, match="output_norm.bias"):
         load(path, device)
 

@@ -9,8 +9,9 @@ import sys
 import threading
 
 from vkbackend.device import selection
-from vkbackend.engine.opening import open_engine
-from vkbackend.engine.sequence import Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.placement import gpus
+from vkbackend.engine.request import Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.placement.opening import open_engine
 
 
 def answer(opened, prompt="and the", num_predict=12) -> list:
@@ -70,7 +71,7 @@ def main(path):
     found["cpu"] = run(path, num_gpu=0)
     found["open"] = sorted(device.info.name for device in selection._open.values())
     found["together"] = together(path, [{}, {}, {"main_gpu": 1}, {"main_gpu": 1}])
-    first = selection.opened(selection.usable()[0].id)
+    first = selection.opened(gpus.usable()[0].id)
     selection.forget(first)
     found["after forgetting one"] = [device.info.name for device in selection._open.values()]
     found["forgotten"] = first.info.name

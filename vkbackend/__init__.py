@@ -14,7 +14,7 @@ import importlib
 _WHERE = {
     "devices": ("device.discover", "list_devices"), "open_device": ("device.selection", "open_device"),
     "run_shader": ("device.run_shader", "run_shader"), "run_op": ("ops.run", "run"), "reference": ("ops.run", "reference"),
-    "Session": ("session", "Session"), "open_engine": ("engine.opening", "open_engine"),
+    "Session": ("session", "Session"), "open_engine": ("placement.opening", "open_engine"),
 }
 __all__ = sorted(_WHERE)
 

@@ -8,14 +8,14 @@ import sys
 
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
-    from server.cli import process
+    from vkbackend.server.cli import process
     process.use_utf8_mode()
     process.open_streams()
     sys.exit(process.guarded(_run))
 
 
 def _run() -> None:
-    from server.cli.main import cli
+    from vkbackend.server.cli.main import cli
     cli.main(prog_name="vkbackend", standalone_mode=True)
 
 

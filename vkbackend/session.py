@@ -9,12 +9,12 @@ import numpy as np
 
 from .device.buffers import Arena
 from .device.context import Device
+from .engine.contract import SequenceWork
 from .engine.runner import PAGE_SIZE, ModelRunner
-from .engine.work import SequenceWork
 from .errors import RequestError
 from .graph.cache import CacheStorage
 from .graph.step import StepInputs
-from .models import load
+from .models.load import load
 from .tokenizer import Tokenizer
 
 CHUNK = 32  # tokens whose logits are read together

@@ -182,7 +182,7 @@ class _own_engine:
         from vkbackend.bench.peers import OwnEngine
         from vkbackend.engine.engine import Engine
         from vkbackend.engine.runner import ModelRunner
-        from vkbackend.models import load
+        from vkbackend.models.load import load
         from vkbackend.tokenizer import Tokenizer
         self.held = _device(self.options)
         model = load(self.path, self.held.__enter__())
@@ -230,7 +230,7 @@ def gguf_path(model: str) -> Path:
         return path
     if path.suffix.lower() == ".gguf":
         raise Failure(f"{model}: no such file; give the path of a GGUF file or the name of a model (`vkbackend list`)")
-    from ..store import Store
+    from ..library.store import Store
     stored = Store(settings.models_folder()).get(model)
     if stored.gguf_path is None:
         raise Failure(f"model '{model}' has no GGUF file to measure")

@@ -2,8 +2,8 @@
 
 from dataclasses import fields
 
-from ..formatting import human_bytes
-from .table import columns
+from ..go.human import human_bytes
+from .terminal.table import columns
 
 MEBIBYTE = 1 << 20
 

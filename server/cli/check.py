@@ -38,9 +38,9 @@ class OpReport:
 def check(only, index, verbose, as_json):
     """Compare every kernel with its numpy twin on your devices."""
     from vkbackend.device.discover import list_devices
+    from vkbackend.device.selection import open_device
     from vkbackend.errors import NoDevice
     from vkbackend.ops import OPS
-    from vkbackend.device.selection import open_device
     names = [name for name in OPS if only in name]
     if not names:
         raise Failure(f"no op's name holds {only!r}; there are: {', '.join(OPS)}")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from vkbackend.errors import VkbackendError
 
-from ..address import from_environment
+from ..http.address import from_environment
 
 CONNECT_SECONDS = 5
 PIECE_BYTES = 1 << 20

@@ -39,7 +39,7 @@ def model_names(context, parameter, incomplete: str) -> list[str]:
     from vkbackend import settings
     from vkbackend.errors import VkbackendError
 
-    from ..store import Store
+    from ..library.store import Store
     try:
         names = [model.name for model in Store(settings.models_folder()).list()]
     except (VkbackendError, OSError):

@@ -10,7 +10,7 @@ from typing import Iterator
 
 import click
 
-from ..address import from_environment
+from ..http.address import from_environment
 from .client import Client
 
 
@@ -31,7 +31,7 @@ def connected(own_server: bool = False, announce: bool = False) -> Iterator[Clie
     client_url = address.for_clients.url
     client = running_server()
     if client is None and own_server and address.is_local:
-        from .serving import own_server as serve
+        from ..serving import own_server as serve
         if announce and sys.stderr.isatty():
             from vkbackend.device.selection import survey
             click.echo(click.style(f"No server at {client_url}; running here. Models run on: {survey().sentence}", dim=True), err=True)

@@ -10,11 +10,11 @@ from typing import Iterable
 from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
-from ..parameters import format_parameters
-from .answer import LOADING, Printing, Waiting, print_answer
+from ..wire.options import format_parameters
 from .client import Client, NoServer, ServerError
 from .models import describe, model_lines
-from .terminal import echo
+from .terminal.answer import LOADING, Printing, Waiting, print_answer
+from .terminal.cleaning import echo
 
 QUOTES = '"""'
 HELP = """Commands:

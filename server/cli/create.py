@@ -11,13 +11,13 @@ import click
 
 from vkbackend import settings
 
-from ..address import from_environment
+from ..http.address import from_environment
 from .client import Client, NoServer, ServerError
 from .connection import running_server
 from .digests import file_digest
 from .main import Failure
-from .progress import Progress
-from .terminal import clean
+from .terminal.cleaning import clean
+from .terminal.progress import Progress
 
 
 @click.command()
@@ -55,14 +55,14 @@ def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str
     if not quantize and _stands_for(client, name, digest):
         click.echo(f"{name} is there already, from the same file")
         return
-    from ..messages import CreateRequest
+    from ..wire.native import CreateRequest
     _send(client, CreateRequest(model=name, quantize=quantize, files={path.name: digest}), {digest: path})
 
 
 def _stands_for(client: Client | None, name: str, digest: str) -> bool:
     """Whether the model has this very file, whatever was added to it."""
     if client is None:
-        from ..store import InvalidName, ModelNotFound, Store, StoreError
+        from ..library.store import InvalidName, ModelNotFound, Store, StoreError
         try:
             stored = Store(settings.models_folder()).get(name)
             return stored.gguf_path is not None and stored.model_layer.digest == digest and stored.gguf_path.is_file()
@@ -78,7 +78,7 @@ def _stands_for(client: Client | None, name: str, digest: str) -> bool:
 
 def _from_modelfile(text: str):
     """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
-    from .. import modelfile
+    from ..library import modelfile
     from .modelfile_request import create_request, has_weights
     path = settings.expanded(text or "Modelfile")
     if text == "-":
@@ -106,15 +106,16 @@ def _send(client: Client | None, request, files: dict[str, Path]) -> None:
     if client is None:
         _write_to_store(request, files)
         return
-    from .. import go_json
     import json
+
+    from ..go import encode
     copied = set()
     with Progress() as progress:
         for digest, path in files.items():
             if not client.has_blob(digest):
                 client.upload_blob(digest, path, _copying(progress, digest, path))
                 copied.add(digest)
-        for piece in client.stream("/api/create", json.loads(go_json.dumps(request))):
+        for piece in client.stream("/api/create", json.loads(encode.dumps(request))):
             progress(piece | {"status": _step(piece.get("status", ""), copied)})
 
 
@@ -125,15 +126,16 @@ def _step(status: str, copied: set[str]) -> str:
 
 
 def _write_to_store(request, files: dict[str, Path]) -> None:
-    from .. import create as creation
-    from .. import go_json, registry
-    from ..binding import bind
     from ..errors import ApiError
-    from ..messages import CreateRequest
-    from ..store import Store
+    from ..go import encode
+    from ..go.binding import bind
+    from ..library import create as creation
+    from ..library import registry
+    from ..library.store import Store
+    from ..wire.native import CreateRequest
     store, copied = Store(settings.models_folder()), set()
     store.rename_old_blobs()
-    request = bind(CreateRequest, go_json.dumps(request).encode())  # as the server would read it
+    request = bind(CreateRequest, encode.dumps(request).encode())  # as the server would read it
     with Progress() as progress:
         for digest, path in files.items():
             if not store.blob_path(digest).is_file():

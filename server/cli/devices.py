@@ -4,12 +4,12 @@ import json
 
 import click
 
+from vkbackend.device.discover import DeviceInfo
 from vkbackend.device.selection import Survey, survey
 
-from ..formatting import human_bytes_binary
-from ..service.device_list import as_dict
+from ..go.human import human_bytes_binary
 from .main import Failure
-from .table import columns
+from .terminal.table import columns
 
 HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "CHOSEN"]
 
@@ -20,7 +20,7 @@ def devices(as_json):
     """List Vulkan devices, and which ones are used and why."""
     found = survey()
     if as_json:
-        click.echo(json.dumps(as_dict(found), indent=2))
+        click.echo(json.dumps(found.as_dict(), indent=2))
     else:
         click.echo("\n".join(lines(found)))
     if not found.devices:
@@ -50,3 +50,9 @@ def _place(device, usable) -> str:
 
 def _range(least: int, most: int) -> str:
     return str(least) if least == most else f"{least}-{most}"
+
+
+def describe(device: DeviceInfo) -> str:
+    """Type, driver and memory in one line."""
+    return (f"{device.name}: {device.type.name.lower()}, {device.driver} {device.driver_version}, Vulkan {'.'.join(map(str, device.api))}, "
+            f"{human_bytes_binary(device.memory_free)} of {human_bytes_binary(device.memory_total)} free")

@@ -18,7 +18,7 @@ from vkbackend.device.host_memory import total_host_memory
 from vkbackend.device.selection import open_device, survey
 from vkbackend.errors import VkbackendError
 
-from ..formatting import human_bytes_binary
+from ..go.human import human_bytes_binary
 from ..version import version
 from . import devices as device_words
 from .main import Failure
@@ -127,7 +127,7 @@ def _check(device) -> tuple[list[str], bool]:
 
 
 def _model_file(model: str | None) -> Path | None:
-    from ..store import Store
+    from ..library.store import Store
     from .bench import gguf_path
     if model is not None:
         return gguf_path(model)
@@ -170,9 +170,9 @@ def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
 def generate(file: Path, device) -> Generated:
     """The likeliest tokens, one after the other; device None: on the CPU. Raises VkbackendError."""
     from vkbackend.engine.engine import Engine
+    from vkbackend.engine.request import Finished, GenerationRequest, Piece, SamplingOptions
     from vkbackend.engine.runner import ModelRunner
-    from vkbackend.engine.sequence import Finished, GenerationRequest, Piece, SamplingOptions
-    from vkbackend.models import load
+    from vkbackend.models.load import load
     from vkbackend.tokenizer import Tokenizer
     runner = ModelRunner(load(file, device), context_length=128, max_sequences=1)
     tokenizer = Tokenizer.from_gguf(runner.model.gguf)

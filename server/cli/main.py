@@ -11,7 +11,7 @@ from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
 from ..version import version
-from .terminal import echo
+from .terminal.cleaning import echo
 
 # Command -> (module, the click command in it). Modules are imported when their command runs: `create` must not pay for the devices' code.
 COMMANDS = {

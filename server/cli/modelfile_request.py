@@ -8,10 +8,10 @@ from pathlib import Path
 from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
-from ..convert.file_choice import chosen
-from ..messages import CreateRequest, Message
-from ..modelfile import Command
-from ..parameters import format_parameters
+from ..library.convert.file_choice import chosen
+from ..library.modelfile import Command
+from ..wire.native import CreateRequest, Message
+from ..wire.options import format_parameters
 
 # What a Hugging Face folder says about its weights.
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "added_tokens.json",

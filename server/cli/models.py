@@ -6,14 +6,14 @@ from datetime import datetime, timedelta, timezone
 
 import click
 
-from .. import durations
-from ..formatting import human_bytes, human_number, human_time
+from ..go import durations
+from ..go.human import human_bytes, human_number, human_time
 from .client import Client, ServerError
 from .completion import model_names
 from .connection import connected
 from .main import Failure
-from .table import columns
-from .terminal import echo
+from .terminal.cleaning import echo
+from .terminal.table import columns
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 SHOWN_LINES = 2  # of a system prompt or license

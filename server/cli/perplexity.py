@@ -28,8 +28,8 @@ def perplexity(file, model, context, num_tokens, cpu, as_json):
         text = file.read().decode()
     except UnicodeDecodeError as error:
         raise Failure(f"{file.name} is no UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
-    from vkbackend.engine.opening import open_engine
     from vkbackend.engine.perplexity import perplexity as measure
+    from vkbackend.placement.opening import open_engine
     with closing(open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)) as opened:
         tokens = opened.tokenizer.encode(text)[:num_tokens]
         begin = time.perf_counter()

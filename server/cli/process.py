@@ -100,7 +100,7 @@ def _status_of(command: Callable[[], None]) -> int | str | None:
 
 def _told(text: str) -> int:
     try:
-        from .terminal import echo
+        from .terminal.cleaning import echo
         echo(f"Error: {text}", err=True)
     except OSError:
         pass  # nobody is left to be told

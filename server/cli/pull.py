@@ -4,7 +4,7 @@ import click
 
 from .client import Client
 from .connection import connected
-from .progress import Progress
+from .terminal.progress import Progress
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 import click
 
-from .. import names
+from ..library.names import DEFAULT_HOST, DEFAULT_TAG, parse
 from .connection import connected
 from .pull import exchange
 
@@ -14,6 +14,6 @@ def push(model, insecure):
     """Push a model to a registry."""
     with connected(own_server=True) as client:
         exchange(client, "/api/push", model, insecure)
-    name = names.parse(model)
-    if name.host == names.DEFAULT_HOST:
-        click.echo(f"\nYou can find your model at:\n\n\thttps://ollama.com/{name.shortest.removesuffix(':' + names.DEFAULT_TAG)}\n")
+    name = parse(model)
+    if name.host == DEFAULT_HOST:
+        click.echo(f"\nYou can find your model at:\n\n\thttps://ollama.com/{name.shortest.removesuffix(':' + DEFAULT_TAG)}\n")

@@ -12,15 +12,15 @@ import click
 
 from vkbackend import settings
 
-from .. import durations
-from . import colours
-from .answer import Printing, print_answer
+from ..go import durations
 from .client import Client, ServerError
 from .completion import model_names
 from .connection import connected
 from .create import create_from_gguf
 from .main import Failure
 from .pull import pull_model
+from .terminal import colours
+from .terminal.answer import Printing, print_answer
 
 FORMATS = ("", "json")
 

@@ -14,14 +14,14 @@ import click
 from vkbackend import settings
 from vkbackend.device.selection import Survey, survey
 
-from ..address import Address, from_environment
+from ..http.address import Address, from_environment
+from ..http.connections import raise_file_limit
+from ..library.store import Store
 from ..routes.models import VERSION
-from ..service.connections import raise_file_limit
-from ..store import Store
+from ..serving import Service, listen, serve_until, start_log
 from ..version import version
+from .devices import describe
 from .main import CommandWithEnvironment
-from .serving import Service, listen, serve_until, start_log
-from .survey import describe
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,10 @@ import time
 
 import numpy as np
 
-from .. import go_json, messages, names
-from . import messages as openai
+from ..go import encode
+from ..library.names import parse
+from ..wire import native as messages
+from ..wire import openai
 
 FINGERPRINT = "fp_ollama"
 
@@ -37,7 +39,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> openai.Usage:
 def tool_calls(calls) -> list[openai.ToolCall] | None:
     """Arguments as JSON text."""
     def told(call):
-        function = openai.ToolCallFunction(call.function.name, go_json.dumps(call.function.arguments))
+        function = openai.ToolCallFunction(call.function.name, encode.dumps(call.function.arguments))
         return openai.ToolCall(call.id, call.function.index, "function", function)
     return [told(call) for call in calls or ()] or None
 
@@ -105,7 +107,7 @@ def _vector(vector, as_bytes: bool):
 # --- models
 
 def model(name: str, modified_at: str) -> openai.Model:
-    return openai.Model(name, "model", unix_seconds(modified_at), names.parse(name).namespace)
+    return openai.Model(name, "model", unix_seconds(modified_at), parse(name).namespace)
 
 
 def model_list(listed: messages.ListResponse) -> openai.ModelList:

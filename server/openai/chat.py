@@ -3,10 +3,10 @@
 from contextlib import aclosing
 from typing import AsyncIterator
 
-from ..messages import ChatResponse
+from ..wire.native import ChatResponse
+from ..wire.openai import ChatCompletionChunk
 from . import answers
 from .choices import interleave
-from .messages import ChatCompletionChunk
 
 
 async def chunks(id: str, streams: list[AsyncIterator[ChatResponse]], include_usage: bool) -> AsyncIterator[ChatCompletionChunk]:

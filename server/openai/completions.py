@@ -7,11 +7,11 @@ from contextlib import aclosing
 from typing import AsyncIterator
 
 from .. import pools
-from ..messages import GenerateResponse
+from ..wire.native import GenerateResponse
+from ..wire.openai import Completion, CompletionChoice, CompletionChunk
 from . import answers
 from .choices import interleave
 from .legacy_logprobs import LegacyWriter
-from .messages import Completion, CompletionChoice, CompletionChunk
 from .requests import Extras
 
 MANY = 64  # log-probabilities that are written in a thread of their own

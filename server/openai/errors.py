@@ -7,13 +7,14 @@ whatever its status, as in Ollama 0.12.11.
 import logging
 
 from aiohttp import web
+
 from vkbackend.errors import RequestError, VkbackendError
 
-from .. import go_json
-from ..answers import JSON, PLAIN_JSON
 from ..errors import ApiError
-from ..store import InvalidName, ModelNotFound
-from .messages import Error, ErrorResponse
+from ..go import encode
+from ..http.responses import JSON, PLAIN_JSON
+from ..library.store import InvalidName, ModelNotFound
+from ..wire.openai import Error, ErrorResponse
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,9 @@ def status_and_text(error: Exception) -> tuple[int, str]:
 def answer(error: Exception) -> web.Response:
     """The answer to a request that failed before anything was sent."""
     if isinstance(error, InvalidRequest):
-        return _response(400, go_json.dumps(own_error(400, str(error))), JSON)
+        return _response(400, encode.dumps(own_error(400, str(error))), JSON)
     status, text = status_and_text(error)
-    return _response(status, go_json.dumps(native_error(text)) + "\n", PLAIN_JSON)
+    return _response(status, encode.dumps(native_error(text)) + "\n", PLAIN_JSON)
 
 
 def _response(status, text, content_type):

@@ -6,8 +6,8 @@ different tokens read alike in a map.
 
 import codecs
 
-from .. import messages
-from .messages import LegacyLogprobs
+from ..wire import native
+from ..wire.openai import LegacyLogprobs
 
 
 class LegacyWriter:
@@ -21,7 +21,7 @@ class LegacyWriter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def write(self, tokens: list[messages.Logprob]) -> LegacyLogprobs:
+    def write(self, tokens: list[native.Logprob]) -> LegacyLogprobs:
         """A token without bytes takes no place in the text; one whose logprob is None has no token before it."""
         found = LegacyLogprobs([], [], [] if self.num_top else None, [])
         for token in tokens:
@@ -39,7 +39,7 @@ class LegacyWriter:
         return {shown(other): other.logprob for other in (token.top_logprobs or ())[:self.num_top]} | {shown(token): token.logprob}
 
 
-def shown(token: messages.TokenLogprob) -> str:
+def shown(token: native.TokenLogprob) -> str:
     """A token as text, or its bytes where they are no text by themselves."""
     if not token.bytes:
         return token.token

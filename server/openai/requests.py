@@ -8,11 +8,10 @@ import base64
 import binascii
 from dataclasses import dataclass, replace
 
-from .. import conversation, messages
-from ..binding import BindError, bind, to_plain
-from ..go_decode import JSONSyntaxError, Object, parse
-from ..go_json import RawJSON
-from . import messages as openai
+from ..go.binding import BindError, bind, to_plain
+from ..go.decode import JSONSyntaxError, Object, parse
+from ..go.encode import RawJSON
+from ..wire import conversation, native, openai
 from .errors import InvalidRequest
 
 MAX_CHOICES = 128
@@ -62,7 +61,7 @@ def of_choice(ask, extras: Extras, number: int):
 
 # --- chat
 
-def chat_request(ask: openai.ChatCompletionRequest) -> messages.ChatRequest:
+def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
     if not ask.messages:
         raise InvalidRequest("[] is too short - 'messages'")
     options = {"temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": 1.0 if ask.top_p is None else ask.top_p}
@@ -74,7 +73,7 @@ def chat_request(ask: openai.ChatCompletionRequest) -> messages.ChatRequest:
     for name in ("frequency_penalty", "presence_penalty"):
         if getattr(ask, name) is not None:
             options[name] = getattr(ask, name)
-    return messages.ChatRequest(
+    return native.ChatRequest(
         model=ask.model, messages=_conversation(ask.messages), stream=ask.stream, format=_format(ask.response_format), tools=ask.tools,
         options=options, think=_think(ask), debug_render_only=ask.debug_render_only, logprobs=bool(ask.logprobs), top_logprobs=ask.top_logprobs)
 
@@ -105,7 +104,7 @@ def _think(ask) -> bool | str | None:
     return EFFORTS[effort]
 
 
-def _conversation(asked: list[openai.Message]) -> list[messages.Message] | None:
+def _conversation(asked: list[openai.Message]) -> list[native.Message] | None:
     """A message of parts becomes one message per part."""
     found = []
     for message in asked:
@@ -120,7 +119,7 @@ def _conversation(asked: list[openai.Message]) -> list[messages.Message] | None:
             continue
         if not isinstance(message.content, str) and (message.content is not None or message.tool_calls is None):
             raise InvalidRequest(f"invalid message content type: {_go_type(message.content)}")
-        found.append(messages.Message(role=message.role, content=message.content or "", thinking=message.reasoning, tool_calls=calls,
+        found.append(native.Message(role=message.role, content=message.content or "", thinking=message.reasoning, tool_calls=calls,
                                       tool_name=tool_name, tool_call_id=message.tool_call_id))
     return found or None
 
@@ -156,17 +155,17 @@ def _tool_calls(message) -> list[conversation.ToolCall] | None:
     return found or None
 
 
-def _part(role: str, part) -> messages.Message:
+def _part(role: str, part) -> native.Message:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return messages.Message(role=role, content=part["text"])
+        return native.Message(role=role, content=part["text"])
     if kind != "image_url":
         raise InvalidRequest("invalid message format")
     link = part.get("image_url")
     url = link.get("url") if isinstance(link, dict) else link
     if not isinstance(url, str):
         raise InvalidRequest("invalid message format")
-    return messages.Message(role=role, images=[_image(url)])
+    return native.Message(role=role, images=[_image(url)])
 
 
 def _image(url: str) -> bytes:
@@ -182,7 +181,7 @@ def _image(url: str) -> bytes:
 
 # --- completions
 
-def generate_request(ask: openai.CompletionRequest) -> messages.GenerateRequest:
+def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:
     """Of the prompt as a text; a list of prompts is for `prompts`."""
     options = {"frequency_penalty": ask.frequency_penalty, "presence_penalty": ask.presence_penalty,
                "temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": ask.top_p or 1.0}
@@ -195,7 +194,7 @@ def generate_request(ask: openai.CompletionRequest) -> messages.GenerateRequest:
         options["stop"] = ask.stop or None
     _add_numbers(options, ask)
     shown = max(ask.logprobs or 0, 0)
-    return messages.GenerateRequest(
+    return native.GenerateRequest(
         model=ask.model, prompt=ask.prompt if isinstance(ask.prompt, str) else "", suffix=ask.suffix, stream=ask.stream, options=options,
         debug_render_only=ask.debug_render_only, logprobs=shown > 0, top_logprobs=shown)
 
@@ -223,10 +222,10 @@ def _is_id(value) -> bool:
 
 # --- embeddings
 
-def embed_request(ask: openai.EmbedRequest) -> messages.EmbedRequest:
+def embed_request(ask: openai.EmbedRequest) -> native.EmbedRequest:
     if ask.encoding_format and ask.encoding_format.lower() not in ("float", "base64"):
         raise InvalidRequest(f"Invalid value for 'encoding_format' = {ask.encoding_format}. Supported values: ['float', 'base64'].")
     text = [""] if ask.input == "" else ask.input
     if text is None or text == []:
         raise InvalidRequest("invalid input")
-    return messages.EmbedRequest(model=ask.model, input=text, dimensions=ask.dimensions)
+    return native.EmbedRequest(model=ask.model, input=text, dimensions=ask.dimensions)

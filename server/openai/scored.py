@@ -9,16 +9,20 @@ from dataclasses import replace
 from typing import Any, AsyncIterator, Sequence
 
 from aiohttp import web
-from vkbackend.engine.sequence import Finished, Piece, PromptLogprobs, Purpose
 
-from .. import inference, messages, pools, streaming
+from vkbackend.engine.request import Finished, Piece, PromptLogprobs, Purpose
+
+from .. import pools
 from ..errors import ApiError
-from ..go_json import now
-from ..inference import Run
-from ..keys import LOADED_MODELS, STORE
-from ..messages import GenerateRequest, GenerateResponse
-from ..service import limits
-from ..store import InvalidName
+from ..generation import events
+from ..generation.plan import check_top_logprobs, make_plan
+from ..generation.run import Run
+from ..go.encode import now
+from ..http import limits, streams
+from ..http.keys import LOADED_MODELS, STORE
+from ..library.store import InvalidName
+from ..wire import native
+from ..wire.native import GenerateRequest, GenerateResponse
 from .requests import Extras
 
 
@@ -28,7 +32,7 @@ async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list
 
     Raises ApiError, ModelNotFound and VkbackendError.
     """
-    inference.check_top_logprobs(ask)
+    check_top_logprobs(ask)
     limits.check(ask)
     if ask.suffix:
         raise ApiError(400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids")
@@ -36,7 +40,7 @@ async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list
         stored = request.app[STORE].get(ask.model)
     except InvalidName:
         raise ApiError(404, f"model '{ask.model}' not found") from None
-    plan = await inference.make_plan(stored, ask, [], "generate", started)
+    plan = await make_plan(stored, ask, [], "generate", started)
     async with request.app[LOADED_MODELS].acquire(stored, plan.options, None) as model:
         run = await pools.run(pools.of_prompt(), _make_run, plan, model, ask, prompt, extras, request)
         async with aclosing(_run(run, ask, prompt, extras, request)) as found:
@@ -61,13 +65,13 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
 async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[GenerateResponse]:
     tokens, generates = run.generation.prompt_tokens, run.generation.purpose is Purpose.TEXT
     echoes = extras.echo and not run.generation.prompt_logprobs
-    async for event in streaming.engine_events(run.model.engine, run.generation, lambda: streaming.has_left(request)):
+    async for event in events.engine_events(run.model.engine, run.generation, lambda: streams.has_left(request)):
         if echoes:  # not before the engine has taken the prompt: what it refuses must not begin an answer
             echoes = False
             logprobs = [] if extras.logprobs is None else _echoed(run.model.tokenizer, tokens, prompt, [])
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), logprobs)
         if isinstance(event, Piece):
-            yield _answer(ask, event.text, streaming.logprobs(event.logprobs))
+            yield _answer(ask, event.text, events.logprobs(event.logprobs))
         elif isinstance(event, PromptLogprobs) and run.generation.prompt_logprobs:
             shown = await pools.run("answers", _echoed, run.model.tokenizer, tokens, prompt, event.logprobs)
             yield _answer(ask, prompt_text(run.model.tokenizer, prompt), shown)
@@ -76,12 +80,12 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
                 raise ApiError(503, "the model was unloaded while it answered; send the request again")
             # An end token, too, is one of the tokens asked for: who leaves out the last entry, as evaluations do, must not lose one of the prompt.
             end = [event.end] if event.end and run.generation.prompt_logprobs else []
-            last = run.finished(_answer(ask, "", [replace(token, bytes=[]) for token in streaming.logprobs(end)]), event)
+            last = run.finished(_answer(ask, "", [replace(token, bytes=[]) for token in events.logprobs(end)]), event)
             last.done_reason = last.done_reason if generates else "length"
             yield last
 
 
-def _answer(ask, text: str, logprobs: list[messages.Logprob]) -> GenerateResponse:
+def _answer(ask, text: str, logprobs: list[native.Logprob]) -> GenerateResponse:
     return GenerateResponse(model=ask.model, created_at=now(), response=text, logprobs=logprobs)
 
 
@@ -89,9 +93,9 @@ def prompt_text(tokenizer, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt).decode("utf-8", "replace")
 
 
-def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logprobs: list) -> list[messages.Logprob]:
+def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logprobs: list) -> list[native.Logprob]:
     """The prompt's tokens as parts of its text: what a tokenizer adds to a text takes no place in it."""
-    entries = [_first_token(tokenizer, tokens[0], prompt), *streaming.logprobs(logprobs)]
+    entries = [_first_token(tokenizer, tokens[0], prompt), *events.logprobs(logprobs)]
     if not isinstance(prompt, str) or not tokenizer.adds_spaces:
         return entries
     return [entry if not entry.bytes or bytes(entry.bytes) == span else
@@ -99,8 +103,8 @@ def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logp
             for entry, span in zip(entries, tokenizer.spans(prompt, tokens))]
 
 
-def _first_token(tokenizer, token: int, prompt: str | list[int]) -> messages.Logprob:
+def _first_token(tokenizer, token: int, prompt: str | list[int]) -> native.Logprob:
     """Nothing comes before it that could make it likely. One that the tokenizer put before a text takes no place in it."""
     data = tokenizer.token_bytes(token)
     is_added = isinstance(prompt, str) and tokenizer.adds_bos and token == tokenizer.bos_id
-    return messages.Logprob(data.decode("utf-8", "replace"), None, [] if is_added else list(data))
+    return native.Logprob(data.decode("utf-8", "replace"), None, [] if is_added else list(data))

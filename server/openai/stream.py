@@ -11,9 +11,10 @@ from typing import AsyncIterator, Callable
 
 from aiohttp import web
 
-from .. import go_json, pools
+from .. import pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
-from ..service.running import was_cut_off
+from ..go import encode
+from ..http.running import was_cut_off
 from . import errors
 
 log = logging.getLogger(__name__)
@@ -28,20 +29,20 @@ async def send_events(request: web.Request, chunks: AsyncIterator, broken_chunk:
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
         await response.prepare(request)
         try:
-            await _send(response, await pools.run("answers", go_json.dumps, first))  # it may hold a long prompt
+            await _send(response, await pools.run("answers", encode.dumps, first))  # it may hold a long prompt
             async for chunk in chunks:
-                await _send(response, go_json.dumps(chunk))
+                await _send(response, encode.dumps(chunk))
             await _send(response, "[DONE]")
         except ConnectionError:
             raise
         except asyncio.CancelledError:
             if not was_cut_off(request):
                 raise
-            await _send(response, go_json.dumps(broken_chunk()))
+            await _send(response, encode.dumps(broken_chunk()))
         except Exception as error:
             if not (isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST):
                 log.error("%s: the stream broke off: %s", request.path, errors.status_and_text(error)[1])
-                await _send(response, go_json.dumps(broken_chunk()))
+                await _send(response, encode.dumps(broken_chunk()))
         await response.write_eof()
         return response
 

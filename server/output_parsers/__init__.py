@@ -5,11 +5,12 @@ A model names a built-in parser in its config (PARSER of a Modelfile), or its te
 
 from functools import partial
 
-from ..conversation import Message, Tool
+from ..prompts.marks import CODER_TAG
+from ..wire.conversation import Message, Tool
 from .harmony import HarmonyParser
 from .parsed import OutputParser, Parsed, ParseError
 from .passthrough import PassthroughParser
-from .tagged import CODER_TAG, Qwen3CoderParser, Qwen3VLParser
+from .tagged import Qwen3CoderParser, Qwen3VLParser
 from .thinking import ThinkingParser
 from .tools import ToolsParser
 

@@ -8,10 +8,11 @@ import re
 from dataclasses import replace
 from enum import Enum, auto
 
-from .. import go_decode
-from ..binding import to_plain
-from ..conversation import Message, Tool, ToolCall, ToolCallFunction
-from .parsed import SPACE, Parsed, ParseError, overlap
+from ..go.binding import to_plain
+from ..go.decode import JSONSyntaxError, parse_all
+from ..go.text import SPACE
+from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
+from .parsed import Parsed, ParseError, overlap
 
 OWN_TOOLS = ("browser.open", "browser.search", "browser.find", "python")  # what the model was trained with keeps its name
 START, END, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
@@ -98,10 +99,10 @@ class HarmonyParser:
     def _function(self, recipient: str, text: str) -> ToolCallFunction:
         name = recipient.removeprefix("functions.")
         try:
-            arguments = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
+            arguments = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
             if not isinstance(arguments, dict):
-                raise go_decode.JSONSyntaxError("the arguments are no object")
-        except go_decode.JSONSyntaxError as error:
+                raise JSONSyntaxError("the arguments are no object")
+        except JSONSyntaxError as error:
             raise ParseError(f"error parsing tool call: raw='{text}', err={error}") from None
         return ToolCallFunction(0, self._own_names.get(name, name), arguments)
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..conversation import ToolCall
+from ..go.text import SPACE
+from ..wire.conversation import ToolCall
 
 # What Go's unicode.IsSpace says of characters; str.strip() without arguments takes more.
-SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
 class ParseError(Exception):

@@ -1,6 +1,6 @@
 """The parser that leaves an answer as it is."""
 
-from ..conversation import Message, Tool
+from ..wire.conversation import Message, Tool
 from .parsed import Parsed
 
 

@@ -2,13 +2,13 @@
 
 import re
 
-from .. import go_decode
-from ..binding import to_plain
-from ..conversation import Message, Tool, ToolCall, ToolCallFunction
-from .parsed import SPACE, Parsed, ParseError, overlap, split_trailing_space
+from ..go.binding import to_plain
+from ..go.decode import JSONSyntaxError, parse_all
+from ..go.text import SPACE
+from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
+from .parsed import Parsed, ParseError, overlap, split_trailing_space
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
-CODER_TAG = "<tool_call>\n<function="  # what begins a call that Qwen3CoderParser reads
 
 
 class TaggedCalls:
@@ -117,8 +117,8 @@ def _typed(text: str, types: list[str]):
     for name, kind in (("array", list), ("object", dict)):
         if name in types:
             try:
-                value = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
-            except go_decode.JSONSyntaxError:
+                value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
+            except JSONSyntaxError:
                 continue
             if isinstance(value, kind):
                 return value
@@ -156,8 +156,8 @@ class Qwen3VLParser:
 def _read_json(text: str) -> ToolCallFunction:
     """`{"name": ..., "arguments": {...}}`"""
     try:
-        value = to_plain(go_decode.parse_all(text.encode("utf-8", "surrogatepass")))
-    except go_decode.JSONSyntaxError as error:
+        value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
+    except JSONSyntaxError as error:
         raise ParseError(str(error)) from None
     name, arguments = (value.get("name"), value.get("arguments")) if isinstance(value, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(arguments, dict):

@@ -2,7 +2,8 @@
 
 from enum import Enum, auto
 
-from .parsed import SPACE, Parsed, overlap
+from ..go.text import SPACE
+from .parsed import Parsed, overlap
 
 
 class _At(Enum):

@@ -7,52 +7,22 @@ The first tool whose name comes up is called with the first object of braces in 
 import bisect
 import re
 
-from ..binding import to_plain
-from ..conversation import Tool, ToolCall, ToolCallFunction
-from ..go_decode import JSONSyntaxError, parse_all
-from ..gotemplate import Template, nodes
-from .parsed import SPACE, Parsed, overlap
+from ..go.binding import to_plain
+from ..go.decode import JSONSyntaxError, parse_all
+from ..go.text import SPACE
+from ..wire.conversation import Tool, ToolCall, ToolCallFunction
+from .parsed import Parsed, overlap
 
 _CLOSINGS = {"{": "}", "[": "]"}
 _MARKS = re.compile(r'[{}"\\]')
 
 
-def tag_of(template: Template) -> str:
-    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up to a brace; else `{`."""
-    branch = _first_branch(template.trees[""])
-    text = None if branch is None else _first_text(branch.body)
-    tag = "" if text is None else text.strip(SPACE).replace("\r\n", "\n").partition("{")[0]
-    return tag or "{"
 
 
-def _first_branch(tree) -> nodes.Branch | None:
-    for node in tree.nodes:
-        if not isinstance(node, nodes.Branch):
-            continue
-        if node.kind == "if" and _names_calls(node.pipe):
-            return node
-        for body in (node.body, node.otherwise):
-            found = None if body is None else _first_branch(body)
-            if found is not None:
-                return found
-    return None
 
 
-def _names_calls(pipe) -> bool:
-    return any(isinstance(argument, nodes.Field) and "ToolCalls" in argument.names for command in pipe.commands for argument in command.arguments)
 
 
-def _first_text(tree) -> str | None:
-    """The first text, not looking past an action or a branch that has none."""
-    for node in tree.nodes:
-        if isinstance(node, nodes.Text):
-            return node.text
-        if isinstance(node, nodes.Branch):
-            bodies = [body for body in (node.body, node.otherwise) if body is not None]
-            return next((text for text in map(_first_text, bodies) if text is not None), None)
-        if isinstance(node, nodes.Action):
-            return None
-    return None
 
 
 class ToolsParser:

@@ -5,15 +5,19 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from .. import inference, load_progress, names, pools, streaming
-from ..answers import read
+from .. import pools
 from ..errors import ApiError
-from ..go_json import now
-from ..keys import LOADED_MODELS, STORE
-from ..messages import ChatRequest, ChatResponse, DebugInfo, Message
-from ..service import limits
-from ..streaming import Replies
-from ..turn import Turn
+from ..generation import load_progress
+from ..generation.chat import Turn
+from ..generation.events import collect
+from ..generation.plan import check_format, check_images, check_top_logprobs, make_plan, refuse_think_level
+from ..go.encode import now
+from ..http import limits
+from ..http.keys import LOADED_MODELS, STORE
+from ..http.responses import read
+from ..http.streams import Replies
+from ..library.names import parse
+from ..wire.native import ChatRequest, ChatResponse, DebugInfo, Message
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
@@ -28,9 +32,9 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
 
     started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
     """
-    inference.check_top_logprobs(ask)
+    check_top_logprobs(ask)
     limits.check(ask)
-    if not names.parse(ask.model).is_valid:
+    if not parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
     stored = request.app[STORE].get(ask.model)
     loaded_models = request.app[LOADED_MODELS]
@@ -38,7 +42,7 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
         await loaded_models.expire(stored)
         yield Replies(single=empty_answer(ask, "unload"))
         return
-    plan = await inference.make_plan(stored, ask, ["tools"] if ask.tools else [], "chat", started)
+    plan = await make_plan(stored, ask, ["tools"] if ask.tools else [], "chat", started)
     async with load_progress.acquire(request, ask, stored, plan.options) as model:
         if not ask.messages:
             yield Replies(single=empty_answer(ask, "load"))
@@ -50,9 +54,9 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
             debug = DebugInfo(rendered.text, len(rendered.images))
             yield Replies(single=ChatResponse(model=ask.model, created_at=now(), debug_info=debug))
             return
-        inference.refuse_think_level(ask, stored)
-        inference.check_format(ask.format, ask.stream is not False)
-        inference.check_images(plan, len(rendered.images))
+        refuse_think_level(ask, stored)
+        check_format(ask.format, ask.stream is not False)
+        check_images(plan, len(rendered.images))
         yield Replies(pieces=turn.answers(await pools.run(pool, turn.begin, rendered.text, request)))
 
 
@@ -62,7 +66,7 @@ def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:
 
 async def whole(pieces) -> ChatResponse:
     """All answers in one."""
-    before, last = await streaming.collect(pieces)
+    before, last = await collect(pieces)
     everything = [*before, last]
     last.message = Message(role="assistant", content="".join(piece.message.content for piece in everything),
                            thinking="".join(piece.message.thinking for piece in everything),

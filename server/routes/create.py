@@ -2,15 +2,16 @@
 
 from aiohttp import web
 
-from .. import create as creation
-from .. import pools, registry
-from ..answers import Report, empty, progress, read
+from .. import pools
 from ..errors import ApiError
-from ..go_text import quote
-from ..keys import STORE
-from ..messages import CreateRequest
-from ..store import DigestMismatch, InvalidDigest
-from ..streaming import has_left
+from ..go.text import quote
+from ..http.keys import STORE
+from ..http.responses import Report, empty, progress, read
+from ..http.streams import has_left
+from ..library import create as creation
+from ..library import registry
+from ..library.store import DigestMismatch, InvalidDigest
+from ..wire.native import CreateRequest
 
 UPLOAD_PIECE_BYTES = 1 << 20
 

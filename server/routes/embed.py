@@ -1,20 +1,17 @@
 """Routes that turn text into vectors: /api/embed (one or many, of unit length), /api/embeddings (one, as it comes)."""
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from aiohttp import web
 
-from .. import embedding, names, pools, streaming
-from ..answers import json_answer, read
+from .. import pools
 from ..errors import ApiError
-from ..messages import ANY, EmbeddingRequest, EmbedRequest, EmbedResponse, wire
-
-
-@dataclass
-class EmbeddingResponse:
-    embedding: np.ndarray = wire(ANY, "embedding")
+from ..generation import embedding
+from ..generation.events import nanoseconds
+from ..http.responses import json_answer, read
+from ..library.names import parse
+from ..wire.native import EmbeddingRequest, EmbeddingResponse, EmbedRequest, EmbedResponse
 
 
 async def embed(request: web.Request) -> web.Response:
@@ -29,7 +26,7 @@ async def answer(request: web.Request, ask: EmbedRequest, started: float) -> Emb
                                   options=ask.options, keep_alive=ask.keep_alive)
     if not found.vectors:
         return EmbedResponse(model=ask.model, embeddings=[])
-    return EmbedResponse(ask.model, found.vectors, streaming.nanoseconds(time.monotonic() - started), streaming.nanoseconds(found.load_seconds),
+    return EmbedResponse(ask.model, found.vectors, nanoseconds(time.monotonic() - started), nanoseconds(found.load_seconds),
                          found.num_tokens)
 
 
@@ -45,7 +42,7 @@ def texts(value) -> list[str]:
 
 async def embeddings(request: web.Request) -> web.Response:
     ask = await read(request, EmbeddingRequest)
-    if not names.parse(ask.model).is_valid:
+    if not parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
     found = await embedding.embed(request, ask.model, [ask.prompt] if ask.prompt else [], options=ask.options, keep_alive=ask.keep_alive,
                                   normalized=False)

@@ -4,14 +4,17 @@ import logging
 
 from aiohttp import web
 
-from .. import go_json, model_info, names, pools
-from ..answers import empty, json_answer, read
+from .. import pools
 from ..errors import ApiError
-from ..go_text import quote
-from ..keys import LOADED_MODELS, STORE
-from ..messages import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
-from ..staging import lock_deadline
-from ..store import ModelNotFound, Store, StoreError
+from ..go import encode
+from ..go.text import quote
+from ..http.keys import LOADED_MODELS, STORE
+from ..http.responses import empty, json_answer, read
+from ..library import describe as model_info
+from ..library.names import parse
+from ..library.staging import lock_deadline
+from ..library.store import ModelNotFound, Store, StoreError
+from ..wire.native import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def list_models(store) -> ListResponse:
         except StoreError as error:  # a model deleted meanwhile, or one without its config: it cannot be used either
             log.warning("%s is left out of the list: %s", model.name, error)
             continue
-        listed.append(ListedModel(model.name, model.name, modified_at=go_json.rfc3339_nano(model.modified_at), size=model.size,
+        listed.append(ListedModel(model.name, model.name, modified_at=encode.rfc3339_nano(model.modified_at), size=model.size,
                                   digest=model.digest, details=details))
     return ListResponse(listed)
 
@@ -50,12 +53,12 @@ async def show(request: web.Request) -> web.Response:
     text = ask.model or ask.name
     if not text:
         raise ApiError(400, "model is required")
-    name = names.parse(text)
+    name = parse(text)
     if not name.is_valid:
         raise ApiError(500, INVALID_PATH)
 
     def look():
-        return go_json.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
+        return encode.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
 
     try:
         body = await pools.run("store", look)
@@ -72,7 +75,7 @@ async def running(request: web.Request) -> web.Response:
 
 async def copy(request: web.Request) -> web.Response:
     ask = await read(request, CopyRequest)
-    source, destination = names.parse(ask.source), names.parse(ask.destination)
+    source, destination = parse(ask.source), parse(ask.destination)
     for role, name, text in (("source", source, ask.source), ("destination", destination, ask.destination)):
         if not name.is_valid:
             raise ApiError(400, f"{role} {quote(text)} is invalid")
@@ -86,7 +89,7 @@ async def copy(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     ask = await read(request, DeleteRequest)
     text = ask.model or ask.name
-    name = names.parse(text)
+    name = parse(text)
     if not name.is_valid:
         raise ApiError(400, f"name {quote(text)} is invalid")
     try:

@@ -6,17 +6,22 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from .. import go_json, names, pools
-from ..answers import PLAIN_JSON, bound
+from .. import pools
 from ..errors import ApiError
-from ..formatting import shortened
-from ..keys import STORE
-from ..openai import answers, chat as openai_chat, completions as openai_completions, errors, requests, scored
+from ..go import encode
+from ..go.human import shortened
+from ..http.keys import STORE
+from ..http.responses import PLAIN_JSON, bound
+from ..library.names import parse
+from ..library.store import InvalidName, ModelNotFound
+from ..openai import answers, errors, requests, scored
+from ..openai import chat as openai_chat
+from ..openai import completions as openai_completions
 from ..openai.choices import gather, pieces, whole_answer
-from ..openai.messages import ChatCompletionRequest, CompletionRequest, EmbedRequest
 from ..openai.stream import send_events
-from ..store import InvalidName, ModelNotFound
-from . import chat, embed, generate, models
+from ..wire.openai import ChatCompletionRequest, CompletionRequest, EmbedRequest
+from . import chat, generate, models
+from .embed import answer
 
 
 def in_openai_shape(handler):
@@ -34,7 +39,7 @@ def in_openai_shape(handler):
 
 async def _answer(make, *arguments) -> web.Response:
     """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up other clients."""
-    body = await pools.run("answers", lambda: (go_json.dumps(make(*arguments)) + "\n").encode())
+    body = await pools.run("answers", lambda: (encode.dumps(make(*arguments)) + "\n").encode())
     return web.Response(body=body, headers={"Content-Type": PLAIN_JSON})
 
 
@@ -76,7 +81,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.Response:
     started = time.monotonic()
     asked = await bound(request, EmbedRequest, requests.read)
-    found = await embed.answer(request, requests.embed_request(asked), started)
+    found = await answer(request, requests.embed_request(asked), started)
     return await _answer(answers.embedding_list, asked.model, found, asked.encoding_format)
 
 
@@ -89,12 +94,12 @@ async def list_models(request: web.Request) -> web.Response:
 async def retrieve_model(request: web.Request) -> web.Response:
     name = shortened(request.match_info["model"])
     try:
-        found = await pools.run("store", request.app[STORE].get, names.parse(name))
+        found = await pools.run("store", request.app[STORE].get, parse(name))
     except InvalidName:
         raise ApiError(500, models.INVALID_PATH) from None
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{name}' not found") from None
-    return await _answer(answers.model, name, go_json.rfc3339_nano(found.modified_at))
+    return await _answer(answers.model, name, encode.rfc3339_nano(found.modified_at))
 
 
 ROUTES = [

@@ -2,18 +2,19 @@
 
 from aiohttp import web
 
-from .. import names, registry
-from ..answers import progress, read
 from ..errors import ApiError
-from ..keys import STORE
-from ..messages import PullRequest, PushRequest
-from ..streaming import has_left
+from ..http.keys import STORE
+from ..http.responses import progress, read
+from ..http.streams import has_left
+from ..library import registry
+from ..library.names import parse
+from ..wire.native import PullRequest, PushRequest
 
 
 async def pull(request: web.Request) -> web.StreamResponse:
     ask = await read(request, PullRequest)
     name = ask.model or ask.name
-    if not names.parse(name).is_valid:
+    if not parse(name).is_valid:
         raise ApiError(400, "invalid model name")
     return await _exchange(request, registry.pull, ask, name)
 

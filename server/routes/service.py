@@ -4,14 +4,14 @@ import functools
 import json
 
 from aiohttp import web
+
 from vkbackend.device.selection import survey
 
-from .. import pools
-from ..answers import json_answer
+from .. import openapi, pools
 from ..errors import ApiError
-from ..keys import LOADED_MODELS
-from ..service import metrics, openapi
-from ..service.device_list import as_dict
+from ..http import metrics
+from ..http.keys import LOADED_MODELS
+from ..http.responses import json_answer
 from ..version import version
 
 
@@ -27,7 +27,7 @@ async def prometheus(request: web.Request) -> web.Response:
 
 async def devices(request: web.Request) -> web.Response:
     """Every Vulkan device, which ones models run on, and why: as `vkbackend devices --json`."""
-    return json_answer(await pools.run("models", lambda: as_dict(survey())))
+    return json_answer(await pools.run("models", lambda: survey().as_dict()))
 
 
 @functools.cache

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from .. import settings
+from ..engine.contract import SequenceWork
 from ..engine.engine import Engine
+from ..engine.request import Failed, Finished, GenerationRequest, default_options
 from ..engine.runner import ModelRunner
-from ..engine.sequence import Failed, Finished, GenerationRequest, default_options
-from ..engine.work import SequenceWork
 from ..errors import DeviceError, NoDevice, VkbackendError
 from ..graph.step import StepInputs
-from ..models import load
+from ..models.load import load
 from ..tokenizer import Tokenizer
 
 CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128 and those of the same strips

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ..device.host_memory import peak_resident_bytes, resident_bytes
+from ..engine.contract import SequenceWork
 from ..engine.runner import ModelRunner
-from ..engine.work import SequenceWork
 from ..errors import RequestError
-from ..models import LoadedModel, load
+from ..models.load import LoadedModel, load
 from .device_speed import DeviceSpeed, measure_device
 from .work import Work
 

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from ..engine.sequence import Finished, GenerationRequest, Piece, SamplingOptions
+from ..engine.request import Finished, GenerationRequest, Piece, SamplingOptions
 from ..errors import VkbackendError
 
 SECONDS = 900  # that an answer may take

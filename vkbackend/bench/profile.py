@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ..device.dispatch import Dispatch
+from ..engine.contract import SequenceWork
 from ..engine.runner import PAGE_SIZE, ModelRunner
-from ..engine.work import SequenceWork
 from ..errors import RequestError
-from ..models import load
+from ..models.load import load
 
 STEPS = 5
 

@@ -6,7 +6,7 @@ In: a loaded model and the element type of its cache. Out: `Work`, from shapes a
 import numpy as np
 
 from ..graph.cache import DTYPES, cache_bytes
-from ..models import LoadedModel
+from ..models.load import LoadedModel
 
 
 class Work:

@@ -12,16 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from .. import _native
-from ..errors import DeviceError, DeviceLost, NoDevice, OutOfMemory
+from ..errors import NoDevice, OutOfMemory
 from . import vulkan
 from . import vulkan_constants as vk
 from .buffers import Buffer
 from .discover import FEATURE_STRUCTS, DeviceInfo, DeviceType, current_free_memory, feature_chain
-from .rules import free_beside
+from .failures import translated
 from .shaders import KernelCache
-
-OUT_OF_MEMORY = (vk.VK_ERROR_OUT_OF_HOST_MEMORY, vk.VK_ERROR_OUT_OF_DEVICE_MEMORY)
-LOST = (vk.VK_ERROR_DEVICE_LOST, vk.VK_TIMEOUT)
 
 LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
 VISIBLE = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
@@ -216,21 +213,7 @@ def _create(physical, info: DeviceInfo):
     return device[0]
 
 
-class translated:
-    """Turns the extension's VulkanError into the project's errors, with what was being done in front."""
-
-    def __init__(self, doing: str):
-        self.doing = doing
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if kind is not _native.VulkanError:
-            return
-        text, result = error.args
-        if result in OUT_OF_MEMORY:
-            raise OutOfMemory(f"{self.doing}: {text}; close other programs, or use a smaller model, context or batch") from error
-        if result in LOST:
-            raise DeviceLost(f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log (dmesg)") from error
-        raise DeviceError(f"{self.doing}: {text}") from error
+def free_beside(free: int, total: int, taken: int) -> int:
+    """A device's free bytes: what is left of the whole beside what was taken here, or what its driver says where that is less. A driver that does
+    not see what was allocated a moment ago says too much."""
+    return min(free, max(0, total - taken))

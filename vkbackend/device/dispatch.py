@@ -14,7 +14,7 @@ from .. import _native
 from ..errors import DeviceError, DeviceLost
 from . import vulkan_constants as vk
 from .buffers import Buffer
-from .context import translated
+from .failures import translated
 from .interface import Value
 from .shaders import interface
 

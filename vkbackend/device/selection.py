@@ -1,7 +1,7 @@
 """The devices that this process uses: chosen by the environment, each opened once, when a model first needs it.
 
 In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, what there is and what would be used and why;
-`usable()`, what models may be placed on, as the rules of `rules.py` see it; `opened(uuid)`, an open `Device`. Devices are known by their UUID:
+`usable()`, what models may be placed on; `opened(uuid)`, an open `Device`. Devices are known by their UUID:
 indices are the loader's order, which is no property of a device.
 """
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from .. import settings
 from ..errors import DeviceError, NoDevice, VkbackendError
 from .context import Device
-from .discover import DeviceInfo, DeviceType, choose, list_devices
-from .rules import Gpu
+from .discover import DeviceInfo, choose, list_devices
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,22 @@ class Survey:
         if self.is_switched_on:
             return f"CPU, although OLLAMA_VULKAN is set: {self.problem}"
         return f"CPU ({SWITCHED_OFF})"
+
+    def as_dict(self) -> dict:
+        """JSON values: what `vkbackend devices --json` prints and /api/devices answers."""
+        listed = [
+            device.as_dict()
+            | {"used": self.uses_device and device in self.usable, "reason": self.reasons[device.index]}
+            for device in self.devices
+        ]
+        return {
+            "vulkan": self.is_switched_on,
+            "chosen": self.chosen.index if self.chosen else None,
+            "order": [device.index for device in self.usable],
+            "runs_on": self.sentence,
+            "problem": self.problem,
+            "devices": listed,
+        }
 
 
 def survey(devices: list[DeviceInfo] | None = None) -> Survey:
@@ -93,29 +108,23 @@ def _survey_to_load() -> Survey:
     return found
 
 
-def usable() -> list[Gpu]:
-    """What models may be placed on, in the order in which it is preferred, with the memory that is free now; empty where they run on the CPU:
-    not asked for, or (logged) not possible."""
+def usable() -> list[tuple[DeviceInfo, Device | None]]:
+    """The devices that models may be placed on, the preferred one first, each with its open `Device` if there is one.
+
+    Empty where models run on the CPU: no device was asked for, or none can be used (logged).
+    """
     found = _survey_to_load()
     if not found.uses_device:
         log.log(logging.WARNING if found.is_switched_on else logging.INFO, "running on the %s", found.sentence)
         return []
     with _lock:
-        return [_as_gpu(info, _open.get(info.uuid)) for info in found.usable]
+        return [(info, _open.get(info.uuid)) for info in found.usable]
 
 
 def num_usable() -> int:
     """How many devices models are placed on; 0 where they run on the CPU."""
     found = _survey_to_load()
     return len(found.usable) if found.uses_device else 0
-
-
-def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
-    """What shares the host's memory is slower than what has its own: it counts as integrated."""
-    shares = info.is_unified and not settings.get("VKBACKEND_FORCE_DISCRETE")
-    return Gpu(info.uuid, name=info.name, free=device.free_memory() if device else info.memory_free, total=info.memory_total,
-               is_integrated=shares, is_software=info.type is DeviceType.CPU, largest_binding=info.limits.max_storage_buffer_range,
-               index=info.index)
 
 
 def opened(uuid: str) -> Device:

@@ -192,7 +192,7 @@ class KernelCache:
         self._kernels = {key: kernel for key, kernel in self._kernels.items() if key in keys}
 
     def _make(self, dispatch, num_bindings):
-        from .context import translated
+        from .failures import translated
         name, info = dispatch.shader, self.device.info
         missing = self.missing(name)  # creating a pipeline whose capability the driver lacks may end the process
         if missing:

@@ -19,11 +19,21 @@ from typing import Iterator, Sequence
 import numpy as np
 
 from ..errors import DeviceLost, RequestError, VkbackendError
+from .contract import Runner, SequenceWork
 from .generation import Generation, Listener
 from .grammar import Grammars
+from .request import (
+    Embedding,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    PromptLogprobs,
+    Purpose,
+    TokenLogprob,
+)
 from .scheduler import DEFAULT_CHUNK, Scheduler
-from .sequence import Embedding, Event, Failed, Finished, FinishReason, GenerationRequest, PromptLogprobs, Purpose, TokenLogprob
-from .work import Runner, SequenceWork
 
 logger = logging.getLogger(__name__)
 

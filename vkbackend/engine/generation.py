@@ -13,11 +13,22 @@ from typing import Callable, Sequence
 import numpy as np
 
 from ..errors import RequestError
+from .contract import LogitsRow, ScoredRow, SequenceWork
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
+from .request import (
+    Embedding,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Piece,
+    PromptLogprobs,
+    Purpose,
+    TokenLogprob,
+)
 from .sampler import Sampler
-from .sequence import Embedding, Event, Failed, Finished, FinishReason, GenerationRequest, Piece, PromptLogprobs, Purpose, TokenLogprob
 from .text_stream import TextStream
-from .work import LogitsRow, ScoredRow, SequenceWork
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import codecs
 
 import numpy as np
 
-from .sequence import TokenLogprob
-from .work import LogitsRow
+from .contract import LogitsRow
+from .request import TokenLogprob
 
 MAX_TOP_LOGPROBS = 20
 

@@ -17,9 +17,9 @@ from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
 from ..graph.step import NO_ROWS, RowOutput, StepInputs
-from ..models import LoadedModel
+from ..models.load import LoadedModel
+from .contract import SequenceWork
 from .kv_cache import CachedSequence, PagedCache
-from .work import SequenceWork
 
 PAGE_SIZE = 32
 PREFILL_CHUNK = 128

@@ -15,9 +15,9 @@ from typing import Iterable
 import numpy as np
 
 from ..errors import VkbackendError
+from .contract import LogitsRow
 from .pcg import RandomDraws
-from .sequence import SamplingOptions
-from .work import LogitsRow
+from .request import SamplingOptions
 
 _COLDEST = 1e-7  # Ollama's least temperature, so that 0 divides
 

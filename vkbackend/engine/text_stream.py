@@ -8,7 +8,7 @@ piece without text where there is none.
 
 from typing import Sequence
 
-from .sequence import Piece, TokenLogprob
+from .request import Piece, TokenLogprob
 
 
 def find_stop(data: bytes, stops: Sequence[bytes]) -> bytes | None:

@@ -9,7 +9,7 @@ from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..ops.packed import PackedMatrix
 from ..ops.rope import turns_per_position
-from .weights import Vector
+from .vector import Vector
 
 
 class Linear:

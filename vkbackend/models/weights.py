@@ -4,7 +4,6 @@ In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the t
 """
 
 from copy import copy
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,20 +11,7 @@ from ..errors import GGUFError, UnsupportedModel
 from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import GGUFFile, TensorInfo
 from ..ops.packed import PackedMatrix
-
-
-@dataclass(eq=False)
-class Vector:
-    """A small f32 array, and its device buffer where there is a device."""
-
-    name: str
-    values: np.ndarray
-    buffer: object = None
-
-    @property
-    def shape(self):
-        return self.values.shape
-
+from .vector import Vector
 
 VISION_PREFIXES = ("v.", "mm.")  # the image part of a model that also reads text, which it does without
 

@@ -6,8 +6,8 @@ tokens: (T,) i32, weight: (vocabulary, K) -> (T, K) f32. Every token must be a r
 import numpy as np
 
 from ..device.dispatch import Dispatch
-from .packed import FORMATS, PackedMatrix
 from .op import Case, Op, ceil_div
+from .packed import FORMATS, PackedMatrix
 from .signature import Signature
 
 

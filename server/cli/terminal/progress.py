@@ -1,0 +1,105 @@
+"""Shows how far a long task is: the objects that /api/pull, push and create stream.
+
+In: `{"status", "digest", "total", "completed"}`, one after the other. Out, on stderr: on a terminal a bar for each digest and a line for each
+other status, drawn anew ten times a second; elsewhere each status once.
+"""
+
+import sys
+import time
+from collections import deque
+
+from ...go.human import human_bytes
+from .cleaning import clean
+
+RATE_SECONDS = 5.0  # what a rate is measured over
+LEAST_BAR = 5  # columns; less is none
+
+
+class Bar:
+    """How far one digest is, and how fast it has come since it was first heard of: what an earlier pull brought does not count."""
+
+    def __init__(self, label: str):
+        self.label, self.total, self.completed = label, 0, 0
+        self._samples: deque[tuple[float, int]] = deque()  # (seconds, completed)
+
+    def update(self, completed: int, total: int, now: float) -> None:
+        self.completed, self.total = completed, total
+        self._samples.append((now, completed))
+        while now - self._samples[0][0] > RATE_SECONDS:
+            self._samples.popleft()
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.total) and self.completed >= self.total
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second; 0 where nothing is known."""
+        (started, first), (ended, last) = self._samples[0], self._samples[-1]
+        return max(last - first, 0) / (ended - started) if ended > started else 0.0
+
+    def line(self, width: int) -> str:
+        """`pulling dde5aa3fc5ff:  45% ▕████      ▏ 900 MB/2.0 GB   45 MB/s     24s`, as wide as it may be."""
+        if not self.total:
+            return f"{self.label}: {human_bytes(self.completed)}"
+        before = f"{self.label}: {min(self.completed * 100 // self.total, 100):3d}% "
+        after = f" {human_bytes(self.total)}" if self.is_done else f" {human_bytes(self.completed)}/{human_bytes(self.total)}" + self._speed()
+        room = width - len(before) - len(after) - 2
+        if room < LEAST_BAR:
+            return (before + after.strip())[:width]
+        filled = min(room * self.completed // self.total, room)
+        return f"{before}▕{'█' * filled}{' ' * (room - filled)}▏{after}"
+
+    def _speed(self) -> str:
+        if not self.rate:
+            return " " * 19
+        seconds = int((self.total - self.completed) / self.rate)
+        return f" {human_bytes(int(self.rate)) + '/s':>10} {_short_time(seconds):>7}"
+
+
+def _short_time(seconds: int) -> str:
+    """`58s`, `1m30s`, `2h05m`."""
+    if seconds < 60:
+        return f"{seconds}s"
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Progress:
+    """A context manager: `progress(piece)` for each object. What was shown stays, unless told otherwise."""
+
+    def __init__(self, stays: bool = True):
+        self._stays = stays
+        self._lines: list[Bar | str] = []
+        self._bars: dict[str, Bar] = {}
+        self._live = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+            self._console = Console(stderr=True, highlight=False)
+            self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=10, vertical_overflow="visible",
+                              transient=not self._stays)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, piece: dict) -> None:
+        status, digest = piece.get("status", ""), piece.get("digest", "")
+        if self._live is not None:
+            status = clean(status)
+        is_new = digest not in self._bars if digest else status not in self._lines
+        if is_new:
+            self._lines.append(self._bars.setdefault(digest, Bar(status)) if digest else status)
+            if self._live is None:
+                print(status, file=sys.stderr, flush=True)
+        if digest:
+            self._bars[digest].update(piece.get("completed", 0), piece.get("total", 0), time.monotonic())
+
+    def _drawn(self):
+        from rich.text import Text
+        width = self._console.width - 1
+        return Text("\n".join(line.line(width) if isinstance(line, Bar) else line for line in self._lines), no_wrap=True, overflow="crop")

@@ -1,0 +1,160 @@
+"""JSON text as Go's encoding/json writes it, and times as its time package does.
+
+In: None, bool, int, float, str, bytes, list, dict (a Go map: keys sorted), `RawJSON`, `Float32`, or a dataclass whose fields are
+declared with `binding.wire` (a Go struct: keys in the order of the fields, empty ones left out where the field says so).
+Out: text without spaces, with <, >, &, U+2028 and U+2029 escaped.
+"""
+
+import base64
+import json
+import math
+import time
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+
+from vkbackend.errors import VkbackendError
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+# A byte that was not UTF-8 (surrogateescape) or half of a surrogate pair: Go writes the escape of the replacement character.
+_SURROGATES = str.maketrans({code: "\\ufffd" for code in range(0xD800, 0xE000)})
+
+
+class RawJSON(str):
+    """JSON text that stands for itself (Go's json.RawMessage)."""
+
+
+class UnsupportedValue(VkbackendError, ValueError):
+    """A number that JSON has no text for, in the words that clients of the original know."""
+
+    def __init__(self, number: float):
+        name = "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+        super().__init__(f"failed to encode response: json: unsupported value: {name}")
+
+
+class Float32(float):
+    """A number written with the shortest digits that single out a 32-bit float."""
+
+
+def dumps(value) -> str:
+    """Raises UnsupportedValue for NaN and infinities, TypeError for what JSON cannot hold."""
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, RawJSON):
+        return _compact(value)
+    if isinstance(value, str):
+        return _escape(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return number_text(value, np.float32 if isinstance(value, Float32) else np.float64)
+    if isinstance(value, (bytes, bytearray)):
+        return '"' + base64.b64encode(value).decode() + '"'
+    if isinstance(value, (list, tuple)):
+        if all(type(item) is str for item in value):  # a vocabulary: at once, not item by item
+            return _escape(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        return "[" + ",".join(map(dumps, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted(value)) + "}"
+    if is_dataclass(value):
+        return "{" + ",".join(_struct_pairs(value)) + "}"
+    if isinstance(value, np.ndarray):
+        return _array(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _struct_pairs(value):
+    for field in fields(value):
+        kind, item = field.metadata["kind"], getattr(value, field.name)
+        if not (field.metadata["omit_empty"] and kind.is_empty(item)):
+            yield f'"{field.metadata["name"]}":{kind.encode(item)}'
+
+
+def _array(values: np.ndarray) -> str:
+    if values.dtype == np.float32:
+        return "[" + ",".join(number_text(item, np.float32) for item in values.tolist()) + "]"
+    return dumps(values.tolist())
+
+
+def _escape(text: str) -> str:
+    """`text` is JSON; the characters replaced can only stand inside its strings."""
+    if not text.isascii():
+        text = text.translate(_SURROGATES)
+    return text.translate(_HTML)
+
+
+def _compact(raw: str) -> str:
+    """Drop the white space outside strings and escape what Go escapes; numbers and escapes stay as written."""
+    pieces, inside, start = [], False, 0
+    for position, character in enumerate(raw):
+        if character == '"' and not _is_escaped(raw, position):
+            inside = not inside
+        elif not inside and character in " \t\r\n":
+            pieces.append(raw[start:position])
+            start = position + 1
+    pieces.append(raw[start:])
+    return _escape("".join(pieces))
+
+
+def _is_escaped(raw: str, position: int) -> bool:
+    backslashes = position - len(raw[:position].rstrip("\\"))
+    return backslashes % 2 == 1
+
+
+def shortest_digits(number, kind=np.float64) -> tuple[bool, str, int]:
+    """-> (negative, digits, point): the value is 0.DIGITS * 10^point, with the fewest digits that read back as the same `kind`."""
+    if number == 0:
+        return math.copysign(1, number) < 0, "0", 1
+    text, _, exponent = np.format_float_scientific(kind(number), unique=True, trim="-").partition("e")
+    return text.startswith("-"), text.lstrip("-").replace(".", ""), int(exponent) + 1
+
+
+def number_text(number, kind=np.float64) -> str:
+    """A float as encoding/json writes it: an exponent only below 1e-6 and from 1e21 on (floatEncoder)."""
+    if not math.isfinite(number):
+        raise UnsupportedValue(number)
+    if number and abs(number) < 1 << 24 and number == int(number):
+        return str(int(number))
+    negative, digits, point = shortest_digits(number, kind)
+    exponent = point - 1
+    if exponent < -6 or exponent >= 21:
+        text = mantissa(digits) + f"e{exponent:+d}"
+    else:
+        text = positional(digits, point)
+    return "-" + text if negative else text
+
+
+def mantissa(digits: str) -> str:
+    """One digit before the point: `1.25`, `3`."""
+    return f"{digits[0]}.{digits[1:]}".rstrip(".")
+
+
+def positional(digits: str, point: int) -> str:
+    """0.DIGITS * 10^point without an exponent."""
+    if point <= 0:
+        return "0." + "0" * -point + digits
+    if point >= len(digits):
+        return digits + "0" * (point - len(digits))
+    return digits[:point] + "." + digits[point:]
+
+
+def rfc3339_nano(nanoseconds: int, zone=None) -> str:
+    """Nanoseconds since 1970 -> `2024-02-03T04:05:06.789012-08:00`, zeros at the end of the fraction dropped; `zone` None is the local one."""
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone(zone)
+    text = f"{moment.year:04d}" + moment.strftime("-%m-%dT%H:%M:%S")
+    if fraction:
+        text += f".{fraction:09d}".rstrip("0")
+    offset = moment.strftime("%z")
+    return text + ("Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}")
+
+
+def now() -> str:
+    """The present moment in UTC, as `created_at` of every answer shows it."""
+    return rfc3339_nano(time.time_ns(), timezone.utc)

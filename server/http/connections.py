@@ -1,0 +1,261 @@
+"""Connections of clients: how large a request's head may be, how long a request may take to arrive, how many are open.
+
+In: a listening socket and an aiohttp runner. Out: `Site`, which accepts, and a `Connection` for each client. Heads are
+bounded as in Go's net/http; the times are settings. Near the limit of open files a new client takes the place of the
+one that was silent the longest.
+"""
+
+import asyncio
+import logging
+import resource
+import socket
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+
+from vkbackend import settings
+
+from ..errors import ApiError
+from . import paths, responses
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 1 << 20  # request line and headers together
+MAX_HEADERS = 16384
+HEAD_END = b"\r\n\r\n"
+LINGER_SECONDS = 0.5  # in which a client that still sends can read why it is refused, as in Go
+LOOK_SECONDS = 1.0  # between two looks for requests that no longer arrive
+RETRY_SECONDS = 0.5  # between two attempts to accept where there is no room
+WARNING_SECONDS = 60.0  # between two warnings about that
+RESERVED_FILES = 64  # that connections leave to models, blobs and registries
+
+
+class StalledBody(ApiError):
+    def __init__(self, seconds: float):
+        super().__init__(408, f"the body of the request stopped arriving for {seconds:g} s; send it again")
+
+
+class Connection(RequestHandler):
+    """One client. Uses `_messages`, `_request_count`, `_handle_request` and `_lingering_time` of aiohttp's protocol."""
+
+    def __init__(self, site: "Site", **options: Any):
+        # Fields may be as long as a whole head: the bound is that of all of them together.
+        super().__init__(
+            site.server,
+            loop=site.loop,
+            auto_decompress=False,
+            max_line_size=2 * MAX_HEAD_BYTES,
+            max_field_size=2 * MAX_HEAD_BYTES,
+            max_headers=MAX_HEADERS,
+            **options,
+        )
+        self._site = site
+        self._body = EMPTY_PAYLOAD  # of the request that came last
+        self._head_bytes = 0  # of the next request, as far as it has arrived
+        self._before = b""  # the last bytes of that
+        self._framing_bytes = 0  # of the body, since the last byte of its contents: sizes of chunks, trailers
+        self._is_answering = self._is_refused = False
+        self._silent_since = site.loop.time()  # the last bytes came, or the last answer was given
+        self._unread_bytes, self._unread_since = 0, self._silent_since  # of the answer, and since when they are as many
+        # Of the next request. None between requests: a connection may be kept open for later.
+        self._head_since: float | None = self._silent_since
+
+    @property
+    def silent_since(self) -> float | None:
+        """Time of the event loop at which a request stopped arriving; None while one that is complete is answered."""
+        return None if self._is_answering and self._body.is_eof() else self._silent_since
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        now = self._silent_since = self._site.loop.time()
+        if data and self._body.is_eof():  # aiohttp calls with none to parse what it has kept
+            self._head_since = self._head_since or now
+            end = (self._before + data).find(HEAD_END)
+            self._head_bytes += len(data) if end < 0 else end + len(HEAD_END) - len(self._before)
+            self._before = data[1 - len(HEAD_END) :]
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse()
+                return
+        known = self._request_count
+        body_bytes = self._body.total_bytes
+        super().data_received(data)
+        if self._request_count != known:
+            self._body = self._messages[-1][1]
+            self._head_bytes, self._before, self._head_since, self._framing_bytes = 0, b"", None, 0
+        elif not self._body.is_eof():
+            self._framing_bytes = 0 if self._body.total_bytes != body_bytes else self._framing_bytes + len(data)
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._site.connections.discard(self)
+        super().connection_lost(exc)
+
+    async def _handle_request(self, request, start_time, request_handler):
+        self._is_answering = True
+        try:
+            return await super()._handle_request(
+                request, start_time, _not_found if paths.is_too_deep(request.raw_path) else request_handler
+            )
+        finally:
+            self._is_answering = False
+            self._silent_since = self._site.loop.time()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer bytes that are no HTTP as Go does, without a traceback."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        log.debug("no HTTP from %s: %s", request.remote, exc.message)
+        answer = web.Response(status=400, text="400 Bad Request")
+        answer.force_close()
+        return answer
+
+    def _refuse(self) -> None:
+        """Answer 431, unless an answer is being sent, and read for a moment more.
+
+        A connection that is closed while its client sends is reset, and the client never reads why.
+        """
+        self._is_refused = True
+        transport = self.transport
+        if transport is None:
+            return
+        if self._is_answering:
+            self.force_close()
+            return
+        text = b"431 Request Header Fields Too Large"
+        transport.write(
+            b"HTTP/1.1 " + text + b"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" + text
+        )
+        transport.write_eof()
+        self._site.loop.call_later(LINGER_SECONDS, self.force_close)
+
+    def end_if_stalled(self, now: float, head_seconds: float, body_seconds: float) -> None:
+        if self.transport is None:
+            return
+        if not self.transport.is_reading():  # we are slow, not the client
+            self._silent_since = now
+        elif self._is_answering and not self._body.is_eof():
+            if now - self._silent_since > body_seconds:
+                self._lingering_time = 0.0
+                self._body.set_exception(StalledBody(body_seconds))
+        elif not self._is_answering and self._head_since is not None and now - self._head_since > head_seconds:
+            self.force_close()
+
+    def end_if_unread(self, now: float, seconds: float) -> None:
+        """Close the connection of a client that has read nothing of its answer for so long."""
+        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if unread == 0 or unread != self._unread_bytes:
+            self._unread_bytes, self._unread_since = unread, now
+        elif now - self._unread_since > seconds:
+            log.info("closing a connection: its client has read nothing for %g s", seconds)
+            self.transport.abort()
+
+    def drop(self) -> None:
+        self._site.connections.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+async def _not_found(request: web.BaseRequest) -> web.Response:
+    return responses.plain(404, "404 page not found")
+
+
+class Site(web.BaseSite):
+    """Accepts on `listening` from `start` to `stop`. options: of aiohttp's RequestHandler."""
+
+    def __init__(self, runner: web.AppRunner, listening: socket.socket, **options: Any):
+        super().__init__(runner)
+        self.server, self.loop = runner.server, asyncio.get_running_loop()
+        self.connections: set[Connection] = set()
+        self._socket, self._options = listening, options
+        self._most, self._warned_at = most_connections(), -WARNING_SECONDS
+
+    @property
+    def name(self) -> str:
+        return f"http://{self._socket.getsockname()}"
+
+    async def start(self) -> None:
+        await super().start()
+        self._socket.setblocking(False)
+        self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._look())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.close()
+        await super().stop()
+
+    def _connection(self) -> Connection:
+        connection = Connection(self, **self._options)
+        self.connections.add(connection)
+        return connection
+
+    async def _accept(self) -> None:
+        while True:
+            if not self._make_room():
+                await self._wait(f"all {self._most} connections are in use")
+                continue
+            try:
+                accepted, _ = await self.loop.sock_accept(self._socket)
+                await self.loop.connect_accepted_socket(self._connection, accepted)
+            except ConnectionError:  # the client has left already
+                continue
+            except OSError as error:
+                await self._wait(error.strerror or str(error))
+            except Exception:
+                log.exception("a client could not be accepted")
+
+    async def _wait(self, reason: str) -> None:
+        if self.loop.time() - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = self.loop.time()
+            log.warning("new clients wait: %s; raise `ulimit -n`, or LimitNOFILE of a service", reason)
+        await asyncio.sleep(RETRY_SECONDS)
+
+    def _make_room(self) -> bool:
+        """Whether one more connection can be opened; it may take the place of the one that was silent the longest."""
+        if len(self.connections) < self._most:
+            return True
+        silent = [
+            connection
+            for connection in self.connections
+            if connection.transport is not None and connection.silent_since is not None
+        ]
+        if not silent:
+            return False
+        min(silent, key=lambda connection: connection.silent_since).drop()
+        return True
+
+    async def _look(self) -> None:
+        head_seconds, body_seconds = settings.get("VKBACKEND_HEADER_SECONDS"), settings.get("VKBACKEND_BODY_SECONDS")
+        unread_seconds = settings.get("VKBACKEND_UNREAD_SECONDS")
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for connection in list(self.connections):
+                connection.end_if_stalled(self.loop.time(), head_seconds, body_seconds)
+                connection.end_if_unread(self.loop.time(), unread_seconds)
+
+
+def raise_file_limit() -> None:
+    """The soft limit of open files to the hard one, as programs in Go do at their start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("at most %d files can be open: %s", soft, error)
+
+
+def most_connections() -> int:
+    """As many as the limit of open files allows, less what the rest of the server needs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 20
+    return max(limit - RESERVED_FILES, limit // 2)

@@ -1,0 +1,177 @@
+"""Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain answers, progress streams."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+
+from aiohttp import web
+
+from vkbackend.errors import VkbackendError
+
+from .. import pools
+from ..errors import ApiError
+from ..go import encode
+from ..go.binding import BindError, bind
+from ..go.decode import JSONSyntaxError
+from ..library.model import StoreBusy
+from ..wire.native import ProgressResponse
+from . import limits
+from .running import SHUTTING_DOWN, was_cut_off
+
+log = logging.getLogger(__name__)
+
+JSON, PLAIN_JSON, NDJSON = "application/json; charset=utf-8", "application/json", "application/x-ndjson"
+
+MOST_TASKS = 64  # creations, pulls and pushes at the same time
+MOST_LINES = 64  # of a task that wait for a slow client
+_num_tasks = 0  # that run; of the event loop alone
+LARGE_BODY = 32 << 10  # bytes; up to 15 ms
+
+
+class EmptyResponse(web.Response):
+    """An answer without a body and without a Content-Type."""
+
+
+def empty(status: int, headers: dict | None = None) -> EmptyResponse:
+    return EmptyResponse(status=status, headers=headers)
+
+
+def plain(status: int, text: str, headers: dict | None = None) -> web.Response:
+    return web.Response(status=status, body=text.encode(), headers={"Content-Type": "text/plain"} | (headers or {}))
+
+
+def json_answer(value, status: int = 200, content_type: str = JSON) -> web.Response:
+    return web.Response(status=status, body=encode.dumps(value).encode(), headers={"Content-Type": content_type})
+
+
+def error_answer(status: int, message: str, content_type: str = JSON) -> web.Response:
+    return json_answer({"error": message}, status, content_type)
+
+
+async def bound(request: web.Request, cls, bind=bind):
+    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises what `bind` does, and
+    ApiError 413."""
+    body = await limits.read_body(request)
+    pools.body_bytes.set(len(body))
+    return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body)
+
+
+async def read(request: web.Request, cls):
+    """The request's body as a `cls` of messages.py. Raises ApiError 400 in Ollama's words."""
+    try:
+        return await bound(request, cls)
+    except JSONSyntaxError as error:
+        raise ApiError(400, "missing request body" if error.is_empty_body else str(error)) from None
+    except BindError as error:
+        raise ApiError(400, str(error)) from None
+
+
+class Report:
+    """What a long task tells: `report(status)`, or with `digest`, `total` and `completed` in bytes. `cancelled` is set once the client has left;
+    a task that can be gone on with later ends then, others take no notice."""
+
+    def __init__(self, send):
+        self.cancelled = threading.Event()
+        self._send = send
+
+    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0):
+        self._send(ProgressResponse(status, digest, total, completed))
+
+
+class _Lines:
+    """What a task has told and nobody has sent yet. Of a long task whose client does not read, only the latest of each kind is kept."""
+
+    def __init__(self):
+        self._waiting: deque = deque()
+        self._any = asyncio.Event()
+
+    def put(self, event: ProgressResponse | Exception | None) -> None:
+        if len(self._waiting) >= MOST_LINES and isinstance(event, ProgressResponse):
+            for at in reversed(range(len(self._waiting))):
+                if (self._waiting[at].status, self._waiting[at].digest) == (event.status, event.digest):
+                    del self._waiting[at]
+                    break
+        self._waiting.append(event)
+        self._any.set()
+
+    async def get(self) -> ProgressResponse | Exception | None:
+        while not self._waiting:
+            self._any.clear()
+            await self._any.wait()
+        return self._waiting.popleft()
+
+
+async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
+    """Run `work(report: Report)` in a thread; each report is a line of NDJSON, or only the last one the answer.
+
+    An error before the first line sets the status; after it, it is a last line.
+    """
+    global _num_tasks
+    loop, events = asyncio.get_running_loop(), _Lines()
+    report = Report(lambda line: loop.call_soon_threadsafe(events.put, line))
+    if _num_tasks >= MOST_TASKS:
+        raise ApiError(503, f"the server is busy with {MOST_TASKS} tasks; send the request again later")
+
+    def run():
+        try:
+            work(report)
+            end = None
+        except Exception as error:
+            end = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(ended, end)
+
+    def ended(end):
+        global _num_tasks
+        _num_tasks -= 1
+        events.put(end)
+
+    # A thread of its own: a pull may take hours.
+    _num_tasks += 1
+    threading.Thread(target=run, name="task").start()
+    try:
+        return await (_stream if stream else _last)(request, events)
+    finally:
+        report.cancelled.set()  # of no effect on a task that has ended
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, StoreBusy):
+        return 503, str(error)
+    if isinstance(error, (VkbackendError, OSError)):
+        return 500, str(error)
+    log.error("a task failed", exc_info=error)
+    return 500, f"{type(error).__name__}: {error}"
+
+
+async def _last(request, events) -> web.Response:
+    latest = ProgressResponse()
+    while isinstance(event := await events.get(), ProgressResponse):
+        latest = event
+    if event is not None:
+        return error_answer(*_status_of(event), PLAIN_JSON)
+    return json_answer(latest, content_type=PLAIN_JSON)
+
+
+async def _stream(request, events) -> web.StreamResponse:
+    event = await events.get()
+    if isinstance(event, Exception):
+        return error_answer(*_status_of(event), PLAIN_JSON)
+    response = web.StreamResponse(headers={"Content-Type": NDJSON})
+    await response.prepare(request)
+    try:
+        while event is not None:
+            line = event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]}
+            await response.write(encode.dumps(line).encode() + b"\n")
+            if not isinstance(event, ProgressResponse):
+                break
+            event = await events.get()
+    except asyncio.CancelledError:
+        if not was_cut_off(request):
+            raise
+        await response.write(encode.dumps({"error": SHUTTING_DOWN}).encode() + b"\n")
+    await response.write_eof()
+    return response

@@ -1,0 +1,75 @@
+"""gemma3, the text model: names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn halves.
+
+Defaults are those of Hugging Face's Gemma3TextConfig: config.json of the larger models names only what differs. Their vision part is left out.
+"""
+
+import numpy as np
+
+from .config import Config
+from .llama import NAMES as LLAMA_NAMES
+from .llama import translated
+from .source import CannotConvert
+
+NAMES = LLAMA_NAMES | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "post_attention_norm",
+                       "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+GLOBAL_EVERY = 6        # layers 5, 11, 17... see the whole context
+LOCAL_ROPE_BASE = 10000.0
+
+
+IS_TIED = True
+# Where the text model stands beside a vision part: before and since version 4.52 of transformers.
+TEXT_PARTS = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
+VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+def tensor_name(name: str) -> str | None:
+    if name.startswith(VISION_PARTS):
+        return None
+    for beginning, text in TEXT_PARTS.items():
+        if name.startswith(beginning):
+            name = text + name.removeprefix(beginning)
+    return translated(name, NAMES, "gemma3")
+
+
+def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
+    """-> (metadata, further tensors). Raises CannotConvert for what gemma3 models do not do where they run here."""
+    num_layers, head_dim = config.whole("num_hidden_layers"), config.whole("head_dim", 256)
+    base, scaling = config.rope("full_attention")
+    local_base, _ = config.rope("sliding_attention")
+    if "rope_local_base_freq" in config or "rope_parameters" not in config:
+        local_base = config.number("rope_local_base_freq", LOCAL_ROPE_BASE)
+    is_local = _local_layers(config, num_layers)
+    if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (None, LOCAL_ROPE_BASE):
+        raise CannotConvert(f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the others turning "
+                            f"by a base of {LOCAL_ROPE_BASE:g}; this one differs")
+    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers,
+              "gemma3.context_length": config.whole("max_position_embeddings", 131072),
+              "gemma3.embedding_length": config.whole("hidden_size"), "gemma3.feed_forward_length": config.whole("intermediate_size"),
+              "gemma3.attention.head_count": config.whole("num_attention_heads", 8),
+              "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
+              "gemma3.attention.key_length": head_dim, "gemma3.attention.value_length": head_dim,
+              "gemma3.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
+              "gemma3.attention.sliding_window": config.whole("sliding_window", 4096),
+              "gemma3.attention.sliding_window_pattern": np.array(is_local),
+              "gemma3.rope.freq_base": base or 1_000_000.0, "gemma3.rope.local.freq_base": LOCAL_ROPE_BASE}
+    if "final_logit_softcapping" in config:
+        values["gemma3.final_logit_softcapping"] = config.number("final_logit_softcapping")
+    if scaling is None:
+        return values, {}
+    if scaling.rope_type() != "linear":
+        raise CannotConvert(f"config.json: rope scaling {scaling.rope_type()!r} is not supported; supported is linear")
+    return values | {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": scaling.number("factor")}, {}
+
+
+def _local_layers(config: Config, num_layers: int) -> list[bool]:
+    """Which layers look back only as far as the window; config.json says it layer by layer, or by a period."""
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) == num_layers:
+        return [kind == "sliding_attention" for kind in kinds]
+    period = config.whole("sliding_window_pattern", config.whole("_sliding_window_pattern", GLOBAL_EVERY))
+    return [layer % period != period - 1 for layer in range(num_layers)]
+
+
+def change(name: str, shape: tuple[int, ...], config: Config) -> tuple[None, float]:
+    """-> (the order of rows, what is added)."""
+    return None, 1.0 if name.endswith("_norm.weight") else 0.0

@@ -1,0 +1,106 @@
+"""A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place in the store."""
+
+from functools import partial
+
+from ... import pools
+from ..model import MANIFEST_TYPE, Layer
+from ..store import Store
+from . import manifest
+from .client import Client, Credentials, read_at_most
+from .download import join, leave
+from .endpoint import Endpoint, resolve
+from .errors import Refused, RegistryError
+from .limits import Limits
+from .partial import check_room, folder_of, num_present, remove_stale
+
+MOST_ROUNDS = 3  # of bringing blobs: others may delete what was just brought
+
+
+async def pull_model(store: Store, text: str, report, insecure: bool, credentials: Credentials, limits: Limits) -> None:
+    endpoint = resolve(text, insecure)
+    report("pulling manifest")
+    contents = await _manifest(endpoint, credentials, limits)
+    config, layers = manifest.parse(contents, endpoint.name.shortest)
+    wanted = list({layer.digest: layer for layer in [*layers, config] if layer.digest}.values())
+    await pools.run_to_end("registry", _prepare, store, wanted)
+    for _ in range(MOST_ROUNDS):
+        await _fetch(store, wanted, endpoint, report, credentials, limits)
+        report("writing manifest")
+        if await pools.run_to_end("registry", _write, store, endpoint, contents, wanted):
+            report("success")
+            return
+    raise RegistryError(f"blobs of {endpoint.name.shortest} vanish from {store.blobs} as fast as they come; is something else deleting them?")
+
+
+async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits) -> bytes:
+    async with Client(endpoint, credentials, limits) as client:
+        async def attempt():
+            async with client.open("GET", endpoint.manifest_url, {"Accept": MANIFEST_TYPE}) as response:
+                return await read_at_most(response, manifest.LARGEST_BYTES)
+        try:
+            return await client.retried(attempt, is_first=True)
+        except Refused as error:
+            if error.status == 404:
+                raise RegistryError(f"pull model manifest: file does not exist: {endpoint.base.host} knows no {endpoint.name.shortest}; "
+                                    "look at its name and tag") from None
+            raise RegistryError(f"pull model manifest: {error}") from None
+        except RegistryError as error:
+            raise RegistryError(f"pull model manifest: {error}") from None
+
+
+def _prepare(store: Store, wanted: list[Layer]) -> None:
+    """Clears away what old pulls left, and sees that there is room."""
+    blobs, folder = store.blobs, folder_of(store)
+    remove_stale(folder)
+    missing = sum(max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer))
+    check_room(blobs, missing)
+
+
+def _is_there(store: Store, layer: Layer) -> bool:
+    """By its size only: what is in the store was checked when it came."""
+    try:
+        size = store.blob_path(layer.digest).stat().st_size
+    except OSError:
+        return False
+    return size == layer.size or not layer.size
+
+
+async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, credentials: Credentials, limits: Limits) -> None:
+    """One blob after the other, each in parts; then their digests."""
+    followed, fetched = [], []
+    try:
+        for layer in wanted:
+            tell = partial(_tell, report, layer)
+            if _is_there(store, layer):
+                tell(store.blob_path(layer.digest).stat().st_size, layer.size)
+                continue
+            is_own = False
+            while not is_own:
+                download, is_own = join(store, layer, endpoint, credentials, limits)
+                followed.append(download)
+                try:
+                    await download.watch(tell)
+                    fetched.append((download, tell))
+                    break
+                except RegistryError:
+                    if is_own:
+                        raise  # else it was another's registry that failed; ours may do better
+        report("verifying sha256 digest")
+        for download, tell in fetched:
+            await download.watch_to_the_end(tell)
+    finally:
+        for download in followed:
+            await leave(download)
+
+
+def _tell(report, layer: Layer, completed: int, total: int) -> None:
+    report(f"pulling {layer.digest[7:19]}", layer.digest, total or layer.size, completed)
+
+
+def _write(store: Store, endpoint: Endpoint, contents: bytes, wanted: list[Layer]) -> bool:
+    """False where blobs have gone in the meantime: with a model deleted that shared them."""
+    with store.lock:
+        if not all(_is_there(store, layer) for layer in wanted):
+            return False
+        store.write_manifest_bytes(store.existing_name(endpoint.name), contents)
+    return all(_is_there(store, layer) for layer in wanted)

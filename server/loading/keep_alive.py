@@ -1,0 +1,31 @@
+"""How long models stay loaded and may take to load, as the environment says. Out: nanoseconds."""
+
+from vkbackend import settings
+
+from ..go import durations
+
+FIVE_MINUTES = 300 * durations.SECOND
+
+
+def default_keep_alive() -> int:
+    """OLLAMA_KEEP_ALIVE in nanoseconds; negative is for ever, and 5 minutes is what cannot be read."""
+    value = _duration("OLLAMA_KEEP_ALIVE")
+    return durations.FOREVER if value < 0 else value
+
+
+def load_timeout() -> int:
+    """OLLAMA_LOAD_TIMEOUT in nanoseconds; 0 and negative are for ever, and 5 minutes is what cannot be read."""
+    value = _duration("OLLAMA_LOAD_TIMEOUT")
+    return value if value > 0 else durations.FOREVER
+
+
+def _duration(name: str) -> int:
+    """A duration (1h30m) or a number of seconds -> nanoseconds, at most FOREVER; 5 minutes where it is neither."""
+    text = settings.get(name)
+    try:
+        return durations.parse(text)
+    except ValueError:
+        try:
+            return min(int(text) * durations.SECOND, durations.FOREVER)
+        except ValueError:
+            return FIVE_MINUTES

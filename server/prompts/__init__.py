@@ -1,0 +1,1 @@
+"""How prompts are written: Go templates, Jinja templates, built-in renderers, and the choice between them."""

@@ -1,0 +1,65 @@
+"""Tools, thoughts and tool calls, as far as the text of a Jinja template tells of them. Nothing is run for it."""
+
+import functools
+
+from ..marks import CODER_TAG
+
+THINKING_TAGS = (
+    ("<think>", "</think>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+)
+CALL_TAGS = (
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    "<|tool▁calls▁begin|>",
+    "<｜tool▁calls▁begin｜>",
+    "<|tool_calls_section_begin|>",
+    "<|tool_call|>",
+    "<|tool_call_start|>",
+    "<tool_calls>",
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _uses_of_tools(text: str) -> frozenset[str]:
+    """How code uses the word: as "variable", as "key" (`message.tools`, `message["tools"]`). Comments do not count."""
+    from jinja2 import Environment, TemplateSyntaxError  # on first use: most models have a Go template
+
+    uses, before = set(), ""
+    try:
+        for _, kind, value in Environment().lex(text):
+            if kind == "name" and value == "tools":
+                uses.add("key" if before == "." else "variable")
+            elif kind == "string" and value[1:-1] == "tools":
+                uses.add("key")
+            if kind != "whitespace":
+                before = value
+    except TemplateSyntaxError:
+        return frozenset()
+    return frozenset(uses)
+
+
+def knows_tools(text: str) -> bool:
+    return bool(_uses_of_tools(text))
+
+
+def reads_tools_from_messages(text: str) -> bool:
+    """Whether tools may stand under the key `tools` of a message, as in Phi-4-mini's template."""
+    return "key" in _uses_of_tools(text)
+
+
+def thinking_tags(text: str) -> tuple[str, str]:
+    """What stands around thoughts, or empty texts."""
+    return next((tags for tags in THINKING_TAGS if tags[1] in text), ("", ""))
+
+
+def tool_tag(text: str) -> str:
+    """A word of the text that begins a tool call, or nothing."""
+    if all(tag in text for tag in ("<tool_call>", "<function=", "<parameter=")):
+        return CODER_TAG
+    return next((tag for tag in CALL_TAGS if tag in text), "")

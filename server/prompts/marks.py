@@ -1,0 +1,79 @@
+"""Marks in a template: the tags around a model's thinking.
+"""
+
+
+from ..go.text import SPACE
+from .gotemplate import Template, nodes
+
+
+def thinking_tags(template: Template) -> tuple[str, str]:
+    """The texts right before and after `.Thinking` where a template loops over `.Messages`: (`<think>`, `</think>`), or empty ones."""
+    opening = closing = ""
+    for tree in template.trees.values():
+        for ancestors in _uses_of_thinking(tree, []):
+            loop = next((node for node in reversed(ancestors) if isinstance(node, nodes.Branch) and node.kind == "range"), None)
+            if loop is None or not _uses_messages(loop.pipe):
+                continue
+            body = next(node for node in reversed(ancestors) if isinstance(node, nodes.List))
+            first, last = body.nodes[0], body.nodes[-1]
+            opening = first.text.strip() if isinstance(first, nodes.Text) else opening
+            closing = last.text.strip() if isinstance(last, nodes.Text) else closing
+    return opening, closing
+
+def _children(node):
+    for value in vars(node).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, nodes.Node):
+                yield item
+
+def _uses_of_thinking(node, ancestors):
+    """The ancestors, outermost first, of each `.Thinking`."""
+    ancestors = [*ancestors, node]
+    if isinstance(node, nodes.Field) and node.names[:1] == ["Thinking"]:
+        yield ancestors
+    for child in _children(node):
+        yield from _uses_of_thinking(child, ancestors)
+
+def _uses_messages(node) -> bool:
+    """Whether `.Messages` (not `$.Messages`: the original does not look there) stands in a pipeline."""
+    if isinstance(node, nodes.Field) and node.names[:1] == ["Messages"]:
+        return True
+    return any(_uses_messages(child) for child in _children(node))
+
+
+def tag_of(template: Template) -> str:
+    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up to a brace; else `{`."""
+    branch = _first_branch(template.trees[""])
+    text = None if branch is None else _first_text(branch.body)
+    tag = "" if text is None else text.strip(SPACE).replace("\r\n", "\n").partition("{")[0]
+    return tag or "{"
+
+def _first_branch(tree) -> nodes.Branch | None:
+    for node in tree.nodes:
+        if not isinstance(node, nodes.Branch):
+            continue
+        if node.kind == "if" and _names_calls(node.pipe):
+            return node
+        for body in (node.body, node.otherwise):
+            found = None if body is None else _first_branch(body)
+            if found is not None:
+                return found
+    return None
+
+def _names_calls(pipe) -> bool:
+    return any(isinstance(argument, nodes.Field) and "ToolCalls" in argument.names for command in pipe.commands for argument in command.arguments)
+
+def _first_text(tree) -> str | None:
+    """The first text, not looking past an action or a branch that has none."""
+    for node in tree.nodes:
+        if isinstance(node, nodes.Text):
+            return node.text
+        if isinstance(node, nodes.Branch):
+            bodies = [body for body in (node.body, node.otherwise) if body is not None]
+            return next((text for text in map(_first_text, bodies) if text is not None), None)
+        if isinstance(node, nodes.Action):
+            return None
+    return None
+
+
+CODER_TAG = "<tool_call>\n<function="  # what begins a call that Qwen3CoderParser reads

@@ -1,1 +1,0 @@
-"""What running the server as a service takes: request ids, the log, metrics, limits, an orderly end, the OpenAPI document."""
