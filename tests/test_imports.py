@@ -1,56 +1,36 @@
-"""Imports only point onward along a token's way (docs/architecture.md): a part knows what comes after it, never what comes before."""
+"""Imports point down the layers of pyproject.toml (docs/architecture.md), and the package has one name."""
 
-import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# In the order of the way; a part may import itself and parts after it. `settings`, `errors`, `gguf` are for everyone.
-WAY = ["server", "vkbackend.check", "vkbackend.bench", "vkbackend.session", "vkbackend.engine", "vkbackend.models.load", "vkbackend.graph",
-       "vkbackend.ops", "vkbackend.device"]
-LEAVES = ["vkbackend.tokenizer", "vkbackend.gguf", "vkbackend.settings", "vkbackend.errors", "vkbackend.progress", "vkbackend._native"]
-ENTRY_POINTS = ("vkbackend", "vkbackend.__main__")  # public names, looked up on first use; the command
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def lint(config: Path) -> subprocess.CompletedProcess:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", config]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def imported(path: Path):
-    """Absolute names of what a file imports, wherever in it."""
-    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
-            source = ".".join(part for part in (base, node.module) if part)
-            for alias in node.names:  # `from .. import settings` imports vkbackend.settings
-                yield f"{source}.{alias.name}" if part_of(f"{source}.{alias.name}") != part_of(source) else source
+def test_imports_point_down():
+    done = lint(ROOT / "pyproject.toml")
+    assert done.returncode == 0, done.stdout
 
 
-def part_of(name: str) -> str | None:
-    """The entry of WAY or LEAVES that a module belongs to."""
-    return next((part for part in WAY + LEAVES if name == part or name.startswith(part + ".")), None)
+def test_the_rule_can_be_broken(tmp_path):
+    text = (ROOT / "pyproject.toml").read_text()
+    turned = text.replace('"vkbackend.ops",\n    "vkbackend.device",', '"vkbackend.device",\n    "vkbackend.ops",')
+    assert turned != text
+    (tmp_path / "pyproject.toml").write_text(turned)
+    done = lint(tmp_path / "pyproject.toml")
+    assert done.returncode != 0 and "vkbackend.ops.rope -> vkbackend.device.dispatch" in done.stdout
 
 
-def violations() -> list[str]:
-    wrong = []
-    for path in [*(ROOT / "vkbackend").rglob("*.py"), *(ROOT / "server").rglob("*.py")]:
-        name, own = module_name(path), part_of(module_name(path))
-        for target in imported(path):
-            other = part_of(target)
-            if other is None or other == own or name in ENTRY_POINTS or own in WAY and other in LEAVES:
-                continue
-            if own is None or own in LEAVES and other in WAY or own in WAY and WAY.index(other) < WAY.index(own):
-                wrong.append(f"{name} imports {target}")
-    return wrong
-
-
-def test_imports_point_onward():
-    assert violations() == []
-
-
-def test_the_rule_can_be_broken(monkeypatch):
-    monkeypatch.setattr(f"{__name__}.WAY", WAY[::-1])
-    assert "vkbackend.ops.rope imports vkbackend.device.dispatch" in violations()
+def test_the_server_is_imported_by_one_name(tmp_path):
+    """A package called `server` in site-packages would collide with anybody's."""
+    program = (
+        "import importlib.util, vkbackend.server.cli.main; "
+        "assert importlib.util.find_spec('server') is None, 'there is a bare `server`'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ import sys
 import threading
 
 from vkbackend.device import selection
-from vkbackend.placement import gpus
 from vkbackend.engine.request import Finished, GenerationRequest, Piece, SamplingOptions
+from vkbackend.placement import gpus
 from vkbackend.placement.opening import open_engine
 
 
