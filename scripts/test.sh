@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs all tests. Arguments go to pytest. With CI=1 whatever is missing (drivers, layers, models, recordings) is a failure.
+# Sets up what is missing, then runs all tests, or with --quick those that need no device, model or server and take no time. Arguments go to pytest. With CI=1 whatever is missing (drivers, layers, models, recordings) is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+quick=()
+if [ "${1:-}" = --quick ]; then
+  shift
+  quick=(-m "not (device or model or live or registry or clients or soak or slow)" -W error::pytest.PytestUnraisableExceptionWarning)
+fi
 bash scripts/setup.sh --tests
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest "${quick[@]}" "$@"

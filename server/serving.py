@@ -117,6 +117,7 @@ def own_server() -> Iterator[str]:
         asyncio.run_coroutine_threadsafe(service.stop(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
 
 
 async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from dataclasses import replace
 
+import markers
 import pytest
 import vulkan_drivers
 from vulkan_drivers import DEFAULT, Driver, missing
@@ -80,3 +81,9 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("measured")
         for line in _figures:
             terminalreporter.line(line)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name in markers.of(item):
+            item.add_marker(name)

@@ -1,0 +1,211 @@
+"""Markers of a test, by what it uses: its fixtures, and the functions that it, its fixtures and their helpers name.
+
+SLOW names tests that take too long for `scripts/test.sh --quick`.
+"""
+
+import inspect
+import sys
+from types import CodeType, FunctionType, ModuleType
+
+from places import TESTS
+
+FIXTURES = dict.fromkeys(("device", "integrated_device", "discrete_device", "driver"), "device")
+USES = {
+    "vulkan_drivers.run_on": "device",
+    "vulkan_drivers.start": "device",
+    "vkbackend.session.Session": "device",
+    "vkbackend.device.context.Device": "device",
+    "starter_models.model_path": "model",
+    "live_server.LiveServer": "live",
+    "live_server.wait_for_port": "live",
+    "subprocess.Popen": "live",
+    "subprocess.run": "live",
+    "docker_registry.DockerRegistry": "registry",
+    "clients_world.serving": "clients",
+    "many_clients.soak": "soak",
+    "many_streams.run": "soak",
+    "shared_data.shared": "recorded",
+}
+MODULES = {name.rpartition(".")[0] for name in USES}
+SLOW = {  # too slow for the quick run, whatever they need: file -> tests
+    "test_bench_bars.py": (
+        "test_host_share_grows_with_what_the_host_does",
+    ),
+    "test_bench_compare.py": (
+        "test_clients_that_ask_at_the_same_time",
+    ),
+    "test_builtin_match.py": (
+        "test_a_near_text_that_writes_something_else_is_kept",
+    ),
+    "test_cli.py": (
+        "test_bench_of_the_hosts_share",
+        "test_bench_on_a_device",
+        "test_bench_refuses_what_does_not_go_together",
+        "test_create_says_which_layers_are_new",
+        "test_run_serves_itself",
+    ),
+    "test_cli_run.py": (
+        "test_a_conversation_on_a_terminal",
+        "test_doctor_finds_what_is_wrong",
+        "test_doctor_writes_what_a_bug_report_needs",
+        "test_tokens_and_what_else_was_likely",
+    ),
+    "test_convert.py": (
+        "test_sentencepieces_own_file",
+        "test_weights_and_tokens_come_back",
+    ),
+    "test_convert_refusals.py": (
+        "test_any_byte_may_be_wrong",
+        "test_any_value_of_a_json_file_may_be_odd",
+    ),
+    "test_convert_shapes.py": (
+        "test_what_config_json_leaves_out_takes_its_default",
+    ),
+    "test_crash.py": (
+        "test_no_text_in_a_request_leads_out_of_the_store",
+    ),
+    "test_create_pulls.py": (
+        "test_texts_that_could_not_be_read_back_are_not_written",
+    ),
+    "test_delete_loaded.py": (
+        "test_a_deleted_model_leaves_memory",
+    ),
+    "test_embed.py": (
+        "test_a_large_answer_does_not_hold_up_the_event_loop",
+        "test_embeddings_that_are_no_numbers_are_an_error",
+        "test_recorded_conversations",
+    ),
+    "test_generate.py": (
+        "test_a_large_request_holds_up_nobody",
+        "test_refusals",
+    ),
+    "test_gguf.py": (
+        "test_random_damage_never_escapes",
+    ),
+    "test_gotemplate.py": (
+        "test_a_template_costs_neither_all_time_nor_all_memory",
+    ),
+    "test_handlers_inference.py": (
+        "test_every_token_has_its_log_probability",
+        "test_recorded_conversations",
+    ),
+    "test_imports.py": (
+        "test_imports_point_onward",
+        "test_the_rule_can_be_broken",
+    ),
+    "test_invalid_names.py": (
+        "test_a_long_text_is_shown_by_its_beginning",
+    ),
+    "test_jinja.py": (
+        "test_hostile_templates",
+    ),
+    "test_kv_cache.py": (
+        "test_requests_that_come_and_go_at_random",
+    ),
+    "test_limits.py": (
+        "test_a_million_json_values_are_read_and_one_more_is_refused",
+    ),
+    "test_load_progress.py": (
+        "test_a_load_counts_the_bytes_of_the_file",
+        "test_a_load_is_told_in_front_of_the_answer",
+        "test_nothing_is_told_unasked_or_outside_of_a_stream",
+        "test_run_shows_a_bar_on_a_terminal_only",
+    ),
+    "test_loaded_models.py": (
+        "test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes",
+    ),
+    "test_long_texts.py": (
+        "test_a_text_that_cannot_fit_takes_little_time_and_memory",
+    ),
+    "test_malformed.py": (
+        "test_no_malformed_request_is_an_error_of_the_server",
+    ),
+    "test_openai_extras.py": (
+        "test_no_odd_value_is_an_error_of_the_server",
+    ),
+    "test_parallel.py": (
+        "test_num_parallel_says_how_many_run_together",
+    ),
+    "test_quantize.py": (
+        "test_a_large_tensor_takes_little_memory",
+        "test_a_model_is_quantized_from_another",
+        "test_types_of_the_small_mixtures",
+    ),
+    "test_run_shader.py": (
+        "test_any_bytes_of_glsl_compile_or_are_errors",
+    ),
+    "test_sampler.py": (
+        "test_candidates_give_what_the_whole_row_gives",
+    ),
+    "test_schema.py": (
+        "test_a_schema_of_many_patterns_and_references_is_read_at_once",
+    ),
+    "test_service.py": (
+        "test_a_stream_that_outlasts_the_drain_time_gets_a_last_line",
+        "test_foreign_hosts_and_origins_get_403_on_every_route",
+    ),
+    "test_several_models.py": (
+        "test_a_model_in_use_gives_way_after_its_users_and_takes_no_new_ones_before_the_one_who_waits",
+        "test_as_many_give_way_as_the_memory_asks_for_and_it_is_free_before_the_next_load",
+        "test_the_limit_is_three_for_each_device",
+    ),
+    "test_store_entries.py": (
+        "test_an_odd_blob_is_an_error_that_names_the_model",
+    ),
+    "test_store_lock.py": (
+        "test_a_thread_waits_for_another_thread_no_longer_than_for_a_program",
+    ),
+}
+
+
+def of(item) -> set[str]:
+    """The names of the markers that belong to a collected test."""
+    file, function = item.path.name, item.originalname
+    chosen = item.callspec.params.values() if hasattr(item, "callspec") else ()  # fixtures that a parameter names
+    found = {FIXTURES[name] for name in (*item.fixturenames, *chosen) if isinstance(name, str) and name in FIXTURES}
+    if function in SLOW.get(file, ()):
+        found.add("slow")
+    for definitions in item._fixtureinfo.name2fixturedefs.values():
+        found |= _marks(definitions[-1].func)
+    return found | _marks(item.function)
+
+
+_known: dict[FunctionType, set[str]] = {}
+
+
+def _marks(function) -> set[str]:
+    """Of what a function names, directly or through helpers in tests/."""
+    function = inspect.unwrap(function)
+    if not isinstance(function, FunctionType):
+        return set()
+    if function not in _known:
+        _known[function] = set()  # for functions that call each other
+        found: set[str] = set()
+        for value in _named(function):
+            name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+            if name in USES:
+                found.add(USES[name])
+            elif isinstance(value, type) and _is_ours(value.__module__):
+                for member in vars(value).values():
+                    found |= _marks(getattr(member, "__func__", member))
+            elif callable(value) and _is_ours(getattr(value, "__module__", None)):
+                found |= _marks(value)
+        _known[function] = found
+    return _known[function]
+
+
+def _named(function: FunctionType) -> list:
+    """The objects that the code of a function names: globals, and attributes of modules among them."""
+    names = _names(function.__code__)
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    modules = [value for value in values if isinstance(value, ModuleType) and (value.__name__ in MODULES or _is_ours(value.__name__))]
+    return values + [getattr(module, name) for module in modules for name in names if hasattr(module, name)]
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _is_ours(module: str | None) -> bool:
+    return str(getattr(sys.modules.get(module or ""), "__file__", "")).startswith(f"{TESTS}/")

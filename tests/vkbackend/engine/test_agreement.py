@@ -1,0 +1,78 @@
+"""The numbers can be trusted: next-token log-probabilities of a 512-token English text, Vulkan against the numpy twins and against
+llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are printed: pytest -s, or the summary.
+"""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from places import DATA
+from starter_models import model_path
+
+from vkbackend.session import Session
+
+MODELS = ("smollm2", "gemma3")
+
+
+@lru_cache(maxsize=None)
+def recorded(name: str) -> dict:
+    return json.loads((DATA / f"prompt_logprobs_{name}.json").read_text())
+
+
+@lru_cache(maxsize=None)
+def score(name: str, device, kv_type: str) -> tuple[np.ndarray, np.ndarray]:
+    """-> log-probability of each token after the first, most likely token at each position."""
+    tokens = recorded(name)["tokens"]
+    session = Session(model_path(name), device, kv_type=kv_type)
+    logprobs, best = [], []
+    for following, row in zip(tokens[1:], session.rows(tokens[:-1])):
+        logprobs.append(float(row.full()[following]) - row.log_sum_exp)
+        best.append(int(row.ids[0]))
+    return np.array(logprobs), np.array(best)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def twins(request):
+    return request.param, score(request.param, None, "f32")
+
+
+def test_tokens_are_those_that_llama_cpp_scored(twins):
+    name = twins[0]
+    tokenizer = Session(model_path(name)).tokenizer
+    assert tokenizer.encode((DATA / "english.txt").read_text())[:512] == recorded(name)["tokens"]
+
+
+@pytest.mark.parametrize("kv_type, bar", [("f32", 1e-3), ("f16", 5e-3), ("q8_0", 4e-2)])
+def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
+    """Of each cache against twins that store f32. q8_0 keeps 8 bits, which is what its bars are about."""
+    name, (expected, best) = twins
+    found, top = score(name, device, kv_type)
+    mean, same = np.abs(found - expected).mean(), (top == best).mean()
+    record_figure(f"{name}: Vulkan ({kv_type} KV) against twins: mean |difference| {mean:.2e}, largest {np.abs(found - expected).max():.2e}, "
+                  f"same top-1 {same:.1%}")
+    assert mean <= bar
+    assert same >= (0.97 if kv_type == "q8_0" else 0.99)
+
+
+def compare_with_llama_cpp(name, found, what, record_figure):
+    """llama.cpp on the CPU rounds activations to 8 bits before each product of a quantized matrix; with the same weights expanded to f32 it does not.
+    That rounding alone moves its own log-probabilities by 0.056 (SmolLM2) and 0.069 (gemma3) on average, up and down alike, so the bar on the
+    mean of |difference| is held against the expanded run, and against the plain run the bar on the mean."""
+    against_f32 = found - recorded(name)["logprobs_f32"]
+    against_plain = found - recorded(name)["logprobs"]
+    record_figure(f"{name}: {what} against llama.cpp on the CPU: mean |difference| {np.abs(against_f32).mean():.4f} with its weights expanded to f32, "
+                  f"{np.abs(against_plain).mean():.4f} with its rounded activations (mean {against_plain.mean():+.4f})")
+    assert np.abs(against_f32).mean() <= 0.05
+    assert abs(against_plain.mean()) <= 0.05
+    assert np.abs(against_plain).mean() <= 0.1
+
+
+def test_twins_agree_with_llama_cpp(twins, record_figure):
+    name, (found, _) = twins
+    compare_with_llama_cpp(name, found, "twins (f32 KV)", record_figure)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_device_agrees_with_llama_cpp(device, name, record_figure):
+    compare_with_llama_cpp(name, score(name, device, "f16")[0], "Vulkan (f16 KV)", record_figure)
