@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes what the host needs of the Vulkan API, out of vulkan_core.h (Debian: libvulkan-dev): vkbackend/device/vulkan_cdef.h, types and functions
-for cffi, and vulkan_constants.py, values of enums. Run it after adding a name below; a test compares the files with the installed header.
+"""Writes what the host needs of the Vulkan API, out of vulkan_core.h (Debian: libvulkan-dev):
+vkbackend/device/vulkan_cdef.h, types and functions for cffi, and vulkan_constants.py, values of enums. Run it after
+adding a name below; a test compares the files with the installed header.
 
     python3 scripts/generate_vulkan.py [--header /usr/include/vulkan/vulkan_core.h] [--output vkbackend/device]
 """
@@ -55,16 +56,28 @@ typedef VkResult (*PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(
     uint32_t* pPropertyCount,
     VkCooperativeMatrixPropertiesKHR* pProperties);
 """
-NEWER_STRUCTURE_TYPES = {"VkPhysicalDeviceCooperativeMatrixFeaturesKHR": 1000506000, "VkCooperativeMatrixPropertiesKHR": 1000506001}
+NEWER_STRUCTURE_TYPES = {
+    "VkPhysicalDeviceCooperativeMatrixFeaturesKHR": 1000506000,
+    "VkCooperativeMatrixPropertiesKHR": 1000506001,
+}
 NEWER_CONSTANTS = {"VK_COMPONENT_TYPE_FLOAT16_KHR": 0, "VK_COMPONENT_TYPE_FLOAT32_KHR": 1, "VK_SCOPE_SUBGROUP_KHR": 3}
 
 
 def values_of(header: str) -> dict[str, int]:
     """Enumerators and numeric #defines; an enumerator may be another name for one."""
     found: dict[str, int] = {}
-    for name, value in re.findall(r"^\s*(?:static const \w+ |#define )?(VK_\w+)\s*=?\s+\(?(-?(?:0x[0-9A-Fa-f]+|\d+)U?(?:LL)?|VK_\w+)\)?[,;]?\s*$",
-                                  header.replace(" = ", " "), re.MULTILINE):
-        found[name] = found[value] if value in found else int(value.rstrip("UL"), 0) if not value.startswith("VK_") else found.get(value, 0)
+    for name, value in re.findall(
+        r"^\s*(?:static const \w+ |#define )?(VK_\w+)\s*=?\s+\(?(-?(?:0x[0-9A-Fa-f]+|\d+)U?(?:LL)?|VK_\w+)\)?[,;]?\s*$",
+        header.replace(" = ", " "),
+        re.MULTILINE,
+    ):
+        found[name] = (
+            found[value]
+            if value in found
+            else int(value.rstrip("UL"), 0)
+            if not value.startswith("VK_")
+            else found.get(value, 0)
+        )
     return found
 
 
@@ -77,13 +90,24 @@ def definition(header: str, name: str, values: dict[str, int]) -> str:
 
 def prototype(header: str, name: str) -> str:
     result, arguments = re.search(rf"VKAPI_ATTR (\w+) VKAPI_CALL {name}\((.*?)\);", header, re.DOTALL).groups()
-    return f"{result} {name}(" + ",".join(f"\n    {' '.join(argument.split())}" for argument in arguments.split(",")) + ");\n"
+    return (
+        f"{result} {name}("
+        + ",".join(f"\n    {' '.join(argument.split())}" for argument in arguments.split(","))
+        + ");\n"
+    )
 
 
 def simple_types(header: str, text: str) -> str:
     """Typedefs of the handles, enums and flags that `text` uses."""
-    used = {word for word in re.findall(r"\bVk\w+|\bPFN_\w+", text)} - set(STRUCTS) - set(re.findall(r"\} (\w+);", text))
-    lines = ["typedef uint32_t VkBool32;", "typedef uint32_t VkFlags;", "typedef uint64_t VkDeviceSize;", "typedef void (*PFN_vkVoidFunction)(void);"]
+    used = (
+        {word for word in re.findall(r"\bVk\w+|\bPFN_\w+", text)} - set(STRUCTS) - set(re.findall(r"\} (\w+);", text))
+    )
+    lines = [
+        "typedef uint32_t VkBool32;",
+        "typedef uint32_t VkFlags;",
+        "typedef uint64_t VkDeviceSize;",
+        "typedef void (*PFN_vkVoidFunction)(void);",
+    ]
     for name in sorted(used - {"VkBool32", "VkFlags", "VkDeviceSize", "PFN_vkVoidFunction"}):
         if re.search(rf"VK_DEFINE_HANDLE\({name}\)", header):
             lines.append(f"typedef struct {name}_T* {name};")
@@ -102,14 +126,29 @@ def generated(header: str) -> dict[str, str]:
     types = "".join(definition(header, name, values) for name in STRUCTS) + NEWER_TYPES.lstrip()
     functions = "".join(prototype(header, name) for name in FUNCTIONS)
     made_by = "by scripts/generate_vulkan.py from vulkan_core.h"
-    cdef = f"/* Vulkan types and functions for cffi's ABI mode; made {made_by}. */\n{simple_types(header, types + functions)}{types}{functions}"
-    plain = {name.replace("_", "").lower(): value for name, value in values.items() if name.startswith("VK_STRUCTURE_TYPE_")}
-    kinds = {name: plain["vkstructuretype" + name[2:].lower()] for name in STRUCTS if "sType" in definition(header, name, values)}
+    cdef = (
+        f"/* Vulkan types and functions for cffi's ABI mode; made {made_by}. "
+        f"*/\n{simple_types(header, types + functions)}{types}{functions}"
+    )
+    plain = {
+        name.replace("_", "").lower(): value for name, value in values.items() if name.startswith("VK_STRUCTURE_TYPE_")
+    }
+    kinds = {
+        name: plain["vkstructuretype" + name[2:].lower()]
+        for name in STRUCTS
+        if "sType" in definition(header, name, values)
+    }
     lines = [f'"""Values of Vulkan enums; made {made_by}."""\n']
     lines += [f"{name} = {values[name]:#x}" for name in CONSTANTS] + [f"{name} = {values[name]}" for name in RESULTS]
     lines += [f"{name} = {value}" for name, value in NEWER_CONSTANTS.items()]
-    lines.append("\n# Names of VkResult values.\nRESULTS = {" + "".join(f"\n    {name}: \"{name}\"," for name in RESULTS) + "\n}")
-    lines.append("\n# sType of each struct.\nSTRUCTURE_TYPES = {" + "".join(f'\n    "{name}": {value},' for name, value in (kinds | NEWER_STRUCTURE_TYPES).items()) + "\n}")
+    lines.append(
+        "\n# Names of VkResult values.\nRESULTS = {" + "".join(f'\n    {name}: "{name}",' for name in RESULTS) + "\n}"
+    )
+    lines.append(
+        "\n# sType of each struct.\nSTRUCTURE_TYPES = {"
+        + "".join(f'\n    "{name}": {value},' for name, value in (kinds | NEWER_STRUCTURE_TYPES).items())
+        + "\n}"
+    )
     return {"vulkan_cdef.h": cdef, "vulkan_constants.py": "\n".join(lines) + "\n"}
 
 

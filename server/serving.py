@@ -51,9 +51,13 @@ def listen(address: Address) -> socket.socket:
         return socket.create_server(place, family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(f"listen tcp {address.host_port}: bind: address already in use; is a server running there already? "
-                               "Stop it, or set OLLAMA_HOST to another address, such as 127.0.0.1:11435") from None
-        raise VkbackendError(f"listen tcp {address.host_port}: {error.strerror or error}; set OLLAMA_HOST to an address of this machine") from None
+            raise AddressInUse(
+                f"listen tcp {address.host_port}: bind: address already in use; is a server running there already? "
+                "Stop it, or set OLLAMA_HOST to another address, such as 127.0.0.1:11435"
+            ) from None
+        raise VkbackendError(
+            f"listen tcp {address.host_port}: {error.strerror or error}; set OLLAMA_HOST to an address of this machine"
+        ) from None
 
 
 def _listen_everywhere(port: int) -> socket.socket:
@@ -96,10 +100,14 @@ def start_log(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.get("VKBACKEND_LOG_FORMAT")))
     # force: kp configures the root logger when it is imported.
-    logging.basicConfig(level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, handlers=[handler], force=True)
+    logging.basicConfig(
+        level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, handlers=[handler], force=True
+    )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # A client that went away is everyday life, not an error with a traceback.
-    logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError)))
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
+    )
 
 
 @contextmanager
@@ -121,8 +129,10 @@ def own_server() -> Iterator[str]:
 
 
 async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
-    """Start, call `ready()`, wait for `stopped`, let the requests that run end for VKBACKEND_DRAIN_SECONDS, stop. What does not come back
-    within STOP_SECONDS (a load, a long step) is left to the kernel: the process ends without it, with status 0, as it was asked to."""
+    """Start, call `ready()`, wait for `stopped`, let the requests that run end for VKBACKEND_DRAIN_SECONDS, stop.
+    What does not come back within STOP_SECONDS (a load, a long step) is left to the kernel: the process ends without
+    it, with status 0, as it was asked to.
+    """
     await service.start()
     ready()
     await stopped.wait()

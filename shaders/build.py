@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""shaders/variants.toml -> SPIR-V files and variants.json, with glslangValidator. Used by the build and, for single variants
-that were edited, at run time.
+"""shaders/variants.toml -> SPIR-V files and variants.json, with glslangValidator. Used by the build and, for single
+variants that were edited, at run time.
 
 A table of variants.toml:
     [[shader]]
@@ -56,12 +56,18 @@ def expand(path: Path) -> list[dict]:
             chosen = {}
             for name, value in zip(names, values):
                 chosen.update(zip(name.split(), value) if " " in name else [(name, value)])
-            variants.append({
-                "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
-                "source": source, "target": row.get("target", "vulkan1.1"),
-                "requires": [feature.format(**chosen) for feature in requires], "texel": row.get("texel", {}), "defines": chosen,
-                "constants": constants, "push": push,
-            })
+            variants.append(
+                {
+                    "name": row["name"].format(**{name: str(value).lower() for name, value in chosen.items()}),
+                    "source": source,
+                    "target": row.get("target", "vulkan1.1"),
+                    "requires": [feature.format(**chosen) for feature in requires],
+                    "texel": row.get("texel", {}),
+                    "defines": chosen,
+                    "constants": constants,
+                    "push": push,
+                }
+            )
     return variants
 
 
@@ -74,13 +80,16 @@ def with_lists(values: list, named: dict[str, list]) -> list:
 
 
 def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
-    """-> ({specialization constant: (constant_id, type)}, {push constant: type} in the block's order) of a shader whose includes are
-    in place. Raises ValueError where one is not a scalar of 32 bits."""
+    """-> ({specialization constant: (constant_id, type)}, {push constant: type} in the block's order) of a shader
+    whose includes are in place. Raises ValueError where one is not a scalar of 32 bits.
+    """
     text = COMMENT.sub("", glsl)
     constants = {}
     for number, kind, name in CONSTANT.findall(text):
         if not number.isdigit() or kind not in (*WORD_TYPES, "bool"):
-            raise ValueError(f"specialization constant {name} must be a bool, int, uint or float with a number as its constant_id")
+            raise ValueError(
+                f"specialization constant {name} must be a bool, int, uint or float with a number as its constant_id"
+            )
         constants[name] = int(number), kind
     push = {}
     for block in PUSH_BLOCK.findall(text):
@@ -94,7 +103,9 @@ def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]
 
 @functools.cache
 def source_constants(path: Path) -> tuple[dict, dict]:
-    """`constants_of` a source of this folder. Raises ValueError where a declaration depends on a define: all variants have the same constants."""
+    """`constants_of` a source of this folder. Raises ValueError where a declaration depends on a define: all
+    variants have the same constants.
+    """
     text = with_includes(path, path.parent)
     depth, always = 0, []
     for line in text.splitlines():
@@ -111,7 +122,10 @@ def with_includes(path: Path, folder: Path) -> str:
     """The text of a source with those of the files that it includes; what is generated for a variant is left out."""
     if not path.exists():
         return ""
-    return INCLUDE.sub(lambda found: with_includes(folder / found[1], folder) or with_includes(path.parent / found[1], folder), path.read_text())
+    return INCLUDE.sub(
+        lambda found: with_includes(folder / found[1], folder) or with_includes(path.parent / found[1], folder),
+        path.read_text(),
+    )
 
 
 def sources_digest(folder: Path) -> str:
@@ -126,27 +140,47 @@ def sources_digest(folder: Path) -> str:
 def compile_variant(folder: Path, variant: dict, output: Path) -> None:
     """Raises subprocess.CalledProcessError with glslangValidator's message in stdout.
 
-    A variant with a FORMAT finds that format's include under the name selected_format.glsl: GLSL cannot include what a macro names."""
+    A variant with a FORMAT finds that format's include under the name selected_format.glsl: GLSL cannot include what
+    a macro names.
+    """
     defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
     temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # others may be at the same variant
     with tempfile.TemporaryDirectory() as generated:
         if "FORMAT" in variant["defines"]:
-            (Path(generated) / "selected_format.glsl").write_text(f'#include "quant/{variant["defines"]["FORMAT"].lower()}.glsl"\n')
-        subprocess.run(["glslangValidator", "-V", "--target-env", variant["target"], f"-I{folder}", f"-I{generated}", *defines,
-                        "-o", str(temporary), str(folder / variant["source"])], check=True, capture_output=True, text=True)
+            (Path(generated) / "selected_format.glsl").write_text(
+                f'#include "quant/{variant["defines"]["FORMAT"].lower()}.glsl"\n'
+            )
+        subprocess.run(
+            [
+                "glslangValidator",
+                "-V",
+                "--target-env",
+                variant["target"],
+                f"-I{folder}",
+                f"-I{generated}",
+                *defines,
+                "-o",
+                str(temporary),
+                str(folder / variant["source"]),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     name_component_types(temporary)
     temporary.replace(output)
 
 
 def name_component_types(path: Path) -> None:
-    """Puts the <id> of a float type where cooperative_matrix.glsl could only write its number of bits. All float types move to where the
-    first of them, or of the matrices, stands: a type is declared before it is named.
+    """Puts the <id> of a float type where cooperative_matrix.glsl could only write its number of bits. All float
+    types move to where the first of them, or of the matrices, stands: a type is declared before it is named.
 
-    Layout: SPIR-V specification, "Physical Layout of a SPIR-V Module": five words, then instructions of (words << 16 | opcode)."""
+    Layout: SPIR-V specification, "Physical Layout of a SPIR-V Module": five words, then instructions of (words << 16 | opcode).
+    """
     words = array.array("I", path.read_bytes())
     instructions, at = [], 5
     while at < len(words):
-        instructions.append(words[at:at + (words[at] >> 16)])
+        instructions.append(words[at : at + (words[at] >> 16)])
         at += words[at] >> 16
     opcodes = [instruction[0] & 0xFFFF for instruction in instructions]
     if OP_TYPE_COOPERATIVE_MATRIX not in opcodes:
@@ -173,7 +207,10 @@ def main() -> int:
         return 0
     manifest.unlink(missing_ok=True)  # until all of them are there
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {variant["name"]: pool.submit(compile_variant, folder, variant, arguments.output / f"{variant['name']}.spv") for variant in variants}
+        jobs = {
+            variant["name"]: pool.submit(compile_variant, folder, variant, arguments.output / f"{variant['name']}.spv")
+            for variant in variants
+        }
     for name, job in jobs.items():
         if job.exception():
             print(f"{name}: {getattr(job.exception(), 'stdout', job.exception())}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Fixtures of all tests. This process sees one software driver, so that results are the same on every machine.
 
-VK_DRIVER_FILES set by the caller wins: `VK_DRIVER_FILES=/usr/share/vulkan/icd.d/radeon_icd.x86_64.json pytest` runs on a real GPU.
+VK_DRIVER_FILES set by the caller wins: `VK_DRIVER_FILES=/usr/share/vulkan/icd.d/radeon_icd.x86_64.json pytest` runs
+on a real GPU.
 """
 
 import logging
@@ -20,6 +21,7 @@ def _open(force_discrete: bool = False):
     from vkbackend.device.context import Device
     from vkbackend.device.discover import choose, list_devices
     from vkbackend.errors import NoDevice
+
     try:
         return Device(choose(list_devices()).device, force_discrete=force_discrete)
     except NoDevice as error:
@@ -28,7 +30,9 @@ def _open(force_discrete: bool = False):
 
 @pytest.fixture(autouse=True)
 def root_logger():
-    """Commands that serve within the process set the log up, which the next test must not see: nor that of a fixture that lasts longer."""
+    """Commands that serve within the process set the log up, which the next test must not see: nor that of a fixture
+    that lasts longer.
+    """
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     yield root
@@ -48,6 +52,7 @@ def integrated_device(device):
     """The default device, taken for a GPU that shares the host's memory."""
     from vkbackend.device.context import Device
     from vkbackend.device.discover import DeviceType
+
     opened = Device(replace(device.info, type=DeviceType.INTEGRATED))
     yield opened
     opened.close()

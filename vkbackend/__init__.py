@@ -12,9 +12,13 @@ Names are imported on first use, so that `vkbackend.devices()` works where kp is
 import importlib
 
 _WHERE = {
-    "devices": ("device.discover", "list_devices"), "open_device": ("device.selection", "open_device"),
-    "run_shader": ("device.run_shader", "run_shader"), "run_op": ("ops.run", "run"), "reference": ("ops.run", "reference"),
-    "Session": ("session", "Session"), "open_engine": ("placement.opening", "open_engine"),
+    "devices": ("device.discover", "list_devices"),
+    "open_device": ("device.selection", "open_device"),
+    "run_shader": ("device.run_shader", "run_shader"),
+    "run_op": ("ops.run", "run"),
+    "reference": ("ops.run", "reference"),
+    "Session": ("session", "Session"),
+    "open_engine": ("placement.opening", "open_engine"),
 }
 __all__ = sorted(_WHERE)
 

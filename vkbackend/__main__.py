@@ -9,6 +9,7 @@ import sys
 def main() -> None:
     """Run the command line; ends the process with its exit status."""
     from vkbackend.server.cli import process
+
     process.use_utf8_mode()
     process.open_streams()
     sys.exit(process.guarded(_run))
@@ -16,6 +17,7 @@ def main() -> None:
 
 def _run() -> None:
     from vkbackend.server.cli.main import cli
+
     cli.main(prog_name="vkbackend", standalone_mode=True)
 
 

@@ -1,6 +1,7 @@
 """Every kernel variant against its numpy twin, on a device of one's own.
 
-In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and variant. This is what `vkbackend check` prints.
+In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and variant. This is what `vkbackend check`
+prints.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""A model opened for looking inside: logits and log-probabilities of a token list, one layer alone, any intermediate by name,
-the time of each dispatch. For people who write or debug shaders; the server uses `engine` instead.
+"""A model opened for looking inside: logits and log-probabilities of a token list, one layer alone, any intermediate
+by name, the time of each dispatch. For people who write or debug shaders; the server uses `engine` instead.
 """
 
 from contextlib import contextmanager
@@ -27,19 +27,40 @@ class Session:
     Raises what `models.load` and `ModelRunner` raise.
     """
 
-    def __init__(self, path, device=None, *, context_length: int = 2048, kv_type: str = "f16", keep: bool = False, timestamps: bool = False):
+    def __init__(
+        self,
+        path,
+        device=None,
+        *,
+        context_length: int = 2048,
+        kv_type: str = "f16",
+        keep: bool = False,
+        timestamps: bool = False,
+    ):
         if isinstance(context_length, bool) or not isinstance(context_length, (int, np.integer)) or context_length < 1:
             raise ValueError(f"context_length is {_brief(context_length)}, must be a whole number of tokens from 1 on")
         if device is not None and not isinstance(device, Device):
-            raise ValueError(f"device is {_brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy twins")
+            raise ValueError(
+                f"device is {_brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy "
+                f"twins"
+            )
         self.model = load(path, device)
         self.device = device
-        self.runner = ModelRunner(self.model, context_length=context_length, kv_type=kv_type, prefill_chunk=CHUNK, keep=keep, timestamps=timestamps)
+        self.runner = ModelRunner(
+            self.model,
+            context_length=context_length,
+            kv_type=kv_type,
+            prefill_chunk=CHUNK,
+            keep=keep,
+            timestamps=timestamps,
+        )
         self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
 
     def rows(self, tokens):
-        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for, and until another call
-        of this session runs a step. Raises ValueError for what is not a list of token ids, RequestError for ids outside of the vocabulary."""
+        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for,
+        and until another call of this session runs a step. Raises ValueError for what is not a list of token ids,
+        RequestError for ids outside of the vocabulary.
+        """
         return self._rows(self._ids(tokens))
 
     def _rows(self, ids: list[int]):
@@ -47,7 +68,7 @@ class Session:
             for first in range(0, len(ids), CHUNK):
                 if sequence not in self.runner.sequences:
                     raise ValueError("rows: another call of this session ran meanwhile; ask for the rows again")
-                chunk = ids[first:first + CHUNK]
+                chunk = ids[first : first + CHUNK]
                 yield from self.runner.step([SequenceWork(sequence, chunk, len(chunk))])
 
     @contextmanager
@@ -65,16 +86,23 @@ class Session:
     def _ids(self, tokens) -> list[int]:
         """`tokens` as ids of the vocabulary. Raises ValueError, RequestError."""
         if isinstance(tokens, (str, bytes)):
-            raise ValueError(f"tokens is {type(tokens).__name__}, must be a list of token ids: session.tokenizer.encode(text) makes them")
+            raise ValueError(
+                f"tokens is {type(tokens).__name__}, must be a list of token ids: session.tokenizer.encode(text) "
+                f"makes them"
+            )
         try:
             ids = list(tokens)
         except TypeError:
             raise ValueError(f"tokens is {type(tokens).__name__}, must be a list of token ids") from None
         for at, token in enumerate(ids):
             if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
-                raise ValueError(f"tokens[{at}] is {_brief(token)} ({type(token).__name__}), must be a token id, a whole number")
+                raise ValueError(
+                    f"tokens[{at}] is {_brief(token)} ({type(token).__name__}), must be a token id, a whole number"
+                )
             if not 0 <= token < self.runner.vocab_size:
-                raise RequestError(f"tokens[{at}] is {_brief(token)}, which is outside of the vocabulary of {self.runner.vocab_size}")
+                raise RequestError(
+                    f"tokens[{at}] is {_brief(token)}, which is outside of the vocabulary of {self.runner.vocab_size}"
+                )
         return [int(token) for token in ids]
 
     def logits(self, tokens) -> np.ndarray:
@@ -83,27 +111,34 @@ class Session:
         return np.stack(found) if found else np.zeros((0, self.runner.vocab_size), np.float32)
 
     def logprobs(self, tokens) -> np.ndarray:
-        """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,). Raises what `rows` raises."""
+        """Natural log-probability of each token after the first, given those before it: f64 (len(tokens) - 1,).
+        Raises what `rows` raises.
+        """
         ids, found = self._ids(tokens), []
         with self._sequence() as sequence:
             for first in range(0, len(ids) - 1, CHUNK):
-                targets = ids[first + 1:first + CHUNK + 1]
-                found += self.runner.step([SequenceWork(sequence, ids[first:first + len(targets)], targets=targets)])
+                targets = ids[first + 1 : first + CHUNK + 1]
+                found += self.runner.step([SequenceWork(sequence, ids[first : first + len(targets)], targets=targets)])
         return np.array([row.target_logit - row.log_sum_exp for row in found], np.float64)
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step before it, else
-        ValueError; KeyError lists the names."""
+        """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step
+        before it, else ValueError; KeyError lists the names.
+        """
         return self.runner.executor.read(name)
 
     def timings(self) -> list:
-        """(Dispatch, seconds) of the last step. Raises ValueError without a device, without timestamps=True or before a step."""
+        """(Dispatch, seconds) of the last step. Raises ValueError without a device, without timestamps=True or
+        before a step.
+        """
         return self.runner.executor.timings()
 
     def run_layer(self, layer: int, x: np.ndarray) -> np.ndarray:
-        """One block alone on hidden states x (T, width) f32 of the positions 0 ... T-1, with an empty cache -> (T, width) f32.
+        """One block alone on hidden states x (T, width) f32 of the positions 0 ... T-1, with an empty cache -> (T,
+        width) f32.
 
-        Raises ValueError for a layer that is not there, or x of another width or dtype."""
+        Raises ValueError for a layer that is not there, or x of another width or dtype.
+        """
         runner, config = self.runner, self.model.config
         if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer < config.num_layers:
             raise ValueError(f"run_layer: layer is {_brief(layer)}, must be 0 ... {config.num_layers - 1}")
@@ -112,19 +147,33 @@ class Session:
         except ValueError as error:
             raise ValueError(f"run_layer: x is no array ({error}), must be float32 (T, {config.width})") from None
         if x.dtype != np.float32 or x.ndim != 2 or not len(x) or x.shape[1] != config.width:
-            raise ValueError(f"run_layer: x is {x.dtype} {x.shape}, must be float32 (T, {config.width}) with at least one row")
+            raise ValueError(
+                f"run_layer: x is {x.dtype} {x.shape}, must be float32 (T, {config.width}) with at least one row"
+            )
         tokens = len(x)
         alone = _LayerAlone(self.model.layers.blocks[layer], layer, x.shape[1])
         pages = -(-tokens // PAGE_SIZE)
         executor = type(runner.executor)
         shape = (config.num_layers, pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        step = StepInputs(np.zeros(tokens, np.int32), np.arange(tokens, dtype=np.int32), np.zeros(tokens, np.int32),
-                          np.arange(pages, dtype=np.int32)[None, :], np.zeros(0, np.int32))
+        step = StepInputs(
+            np.zeros(tokens, np.int32),
+            np.arange(tokens, dtype=np.int32),
+            np.zeros(tokens, np.int32),
+            np.arange(pages, dtype=np.int32)[None, :],
+            np.zeros(0, np.int32),
+        )
         if self.device is None:
             run = executor(alone, CacheStorage(*shape, runner.kv_type), keep=True)
         else:
-            run = executor(self.device, alone, CacheStorage(*shape, runner.kv_type, Arena(self.device, "device", 1 << 20)),
-                           num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True)
+            run = executor(
+                self.device,
+                alone,
+                CacheStorage(*shape, runner.kv_type, Arena(self.device, "device", 1 << 20)),
+                num_sequences=1,
+                pages_per_sequence=pages,
+                max_tokens=tokens,
+                keep=True,
+            )
         run.run(step, inputs={"layer_input": np.ascontiguousarray(x)})
         return run.read(alone.output_name)[:tokens]
 

@@ -1,7 +1,7 @@
 """Every environment variable that vkbackend reads: one row each, shown by `vkbackend serve --help`.
 
-`get(name)` reads the environment at the time of the call, so that tests and embedding programs can set it. What a row cannot use is
-warned of once and counts as unset; quotes around a value are left out, as Ollama does.
+`get(name)` reads the environment at the time of the call, so that tests and embedding programs can set it. What a
+row cannot use is warned of once and counts as unset; quotes around a value are left out, as Ollama does.
 """
 
 import hashlib
@@ -25,7 +25,9 @@ def _flag(text: str) -> bool:
 
 
 def _level(text: str) -> int:
-    """OLLAMA_DEBUG as a level of Go's log/slog: 1 is DEBUG (-4), 2 and more say more, -1 is WARN (4); what is no whole number is INFO (0)."""
+    """OLLAMA_DEBUG as a level of Go's log/slog: 1 is DEBUG (-4), 2 and more say more, -1 is WARN (4); what is no
+    whole number is INFO (0).
+    """
     if text in ("1", "t", "T", "true", "True", "TRUE"):
         return -4
     return -4 * int(text) if text.removeprefix("-").isdecimal() else 0
@@ -33,20 +35,24 @@ def _level(text: str) -> int:
 
 def _count(zero: int, largest: int = 1 << 31):
     """A parser of whole numbers from 0 on; 0 leaves the choice to us, which is `zero`."""
+
     def parse(text: str) -> int:
         number = int(text) if text.isdecimal() else -1
         if not 0 <= number <= largest:
             raise ValueError("a whole number, 0 or more" if largest >= 1 << 31 else f"a whole number, 0 to {largest}")
         return number or zero
+
     return parse
 
 
 def _one_of(*words: str):
     """A parser of words, in any case."""
+
     def parse(text: str) -> str:
         if text.lower() not in words:
             raise ValueError(" or ".join(words))
         return text.lower()
+
     return parse
 
 
@@ -66,7 +72,12 @@ class Setting:
 
 ROWS = [
     Setting("OLLAMA_VULKAN", False, _flag, "1 runs models on a Vulkan device; otherwise they run on the CPU"),
-    Setting("GGML_VK_VISIBLE_DEVICES", "", str, "indices of the Vulkan devices that may be used, such as 0,1 (see `vkbackend devices`)"),
+    Setting(
+        "GGML_VK_VISIBLE_DEVICES",
+        "",
+        str,
+        "indices of the Vulkan devices that may be used, such as 0,1 (see `vkbackend devices`)",
+    ),
     Setting("OLLAMA_SCHED_SPREAD", False, _flag, "1 spreads a model over all devices, even where it would fit one"),
     Setting("OLLAMA_GPU_OVERHEAD", 0, _count(0, (1 << 64) - 1), "bytes of each device's memory that are kept free"),
     Setting("OLLAMA_LLM_LIBRARY", "", str, "cpu (or anything but vulkan) leaves Vulkan out"),
@@ -76,33 +87,104 @@ ROWS = [
     Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more when a model is created anew"),
     Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
     Setting("OLLAMA_LOAD_TIMEOUT", "5m", str, "how long a model may take to load; 0 or negative: for ever"),
-    Setting("OLLAMA_MAX_LOADED_MODELS", 0, _count(0), "models in memory at the same time; 0: three for each device, three on the CPU"),
+    Setting(
+        "OLLAMA_MAX_LOADED_MODELS",
+        0,
+        _count(0),
+        "models in memory at the same time; 0: three for each device, three on the CPU",
+    ),
     Setting("OLLAMA_CONTEXT_LENGTH", 4096, _count(4096), "context length where a request or model names none"),
     Setting("OLLAMA_NUM_PARALLEL", 1, _count(1, 1024), "sequences that one model decodes together"),
     Setting("OLLAMA_MAX_QUEUE", 512, _count(0), "requests that may wait for a model; more are refused with status 503"),
-    Setting("OLLAMA_KV_CACHE_TYPE", "f16", _one_of("f16", "f32", "q8_0"), "element type of the KV cache: f16, f32 or q8_0 (half of f16's memory)"),
+    Setting(
+        "OLLAMA_KV_CACHE_TYPE",
+        "f16",
+        _one_of("f16", "f32", "q8_0"),
+        "element type of the KV cache: f16, f32 or q8_0 (half of f16's memory)",
+    ),
     Setting("OLLAMA_FLASH_ATTENTION", True, _flag, "accepted; attention here never keeps a whole matrix of scores"),
-    Setting("OLLAMA_MULTIUSER_CACHE", False, _flag, "accepted; prompts that begin alike share what is cached, whoever sends them"),
+    Setting(
+        "OLLAMA_MULTIUSER_CACHE",
+        False,
+        _flag,
+        "accepted; prompts that begin alike share what is cached, whoever sends them",
+    ),
     Setting("OLLAMA_NEW_ENGINE", False, _flag, "accepted; there is one engine here"),
     Setting("OLLAMA_REMOTES", ["ollama.com"], _list, "accepted; models on other hosts are not run from here"),
     Setting("OLLAMA_DEBUG", 0, _level, "1 logs more, -1 warnings only"),
-    Setting("VKBACKEND_LOG_FORMAT", "text", _one_of("text", "json"), "json writes the server's log as JSON objects, one a line"),
-    Setting("VKBACKEND_DRAIN_SECONDS", 5, _count(0), "how long requests that run may go on when the server is asked to end (asked twice, it ends at once)"),
-    Setting("VKBACKEND_LOCK_TIMEOUT", 10, _count(0, 86400),
-            "seconds that a change to the models waits while another program changes them, before it gets status 503"),
+    Setting(
+        "VKBACKEND_LOG_FORMAT",
+        "text",
+        _one_of("text", "json"),
+        "json writes the server's log as JSON objects, one a line",
+    ),
+    Setting(
+        "VKBACKEND_DRAIN_SECONDS",
+        5,
+        _count(0),
+        "how long requests that run may go on when the server is asked to end (asked twice, it ends at once)",
+    ),
+    Setting(
+        "VKBACKEND_LOCK_TIMEOUT",
+        10,
+        _count(0, 86400),
+        "seconds that a change to the models waits while another program changes them, before it gets status 503",
+    ),
     Setting("VKBACKEND_HEADER_SECONDS", 30, _count(30), "how long a client may take to send the headers of a request"),
-    Setting("VKBACKEND_UNREAD_SECONDS", 600, _count(600), "how long a client may leave its answer unread; meanwhile its generation pauses"),
-    Setting("VKBACKEND_BODY_SECONDS", 60, _count(60), "how long a request's body may stop arriving; a slow one is fine"),
-    Setting("VKBACKEND_MAX_BODY_BYTES", 256 << 20, _count(256 << 20, 1 << 40), "largest body of a request; blobs are streamed and know no limit"),
+    Setting(
+        "VKBACKEND_UNREAD_SECONDS",
+        600,
+        _count(600),
+        "how long a client may leave its answer unread; meanwhile its generation pauses",
+    ),
+    Setting(
+        "VKBACKEND_BODY_SECONDS", 60, _count(60), "how long a request's body may stop arriving; a slow one is fine"
+    ),
+    Setting(
+        "VKBACKEND_MAX_BODY_BYTES",
+        256 << 20,
+        _count(256 << 20, 1 << 40),
+        "largest body of a request; blobs are streamed and know no limit",
+    ),
     Setting("VKBACKEND_MAX_IMAGES", 64, _count(0), "how many images a request may hold"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
-    Setting("VKBACKEND_PREFILL", "float32", _one_of("float32", "float16", "int8"),
-            "precision of the products of steps that hold only prompts: float32, or, where the device has it, float16 or int8 (faster on some GPUs; int8 rounds as llama.cpp does)"),
-    Setting("VKBACKEND_DETERMINISTIC", False, _flag, "1 computes prompts in decode's order and precision, whatever VKBACKEND_PREFILL says"),
-    Setting("VKBACKEND_AUTOTUNE", True, _flag, "0 measures no kernels where a model runs for the first time; those measured before are still used"),
-    Setting("VKBACKEND_REGISTRY_URLS", "", str, "other base URLs of registries, such as hf.co=http://127.0.0.1:5000, comma-separated: mirrors, test servers"),
-    Setting("VKBACKEND_CACHE", "", str, "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)"),
-    Setting("VKBACKEND_FORCE_DISCRETE", False, _flag, "1 treats every device as a GPU with memory of its own (to test what GPUs get)"),
+    Setting(
+        "VKBACKEND_PREFILL",
+        "float32",
+        _one_of("float32", "float16", "int8"),
+        "precision of the products of steps that hold only prompts: float32, or, where the device has it, float16 or "
+        "int8 (faster on some GPUs; int8 rounds as llama.cpp does)",
+    ),
+    Setting(
+        "VKBACKEND_DETERMINISTIC",
+        False,
+        _flag,
+        "1 computes prompts in decode's order and precision, whatever VKBACKEND_PREFILL says",
+    ),
+    Setting(
+        "VKBACKEND_AUTOTUNE",
+        True,
+        _flag,
+        "0 measures no kernels where a model runs for the first time; those measured before are still used",
+    ),
+    Setting(
+        "VKBACKEND_REGISTRY_URLS",
+        "",
+        str,
+        "other base URLs of registries, such as hf.co=http://127.0.0.1:5000, comma-separated: mirrors, test servers",
+    ),
+    Setting(
+        "VKBACKEND_CACHE",
+        "",
+        str,
+        "folder of caches: SPIR-V, pipelines, measured kernels, wheels, starter models (default ~/.cache/vkbackend)",
+    ),
+    Setting(
+        "VKBACKEND_FORCE_DISCRETE",
+        False,
+        _flag,
+        "1 treats every device as a GPU with memory of its own (to test what GPUs get)",
+    ),
 ]
 _BY_NAME = {row.name: row for row in ROWS}
 CHECKED = b"vkbackend cache 1\n"  # in front of files whose digest is checked
@@ -115,7 +197,9 @@ def text(name: str) -> str:
 
 
 def get(name: str):
-    """The parsed value of a row's variable, or its default where it is unset, empty or not usable, which is warned of once."""
+    """The parsed value of a row's variable, or its default where it is unset, empty or not usable, which is warned
+    of once.
+    """
     row = _BY_NAME[name]
     written = text(name)
     if not written:
@@ -125,7 +209,9 @@ def get(name: str):
     except ValueError as possible:
         if (name, written) not in _warned:
             _warned.add((name, written))
-            log.warning("%s=%s cannot be used (possible here: %s); %s is taken instead", name, written, possible, row.default)
+            log.warning(
+                "%s=%s cannot be used (possible here: %s); %s is taken instead", name, written, possible, row.default
+            )
         return row.default
 
 
@@ -134,7 +220,9 @@ def home_folder() -> Path:
     try:
         return Path.home()
     except RuntimeError:
-        raise VkbackendError("$HOME is not defined, and this user has no home folder; set HOME, or OLLAMA_MODELS and VKBACKEND_CACHE") from None
+        raise VkbackendError(
+            "$HOME is not defined, and this user has no home folder; set HOME, or OLLAMA_MODELS and VKBACKEND_CACHE"
+        ) from None
 
 
 def expanded(text: str) -> Path:
@@ -147,14 +235,21 @@ def expanded(text: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Made on first use. Where it cannot be made, that is logged once, and a folder that lasts as long as the process takes its place."""
+    """Made on first use. Where it cannot be made, that is logged once, and a folder that lasts as long as the
+    process takes its place.
+    """
     try:
         folder = expanded(get("VKBACKEND_CACHE")) if get("VKBACKEND_CACHE") else home_folder() / ".cache" / "vkbackend"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     except (OSError, VkbackendError) as error:
-        _warn_once("cache", "the cache folder cannot be used (%s): nothing is kept for the next start; set VKBACKEND_CACHE to a folder that can be "
-                            "written", error)
+        _warn_once(
+            "cache",
+            "the cache folder cannot be used (%s): nothing is kept for the next start; set VKBACKEND_CACHE to a "
+            "folder that can be "
+            "written",
+            error,
+        )
         return Path(_temporary_cache().name)
 
 
@@ -164,7 +259,9 @@ def _temporary_cache() -> tempfile.TemporaryDirectory:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """A file of the cache, whole or not at all. Where it cannot be written, that is logged once for each folder: a cache is to be done without."""
+    """A file of the cache, whole or not at all. Where it cannot be written, that is logged once for each folder: a
+    cache is to be done without.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -176,7 +273,12 @@ def write_whole(path: Path, data: bytes) -> None:
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        _warn_once(str(path.parent), "%s cannot be written (%s); it will be made again next time", path, error.strerror or error)
+        _warn_once(
+            str(path.parent),
+            "%s cannot be written (%s); it will be made again next time",
+            path,
+            error.strerror or error,
+        )
 
 
 def read_cached(path: Path) -> bytes | None:
@@ -233,6 +335,10 @@ def log_level() -> int:
 def log_level_name() -> str:
     """OLLAMA_DEBUG's level in Go's words: INFO, DEBUG, DEBUG-4, WARN."""
     level = get("OLLAMA_DEBUG")
-    least, name = max((least, name) for least, name in ((-math.inf, "DEBUG"), (0, "INFO"), (4, "WARN"), (8, "ERROR")) if least <= level)
+    least, name = max(
+        (least, name)
+        for least, name in ((-math.inf, "DEBUG"), (0, "INFO"), (4, "WARN"), (8, "ERROR"))
+        if least <= level
+    )
     beyond = level - (-4 if name == "DEBUG" else least)
     return f"{name}{beyond:+d}" if beyond else name

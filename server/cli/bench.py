@@ -1,4 +1,6 @@
-"""`bench`: how fast a model is here, against what the device can do; against other servers; where a step's time goes; single kernels."""
+"""`bench`: how fast a model is here, against what the device can do; against other servers; where a step's time
+goes; single kernels.
+"""
 
 import json
 from dataclasses import asdict
@@ -29,29 +31,91 @@ class Counts(click.ParamType):
         except ValueError:
             found = ()
         if not found or min(found) < 1 or max(found) > self.largest:
-            self.fail(f"{value!r} is not a list of whole numbers from 1 to {self.largest}, such as 16,128", param, context)
+            self.fail(
+                f"{value!r} is not a list of whole numbers from 1 to {self.largest}, such as 16,128", param, context
+            )
         return found
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--prompt", "prompts", type=Counts(1 << 20), default="16,128,512", show_default=True, help="Tokens of the prompts.")
-@click.option("--batch", "batches", type=Counts(256), default="1,2,4,8", show_default=True, help="Sequences that are decoded together.")
-@click.option("--tokens", type=click.IntRange(1, 1 << 20), default=32, show_default=True, help="Tokens that each sequence decodes.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often everything is measured; medians are shown.")
+@click.option(
+    "--prompt", "prompts", type=Counts(1 << 20), default="16,128,512", show_default=True, help="Tokens of the prompts."
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=Counts(256),
+    default="1,2,4,8",
+    show_default=True,
+    help="Sequences that are decoded together.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1, 1 << 20),
+    default=32,
+    show_default=True,
+    help="Tokens that each sequence decodes.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often everything is measured; medians are shown.",
+)
 @click.option("--long", is_flag=True, help="Decode after 64 and after 2,048 tokens of context, too.")
-@click.option("--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step.")
+@click.option(
+    "--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step."
+)
 @click.option("--trace", type=click.Path(dir_okay=False), help="With --profile: write a trace for ui.perfetto.dev.")
 @click.option("--host-only", is_flag=True, help="The host's share of a decode step, on a driver that does nothing.")
 @click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
-@click.option("--compare", "peers", default="", metavar="[NAME=]URL[,...]",
-              help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.")
-@click.option("--own", default="", metavar="[NAME=]URL", help="With --compare: the server that is ours; default: an engine in this process.")
-@click.option("--remote-model", default="", help="With --compare: the model's name on Ollama-compatible servers, where it differs.")
-@click.option("--clients", type=Counts(256), default="1", show_default=True, help="With --compare: so many that decode at the same time.")
-@click.option("--peer-seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="With --compare: what a slow peer may take.")
-@click.option("--plot", "picture", type=click.Path(dir_okay=False), help="Write the rates as a picture (.png, .svg); needs matplotlib.")
-@click.option("--device", "index", type=int, default=None, help="Index of the device (see `vkbackend devices`); default: the one that models run on.")
+@click.option(
+    "--compare",
+    "peers",
+    default="",
+    metavar="[NAME=]URL[,...]",
+    help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.",
+)
+@click.option(
+    "--own",
+    default="",
+    metavar="[NAME=]URL",
+    help="With --compare: the server that is ours; default: an engine in this process.",
+)
+@click.option(
+    "--remote-model",
+    default="",
+    help="With --compare: the model's name on Ollama-compatible servers, where it differs.",
+)
+@click.option(
+    "--clients",
+    type=Counts(256),
+    default="1",
+    show_default=True,
+    help="With --compare: so many that decode at the same time.",
+)
+@click.option(
+    "--peer-seconds",
+    type=click.FloatRange(1),
+    default=60.0,
+    show_default=True,
+    help="With --compare: what a slow peer may take.",
+)
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False),
+    help="Write the rates as a picture (.png, .svg); needs matplotlib.",
+)
+@click.option(
+    "--device",
+    "index",
+    type=int,
+    default=None,
+    help="Index of the device (see `vkbackend devices`); default: the one that models run on.",
+)
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def bench(model, as_json, **options):
@@ -81,6 +145,7 @@ def _check(mode, model, options) -> None:
             raise Failure(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
     if options["picture"]:
         from vkbackend.bench.plot import check
+
         check(options["picture"])
     if mode == "peers" and options["tokens"] < 2:
         raise Failure("--compare times the tokens after the first: --tokens must be at least 2")
@@ -96,6 +161,7 @@ def _rates(model, options):
     from vkbackend.bench import bench as measure
 
     from .bench_text import rates_lines
+
     sizes = {name: options[name] for name in ("prompts", "batches", "tokens", "rounds", "long")}
     path = gguf_path(model)
     with _device(options) as device:
@@ -108,6 +174,7 @@ def _profile(model, options):
     from vkbackend.bench.profile import profile, write_trace
 
     from .bench_text import profile_lines
+
     path = gguf_path(model)
     with _device(options) as device:
         found = profile(path, device, prompt_tokens=max(options["prompts"]))
@@ -119,6 +186,7 @@ def _profile(model, options):
                 write_trace(options["trace"], found, name)
             except OSError as error:
                 raise Failure(f"{options['trace']} cannot be written: {error.strerror or error}") from None
+
     return {"model": model, "device": name, "steps": [each.as_dict() for each in found]}, profile_lines(found), write
 
 
@@ -126,6 +194,7 @@ def _host_only(model, options):
     from vkbackend.bench.host import measure_apart
 
     from .bench_text import host_lines
+
     path = gguf_path(model)
     found = [measure_apart(path, tokens=options["tokens"], batch=batch) for batch in options["batches"]]
     return [asdict(each) for each in found], host_lines(found), lambda: None
@@ -136,6 +205,7 @@ def _kernels(_, options):
     from vkbackend.bench.kernels import measure
 
     from .bench_text import dataclass_columns
+
     with _device(options) as device:
         found = measure(device)
     return [asdict(each) for each in found], dataclass_columns(found), lambda: None
@@ -146,10 +216,16 @@ def _compare(model, options):
     from vkbackend.bench.peers import Peer
 
     from .bench_text import comparison_lines
+
     remote = options["remote_model"] or model
     peers = [_peer(Peer, url, remote) for url in options["peers"].split(",") if url]
-    sizes = {"prompts": options["prompts"], "tokens": options["tokens"], "rounds": options["rounds"], "clients": options["clients"],
-             "peer_seconds": options["peer_seconds"]}
+    sizes = {
+        "prompts": options["prompts"],
+        "tokens": options["tokens"],
+        "rounds": options["rounds"],
+        "clients": options["clients"],
+        "peer_seconds": options["peer_seconds"],
+    }
 
     def say(text):
         click.echo(text, err=True)
@@ -184,11 +260,16 @@ class _own_engine:
         from vkbackend.engine.runner import ModelRunner
         from vkbackend.models.load import load
         from vkbackend.tokenizer import Tokenizer
+
         self.held = _device(self.options)
         model = load(self.path, self.held.__enter__())
         longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # words may be of several tokens
-        runner = ModelRunner(model, context_length=min(longest + 64, model.config.context_length), max_sequences=max(self.options["clients"]),
-                             tuned_at=1)
+        runner = ModelRunner(
+            model,
+            context_length=min(longest + 64, model.config.context_length),
+            max_sequences=max(self.options["clients"]),
+            tuned_at=1,
+        )
         self.engine = Engine(runner, Tokenizer.from_gguf(model.gguf))
         return OwnEngine(self.engine, self.engine.tokenizer)
 
@@ -205,6 +286,7 @@ class _device:
 
     def __enter__(self):
         from vkbackend.device.selection import open_device
+
         if not self.cpu:
             try:
                 self.device = open_device(self.index)
@@ -220,6 +302,7 @@ class _device:
 def _draw(options, found) -> None:
     if options["picture"]:
         from vkbackend.bench.plot import plot
+
         plot(options["picture"], found)
 
 
@@ -231,6 +314,7 @@ def gguf_path(model: str) -> Path:
     if path.suffix.lower() == ".gguf":
         raise Failure(f"{model}: no such file; give the path of a GGUF file or the name of a model (`vkbackend list`)")
     from ..library.store import Store
+
     stored = Store(settings.models_folder()).get(model)
     if stored.gguf_path is None:
         raise Failure(f"model '{model}' has no GGUF file to measure")

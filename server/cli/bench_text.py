@@ -10,14 +10,35 @@ MEBIBYTE = 1 << 20
 
 def rates_lines(result) -> list[str]:
     speed, memory = result.speed, result.memory
-    facts = [["model", f"{result.model} ({result.architecture}, {result.weights / 1e6:.1f}M weights per token, {human_bytes(result.weight_bytes)})"],
-             ["device", result.device]]
+    facts = [
+        [
+            "model",
+            f"{result.model} ({result.architecture}, {result.weights / 1e6:.1f}M weights per token, "
+            f"{human_bytes(result.weight_bytes)})",
+        ],
+        ["device", result.device],
+    ]
     if speed:
         half = f", f16 {speed.f16 / 1e9:.1f} GFLOP/s" if speed.f16 else ""
-        facts.append(["it can", f"read {speed.read / 1e9:.2f} GB/s, copy {speed.copy / 1e9:.2f} GB/s; f32 {speed.f32 / 1e9:.1f} GFLOP/s{half}"])
-    facts += [["load", f"{result.load_seconds:.2f} s, first token {result.first_token_seconds:.2f} s after it"],
-              ["device memory", f"weights {_mib(memory.weights)}, KV cache {_mib(memory.cache)}, the rest {_mib(memory.device_other)}"],
-              ["process memory", f"{_mib(memory.process)}, at the most {_mib(memory.process_peak)}, before loading {_mib(memory.process_before)}"]]
+        facts.append(
+            [
+                "it can",
+                f"read {speed.read / 1e9:.2f} GB/s, copy {speed.copy / 1e9:.2f} GB/s; f32 {speed.f32 / 1e9:.1f} "
+                f"GFLOP/s{half}",
+            ]
+        )
+    facts += [
+        ["load", f"{result.load_seconds:.2f} s, first token {result.first_token_seconds:.2f} s after it"],
+        [
+            "device memory",
+            f"weights {_mib(memory.weights)}, KV cache {_mib(memory.cache)}, the rest {_mib(memory.device_other)}",
+        ],
+        [
+            "process memory",
+            f"{_mib(memory.process)}, at the most {_mib(memory.process_peak)}, before loading "
+            f"{_mib(memory.process_before)}",
+        ],
+    ]
     return [*columns(facts), "", *columns(_rate_rows(result), _rate_header(speed))]
 
 
@@ -26,40 +47,86 @@ def _mib(num_bytes: int) -> str:
 
 
 def _rate_header(speed) -> list[str]:
-    return ["", "TOKENS/S", "SLOWEST", "FASTEST", "GB/S", *(["OF BEST"] if speed else []), "GFLOP/S", *(["OF BEST"] if speed else [])]
+    return [
+        "",
+        "TOKENS/S",
+        "SLOWEST",
+        "FASTEST",
+        "GB/S",
+        *(["OF BEST"] if speed else []),
+        "GFLOP/S",
+        *(["OF BEST"] if speed else []),
+    ]
 
 
 def _rate_rows(result) -> list[list[str]]:
     rows, speed = [], result.speed
     for rate in result.rates:
-        name = f"prefill {rate.tokens}" if rate.phase == "prefill" else f"decode {rate.batch} x {rate.tokens} after {rate.context}"
-        rows.append([name, f"{rate.rate:.1f}", f"{rate.slowest:.1f}", f"{rate.fastest:.1f}", f"{rate.bytes_per_second / 1e9:.2f}",
-                     *([f"{rate.bytes_per_second / speed.bandwidth:.0%}"] if speed else []), f"{rate.flops_per_second / 1e9:.1f}",
-                     *([f"{rate.flops_per_second / speed.f32:.0%}"] if speed else [])])
+        name = (
+            f"prefill {rate.tokens}"
+            if rate.phase == "prefill"
+            else f"decode {rate.batch} x {rate.tokens} after {rate.context}"
+        )
+        rows.append(
+            [
+                name,
+                f"{rate.rate:.1f}",
+                f"{rate.slowest:.1f}",
+                f"{rate.fastest:.1f}",
+                f"{rate.bytes_per_second / 1e9:.2f}",
+                *([f"{rate.bytes_per_second / speed.bandwidth:.0%}"] if speed else []),
+                f"{rate.flops_per_second / 1e9:.1f}",
+                *([f"{rate.flops_per_second / speed.f32:.0%}"] if speed else []),
+            ]
+        )
     return rows
 
 
 def profile_lines(profiles) -> list[str]:
     lines = []
     for each in profiles:
-        lines += ["", f"{each.phase} of {each.tokens} after {each.context} tokens: {1e3 * each.plain_seconds:.2f} ms; "
-                      f"with timestamps {1e3 * each.step_seconds:.2f} ms, of it on the device {1e3 * each.device_seconds:.2f} ms"]
-        rows = [[it.op, it.variant, it.calls, f"{it.seconds * 1e3:.3f}", f"{it.seconds / each.device_seconds:.1%}", f"{it.num_bytes / 1e6:.2f}",
-                 f"{it.bytes_per_second / 1e9:.2f}", f"{it.flops_per_second / 1e9:.1f}" if it.flops else "-"] for it in each.variants]
+        lines += [
+            "",
+            f"{each.phase} of {each.tokens} after {each.context} tokens: {1e3 * each.plain_seconds:.2f} ms; "
+            f"with timestamps {1e3 * each.step_seconds:.2f} ms, of it on the device {1e3 * each.device_seconds:.2f} ms",
+        ]
+        rows = [
+            [
+                it.op,
+                it.variant,
+                it.calls,
+                f"{it.seconds * 1e3:.3f}",
+                f"{it.seconds / each.device_seconds:.1%}",
+                f"{it.num_bytes / 1e6:.2f}",
+                f"{it.bytes_per_second / 1e9:.2f}",
+                f"{it.flops_per_second / 1e9:.1f}" if it.flops else "-",
+            ]
+            for it in each.variants
+        ]
         lines += columns(rows, ["OP", "VARIANT", "CALLS", "MS", "SHARE", "MB", "GB/S", "GFLOP/S"])
     return lines[1:]
 
 
 def host_lines(found) -> list[str]:
     rows = [[each.batch, f"{each.turn_ms:.3f}", f"{each.step_ms:.3f}", each.dispatches] for each in found]
-    return [f"Of a decode step, outside of the device ({found[0].device}), medians of {found[0].steps} steps:",
-            *columns(rows, ["SEQUENCES", "MS IN ALL", "MS WITHOUT SAMPLING", "DISPATCHES"])]
+    return [
+        f"Of a decode step, outside of the device ({found[0].device}), medians of {found[0].steps} steps:",
+        *columns(rows, ["SEQUENCES", "MS IN ALL", "MS WITHOUT SAMPLING", "DISPATCHES"]),
+    ]
 
 
 def comparison_lines(found) -> list[str]:
     """Rates and ratios as median (least-most)."""
-    rows = [[f"{line.phase} {line.size}" + (f", {line.clients} clients" if line.clients > 1 else ""), line.server, _range(line.rate, 1), _range(line.ratio, 2) if line.ratio else "", line.rate.rounds]
-            for line in found.lines]
+    rows = [
+        [
+            f"{line.phase} {line.size}" + (f", {line.clients} clients" if line.clients > 1 else ""),
+            line.server,
+            _range(line.rate, 1),
+            _range(line.ratio, 2) if line.ratio else "",
+            line.rate.rounds,
+        ]
+        for line in found.lines
+    ]
     return columns(rows, ["", "SERVER", "TOKENS/S", f"{found.own.upper()} / IT", "ROUNDS"])
 
 
@@ -72,5 +139,8 @@ def dataclass_columns(found: list) -> list[str]:
     if not found:
         return ["nothing was measured"]
     names = [each.name for each in fields(found[0])]
-    rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in (getattr(each, name) for name in names)] for each in found]
+    rows = [
+        [f"{value:.4g}" if isinstance(value, float) else value for value in (getattr(each, name) for name in names)]
+        for each in found
+    ]
     return columns(rows, [name.replace("_", " ").upper() for name in names])

@@ -1,6 +1,7 @@
 """`check`: every kernel variant against its numpy twin, on every device of this machine.
 
-Out: one line per op with the worst difference as a multiple of what its cases allow; failing kernels by name. Exit status 1 where one differs.
+Out: one line per op with the worst difference as a multiple of what its cases allow; failing kernels by name. Exit
+status 1 where one differs.
 """
 
 import json
@@ -32,7 +33,9 @@ class OpReport:
 
 @click.command()
 @click.option("--only", default="", metavar="OP", help="Only ops whose name holds this text.")
-@click.option("--device", "index", type=int, default=None, help="Only the device of this index (see `vkbackend devices`).")
+@click.option(
+    "--device", "index", type=int, default=None, help="Only the device of this index (see `vkbackend devices`)."
+)
 @click.option("-v", "--verbose", is_flag=True, help="A line for each kernel and case.")
 @click.option("--json", "as_json", is_flag=True, help="All results as JSON.")
 def check(only, index, verbose, as_json):
@@ -41,6 +44,7 @@ def check(only, index, verbose, as_json):
     from vkbackend.device.selection import open_device
     from vkbackend.errors import NoDevice
     from vkbackend.ops import OPS
+
     names = [name for name in OPS if only in name]
     if not names:
         raise Failure(f"no op's name holds {only!r}; there are: {', '.join(OPS)}")
@@ -63,6 +67,7 @@ def check(only, index, verbose, as_json):
 def check_device(device, only: str, names: list[str], verbose: bool, quiet: bool):
     """-> ({op: OpReport}, all results). Prints as it goes, unless quiet."""
     from vkbackend.check import check as run_checks
+
     reports, results = {name: OpReport(name) for name in names}, []
 
     def say(text):
@@ -83,34 +88,64 @@ def check_device(device, only: str, names: list[str], verbose: bool, quiet: bool
             say(_result_line(result))
     if current:
         say(_line(reports[current]))
-    passed, failed = sum(report.passed for report in reports.values()), sum(len(report.failed) for report in reports.values())
-    say(f"{passed} passed, {failed} failed, {sum(report.unavailable for report in reports.values())} variants n/a on this device\n")
+    passed, failed = (
+        sum(report.passed for report in reports.values()),
+        sum(len(report.failed) for report in reports.values()),
+    )
+    say(
+        f"{passed} passed, {failed} failed, {sum(report.unavailable for report in reports.values())} variants n/a on "
+        f"this device\n"
+    )
     return reports, results
 
 
 def _unavailable(device, op_name: str) -> int:
     """Variants of an op that this device cannot run. A variant's name begins with its op's."""
     from vkbackend.device.shaders import variants
-    return sum(bool(device.kernels.missing(name)) for name in variants() if name == op_name or name.startswith(f"{op_name}_"))
+
+    return sum(
+        bool(device.kernels.missing(name)) for name in variants() if name == op_name or name.startswith(f"{op_name}_")
+    )
 
 
 def _line(report: OpReport) -> str:
     verdict = "ok  " if not report.failed else "FAIL"
-    text = f"{verdict}  {report.name:<12}  {report.passed:>4} passed  {len(report.failed):>3} failed  {report.unavailable:>3} n/a  worst {report.worst:.3g}"
+    text = (
+        f"{verdict}  {report.name:<12}  {report.passed:>4} passed  {len(report.failed):>3} failed  "
+        f"{report.unavailable:>3} n/a  worst {report.worst:.3g}"
+    )
     return text + " of what is allowed"
 
 
 def _result_line(result) -> str:
     outcome = "ok" if result.passed else "DIFFERS"
-    return f"  {outcome}: {result.kernel} on {result.op} {result.case!r}: " + (result.error or f"{result.worst:.3g} times what is allowed")
+    return f"  {outcome}: {result.kernel} on {result.op} {result.case!r}: " + (
+        result.error or f"{result.worst:.3g} times what is allowed"
+    )
 
 
 def _document(info, reports: dict[str, OpReport], results: list) -> dict:
-    ops = [{"name": report.name, "passed": report.passed, "failed": len(report.failed), "unavailable": report.unavailable,
-            "worst": _finite(report.worst)} for report in reports.values()]
+    ops = [
+        {
+            "name": report.name,
+            "passed": report.passed,
+            "failed": len(report.failed),
+            "unavailable": report.unavailable,
+            "worst": _finite(report.worst),
+        }
+        for report in reports.values()
+    ]
     listed = [asdict(result) | {"worst": _finite(result.worst), "passed": result.passed} for result in results]
-    return {"device": {"index": info.index, "name": info.name, "uuid": info.uuid, "driver": f"{info.driver} {info.driver_version}"},
-            "ops": ops, "results": listed}
+    return {
+        "device": {
+            "index": info.index,
+            "name": info.name,
+            "uuid": info.uuid,
+            "driver": f"{info.driver} {info.driver_version}",
+        },
+        "ops": ops,
+        "results": listed,
+    }
 
 
 def _finite(number: float) -> float | None:

@@ -1,6 +1,7 @@
 """Speaks to a server over HTTP, for the commands.
 
-In: a base URL. Out: parsed answers, one by one where they are streamed. Built on http.client: the commands start in a tenth of a second.
+In: a base URL. Out: parsed answers, one by one where they are streamed. Built on http.client: the commands start in
+a tenth of a second.
 """
 
 import http.client
@@ -31,15 +32,24 @@ class ServerError(VkbackendError):
 
 
 class Client:
-    """url: scheme, host, port and perhaps a path in front of `/api`. Raises NoServer and ServerError from every method."""
+    """url: scheme, host, port and perhaps a path in front of `/api`. Raises NoServer and ServerError from every
+    method.
+    """
 
     def __init__(self, url: str):
         self.url = url
         try:
             parts = urlsplit(url)
-            self._secure, self._host, self._port, self._path = parts.scheme == "https", parts.hostname, parts.port, parts.path.rstrip("/")
+            self._secure, self._host, self._port, self._path = (
+                parts.scheme == "https",
+                parts.hostname,
+                parts.port,
+                parts.path.rstrip("/"),
+            )
         except ValueError as error:
-            raise NoServer(f"{url} is no address of a server ({error}); set OLLAMA_HOST to one, such as 127.0.0.1:11434") from None
+            raise NoServer(
+                f"{url} is no address of a server ({error}); set OLLAMA_HOST to one, such as 127.0.0.1:11434"
+            ) from None
 
     @classmethod
     def from_environment(cls) -> "Client":
@@ -61,17 +71,22 @@ class Client:
             try:
                 text = answer.read()
             except (OSError, http.client.HTTPException) as error:
-                raise ServerError(f"the answer of {self.url}{path} broke off ({_reason(error)}); see the server's log") from None
+                raise ServerError(
+                    f"the answer of {self.url}{path} broke off ({_reason(error)}); see the server's log"
+                ) from None
         try:
             found = json.loads(text) if text.strip() else {}
             if not isinstance(found, dict):
                 raise ValueError
             return found
         except ValueError:
-            raise ServerError(f"{self.url}{path} did not answer with JSON; is it a vkbackend or Ollama server?") from None
+            raise ServerError(
+                f"{self.url}{path} did not answer with JSON; is it a vkbackend or Ollama server?"
+            ) from None
 
     def stream(self, path: str, body: dict) -> Iterator[dict]:
-        """The objects of a streamed answer as they arrive. Closing the iterator closes the connection, which ends the request.
+        """The objects of a streamed answer as they arrive. Closing the iterator closes the connection, which ends
+        the request.
 
         The last one says `done` or the status `success`; an answer that ends without it has broken off.
         """
@@ -103,6 +118,7 @@ class Client:
 
     def upload_blob(self, digest: str, path: Path, progress: Callable[[int], None] = lambda sent: None) -> None:
         """Send a file; `progress` gets the number of bytes sent so far."""
+
         def pieces():
             sent = 0
             with open(path, "rb") as file:
@@ -123,8 +139,10 @@ class Client:
         try:
             connection.connect()
         except (OSError, ValueError) as error:  # a ValueError: a host that is no name
-            raise NoServer(f"could not connect to a server at {self.url} ({_reason(error)}); start one with `vkbackend serve`, "
-                           "or set OLLAMA_HOST to where it listens") from None
+            raise NoServer(
+                f"could not connect to a server at {self.url} ({_reason(error)}); start one with `vkbackend serve`, "
+                "or set OLLAMA_HOST to where it listens"
+            ) from None
         try:
             connection.sock.settimeout(seconds)  # None: a model may take its time to load
             connection.request(method, self._path + path, data, headers)
@@ -135,7 +153,9 @@ class Client:
         if response.status >= 400:
             text = response.read().decode("utf-8", "replace")
             connection.close()
-            raise ServerError(_error_text(text) or f"{self.url}{path} answered with status {response.status}", response.status)
+            raise ServerError(
+                _error_text(text) or f"{self.url}{path} answered with status {response.status}", response.status
+            )
         return _Answer(connection, response)
 
 
@@ -171,5 +191,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, socket.timeout):
         return f"no answer within {CONNECT_SECONDS} s"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-

@@ -1,6 +1,6 @@
 """`completion`: what a shell needs to complete commands, options and the names of models; and `help`.
 
-    vkbackend completion bash > ~/.local/share/bash-completion/completions/vkbackend
+vkbackend completion bash > ~/.local/share/bash-completion/completions/vkbackend
 """
 
 import click
@@ -15,6 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(context, shell):
     """Print the completion script of a shell."""
     from click.shell_completion import get_completion_class
+
     click.echo(get_completion_class(shell)(context.find_root().command, {}, COMMAND, VARIABLE).source())
 
 
@@ -24,6 +25,7 @@ def completion(context, shell):
 def show_help(context, command):
     """Help about any command."""
     from .main import Failure
+
     root = context.find_root()
     if not command:
         click.echo(root.get_help())
@@ -40,6 +42,7 @@ def model_names(context, parameter, incomplete: str) -> list[str]:
     from vkbackend.errors import VkbackendError
 
     from ..library.store import Store
+
     try:
         names = [model.name for model in Store(settings.models_folder()).list()]
     except (VkbackendError, OSError):

@@ -63,8 +63,9 @@ DEFAULT_ALTERNATIVES = 5
 
 
 class Conversation:
-    """One model, what was said, and settings. `handle` takes a message or a command; False ends the conversation. keeps_lines: whether what is typed
-    is remembered for the next time."""
+    """One model, what was said, and settings. `handle` takes a message or a command; False ends the conversation.
+    keeps_lines: whether what is typed is remembered for the next time.
+    """
 
     def __init__(self, client: Client, model: str, info: dict, common: dict, printing: Printing):
         self.client, self.common, self.printing = client, dict(common), printing
@@ -86,8 +87,16 @@ class Conversation:
             return True
         if command in ("/bye", "/exit"):
             return False
-        action = {"/?": self.help, "/help": self.help, "/clear": self.clear, "/set": self.set, "/show": self.show,
-                  "/list": self.list, "/load": self.load, "/save": self.save}.get(command)
+        action = {
+            "/?": self.help,
+            "/help": self.help,
+            "/clear": self.clear,
+            "/set": self.set,
+            "/show": self.show,
+            "/list": self.list,
+            "/load": self.load,
+            "/save": self.save,
+        }.get(command)
         if action is None:
             echo(f"Unknown command '{command}'. Type /? for help")
         else:
@@ -98,7 +107,11 @@ class Conversation:
         """Ask and keep both sides; a request that fails or is cut off with Ctrl-C leaves the history as it was."""
         message = {"role": "user", "content": text}
         before = [{"role": "system", "content": self.system}] if self.system else []
-        body = {"model": self.model, "messages": [*before, *self.messages, message], "options": self.options} | self.common
+        body = {
+            "model": self.model,
+            "messages": [*before, *self.messages, message],
+            "options": self.options,
+        } | self.common
         try:
             answer = print_answer(self.client, "/api/chat", body, self.printing)
         except KeyboardInterrupt:
@@ -109,7 +122,11 @@ class Conversation:
         self.messages += [message, {"role": "assistant", "content": answer.text}]
 
     def help(self, topic: str) -> None:
-        echo({"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(topic.removeprefix("/"), HELP))
+        echo(
+            {"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(
+                topic.removeprefix("/"), HELP
+            )
+        )
 
     def list(self, prefix: str) -> None:
         models = self.client.call("GET", "/api/tags").get("models") or []
@@ -123,8 +140,14 @@ class Conversation:
         name, _, value = text.partition(" ")
         value = value.strip()
         switches = {"history": ("keeps_lines", True), "nohistory": ("keeps_lines", False)}
-        printing = {"verbose": ("verbose", True), "quiet": ("verbose", False), "color": ("coloured", True), "nocolor": ("coloured", False),
-                    "wordwrap": ("wraps", True), "nowordwrap": ("wraps", False)}
+        printing = {
+            "verbose": ("verbose", True),
+            "quiet": ("verbose", False),
+            "color": ("coloured", True),
+            "nocolor": ("coloured", False),
+            "wordwrap": ("wraps", True),
+            "nowordwrap": ("wraps", False),
+        }
         if not name:
             echo(SET_HELP)
         elif name == "parameter":
@@ -167,9 +190,15 @@ class Conversation:
         if part == "info":
             echo("\n".join(describe(self.info)))
         elif part == "parameters":
-            echo("Model defined parameters:\n" + (self.info.get("parameters") or "No parameters were specified for this model."))
+            echo(
+                "Model defined parameters:\n"
+                + (self.info.get("parameters") or "No parameters were specified for this model.")
+            )
             if self.options:
-                echo("\nUser defined parameters:\n" + "\n".join(f"{name:<30} {json.dumps(value)}" for name, value in self.options.items()))
+                echo(
+                    "\nUser defined parameters:\n"
+                    + "\n".join(f"{name:<30} {json.dumps(value)}" for name, value in self.options.items())
+                )
         elif part == "system":
             echo(self.system or self.info.get("system") or "No system message was specified for this model.")
         elif part in ("license", "modelfile", "template"):
@@ -194,7 +223,13 @@ class Conversation:
         if not name:
             echo("Usage: /save <model>")
             return
-        body = {"model": name, "from": self.model, "parameters": self.options, "messages": self.messages, "stream": False}
+        body = {
+            "model": name,
+            "from": self.model,
+            "parameters": self.options,
+            "messages": self.messages,
+            "stream": False,
+        }
         try:
             self.client.call("POST", "/api/create", body | ({"system": self.system} if self.system else {}))
         except (ServerError, NoServer) as error:
@@ -223,10 +258,13 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     from prompt_toolkit import PromptSession
     from prompt_toolkit.formatted_text import HTML
     from prompt_toolkit.history import FileHistory, InMemoryHistory
+
     conversation = Conversation(client, model, info, common, printing)
 
     class Lines(FileHistory):
-        """/set nohistory keeps lines out of the file from then on. A file that cannot be read or written is done without."""
+        """/set nohistory keeps lines out of the file from then on. A file that cannot be read or written is done
+        without.
+        """
 
         def load_history_strings(self) -> Iterable[str]:
             try:
@@ -240,7 +278,9 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
                     super().store_string(string)
 
     try:
-        history = InMemoryHistory() if settings.get("OLLAMA_NOHISTORY") else Lines(str(settings.cache_folder() / "history"))
+        history = (
+            InMemoryHistory() if settings.get("OLLAMA_NOHISTORY") else Lines(str(settings.cache_folder() / "history"))
+        )
     except (OSError, VkbackendError):
         history = InMemoryHistory()
     session = PromptSession(history=history)
@@ -248,7 +288,11 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     preload(client, model, common)
     while True:
         try:
-            text = read_message(lambda is_first: session.prompt(">>> " if is_first else "... ", placeholder=placeholder if is_first else None))
+            text = read_message(
+                lambda is_first: session.prompt(
+                    ">>> " if is_first else "... ", placeholder=placeholder if is_first else None
+                )
+            )
         except KeyboardInterrupt:
             echo("\nUse Ctrl + d or /bye to exit.")
             continue
@@ -259,12 +303,14 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
 
 
 def read_message(read_line) -> str:
-    """One message: a line, or the lines between triple quotes. `read_line(is_first)` gives lines; its exceptions pass through."""
+    """One message: a line, or the lines between triple quotes. `read_line(is_first)` gives lines; its exceptions
+    pass through.
+    """
     text = read_line(True)
     opened = text.strip()
     for start in (QUOTES, f"/set system {QUOTES}"):
         if opened.startswith(start):
-            body = opened[len(start):]
+            body = opened[len(start) :]
             while not body.rstrip().endswith(QUOTES):
                 body += "\n" + read_line(False)
             return start.removesuffix(QUOTES) + body.rstrip().removesuffix(QUOTES)

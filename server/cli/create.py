@@ -1,7 +1,8 @@
-"""`create`: a model from a Modelfile, from a folder with one (or with weights and none), or straight from a GGUF file.
+"""`create`: a model from a Modelfile, from a folder with one (or with weights and none), or straight from a GGUF
+file.
 
-Through the server where one answers, else into the store of OLLAMA_MODELS directly. The same file under the same name again is done in
-an instant: digests are remembered, and a model that is there already stays as it is.
+Through the server where one answers, else into the store of OLLAMA_MODELS directly. The same file under the same
+name again is done in an instant: digests are remembered, and a model that is there already stays as it is.
 """
 
 import sys
@@ -22,7 +23,7 @@ from .terminal.progress import Progress
 
 @click.command()
 @click.argument("model")
-@click.option("-f", "--file", "modelfile", default="", help="Name of the Modelfile (default \"Modelfile\").")
+@click.option("-f", "--file", "modelfile", default="", help='Name of the Modelfile (default "Modelfile").')
 @click.option("--gguf", default="", help="Make the model from this GGUF file, without a Modelfile.")
 @click.option("-q", "--quantize", default="", help="Quantize the model to this level (e.g. q4_K_M).")
 def create(model, modelfile, gguf, quantize):
@@ -39,11 +40,15 @@ def create(model, modelfile, gguf, quantize):
 
 
 def _server() -> Client | None:
-    """The running server; None where the store is to be written directly. Raises NoServer where OLLAMA_HOST names another machine."""
+    """The running server; None where the store is to be written directly. Raises NoServer where OLLAMA_HOST names
+    another machine.
+    """
     client, address = running_server(), from_environment()
     if client is None and not address.is_local:
-        raise NoServer(f"could not connect to a server at {address.url}; set OLLAMA_HOST to where one listens, "
-                       "or leave it unset to write to the models on this machine")
+        raise NoServer(
+            f"could not connect to a server at {address.url}; set OLLAMA_HOST to where one listens, "
+            "or leave it unset to write to the models on this machine"
+        )
     return client
 
 
@@ -56,6 +61,7 @@ def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str
         click.echo(f"{name} is there already, from the same file")
         return
     from ..wire.native import CreateRequest
+
     _send(client, CreateRequest(model=name, quantize=quantize, files={path.name: digest}), {digest: path})
 
 
@@ -63,6 +69,7 @@ def _stands_for(client: Client | None, name: str, digest: str) -> bool:
     """Whether the model has this very file, whatever was added to it."""
     if client is None:
         from ..library.store import InvalidName, ModelNotFound, Store, StoreError
+
         try:
             stored = Store(settings.models_folder()).get(name)
             return stored.gguf_path is not None and stored.model_layer.digest == digest and stored.gguf_path.is_file()
@@ -80,6 +87,7 @@ def _from_modelfile(text: str):
     """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
     from ..library import modelfile
     from .modelfile_request import create_request, has_weights
+
     path = settings.expanded(text or "Modelfile")
     if text == "-":
         contents, folder = sys.stdin.buffer.read(), Path.cwd()
@@ -88,14 +96,18 @@ def _from_modelfile(text: str):
     elif not text and has_weights(Path.cwd()):  # a folder as its maker publishes it
         contents, folder = b"FROM .", Path.cwd()
     else:
-        raise Failure(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give a Modelfile with -f FILE, or a GGUF file with --gguf FILE")
+        raise Failure(
+            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give a Modelfile with -f FILE, or a GGUF "
+            f"file with --gguf FILE"
+        )
     click.echo("gathering model components", err=True)
     try:
         commands = modelfile.parse(contents)
     except modelfile.ModelfileError as error:
         raise Failure(str(error)) from None
-    request, files = create_request(commands, folder, lambda file: file_digest(file, _reading(file)),
-                                    lambda warning: click.echo(warning, err=True))
+    request, files = create_request(
+        commands, folder, lambda file: file_digest(file, _reading(file)), lambda warning: click.echo(warning, err=True)
+    )
     if request.from_.startswith(("./", "../", "/", "~")) or request.from_.endswith(".gguf"):
         raise Failure(f"FROM {request.from_}: no such file; paths are relative to the Modelfile")
     return request, files
@@ -109,6 +121,7 @@ def _send(client: Client | None, request, files: dict[str, Path]) -> None:
     import json
 
     from ..go import encode
+
     copied = set()
     with Progress() as progress:
         for digest, path in files.items():
@@ -133,6 +146,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
     from ..library import registry
     from ..library.store import Store
     from ..wire.native import CreateRequest
+
     store, copied = Store(settings.models_folder()), set()
     store.rename_old_blobs()
     request = bind(CreateRequest, encode.dumps(request).encode())  # as the server would read it
@@ -149,8 +163,11 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
 
         def report(status, digest="", total=0, completed=0):
             progress({"status": _step(status, copied), "digest": digest, "total": total, "completed": completed})
+
         try:
-            creation.create(store, request, creation.check(request), report, lambda base: registry.pull(store, base, report))
+            creation.create(
+                store, request, creation.check(request), report, lambda base: registry.pull(store, base, report)
+            )
         except ApiError as error:
             raise Failure(error.message) from None
 
@@ -158,7 +175,9 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
 def _copying(progress: Progress, digest: str, path: Path):
     """-> what is called with the number of bytes of a file that have come into the store."""
     total = path.stat().st_size
-    return lambda done: progress({"status": f"copying {path.name}", "digest": digest, "total": total, "completed": done})
+    return lambda done: progress(
+        {"status": f"copying {path.name}", "digest": digest, "total": total, "completed": done}
+    )
 
 
 def _reading(path: Path):

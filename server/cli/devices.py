@@ -30,18 +30,41 @@ def devices(as_json):
 def lines(found: Survey) -> list[str]:
     if not found.devices:
         return ["Models run on: CPU"]
-    rows = [[device.index, device.name, device.type.name.lower(), f"{device.driver} {device.driver_version}", ".".join(map(str, device.api)),
-             _range(device.subgroup_min, device.subgroup_max), human_bytes_binary(device.memory_total), human_bytes_binary(device.memory_free),
-             _place(device, found.usable)] for device in found.devices]
+    rows = [
+        [
+            device.index,
+            device.name,
+            device.type.name.lower(),
+            f"{device.driver} {device.driver_version}",
+            ".".join(map(str, device.api)),
+            _range(device.subgroup_min, device.subgroup_max),
+            human_bytes_binary(device.memory_total),
+            human_bytes_binary(device.memory_free),
+            _place(device, found.usable),
+        ]
+        for device in found.devices
+    ]
     text = columns(rows, HEADER) + [""]
     for device in found.devices:
-        text += [f"{device.index}: {found.reasons[device.index]}", f"   features: {', '.join(sorted(device.features)) or 'none of the optional ones'}"]
-    return text + ["", f"Models run on: {found.sentence}"] + ([] if found.is_switched_on or found.chosen is None else [
-        f"With OLLAMA_VULKAN=1 they would run on {found.chosen.name}"])
+        text += [
+            f"{device.index}: {found.reasons[device.index]}",
+            f"   features: {', '.join(sorted(device.features)) or 'none of the optional ones'}",
+        ]
+    return (
+        text
+        + ["", f"Models run on: {found.sentence}"]
+        + (
+            []
+            if found.is_switched_on or found.chosen is None
+            else [f"With OLLAMA_VULKAN=1 they would run on {found.chosen.name}"]
+        )
+    )
 
 
 def _place(device, usable) -> str:
-    """* for the device that comes first, then 2, 3, ... for those that models go to where they do not fit there, or where they are spread."""
+    """* for the device that comes first, then 2, 3, ... for those that models go to where they do not fit there, or
+    where they are spread.
+    """
     if device not in usable:
         return ""
     number = usable.index(device) + 1
@@ -54,5 +77,8 @@ def _range(least: int, most: int) -> str:
 
 def describe(device: DeviceInfo) -> str:
     """Type, driver and memory in one line."""
-    return (f"{device.name}: {device.type.name.lower()}, {device.driver} {device.driver_version}, Vulkan {'.'.join(map(str, device.api))}, "
-            f"{human_bytes_binary(device.memory_free)} of {human_bytes_binary(device.memory_total)} free")
+    return (
+        f"{device.name}: {device.type.name.lower()}, {device.driver} {device.driver_version}, Vulkan "
+        f"{'.'.join(map(str, device.api))}, "
+        f"{human_bytes_binary(device.memory_free)} of {human_bytes_binary(device.memory_total)} free"
+    )

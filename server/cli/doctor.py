@@ -1,6 +1,8 @@
-"""`doctor`: what somebody who is to help must know, in one file: devices, a quick check of the kernels, 16 tokens on the device and on the CPU.
+"""`doctor`: what somebody who is to help must know, in one file: devices, a quick check of the kernels, 16 tokens on
+the device and on the CPU.
 
-Out: the report on stdout and in a file. Exit status 1 where a kernel differs or the device's tokens are not the CPU's.
+Out: the report on stdout and in a file. Exit status 1 where a kernel differs or the device's tokens are not the
+CPU's.
 """
 
 import os
@@ -42,8 +44,14 @@ class Generated:
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-o", "--output", "path", type=click.Path(dir_okay=False), default=None,
-              help="File of the report (default vkbackend-report-TIME.txt here).")
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="File of the report (default vkbackend-report-TIME.txt here).",
+)
 def doctor(model, path):
     """Examine devices, kernels and a model, and write a report.
 
@@ -92,9 +100,11 @@ class _Report:
 def _system() -> list[str]:
     packages = ", ".join(f"{name} {_package(name)}" for name in PACKAGES)
     named = [f"{row.name}={settings.text(row.name)}" for row in settings.ROWS if settings.text(row.name)]
-    return [f"vkbackend {version()}, Python {platform.python_version()}, {packages}",
-            f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(total_host_memory())}",
-            "settings: " + (" ".join(named) or "none")]
+    return [
+        f"vkbackend {version()}, Python {platform.python_version()}, {packages}",
+        f"{platform.platform()}, {os.cpu_count()} cores, {human_bytes_binary(total_host_memory())}",
+        "settings: " + (" ".join(named) or "none"),
+    ]
 
 
 def _package(name: str) -> str:
@@ -117,11 +127,15 @@ def _open(report, found):
 
 def _check(device) -> tuple[list[str], bool]:
     from vkbackend.check import check
+
     start = time.monotonic()
     results = list(check(device, quick=True))
     failed = [result for result in results if not result.passed]
-    lines = [f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: {result.error or f'{result.worst:.3g} times what is allowed'}"
-             for result in failed]
+    lines = [
+        f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: "
+        f"{result.error or f'{result.worst:.3g} times what is allowed'}"
+        for result in failed
+    ]
     passed, seconds = len(results) - len(failed), time.monotonic() - start
     return lines + [f"{passed} passed, {len(failed)} failed in {seconds:.1f} s; `vkbackend check` runs all"], not failed
 
@@ -129,6 +143,7 @@ def _check(device) -> tuple[list[str], bool]:
 def _model_file(model: str | None) -> Path | None:
     from ..library.store import Store
     from .bench import gguf_path
+
     if model is not None:
         return gguf_path(model)
     stored = [each.gguf_path for each in Store(settings.models_folder()).list() if each.gguf_path]
@@ -152,19 +167,29 @@ def _generation(report, file: Path, device) -> bool:
         lines.append(words)
         faster, slower = sorted(made, key=lambda name: -made[name].rate)
         hint = "OLLAMA_VULKAN=1 is right" if faster != "CPU" else "leave OLLAMA_VULKAN unset"
-        lines.append(f"{faster} is {made[faster].rate / max(made[slower].rate, 1e-9):.1f} times as fast as {slower} for one answer at a time: {hint}")
+        lines.append(
+            f"{faster} is {made[faster].rate / max(made[slower].rate, 1e-9):.1f} times as fast as {slower} for one "
+            f"answer at a time: {hint}"
+        )
     report.section("Generation", lines)
     return is_sound
 
 
 def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
-    """(whether they agree, in words). After two nearly equal candidates texts may part; up to there log-probabilities must be close."""
-    same = next((index for index, pair in enumerate(zip(on_device.tokens, on_cpu.tokens)) if pair[0] != pair[1]), len(on_cpu.tokens))
-    gaps = [abs(one - other) for one, other in zip(on_device.logprobs[:same + 1], on_cpu.logprobs[:same + 1])]
+    """(whether they agree, in words). After two nearly equal candidates texts may part; up to there
+    log-probabilities must be close.
+    """
+    same = next(
+        (index for index, pair in enumerate(zip(on_device.tokens, on_cpu.tokens)) if pair[0] != pair[1]),
+        len(on_cpu.tokens),
+    )
+    gaps = [abs(one - other) for one, other in zip(on_device.logprobs[: same + 1], on_cpu.logprobs[: same + 1])]
     gap = sum(gaps) / len(gaps)
     agrees = gap <= CLOSE and same > 0
-    return agrees, (f"{'the same' if agrees else 'DIFFERENT'}: {same} of {len(on_cpu.tokens)} tokens are equal, mean difference of "
-                    f"log-probabilities {gap:.5f} (up to {CLOSE} is rounding)")
+    return agrees, (
+        f"{'the same' if agrees else 'DIFFERENT'}: {same} of {len(on_cpu.tokens)} tokens are equal, mean difference of "
+        f"log-probabilities {gap:.5f} (up to {CLOSE} is rounding)"
+    )
 
 
 def generate(file: Path, device) -> Generated:
@@ -174,6 +199,7 @@ def generate(file: Path, device) -> Generated:
     from vkbackend.engine.runner import ModelRunner
     from vkbackend.models.load import load
     from vkbackend.tokenizer import Tokenizer
+
     runner = ModelRunner(load(file, device), context_length=128, max_sequences=1)
     tokenizer = Tokenizer.from_gguf(runner.model.gguf)
     options = SamplingOptions(temperature=0, repeat_penalty=1.0, logit_bias=dict.fromkeys(tokenizer.eos_ids, -1000.0))
@@ -181,7 +207,9 @@ def generate(file: Path, device) -> Generated:
         rates = []
         for _ in range(ROUNDS):
             runner.forget()
-            events = list(engine.generate(GenerationRequest(tokenizer.encode(PROMPT), options, NUM_TOKENS, logprobs=True)))
+            events = list(
+                engine.generate(GenerationRequest(tokenizer.encode(PROMPT), options, NUM_TOKENS, logprobs=True))
+            )
             finished = next(event for event in events if isinstance(event, Finished))
             rates.append((finished.tokens - 1) / max(finished.decode_seconds, 1e-9))
     entries = [entry for event in events if isinstance(event, Piece) for entry in event.logprobs]

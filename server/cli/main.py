@@ -1,4 +1,6 @@
-"""The group of all commands: which file each one lives in, how errors end the process, the table of environment variables."""
+"""The group of all commands: which file each one lives in, how errors end the process, the table of environment
+variables.
+"""
 
 import importlib
 import os
@@ -13,7 +15,8 @@ from vkbackend.errors import VkbackendError
 from ..version import version
 from .terminal.cleaning import echo
 
-# Command -> (module, the click command in it). Modules are imported when their command runs: `create` must not pay for the devices' code.
+# Command -> (module, the click command in it). Modules are imported when their command runs: `create` must not pay for
+# the devices' code.
 COMMANDS = {
     "serve": ("serve", "serve"),
     "create": ("create", "create"),
@@ -68,7 +71,8 @@ class CommandGroup(click.Group):
         except VkbackendError as error:
             raise Failure(str(error)) from None
         except BrokenPipeError:
-            # The reader of our output has gone (`vkbackend list | head -1`): nothing left to say, not even on closing stdout.
+            # The reader of our output has gone (`vkbackend list | head -1`): nothing left to say, not even on closing
+            # stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(1) from None
 
@@ -102,6 +106,8 @@ def _show_version(context, _, wanted):
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version.")
+@click.option(
+    "-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def cli():
     """Runs GGUF language models on any Vulkan GPU, and serves them as Ollama does."""

@@ -1,6 +1,7 @@
 """A parsed Modelfile -> the create request that it asks for.
 
-In: commands of `modelfile.parse`, the Modelfile's folder. Out: `CreateRequest`, and the files whose blobs must be in the store first.
+In: commands of `modelfile.parse`, the Modelfile's folder. Out: `CreateRequest`, and the files whose blobs must be in
+the store first.
 """
 
 from pathlib import Path
@@ -14,21 +15,41 @@ from ..wire.native import CreateRequest, Message
 from ..wire.options import format_parameters
 
 # What a Hugging Face folder says about its weights.
-COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "added_tokens.json",
-              "chat_template.jinja", "chat_template.json")
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 # Accepted in old Modelfiles, without effect.
-DEPRECATED = ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat", "mirostat_tau", "mirostat_eta")
+DEPRECATED = (
+    "penalize_newline",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+)
 
 
 class ModelfileProblem(VkbackendError):
     """A Modelfile that cannot become a request."""
 
 
-def create_request(commands: list[Command], folder: Path, digest, warn=lambda text: None) -> tuple[CreateRequest, dict[str, Path]]:
+def create_request(
+    commands: list[Command], folder: Path, digest, warn=lambda text: None
+) -> tuple[CreateRequest, dict[str, Path]]:
     """digest(path) -> "sha256:..." of a file. -> (request, {digest: path} of the files that FROM and ADAPTER name).
 
-    What FROM names is a file, or a folder of safetensors or GGUF files, where it exists beside the Modelfile, else a model. Raises
-    ModelfileProblem.
+    What FROM names is a file, or a folder of safetensors or GGUF files, where it exists beside the Modelfile, else a
+    model. Raises ModelfileProblem.
     """
     request, parameters, files = CreateRequest(), {}, {}
     for command in commands:

@@ -35,9 +35,18 @@ def ps(prefix):
     """List running models."""
     with connected() as client:
         models = client.call("GET", "/api/ps").get("models") or []
-    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), processor(model["size"], model.get("size_vram", 0)),
-             model.get("context_length", 0), until(model["expires_at"])]
-            for model in models if model["name"].startswith(prefix)]
+    rows = [
+        [
+            model["name"],
+            model["digest"][:12],
+            human_bytes(model["size"]),
+            processor(model["size"], model.get("size_vram", 0)),
+            model.get("context_length", 0),
+            until(model["expires_at"]),
+        ]
+        for model in models
+        if model["name"].startswith(prefix)
+    ]
     echo("\n".join(columns(rows, ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"])))
 
 
@@ -104,15 +113,21 @@ def unload(client: Client, model: str) -> None:
 
 # --- cells
 
+
 def model_lines(models: list[dict], prefix: str = "") -> list[str]:
     """/api/tags' models -> the table of `list`."""
-    rows = [[model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
-            for model in models if model["name"].lower().startswith(prefix.lower())]
+    rows = [
+        [model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
+        for model in models
+        if model["name"].lower().startswith(prefix.lower())
+    ]
     return columns(rows, ["NAME", "ID", "SIZE", "MODIFIED"])
 
 
 def age(text: str) -> int | None:
-    """RFC 3339 -> nanoseconds since then (below zero: in the future), None for the zero time, which stands for never."""
+    """RFC 3339 -> nanoseconds since then (below zero: in the future), None for the zero time, which stands for
+    never.
+    """
     match = _TIME.fullmatch(text)
     if match is None or text.startswith("0001-"):
         return None
@@ -142,8 +157,11 @@ def processor(size: int, size_vram: int) -> str:
 def describe(answer: dict, verbose: bool = False) -> list[str]:
     """/api/show's answer -> lines in sections."""
     details, info = answer.get("details") or {}, answer.get("model_info") or {}
-    lines = _section("Model", _facts(info, details.get("family", ""), ("context_length", "embedding_length"))
-                     + [["quantization", details.get("quantization_level", "")]])
+    lines = _section(
+        "Model",
+        _facts(info, details.get("family", ""), ("context_length", "embedding_length"))
+        + [["quantization", details.get("quantization_level", "")]],
+    )
     lines += _section("Capabilities", [[name] for name in answer.get("capabilities") or []])
     projector = answer.get("projector_info")
     if projector:
@@ -151,7 +169,13 @@ def describe(answer: dict, verbose: bool = False) -> list[str]:
     lines += _section("Parameters", [line.split(maxsplit=1) for line in (answer.get("parameters") or "").splitlines()])
     if verbose:
         lines += _section("Metadata", [[key, _short(value)] for key, value in sorted(info.items())])
-        lines += _section("Tensors", [[tensor["name"], tensor["type"], str(tensor["shape"]).replace(",", "")] for tensor in answer.get("tensors") or []])
+        lines += _section(
+            "Tensors",
+            [
+                [tensor["name"], tensor["type"], str(tensor["shape"]).replace(",", "")]
+                for tensor in answer.get("tensors") or []
+            ],
+        )
     lines += _section("System", _head(answer.get("system") or ""))
     return lines + _section("License", _head(answer.get("license") or ""))
 
@@ -162,7 +186,11 @@ def _facts(info: dict, family: str, keys: tuple[str, ...]) -> list[list[str]]:
     if info.get("general.parameter_count"):
         facts.append(["parameters", human_number(int(info["general.parameter_count"]))])
     names = {"vision.embedding_length": "embedding length", "vision.projection_dim": "dimensions"}
-    return facts + [[names.get(key, key.replace("_", " ")), int(info[f"{architecture}.{key}"])] for key in keys if info.get(f"{architecture}.{key}")]
+    return facts + [
+        [names.get(key, key.replace("_", " ")), int(info[f"{architecture}.{key}"])]
+        for key in keys
+        if info.get(f"{architecture}.{key}")
+    ]
 
 
 def _section(title: str, rows: list[list]) -> list[str]:

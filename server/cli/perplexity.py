@@ -12,8 +12,15 @@ from .main import Failure
 
 @click.command()
 @click.argument("file", type=click.File("rb"))
-@click.option("-m", "--model", default="", metavar="MODEL", help="A name (see `vkbackend list`) or the path of a GGUF file.")
-@click.option("--context", type=click.IntRange(2), default=None, help="Tokens that the model sees at a time; default: OLLAMA_CONTEXT_LENGTH.")
+@click.option(
+    "-m", "--model", default="", metavar="MODEL", help="A name (see `vkbackend list`) or the path of a GGUF file."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(2),
+    default=None,
+    help="Tokens that the model sees at a time; default: OLLAMA_CONTEXT_LENGTH.",
+)
 @click.option("--tokens", "num_tokens", type=click.IntRange(2), default=None, help="Only so many of the first tokens.")
 @click.option("--cpu", is_flag=True, help="On the CPU.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
@@ -27,18 +34,37 @@ def perplexity(file, model, context, num_tokens, cpu, as_json):
     try:
         text = file.read().decode()
     except UnicodeDecodeError as error:
-        raise Failure(f"{file.name} is no UTF-8 text ({error.reason} at byte {error.start}); convert it first") from None
+        raise Failure(
+            f"{file.name} is no UTF-8 text ({error.reason} at byte {error.start}); convert it first"
+        ) from None
     from vkbackend.engine.perplexity import perplexity as measure
     from vkbackend.placement.opening import open_engine
-    with closing(open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)) as opened:
+
+    with closing(
+        open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)
+    ) as opened:
         tokens = opened.tokenizer.encode(text)[:num_tokens]
         begin = time.perf_counter()
         found = measure(opened.engine, tokens)
         seconds = time.perf_counter() - begin
         where = opened.device_name
     if as_json:
-        click.echo(json.dumps({"model": model, "perplexity": found.value, "mean_logprob": found.mean_logprob, "tokens": found.num_tokens,
-                               "context": found.context, "seconds": seconds, "device": where}))
+        click.echo(
+            json.dumps(
+                {
+                    "model": model,
+                    "perplexity": found.value,
+                    "mean_logprob": found.mean_logprob,
+                    "tokens": found.num_tokens,
+                    "context": found.context,
+                    "seconds": seconds,
+                    "device": where,
+                }
+            )
+        )
     else:
-        click.echo(f"perplexity {found.value:.4f} ({-found.mean_logprob:.4f} nats a token) over {found.num_tokens:,} tokens in a context of "
-                   f"{found.context:,}; {seconds:.1f} s on {where}")
+        click.echo(
+            f"perplexity {found.value:.4f} ({-found.mean_logprob:.4f} nats a token) over {found.num_tokens:,} tokens "
+            f"in a context of "
+            f"{found.context:,}; {seconds:.1f} s on {where}"
+        )

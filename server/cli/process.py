@@ -45,7 +45,7 @@ def _encoded(error: UnicodeError) -> tuple[bytes, int]:
     surrogate as U+FFFD."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    characters = error.object[error.start:error.end]
+    characters = error.object[error.start : error.end]
     written = [bytes([ord(each) - 0xDC00]) if 0xDC80 <= ord(each) <= 0xDCFF else b"\xef\xbf\xbd" for each in characters]
     return b"".join(written), error.end
 
@@ -89,6 +89,7 @@ def _status_of(command: Callable[[], None]) -> int | str | None:
         raise
     except BaseException as error:
         from vkbackend import settings
+
         if settings.get("OLLAMA_DEBUG") < 0:
             traceback.print_exception(error)
         if isinstance(error, OSError):
@@ -101,6 +102,7 @@ def _status_of(command: Callable[[], None]) -> int | str | None:
 def _told(text: str) -> int:
     try:
         from .terminal.cleaning import echo
+
         echo(f"Error: {text}", err=True)
     except OSError:
         pass  # nobody is left to be told

@@ -17,7 +17,9 @@ def pull(model, insecure):
 
 
 def pull_model(client: Client, name: str, insecure: bool = False) -> None:
-    """Shows how far it is. Raises ServerError. Ctrl-C ends it; what has come is kept, and the next pull goes on from there."""
+    """Shows how far it is. Raises ServerError. Ctrl-C ends it; what has come is kept, and the next pull goes on from
+    there.
+    """
     exchange(client, "/api/pull", name, insecure)
 
 

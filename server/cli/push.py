@@ -16,4 +16,6 @@ def push(model, insecure):
         exchange(client, "/api/push", model, insecure)
     name = parse(model)
     if name.host == DEFAULT_HOST:
-        click.echo(f"\nYou can find your model at:\n\n\thttps://ollama.com/{name.shortest.removesuffix(':' + DEFAULT_TAG)}\n")
+        click.echo(
+            f"\nYou can find your model at:\n\n\thttps://ollama.com/{name.shortest.removesuffix(':' + DEFAULT_TAG)}\n"
+        )

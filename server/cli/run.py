@@ -1,6 +1,7 @@
 """`run`: one prompt and its answer, or a conversation.
 
-Speaks to the running server; without one, serves itself as long as it lasts. A path to a GGUF file becomes a model of that name first.
+Speaks to the running server; without one, serves itself as long as it lasts. A path to a GGUF file becomes a model
+of that name first.
 """
 
 import json
@@ -32,17 +33,56 @@ FORMATS = ("", "json")
 @click.option("--verbose", is_flag=True, help="Show timings for response.")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry.")
 @click.option("--no-color", is_flag=True, help="Do not colour tokens by their probability.")
-@click.option("--logprobs", type=click.IntRange(1, 20), is_flag=False, flag_value=5, default=None, metavar="[N]",
-              help="Show each token's probability and the N likeliest in its place (default 5) after the answer.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(1, 20),
+    is_flag=False,
+    flag_value=5,
+    default=None,
+    metavar="[N]",
+    help="Show each token's probability and the N likeliest in its place (default 5) after the answer.",
+)
 @click.option("--format", "response_format", default="", help="Response format (e.g. json).")
-@click.option("--think", is_flag=False, flag_value="true", default=None,
-              help="Enable thinking mode: true/false or high/medium/low for supported models.")
+@click.option(
+    "--think",
+    is_flag=False,
+    flag_value="true",
+    default=None,
+    help="Enable thinking mode: true/false or high/medium/low for supported models.",
+)
 @click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided).")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically.")
-@click.option("--truncate", type=bool, is_flag=False, flag_value=True, default=None, metavar="[BOOLEAN]",
-              help="For embedding models: cut inputs that exceed the context length (the default), or, with --truncate=false, refuse them.")
-@click.option("--dimensions", type=click.IntRange(0), default=0, help="For embedding models: cut the embedding to so many numbers.")
-def run(model, prompt, keepalive, verbose, insecure, no_color, logprobs, response_format, think, hidethinking, nowordwrap, truncate, dimensions):
+@click.option(
+    "--truncate",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=None,
+    metavar="[BOOLEAN]",
+    help="For embedding models: cut inputs that exceed the context length (the default), or, with --truncate=false, "
+    "refuse them.",
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(0),
+    default=0,
+    help="For embedding models: cut the embedding to so many numbers.",
+)
+def run(
+    model,
+    prompt,
+    keepalive,
+    verbose,
+    insecure,
+    no_color,
+    logprobs,
+    response_format,
+    think,
+    hidethinking,
+    nowordwrap,
+    truncate,
+    dimensions,
+):
     """Run a model.
 
     A model that is not there is pulled first. Without a PROMPT, and with no text piped in, a conversation starts.
@@ -59,10 +99,13 @@ def run(model, prompt, keepalive, verbose, insecure, no_color, logprobs, respons
         info = show_or_pull(client, name, insecure)
         if is_interactive:
             from .conversation import converse
+
             converse(client, name, info, common, printing)
         elif "embedding" in (info.get("capabilities") or []):
             embedding = {"dimensions": dimensions} if dimensions else {}
-            print_embedding(client, name, text, common | embedding | ({} if truncate is None else {"truncate": truncate}))
+            print_embedding(
+                client, name, text, common | embedding | ({} if truncate is None else {"truncate": truncate})
+            )
         else:
             answer_once(client, name, text, common, printing)
 

@@ -47,7 +47,9 @@ def log_devices(found: Survey) -> None:
         reason = found.reasons[device.index] if found.is_switched_on else "not used: OLLAMA_VULKAN is not set"
         log.info("device %d: %s: %s", device.index, describe(device), reason)
     if found.problem:
-        log.log(logging.WARNING if found.is_switched_on else logging.INFO, "no Vulkan device can be used: %s", found.problem)
+        log.log(
+            logging.WARNING if found.is_switched_on else logging.INFO, "no Vulkan device can be used: %s", found.problem
+        )
 
 
 def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
@@ -55,7 +57,9 @@ def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
     lines = [f"vkbackend {version()} is ready at {url} (Ollama API {VERSION})", f"Models run on: {found.sentence}"]
     if not models:
         return lines + [f"No models yet in {store.root}; make one: vkbackend create NAME --gguf FILE.gguf"]
-    body = json.dumps({"model": models[0].name.removesuffix(":latest"), "prompt": "Why is the sky blue?", "logprobs": True})
+    body = json.dumps(
+        {"model": models[0].name.removesuffix(":latest"), "prompt": "Why is the sky blue?", "logprobs": True}
+    )
     return lines + [f"Try: curl {url}/api/generate -d '{body}'"]
 
 

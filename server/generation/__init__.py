@@ -1,1 +1,3 @@
-"""What /api/chat, /api/generate and their OpenAI counterparts share: plan a request, run the engine, shape the answers."""
+"""What /api/chat, /api/generate and their OpenAI counterparts share: plan a request, run the engine, shape the
+answers.
+"""

@@ -20,7 +20,9 @@ from ..wire.native import ChatRequest, ChatResponse, Message
 from .plan import Plan, check_format, example_messages
 from .run import Run
 
-ANSWER_BEGUN = Message(role="assistant", content="...")  # to built-in parsers: what comes goes on with an answer, no thoughts are to be expected
+ANSWER_BEGUN = Message(
+    role="assistant", content="..."
+)  # to built-in parsers: what comes goes on with an answer, no thoughts are to be expected
 
 
 class Turn:
@@ -36,15 +38,27 @@ class Turn:
             self.tools = self.parser.tools if ask.tools else ask.tools
 
     def write_prompt(self, thoughts: str = "") -> Prompt:
-        """The prompt; with `thoughts`, one that goes on behind them. Raises ApiError 500 for what a template cannot do."""
+        """The prompt; with `thoughts`, one that goes on behind them. Raises ApiError 500 for what a template cannot
+        do.
+        """
         ask, plan, model = self.ask, self.plan, self.model
-        limit = ContextLimit(plan.options.num_ctx, lambda text: count_tokens(model.tokenizer, text, plan.options.num_ctx), ask.truncate is not False,
-                             bool(plan.stored.projector_paths))
+        limit = ContextLimit(
+            plan.options.num_ctx,
+            lambda text: count_tokens(model.tokenizer, text, plan.options.num_ctx),
+            ask.truncate is not False,
+            bool(plan.stored.projector_paths),
+        )
         messages = [*self.messages, Message(role="assistant", thinking=thoughts)] if thoughts else self.messages
         try:
             self.style = style_of(plan.stored, plan.chat_template, model.tokenizer)
-            return prompt.chat_prompt(self.style.template, messages, limit, tools=self.tools, thinking=Thinking(ask.think),
-                                      one_image_only="mllama" in plan.families)
+            return prompt.chat_prompt(
+                self.style.template,
+                messages,
+                limit,
+                tools=self.tools,
+                thinking=Thinking(ask.think),
+                one_image_only="mllama" in plan.families,
+            )
         except (TemplateError, prompt.PromptError) as error:
             raise ApiError(500, str(error)) from None
 
@@ -56,8 +70,16 @@ class Turn:
         else:
             self.parser = self.with_calls(self.parser)
         self.format_waits = bool(check_format(self.ask.format)) and self.may_think
-        return Run(self.plan, self.model, self.ask, prompt_text, request, self.parser, shows_all=self.parser is None,
-                   format="" if self.format_waits else None)
+        return Run(
+            self.plan,
+            self.model,
+            self.ask,
+            prompt_text,
+            request,
+            self.parser,
+            shows_all=self.parser is None,
+            format="" if self.format_waits else None,
+        )
 
     def with_calls(self, parser):
         """A built-in parser; one that does not know tool calls leaves them to what the template tells."""
@@ -70,14 +92,16 @@ class Turn:
         return "thinking" in self.plan.capabilities and self.parser is not None and self.ask.think is not False
 
     def make_answer(self, parsed: Parsed) -> ChatResponse:
-        message = Message(role="assistant", content=parsed.content, thinking=parsed.thinking, tool_calls=parsed.calls or None)
+        message = Message(
+            role="assistant", content=parsed.content, thinking=parsed.thinking, tool_calls=parsed.calls or None
+        )
         return ChatResponse(model=self.ask.model, created_at=now(), message=message)
 
     async def answers(self, run: Run):
         """One ChatResponse per piece that has something to show, then the one with the figures.
 
-        Where a format waits, the run ends with the model's first word behind its thoughts (or without one), and a second run, held to the format,
-        goes on from them.
+        Where a format waits, the run ends with the model's first word behind its thoughts (or without one), and a
+        second run, held to the format, goes on from them.
         """
         thoughts, called = "", False
         async with aclosing(run.pieces(self.make_answer)) as pieces:
@@ -102,7 +126,12 @@ class Turn:
         name = output_parsers.name_of(self.plan.stored)
         prompt_text = self.write_prompt(thoughts).text if thoughts else run.prompt
         if name == "harmony":
-            prompt_text += (harmony.END + harmony.START + "assistant" if thoughts else "") + harmony.CHANNEL + "final" + harmony.MESSAGE
+            prompt_text += (
+                (harmony.END + harmony.START + "assistant" if thoughts else "")
+                + harmony.CHANNEL
+                + "final"
+                + harmony.MESSAGE
+            )
         if name:
             parser = self.with_calls(output_parsers.builtin(name, self.ask.tools, ANSWER_BEGUN))
         else:
@@ -111,7 +140,9 @@ class Turn:
 
 
 def conversation(ask: ChatRequest, stored) -> list[Message]:
-    """The request's messages behind the model's own; the model's system text only where the request does not begin with one."""
+    """The request's messages behind the model's own; the model's system text only where the request does not begin
+    with one.
+    """
     messages = [*example_messages(stored), *ask.messages]
     if stored.system and ask.messages[0].role != "system":
         messages.insert(0, Message(role="system", content=stored.system))
@@ -121,7 +152,16 @@ def conversation(ask: ChatRequest, stored) -> list[Message]:
 
 
 def without_old_thoughts(messages: list[Message]) -> list[Message]:
-    """Thoughts that clients sent back in the content of answers before the last question are taken out: these models were not trained on them."""
+    """Thoughts that clients sent back in the content of answers before the last question are taken out: these models
+    were not trained on them.
+    """
     last_question = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
-    return [replace(message, content=output_parsers.ThinkingParser("<think>", "</think>").add(message.content, done=True).content)
-            if message.role == "assistant" and index < last_question else message for index, message in enumerate(messages)]
+    return [
+        replace(
+            message,
+            content=output_parsers.ThinkingParser("<think>", "</think>").add(message.content, done=True).content,
+        )
+        if message.role == "assistant" and index < last_question
+        else message
+        for index, message in enumerate(messages)
+    ]

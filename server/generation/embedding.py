@@ -1,7 +1,7 @@
 """Texts -> vectors: what /api/embed, /api/embeddings and /v1/embeddings have in common.
 
-In: a loaded model and texts. Out: the model's last hidden state for each of them, and how many tokens ran. A text that is longer than the
-context is cut at its end, or refused. Raises ApiError in the words of Ollama 0.12.11.
+In: a loaded model and texts. Out: the model's last hidden state for each of them, and how many tokens ran. A text
+that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama 0.12.11.
 """
 
 import asyncio
@@ -40,10 +40,19 @@ class Embedded:
     load_seconds: float
 
 
-async def embed(request: web.Request, model_name: str, texts: list[str], *, truncate: bool = True, dimensions: int = 0, options: dict | None = None,
-                keep_alive: int | None = None, normalized: bool = True) -> Embedded:
-    """Without texts, the model is loaded and that is all. dimensions: elements that are kept of each vector; all where it is 0, below, or more than
-    there are. normalized: to unit length.
+async def embed(
+    request: web.Request,
+    model_name: str,
+    texts: list[str],
+    *,
+    truncate: bool = True,
+    dimensions: int = 0,
+    options: dict | None = None,
+    keep_alive: int | None = None,
+    normalized: bool = True,
+) -> Embedded:
+    """Without texts, the model is loaded and that is all. dimensions: elements that are kept of each vector; all
+    where it is 0, below, or more than there are. normalized: to unit length.
 
     Raises ApiError: no such model, an option of a wrong type, a text that is too long; VkbackendError.
     """
@@ -81,8 +90,9 @@ def _prompts(stored: StoredModel, model, texts: list[str], num_ctx: int, truncat
 
 
 def _prompt(metadata, tokenizer, text: str, num_ctx: int, truncate: bool) -> list[int]:
-    """A text's tokens, at most as many as the context holds. As in Ollama, a place is kept for each of the two marks that the text lacks, even
-    where the model wants none."""
+    """A text's tokens, at most as many as the context holds. As in Ollama, a place is kept for each of the two marks
+    that the text lacks, even where the model wants none.
+    """
     architecture = metadata.get("general.architecture", str, "")
     tokens = encode_at_most(tokenizer, text, num_ctx + 1, num_ctx, add_special=False)
     limit = min(num_ctx, metadata.get(f"{architecture}.context_length", int, num_ctx))

@@ -1,7 +1,7 @@
 """Engine events -> answers on the wire: a stream of JSON lines, or one JSON object with the whole answer.
 
-In: an engine and a request for it; answers as dataclasses of messages.py. Out: aiohttp responses. A client that goes away, or an error
-in the middle, cancels the generation.
+In: an engine and a request for it; answers as dataclasses of messages.py. Out: aiohttp responses. A client that goes
+away, or an error in the middle, cancels the generation.
 """
 
 import asyncio
@@ -19,12 +19,10 @@ MOST_EVENTS = 256  # of a generation that nobody has taken; more make it pause
 GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
 
 
-
-
-
-
 class _Events:
-    """Events of one generation on their way from the engine's thread to the event loop. is_full: nobody takes them, so the generation pauses."""
+    """Events of one generation on their way from the engine's thread to the event loop. is_full: nobody takes them,
+    so the generation pauses.
+    """
 
     def __init__(self):
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
@@ -40,7 +38,9 @@ class _Events:
 
     @property
     def is_full(self) -> bool:
-        """Asked by the engine's thread. Once full, until it is half empty: a generation that starts again may have to run some tokens again."""
+        """Asked by the engine's thread. Once full, until it is half empty: a generation that starts again may have
+        to run some tokens again.
+        """
         self._was_full = self._num_sent - self._num_taken >= (MOST_EVENTS // 2 if self._was_full else MOST_EVENTS)
         return self._was_full
 
@@ -54,8 +54,12 @@ class _Events:
         return self._was_full and self._num_sent - self._num_taken < MOST_EVENTS // 2
 
 
-async def engine_events(engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False) -> AsyncIterator[Event]:
-    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the generation when closed."""
+async def engine_events(
+    engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Event]:
+    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the
+    generation when closed.
+    """
     events = _Events()
     handle = await _submitted(engine, generation, events)
     try:
@@ -100,26 +104,6 @@ async def _submitted(engine, generation: GenerationRequest, listener):
     return handles[0]
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 async def collect(answers: AsyncIterator) -> tuple[list, object]:
     """(the answers before the last, the last)"""
     async with aclosing(answers):
@@ -129,8 +113,15 @@ async def collect(answers: AsyncIterator) -> tuple[list, object]:
 
 def logprobs(tokens: list[TokenLogprob]) -> list[native.Logprob]:
     """Log-probabilities as the API shows them."""
-    return [native.Logprob(token.text, token.logprob, list(token.bytes), [
-        native.TokenLogprob(other.text, other.logprob, list(other.bytes)) for other in token.top]) for token in tokens]
+    return [
+        native.Logprob(
+            token.text,
+            token.logprob,
+            list(token.bytes),
+            [native.TokenLogprob(other.text, other.logprob, list(other.bytes)) for other in token.top],
+        )
+        for token in tokens
+    ]
 
 
 def nanoseconds(seconds: float) -> int:

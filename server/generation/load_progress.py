@@ -23,8 +23,9 @@ SECONDS = 0.1  # between two lines at least
 
 
 @asynccontextmanager
-async def acquire(request: web.Request, ask: GenerateRequest | ChatRequest, stored: StoredModel,
-                  options: Options) -> AsyncIterator:
+async def acquire(
+    request: web.Request, ask: GenerateRequest | ChatRequest, stored: StoredModel, options: Options
+) -> AsyncIterator:
     """`LoadedModels.acquire` for a request; meanwhile lines, where it asks for them and streams."""
     acquired = request.app[LOADED_MODELS].acquire(stored, options, ask.keep_alive)
     if not ask.load_progress or ask.stream is False:
@@ -66,8 +67,9 @@ def _is_behind(request: web.Request) -> bool:
     return request.transport is not None and request.transport.get_write_buffer_size() > 0
 
 
-async def answered(request: web.Request, replies: AsyncContextManager[Replies], streams: bool,
-                   whole: Callable) -> web.StreamResponse:
+async def answered(
+    request: web.Request, replies: AsyncContextManager[Replies], streams: bool, whole: Callable
+) -> web.StreamResponse:
     """The native answer. An error behind lines of progress is a line, too: their status was sent already."""
     try:
         async with replies as found:

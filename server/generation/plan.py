@@ -1,6 +1,8 @@
-"""What /api/generate and /api/chat have in common: the model, its options, what it can do, and one run of its engine.
+"""What /api/generate and /api/chat have in common: the model, its options, what it can do, and one run of its
+engine.
 
-In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Raises ApiError in the words of Ollama 0.12.11.
+In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Raises ApiError in the words of Ollama
+0.12.11.
 """
 
 import logging
@@ -27,7 +29,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_DESCRIBED = 64
 MAX_BIAS = 100  # OpenAI's
 MEANINGLESS = {
-    "num_thread": "numpy's BLAS and the device's driver choose their threads; OMP_NUM_THREADS and LP_NUM_THREADS set them",
+    "num_thread": "numpy's BLAS and the device's driver choose their threads; OMP_NUM_THREADS and LP_NUM_THREADS set "
+    "them",
     "use_mmap": "files are always mapped, weights are copied to where they are computed",
     "use_mlock": "memory is not locked",
     "numa": "memory is placed by the system",
@@ -60,7 +63,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Description:
-    """What the header of a model's file tells. chat_template: the file's own chat template, where prompts are written with it."""
+    """What the header of a model's file tells. chat_template: the file's own chat template, where prompts are
+    written with it.
+    """
 
     architecture: str
     capabilities: list[str]
@@ -83,7 +88,9 @@ def _describe(stored: StoredModel) -> Description:
     try:
         metadata = GGUFFile.open(stored.gguf_path).metadata if stored.gguf_path else None
     except OSError as error:
-        raise ApiError(500, f"{stored.name}: its file cannot be read ({error}); pull or create the model again") from None
+        raise ApiError(
+            500, f"{stored.name}: its file cannot be read ({error}); pull or create the model again"
+        ) from None
     except VkbackendError as error:
         raise ApiError(500, str(error)) from None
     architecture = "" if metadata is None else metadata.get("general.architecture", None, "")
@@ -93,8 +100,8 @@ def _describe(stored: StoredModel) -> Description:
 async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
     """Checks `needed` capabilities ("insert", "tools"...) and the options, in the order in which Ollama does.
 
-    `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's time.monotonic().
-    A model that thinks does so unless told otherwise: `ask.think` becomes True.
+    `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's
+    time.monotonic(). A model that thinks does so unless told otherwise: `ask.think` becomes True.
     """
     return await pools.run("store", _plan, stored, ask, needed, verb, started)
 
@@ -115,19 +122,31 @@ def _plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float
         options = Options.defaults().update(stored.parameters).update(ask.options)
     except ValueError as error:
         raise ApiError(500, str(error)) from None
-    asked = {name for values in (stored.parameters, ask.options or {}) for name, value in values.items() if value is not None}
+    asked = {
+        name for values in (stored.parameters, ask.options or {}) for name, value in values.items() if value is not None
+    }
     sampling = replace(sampling_options(options, asked, description.architecture), logit_bias=logit_bias(ask.options))
     log_meaningless(ask.options)
     return Plan(stored, options, sampling, can, description.chat_template, started)
 
 
 def sampling_options(options: Options, asked: set[str], architecture: str) -> SamplingOptions:
-    """The engine's part of the options. The default repeat penalty depends on the architecture; one that was asked for holds everywhere."""
+    """The engine's part of the options. The default repeat penalty depends on the architecture; one that was asked
+    for holds everywhere.
+    """
     penalty = options.repeat_penalty if "repeat_penalty" in asked else default_options(architecture).repeat_penalty
     return SamplingOptions(
-        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, min_p=options.min_p, typical_p=options.typical_p,
-        repeat_last_n=options.repeat_last_n, repeat_penalty=penalty, presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty, seed=options.seed)
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        typical_p=options.typical_p,
+        repeat_last_n=options.repeat_last_n,
+        repeat_penalty=penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        seed=options.seed,
+    )
 
 
 def logit_bias(options: dict | None) -> dict[int, float]:
@@ -137,12 +156,14 @@ def logit_bias(options: dict | None) -> dict[int, float]:
         raise ApiError(400, 'logit_bias must be an object of token ids and biases, such as {"5": -100}')
     for token, bias in values.items():
         if not re.fullmatch("[0-9]{1,9}", str(token)):
-            raise ApiError(400, f"logit_bias: {quote(shortened(str(token)))} is no token id; keys are ids in decimal digits")
+            raise ApiError(
+                400, f"logit_bias: {quote(shortened(str(token)))} is no token id; keys are ids in decimal digits"
+            )
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -MAX_BIAS <= bias <= MAX_BIAS:
-            raise ApiError(400, f"logit_bias: the bias of token {token} must be a number between -{MAX_BIAS} and {MAX_BIAS}")
+            raise ApiError(
+                400, f"logit_bias: the bias of token {token} must be a number between -{MAX_BIAS} and {MAX_BIAS}"
+            )
     return {int(token): float(bias) for token, bias in values.items()}
-
-
 
 
 def log_meaningless(options: dict | None):
@@ -154,7 +175,10 @@ def log_meaningless(options: dict | None):
 
 def example_messages(stored: StoredModel) -> list[Message]:
     """The model's own messages, which come first in every conversation."""
-    return [Message(role=str(message.get("role") or "").lower(), content=str(message.get("content") or "")) for message in stored.messages]
+    return [
+        Message(role=str(message.get("role") or "").lower(), content=str(message.get("content") or ""))
+        for message in stored.messages
+    ]
 
 
 def refuse_think_level(ask, stored: StoredModel):
@@ -164,22 +188,34 @@ def refuse_think_level(ask, stored: StoredModel):
 
 
 def check_format(format_text: str | None, streams: bool = False) -> str:
-    """`format` as it came, JSON text -> what the engine is to hold the text to; null and "" are none. Raises ApiError for everything else that is
-    neither "json" nor an object; whether an object is a schema is for the engine to say. streams: whether the answer would be a stream."""
+    """`format` as it came, JSON text -> what the engine is to hold the text to; null and "" are none. Raises
+    ApiError for everything else that is neither "json" nor an object; whether an object is a schema is for the
+    engine to say. streams: whether the answer would be a stream.
+    """
     if not format_text or format_text in ("null", '""'):
         return ""
     if format_text != '"json"' and not format_text.startswith("{"):
-        raise ApiError(500, f"invalid format: {quote(shortened(format_text))}; expected \"json\" or a valid JSON Schema object",
-                       is_of_stream=streams)
+        raise ApiError(
+            500,
+            f'invalid format: {quote(shortened(format_text))}; expected "json" or a valid JSON Schema object',
+            is_of_stream=streams,
+        )
     return format_text
 
 
 def check_images(plan: Plan, images: int):
-    """What is said of `images` images: models that have vision do not run with them yet; others, as in Ollama, get no more than their tags."""
+    """What is said of `images` images: models that have vision do not run with them yet; others, as in Ollama, get
+    no more than their tags.
+    """
     if not images:
         return
     if "vision" in plan.capabilities:
-        raise ApiError(400, f"{plan.stored.name} sees images, but only its text part runs here yet; send the request without images")
-    log.warning("%s does not see images: %d of the request are left out of its prompt but for their tags", plan.stored.name, images)
-
-
+        raise ApiError(
+            400,
+            f"{plan.stored.name} sees images, but only its text part runs here yet; send the request without images",
+        )
+    log.warning(
+        "%s does not see images: %d of the request are left out of its prompt but for their tags",
+        plan.stored.name,
+        images,
+    )

@@ -1,6 +1,7 @@
 """One generation on a loaded model: a prompt in, pieces of an answer out.
 
-In: a Plan, a loaded model and the prompt's text. Out: answers of wire/native.py, which the caller shapes. Raises ApiError.
+In: a Plan, a loaded model and the prompt's text. Out: answers of wire/native.py, which the caller shapes. Raises
+ApiError.
 """
 
 import copy
@@ -26,21 +27,34 @@ ID_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 TOO_LONG = "the input length exceeds the context length"
 
+
 def check_bias(plan: Plan, model):
     """Raises ApiError 400 for a token that the model does not have."""
     unknown = next((token for token in plan.sampling.logit_bias if token >= model.tokenizer.vocab_size), None)
     if unknown is not None:
-        raise ApiError(400, f"logit_bias: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
+        raise ApiError(
+            400, f"logit_bias: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}"
+        )
+
 
 class Run:
     """One generation on a loaded model; `text` is what it has written so far, `parser` what takes it apart.
 
-    shows_all: an answer is made of every piece; otherwise of those in which the parser finds something to show. Log-probabilities of what is
-    held back come with the next answer. format None: that of the request.
+    shows_all: an answer is made of every piece; otherwise of those in which the parser finds something to show.
+    Log-probabilities of what is held back come with the next answer. format None: that of the request.
     """
 
-    def __init__(self, plan: Plan, model, ask, prompt: str, request: web.Request, parser: OutputParser | None = None, shows_all: bool = True,
-                 format: str | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        model,
+        ask,
+        prompt: str,
+        request: web.Request,
+        parser: OutputParser | None = None,
+        shows_all: bool = True,
+        format: str | None = None,
+    ):
         check_bias(plan, model)
         self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
         self.loaded_at = time.monotonic()
@@ -48,14 +62,25 @@ class Run:
         context_length = self._context_length = min(model.context_length, plan.options.num_ctx)
         self._truncates = ask.truncate is not False
         self.generation = GenerationRequest(
-            self._tokens(prompt), plan.sampling, num_predict=plan.options.num_predict, stop=plan.options.stop or [], logprobs=ask.logprobs,
-            top_logprobs=ask.top_logprobs if ask.logprobs else 0, num_ctx=context_length, num_keep=plan.options.num_keep,
-            shift=ask.shift is not False, truncate=ask.truncate is not False, format=check_format(ask.format) if format is None else format)
+            self._tokens(prompt),
+            plan.sampling,
+            num_predict=plan.options.num_predict,
+            stop=plan.options.stop or [],
+            logprobs=ask.logprobs,
+            top_logprobs=ask.top_logprobs if ask.logprobs else 0,
+            num_ctx=context_length,
+            num_keep=plan.options.num_keep,
+            shift=ask.shift is not False,
+            truncate=ask.truncate is not False,
+            format=check_format(ask.format) if format is None else format,
+        )
         self._client_left = lambda: has_left(request)
         self._num_calls = 0
 
     def _tokens(self, prompt: str) -> list[int]:
-        """The prompt's tokens; of a long one that does not fit, those that the engine would keep, or one more than fit where it must not be cut."""
+        """The prompt's tokens; of a long one that does not fit, those that the engine would keep, or one more than
+        fit where it must not be cut.
+        """
         most = self._context_length
         if not self._truncates:
             return encode_at_most(self.model.tokenizer, prompt, most + 1, most + 1)
@@ -63,11 +88,15 @@ class Run:
         return encode_at_most(self.model.tokenizer, prompt, most, keep)
 
     def context_after(self) -> list[int]:
-        """The tokens of the prompt and the answer, as the answer's `context` shows them; the last ones of a long prompt that did not fit."""
+        """The tokens of the prompt and the answer, as the answer's `context` shows them; the last ones of a long
+        prompt that did not fit.
+        """
         return encode_at_most(self.model.tokenizer, self.prompt + self.text, self._context_length, add_special=False)
 
     def again(self, prompt: str, parser: OutputParser | None, format: str) -> "Run":
-        """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go on."""
+        """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go
+        on.
+        """
         run = copy.copy(self)
         run.prompt, run.parser = prompt, parser
         run.generation = replace(self.generation, prompt_tokens=self._tokens(prompt), format=format)
@@ -76,8 +105,8 @@ class Run:
     async def pieces(self, make_answer):
         """`make_answer(Parsed)` for each piece, with its log-probabilities, and a last one with the figures.
 
-        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model that goes away, a tool call that
-        cannot be read.
+        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model
+        that goes away, a tool call that cannot be read.
         """
         if not self.generation.truncate and len(self.generation.prompt_tokens) > self.generation.num_ctx:
             raise ApiError(400, TOO_LONG)

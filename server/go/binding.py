@@ -1,11 +1,12 @@
 """Binds a parsed JSON value to a dataclass with the semantics of Go's encoding/json.
 
-Keys match whatever their case (the exact spelling first by nature of being equal), later doubles win, null leaves a plain field at
-its zero and makes a pointer, list or map None, unknown keys are skipped. A value of the wrong type is remembered, the rest is
-still read, and the first such error is raised at the end, in Go's words; an error of a type with a decoder of its own is raised at once.
+Keys match whatever their case (the exact spelling first by nature of being equal), later doubles win, null leaves a
+plain field at its zero and makes a pointer, list or map None, unknown keys are skipped. A value of the wrong type is
+remembered, the rest is still read, and the first such error is raised at the end, in Go's words; an error of a type
+with a decoder of its own is raised at once.
 
-A field is declared `name: type = wire(KIND, "name")`. Kinds: STRING, NAME, BOOL, INT, ANY, RAW, DURATION, THINK, BYTES,
-`Pointer(kind)`, `ListOf(kind)`, `MapOf(kind)`, `Struct(cls)`, `Alias(cls)`.
+A field is declared `name: type = wire(KIND, "name")`. Kinds: STRING, NAME, BOOL, INT, ANY, RAW, DURATION, THINK,
+BYTES, `Pointer(kind)`, `ListOf(kind)`, `MapOf(kind)`, `Struct(cls)`, `Alias(cls)`.
 """
 
 import base64
@@ -173,7 +174,9 @@ class _Any(Kind):
 
 
 def to_plain(value, state=None):
-    """A parsed value as Go's map[string]any holds it: numbers are floats, doubles in objects overwritten by the later."""
+    """A parsed value as Go's map[string]any holds it: numbers are floats, doubles in objects overwritten by the
+    later.
+    """
     if isinstance(value, Number):
         return _to_float(value, state or _State(), None)
     if isinstance(value, Object):
@@ -312,8 +315,9 @@ class MapOf(Kind):
 
 
 class Struct(Kind):
-    """A dataclass of `wire` fields. Go's package of it is `api` unless the class says otherwise (`GO_PACKAGE`); an empty `go_name` is Go's
-    struct without a name."""
+    """A dataclass of `wire` fields. Go's package of it is `api` unless the class says otherwise (`GO_PACKAGE`); an
+    empty `go_name` is Go's struct without a name.
+    """
 
     def __init__(self, cls, go_name=None):
         self.cls, self.name = cls, cls.__name__ if go_name is None else go_name
@@ -349,7 +353,9 @@ class Struct(Kind):
 
 
 class Alias(Struct):
-    """A struct whose Go type decodes itself through an alias: its own errors come at once, with the path from here on put in front."""
+    """A struct whose Go type decodes itself through an alias: its own errors come at once, with the path from here
+    on put in front.
+    """
 
     def decode(self, value, raw, current, state):
         inner = _State()
@@ -367,7 +373,17 @@ class Alias(Struct):
 
 _INT_KIND = _Int()
 STRING, NAME, BOOL, INT, FLOAT, ANY, RAW, BYTES, DURATION, THINK = (
-    _String(), _Name(), _Bool(), _INT_KIND, _Float(), _Any(), _Raw(), _Bytes(), _Duration(), _Think())
+    _String(),
+    _Name(),
+    _Bool(),
+    _INT_KIND,
+    _Float(),
+    _Any(),
+    _Raw(),
+    _Bytes(),
+    _Duration(),
+    _Think(),
+)
 
 
 def wire(kind: Kind, name: str, *, omit_empty: bool = False):
@@ -387,5 +403,27 @@ def bind(cls, body: bytes):
     return result
 
 
-__all__ = ["ANY", "BOOL", "BYTES", "DURATION", "FLOAT", "INT", "NAME", "RAW", "STRING", "THINK", "Alias", "BindError",
-           "JSONSyntaxError", "Kind", "ListOf", "MapOf", "Pointer", "Struct", "TypeMismatch", "bind", "to_plain", "wire"]
+__all__ = [
+    "ANY",
+    "BOOL",
+    "BYTES",
+    "DURATION",
+    "FLOAT",
+    "INT",
+    "NAME",
+    "RAW",
+    "STRING",
+    "THINK",
+    "Alias",
+    "BindError",
+    "JSONSyntaxError",
+    "Kind",
+    "ListOf",
+    "MapOf",
+    "Pointer",
+    "Struct",
+    "TypeMismatch",
+    "bind",
+    "to_plain",
+    "wire",
+]

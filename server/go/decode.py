@@ -1,7 +1,8 @@
 """Reads the first JSON value of a text as Go's json.Decoder does; a syntax error has Go's words.
 
-In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list and `Object` (pairs in the order of the text,
-doubles kept: which one counts is the business of binding.py). What follows the first value is not looked at.
+In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list and `Object` (pairs in the order of
+the text, doubles kept: which one counts is the business of binding.py). What follows the first value is not looked
+at.
 """
 
 import re
@@ -11,7 +12,9 @@ from vkbackend import cancellation
 from ..errors import ApiError
 from .text import decode_utf8, quote
 
-MAX_VALUES = 1_000_000  # in a text: strings, numbers, literals, arrays, objects; seconds of work, and some hundred megabytes
+MAX_VALUES = (
+    1_000_000  # in a text: strings, numbers, literals, arrays, objects; seconds of work, and some hundred megabytes
+)
 VALUES_PER_LOOK = 4096  # at whether anybody still waits
 MAX_DEPTH = 300  # Go allows 10000; more than 300 levels serve nobody and would exhaust Python's stack
 PIECE = 1 << 20  # characters that are looked at in one go, for other threads get their turn only in between
@@ -24,7 +27,9 @@ _HEX = "0123456789abcdefABCDEF"
 
 
 class JSONSyntaxError(Exception):
-    """Its text is Go's: `unexpected EOF`, `invalid character 'x' after object key`, or `EOF` for a body without any value."""
+    """Its text is Go's: `unexpected EOF`, `invalid character 'x' after object key`, or `EOF` for a body without any
+    value.
+    """
 
     @property
     def is_empty_body(self) -> bool:
@@ -36,7 +41,9 @@ class Number(str):
 
 
 class Member:
-    """One `"name": value` of an object; `raw` is the value's own text, text[start:end], which is made when it is asked for."""
+    """One `"name": value` of an object; `raw` is the value's own text, text[start:end], which is made when it is
+    asked for.
+    """
 
     __slots__ = ("name", "value", "_text", "_start", "_end")
 
@@ -45,7 +52,7 @@ class Member:
 
     @property
     def raw(self) -> str:
-        return self._text[self._start:self._end]
+        return self._text[self._start : self._end]
 
 
 class Object(list):
@@ -63,7 +70,9 @@ def parse_all(text: bytes):
     try:
         value = parser.first()
     except JSONSyntaxError as error:
-        raise JSONSyntaxError("unexpected end of JSON input") if str(error) in ("EOF", "unexpected EOF") else error from None
+        raise (
+            JSONSyntaxError("unexpected end of JSON input") if str(error) in ("EOF", "unexpected EOF") else error
+        ) from None
     parser.skip_space()
     if parser.peek():
         parser.fail("after top-level value")
@@ -97,7 +106,7 @@ class _Parser:
         raise JSONSyntaxError(f"invalid character {name} {where}")
 
     def peek(self) -> str:
-        return self.text[self.at:self.at + 1]
+        return self.text[self.at : self.at + 1]
 
     def value(self, depth):
         if depth > MAX_DEPTH:
@@ -187,7 +196,7 @@ class _Parser:
             if not self.peek() or self.peek() not in _HEX:
                 self.fail("in \\u hexadecimal character escape")
         self.at = start + 4
-        return int(self.text[start:start + 4], 16)
+        return int(self.text[start : start + 4], 16)
 
     def array(self, depth):
         self.at += 1

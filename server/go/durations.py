@@ -9,7 +9,16 @@ SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
 MOST_DIGITS = 19  # of an int64; Python reads no number of thousands
 DEFAULT_KEEP_ALIVE = 300 * SECOND
-_UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 1_000_000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
+_UNITS = {
+    "ns": 1,
+    "us": 1000,
+    "µs": 1000,
+    "μs": 1000,
+    "ms": 1_000_000,
+    "s": SECOND,
+    "m": 60 * SECOND,
+    "h": 3600 * SECOND,
+}
 _PART = re.compile(r"([0-9]*)(\.[0-9]*)?([^0-9.]*)")
 _KINDS = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}", type(None): "%!s(<nil>)"}
 
@@ -55,7 +64,7 @@ def parse(text: str) -> int:
             total += int(fraction[1:]) * scale // 10 ** (len(fraction) - 1)
         if total > FOREVER + 1 or total > FOREVER and not negative:
             raise invalid
-        rest = rest[match.end():]
+        rest = rest[match.end() :]
     return -total if negative else total
 
 
@@ -82,13 +91,15 @@ def _decimal(size: int, scale: int) -> str:
 
 
 def from_json(value) -> int:
-    """A `keep_alive` of JSON: seconds as a number or text with units; below zero is for ever. Raises ValueError in Go's words."""
+    """A `keep_alive` of JSON: seconds as a number or text with units; below zero is for ever. Raises ValueError in
+    Go's words.
+    """
     if isinstance(value, float):
         if value < 0:
             return FOREVER
         nanoseconds = value * SECOND
         # A conversion beyond 64 bits gives the smallest number on the machines the original runs on.
-        return int(nanoseconds) if nanoseconds < 2.0 ** 63 else -FOREVER - 1
+        return int(nanoseconds) if nanoseconds < 2.0**63 else -FOREVER - 1
     if isinstance(value, str):
         nanoseconds = parse(value)
         return FOREVER if nanoseconds < 0 else nanoseconds

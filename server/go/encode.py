@@ -1,8 +1,8 @@
 """JSON text as Go's encoding/json writes it, and times as its time package does.
 
-In: None, bool, int, float, str, bytes, list, dict (a Go map: keys sorted), `RawJSON`, `Float32`, or a dataclass whose fields are
-declared with `binding.wire` (a Go struct: keys in the order of the fields, empty ones left out where the field says so).
-Out: text without spaces, with <, >, &, U+2028 and U+2029 escaped.
+In: None, bool, int, float, str, bytes, list, dict (a Go map: keys sorted), `RawJSON`, `Float32`, or a dataclass
+whose fields are declared with `binding.wire` (a Go struct: keys in the order of the fields, empty ones left out
+where the field says so). Out: text without spaces, with <, >, &, U+2028 and U+2029 escaped.
 """
 
 import base64
@@ -18,7 +18,8 @@ from vkbackend.errors import VkbackendError
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
-# A byte that was not UTF-8 (surrogateescape) or half of a surrogate pair: Go writes the escape of the replacement character.
+# A byte that was not UTF-8 (surrogateescape) or half of a surrogate pair: Go writes the escape of the replacement
+# character.
 _SURROGATES = str.maketrans({code: "\\ufffd" for code in range(0xD800, 0xE000)})
 
 
@@ -108,7 +109,9 @@ def _is_escaped(raw: str, position: int) -> bool:
 
 
 def shortest_digits(number, kind=np.float64) -> tuple[bool, str, int]:
-    """-> (negative, digits, point): the value is 0.DIGITS * 10^point, with the fewest digits that read back as the same `kind`."""
+    """-> (negative, digits, point): the value is 0.DIGITS * 10^point, with the fewest digits that read back as the
+    same `kind`.
+    """
     if number == 0:
         return math.copysign(1, number) < 0, "0", 1
     text, _, exponent = np.format_float_scientific(kind(number), unique=True, trim="-").partition("e")
@@ -145,7 +148,9 @@ def positional(digits: str, point: int) -> str:
 
 
 def rfc3339_nano(nanoseconds: int, zone=None) -> str:
-    """Nanoseconds since 1970 -> `2024-02-03T04:05:06.789012-08:00`, zeros at the end of the fraction dropped; `zone` None is the local one."""
+    """Nanoseconds since 1970 -> `2024-02-03T04:05:06.789012-08:00`, zeros at the end of the fraction dropped; `zone`
+    None is the local one.
+    """
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone(zone)
     text = f"{moment.year:04d}" + moment.strftime("-%m-%dT%H:%M:%S")

@@ -5,7 +5,7 @@ In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists sh
 
 from . import durations
 
-_BYTES = [(10 ** 12, "TB"), (10 ** 9, "GB"), (10 ** 6, "MB"), (10 ** 3, "KB")]
+_BYTES = [(10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")]
 _BINARY_BYTES = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
 HOUR = 3600 * durations.SECOND
 LONGEST_SHOWN = 1024  # characters; a model's name has 593 at most
@@ -36,7 +36,7 @@ def human_bytes_binary(count: int) -> str:
 
 def human_number(count: int) -> str:
     """A count of parameters: `134.52M`, `6.7B`, `8K`."""
-    for scale, unit, decimals in ((10 ** 9, "B", 1), (10 ** 6, "M", 2)):
+    for scale, unit, decimals in ((10**9, "B", 1), (10**6, "M", 2)):
         if count >= scale:
             value = float(count) / scale
             return f"{value:.{decimals if value % 1 else 0}f}{unit}"
@@ -72,7 +72,9 @@ def _hours(nanoseconds: int) -> float:
 
 
 def human_time(age_nanoseconds: int | None, unknown: str = "Never") -> str:
-    """How long ago (a negative age is in the future): `3 days ago`, `2 weeks from now`, `Forever`; None gives `unknown`."""
+    """How long ago (a negative age is in the future): `3 days ago`, `2 weeks from now`, `Forever`; None gives
+    `unknown`.
+    """
     if age_nanoseconds is None:
         return unknown
     if age_nanoseconds < 0 and int(_hours(-age_nanoseconds)) // 24 // 365 > 20:

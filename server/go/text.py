@@ -10,25 +10,52 @@ import numpy as np
 
 from .encode import Float32, mantissa, positional, shortest_digits
 
-_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\", '"': '\\"'}
+_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    "\\": "\\\\",
+    '"': '\\"',
+}
 
-SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # what Go's strings.TrimSpace takes off
+# what Go's strings.TrimSpace takes off
+SPACE = (
+    "\t\n\v\f\r "
+    "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 
 
 # What Unicode 15 added to the 14 that Python 3.11 knows, but for format characters: Go 1.24 prints these, too.
-_UNICODE_15 = tuple(range(int(first, 16), int(last or first, 16) + 1) for first, _, last in (part.partition("-") for part in (
-    "cf3 ece 10efd-10eff 1123f-11241 11b00-11b09 11f00-11f10 11f12-11f3a 11f3e-11f59 1342f 13440-13455 1b132 1b155 1d2c0-1d2d3 "
-    "1df25-1df2a 1e030-1e06d 1e08f 1e4d0-1e4f9 1f6dc 1f774-1f776 1f77b-1f77f 1f7d9 1fa75-1fa77 1fa87-1fa88 1faad-1faaf 1fabb-1fabd "
-    "1fabf 1face-1facf 1fada-1fadb 1fae8 1faf7-1faf8 2b739 31350-323af").split()))
+_UNICODE_15 = tuple(
+    range(int(first, 16), int(last or first, 16) + 1)
+    for first, _, last in (
+        part.partition("-")
+        for part in (
+            "cf3 ece 10efd-10eff 1123f-11241 11b00-11b09 11f00-11f10 11f12-11f3a 11f3e-11f59 1342f 13440-13455 1b132 "
+            "1b155 1d2c0-1d2d3 "
+            "1df25-1df2a 1e030-1e06d 1e08f 1e4d0-1e4f9 1f6dc 1f774-1f776 1f77b-1f77f 1f7d9 1fa75-1fa77 1fa87-1fa88 "
+            "1faad-1faaf 1fabb-1fabd "
+            "1fabf 1face-1facf 1fada-1fadb 1fae8 1faf7-1faf8 2b739 31350-323af"
+        ).split()
+    )
+)
 
 
 def is_printable(character: str) -> bool:
-    """strconv.IsPrint: letters, marks, numbers, punctuation, symbols and the ASCII space of Unicode 15, whatever Python's tables know."""
+    """strconv.IsPrint: letters, marks, numbers, punctuation, symbols and the ASCII space of Unicode 15, whatever
+    Python's tables know.
+    """
     return character.isprintable() or any(ord(character) in part for part in _UNICODE_15)
 
 
 def is_text(character: str) -> bool:
-    """Whether a character is to be kept in texts: what is printable, or unassigned in Python's tables, which newer ones may print."""
+    """Whether a character is to be kept in texts: what is printable, or unassigned in Python's tables, which newer
+    ones may print.
+    """
     return character.isprintable() or unicodedata.category(character) == "Cn"
 
 

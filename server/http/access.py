@@ -1,7 +1,8 @@
 """Who may call: the Host header (against DNS rebinding) and the Origin header (CORS).
 
-In: host and origin texts, the address the server listens on. Out: yes or no, and the headers of a CORS answer. As Ollama decides: the
-Host only matters on a loopback address; an origin that is not allowed is refused with status 403 whatever the method.
+In: host and origin texts, the address the server listens on. Out: yes or no, and the headers of a CORS answer. As
+Ollama decides: the Host only matters on a loopback address; an origin that is not allowed is refused with status 403
+whatever the method.
 """
 
 import ipaddress
@@ -19,8 +20,24 @@ _LOCAL_DOMAINS = (".localhost", ".local", ".internal")
 ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 ALLOWED_HEADERS = ",".join(
     ["Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "Openai-Beta"]
-    + [f"X-Stainless-{name}" for name in ("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version", "Poll-Helper",
-                                          "Retry-Count", "Runtime", "Runtime-Version", "Timeout")])
+    + [
+        f"X-Stainless-{name}"
+        for name in (
+            "Arch",
+            "Async",
+            "Custom-Poll-Interval",
+            "Helper-Method",
+            "Lang",
+            "Os",
+            "Package-Version",
+            "Poll-Helper",
+            "Retry-Count",
+            "Runtime",
+            "Runtime-Version",
+            "Timeout",
+        )
+    ]
+)
 PREFLIGHT_SECONDS = 43200
 _HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]{0,1024}")  # what Go's net/http takes
 
@@ -108,7 +125,9 @@ def _is_private(address) -> bool:
 
 
 def _is_own(address) -> bool:
-    """Whether an interface of this machine has the address: only then can a socket be bound to it (or if it stands for many machines)."""
+    """Whether an interface of this machine has the address: only then can a socket be bound to it (or if it stands
+    for many machines).
+    """
     if address.is_multicast or str(address) == "255.255.255.255":
         return False
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET

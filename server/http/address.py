@@ -1,7 +1,7 @@
 """OLLAMA_HOST -> the address that the server listens on and clients call.
 
-In: the variable's text. Out: `Address`. Rules of Ollama's envconfig.Host: a scheme picks the default port, brackets and quotes may be left
-on, a port that is none becomes the default, and what follows the first slash is a path.
+In: the variable's text. Out: `Address`. Rules of Ollama's envconfig.Host: a scheme picks the default port, brackets
+and quotes may be left on, a port that is none becomes the default, and what follows the first slash is a path.
 """
 
 import ipaddress
@@ -105,7 +105,9 @@ def _bare_host(text: str) -> str:
 
 
 def split_host_port(text: str) -> tuple[str, str]:
-    """`host:port`, `[ipv6]:port` -> (host, port). Raises ValueError where a part is missing or doubtful (Go's net.SplitHostPort)."""
+    """`host:port`, `[ipv6]:port` -> (host, port). Raises ValueError where a part is missing or doubtful (Go's
+    net.SplitHostPort).
+    """
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         if not bracket or not port.startswith(":") or ":" in port[1:] or "[" in host:

@@ -1,4 +1,6 @@
-"""Where the application keeps what its routes share: typed keys, imported by routes without importing the application."""
+"""Where the application keeps what its routes share: typed keys, imported by routes without importing the
+application.
+"""
 
 from typing import Callable
 

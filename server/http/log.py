@@ -1,4 +1,6 @@
-"""The log: lines of text, or with VKBACKEND_LOG_FORMAT=json objects that a collector of logs reads; either way with the request's id."""
+"""The log: lines of text, or with VKBACKEND_LOG_FORMAT=json objects that a collector of logs reads; either way with
+the request's id.
+"""
 
 import json
 import logging
@@ -24,11 +26,17 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One object a line: time (RFC 3339, UTC), level, logger, message; request_id within a request; `FIELDS` of an answered one."""
+    """One object a line: time (RFC 3339, UTC), level, logger, message; request_id within a request; `FIELDS` of an
+    answered one.
+    """
 
     def format(self, record):
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z", "level": record.levelname,
-                "logger": record.name, "message": record.getMessage()}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         id = getattr(record, "request_id", "") or request_id.current.get()
         if id:
             line["request_id"] = id
@@ -44,13 +52,28 @@ def formatter(format: str) -> logging.Formatter:
 
 
 class AccessLogger(AbstractAccessLogger):
-    """A line for each answered request; runs outside of the request's own context, hence takes the id from the answer."""
+    """A line for each answered request; runs outside of the request's own context, hence takes the id from the
+    answer.
+    """
 
     def log(self, request, response, time):
         path = request.raw_path[:MAX_PATH]
         remote = (request.remote or "").removeprefix("::ffff:")  # an IPv4 client, on a socket for both families
-        fields = {"method": request.method, "path": path, "status": response.status, "seconds": round(time, 6),
-                  "bytes": response.body_length, "remote": remote}
+        fields = {
+            "method": request.method,
+            "path": path,
+            "status": response.status,
+            "seconds": round(time, 6),
+            "bytes": response.body_length,
+            "remote": remote,
+        }
         id = response.headers.get(request_id.HEADER, "")
-        self.logger.info('%s "%s %s" %d %.3fs', remote, request.method, path, response.status, time,
-                         extra=fields | {"request_id": id})
+        self.logger.info(
+            '%s "%s %s" %d %.3fs',
+            remote,
+            request.method,
+            path,
+            response.status,
+            time,
+            extra=fields | {"request_id": id},
+        )

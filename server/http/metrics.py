@@ -1,7 +1,8 @@
-"""What /metrics tells Prometheus: requests, tokens, the event loop of this process, and the models in memory at the time of asking.
+"""What /metrics tells Prometheus: requests, tokens, the event loop of this process, and the models in memory at the
+time of asking.
 
-In: `count_request` and `count_generation` as things happen, the loaded models when asked. Out: text. Counters belong to the process, as
-Prometheus expects; two applications in one process (tests) count together.
+In: `count_request` and `count_generation` as things happen, the loaded models when asked. Out: text. Counters belong
+to the process, as Prometheus expects; two applications in one process (tests) count together.
 """
 
 from prometheus_client import (
@@ -21,17 +22,28 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 _requests = Counter("vkbackend_requests", "Answered requests", ["method", "route", "status"], registry=REGISTRY)
-_seconds = Histogram("vkbackend_request_seconds", "From a request's first byte to its answer's last", ["route"], registry=REGISTRY,
-                     buckets=(0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300))
+_seconds = Histogram(
+    "vkbackend_request_seconds",
+    "From a request's first byte to its answer's last",
+    ["route"],
+    registry=REGISTRY,
+    buckets=(0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300),
+)
 running = Gauge("vkbackend_requests_running", "Requests that are being answered", registry=REGISTRY)
 _tokens = Counter("vkbackend_tokens", "Tokens of prompts, and generated ones", ["kind"], registry=REGISTRY)
 _generations = Counter("vkbackend_generations", "Generations by why they ended", ["reason"], registry=REGISTRY)
-lag = Histogram("vkbackend_event_loop_lag_seconds", "How late the event loop is while requests run", registry=REGISTRY,
-                buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1))
+lag = Histogram(
+    "vkbackend_event_loop_lag_seconds",
+    "How late the event loop is while requests run",
+    registry=REGISTRY,
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+)
 
 
 def count_request(method: str, route: str, status: int, seconds: float):
-    """`route`: its pattern (`/api/blobs/{digest}`), not the path: there must not be a time series for each name that somebody tries."""
+    """`route`: its pattern (`/api/blobs/{digest}`), not the path: there must not be a time series for each name that
+    somebody tries.
+    """
     _requests.labels(method if method in METHODS else "other", route, status).inc()
     _seconds.labels(route).observe(seconds)
 
@@ -52,10 +64,16 @@ class _Models:
     def collect(self):
         models = list(getattr(self._loaded_models, "loaded", ()))
         yield GaugeMetricFamily("vkbackend_models_loaded", "Models in memory", len(models))
-        yield GaugeMetricFamily("vkbackend_load_queue", "Requests that wait for a model to be loaded", getattr(self._loaded_models, "num_waiting", 0))
+        yield GaugeMetricFamily(
+            "vkbackend_load_queue",
+            "Requests that wait for a model to be loaded",
+            getattr(self._loaded_models, "num_waiting", 0),
+        )
         users = GaugeMetricFamily("vkbackend_model_users", "Requests that use a model", labels=["model"])
         memory = GaugeMetricFamily("vkbackend_model_memory_bytes", "A model's memory", labels=["model", "where"])
-        sequences = GaugeMetricFamily("vkbackend_sequences", "Generations of a model that run or wait", labels=["model"])
+        sequences = GaugeMetricFamily(
+            "vkbackend_sequences", "Generations of a model that run or wait", labels=["model"]
+        )
         pages = GaugeMetricFamily("vkbackend_cache_pages", "Pages of a model's cache", labels=["model", "state"])
         for model in models:
             name, engine = model.stored.name, model.engine
@@ -66,7 +84,11 @@ class _Models:
             cache = getattr(getattr(engine, "runner", None), "pages", None)
             if cache is not None:
                 free = len(cache.free_pages)
-                for state, count in (("free", free), ("known", cache.num_available - free), ("used", cache.num_pages - cache.num_available)):
+                for state, count in (
+                    ("free", free),
+                    ("known", cache.num_available - free),
+                    ("used", cache.num_pages - cache.num_available),
+                ):
                     pages.add_metric([name, state], count)
         yield from (users, memory, sequences, pages)
 

@@ -32,7 +32,12 @@ async def observed(request: web.Request, handler) -> web.StreamResponse:
             return response
     finally:
         resource = request.match_info.route.resource
-        metrics.count_request(request.method, resource.canonical if resource is not None else "unknown", status, time.monotonic() - started)
+        metrics.count_request(
+            request.method,
+            resource.canonical if resource is not None else "unknown",
+            status,
+            time.monotonic() - started,
+        )
 
 
 async def _ended(request, handler) -> web.StreamResponse:
@@ -63,6 +68,7 @@ async def mark(request: web.Request, response: web.StreamResponse):
 
 async def watch_loop(app: web.Application):
     """A cleanup context: how late the loop is, while there are requests to be late for."""
+
     async def watch():
         while True:
             await app[RUNNING].any.wait()

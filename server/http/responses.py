@@ -1,4 +1,6 @@
-"""Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain answers, progress streams."""
+"""Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain
+answers, progress streams.
+"""
 
 import asyncio
 import logging
@@ -50,8 +52,9 @@ def error_answer(status: int, message: str, content_type: str = JSON) -> web.Res
 
 
 async def bound(request: web.Request, cls, bind=bind):
-    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises what `bind` does, and
-    ApiError 413."""
+    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises
+    what `bind` does, and ApiError 413.
+    """
     body = await limits.read_body(request)
     pools.body_bytes.set(len(body))
     return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body)
@@ -68,8 +71,9 @@ async def read(request: web.Request, cls):
 
 
 class Report:
-    """What a long task tells: `report(status)`, or with `digest`, `total` and `completed` in bytes. `cancelled` is set once the client has left;
-    a task that can be gone on with later ends then, others take no notice."""
+    """What a long task tells: `report(status)`, or with `digest`, `total` and `completed` in bytes. `cancelled` is
+    set once the client has left; a task that can be gone on with later ends then, others take no notice.
+    """
 
     def __init__(self, send):
         self.cancelled = threading.Event()
@@ -80,7 +84,9 @@ class Report:
 
 
 class _Lines:
-    """What a task has told and nobody has sent yet. Of a long task whose client does not read, only the latest of each kind is kept."""
+    """What a task has told and nobody has sent yet. Of a long task whose client does not read, only the latest of
+    each kind is kept.
+    """
 
     def __init__(self):
         self._waiting: deque = deque()

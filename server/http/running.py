@@ -1,7 +1,7 @@
 """The requests that are being answered, and how they come to an end with the server.
 
-In: handlers, within `during()`. Out: `end(seconds)`, which lets them finish for a while, then cancels them; what was cancelled so says so in its
-last line (`is_over`), where a plain cancellation is a client that left.
+In: handlers, within `during()`. Out: `end(seconds)`, which lets them finish for a while, then cancels them; what was
+cancelled so says so in its last line (`is_over`), where a plain cancellation is a client that left.
 """
 
 import asyncio

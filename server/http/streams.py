@@ -21,8 +21,9 @@ from .running import SHUTTING_DOWN, was_cut_off
 
 @dataclass
 class Replies:
-    """What a request is answered with: `single`, where nothing is generated (a model loaded, a prompt shown), else `pieces`, whose last one has
-    the figures."""
+    """What a request is answered with: `single`, where nothing is generated (a model loaded, a prompt shown), else
+    `pieces`, whose last one has the figures.
+    """
 
     single: object = None
     pieces: AsyncIterator | None = None
@@ -31,18 +32,23 @@ class Replies:
     def is_single(self) -> bool:
         return self.pieces is None
 
+
 def has_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
+
 
 # Of a request: its response, where lines were sent before the answer. Older releases of aiohttp have plain keys only.
 _BEGUN = web.RequestKey("begun stream", web.StreamResponse) if hasattr(web, "RequestKey") else "begun stream"
 
+
 def has_begun(request: web.Request) -> bool:
     return _BEGUN in request
+
 
 async def write_early(request: web.Request, line: object) -> None:
     """A line of the stream before the first answer."""
     await _write_line(await _stream_of(request), line)
+
 
 async def end_early(request: web.Request, error: Exception) -> web.StreamResponse:
     """An error as the last line of a stream that has begun."""
@@ -50,6 +56,7 @@ async def end_early(request: web.Request, error: Exception) -> web.StreamRespons
     await _write_line(response, {"error": error_text(error)})
     await response.write_eof()
     return response
+
 
 async def _stream_of(request: web.Request) -> web.StreamResponse:
     """The response to a request that is a stream, which begins where it has not."""
@@ -59,8 +66,11 @@ async def _stream_of(request: web.Request) -> web.StreamResponse:
         request[_BEGUN] = response
     return request[_BEGUN]
 
+
 async def send(request: web.Request, found: Replies, streams: bool, whole: Callable) -> web.StreamResponse:
-    """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not hold up other clients."""
+    """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not
+    hold up other clients.
+    """
     if found.is_single and has_begun(request):
         return await send_stream(request, _only(found.single))
     if found.is_single:
@@ -69,11 +79,15 @@ async def send(request: web.Request, found: Replies, streams: bool, whole: Calla
         return await send_stream(request, found.pieces)
     return await pools.run("answers", json_answer, await whole(found.pieces))
 
+
 async def _only(answer) -> AsyncIterator:
     yield answer
 
+
 async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:
-    """One JSON line per answer. An error before the first answer is the answer, with a status; a later one is the last line."""
+    """One JSON line per answer. An error before the first answer is the answer, with a status; a later one is the
+    last line.
+    """
     async with aclosing(answers):
         try:
             first = await anext(answers)
@@ -98,8 +112,10 @@ async def send_stream(request: web.Request, answers: AsyncIterator) -> web.Strea
         await response.write_eof()
         return response
 
+
 async def _write_line(response, answer):
     await response.write(encode.dumps(answer).encode() + b"\n")
+
 
 def error_text(error: Exception) -> str:
     """What a client is told. Errors raised on purpose speak for themselves, others are named."""

@@ -1,7 +1,9 @@
-"""Makes a model from uploaded GGUF or safetensors files or from another model: /api/create without the HTTP around it.
+"""Makes a model from uploaded GGUF or safetensors files or from another model: /api/create without the HTTP around
+it.
 
-In: a CreateRequest. Out: a manifest in the store, and texts that tell how far it is, in the order in which Ollama tells them.
-Layers that the request names (template, system, parameters, messages) take the place of the base's; licenses are added to it.
+In: a CreateRequest. Out: a manifest in the store, and texts that tell how far it is, in the order in which Ollama
+tells them. Layers that the request names (template, system, parameters, messages) take the place of the base's;
+licenses are added to it.
 """
 
 import json
@@ -45,8 +47,9 @@ NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model 
 
 @dataclass
 class Piece:
-    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), text that becomes one (`contents`), or a GGUF file that was written
-    for it and waits beside the blobs (`upload`)."""
+    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), text that becomes one (`contents`), or
+    a GGUF file that was written for it and waits beside the blobs (`upload`).
+    """
 
     media_type: str
     digest: str = ""
@@ -58,7 +61,9 @@ class Piece:
 
 
 def check(request: CreateRequest) -> ModelName:
-    """What can be said before any work is done: file names are relative, the name is one. -> the name. Raises ApiError 400."""
+    """What can be said before any work is done: file names are relative, the name is one. -> the name. Raises
+    ApiError 400.
+    """
     for path in request.files or {}:
         if len(path) > MAX_PATH:
             raise ApiError(400, f"file path has {len(path)} characters; give names of at most {MAX_PATH}")
@@ -71,13 +76,15 @@ def check(request: CreateRequest) -> ModelName:
     return name
 
 
-def create(store: Store, request: CreateRequest, name: ModelName, report, pull: Callable[[str], None] | None = None) -> None:
-    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and `completed`.
-    `pull(name)` brings a base that is not in the store; without it that is an error. Raises ApiError, a VkbackendError that
-    the caller answers with status 500, and what `pull` raises.
+def create(
+    store: Store, request: CreateRequest, name: ModelName, report, pull: Callable[[str], None] | None = None
+) -> None:
+    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and
+    `completed`. `pull(name)` brings a base that is not in the store; without it that is an error. Raises ApiError, a
+    VkbackendError that the caller answers with status 500, and what `pull` raises.
 
-    Reading the base and writing weights take their time and are done first; only then the store is locked, changed, and found to hold all
-    layers still.
+    Reading the base and writing weights take their time and are done first; only then the store is locked, changed,
+    and found to hold all layers still.
     """
     with ExitStack() as uploads:
         creation = _Creation(store, request, report, uploads, pull)
@@ -95,7 +102,11 @@ class _Creation:
     def prepare(self, name) -> list[Piece]:
         request = self.request
         if request.remote_host:
-            raise ApiError(400, f"{name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave remote_host out")
+            raise ApiError(
+                400,
+                f"{name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave "
+                f"remote_host out",
+            )
         if request.from_:
             pieces = self.from_model(request.from_)
         elif request.files is not None:
@@ -120,7 +131,9 @@ class _Creation:
         self.check_blobs(pieces, layers, document)
 
     def check_blobs(self, pieces, layers, config_document):
-        """An Ollama beside us that starts at this moment deletes blobs that no manifest names yet: what we still have comes back."""
+        """An Ollama beside us that starts at this moment deletes blobs that no manifest names yet: what we still
+        have comes back.
+        """
         if not all(self.store.blob_path(layer.digest).is_file() for layer in layers):
             for piece in pieces:
                 self.digest_of(piece)
@@ -274,8 +287,12 @@ class _Creation:
     def quantized(self, pieces) -> list[Piece]:
         """The pieces with their weights as the request wants them."""
         target = self.target()
-        return [self.quantized_weights(piece, target) if target and piece.gguf is not None and piece.media_type == MODEL and piece.upload is None
-                else piece for piece in pieces]
+        return [
+            self.quantized_weights(piece, target)
+            if target and piece.gguf is not None and piece.media_type == MODEL and piece.upload is None
+            else piece
+            for piece in pieces
+        ]
 
     def quantized_weights(self, piece, target) -> Piece:
         source = from_gguf(piece.gguf)
@@ -289,10 +306,16 @@ class _Creation:
     def config_document(self, pieces, layers) -> dict:
         weights = [piece.gguf for piece in pieces if piece.gguf]
         families = [gguf.metadata.get("general.architecture", str, "unknown") for gguf in weights]
-        document = {"model_format": "gguf" if weights else "", "model_family": families[0] if families else "", "model_families": families or None,
-                    "model_type": human_number(parameter_count(weights[0])) if weights else "",
-                    "file_type": quantization_level(weights[0].metadata) if weights else "", "architecture": "amd64", "os": "linux",
-                    "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]}}
+        document = {
+            "model_format": "gguf" if weights else "",
+            "model_family": families[0] if families else "",
+            "model_families": families or None,
+            "model_type": human_number(parameter_count(weights[0])) if weights else "",
+            "file_type": quantization_level(weights[0].metadata) if weights else "",
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+        }
         if self.request.info and isinstance(self.request.info.get("capabilities"), list):
             document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
         return document | {key: text for key, text in self.config.items() if text}
@@ -320,7 +343,9 @@ def _media_type(metadata) -> str:
     kind, architecture = metadata.get("general.type", str, ""), metadata.get("general.architecture", str, "unknown")
     if kind == "adapter":
         return ADAPTER
-    is_vision_only = not metadata.get(f"{architecture}.block_count", None, 0) and metadata.get(f"{architecture}.vision.block_count", None, 0)
+    is_vision_only = not metadata.get(f"{architecture}.block_count", None, 0) and metadata.get(
+        f"{architecture}.vision.block_count", None, 0
+    )
     return PROJECTOR if kind == "projector" or is_vision_only else MODEL
 
 

@@ -23,29 +23,53 @@ _NAME_WIDTH = 30
 
 def details(model, parent: str = "") -> ModelDetails:
     config = model.config
-    return ModelDetails(parent, config.get("model_format") or "", config.get("model_family") or "", config.get("model_families"),
-                        config.get("model_type") or "", config.get("file_type") or "")
+    return ModelDetails(
+        parent,
+        config.get("model_format") or "",
+        config.get("model_family") or "",
+        config.get("model_families"),
+        config.get("model_type") or "",
+        config.get("file_type") or "",
+    )
 
 
 def show(model, system: str = "", options: dict | None = None, verbose: bool = False) -> ShowResponse:
-    """`system` and `options` of the request show in the Modelfile in place of the model's. `verbose` includes whole arrays.
+    """`system` and `options` of the request show in the Modelfile in place of the model's. `verbose` includes whole
+    arrays.
 
     Raises StoreError, GGUFError, UnsupportedModel.
     """
     gguf = GGUFFile.open(model.gguf_path) if model.gguf_path else None
     system = system or model.system
-    messages = [Message(role=str(message.get("role") or ""), content=str(message.get("content") or "")) for message in model.messages]
-    answer = ShowResponse(license="\n".join(model.licenses), template=model.template, system=system, details=details(model, model.parent),
-                          messages=messages, capabilities=capabilities(model, gguf.metadata if gguf else None),
-                          modified_at=encode.rfc3339_nano(model.modified_at), renderer=model.config.get("renderer") or "",
-                          parser=model.config.get("parser") or "", remote_model=model.config.get("remote_model") or "",
-                          remote_host=model.config.get("remote_host") or "")
-    answer.parameters = "\n".join(f"{name:<{_NAME_WIDTH}} {go_text.sharp_value(item)}"
-                                  for name, value in model.parameters.items() for item in (value if isinstance(value, list) else [value]))
+    messages = [
+        Message(role=str(message.get("role") or ""), content=str(message.get("content") or ""))
+        for message in model.messages
+    ]
+    answer = ShowResponse(
+        license="\n".join(model.licenses),
+        template=model.template,
+        system=system,
+        details=details(model, model.parent),
+        messages=messages,
+        capabilities=capabilities(model, gguf.metadata if gguf else None),
+        modified_at=encode.rfc3339_nano(model.modified_at),
+        renderer=model.config.get("renderer") or "",
+        parser=model.config.get("parser") or "",
+        remote_model=model.config.get("remote_model") or "",
+        remote_host=model.config.get("remote_host") or "",
+    )
+    answer.parameters = "\n".join(
+        f"{name:<{_NAME_WIDTH}} {go_text.sharp_value(item)}"
+        for name, value in model.parameters.items()
+        for item in (value if isinstance(value, list) else [value])
+    )
     answer.modelfile = modelfile_text(model, system, model.parameters | (options or {}), messages)
     if gguf:
         answer.model_info = model_info(gguf, verbose)
-        answer.tensors = [TensorDescription(info.name, tensor_type_name(info.type), list(reversed(info.shape))) for info in gguf.tensors.values()]
+        answer.tensors = [
+            TensorDescription(info.name, tensor_type_name(info.type), list(reversed(info.shape)))
+            for info in gguf.tensors.values()
+        ]
     if model.projector_paths:
         answer.projector_info = model_info(GGUFFile.open(model.projector_paths[0]), verbose)
     return answer
@@ -56,7 +80,9 @@ def parameter_count(gguf: GGUFFile) -> int:
 
 
 def model_info(gguf: GGUFFile, verbose: bool) -> dict:
-    """The file's metadata and its number of parameters; arrays are null unless `verbose` (an empty one is an empty list)."""
+    """The file's metadata and its number of parameters; arrays are null unless `verbose` (an empty one is an empty
+    list).
+    """
     info = {"general.parameter_count": parameter_count(gguf)}
     for key in gguf.metadata:
         if key in _HIDDEN_KEYS:
@@ -86,10 +112,23 @@ def modelfile_text(model, system: str, parameters: dict, messages: list[Message]
     commands += [Command("adapter", str(path)) for path in model.adapter_paths]
     commands += [Command("model", str(path)) for path in paths[1:]]
     commands.append(Command("template", model.template))
-    commands += [Command(name, text) for name, text in (("system", system), ("renderer", model.config.get("renderer")),
-                                                        ("parser", model.config.get("parser"))) if text]
-    commands += [Command(name, go_text.value(item)) for name, value in parameters.items() for item in (value if isinstance(value, list) else [value])]
+    commands += [
+        Command(name, text)
+        for name, text in (
+            ("system", system),
+            ("renderer", model.config.get("renderer")),
+            ("parser", model.config.get("parser")),
+        )
+        if text
+    ]
+    commands += [
+        Command(name, go_text.value(item))
+        for name, value in parameters.items()
+        for item in (value if isinstance(value, list) else [value])
+    ]
     commands += [Command("license", text) for text in model.licenses]
     commands += [Command("message", f"{message.role}: {message.content}") for message in messages]
-    return ('# Modelfile generated by "ollama show"\n# To build a new Modelfile based on this, replace FROM with:\n'
-            f"# FROM {model.name}\n\n{modelfile.write(commands)}")
+    return (
+        '# Modelfile generated by "ollama show"\n# To build a new Modelfile based on this, replace FROM with:\n'
+        f"# FROM {model.name}\n\n{modelfile.write(commands)}"
+    )

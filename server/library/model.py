@@ -1,7 +1,7 @@
 """A model as its manifest describes it: layers and, read on first use, the texts in them.
 
-In: a manifest and where the blobs are. Out: `StoredModel`, which every other part of the server knows models by. The errors of the
-store stand here too. Knows nothing of HTTP or GGUF, and changes nothing.
+In: a manifest and where the blobs are. Out: `StoredModel`, which every other part of the server knows models by. The
+errors of the store stand here too. Knows nothing of HTTP or GGUF, and changes nothing.
 """
 
 import errno
@@ -21,14 +21,18 @@ from .names import ModelName
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MODEL, ADAPTER, PROJECTOR, TEMPLATE, SYSTEM, PARAMS, MESSAGES, LICENSE = (
-    f"application/vnd.ollama.image.{kind}" for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license"))
+    f"application/vnd.ollama.image.{kind}"
+    for kind in ("model", "adapter", "projector", "template", "system", "params", "messages", "license")
+)
 PROMPT = "application/vnd.ollama.image.prompt"  # what very old models call their template
 LARGEST_MANIFEST_BYTES = 4 << 20  # also of a config and of parameters
 LARGEST_TEXT_BYTES = 64 << 20  # of a template, a system prompt, a license or messages
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 # What is read from a config blob. Anything else in it is passed on to nobody.
 _CONFIG_KINDS = {"model_families": list, "capabilities": list} | dict.fromkeys(
-    ("model_format", "model_family", "model_type", "file_type", "renderer", "parser", "remote_model", "remote_host"), str)
+    ("model_format", "model_family", "model_type", "file_type", "renderer", "parser", "remote_model", "remote_host"),
+    str,
+)
 
 
 class StoreError(VkbackendError):
@@ -81,8 +85,9 @@ def read_plain(path: Path, largest: int) -> tuple[bytes, os.stat_result]:
 
 
 def parse_json(contents: bytes):
-    """A file of the store -> its value. Raises ValueError for everything that Go's decoder refuses too: no JSON, brackets nested
-    without end, NaN, numbers that no float64 holds."""
+    """A file of the store -> its value. Raises ValueError for everything that Go's decoder refuses too: no JSON,
+    brackets nested without end, NaN, numbers that no float64 holds.
+    """
     try:
         return json.loads(contents, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
@@ -112,7 +117,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one name stands for. `digest` is the SHA-256 of the manifest file, 64 hexadecimal digits; `modified_ns` since 1970."""
+    """What one name stands for. `digest` is the SHA-256 of the manifest file, 64 hexadecimal digits; `modified_ns`
+    since 1970.
+    """
 
     name: ModelName
     digest: str
@@ -132,8 +139,9 @@ class Manifest:
 class StoredModel:
     """A model as its manifest describes it; the texts of its layers are read on first use.
 
-    `name` is the short name (`m:latest`), `full_name` all four parts, `digest` that of the manifest, `size` in bytes, `modified_at` in
-    nanoseconds since 1970. Reading a layer raises StoreError where its blob is gone or damaged.
+    `name` is the short name (`m:latest`), `full_name` all four parts, `digest` that of the manifest, `size` in
+    bytes, `modified_at` in nanoseconds since 1970. Reading a layer raises StoreError where its blob is gone or
+    damaged.
     """
 
     def __init__(self, store, manifest: Manifest):
@@ -142,13 +150,17 @@ class StoredModel:
         self.digest, self.size, self.modified_at = manifest.digest, manifest.size, manifest.modified_ns
 
     def _paths(self, *media_types) -> list[Path]:
-        return [self._store.blob_path(layer.digest) for layer in self.manifest.layers if layer.media_type in media_types]
+        return [
+            self._store.blob_path(layer.digest) for layer in self.manifest.layers if layer.media_type in media_types
+        ]
 
     def _read(self, path: Path, largest: int = LARGEST_TEXT_BYTES) -> bytes:
         try:
             return read_plain(path, largest)[0]
         except OSError as error:
-            raise StoreError(f"model {self.name}: blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
+            raise StoreError(
+                f"model {self.name}: blob {path.name} cannot be read ({error.strerror}); pull or create the model again"
+            ) from None
 
     def _texts(self, *media_types) -> list[str]:
         return [self._read(path).decode("utf-8", "replace") for path in self._paths(*media_types)]
@@ -157,18 +169,24 @@ class StoredModel:
         try:
             return parse_json(self._read(path, largest))
         except ValueError:
-            raise StoreError(f"model {self.name}: blob {path.name} is not JSON; pull or create the model again") from None
+            raise StoreError(
+                f"model {self.name}: blob {path.name} is not JSON; pull or create the model again"
+            ) from None
 
     @cached_property
     def config(self) -> dict:
-        """The config blob: `model_format`, `model_family`, `model_families`, `model_type` (size), `file_type` (quantization)..."""
+        """The config blob: `model_format`, `model_family`, `model_families`, `model_type` (size), `file_type`
+        (quantization)...
+        """
         config = self._json(self._store.blob_path(self.manifest.config.digest)) if self.manifest.config.digest else {}
         config = config if isinstance(config, dict) else {}
         for key, kind in _CONFIG_KINDS.items():
             value = config.get(key)
             if value is not None and not (isinstance(value, kind) and all(isinstance(item, str) for item in value)):
-                raise StoreError(f"model {self.name}: {key} of its config {self.manifest.config.digest} is no "
-                                 f"{'text' if kind is str else 'list of texts'}; pull or create the model again")
+                raise StoreError(
+                    f"model {self.name}: {key} of its config {self.manifest.config.digest} is no "
+                    f"{'text' if kind is str else 'list of texts'}; pull or create the model again"
+                )
         return config
 
     @property

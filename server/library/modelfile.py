@@ -1,7 +1,9 @@
-"""The Modelfile language: `FROM`, `TEMPLATE`, `SYSTEM`, `PARAMETER name value`, `MESSAGE role text`, `LICENSE`, `ADAPTER`.
+"""The Modelfile language: `FROM`, `TEMPLATE`, `SYSTEM`, `PARAMETER name value`, `MESSAGE role text`, `LICENSE`,
+`ADAPTER`.
 
-In: text or bytes. Out: a list of `Command`s and back. A command's name is lower case, `model` for FROM and the parameter's own name for
-PARAMETER; a message's argument is `role: text`. Values may stand in double or triple double quotes over several lines.
+In: text or bytes. Out: a list of `Command`s and back. A command's name is lower case, `model` for FROM and the
+parameter's own name for PARAMETER; a message's argument is `role: text`. Values may stand in double or triple double
+quotes over several lines.
 """
 
 from dataclasses import dataclass
@@ -50,12 +52,14 @@ def write(commands: list[Command]) -> str:
 
 
 def _decode(content: bytes | str) -> str:
-    """Text of a file: UTF-8, or what its byte order mark says; each byte that is no UTF-8 becomes a replacement character."""
+    """Text of a file: UTF-8, or what its byte order mark says; each byte that is no UTF-8 becomes a replacement
+    character.
+    """
     if isinstance(content, str):
         return content.removeprefix("\ufeff")
     for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
         if content.startswith(mark):
-            return content[len(mark):].decode(encoding, "replace")
+            return content[len(mark) :].decode(encoding, "replace")
     return decode_utf8(content.removeprefix(b"\xef\xbb\xbf"))
 
 
@@ -71,7 +75,7 @@ def _unquote(text: str) -> str | None:
     """The value without its quotes; None while a quote is still open."""
     for mark in ('"""', '"'):
         if text.startswith(mark):
-            return text[len(mark):-len(mark)] if len(text) >= 2 * len(mark) and text.endswith(mark) else None
+            return text[len(mark) : -len(mark)] if len(text) >= 2 * len(mark) and text.endswith(mark) else None
     return text
 
 
@@ -80,7 +84,9 @@ def _is_letter(character: str) -> bool:
 
 
 class _Parser:
-    """A machine over characters. State is one of: between (commands), comment, command (its name), parameter (its name), message (its role), value."""
+    """A machine over characters. State is one of: between (commands), comment, command (its name), parameter (its
+    name), message (its role), value.
+    """
 
     def __init__(self):
         self.state, self.line, self.buffer, self.name, self.role, self.commands = "between", 1, "", "", "", []

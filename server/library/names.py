@@ -1,7 +1,8 @@
 """Model names: `[[host/]namespace/]model[:tag]`.
 
-In: what a user or client writes. Out: `ModelName` with its four parts, the shortest way to write it, and its place below `manifests/`.
-Rules of Ollama's types/model/name.go: an absent part takes its default; a promised part that is empty (`m:`) makes the name invalid.
+In: what a user or client writes. Out: `ModelName` with its four parts, the shortest way to write it, and its place
+below `manifests/`. Rules of Ollama's types/model/name.go: an absent part takes its default; a promised part that is
+empty (`m:`) makes the name invalid.
 """
 
 import re
@@ -17,10 +18,6 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 
-
-
-
-
 @dataclass(frozen=True)
 class ModelName:
     host: str = ""
@@ -31,11 +28,23 @@ class ModelName:
     @property
     def is_valid(self) -> bool:
         """All four parts are there and hold only what a path may hold."""
-        return all(pattern.fullmatch(part) for pattern, part in (
-            (_HOST, self.host), (_NAMESPACE, self.namespace), (_PART, self.model), (_PART, self.tag)))
+        return all(
+            pattern.fullmatch(part)
+            for pattern, part in (
+                (_HOST, self.host),
+                (_NAMESPACE, self.namespace),
+                (_PART, self.model),
+                (_PART, self.tag),
+            )
+        )
 
     def with_defaults(self) -> "ModelName":
-        return replace(self, host=self.host or DEFAULT_HOST, namespace=self.namespace or DEFAULT_NAMESPACE, tag=self.tag or DEFAULT_TAG)
+        return replace(
+            self,
+            host=self.host or DEFAULT_HOST,
+            namespace=self.namespace or DEFAULT_NAMESPACE,
+            tag=self.tag or DEFAULT_TAG,
+        )
 
     def __str__(self) -> str:
         """The parts that are there: `registry.ollama.ai/library/m:latest`."""
@@ -65,6 +74,7 @@ class ModelName:
 
     def written_as(self, known: "list[ModelName]") -> "ModelName":
         """Each part in the case in which one of the known names has it, if any does."""
+
         def written(part: str) -> str:
             own = getattr(self, part)
             alike = [getattr(name, part) for name in known if fold(getattr(name, part)) == fold(own)]
@@ -106,7 +116,9 @@ def from_file_path(path: str) -> ModelName | None:
 
 
 def scheme(text: str) -> str:
-    """`http` of `http://host/namespace/model`, nothing where none is written. No part of a name: it tells only how a registry is spoken to."""
+    """`http` of `http://host/namespace/model`, nothing where none is written. No part of a name: it tells only how a
+    registry is spoken to.
+    """
     before, separator, _ = text.partition("://")
     return before.lower() if separator else ""
 

@@ -1,7 +1,8 @@
-"""How files come into the store whole: written to a folder beside it, synced, then moved; and the lock between processes.
+"""How files come into the store whole: written to a folder beside it, synced, then moved; and the lock between
+processes.
 
-In: folders of the store. Out: files to write to, moves that outlast a loss of power. Whoever writes a file holds a lock on it, so that what
-a crash left behind is known from what is still being written.
+In: folders of the store. Out: files to write to, moves that outlast a loss of power. Whoever writes a file holds a
+lock on it, so that what a crash left behind is known from what is still being written.
 """
 
 import errno
@@ -23,9 +24,9 @@ from .model import StoreBusy, StoreError
 log = logging.getLogger(__name__)
 
 PREFIX = ".upload-"  # never a valid blob's or model's name
-GRACE_SECONDS = 60          # between a file's making and its lock
-STALE_SECONDS = 24 * 3600   # after which a file is taken for left behind where the file system knows no locks
-LOCK_POLL_SECONDS = 0.02    # between two tries for a lock that is held
+GRACE_SECONDS = 60  # between a file's making and its lock
+STALE_SECONDS = 24 * 3600  # after which a file is taken for left behind where the file system knows no locks
+LOCK_POLL_SECONDS = 0.02  # between two tries for a lock that is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -36,9 +37,13 @@ def changing(root: Path):
     try:
         yield
     except OSError as error:
-        advice = ("remove models that nobody needs, or set OLLAMA_MODELS to a folder on another disk" if error.errno in FULL else
-                  "let this user write there, or set OLLAMA_MODELS to a folder of its own" if error.errno in CLOSED else
-                  "see whether its disk is sound and at hand")
+        advice = (
+            "remove models that nobody needs, or set OLLAMA_MODELS to a folder on another disk"
+            if error.errno in FULL
+            else "let this user write there, or set OLLAMA_MODELS to a folder of its own"
+            if error.errno in CLOSED
+            else "see whether its disk is sound and at hand"
+        )
         raise StoreError(f"the models in {root} cannot be changed ({error.strerror or error}): {advice}") from error
 
 
@@ -187,8 +192,10 @@ class ProcessLock:
         seconds = settings.get("VKBACKEND_LOCK_TIMEOUT")
         holder = _holder(self._path)
         root = self._path.parent.parent
-        return StoreBusy(f"the models in {root} are being changed by {holder}, which has held {self._path} for more than "
-                         f"{seconds} s; try again later (VKBACKEND_LOCK_TIMEOUT sets how long to wait)")
+        return StoreBusy(
+            f"the models in {root} are being changed by {holder}, which has held {self._path} for more than "
+            f"{seconds} s; try again later (VKBACKEND_LOCK_TIMEOUT sets how long to wait)"
+        )
 
     def __exit__(self, *_) -> None:
         self._depth -= 1

@@ -4,10 +4,10 @@
     ROOT/blobs/sha256-HEX                     their contents, shared between models
     ROOT/.vkbackend/                          our own: files that are being written, and a lock
 
-In: names, bytes. Out: `StoredModel`. Files are written elsewhere and moved to their place, blobs before the manifest that names them, so that
-a reader, or the next start after a crash, finds the old or the new, never a half. Changes run one at a time under `Store.lock`, also those of
-other processes of ours; a blob goes when no manifest names it. An Ollama may work on the same store: it knows nothing of the lock.
-Knows nothing of HTTP or GGUF.
+In: names, bytes. Out: `StoredModel`. Files are written elsewhere and moved to their place, blobs before the manifest
+that names them, so that a reader, or the next start after a crash, finds the old or the new, never a half. Changes
+run one at a time under `Store.lock`, also those of other processes of ours; a blob goes when no manifest names it.
+An Ollama may work on the same store: it knows nothing of the lock. Knows nothing of HTTP or GGUF.
 """
 
 import hashlib
@@ -42,22 +42,30 @@ from .names import ModelName, from_file_path, parse
 
 log = logging.getLogger(__name__)
 
-OWN_FOLDER = ".vkbackend"  # below the root, where Ollama does not look: it deletes what in blobs/ has another name than a blob's
+OWN_FOLDER = (
+    ".vkbackend"  # below the root, where Ollama does not look: it deletes what in blobs/ has another name than a blob's
+)
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
-UNUSED_SECONDS = 24 * 3600  # after which a blob that no manifest names is taken for forgotten, not for on its way into one
+UNUSED_SECONDS = (
+    24 * 3600
+)  # after which a blob that no manifest names is taken for forgotten, not for on its way into one
 
 
 def changes(method):
     """Of something with a `root`: errors of the system become StoreErrors that say what to do."""
+
     @wraps(method)
     def changing(self, *arguments, **named):
         with staging.changing(self.root):
             return method(self, *arguments, **named)
+
     return changing
 
 
 class Upload:
-    """Contents on their way into the store: `write` pieces, then `finish`. A context manager: what is not finished at its end is dropped."""
+    """Contents on their way into the store: `write` pieces, then `finish`. A context manager: what is not finished
+    at its end is dropped.
+    """
 
     def __init__(self, store: "Store"):
         self._store, self._hash, self.size, self.root = store, hashlib.sha256(), 0, store.root
@@ -77,12 +85,16 @@ class Upload:
         """Raises StoreError where the disk has no room for so many bytes."""
         free = shutil.disk_usage(self._path.parent).free
         if num_bytes > free:
-            raise StoreError(f"{self._store.root} needs {human_bytes(num_bytes)} more; the disk has {human_bytes(free)} free: "
-                             "remove other models, or set OLLAMA_MODELS to a folder on another disk")
+            raise StoreError(
+                f"{self._store.root} needs {human_bytes(num_bytes)} more; the disk has {human_bytes(free)} free: "
+                "remove other models, or set OLLAMA_MODELS to a folder on another disk"
+            )
 
     @changes
     def sync(self):
-        """Bring what was written so far to the disk, which takes its time: better before the store is locked than meanwhile."""
+        """Bring what was written so far to the disk, which takes its time: better before the store is locked than
+        meanwhile.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -99,7 +111,8 @@ class Upload:
 
     @changes
     def finish(self, expected: str | None = None) -> str:
-        """Bring the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where `expected` differs.
+        """Bring the contents to their place. -> `sha256:HEX`. Raises DigestMismatch, leaving no trace, where
+        `expected` differs.
 
         Until the end of the context they can be brought there again, should somebody else clear them away.
         """
@@ -122,7 +135,9 @@ class Upload:
 
 
 def normal_digest(text: str) -> str:
-    """`sha256-HEX` or `sha256:HEX` -> `sha256:hex`. Raises InvalidDigest for anything else: such a text never becomes a path."""
+    """`sha256-HEX` or `sha256:HEX` -> `sha256:hex`. Raises InvalidDigest for anything else: such a text never
+    becomes a path.
+    """
     match = _DIGEST.fullmatch(text)
     if match is None:
         raise InvalidDigest()
@@ -180,8 +195,9 @@ class Store:
         and left out, or raise OSError."""
         paths = [""]
         for _ in range(4):  # host, namespace, model, tag
-            paths = [f"{path}/{entry}".lstrip("/")
-                     for path in paths for entry in self._entries_of(path, skip_unreadable)]
+            paths = [
+                f"{path}/{entry}".lstrip("/") for path in paths for entry in self._entries_of(path, skip_unreadable)
+            ]
         found = (from_file_path(path) for path in paths)
         return [name for name in found if name is not None]
 
@@ -195,8 +211,9 @@ class Store:
             return []
 
     def existing_name(self, name: ModelName) -> ModelName:
-        """The name of a model that differs from `name` at most in case. Where there is none, `name` with each part written
-        as in the names that are here."""
+        """The name of a model that differs from `name` at most in case. Where there is none, `name` with each part
+        written as in the names that are here.
+        """
         if os.path.lexists(self.manifests / name.file_path):
             return name
         known = self.all_names()
@@ -210,18 +227,24 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound(name.shortest) from None
         except OSError as error:
-            raise StoreError(f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, "
-                             "or delete the model") from None
+            raise StoreError(
+                f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, "
+                "or delete the model"
+            ) from None
         try:
             document = parse_json(contents)
             layers = [_layer(entry) for entry in document.get("layers") or []]
             config = _layer(document.get("config") or {})
         except (ValueError, AttributeError, TypeError, InvalidDigest):
-            raise StoreError(f"manifest of {name.shortest} is damaged ({path}); pull or create the model again, or delete it") from None
+            raise StoreError(
+                f"manifest of {name.shortest} is damaged ({path}); pull or create the model again, or delete it"
+            ) from None
         return Manifest(name, hashlib.sha256(contents).hexdigest(), status.st_mtime_ns, config, layers)
 
     def get(self, name: str | ModelName) -> StoredModel:
-        """The model of a name as a user writes it, whatever its case. Raises InvalidName, ModelNotFound (naming it as given), StoreError."""
+        """The model of a name as a user writes it, whatever its case. Raises InvalidName, ModelNotFound (naming it
+        as given), StoreError.
+        """
         wanted = name if isinstance(name, ModelName) else parse(name)
         if not wanted.is_valid:
             raise InvalidName(f"{name} is no model name; write it as model, model:tag or namespace/model:tag")
@@ -242,8 +265,15 @@ class Store:
 
     def write_manifest(self, name: ModelName, config: Layer, layers: "list[Layer]"):
         """Make `name` stand for these layers; what it stood for before goes where nothing else uses it."""
-        document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config.as_json(), "layers": [layer.as_json() for layer in layers]}
-        self.write_manifest_bytes(name, (json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n").encode())
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": config.as_json(),
+            "layers": [layer.as_json() for layer in layers],
+        }
+        self.write_manifest_bytes(
+            name, (json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+        )
 
     @changes
     def write_manifest_bytes(self, name: ModelName, contents: bytes):
@@ -300,7 +330,9 @@ class Store:
                 raise ModelNotFound(name.shortest)
             before = self._digests_of(name)
             path.unlink()
-            staging.sync_folder(path.parent)  # gone for good before its blobs are: a manifest without blobs would be of no use
+            staging.sync_folder(
+                path.parent
+            )  # gone for good before its blobs are: a manifest without blobs would be of no use
             for folder in list(path.parents)[:3]:
                 try:
                     folder.rmdir()
@@ -309,7 +341,9 @@ class Store:
             self.remove_unused(before)
 
     def remove_unused(self, digests: set[str]):
-        """Delete those of `digests` that no manifest names. Where a manifest cannot be read nothing is deleted: it might name them."""
+        """Delete those of `digests` that no manifest names. Where a manifest cannot be read nothing is deleted: it
+        might name them.
+        """
         with self.lock:
             used = self._used_digests()
             for digest in digests - used - {""} if used is not None else ():
@@ -348,8 +382,12 @@ class Store:
         with self.lock:
             unused = self._unused_blobs()
             if unused and not self.all_names():
-                log.warning("%s holds no manifests, but there are blobs in %s: none are removed. Is a disk not mounted? "
-                            "If no model is missed, remove the blobs by hand", self.manifests, self.root / "blobs")
+                log.warning(
+                    "%s holds no manifests, but there are blobs in %s: none are removed. Is a disk not mounted? "
+                    "If no model is missed, remove the blobs by hand",
+                    self.manifests,
+                    self.root / "blobs",
+                )
                 return
             for path in unused:
                 log.info("removing unused blob %s", path.name)
@@ -360,8 +398,11 @@ class Store:
         used = self._used_digests()
         if used is None:
             return []
-        paths = [self.root / "blobs" / entry for entry in _entries(self.root / "blobs")
-                 if _DIGEST.fullmatch(entry) and normal_digest(entry) not in used]
+        paths = [
+            self.root / "blobs" / entry
+            for entry in _entries(self.root / "blobs")
+            if _DIGEST.fullmatch(entry) and normal_digest(entry) not in used
+        ]
         return [path for path in paths if _age_seconds(path) > UNUSED_SECONDS and not path.is_dir()]
 
 
@@ -383,7 +424,10 @@ def _age_seconds(path: Path) -> float:
 
 
 def _layer(entry: dict) -> Layer:
-    """Fields that are missing or null are empty. Raises AttributeError, ValueError or InvalidDigest for what is no layer."""
+    """Fields that are missing or null are empty. Raises AttributeError, ValueError or InvalidDigest for what is no
+    layer.
+    """
+
     def field(key, kind):
         value = entry.get(key)
         if value is not None and type(value) is not kind:

@@ -1,4 +1,6 @@
-"""The loader that `LoadedModels` is given in a real server: a stored model -> an engine on the devices that the environment asks for."""
+"""The loader that `LoadedModels` is given in a real server: a stored model -> an engine on the devices that the
+environment asks for.
+"""
 
 from vkbackend.device import selection
 from vkbackend.errors import UnsupportedModel
@@ -11,8 +13,9 @@ from .loaded_models import LoadResult
 
 
 class EngineLoader:
-    """Called with a model and its options: a cache of options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL sequences; as many layers on devices
-    as options.num_gpu says, or as fit. `whole`: all of them, or OutOfMemory, so that other models can give way first. Blocks while it loads.
+    """Called with a model and its options: a cache of options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL
+    sequences; as many layers on devices as options.num_gpu says, or as fit. `whole`: all of them, or OutOfMemory, so
+    that other models can give way first. Blocks while it loads.
 
     Raises VkbackendError: no memory, a damaged file, or no support for it.
     """
@@ -28,13 +31,31 @@ class EngineLoader:
         if stored.gguf_path is None:
             raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
         if not stored.gguf_path.is_file():
-            raise StoreError(f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again")
+            raise StoreError(
+                f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again"
+            )
         if stored.adapter_paths:
-            raise UnsupportedModel(f"{stored.name} has an adapter, which is not supported yet; create the model without it")
-        opened = open_engine(stored.gguf_path, context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu, whole=whole,
-                             progress=self._progress)
-        return LoadResult(opened.engine, opened.tokenizer, opened.gguf, opened.size, opened.size_vram, opened.context_length, opened.close,
-                          opened.placement)
+            raise UnsupportedModel(
+                f"{stored.name} has an adapter, which is not supported yet; create the model without it"
+            )
+        opened = open_engine(
+            stored.gguf_path,
+            context_length=options.num_ctx,
+            num_gpu=options.num_gpu,
+            main_gpu=options.main_gpu,
+            whole=whole,
+            progress=self._progress,
+        )
+        return LoadResult(
+            opened.engine,
+            opened.tokenizer,
+            opened.gguf,
+            opened.size,
+            opened.size_vram,
+            opened.context_length,
+            opened.close,
+            opened.placement,
+        )
 
     def whole(self, stored: StoredModel, options: Options) -> LoadResult:
         return self(stored, options, whole=True)

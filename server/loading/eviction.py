@@ -1,5 +1,4 @@
-"""Which loaded model gives way to another one, by Ollama's rules.
-"""
+"""Which loaded model gives way to another one, by Ollama's rules."""
 
 from dataclasses import dataclass
 from typing import Sequence
@@ -13,9 +12,12 @@ class Resident:
     num_users: int
     keep_alive: int
 
+
 def first_to_unload(residents: Sequence[Resident]) -> int | None:
-    """The index of who gives way: one that nobody uses, else one that somebody does; among them who would be kept for the shortest time, for
-    ever being the longest; among equals by name."""
+    """The index of who gives way: one that nobody uses, else one that somebody does; among them who would be kept
+    for the shortest time, for ever being the longest; among equals by name.
+    """
+
     def wish_to_stay(index: int):
         resident = residents[index]
         return resident.num_users > 0, resident.keep_alive if resident.keep_alive >= 0 else 1 << 63, resident.name

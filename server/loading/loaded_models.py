@@ -3,10 +3,11 @@
     async with loaded_models.acquire(stored, options, keep_alive) as model:
         model.engine.submit(...)
 
-In: a stored model and the request's options. Out: a `LoadedModel`, which stays loaded for as long as the block lasts. Several may be loaded;
-where there is no room for one more, another gives way (`rules.first_to_unload`), after its last user. Models made of the same weights are one
-in memory. Loads come one after the other, in the order in which they were asked for; requests for what is loaded wait for nobody. A loader
-that blocks runs in a thread; it is given in, so that nothing here opens devices or GGUF files. All methods belong to one event loop.
+In: a stored model and the request's options. Out: a `LoadedModel`, which stays loaded for as long as the block
+lasts. Several may be loaded; where there is no room for one more, another gives way (`rules.first_to_unload`), after
+its last user. Models made of the same weights are one in memory. Loads come one after the other, in the order in
+which they were asked for; requests for what is loaded wait for nobody. A loader that blocks runs in a thread; it is
+given in, so that nothing here opens devices or GGUF files. All methods belong to one event loop.
 """
 
 import asyncio
@@ -44,9 +45,11 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a loader gives. size, size_vram: bytes of memory, and of it on devices; context_length: tokens of one sequence.
+    """What a loader gives. size, size_vram: bytes of memory, and of it on devices; context_length: tokens of one
+    sequence.
 
-    `close` frees everything; it may block and is called once. placement: where the layers lie, in their order: (device or CPU, layers).
+    `close` frees everything; it may block and is called once. placement: where the layers lie, in their order:
+    (device or CPU, layers).
     """
 
     engine: Any
@@ -59,8 +62,9 @@ class LoadResult:
     placement: tuple[tuple[str, int], ...] = ()
 
 
-# Called in a thread. It may have `whole`, called like it while other models are loaded: it raises OutOfMemory rather than leave layers to the
-# CPU that a device alone would hold; `num_devices`, how many devices models run on; and `reporting(progress)`, a loader that tells how far it is.
+# Called in a thread. It may have `whole`, called like it while other models are loaded: it raises OutOfMemory rather
+# than leave layers to the CPU that a device alone would hold; `num_devices`, how many devices models run on; and
+# `reporting(progress)`, a loader that tells how far it is.
 Loader = Callable[[StoredModel, Options], LoadResult]
 
 
@@ -87,13 +91,18 @@ class LoadedModel:
         return self.keep_alive < 0 or self.keep_alive >= durations.FOREVER
 
     def serves(self, stored: StoredModel, options: Options) -> bool:
-        """Whether a request for this model, or for another one made of the same weights, can use it as it is with these options."""
+        """Whether a request for this model, or for another one made of the same weights, can use it as it is with
+        these options.
+        """
         if self._close is None or getattr(self.engine, "failure", None) is not None:
             return False
         if any(getattr(self.stored, name, None) != getattr(stored, name, None) for name in STORED_PARTS):
             return False
-        return all(getattr(self.options, name) == getattr(options, name) for name in LOAD_OPTIONS
-                   if not (name == "num_gpu" and options.num_gpu < 0))  # -1 leaves it to us: as it is will do
+        return all(
+            getattr(self.options, name) == getattr(options, name)
+            for name in LOAD_OPTIONS
+            if not (name == "num_gpu" and options.num_gpu < 0)
+        )  # -1 leaves it to us: as it is will do
 
     @property
     def is_resting(self) -> bool:
@@ -119,16 +128,33 @@ class LoadedModel:
     def describe(self) -> RunningModel:
         """For /api/ps."""
         expires = int(self.last_used * durations.SECOND) + (durations.FOREVER if self.stays else self.keep_alive)
-        return RunningModel(self.stored.name, self.stored.name, self.size, self.stored.digest, details(self.stored),
-                            encode.rfc3339_nano(expires), self.size_vram, self.context_length)
+        return RunningModel(
+            self.stored.name,
+            self.stored.name,
+            self.size,
+            self.stored.digest,
+            details(self.stored),
+            encode.rfc3339_nano(expires),
+            self.size_vram,
+            self.context_length,
+        )
 
 
 class LoadedModels:
-    """`store` is kept for the routes; `keep_alive` (nanoseconds) holds for requests that give none, OLLAMA_KEEP_ALIVE by default; max_queue,
-    max_models, load_timeout (nanoseconds): OLLAMA_MAX_QUEUE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_LOAD_TIMEOUT by default."""
+    """`store` is kept for the routes; `keep_alive` (nanoseconds) holds for requests that give none,
+    OLLAMA_KEEP_ALIVE by default; max_queue, max_models, load_timeout (nanoseconds): OLLAMA_MAX_QUEUE,
+    OLLAMA_MAX_LOADED_MODELS, OLLAMA_LOAD_TIMEOUT by default.
+    """
 
-    def __init__(self, store, loader: Loader, keep_alive: int | None = None, max_queue: int | None = None, max_models: int | None = None,
-                 timeout: int | None = None):
+    def __init__(
+        self,
+        store,
+        loader: Loader,
+        keep_alive: int | None = None,
+        max_queue: int | None = None,
+        max_models: int | None = None,
+        timeout: int | None = None,
+    ):
         self.store = store
         self._loader = loader
         self._keep_alive = default_keep_alive() if keep_alive is None else keep_alive
@@ -148,10 +174,12 @@ class LoadedModels:
 
     @asynccontextmanager
     async def acquire(self, stored: StoredModel, options: Options, keep_alive: int | None = None):
-        """A context manager giving the LoadedModel, which may have been loaded for another name of the same weights. keep_alive in nanoseconds: 0
-        unloads after this use, negative never; None leaves it at what it was, OLLAMA_KEEP_ALIVE at first.
+        """A context manager giving the LoadedModel, which may have been loaded for another name of the same weights.
+        keep_alive in nanoseconds: 0 unloads after this use, negative never; None leaves it at what it was,
+        OLLAMA_KEEP_ALIVE at first.
 
-        Raises ApiError 503 where too many wait, 500 where loading takes longer than OLLAMA_LOAD_TIMEOUT, and whatever the loader raises.
+        Raises ApiError 503 where too many wait, 500 where loading takes longer than OLLAMA_LOAD_TIMEOUT, and
+        whatever the loader raises.
         """
         options.num_ctx = max(options.num_ctx, MIN_CONTEXT)
         model = self._serving(stored, options) or await self._wait_for(stored, options)
@@ -210,7 +238,9 @@ class LoadedModels:
                 self._leave(model)  # what the name stood for before; nobody waits for its users
         if len(self.loaded) < await self._most_models():
             return False
-        return await self._evict_one(f"of {len(self.loaded)} models that may be loaded together, to make room for {stored.name}")
+        return await self._evict_one(
+            f"of {len(self.loaded)} models that may be loaded together, to make room for {stored.name}"
+        )
 
     async def _most_models(self) -> int:
         if self._max_models:
@@ -220,15 +250,24 @@ class LoadedModels:
 
     async def _evict_one(self, why: str) -> bool:
         """The model that the rules name is gone, with its memory; False where there is none."""
-        found = first_to_unload([Resident(model.stored.name, model.num_users, -1 if model.stays else model.keep_alive)
-                                       for model in self.loaded])
+        found = first_to_unload(
+            [
+                Resident(model.stored.name, model.num_users, -1 if model.stays else model.keep_alive)
+                for model in self.loaded
+            ]
+        )
         if found is None:
             return False
         await self._evict(self.loaded[found], why)
         return True
 
     async def _evict(self, model: LoadedModel, why: str):
-        log.info("%s gives way%s: %s", model.stored.name, f" after its {model.num_users} users" if model.num_users else "", why)
+        log.info(
+            "%s gives way%s: %s",
+            model.stored.name,
+            f" after its {model.num_users} users" if model.num_users else "",
+            why,
+        )
         self._leave(model)
         while model in self.loaded:
             await model.idle.wait()
@@ -261,13 +300,20 @@ class LoadedModels:
 
     async def _within_timeout(self, awaitable, stored):
         try:
-            return await asyncio.wait_for(awaitable, None if self._timeout >= durations.FOREVER else self._timeout / durations.SECOND)
+            return await asyncio.wait_for(
+                awaitable, None if self._timeout >= durations.FOREVER else self._timeout / durations.SECOND
+            )
         except asyncio.TimeoutError:
-            raise ApiError(500, f"timed out waiting for {stored.name} to load: it took longer than {durations.text(self._timeout)}; "
-                                "OLLAMA_LOAD_TIMEOUT gives it more time") from None
+            raise ApiError(
+                500,
+                f"timed out waiting for {stored.name} to load: it took longer than {durations.text(self._timeout)}; "
+                "OLLAMA_LOAD_TIMEOUT gives it more time",
+            ) from None
 
     async def _settled(self, stored):
-        """Wait for what another request began to load and let go of, and for memory that is being freed; failures there are not ours."""
+        """Wait for what another request began to load and let go of, and for memory that is being freed; failures
+        there are not ours.
+        """
         while self._loading is not None and not self._loading.done():
             await self._within_timeout(asyncio.wait([self._loading]), stored)
         await self._memory_given_back()
@@ -290,8 +336,15 @@ class LoadedModels:
         model.keep_alive = self._keep_alive
         model.is_deleted = is_deleted
         self.loaded.append(model)
-        log.info("%s loaded in %.1f s, context of %d tokens%s", stored.name, model.load_seconds, result.context_length,
-                 "".join(f", {layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in result.placement))
+        log.info(
+            "%s loaded in %.1f s, context of %d tokens%s",
+            stored.name,
+            model.load_seconds,
+            result.context_length,
+            "".join(
+                f", {layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in result.placement
+            ),
+        )
         return model
 
     def _given_up(self, load: asyncio.Task):
@@ -321,7 +374,12 @@ class LoadedModels:
         model.idle.set()
         if model not in self.loaded:
             return
-        if model.is_leaving or model.is_deleted or model.keep_alive == 0 or getattr(model.engine, "failure", None) is not None:
+        if (
+            model.is_leaving
+            or model.is_deleted
+            or model.keep_alive == 0
+            or getattr(model.engine, "failure", None) is not None
+        ):
             self._begin_unload(model)
         else:
             model.start_timer(self._begin_unload)
@@ -343,8 +401,9 @@ class LoadedModels:
             log.exception("unloading %s failed", model.stored.name)
 
     async def expire(self, stored: StoredModel):
-        """Unload a model's weights now, or after their last user, who may be the one that they are being loaded for. Nothing happens where they are
-        not loaded."""
+        """Unload a model's weights now, or after their last user, who may be the one that they are being loaded for.
+        Nothing happens where they are not loaded.
+        """
         while self.is_loading(stored):
             await asyncio.wait([self._loading])
             await self._turn_is_over.wait()  # with the model in its hands: it would load it once more otherwise
@@ -354,8 +413,9 @@ class LoadedModels:
         await self._memory_given_back()
 
     async def remove(self, stored: StoredModel) -> None:
-        """Unload the weights of a model that was deleted: now, or after their last user, or, where they are being loaded,
-        once that is over and whoever waits for them is served. Returns without waiting for either."""
+        """Unload the weights of a model that was deleted: now, or after their last user, or, where they are being
+        loaded, once that is over and whoever waits for them is served. Returns without waiting for either.
+        """
         if self.is_loading(stored):
             self._deleted.add(stored.gguf_path)
         for model in [model for model in self.loaded if model.stored.gguf_path == stored.gguf_path]:

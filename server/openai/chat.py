@@ -9,7 +9,9 @@ from . import answers
 from .choices import interleave
 
 
-async def chunks(id: str, streams: list[AsyncIterator[ChatResponse]], include_usage: bool) -> AsyncIterator[ChatCompletionChunk]:
+async def chunks(
+    id: str, streams: list[AsyncIterator[ChatResponse]], include_usage: bool
+) -> AsyncIterator[ChatCompletionChunk]:
     """The pieces of all choices as they come; figures, where they are asked for, in one more chunk without choices."""
     called, prompt_tokens, completion_tokens, model = set(), 0, 0, ""
     async with aclosing(interleave(streams)) as pieces:

@@ -1,7 +1,8 @@
 """Several answers to one request, made side by side: the engine computes them together.
 
-In: asynchronous iterators of native answers, one per choice, each of which takes and gives back its model by itself: none waits for the model
-while it holds it, so that they cannot wait for each other. Out: their items as they come, or each one's whole answer.
+In: asynchronous iterators of native answers, one per choice, each of which takes and gives back its model by itself:
+none waits for the model while it holds it, so that they cannot wait for each other. Out: their items as they come,
+or each one's whole answer.
 """
 
 import asyncio
@@ -29,7 +30,9 @@ async def pieces(native, request, ask, started: float) -> AsyncIterator:
 
 
 async def interleave(streams: list[AsyncIterator]) -> AsyncIterator[tuple[int, object]]:
-    """(number of the stream, its next item). The first error of any ends all and is raised; closing this iterator ends all, too."""
+    """(number of the stream, its next item). The first error of any ends all and is raised; closing this iterator
+    ends all, too.
+    """
     queue = asyncio.Queue(MOST_WAITING)
 
     async def follow(number, stream):

@@ -1,7 +1,7 @@
 """Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
-A request that this layer refuses is an `invalid_request_error` (400) or a `not_found_error` (404); what the native API refuses is an `api_error`,
-whatever its status, as in Ollama 0.12.11.
+A request that this layer refuses is an `invalid_request_error` (400) or a `not_found_error` (404); what the native
+API refuses is an `api_error`, whatever its status, as in Ollama 0.12.11.
 """
 
 import logging

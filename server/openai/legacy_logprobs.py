@@ -1,7 +1,8 @@
-"""Log-probabilities in the shape of /v1/completions: lists of tokens, of numbers, of maps, of offsets, with an entry for each token.
+"""Log-probabilities in the shape of /v1/completions: lists of tokens, of numbers, of maps, of offsets, with an entry
+for each token.
 
-In: native log-probabilities. Out: LegacyLogprobs. A token that is no whole text is written `bytes:\\xe2\\x82`, as OpenAI does, so that no two
-different tokens read alike in a map.
+In: native log-probabilities. Out: LegacyLogprobs. A token that is no whole text is written `bytes:\\xe2\\x82`, as
+OpenAI does, so that no two different tokens read alike in a map.
 """
 
 import codecs
@@ -36,7 +37,9 @@ class LegacyWriter:
     def _top(self, token) -> dict[str, float] | None:
         if token.logprob is None:
             return None
-        return {shown(other): other.logprob for other in (token.top_logprobs or ())[:self.num_top]} | {shown(token): token.logprob}
+        return {shown(other): other.logprob for other in (token.top_logprobs or ())[: self.num_top]} | {
+            shown(token): token.logprob
+        }
 
 
 def shown(token: native.TokenLogprob) -> str:

@@ -1,7 +1,8 @@
 """Requests of /v1 turned into native ones, as Ollama 0.12.11 turns them.
 
-In: dataclasses of openai/messages.py. Out: dataclasses of the native messages.py, and `Extras`, what OpenAI documents and Ollama ignores.
-Raises InvalidRequest in the words of Ollama, or its own for what only this server knows.
+In: dataclasses of openai/messages.py. Out: dataclasses of the native messages.py, and `Extras`, what OpenAI
+documents and Ollama ignores. Raises InvalidRequest in the words of Ollama, or its own for what only this server
+knows.
 """
 
 import base64
@@ -31,8 +32,10 @@ def read(cls, body: bytes):
 
 @dataclass(frozen=True)
 class Extras:
-    """num_choices: answers to each prompt; logit_bias: as the option of that name takes it; echo: the prompt comes first, with its
-    log-probabilities; logprobs: how many of the likeliest tokens are shown with each on /v1/completions, None for no log-probabilities."""
+    """num_choices: answers to each prompt; logit_bias: as the option of that name takes it; echo: the prompt comes
+    first, with its log-probabilities; logprobs: how many of the likeliest tokens are shown with each on
+    /v1/completions, None for no log-probabilities.
+    """
 
     num_choices: int = 1
     logit_bias: dict[str, float] | None = None
@@ -51,7 +54,9 @@ def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extr
 
 
 def of_choice(ask, extras: Extras, number: int):
-    """The native request of choice `number`: a seed that was asked for counts up, so that choices differ and can be had again."""
+    """The native request of choice `number`: a seed that was asked for counts up, so that choices differ and can be
+    had again.
+    """
     seed = ask.options.get("seed", -1)
     more = {"seed": seed + number} if seed >= 0 else {}
     if extras.logit_bias:
@@ -61,10 +66,14 @@ def of_choice(ask, extras: Extras, number: int):
 
 # --- chat
 
+
 def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
     if not ask.messages:
         raise InvalidRequest("[] is too short - 'messages'")
-    options = {"temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": 1.0 if ask.top_p is None else ask.top_p}
+    options = {
+        "temperature": 1.0 if ask.temperature is None else ask.temperature,
+        "top_p": 1.0 if ask.top_p is None else ask.top_p,
+    }
     if isinstance(ask.stop, str):
         options["stop"] = [ask.stop]
     elif isinstance(ask.stop, list):
@@ -74,8 +83,17 @@ def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
         if getattr(ask, name) is not None:
             options[name] = getattr(ask, name)
     return native.ChatRequest(
-        model=ask.model, messages=_conversation(ask.messages), stream=ask.stream, format=_format(ask.response_format), tools=ask.tools,
-        options=options, think=_think(ask), debug_render_only=ask.debug_render_only, logprobs=bool(ask.logprobs), top_logprobs=ask.top_logprobs)
+        model=ask.model,
+        messages=_conversation(ask.messages),
+        stream=ask.stream,
+        format=_format(ask.response_format),
+        tools=ask.tools,
+        options=options,
+        think=_think(ask),
+        debug_render_only=ask.debug_render_only,
+        logprobs=bool(ask.logprobs),
+        top_logprobs=ask.top_logprobs,
+    )
 
 
 def _add_numbers(options, ask):
@@ -100,7 +118,7 @@ def _think(ask) -> bool | str | None:
     if not effort:
         return None
     if effort not in EFFORTS:
-        raise InvalidRequest(f"invalid reasoning value: '{effort}' (must be \"high\", \"medium\", \"low\", or \"none\")")
+        raise InvalidRequest(f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", or "none")')
     return EFFORTS[effort]
 
 
@@ -113,14 +131,27 @@ def _conversation(asked: list[openai.Message]) -> list[native.Message] | None:
         if isinstance(message.content, list):
             parts = [_part(message.role, part) for part in message.content]
             if parts:
-                parts[-1] = replace(parts[-1], tool_calls=calls, tool_name=tool_name, tool_call_id=message.tool_call_id,
-                                    thinking=message.reasoning if calls else "")
+                parts[-1] = replace(
+                    parts[-1],
+                    tool_calls=calls,
+                    tool_name=tool_name,
+                    tool_call_id=message.tool_call_id,
+                    thinking=message.reasoning if calls else "",
+                )
             found += parts
             continue
         if not isinstance(message.content, str) and (message.content is not None or message.tool_calls is None):
             raise InvalidRequest(f"invalid message content type: {_go_type(message.content)}")
-        found.append(native.Message(role=message.role, content=message.content or "", thinking=message.reasoning, tool_calls=calls,
-                                      tool_name=tool_name, tool_call_id=message.tool_call_id))
+        found.append(
+            native.Message(
+                role=message.role,
+                content=message.content or "",
+                thinking=message.reasoning,
+                tool_calls=calls,
+                tool_name=tool_name,
+                tool_call_id=message.tool_call_id,
+            )
+        )
     return found or None
 
 
@@ -150,7 +181,9 @@ def _tool_calls(message) -> list[conversation.ToolCall] | None:
             arguments = ""
         if arguments is not None and not isinstance(arguments, Object):
             raise InvalidRequest("invalid tool call arguments")
-        function = conversation.ToolCallFunction(index, call.function.name, None if arguments is None else to_plain(arguments))
+        function = conversation.ToolCallFunction(
+            index, call.function.name, None if arguments is None else to_plain(arguments)
+        )
         found.append(conversation.ToolCall(call.id, function))
     return found or None
 
@@ -181,10 +214,15 @@ def _image(url: str) -> bytes:
 
 # --- completions
 
+
 def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:
     """Of the prompt as a text; a list of prompts is for `prompts`."""
-    options = {"frequency_penalty": ask.frequency_penalty, "presence_penalty": ask.presence_penalty,
-               "temperature": 1.0 if ask.temperature is None else ask.temperature, "top_p": ask.top_p or 1.0}
+    options = {
+        "frequency_penalty": ask.frequency_penalty,
+        "presence_penalty": ask.presence_penalty,
+        "temperature": 1.0 if ask.temperature is None else ask.temperature,
+        "top_p": ask.top_p or 1.0,
+    }
     if isinstance(ask.stop, str):
         options["stop"] = [ask.stop]
     elif isinstance(ask.stop, list):
@@ -195,24 +233,37 @@ def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:
     _add_numbers(options, ask)
     shown = max(ask.logprobs or 0, 0)
     return native.GenerateRequest(
-        model=ask.model, prompt=ask.prompt if isinstance(ask.prompt, str) else "", suffix=ask.suffix, stream=ask.stream, options=options,
-        debug_render_only=ask.debug_render_only, logprobs=shown > 0, top_logprobs=shown)
+        model=ask.model,
+        prompt=ask.prompt if isinstance(ask.prompt, str) else "",
+        suffix=ask.suffix,
+        stream=ask.stream,
+        options=options,
+        debug_render_only=ask.debug_render_only,
+        logprobs=shown > 0,
+        top_logprobs=shown,
+    )
 
 
 def prompts(asked: str | list, num_choices: int = 1) -> list[str | list[int]]:
-    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of lists of ids. num_choices: answers
-    to each; all answers to a request together must leave room for other clients."""
+    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of
+    lists of ids. num_choices: answers to each; all answers to a request together must leave room for other clients.
+    """
     if isinstance(asked, str):
         return [asked]
     if asked and all(_is_id(item) for item in asked):
         return [asked]
     for item in asked:
         if not isinstance(item, str) and not (isinstance(item, list) and item and all(_is_id(part) for part in item)):
-            raise InvalidRequest("prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids")
+            raise InvalidRequest(
+                "prompt must be a text, a list of texts, a list of token ids, or a list of lists of token ids"
+            )
     if not 1 <= len(asked) <= MAX_CHOICES:
         raise InvalidRequest(f"prompt: {len(asked)} prompts; send between 1 and {MAX_CHOICES}")
     if len(asked) * num_choices > MAX_CHOICES:
-        raise InvalidRequest(f"{len(asked)} prompts with n {num_choices} ask for {len(asked) * num_choices} answers; ask for {MAX_CHOICES} at most")
+        raise InvalidRequest(
+            f"{len(asked)} prompts with n {num_choices} ask for {len(asked) * num_choices} answers; ask for "
+            f"{MAX_CHOICES} at most"
+        )
     return asked
 
 
@@ -222,9 +273,12 @@ def _is_id(value) -> bool:
 
 # --- embeddings
 
+
 def embed_request(ask: openai.EmbedRequest) -> native.EmbedRequest:
     if ask.encoding_format and ask.encoding_format.lower() not in ("float", "base64"):
-        raise InvalidRequest(f"Invalid value for 'encoding_format' = {ask.encoding_format}. Supported values: ['float', 'base64'].")
+        raise InvalidRequest(
+            f"Invalid value for 'encoding_format' = {ask.encoding_format}. Supported values: ['float', 'base64']."
+        )
     text = [""] if ask.input == "" else ask.input
     if text is None or text == []:
         raise InvalidRequest("invalid input")

@@ -1,7 +1,8 @@
-"""Completions that the native API does not know: prompts taken as they are (`raw`), as token ids, or sent back with their log-probabilities
-(`echo`).
+"""Completions that the native API does not know: prompts taken as they are (`raw`), as token ids, or sent back with
+their log-probabilities (`echo`).
 
-In: one prompt of a request. Out: native answers, as routes/generate.py makes them; with `echo` the first one holds the prompt.
+In: one prompt of a request. Out: native answers, as routes/generate.py makes them; with `echo` the first one holds
+the prompt.
 """
 
 from contextlib import aclosing
@@ -26,16 +27,20 @@ from ..wire.native import GenerateRequest, GenerateResponse
 from .requests import Extras
 
 
-async def answers(request: web.Request, ask: GenerateRequest, prompt: str | list[int], extras: Extras,
-                  started: float) -> AsyncIterator[GenerateResponse]:
-    """ask: of model, options and log-probabilities. Nothing is generated where num_predict is 0; a prompt that is echoed is never cut.
+async def answers(
+    request: web.Request, ask: GenerateRequest, prompt: str | list[int], extras: Extras, started: float
+) -> AsyncIterator[GenerateResponse]:
+    """ask: of model, options and log-probabilities. Nothing is generated where num_predict is 0; a prompt that is
+    echoed is never cut.
 
     Raises ApiError, ModelNotFound and VkbackendError.
     """
     check_top_logprobs(ask)
     limits.check(ask)
     if ask.suffix:
-        raise ApiError(400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids")
+        raise ApiError(
+            400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids"
+        )
     try:
         stored = request.app[STORE].get(ask.model)
     except InvalidName:
@@ -57,8 +62,13 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
     if unknown is not None:
         raise ApiError(400, f"prompt: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
     is_scored = extras.echo and extras.logprobs is not None and len(tokens) > 1
-    run.generation = replace(run.generation, prompt_tokens=tokens, prompt_logprobs=is_scored, truncate=run.generation.truncate and not extras.echo,
-                             purpose=Purpose.SCORE if ask.options.get("num_predict") == 0 else Purpose.TEXT)
+    run.generation = replace(
+        run.generation,
+        prompt_tokens=tokens,
+        prompt_logprobs=is_scored,
+        truncate=run.generation.truncate and not extras.echo,
+        purpose=Purpose.SCORE if ask.options.get("num_predict") == 0 else Purpose.TEXT,
+    )
     return run
 
 
@@ -78,7 +88,8 @@ async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[Generate
         elif isinstance(event, Finished):
             if event.reason == "cancelled":
                 raise ApiError(503, "the model was unloaded while it answered; send the request again")
-            # An end token, too, is one of the tokens asked for: who leaves out the last entry, as evaluations do, must not lose one of the prompt.
+            # An end token, too, is one of the tokens asked for: who leaves out the last entry, as evaluations do, must
+            # not lose one of the prompt.
             end = [event.end] if event.end and run.generation.prompt_logprobs else []
             last = run.finished(_answer(ask, "", [replace(token, bytes=[]) for token in events.logprobs(end)]), event)
             last.done_reason = last.done_reason if generates else "length"
@@ -98,13 +109,18 @@ def _echoed(tokenizer: Any, tokens: Sequence[int], prompt: str | list[int], logp
     entries = [_first_token(tokenizer, tokens[0], prompt), *events.logprobs(logprobs)]
     if not isinstance(prompt, str) or not tokenizer.adds_spaces:
         return entries
-    return [entry if not entry.bytes or bytes(entry.bytes) == span else
-            replace(entry, token=span.decode("utf-8", "replace"), bytes=list(span))
-            for entry, span in zip(entries, tokenizer.spans(prompt, tokens))]
+    return [
+        entry
+        if not entry.bytes or bytes(entry.bytes) == span
+        else replace(entry, token=span.decode("utf-8", "replace"), bytes=list(span))
+        for entry, span in zip(entries, tokenizer.spans(prompt, tokens))
+    ]
 
 
 def _first_token(tokenizer, token: int, prompt: str | list[int]) -> native.Logprob:
-    """Nothing comes before it that could make it likely. One that the tokenizer put before a text takes no place in it."""
+    """Nothing comes before it that could make it likely. One that the tokenizer put before a text takes no place in
+    it.
+    """
     data = tokenizer.token_bytes(token)
     is_added = isinstance(prompt, str) and tokenizer.adds_bos and token == tokenizer.bos_id
     return native.Logprob(data.decode("utf-8", "replace"), None, [] if is_added else list(data))

@@ -1,7 +1,8 @@
 """Server-sent events: each chunk a `data:` line, `[DONE]` last.
 
-In: an asynchronous iterator of chunks. Out: the response. An error before the first chunk is the answer, with a status; after a later one the
-stream says no more: a chunk without model and text is its last, and `[DONE]` does not come, as in Ollama 0.12.11.
+In: an asynchronous iterator of chunks. Out: the response. An error before the first chunk is the answer, with a
+status; after a later one the stream says no more: a chunk without model and text is its last, and `[DONE]` does not
+come, as in Ollama 0.12.11.
 """
 
 import asyncio
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
 
 
-async def send_events(request: web.Request, chunks: AsyncIterator, broken_chunk: Callable[[], object]) -> web.StreamResponse:
+async def send_events(
+    request: web.Request, chunks: AsyncIterator, broken_chunk: Callable[[], object]
+) -> web.StreamResponse:
     """`broken_chunk()` is what a stream ends with that cannot go on. An error before the first chunk is raised."""
     async with aclosing(chunks):
         first = await anext(chunks)

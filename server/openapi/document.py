@@ -7,38 +7,67 @@ from .schemas import Schemas
 
 JSON = "application/json"
 # What the page sends until its reader changes it; what a request need not say is left out.
-EXAMPLES = {"model": "smollm2", "prompt": "The sky is", "messages": [{"role": "user", "content": "Hello"}],
-            "input": "The sky is", "source": "smollm2", "destination": "a-copy", "stream": False}
+EXAMPLES = {
+    "model": "smollm2",
+    "prompt": "The sky is",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "input": "The sky is",
+    "source": "smollm2",
+    "destination": "a-copy",
+    "stream": False,
+}
 NATIVE_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
 def build(version: str) -> dict:
     """`version`: of this server."""
     from ..wire.openai import ErrorResponse
+
     schemas, paths = Schemas(), {}
     openai_error = schemas.of_class(ErrorResponse)
     for (method, path), operation in OPERATIONS.items():
         error = openai_error if path.startswith("/v1/") else NATIVE_ERROR
         paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation, schemas, error)
-    return {"openapi": "3.1.0",
-            "info": {"title": "vkbackend", "version": version, "license": {"name": "MIT"}, "description":
-                     "GGUF language models on any Vulkan GPU: the APIs of Ollama 0.12.11 and of OpenAI, and log-probabilities of every token. "
-                     "Numbers of logprob are natural logarithms of the softmax of the raw logits."},
-            "paths": paths, "components": {"schemas": dict(sorted(schemas.components.items()))}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "vkbackend",
+            "version": version,
+            "license": {"name": "MIT"},
+            "description": "GGUF language models on any Vulkan GPU: the APIs of Ollama 0.12.11 and of OpenAI, and "
+            "log-probabilities of every token. "
+            "Numbers of logprob are natural logarithms of the softmax of the raw logits.",
+        },
+        "paths": paths,
+        "components": {"schemas": dict(sorted(schemas.components.items()))},
+    }
 
 
 def _operation(method: str, path: str, operation: Operation, schemas: Schemas, error: dict) -> dict:
     name = method.lower() + path.replace("/", "_").replace("{", "").replace("}", "")
     made = {"operationId": name, "summary": operation.summary, "tags": [operation.tag]}
     if operation.parameters:
-        made["parameters"] = [{"name": name, "in": "path", "required": True, "description": text,
-                               "schema": {"type": "string"} | ({"pattern": pattern} if pattern else {})}
-                              for name, (text, pattern) in operation.parameters.items()]
+        made["parameters"] = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": text,
+                "schema": {"type": "string"} | ({"pattern": pattern} if pattern else {}),
+            }
+            for name, (text, pattern) in operation.parameters.items()
+        ]
     if isinstance(operation.request, str):
-        made["requestBody"] = {"required": True, "content": {operation.request: {"schema": {"type": "string", "format": "binary"}}}}
+        made["requestBody"] = {
+            "required": True,
+            "content": {operation.request: {"schema": {"type": "string", "format": "binary"}}},
+        }
     elif operation.request is not None:
-        example = {field.metadata["name"]: EXAMPLES[field.metadata["name"]] for field in fields(operation.request)
-                   if field.metadata["name"] in EXAMPLES}
+        example = {
+            field.metadata["name"]: EXAMPLES[field.metadata["name"]]
+            for field in fields(operation.request)
+            if field.metadata["name"] in EXAMPLES
+        }
         content = {"schema": schemas.of_class(operation.request), "example": example}
         made["requestBody"] = {"required": True, "content": {JSON: content}}
     made["responses"] = {str(operation.status): _success(operation, schemas)}
@@ -63,5 +92,7 @@ def _success(operation: Operation, schemas: Schemas) -> dict:
         chunk = {"anyOf": [chunk, schemas.of_class(operation.early)]}
     lines = "a line of JSON each" if operation.stream == NDJSON else "an event each, `[DONE]` last"
     asked = "unless `stream` is false" if operation.streams_unasked else "where `stream` is true"
-    return {"description": f"the answer as one object, or, {asked}, as a stream of objects, {lines}",
-            "content": content | {operation.stream: {"schema": chunk}}}
+    return {
+        "description": f"the answer as one object, or, {asked}, as a stream of objects, {lines}",
+        "content": content | {operation.stream: {"schema": chunk}},
+    }

@@ -1,6 +1,7 @@
 """A model's raw output -> content, thoughts and tool calls. In: pieces of text. Out: `Parsed`.
 
-A model names a built-in parser in its config (PARSER of a Modelfile), or its template tells how thoughts and calls are marked.
+A model names a built-in parser in its config (PARSER of a Modelfile), or its template tells how thoughts and calls
+are marked.
 """
 
 from functools import partial
@@ -25,15 +26,22 @@ _HARMONY_FAMILIES = ("gptoss", "gpt-oss")
 
 
 def name_of(stored) -> str:
-    """The built-in parser of a stored model, or nothing. Models of gpt-oss need not name theirs where their template writes its tags."""
+    """The built-in parser of a stored model, or nothing. Models of gpt-oss need not name theirs where their template
+    writes its tags.
+    """
     name = stored.config.get("parser") or ""
-    if not name and stored.config.get("model_family") in _HARMONY_FAMILIES and all(tag in stored.template for tag in ("<|start|>", "<|end|>")):
+    if (
+        not name
+        and stored.config.get("model_family") in _HARMONY_FAMILIES
+        and all(tag in stored.template for tag in ("<|start|>", "<|end|>"))
+    ):
         return "harmony"
     return name if name in BUILTIN else ""
 
 
 def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | None = None):
-    """A parser by its name, for an answer that goes on from last_message; its `tools` are those that the prompt has to show.
+    """A parser by its name, for an answer that goes on from last_message; its `tools` are those that the prompt has
+    to show.
 
     Raises ParseError for a name that is none.
     """
@@ -53,8 +61,12 @@ def by_tag(tool_tag: str, tools: list[Tool]) -> OutputParser:
     return Qwen3CoderParser(tools, None) if tool_tag == CODER_TAG else ToolsParser(tool_tag, tools)
 
 
-def by_template(prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None) -> OutputParser | None:
-    """A parser of what a template tells, or None where there is nothing to look for. thinking_tags None: thoughts stay in the answer."""
+def by_template(
+    prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None
+) -> OutputParser | None:
+    """A parser of what a template tells, or None where there is nothing to look for. thinking_tags None: thoughts
+    stay in the answer.
+    """
     thoughts = None
     if thinking_tags and all(thinking_tags):
         thoughts = ThinkingParser(*thinking_tags, opened=prompt.strip().endswith(thinking_tags[0]))
@@ -76,5 +88,16 @@ class ThoughtsThenCalls:
         return Parsed(inner.content, outer.thinking, inner.calls)
 
 
-__all__ = ["BUILTIN", "OutputParser", "ParseError", "Parsed", "ThinkingParser", "ThoughtsThenCalls", "builtin", "by_tag",
-           "by_template", "knowledge", "name_of"]
+__all__ = [
+    "BUILTIN",
+    "OutputParser",
+    "ParseError",
+    "Parsed",
+    "ThinkingParser",
+    "ThoughtsThenCalls",
+    "builtin",
+    "by_tag",
+    "by_template",
+    "knowledge",
+    "name_of",
+]

@@ -1,7 +1,7 @@
 """Harmony, the format of gpt-oss: messages of `<|start|>role<|channel|>name to=recipient<|message|>text<|end|>`.
 
-The channel `analysis` holds thoughts, a recipient makes a message a tool call, all else is content. Tools are named as TypeScript
-identifiers in the prompt, and by their own names in the answer.
+The channel `analysis` holds thoughts, a recipient makes a message a tool call, all else is content. Tools are named
+as TypeScript identifiers in the prompt, and by their own names in the answer.
 """
 
 import re
@@ -14,7 +14,12 @@ from ..go.text import SPACE
 from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, ParseError, overlap
 
-OWN_TOOLS = ("browser.open", "browser.search", "browser.find", "python")  # what the model was trained with keeps its name
+OWN_TOOLS = (
+    "browser.open",
+    "browser.search",
+    "browser.find",
+    "python",
+)  # what the model was trained with keeps its name
 START, END, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
 
 
@@ -69,8 +74,8 @@ class HarmonyParser:
             return bool(found)
         body, found, behind = self._held.partition(END)
         if not found:
-            body = self._held[:len(self._held) - overlap(self._held, END)]
-            behind = self._held[len(body):]
+            body = self._held[: len(self._held) - overlap(self._held, END)]
+            behind = self._held[len(body) :]
         self._held = behind
         self._emit(parsed, body)
         if found:
@@ -89,7 +94,7 @@ class HarmonyParser:
         """`assistant<|channel|>commentary to=functions.f <|constrain|>json`; the recipient may stand before the channel, or for the role."""
         before, found, behind = header.replace(CONSTRAIN, " " + CONSTRAIN).partition(CHANNEL)
         channel = re.match(f"[^{SPACE}]*", behind)[0] if found else ""
-        words = re.split(f"[{SPACE}]+", f"{before}{behind[len(channel):]}".strip(SPACE))
+        words = re.split(f"[{SPACE}]+", f"{before}{behind[len(channel) :]}".strip(SPACE))
         recipient = next((word[3:] for word in words[:2] if word.startswith("to=")), "")
         self._at = _In.THOUGHTS if channel == "analysis" else _In.CONTENT
         if recipient and channel in ("analysis", "commentary"):
@@ -107,14 +112,20 @@ class HarmonyParser:
         return ToolCallFunction(0, self._own_names.get(name, name), arguments)
 
     def _renamed(self, tool: Tool) -> Tool:
-        name = tool.function.name if tool.function.name in OWN_TOOLS else identifier(tool.function.name, self._own_names)
+        name = (
+            tool.function.name if tool.function.name in OWN_TOOLS else identifier(tool.function.name, self._own_names)
+        )
         self._own_names[name] = tool.function.name
         return replace(tool, function=replace(tool.function, name=name))
 
 
 def identifier(name: str, taken) -> str:
-    """The name as a TypeScript identifier that is not taken: other characters left out or turned to `_`, a number added where it is."""
-    name = "".join("_" if character in " -." else character for character in name if character in " -._$" or character.isalnum())
+    """The name as a TypeScript identifier that is not taken: other characters left out or turned to `_`, a number
+    added where it is.
+    """
+    name = "".join(
+        "_" if character in " -." else character for character in name if character in " -._$" or character.isalnum()
+    )
     if not name:
         name = "unnamed"
     elif name[0].isdecimal():

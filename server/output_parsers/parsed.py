@@ -30,7 +30,9 @@ class OutputParser(Protocol):
     """Takes one answer apart while it comes."""
 
     def add(self, text: str, done: bool = False) -> Parsed:
-        """The next piece of raw output -> what can be shown by now; the rest is held back. done: nothing follows. Raises ParseError."""
+        """The next piece of raw output -> what can be shown by now; the rest is held back. done: nothing follows.
+        Raises ParseError.
+        """
         ...
 
 
@@ -42,4 +44,4 @@ def overlap(text: str, tag: str) -> int:
 def split_trailing_space(text: str) -> tuple[str, str]:
     """(text, white space at its end)"""
     kept = text.rstrip(SPACE)
-    return kept, text[len(kept):]
+    return kept, text[len(kept) :]

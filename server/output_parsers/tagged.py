@@ -1,4 +1,6 @@
-"""Answers in which tool calls stand between `<tool_call>` and `</tool_call>`: the Qwen 3 families, which differ in what stands there."""
+"""Answers in which tool calls stand between `<tool_call>` and `</tool_call>`: the Qwen 3 families, which differ in
+what stands there.
+"""
 
 import re
 
@@ -12,8 +14,8 @@ OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 class TaggedCalls:
-    """Content without the calls. White space before a call and behind one is dropped; behind one, where patient is false, only as far as it comes
-    in the same piece. What is no whole call in the end is dropped, too.
+    """Content without the calls. White space before a call and behind one is dropped; behind one, where patient is
+    false, only as far as it comes in the same piece. What is no whole call in the end is dropped, too.
     """
 
     def __init__(self, read_call, patient: bool):
@@ -50,9 +52,11 @@ class TaggedCalls:
 
 
 def _without_beginning(text: str, tag: str, done: bool) -> tuple[str, str]:
-    """(text, white space and what may be the beginning of a tag at its end); where nothing follows, only white space is kept back."""
-    shown = split_trailing_space(text if done else text[:len(text) - overlap(text, tag)])[0]
-    return shown, text[len(shown):]
+    """(text, white space and what may be the beginning of a tag at its end); where nothing follows, only white space
+    is kept back.
+    """
+    shown = split_trailing_space(text if done else text[: len(text) - overlap(text, tag)])[0]
+    return shown, text[len(shown) :]
 
 
 class Qwen3CoderParser:
@@ -72,7 +76,9 @@ class Qwen3CoderParser:
         if function is None:
             raise ParseError("EOF")
         name, body, _ = function
-        properties = next((tool.function.parameters.properties for tool in self.tools if tool.function.name == name), None) or {}
+        properties = (
+            next((tool.function.parameters.properties for tool in self.tools if tool.function.name == name), None) or {}
+        )
         arguments, at = {}, 0
         while (parameter := _tag(body, "parameter", at)) is not None:
             key, value, at = parameter
@@ -88,7 +94,7 @@ def _tag(text, tag, at) -> tuple[str, str, int] | None:
     end = text.find(f"</{tag}>", opening.end())
     if end < 0:
         raise ParseError(f"XML syntax error on line {text.count(chr(10)) + 1}: unexpected EOF")
-    return opening[1], text[opening.end():end], end + len(f"</{tag}>")
+    return opening[1], text[opening.end() : end], end + len(f"</{tag}>")
 
 
 def _types(prop) -> list[str]:
@@ -126,7 +132,9 @@ def _typed(text: str, types: list[str]):
 
 
 class Qwen3VLParser:
-    """Calls as JSON. The kind that thinks begins in its thoughts, without an opening tag, unless it goes on with an answer."""
+    """Calls as JSON. The kind that thinks begins in its thoughts, without an opening tag, unless it goes on with an
+    answer.
+    """
 
     knows_tools = True
 

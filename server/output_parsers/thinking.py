@@ -15,7 +15,8 @@ class _At(Enum):
 
 
 class ThinkingParser:
-    """Text that does not begin with the opening tag is all answer. White space inside the opening tag and around the closing one is dropped.
+    """Text that does not begin with the opening tag is all answer. White space inside the opening tag and around the
+    closing one is dropped.
 
     opened: the prompt ends with the opening tag, the model goes on with thoughts.
     """

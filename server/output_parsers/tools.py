@@ -1,7 +1,8 @@
 """Finds the tool calls in a model's output by what the model's template puts before them.
 
-Calls may be written in many ways after the tag: `{"name": ..., "arguments": ...}`, `{"get_weather": {...}}`, a name and an object beside it.
-The first tool whose name comes up is called with the first object of braces in which arguments can be found. Follows Ollama 0.12.11 as recorded.
+Calls may be written in many ways after the tag: `{"name": ..., "arguments": ...}`, `{"get_weather": {...}}`, a name
+and an object beside it. The first tool whose name comes up is called with the first object of braces in which
+arguments can be found. Follows Ollama 0.12.11 as recorded.
 """
 
 import bisect
@@ -17,16 +18,10 @@ _CLOSINGS = {"{": "}", "[": "]"}
 _MARKS = re.compile(r'[{}"\\]')
 
 
-
-
-
-
-
-
-
-
 class ToolsParser:
-    """A brace or bracket as tag counts only where the answer begins with it, and what turns out to be no call is given back as content."""
+    """A brace or bracket as tag counts only where the answer begins with it, and what turns out to be no call is
+    given back as content.
+    """
 
     def __init__(self, tag: str, tools: list[Tool]):
         self.tag, self.names = tag, [tool.function.name for tool in tools]
@@ -88,13 +83,15 @@ class ToolsParser:
             return None
         call = ToolCall("", ToolCallFunction(self.num_calls, name, arguments))
         self.num_calls += 1
-        self._held = self._held[max(name_end, object_end):]
+        self._held = self._held[max(name_end, object_end) :]
         self._objects, self._counted, self._depth = _Objects(), 0, 0
         return call
 
     def _first_name(self) -> tuple[str | None, int]:
-        """The name that comes first, the longest of those that begin there, and its end; none while the text may be in the middle of one."""
-        tail = self._held[-self._longest:]
+        """The name that comes first, the longest of those that begin there, and its end; none while the text may be
+        in the middle of one.
+        """
+        tail = self._held[-self._longest :]
         if any(self._begins_a_name(tail[start:]) for start in range(len(tail))):
             return None, -1
         best = None
@@ -150,7 +147,7 @@ class _Objects:
             return
         self.depth -= 1
         if self.depth == 0 and self.start >= 0:
-            data = _json_object(text[self.start:at + 1])
+            data = _json_object(text[self.start : at + 1])
             self.start, self.result = -1, (data, at if data is not None else 0)
         self.depth = max(self.depth, 0)
 
@@ -164,7 +161,9 @@ def _json_object(text: str) -> dict | None:
 
 
 def _arguments(data: dict, tool_name: str) -> dict | None:
-    """The arguments in an object: those of its `arguments` or `parameters` where it has a name, what stands under the tool's name, or itself."""
+    """The arguments in an object: those of its `arguments` or `parameters` where it has a name, what stands under
+    the tool's name, or itself.
+    """
     found, arguments = _search(data, tool_name)
     return arguments if found else data
 
@@ -172,7 +171,14 @@ def _arguments(data: dict, tool_name: str) -> dict | None:
 def _search(data, tool_name) -> tuple[bool, dict | None]:
     """(whether this object or one inside tells what the arguments are, the arguments)"""
     if "name" in data:
-        return True, next((found for found in map(_as_arguments, (data.get("arguments"), data.get("parameters"))) if found is not None), None)
+        return True, next(
+            (
+                found
+                for found in map(_as_arguments, (data.get("arguments"), data.get("parameters")))
+                if found is not None
+            ),
+            None,
+        )
     under_name = _as_arguments(data.get(tool_name))
     if under_name is not None:
         return True, under_name

@@ -1,17 +1,19 @@
-"""Marks in a template: the tags around a model's thinking.
-"""
-
+"""Marks in a template: the tags around a model's thinking."""
 
 from ..go.text import SPACE
 from .gotemplate import Template, nodes
 
 
 def thinking_tags(template: Template) -> tuple[str, str]:
-    """The texts right before and after `.Thinking` where a template loops over `.Messages`: (`<think>`, `</think>`), or empty ones."""
+    """The texts right before and after `.Thinking` where a template loops over `.Messages`: (`<think>`, `</think>`),
+    or empty ones.
+    """
     opening = closing = ""
     for tree in template.trees.values():
         for ancestors in _uses_of_thinking(tree, []):
-            loop = next((node for node in reversed(ancestors) if isinstance(node, nodes.Branch) and node.kind == "range"), None)
+            loop = next(
+                (node for node in reversed(ancestors) if isinstance(node, nodes.Branch) and node.kind == "range"), None
+            )
             if loop is None or not _uses_messages(loop.pipe):
                 continue
             body = next(node for node in reversed(ancestors) if isinstance(node, nodes.List))
@@ -20,11 +22,13 @@ def thinking_tags(template: Template) -> tuple[str, str]:
             closing = last.text.strip() if isinstance(last, nodes.Text) else closing
     return opening, closing
 
+
 def _children(node):
     for value in vars(node).values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, nodes.Node):
                 yield item
+
 
 def _uses_of_thinking(node, ancestors):
     """The ancestors, outermost first, of each `.Thinking`."""
@@ -34,6 +38,7 @@ def _uses_of_thinking(node, ancestors):
     for child in _children(node):
         yield from _uses_of_thinking(child, ancestors)
 
+
 def _uses_messages(node) -> bool:
     """Whether `.Messages` (not `$.Messages`: the original does not look there) stands in a pipeline."""
     if isinstance(node, nodes.Field) and node.names[:1] == ["Messages"]:
@@ -42,11 +47,14 @@ def _uses_messages(node) -> bool:
 
 
 def tag_of(template: Template) -> str:
-    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up to a brace; else `{`."""
+    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up
+    to a brace; else `{`.
+    """
     branch = _first_branch(template.trees[""])
     text = None if branch is None else _first_text(branch.body)
     tag = "" if text is None else text.strip(SPACE).replace("\r\n", "\n").partition("{")[0]
     return tag or "{"
+
 
 def _first_branch(tree) -> nodes.Branch | None:
     for node in tree.nodes:
@@ -60,8 +68,14 @@ def _first_branch(tree) -> nodes.Branch | None:
                 return found
     return None
 
+
 def _names_calls(pipe) -> bool:
-    return any(isinstance(argument, nodes.Field) and "ToolCalls" in argument.names for command in pipe.commands for argument in command.arguments)
+    return any(
+        isinstance(argument, nodes.Field) and "ToolCalls" in argument.names
+        for command in pipe.commands
+        for argument in command.arguments
+    )
+
 
 def _first_text(tree) -> str | None:
     """The first text, not looking past an action or a branch that has none."""

@@ -1,7 +1,8 @@
-"""Messages and texts of a request -> the prompt: which messages fit the context, where images stand, what the template writes.
+"""Messages and texts of a request -> the prompt: which messages fit the context, where images stand, what the
+template writes.
 
-Messages are `server.messages.Message`s; they are never changed. Token counts come from a function of the caller, so that nothing
-here knows a model. Follows Ollama 0.12.11's chatPrompt and GenerateHandler as recorded.
+Messages are `server.messages.Message`s; they are never changed. Token counts come from a function of the caller, so
+that nothing here knows a model. Follows Ollama 0.12.11's chatPrompt and GenerateHandler as recorded.
 """
 
 import json
@@ -43,7 +44,9 @@ class Thinking:
 
 @dataclass(frozen=True)
 class ContextLimit:
-    """num_ctx tokens at most, counted by `count_tokens(text)`. truncate False keeps every message. sees_images: each image counts."""
+    """num_ctx tokens at most, counted by `count_tokens(text)`. truncate False keeps every message. sees_images: each
+    image counts.
+    """
 
     num_ctx: int
     count_tokens: Callable[[str], int]
@@ -56,19 +59,29 @@ def count_tokens(tokenizer, text: str, most: int) -> int:
     return len(encode_at_most(tokenizer, text, most + 1, most + 1, add_special=False))
 
 
-def chat_prompt(template: Template, messages: list[Message], limit: ContextLimit, *, tools: list | None = None,
-                thinking: Thinking = Thinking(), one_image_only: bool = False) -> Prompt:
-    """The prompt of a conversation. Where it is too long, the oldest messages are left out; system texts and the last message stay.
+def chat_prompt(
+    template: Template,
+    messages: list[Message],
+    limit: ContextLimit,
+    *,
+    tools: list | None = None,
+    thinking: Thinking = Thinking(),
+    one_image_only: bool = False,
+) -> Prompt:
+    """The prompt of a conversation. Where it is too long, the oldest messages are left out; system texts and the
+    last message stay.
 
-    template: a Template, or a renderer or Jinja template in its place; one that `marks_images` says itself where they stand.
-    Raises PromptError, and TemplateError from the template.
+    template: a Template, or a renderer or Jinja template in its place; one that `marks_images` says itself where
+    they stand. Raises PromptError, and TemplateError from the template.
     """
     if one_image_only and any(len(message.images or ()) > 1 for message in messages):
         raise PromptError(ONE_IMAGE_ONLY)
     tool_values = None if tools is None else [_plain(tool) for tool in tools]
 
     def render(kept):
-        return template.execute(Values(messages=[_template_message(message) for message in kept], tools=tool_values, **thinking.values()))
+        return template.execute(
+            Values(messages=[_template_message(message) for message in kept], tools=tool_values, **thinking.values())
+        )
 
     system, first = _fitting(messages, limit, render)
     kept, images = messages[first:], [image for message in messages[first:] for image in message.images or ()]
@@ -108,7 +121,9 @@ def _fitting(messages, limit, render):
 
 
 def _tag_images(messages):
-    """(messages with `[img-N]` where their images belong, all images). A tag takes the place of `[img]`, else it goes to the front."""
+    """(messages with `[img-N]` where their images belong, all images). A tag takes the place of `[img]`, else it
+    goes to the front.
+    """
     tagged, images = [], []
     for message in messages:
         front, content = "", message.content
@@ -123,20 +138,38 @@ def _tag_images(messages):
     return tagged, images
 
 
-def generate_prompt(template: Template, *, prompt: str, suffix: str = "", messages: list[Message] = (), context_text: str = "",
-                    thinking: Thinking = Thinking()) -> Prompt:
-    """A prompt without a check of its length: for a suffix (prompt and suffix are all there is) or a template of the request."""
+def generate_prompt(
+    template: Template,
+    *,
+    prompt: str,
+    suffix: str = "",
+    messages: list[Message] = (),
+    context_text: str = "",
+    thinking: Thinking = Thinking(),
+) -> Prompt:
+    """A prompt without a check of its length: for a suffix (prompt and suffix are all there is) or a template of the
+    request.
+    """
     if suffix:
         values = Values(prompt=prompt, suffix=suffix, **thinking.values())
         return Prompt(context_text + template.execute(values))
     tagged, images = _tag_images(list(messages))
-    return Prompt(context_text + template.execute(Values(messages=[_template_message(m) for m in tagged], **thinking.values())), images)
+    return Prompt(
+        context_text + template.execute(Values(messages=[_template_message(m) for m in tagged], **thinking.values())),
+        images,
+    )
 
 
 def _template_message(message: Message) -> dict:
-    return {"role": message.role, "content": message.content, "thinking": message.thinking, "images": message.images,
-            "tool_calls": None if message.tool_calls is None else [_plain(call) for call in message.tool_calls],
-            "tool_name": message.tool_name, "tool_call_id": message.tool_call_id}
+    return {
+        "role": message.role,
+        "content": message.content,
+        "thinking": message.thinking,
+        "images": message.images,
+        "tool_calls": None if message.tool_calls is None else [_plain(call) for call in message.tool_calls],
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
 
 
 def _plain(value):

@@ -1,6 +1,7 @@
 """How a stored model's prompts are written, and what marks thoughts and tool calls in its answers.
 
-A renderer that the model's config names comes before its Go template, and where it has neither, its file's Jinja template is taken.
+A renderer that the model's config names comes before its Go template, and where it has neither, its file's Jinja
+template is taken.
 """
 
 import functools

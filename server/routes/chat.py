@@ -28,9 +28,11 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def replies(request: web.Request, ask: ChatRequest, started: float):
-    """A context manager giving `streaming.Replies` of ChatResponse, for this API and others; the model stays loaded within it.
+    """A context manager giving `streaming.Replies` of ChatResponse, for this API and others; the model stays loaded
+    within it.
 
-    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is
+    generated.
     """
     check_top_logprobs(ask)
     limits.check(ask)
@@ -61,16 +63,21 @@ async def replies(request: web.Request, ask: ChatRequest, started: float):
 
 
 def empty_answer(ask: ChatRequest, reason: str) -> ChatResponse:
-    return ChatResponse(model=ask.model, created_at=now(), message=Message(role="assistant"), done=True, done_reason=reason)
+    return ChatResponse(
+        model=ask.model, created_at=now(), message=Message(role="assistant"), done=True, done_reason=reason
+    )
 
 
 async def whole(pieces) -> ChatResponse:
     """All answers in one."""
     before, last = await collect(pieces)
     everything = [*before, last]
-    last.message = Message(role="assistant", content="".join(piece.message.content for piece in everything),
-                           thinking="".join(piece.message.thinking for piece in everything),
-                           tool_calls=[call for piece in everything for call in piece.message.tool_calls or ()])
+    last.message = Message(
+        role="assistant",
+        content="".join(piece.message.content for piece in everything),
+        thinking="".join(piece.message.thinking for piece in everything),
+        tool_calls=[call for piece in everything for call in piece.message.tool_calls or ()],
+    )
     last.logprobs = [logprob for piece in everything for logprob in piece.logprobs or ()]
     return last
 

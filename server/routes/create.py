@@ -44,7 +44,9 @@ async def has_blob(request: web.Request) -> web.Response:
 
 
 async def upload_blob(request: web.Request) -> web.Response:
-    """The body is streamed to disk; it becomes a blob only when all of it is there and its digest is the one announced."""
+    """The body is streamed to disk; it becomes a blob only when all of it is there and its digest is the one
+    announced.
+    """
     if _blob_path(request).is_file():
         return empty(200)
     with await pools.run_to_end("store", request.app[STORE].upload) as upload:

@@ -22,12 +22,24 @@ async def embed(request: web.Request) -> web.Response:
 
 async def answer(request: web.Request, ask: EmbedRequest, started: float) -> EmbedResponse:
     """For this API and others. started: time.monotonic() of the request. Raises ApiError, VkbackendError."""
-    found = await embedding.embed(request, ask.model, texts(ask.input), truncate=ask.truncate is not False, dimensions=ask.dimensions,
-                                  options=ask.options, keep_alive=ask.keep_alive)
+    found = await embedding.embed(
+        request,
+        ask.model,
+        texts(ask.input),
+        truncate=ask.truncate is not False,
+        dimensions=ask.dimensions,
+        options=ask.options,
+        keep_alive=ask.keep_alive,
+    )
     if not found.vectors:
         return EmbedResponse(model=ask.model, embeddings=[])
-    return EmbedResponse(ask.model, found.vectors, nanoseconds(time.monotonic() - started), nanoseconds(found.load_seconds),
-                         found.num_tokens)
+    return EmbedResponse(
+        ask.model,
+        found.vectors,
+        nanoseconds(time.monotonic() - started),
+        nanoseconds(found.load_seconds),
+        found.num_tokens,
+    )
 
 
 def texts(value) -> list[str]:
@@ -44,8 +56,14 @@ async def embeddings(request: web.Request) -> web.Response:
     ask = await read(request, EmbeddingRequest)
     if not parse(ask.model).is_valid:
         raise ApiError(400, "model is required")
-    found = await embedding.embed(request, ask.model, [ask.prompt] if ask.prompt else [], options=ask.options, keep_alive=ask.keep_alive,
-                                  normalized=False)
+    found = await embedding.embed(
+        request,
+        ask.model,
+        [ask.prompt] if ask.prompt else [],
+        options=ask.options,
+        keep_alive=ask.keep_alive,
+        normalized=False,
+    )
     vector = found.vectors[0].astype(np.float64) if found.vectors else np.zeros(0)
     return json_answer(EmbeddingResponse(vector))
 

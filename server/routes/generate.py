@@ -29,9 +29,11 @@ async def generate(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def replies(request: web.Request, ask: GenerateRequest, started: float):
-    """A context manager giving `streaming.Replies` of GenerateResponse, for this API and others; the model stays loaded within it.
+    """A context manager giving `streaming.Replies` of GenerateResponse, for this API and others; the model stays
+    loaded within it.
 
-    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+    started: time.monotonic() of the request. Raises ApiError, ModelNotFound and VkbackendError before anything is
+    generated.
     """
     check_top_logprobs(ask)
     limits.check(ask)
@@ -61,19 +63,13 @@ async def replies(request: web.Request, ask: GenerateRequest, started: float):
         check_format(ask.format, ask.stream is not False)
         check_images(plan, len(rendered.images))
         parser, shows_all = await pools.run(pool, make_parser, ask, plan, model, rendered.text)
-        yield Replies(pieces=answers(ask, await pools.run(pool, Run, plan, model, ask, rendered.text, request, parser, shows_all)))
+        yield Replies(
+            pieces=answers(ask, await pools.run(pool, Run, plan, model, ask, rendered.text, request, parser, shows_all))
+        )
 
 
 def empty_answer(ask: GenerateRequest, reason: str) -> GenerateResponse:
     return GenerateResponse(model=ask.model, created_at=now(), done=True, done_reason=reason)
-
-
-
-
-
-
-
-
 
 
 async def whole(pieces) -> GenerateResponse:

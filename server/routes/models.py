@@ -43,8 +43,16 @@ def list_models(store) -> ListResponse:
         except StoreError as error:  # a model deleted meanwhile, or one without its config: it cannot be used either
             log.warning("%s is left out of the list: %s", model.name, error)
             continue
-        listed.append(ListedModel(model.name, model.name, modified_at=encode.rfc3339_nano(model.modified_at), size=model.size,
-                                  digest=model.digest, details=details))
+        listed.append(
+            ListedModel(
+                model.name,
+                model.name,
+                modified_at=encode.rfc3339_nano(model.modified_at),
+                size=model.size,
+                digest=model.digest,
+                details=details,
+            )
+        )
     return ListResponse(listed)
 
 

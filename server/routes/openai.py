@@ -26,6 +26,7 @@ from .embed import answer
 
 def in_openai_shape(handler):
     """Errors before the first byte as OpenAI's clients know them."""
+
     @functools.wraps(handler)
     async def answered(request: web.Request) -> web.StreamResponse:
         try:
@@ -34,11 +35,14 @@ def in_openai_shape(handler):
             raise  # the client is gone
         except Exception as error:
             return errors.answer(error)
+
     return answered
 
 
 async def _answer(make, *arguments) -> web.Response:
-    """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up other clients."""
+    """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up
+    other clients.
+    """
     body = await pools.run("answers", lambda: (encode.dumps(make(*arguments)) + "\n").encode())
     return web.Response(body=body, headers={"Content-Type": PLAIN_JSON})
 
@@ -69,12 +73,19 @@ async def completions(request: web.Request) -> web.StreamResponse:
         ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
     asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
     prompts = requests.prompts(asked.prompt, extras.num_choices)
-    streams = [scored.answers(request, one, prompt, extras, started) if asked.echo or asked.raw or not isinstance(prompt, str) else
-               pieces(generate, request, replace(one, prompt=prompt), started) for prompt in prompts for one in asks]
+    streams = [
+        scored.answers(request, one, prompt, extras, started)
+        if asked.echo or asked.raw or not isinstance(prompt, str)
+        else pieces(generate, request, replace(one, prompt=prompt), started)
+        for prompt in prompts
+        for one in asks
+    ]
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))
-    return await _answer(openai_completions.whole, id, await gather([generate.whole(stream) for stream in streams]), extras)
+    return await _answer(
+        openai_completions.whole, id, await gather([generate.whole(stream) for stream in streams]), extras
+    )
 
 
 @in_openai_shape

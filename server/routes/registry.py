@@ -30,8 +30,13 @@ async def push(request: web.Request) -> web.StreamResponse:
 async def _exchange(request: web.Request, work, ask: PullRequest, name: str) -> web.StreamResponse:
     """A client that leaves ends it, also one that waits for a single answer."""
     store, credentials = request.app[STORE], registry.Credentials(ask.username, ask.password)
-    return await progress(request, lambda report: work(store, name, report, ask.insecure, lambda: report.cancelled.is_set() or has_left(request),
-                                                       credentials), stream=ask.stream is not False)
+    return await progress(
+        request,
+        lambda report: work(
+            store, name, report, ask.insecure, lambda: report.cancelled.is_set() or has_left(request), credentials
+        ),
+        stream=ask.stream is not False,
+    )
 
 
 ROUTES = [web.post("/api/pull", pull), web.post("/api/push", push)]

@@ -16,7 +16,9 @@ from ..version import version
 
 
 async def health(request: web.Request) -> web.Response:
-    """Answers at once, also while a model is loaded; a server that ends refuses this request as any other, with status 503."""
+    """Answers at once, also while a model is loaded; a server that ends refuses this request as any other, with
+    status 503.
+    """
     loaded = getattr(request.app[LOADED_MODELS], "loaded", ())
     return json_answer({"status": "ok", "models": [model.stored.name for model in loaded]})
 
@@ -51,8 +53,14 @@ async def page_file(request: web.Request) -> web.Response:
 
 
 def _of_page(contents: bytes, media_type: str) -> web.Response:
-    return web.Response(body=contents, headers={
-        "Content-Type": media_type, "Content-Security-Policy": openapi.POLICY, "X-Content-Type-Options": "nosniff"})
+    return web.Response(
+        body=contents,
+        headers={
+            "Content-Type": media_type,
+            "Content-Security-Policy": openapi.POLICY,
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
 
 
 ROUTES = [

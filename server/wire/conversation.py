@@ -31,8 +31,18 @@ class _PropertyType(Kind):
             raise TypeMismatch(found, self.go_type, state.struct, state.path)
         for item in value:
             if item is not None and (not isinstance(item, str) or isinstance(item, Number)):
-                raise TypeMismatch("number" if isinstance(item, Number) else "bool" if isinstance(item, bool) else
-                                   "object" if isinstance(item, Object) else "array", "string", state.struct, state.path)
+                raise TypeMismatch(
+                    "number"
+                    if isinstance(item, Number)
+                    else "bool"
+                    if isinstance(item, bool)
+                    else "object"
+                    if isinstance(item, Object)
+                    else "array",
+                    "string",
+                    state.struct,
+                    state.path,
+                )
         return ["" if item is None else item for item in value]
 
 

@@ -1,7 +1,8 @@
 """Requests and answers of the native API: one dataclass each, keys in the order in which they are written.
 
-Bind a body with `bind(ChatRequest, body)` (binding.py tells what counts as wrong), write an answer with `go_json.dumps(answer)`.
-Times are texts (`go_json.now()`), durations nanoseconds, images bytes. Lists and maps that a request leaves out are None.
+Bind a body with `bind(ChatRequest, body)` (binding.py tells what counts as wrong), write an answer with
+`go_json.dumps(answer)`. Times are texts (`go_json.now()`), durations nanoseconds, images bytes. Lists and maps that
+a request leaves out are None.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ TIME = _Time()
 
 
 # --- requests
+
 
 @dataclass
 class GenerateRequest:
@@ -150,6 +152,7 @@ class PushRequest(PullRequest):
 
 
 # --- answers
+
 
 @dataclass
 class DebugInfo:

@@ -1,6 +1,7 @@
 """Requests and answers of /v1: one dataclass each, keys in the order in which they are written.
 
-Fields that Ollama 0.12.11 ignores and this server honours stand last in each request: n, logit_bias, max_completion_tokens, echo, raw.
+Fields that Ollama 0.12.11 ignores and this server honours stand last in each request: n, logit_bias,
+max_completion_tokens, echo, raw.
 """
 
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ LOGIT_BIAS = MapOf(FLOAT, "map[string]float64")
 
 
 # --- requests
+
 
 @dataclass
 class StreamOptions:
@@ -166,6 +168,7 @@ class EmbedRequest:
 
 # --- answers
 
+
 @dataclass
 class Error:
     message: str = wire(STRING, "message")
@@ -235,8 +238,9 @@ class ChatCompletionChunk:
 
 @dataclass
 class LegacyLogprobs:
-    """Of /v1/completions: one entry per token; text_offset in characters of the choice's text. None stands for a first token, which has nothing
-    before it."""
+    """Of /v1/completions: one entry per token; text_offset in characters of the choice's text. None stands for a
+    first token, which has nothing before it.
+    """
 
     tokens: list[str] = wire(ListOf(STRING), "tokens")
     token_logprobs: list[float | None] = wire(ANY, "token_logprobs")

@@ -31,7 +31,9 @@ FLOAT32, STRINGS = _Float32(), ListOf(STRING)
 
 @dataclass
 class Options:
-    """What steers one generation. 0 of num_thread and -1 of num_gpu, seed and num_predict leave the choice to the engine."""
+    """What steers one generation. 0 of num_thread and -1 of num_gpu, seed and num_predict leave the choice to the
+    engine.
+    """
 
     num_ctx: int = wire(INT, "num_ctx", omit_empty=True)
     num_batch: int = wire(INT, "num_batch", omit_empty=True)
@@ -56,11 +58,25 @@ class Options:
     @classmethod
     def defaults(cls) -> "Options":
         """num_ctx follows OLLAMA_CONTEXT_LENGTH."""
-        return cls(num_ctx=settings.get("OLLAMA_CONTEXT_LENGTH"), num_batch=512, num_gpu=-1, num_keep=4, seed=-1, num_predict=-1, top_k=40, top_p=0.9,
-                   typical_p=1.0, repeat_last_n=64, temperature=0.8, repeat_penalty=1.1)
+        return cls(
+            num_ctx=settings.get("OLLAMA_CONTEXT_LENGTH"),
+            num_batch=512,
+            num_gpu=-1,
+            num_keep=4,
+            seed=-1,
+            num_predict=-1,
+            top_k=40,
+            top_p=0.9,
+            typical_p=1.0,
+            repeat_last_n=64,
+            temperature=0.8,
+            repeat_penalty=1.1,
+        )
 
     def update(self, values: dict | None) -> "Options":
-        """Put values from JSON over the present ones, in place; null and unknown names are skipped. Raises ValueError in Ollama's words."""
+        """Put values from JSON over the present ones, in place; null and unknown names are skipped. Raises
+        ValueError in Ollama's words.
+        """
         for name, value in (values or {}).items():
             kind = KINDS.get(name)
             if kind is not None and value is not None:
@@ -95,14 +111,18 @@ def _checked(name, kind, value):
 
 
 def _to_int64(value) -> int:
-    """Cut off the fraction; what 64 bits cannot hold becomes the smallest number, as on the machines the original runs on."""
-    if isinstance(value, float) and not -2.0 ** 63 <= value < 2.0 ** 63:
+    """Cut off the fraction; what 64 bits cannot hold becomes the smallest number, as on the machines the original
+    runs on.
+    """
+    if isinstance(value, float) and not -(2.0**63) <= value < 2.0**63:
         return -1 << 63
     return int(value)
 
 
 def format_parameters(strings: dict[str, list[str]]) -> dict:
-    """PARAMETER lines (name -> its values) to typed values: int, float, bool, or for `stop` the list. Raises ValueError in Ollama's words."""
+    """PARAMETER lines (name -> its values) to typed values: int, float, bool, or for `stop` the list. Raises
+    ValueError in Ollama's words.
+    """
     result = {}
     for name, texts in strings.items():
         kind = KINDS.get(name)
@@ -131,12 +151,16 @@ def _parse_text(kind, texts):
 
 
 def _parse_float(text: str) -> float | None:
-    """strconv.ParseFloat(text, 32): decimal and hexadecimal numbers, inf and nan; None for anything else and for what 32 bits cannot hold."""
+    """strconv.ParseFloat(text, 32): decimal and hexadecimal numbers, inf and nan; None for anything else and for
+    what 32 bits cannot hold.
+    """
     if re.fullmatch(r"[+-]?(inf|infinity)|nan", text, re.IGNORECASE):
         return float(text)
     if re.fullmatch(r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][+-]?[0-9]+)?", text):
         number = float(text.replace("_", ""))
-    elif re.fullmatch(r"[+-]?0[xX]_?([0-9a-fA-F][0-9a-fA-F_]*\.?[0-9a-fA-F_]*|\.[0-9a-fA-F][0-9a-fA-F_]*)[pP][+-]?[0-9]+", text):
+    elif re.fullmatch(
+        r"[+-]?0[xX]_?([0-9a-fA-F][0-9a-fA-F_]*\.?[0-9a-fA-F_]*|\.[0-9a-fA-F][0-9a-fA-F_]*)[pP][+-]?[0-9]+", text
+    ):
         try:
             number = float.fromhex(text.replace("_", ""))
         except OverflowError:

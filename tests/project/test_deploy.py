@@ -17,7 +17,11 @@ UNIT, CONTAINER = (DEPLOY / "vkbackend.service").read_text(), (DEPLOY / "Contain
 def test_settings_are_ours_and_can_be_used(monkeypatch, caplog):
     names = {row.name for row in settings.ROWS}
     named = re.findall(r"^Environment=(\w+)=(.*)$", UNIT, re.MULTILINE)
-    named += [tuple(pair.split("=", 1)) for line in re.findall(r"^ENV (.*)$", CONTAINER, re.MULTILINE) for pair in line.split()]
+    named += [
+        tuple(pair.split("=", 1))
+        for line in re.findall(r"^ENV (.*)$", CONTAINER, re.MULTILINE)
+        for pair in line.split()
+    ]
     assert len(named) >= 10
     for name, text in named:
         if name != "HOME":
@@ -32,7 +36,15 @@ def test_settings_are_ours_and_can_be_used(monkeypatch, caplog):
 
 def test_the_container_copies_all_that_building_needs():
     copied = [name for line in re.findall(r"^COPY (.*)$", CONTAINER, re.MULTILINE) for name in line.split()[:-1]]
-    assert {"pyproject.toml", "requirements.lock", "CMakeLists.txt", "vkbackend", "server", "shaders", "scripts"} <= set(copied)
+    assert {
+        "pyproject.toml",
+        "requirements.lock",
+        "CMakeLists.txt",
+        "vkbackend",
+        "server",
+        "shaders",
+        "scripts",
+    } <= set(copied)
     assert all((DEPLOY.parent / name).exists() for name in copied)
     assert re.search(r'^CMD \["(\w+)"\]', CONTAINER, re.MULTILINE)[1] in COMMANDS
 

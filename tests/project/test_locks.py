@@ -30,9 +30,13 @@ def version(entry: str) -> str:
     return re.match(r"\S+==(\S+)", entry)[1]
 
 
-@pytest.mark.parametrize("lock, lines", [
-    ("requirements.lock", PROJECT["dependencies"] + BUILD),
-    ("requirements-test.lock", PROJECT["dependencies"] + BUILD + EXTRAS)])
+@pytest.mark.parametrize(
+    "lock, lines",
+    [
+        ("requirements.lock", PROJECT["dependencies"] + BUILD),
+        ("requirements-test.lock", PROJECT["dependencies"] + BUILD + EXTRAS),
+    ],
+)
 def test_a_lock_has_a_version_that_fits_of_every_requirement(lock, lines):
     found = entries(lock)
     for line in lines:
@@ -41,7 +45,9 @@ def test_a_lock_has_a_version_that_fits_of_every_requirement(lock, lines):
         if name == "kp":  # setup.sh builds it
             continue
         assert name in found, f"{lock} lacks {line}: run scripts/lock.sh"
-        assert all(version(entry) in requirement.specifier for entry in found[name]), f"{lock}: {line}: run scripts/lock.sh"
+        assert all(version(entry) in requirement.specifier for entry in found[name]), (
+            f"{lock}: {line}: run scripts/lock.sh"
+        )
 
 
 def test_both_locks_have_the_same_versions_of_what_the_product_needs():

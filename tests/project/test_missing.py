@@ -1,4 +1,6 @@
-"""What lies outside of the repository: a clone without it skips by name, CI=1 fails, and nothing is passed over in another way."""
+"""What lies outside of the repository: a clone without it skips by name, CI=1 fails, and nothing is passed over in
+another way.
+"""
 
 import importlib.util
 import re
@@ -37,12 +39,18 @@ def no_llama_cpp(monkeypatch, tmp_path):
 def no_device(monkeypatch, tmp_path):
     def none():
         raise NoDevice("no Vulkan driver is installed")
+
     monkeypatch.setattr(cli_world, "list_devices", none)
     cli_world.some_device()
 
 
-WITHOUT = [(no_recordings, "shared/vectors.* beside the repository"), (no_model, "SmolLM2.*setup.sh --tests"),
-           (no_driver, "lavapipe is not installed"), (no_llama_cpp, "xllamacpp is not installed"), (no_device, "no Vulkan driver")]
+WITHOUT = [
+    (no_recordings, "shared/vectors.* beside the repository"),
+    (no_model, "SmolLM2.*setup.sh --tests"),
+    (no_driver, "lavapipe is not installed"),
+    (no_llama_cpp, "xllamacpp is not installed"),
+    (no_device, "no Vulkan driver"),
+]
 
 
 @pytest.mark.parametrize("without, said", WITHOUT, ids=[without.__name__ for without, _ in WITHOUT])
@@ -56,5 +64,9 @@ def test_what_is_missing_fails_in_ci_and_is_skipped_elsewhere(monkeypatch, tmp_p
 def test_nothing_is_skipped_in_another_way():
     """`vulkan_drivers.missing` is where CI is asked; a skip beside it would pass there in silence."""
     by_hand = re.compile(r"\b(?:pytest\.skip\(|importorskip|mark\.(?:skip|xfail)|unittest)")
-    found = {path.name for path in TESTS.rglob("*.py") if path.name != Path(__file__).name and by_hand.search(path.read_text())}
+    found = {
+        path.name
+        for path in TESTS.rglob("*.py")
+        if path.name != Path(__file__).name and by_hand.search(path.read_text())
+    }
     assert found == {"vulkan_drivers.py"}

@@ -1,4 +1,6 @@
-"""What the README says runs: its Python blocks, in order, in one process; the tests that its table names exist; its commands and settings, too."""
+"""What the README says runs: its Python blocks, in order, in one process; the tests that its table names exist; its
+commands and settings, too.
+"""
 
 import re
 import subprocess
@@ -27,7 +29,11 @@ def test_python_blocks_run(device, tmp_path):
 def rows_of(title: str) -> list[list[str]]:
     """The cells of the first table below a title."""
     section = README.read_text().split(f"\n## {title}", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
     return rows[2:]
 
 

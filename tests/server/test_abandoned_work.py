@@ -23,7 +23,10 @@ FOREVER_JINJA = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %
 def server(tmp_path_factory):
     with LiveServer(tmp_path_factory.mktemp("store")) as running:
         with_model(running, tmp_path_factory.mktemp("gguf"))
-        assert running.call("POST", "/api/generate", {"model": "m", "prompt": "ab", "options": {"num_predict": 1}})[0] == 200
+        assert (
+            running.call("POST", "/api/generate", {"model": "m", "prompt": "ab", "options": {"num_predict": 1}})[0]
+            == 200
+        )
         yield running
 
 
@@ -43,8 +46,11 @@ def cpu_seconds(pid: int) -> float:
 def test_others_are_served_while_endless_templates_run(server):
     clients = [send(server, {"prompt": "x", "template": ENDLESS}) for _ in range(6)]
     time.sleep(0.3)
-    for method, path, body in (("GET", "/api/tags", None), ("POST", "/api/show", {"model": "m"}),
-                               ("POST", "/api/generate", {"model": "m", "prompt": "ab", "stream": False, "options": {"num_predict": 1}})):
+    for method, path, body in (
+        ("GET", "/api/tags", None),
+        ("POST", "/api/show", {"model": "m"}),
+        ("POST", "/api/generate", {"model": "m", "prompt": "ab", "stream": False, "options": {"num_predict": 1}}),
+    ):
         started = time.monotonic()
         assert server.call(method, path, body)[0] == 200
         assert time.monotonic() - started < 1, path
@@ -57,7 +63,9 @@ def test_a_template_ends_when_its_client_leaves(server):
     time.sleep(0.3)
     for client in clients:
         client.close()
-    idle_from = time.monotonic() + 4  # well before the templates' own limit, MAX_SECONDS of the processor's time for each of two at a time
+    idle_from = (
+        time.monotonic() + 4
+    )  # well before the templates' own limit, MAX_SECONDS of the processor's time for each of two at a time
     while True:
         before = cpu_seconds(server.process.pid)
         time.sleep(1)

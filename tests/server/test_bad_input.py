@@ -20,7 +20,11 @@ from vulkan_drivers import missing
 
 
 def generate(server, name, **more):
-    return call(server, "/api/generate", {"model": name, "prompt": "ab", "stream": False, "raw": True, "options": {"num_predict": 2}, **more})
+    return call(
+        server,
+        "/api/generate",
+        {"model": name, "prompt": "ab", "stream": False, "raw": True, "options": {"num_predict": 2}, **more},
+    )
 
 
 def names(server):
@@ -68,7 +72,7 @@ def field_offset(path, name: str) -> int:
 
 
 def replaced(data: bytes, at: int, layout: str, value) -> bytes:
-    return data[:at] + struct.pack(layout, value) + data[at + struct.calcsize(layout):]
+    return data[:at] + struct.pack(layout, value) + data[at + struct.calcsize(layout) :]
 
 
 def test_not_a_gguf(server):
@@ -77,7 +81,7 @@ def test_not_a_gguf(server):
 
 @pytest.mark.parametrize("kept", [3, 20, 700, 0.5, 0.99])
 def test_truncated(server, sound, kept):
-    error = refused(server, sound[:kept if isinstance(kept, int) else int(len(sound) * kept)])
+    error = refused(server, sound[: kept if isinstance(kept, int) else int(len(sound) * kept)])
     assert any(word in error for word in ("damaged", "cut short", "GGUF"))
 
 
@@ -112,7 +116,8 @@ def test_larger_than_memory(server, sound, tmp_path):
     huge = write_tiny_gguf(tmp_path / "huge.gguf", num_layers=1)
     data = huge.read_bytes()
     end, offset, size = len(data), field_offset(huge, "token_embd.weight"), 1 << 41
-    # The embedding alone is made to take two tebibytes: its rows are counted up, and it lies behind everything else in a sparse file.
+    # The embedding alone is made to take two tebibytes: its rows are counted up, and it lies behind everything else in
+    # a sparse file.
     alignment = -end % 32
     info = next(tensor for tensor in GGUFReader(huge).tensors if tensor.name == "token_embd.weight")
     start = GGUFReader(huge).data_offset
@@ -142,13 +147,20 @@ def test_context_larger_than_memory(server, tmp_path):
 
 def test_client_that_goes_away_in_mid_stream(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
-    body = {"model": "sound", "prompt": "ab", "raw": True, "options": {"num_predict": 400, "num_ctx": 512, "repeat_penalty": 1.3}}
+    body = {
+        "model": "sound",
+        "prompt": "ab",
+        "raw": True,
+        "options": {"num_predict": 400, "num_ctx": 512, "repeat_penalty": 1.3},
+    }
     connection.request("POST", "/api/generate", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200 and answer.readline()
     connection.sock.close() if connection.sock else answer.close()
     begin = time.monotonic()
-    assert generate(server, "sound", options={"num_predict": 2, "num_ctx": 512})[0] == 200  # does not wait for 400 tokens
+    assert (
+        generate(server, "sound", options={"num_predict": 2, "num_ctx": 512})[0] == 200
+    )  # does not wait for 400 tokens
     assert time.monotonic() - begin < 30
 
 
@@ -165,8 +177,13 @@ def test_upload_that_is_cut(server):
     assert status == 404
 
 
-@pytest.mark.parametrize("files, said", [({"VK_DRIVER_FILES": "/nonexistent.json", "VK_ICD_FILENAMES": "/nonexistent.json"}, "no Vulkan driver"),
-                                         ({"GGML_VK_VISIBLE_DEVICES": "77"}, "GGML_VK_VISIBLE_DEVICES")])
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ({"VK_DRIVER_FILES": "/nonexistent.json", "VK_ICD_FILENAMES": "/nonexistent.json"}, "no Vulkan driver"),
+        ({"GGML_VK_VISIBLE_DEVICES": "77"}, "GGML_VK_VISIBLE_DEVICES"),
+    ],
+)
 def test_no_device_falls_back_to_the_cpu_and_says_so(tmp_path, sound, files, said, capfd):
     with LiveServer(tmp_path, environment={"OLLAMA_VULKAN": "1", **files}) as server:
         assert create(server, "sound", upload(server, sound))[0] == 200

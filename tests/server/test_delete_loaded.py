@@ -7,7 +7,10 @@ import pytest
 from generate_world import generate, run, serving
 
 
-@pytest.mark.parametrize("names, derives, left", [(["m"], False, 0), (["m", "copied"], False, 0), (["copied"], False, 1), (["m", "copied"], True, 1)])
+@pytest.mark.parametrize(
+    "names, derives, left",
+    [(["m"], False, 0), (["m", "copied"], False, 0), (["copied"], False, 1), (["m", "copied"], True, 1)],
+)
 def test_a_deleted_model_leaves_memory(tmp_path, names, derives, left):
     async def scenario():
         async with serving(tmp_path) as client:
@@ -22,6 +25,7 @@ def test_a_deleted_model_leaves_memory(tmp_path, names, derives, left):
             for name in names:
                 assert (await client.delete("/api/delete", json={"model": name})).status == 200
             assert len((await (await client.get("/api/ps")).json())["models"]) == left
+
     run(scenario)
 
 
@@ -36,6 +40,7 @@ def test_a_model_that_is_deleted_while_it_loads_serves_its_request_and_goes(tmp_
                 begun.set()
                 assert may_end.wait(10)
                 return load(stored, options)
+
             client.loaded_models._loader = slow_load
             asked = asyncio.create_task(generate(client, prompt="a", stream=False, keep_alive=-1))
             await asyncio.to_thread(begun.wait)
@@ -48,4 +53,5 @@ def test_a_model_that_is_deleted_while_it_loads_serves_its_request_and_goes(tmp_
                 await asyncio.sleep(0.01)
             answer, [body] = await generate(client, prompt="a", stream=False)
             assert answer.status == 404
+
     run(scenario)

@@ -1,4 +1,6 @@
-"""Models that cannot run here list and show like others, and say why when they are run; and requests over HTTP that reach for other files."""
+"""Models that cannot run here list and show like others, and say why when they are run; and requests over HTTP that
+reach for other files.
+"""
 
 import hashlib
 import json
@@ -34,7 +36,13 @@ def add(server, name, contents: bytes, **request):
 def exotic_quantization(path):
     """A llama model with one matrix of a type that has no kernel here."""
     writer = GGUFWriter(path, "llama")
-    sizes = {"block_count": 1, "context_length": 64, "embedding_length": 256, "feed_forward_length": 256, "attention.head_count": 4}
+    sizes = {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 256,
+        "feed_forward_length": 256,
+        "attention.head_count": 4,
+    }
     for key, value in sizes.items():
         writer.add_uint32(f"llama.{key}", value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
@@ -49,15 +57,22 @@ def exotic_quantization(path):
     return path
 
 
-@pytest.mark.parametrize("name, write, words", [
-    ("other", lambda path: write_gguf(path, "qwen3moe"), "has the architecture 'qwen3moe'; readable here: "),
-    ("exotic", exotic_quantization, "token_embd.weight is IQ4_XS; readable here: ")])
+@pytest.mark.parametrize(
+    "name, write, words",
+    [
+        ("other", lambda path: write_gguf(path, "qwen3moe"), "has the architecture 'qwen3moe'; readable here: "),
+        ("exotic", exotic_quantization, "token_embd.weight is IQ4_XS; readable here: "),
+    ],
+)
 def test_it_lists_and_shows_and_says_why_it_does_not_run(server, tmp_path, name, write, words):
     assert add(server, name, write(tmp_path / "m.gguf").read_bytes()) == (200, {"status": "success"})
     assert f"{name}:latest" in [model["name"] for model in call(server, "GET", "/api/tags")[1]["models"]]
     status, shown = call(server, "POST", "/api/show", {"model": name})
     assert status == 200 and shown["details"]["format"] == "gguf" and shown["tensors"]
-    for path, body in (("/api/generate", {"prompt": "a"}), ("/api/chat", {"messages": [{"role": "user", "content": "a"}]})):
+    for path, body in (
+        ("/api/generate", {"prompt": "a"}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "a"}]}),
+    ):
         status, answer = call(server, "POST", path, {"model": name, "stream": False} | body)
         assert status == 500 and words in answer["error"], answer
     assert call(server, "POST", "/api/copy", {"source": name, "destination": "copied"})[0] == 200
@@ -80,23 +95,50 @@ def test_adapters_are_refused_clearly(server, tmp_path):
 SECRET = "of no concern to anybody"
 
 
-@pytest.mark.parametrize("trick", ["../secret", "..%2fsecret", "%2e%2e%2fsecret", "/etc/passwd", "sha256:../../secret", "sha256-" + "g" * 64,
-                                   "sha256:" + "0" * 63, "..", "%00"])
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "../secret",
+        "..%2fsecret",
+        "%2e%2e%2fsecret",
+        "/etc/passwd",
+        "sha256:../../secret",
+        "sha256-" + "g" * 64,
+        "sha256:" + "0" * 63,
+        "..",
+        "%00",
+    ],
+)
 def test_no_request_reads_or_writes_outside_of_the_store(server, trick):
     folder = server.models_folder.parent
     (folder / "secret").write_text(SECRET)
     before = {path for path in folder.iterdir()}
-    asked = [("HEAD", f"/api/blobs/{trick}", None), ("POST", f"/api/blobs/{trick}", b"x"), ("GET", f"/api/blobs/{trick}", None),
-             ("POST", "/api/show", {"model": trick}), ("DELETE", "/api/delete", {"model": trick}),
-             ("POST", "/api/copy", {"source": trick, "destination": trick}),
-             ("POST", "/api/create", {"model": trick, "from": trick, "stream": False}),
-             ("POST", "/api/create", {"model": "m", "from": trick, "stream": False}),
-             ("POST", "/api/create", {"model": "m", "files": {trick: trick}, "stream": False}),
-             ("POST", "/api/create", {"model": "m", "files": {"config.json": trick, "model.safetensors": trick}, "stream": False}),
-             ("POST", "/api/create", {"model": "m", "adapters": {"a": trick}, "files": {"m.gguf": trick}, "stream": False}),
-             ("POST", "/api/generate", {"model": trick, "prompt": "x"})]
+    asked = [
+        ("HEAD", f"/api/blobs/{trick}", None),
+        ("POST", f"/api/blobs/{trick}", b"x"),
+        ("GET", f"/api/blobs/{trick}", None),
+        ("POST", "/api/show", {"model": trick}),
+        ("DELETE", "/api/delete", {"model": trick}),
+        ("POST", "/api/copy", {"source": trick, "destination": trick}),
+        ("POST", "/api/create", {"model": trick, "from": trick, "stream": False}),
+        ("POST", "/api/create", {"model": "m", "from": trick, "stream": False}),
+        ("POST", "/api/create", {"model": "m", "files": {trick: trick}, "stream": False}),
+        (
+            "POST",
+            "/api/create",
+            {"model": "m", "files": {"config.json": trick, "model.safetensors": trick}, "stream": False},
+        ),
+        ("POST", "/api/create", {"model": "m", "adapters": {"a": trick}, "files": {"m.gguf": trick}, "stream": False}),
+        ("POST", "/api/generate", {"model": trick, "prompt": "x"}),
+    ]
     for method, path, body in asked:
         status, answer = call(server, method, path, body)
-        assert status in (301, 307, 400, 404, 405, 500) and SECRET not in str(answer), (method, path, body, status, answer)
+        assert status in (301, 307, 400, 404, 405, 500) and SECRET not in str(answer), (
+            method,
+            path,
+            body,
+            status,
+            answer,
+        )
     assert {path for path in folder.iterdir()} == before and (folder / "secret").read_text() == SECRET
     assert call(server, "GET", "/api/tags")[1]["models"] == []

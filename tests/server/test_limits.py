@@ -1,4 +1,6 @@
-"""Sizes of what a request may hold: each is accepted at its limit, and refused one beyond with words that name it (docs/limits.md)."""
+"""Sizes of what a request may hold: each is accepted at its limit, and refused one beyond with words that name it
+(docs/limits.md).
+"""
 
 import base64
 import json
@@ -18,17 +20,25 @@ SHORT = {"num_predict": 1, "num_ctx": 512}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with LiveServer(tmp_path_factory.mktemp("store"), environment={"VKBACKEND_MAX_BODY_BYTES": str(8 << 20)}) as running:
+    with LiveServer(
+        tmp_path_factory.mktemp("store"), environment={"VKBACKEND_MAX_BODY_BYTES": str(8 << 20)}
+    ) as running:
         with_model(running, tmp_path_factory.mktemp("gguf"))
         yield running
 
 
 def chat(server, **fields):
-    return server.call("POST", "/api/chat", {"model": "m", "messages": [{"role": "user", "content": "a"}], "stream": False, "options": SHORT, **fields})
+    return server.call(
+        "POST",
+        "/api/chat",
+        {"model": "m", "messages": [{"role": "user", "content": "a"}], "stream": False, "options": SHORT, **fields},
+    )
 
 
 def generate(server, **fields):
-    return server.call("POST", "/api/generate", {"model": "m", "prompt": "a", "stream": False, "options": SHORT, **fields})
+    return server.call(
+        "POST", "/api/generate", {"model": "m", "prompt": "a", "stream": False, "options": SHORT, **fields}
+    )
 
 
 def stops(strings):

@@ -26,8 +26,26 @@ def server(tmp_path_factory):
 @pytest.mark.parametrize("area", CASES)
 def test_recorded_conversations(server, area):
     smollm2, gemma3 = model_path("smollm2"), model_path("gemma3")
-    replay = subprocess.run([sys.executable, shared("conformance") / "replay.py", "--base", server.url, "--smollm2", smollm2, "--gemma3", gemma3,
-                             "--area", area, "--only", CASES[area], "--skip-quirks"], capture_output=True, text=True, timeout=120)
+    replay = subprocess.run(
+        [
+            sys.executable,
+            shared("conformance") / "replay.py",
+            "--base",
+            server.url,
+            "--smollm2",
+            smollm2,
+            "--gemma3",
+            gemma3,
+            "--area",
+            area,
+            "--only",
+            CASES[area],
+            "--skip-quirks",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert replay.returncode == 0 and " 0 failed" in replay.stdout, replay.stdout[-4000:] + replay.stderr[-2000:]
 
 
@@ -35,7 +53,10 @@ def test_an_upload_cut_off_leaves_nothing(server):
     contents = b"x" * 300_000
     digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
-        client.sendall(f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(contents)}\r\n\r\n".encode() + contents[:200_000])
+        client.sendall(
+            f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(contents)}\r\n\r\n".encode()
+            + contents[:200_000]
+        )
     _wait_until(lambda: not list((server.models_folder / ".vkbackend").glob(".upload-*")))
     assert server.call("HEAD", f"/api/blobs/{digest}")[0] == 404
     assert server.call("POST", f"/api/blobs/{digest}", contents)[0] == 201
@@ -50,8 +71,18 @@ def _wait_until(holds):
     raise AssertionError("it did not come true within 5 seconds")
 
 
-@pytest.mark.parametrize("wire", [b"", b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"POST /api/show HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-                                  b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"POST /api/show HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
 def test_noise_on_the_wire_does_not_take_the_server_down(server, wire):
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(wire)
@@ -61,8 +92,18 @@ def test_noise_on_the_wire_does_not_take_the_server_down(server, wire):
 @pytest.mark.parametrize("path", ["/api/show", "/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push"])
 def test_strange_bodies_get_an_error_in_json(server, path):
     method = "DELETE" if path == "/api/delete" else "POST"
-    for body in (b"", b"[]", b"{", b"\x00\xff", b"[" * 100_000, b'{"model":5}', b'{"model":{"a":[]},"source":[]}', b'{"model":"../../../etc/passwd","source":"/"}',
-                 b'{"model":"\\u0000","source":"\\ud800"}', b'{"model":"' + b"a" * 100_000 + b'"}'):
+    for body in (
+        b"",
+        b"[]",
+        b"{",
+        b"\x00\xff",
+        b"[" * 100_000,
+        b'{"model":5}',
+        b'{"model":{"a":[]},"source":[]}',
+        b'{"model":"../../../etc/passwd","source":"/"}',
+        b'{"model":"\\u0000","source":"\\ud800"}',
+        b'{"model":"' + b"a" * 100_000 + b'"}',
+    ):
         status, text = server.call(method, path, body)
         # What a push finds out about its model comes after its first line, as in the original.
         is_streamed = path == "/api/push" and text.startswith('{"status":"retrieving manifest"}\n')
@@ -75,13 +116,23 @@ def test_creates_and_deletes_at_once(server, tmp_path):
     contents = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
     server.call("POST", f"/api/blobs/{digest}", contents)
-    assert server.call("POST", "/api/create", {"model": "tiny", "files": {"m.gguf": digest}, "stream": False}) == (200, '{"status":"success"}')
+    assert server.call("POST", "/api/create", {"model": "tiny", "files": {"m.gguf": digest}, "stream": False}) == (
+        200,
+        '{"status":"success"}',
+    )
     seen = []
 
     def work(number):
         for turn in range(5):
-            seen.append(server.call("POST", "/api/create", {"model": "tiny-b", "from": "tiny", "system": f"{number} {turn}", "stream": False})[0])
+            seen.append(
+                server.call(
+                    "POST",
+                    "/api/create",
+                    {"model": "tiny-b", "from": "tiny", "system": f"{number} {turn}", "stream": False},
+                )[0]
+            )
             seen.append(server.call("DELETE", "/api/delete", {"model": "tiny-b"})[0])
+
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()

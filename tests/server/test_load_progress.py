@@ -62,13 +62,14 @@ def test_a_load_is_told_in_front_of_the_answer(tmp_path, path):
             loader.steps.release(3)
             told = [first, *await lines(response)]
             before = [line for line in told if "status" in line]
-            assert told[:len(before)] == before and response.headers["Content-Type"] == "application/x-ndjson"
+            assert told[: len(before)] == before and response.headers["Content-Type"] == "application/x-ndjson"
             assert all(set(line) == {"model", "status", "total", "completed"} for line in before)
             assert {(line["model"], line["status"], line["total"]) for line in before} == {("m", "loading model", 4)}
             assert [line["completed"] for line in before] in ([1, 4], [0, 1, 4], [0, 4], [0, 1, 3, 4], [1, 3, 4])
             assert told[-1]["done"] and len(told) > len(before) + 1
             again = await lines(await client.post(path, json={"model": "m", "load_progress": True} | BODIES[path]))
             assert again[-1]["done"] and not any("status" in line for line in again)
+
     run(scenario)
 
 
@@ -83,6 +84,7 @@ def test_nothing_is_told_unasked_or_outside_of_a_stream(tmp_path, asked):
             stepping(client).steps.release(4)
             told = await lines(await client.post("/api/generate", json={"model": "m", "prompt": "hi"} | asked))
             assert told[-1]["done"] and not any("status" in line for line in told)
+
     run(scenario)
 
 
@@ -100,6 +102,7 @@ def test_who_joins_a_load_sees_it_too(tmp_path):
             told = await lines(second)
             assert told[-2]["completed"] == 4 and (told[-1]["done"], told[-1]["done_reason"]) == (True, "load")
             assert (await (await first).json())["done_reason"] == "load"
+
     run(scenario)
 
 
@@ -107,7 +110,9 @@ def test_a_load_that_fails_behind_the_first_line_ends_the_stream_with_the_error(
     async def scenario():
         async with serving(tmp_path) as client:
             loader = stepping(client, fails=True)
-            answer = await_task(client.post("/api/generate", json={"model": "m", "prompt": "hi", "load_progress": True}))
+            answer = await_task(
+                client.post("/api/generate", json={"model": "m", "prompt": "hi", "load_progress": True})
+            )
             loader.steps.release(1)
             response = await answer
             loader.steps.release(1)
@@ -117,6 +122,7 @@ def test_a_load_that_fails_behind_the_first_line_ends_the_stream_with_the_error(
             loader.steps.release(2)
             response = await client.post("/api/generate", json={"model": "m", "prompt": "hi", "load_progress": True})
             assert (response.status, await response.json()) == (500, {"error": "no room for it"})
+
     run(scenario)
 
 
@@ -124,7 +130,9 @@ def test_a_client_that_leaves_during_the_load_does_not_end_it(tmp_path):
     async def scenario():
         async with serving(tmp_path) as client:
             loader = stepping(client)
-            answer = await_task(client.post("/api/generate", json={"model": "m", "prompt": "hi", "load_progress": True}))
+            answer = await_task(
+                client.post("/api/generate", json={"model": "m", "prompt": "hi", "load_progress": True})
+            )
             loader.steps.release(1)
             (await answer).close()
             loader.steps.release(1)
@@ -134,6 +142,7 @@ def test_a_client_that_leaves_during_the_load_does_not_end_it(tmp_path):
             assert told[-1]["done"] and len(client.loaded_models.loaded) == 1
             while client.loaded_models.loaded[0].num_users:
                 await asyncio.sleep(0.01)
+
     run(scenario)
 
 

@@ -1,4 +1,6 @@
-"""Loading and unloading: when, how often, and what happens when things go wrong. A loader that tests hold in their hands."""
+"""Loading and unloading: when, how often, and what happens when things go wrong. A loader that tests hold in their
+hands.
+"""
 
 import asyncio
 import threading
@@ -46,6 +48,7 @@ def run(scenario, **settings):
             loader.gate.set()
             await models.close()
         assert len(loader.closed) == len(loader.loaded)
+
     asyncio.run(main())
 
 
@@ -59,6 +62,7 @@ def test_many_requests_load_once():
     async def scenario(models, loader):
         await asyncio.gather(*(use(models, "a", seconds=0.01) for _ in range(10)))
         assert loader.loaded == [("a:latest", 64)] and loader.closed == []
+
     run(scenario)
 
 
@@ -70,6 +74,7 @@ def test_another_context_length_loads_again_and_other_options_do_not():
         async with models.acquire(stored("a"), options):
             pass
         assert loader.loaded == [("a:latest", 64), ("a:latest", 128)] and loader.closed == ["a:latest"]
+
     run(scenario)
 
 
@@ -79,6 +84,7 @@ def test_another_model_waits_for_the_users_of_the_first():
         await until(lambda: models.running() and models.loaded[0].num_users)
         await use(models, "b")
         assert first.done() and loader.loaded == [("a:latest", 64), ("b:latest", 64)] and loader.closed == ["a:latest"]
+
     run(scenario)
 
 
@@ -91,6 +97,7 @@ def test_keep_alive_zero_unloads_after_use_and_a_short_one_after_a_while():
         await until(lambda: not models.running())
         await use(models, "a", keep_alive=-1)
         assert models.loaded[0]._timer is None and models.running()[0].expires_at > "2200"
+
     run(scenario)
 
 
@@ -102,6 +109,7 @@ def test_a_request_without_keep_alive_leaves_it_as_it_was():
         await models.expire(stored("a"))
         await use(models, "a")
         assert models.loaded[0].keep_alive == 3 * SECOND
+
     run(scenario, keep_alive=3 * SECOND)
 
 
@@ -111,7 +119,11 @@ def test_models_made_of_the_same_weights_are_loaded_once_and_go_together():
         for name in ("b", "a"):
             async with models.acquire(stored(name, weights="a"), Options.defaults().update({"num_ctx": 64})):
                 pass
-        assert loader.loaded == [("a:latest", 64)] and models.holds(stored("b", weights="a")) and not models.holds(stored("b"))
+        assert (
+            loader.loaded == [("a:latest", 64)]
+            and models.holds(stored("b", weights="a"))
+            and not models.holds(stored("b"))
+        )
         anew = SimpleNamespace(**vars(stored("a")) | {"digest": "of a made anew with another system text"})
         async with models.acquire(anew, Options.defaults().update({"num_ctx": 64})):
             assert [model.digest for model in models.running()] == [anew.digest]
@@ -120,6 +132,7 @@ def test_models_made_of_the_same_weights_are_loaded_once_and_go_together():
         assert loader.loaded[1:] == [("b:latest", 128)] and loader.closed == ["a:latest"]
         await models.expire(stored("a"))
         assert loader.closed == ["a:latest", "b:latest"]
+
     run(scenario)
 
 
@@ -130,6 +143,7 @@ def test_use_puts_the_end_off():
             await asyncio.sleep(0.1)
             await use(models, "a", keep_alive=SECOND // 5)
         assert len(loader.loaded) == 1
+
     run(scenario)
 
 
@@ -146,6 +160,7 @@ def test_expire_unloads_at_once_or_after_the_last_user():
         assert loader.closed == ["a:latest"]
         await user
         await until(lambda: loader.closed == ["a:latest"] * 2)
+
     run(scenario)
 
 
@@ -160,6 +175,7 @@ def test_expired_while_it_is_loaded_it_serves_who_waits_for_it_and_goes():
         await asyncio.gather(user, stopping)
         await until(lambda: loader.closed == ["a:latest"])
         assert loader.loaded == [("a:latest", 64)] and models.running() == []
+
     run(scenario)
 
 
@@ -175,6 +191,7 @@ def test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes(keep_ali
         await asyncio.gather(*users)
         await until(lambda: loader.closed == ["a:latest"])
         assert loader.loaded == [("a:latest", 64)] and models.running() == []
+
     run(scenario)
 
 
@@ -188,6 +205,7 @@ def test_deleted_while_a_load_that_all_gave_up_runs_it_goes(keep_alive):
         await models.remove(stored("a"))
         loader.gate.set()
         await until(lambda: loader.closed == ["a:latest"])
+
     run(scenario, keep_alive=keep_alive)
 
 
@@ -199,6 +217,7 @@ def test_deleted_while_it_is_used_it_goes_after_its_last_user():
         assert loader.closed == []
         await user
         await until(lambda: loader.closed == ["a:latest"])
+
     run(scenario)
 
 
@@ -214,6 +233,7 @@ def test_a_load_that_fails_after_its_model_was_deleted_leaves_no_trace():
             await user
         await use(models, "a")  # made anew meanwhile
         assert [model.name for model in models.running()] == ["a:latest"]
+
     run(scenario)
 
 
@@ -223,6 +243,7 @@ def test_a_load_that_fails_is_that_requests_error_alone():
         results = await asyncio.gather(use(models, "a"), use(models, "a"), return_exceptions=True)
         assert isinstance(results[0], OutOfMemory) and not isinstance(results[1], Exception)
         assert models.running()[0].size == 100 and models.running()[0].size_vram == 60
+
     run(scenario)
 
 
@@ -237,6 +258,7 @@ def test_a_request_given_up_while_loading_leaves_the_model_to_the_next():
         loader.gate.set()
         await second
         assert loader.loaded == [("a:latest", 64)]
+
     run(scenario)
 
 
@@ -246,6 +268,7 @@ def test_a_stopped_engine_is_loaded_again():
         model.engine.failure = RuntimeError("device lost")
         await use(models, "a")
         assert len(loader.loaded) == 2
+
     run(scenario)
 
 
@@ -259,12 +282,14 @@ def test_too_many_waiting_are_refused():
         assert refused.value.status == 503
         loader.gate.set()
         await asyncio.gather(*waiting)
+
     run(scenario, max_queue=2)
 
 
 def test_small_contexts_are_raised_to_the_smallest():
     async def scenario(models, loader):
         assert (await use(models, "a", num_ctx=1)).context_length == 4
+
     run(scenario)
 
 
@@ -273,10 +298,12 @@ def test_a_broken_unload_keeps_nobody_from_loading():
         def broken(model, options):
             result = loader(model, options)
             return LoadResult(result.engine, None, None, 1, 1, 64, lambda: (result.close(), 1 / 0))
+
         models._loader = broken
         await use(models, "a")
         await use(models, "b")
         assert [name for name, _ in loader.loaded] == ["a:latest", "b:latest"]
+
     run(scenario)
 
 
@@ -295,6 +322,7 @@ def test_a_default_of_zero_serves_each_request_and_unloads():
     async def scenario(models, loader):
         await asyncio.gather(use(models, "a"), use(models, "b"), use(models, "a"))
         assert models.running() == [] and {name for name, _ in loader.loaded} == {"a:latest", "b:latest"}
+
     run(scenario, keep_alive=0)
 
 
@@ -306,6 +334,7 @@ def test_a_load_that_all_gave_up_still_rests_and_ends():
         only.cancel()
         loader.gate.set()
         await until(lambda: loader.closed == ["a:latest"])
+
     run(scenario, keep_alive=SECOND // 20)
 
 
@@ -321,4 +350,5 @@ def test_closing_while_a_model_loads_refuses_the_request():
             await asking
             await use(models, "a")
         assert refused.value.status == 503
+
     run(scenario)

@@ -1,5 +1,6 @@
-"""1,000 malformed requests, made by schemathesis from the server's own OpenAPI document: none is answered with an error of the server but with
-those whose words are recorded from Ollama 0.12.11, and the server is well afterwards."""
+"""1,000 malformed requests, made by schemathesis from the server's own OpenAPI document: none is answered with an
+error of the server but with those whose words are recorded from Ollama 0.12.11, and the server is well afterwards.
+"""
 
 import json
 import re
@@ -31,9 +32,11 @@ MOST_SECONDS = 90  # on a busy machine; a fraction of it is usual
 BODIES = [f"{method} {path}" for (method, path), operation in OPERATIONS.items() if isinstance(operation.request, type)]
 # Status 500 as recorded (conformance/, vectors/): how a request is refused is Ollama's to say.
 RECORDED = [
-    r"option \".*\" must be of ", r"invalid model path$",
+    r"option \".*\" must be of ",
+    r"invalid model path$",
     r"invalid model name$",  # of /api/push, which looks for its model after its first line
-    r'invalid format: .*; expected "json" or a valid JSON Schema object$', r"invalid JSON schema in format$",
+    r'invalid format: .*; expected "json" or a valid JSON Schema object$',
+    r"invalid JSON schema in format$",
 ]
 
 
@@ -43,7 +46,9 @@ def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("malformed")
     store = Store(folder / "models")
     digest, _ = store.add_blob(write_tiny_gguf(folder / "tiny.gguf").read_bytes())
-    request = native.CreateRequest(model="tiny", files={"m.gguf": digest}, parameters={"num_predict": 2.0, "num_ctx": 256.0})
+    request = native.CreateRequest(
+        model="tiny", files={"m.gguf": digest}, parameters={"num_predict": 2.0, "num_ctx": 256.0}
+    )
     create.create(store, request, parse("tiny"), lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLLAMA_MODELS", str(store.root))
@@ -58,8 +63,14 @@ def cases(operation, number: int) -> list:
     """`number` malformed requests for an operation, the same ones in every run."""
     made = []
 
-    @hypothesis_settings(max_examples=number, deadline=None, derandomize=True, database=None,
-                         suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @hypothesis_settings(
+        max_examples=number,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def collect(case):
         made.append(case)
@@ -78,7 +89,9 @@ def send(url: str, method: str, path: str, body: bytes) -> SimpleNamespace:
 
 
 def body_of(case, number: int) -> bytes:
-    """Every second request to run a model names the one that is there, so that what is wrong with the rest comes to be seen."""
+    """Every second request to run a model names the one that is there, so that what is wrong with the rest comes to
+    be seen.
+    """
     if isinstance(case.body, bytes):
         return case.body
     body = case.body
@@ -110,5 +123,7 @@ def test_no_malformed_request_is_an_error_of_the_server(url, record_figure):
     assert not wrong, f"{len(wrong)} of {counts.total()}:\n" + "\n".join(wrong[:10])
     assert counts.total() >= NUM_REQUESTS and counts[400] > NUM_REQUESTS / 3, "the test tests nothing"
     assert seconds < MOST_SECONDS
-    answer = send(url, "POST", "/api/generate", json.dumps({"model": "tiny", "prompt": "hello", "stream": False}).encode())
+    answer = send(
+        url, "POST", "/api/generate", json.dumps({"model": "tiny", "prompt": "hello", "stream": False}).encode()
+    )
     assert answer.status == 200 and json.loads(answer.text)["eval_count"] > 0

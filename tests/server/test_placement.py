@@ -1,4 +1,6 @@
-"""Where a real server puts models: on the device, on the CPU, on both; what `ps` and the log say of it; several models at once."""
+"""Where a real server puts models: on the device, on the CPU, on both; what `ps` and the log say of it; several
+models at once.
+"""
 
 import json
 import logging
@@ -32,7 +34,9 @@ def gguf(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, device):
-    with LiveServer(tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "1", "OLLAMA_MAX_LOADED_MODELS": "2"}) as server:
+    with LiveServer(
+        tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "1", "OLLAMA_MAX_LOADED_MODELS": "2"}
+    ) as server:
         folder = tmp_path_factory.mktemp("others")
         for seed, name in enumerate("abc"):  # of the same weights, they would be one model under three names
             path = write_tiny_gguf(folder / f"{seed}.gguf", "llama", "q8_0", num_layers=4, seed=seed)
@@ -41,8 +45,18 @@ def server(tmp_path_factory, device):
 
 
 def generate(server, name, num_predict=4, **options):
-    status, found = call(server, "/api/generate", {"model": name, "prompt": "ab", "stream": False, "raw": True, "keep_alive": "10m",
-                                                   "options": {"num_predict": num_predict, "temperature": 0, "num_ctx": 128, **options}})
+    status, found = call(
+        server,
+        "/api/generate",
+        {
+            "model": name,
+            "prompt": "ab",
+            "stream": False,
+            "raw": True,
+            "keep_alive": "10m",
+            "options": {"num_predict": num_predict, "temperature": 0, "num_ctx": 128, **options},
+        },
+    )
     assert status == 200, found
     return found
 
@@ -54,11 +68,16 @@ def running(server) -> dict:
 
 def processor(server, name) -> str:
     """The column of `vkbackend ps`."""
-    listed = subprocess.run([sys.executable, "-m", "vkbackend", "ps"], cwd=ROOT, env=os.environ | {"OLLAMA_HOST": server.url},
-                            capture_output=True, text=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "vkbackend", "ps"],
+        cwd=ROOT,
+        env=os.environ | {"OLLAMA_HOST": server.url},
+        capture_output=True,
+        text=True,
+    )
     header, *lines = listed.stdout.splitlines()
     line = next(line for line in lines if line.startswith(f"{name}:"))
-    return line[header.index("PROCESSOR"):header.index("CONTEXT")].strip()
+    return line[header.index("PROCESSOR") : header.index("CONTEXT")].strip()
 
 
 def test_ps_shows_where_a_model_runs(server):
@@ -133,7 +152,9 @@ def on_device(device, monkeypatch):
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
 
     def leaves(num_bytes):
-        monkeypatch.setattr(placing.selection.Device, "free_memory", lambda self, wanted=0: max(0, num_bytes - self.allocated_bytes))
+        monkeypatch.setattr(
+            placing.selection.Device, "free_memory", lambda self, wanted=0: max(0, num_bytes - self.allocated_bytes)
+        )
         monkeypatch.setattr(placing.selection, "_listed", [])
         usable = placing.usable
         monkeypatch.setattr(placing, "usable", lambda: [replace(gpu, free=num_bytes) for gpu in usable()])
@@ -152,7 +173,11 @@ def test_as_many_layers_as_fit_and_the_log_says_why(on_device, gguf, caplog):
     with caplog.at_level(logging.INFO):
         places = opened_places(gguf)
     assert places[0][0] == "CPU" and places[1][0] != "CPU" and sum(layers for _, layers in places) == 5
-    assert "placing " in caplog.text and "has 4 MiB free" in caplog.text and "as many as fit; the CPU's part makes it slower" in caplog.text
+    assert (
+        "placing " in caplog.text
+        and "has 4 MiB free" in caplog.text
+        and "as many as fit; the CPU's part makes it slower" in caplog.text
+    )
     with pytest.raises(OutOfMemory, match="unable to load full model on GPU"):
         open_engine(gguf, context_length=128, whole=True)
     on_device(MIB // 2)
@@ -215,7 +240,9 @@ def test_a_cache_that_no_device_could_bind_is_said(on_device, gguf, monkeypatch)
     on_device(64 * MIB)
     usable = placing.usable
     monkeypatch.setattr(placing, "usable", lambda: [replace(gpu, largest_binding=1000) for gpu in usable()])
-    with pytest.raises(RequestError, match="the KV cache of one layer needs .* binds at most 1000: use a smaller num_ctx"):
+    with pytest.raises(
+        RequestError, match="the KV cache of one layer needs .* binds at most 1000: use a smaller num_ctx"
+    ):
         open_engine(gguf, context_length=128)
 
 

@@ -22,19 +22,29 @@ def test_who_gives_way():
 def test_what_is_free_beside_loaded_models():
     def got_and_wanted(vector):
         def taken(device):
-            return sum(runner.get(device["id"], 0) for runner in vector["vulkan_vram_by_runner"]) if device["library"] == "Vulkan" else 0
+            return (
+                sum(runner.get(device["id"], 0) for runner in vector["vulkan_vram_by_runner"])
+                if device["library"] == "Vulkan"
+                else 0
+            )
 
-        return [free_beside(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]], vector["free_after"]
+        return [
+            free_beside(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]
+        ], vector["free_after"]
 
     recorded.check(recorded.load("scheduler", "update_free_space"), got_and_wanted)
 
 
 def stored(**changes):
-    return SimpleNamespace(**{"name": "a:latest", "gguf_path": "w", "adapter_paths": ["x"], "projector_paths": ["y"]} | changes)
+    return SimpleNamespace(
+        **{"name": "a:latest", "gguf_path": "w", "adapter_paths": ["x"], "projector_paths": ["y"]} | changes
+    )
 
 
 def loaded(options, model=None) -> LoadedModel:
-    return LoadedModel(model or stored(), options, LoadResult(SimpleNamespace(failure=None), None, None, 1, 1, 64, lambda: None), 0.0)
+    return LoadedModel(
+        model or stored(), options, LoadResult(SimpleNamespace(failure=None), None, None, 1, 1, 64, lambda: None), 0.0
+    )
 
 
 def test_when_a_model_is_loaded_again():
@@ -72,7 +82,10 @@ def test_options_of_the_model_and_of_the_request(monkeypatch):
 
 def test_context_lengths():
     """Those of models with vision are no larger than others: what the original once raised them to."""
-    recorded.check(recorded.load("scheduler", "scheduled_num_ctx"), lambda vector: (max(vector["num_ctx"], MIN_CONTEXT), vector["output"]))
+    recorded.check(
+        recorded.load("scheduler", "scheduled_num_ctx"),
+        lambda vector: (max(vector["num_ctx"], MIN_CONTEXT), vector["output"]),
+    )
 
 
 def test_every_kind_is_tested():

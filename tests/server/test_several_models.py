@@ -1,4 +1,6 @@
-"""Several models in memory: who comes, who stays, who gives way. A loader with a memory of its own size, that tests hold in their hands."""
+"""Several models in memory: who comes, who stays, who gives way. A loader with a memory of its own size, that tests
+hold in their hands.
+"""
 
 import asyncio
 import threading
@@ -18,8 +20,9 @@ SECOND = durations.SECOND
 
 
 class Loader:
-    """Models take their name's first number of `memory` units; `gate` holds loads of "slow" up. whole: as a model that may be split would be
-    loaded while others are there."""
+    """Models take their name's first number of `memory` units; `gate` holds loads of "slow" up. whole: as a model
+    that may be split would be loaded while others are there.
+    """
 
     num_devices = None
 
@@ -43,7 +46,9 @@ class Loader:
             del self.taken[key]
             self.log.append(f"-{model.name}")
 
-        return LoadResult(SimpleNamespace(failure=None), None, None, size, size, options.num_ctx, close, (("GPU", size),))
+        return LoadResult(
+            SimpleNamespace(failure=None), None, None, size, size, options.num_ctx, close, (("GPU", size),)
+        )
 
 
 def run(scenario, memory=10, **settings):
@@ -56,6 +61,7 @@ def run(scenario, memory=10, **settings):
             loader.gate.set()
             await models.close()
         assert loader.taken == {}
+
     asyncio.run(main())
 
 
@@ -75,6 +81,7 @@ def test_several_stay_and_who_stays_longest_is_shown_first():
             await use(models, name, seconds * SECOND)
         await use(models, "a", 60 * SECOND)
         assert names(models) == ["b", "c", "a"] and loader.log == ["+a:latest", "+b:latest", "+c:latest"]
+
     run(scenario)
 
 
@@ -84,6 +91,7 @@ def test_of_too_many_one_that_nobody_uses_gives_way():
         await use(models, "short", 60 * SECOND)
         await use(models, "new")
         assert loader.log == ["+long:latest", "+short:latest", "-short:latest", "+new:latest"]
+
     run(scenario, max_models=2)
 
 
@@ -95,6 +103,7 @@ def test_the_limit_is_three_for_each_device(monkeypatch):
         for name in "abcdefg":
             await use(models, name)
         assert len(models.running()) == 6
+
     run(scenario)
 
 
@@ -106,6 +115,7 @@ def test_as_many_give_way_as_the_memory_asks_for_and_it_is_free_before_the_next_
         await use(models, "d5")
         assert loader.log[3:] == ["-b3:latest", "-a3:latest", "+d5:latest"]
         assert set(names(models)) == {"c3", "d5"}
+
     run(scenario, max_models=9)
 
 
@@ -114,6 +124,7 @@ def test_what_fits_nowhere_is_that_requests_error():
         with pytest.raises(OutOfMemory, match="needs 11"):
             await use(models, "a11")
         await use(models, "b10")
+
     run(scenario)
 
 
@@ -129,6 +140,7 @@ def test_a_load_keeps_nobody_from_a_loaded_model():
         assert names(models) == []
         loader.gate.set()
         await loading
+
     run(scenario)
 
 
@@ -144,6 +156,7 @@ def test_loads_come_in_the_order_of_their_requests():
         loader.gate.set()
         await asyncio.gather(*asked)
         assert loader.log == ["+slow:latest", "+b:latest", "+c:latest"]
+
     run(scenario)
 
 
@@ -156,13 +169,16 @@ def test_a_model_in_use_gives_way_after_its_users_and_takes_no_new_ones_before_t
         again = asyncio.create_task(use(models, "a"))
         await asyncio.gather(first, other, again)
         assert loader.log == ["+a:latest", "-a:latest", "+b:latest", "-b:latest", "+a:latest"]
+
     run(scenario, max_models=1)
 
 
 def test_a_load_that_takes_too_long_is_an_error_and_is_let_go_of_when_it_ends():
     async def scenario(models, loader):
         loader.gate.clear()
-        with pytest.raises(ApiError, match="timed out waiting for slow:latest to load: it took longer than 50ms") as slow:
+        with pytest.raises(
+            ApiError, match="timed out waiting for slow:latest to load: it took longer than 50ms"
+        ) as slow:
             await use(models, "slow")
         assert slow.value.status == 500
         with pytest.raises(ApiError, match="timed out waiting for b:latest"):  # loads come one after the other
@@ -171,6 +187,7 @@ def test_a_load_that_takes_too_long_is_an_error_and_is_let_go_of_when_it_ends():
         await until(lambda: loader.log == ["+slow:latest", "-slow:latest"])
         await use(models, "b")
         assert names(models) == ["b"]
+
     run(scenario, timeout=SECOND // 20)
 
 
@@ -184,6 +201,7 @@ def test_a_model_made_anew_is_loaded_beside_the_users_of_the_old_one():
         await old
         await until(lambda: loader.log == ["+a:latest", "+a:latest", "-a:latest"])
         assert [model.stored for model in models.loaded] == [anew]
+
     run(scenario)
 
 
@@ -198,6 +216,7 @@ def test_a_queue_of_none_still_serves_one_at_a_time():
         loader.gate.set()
         await first
         await use(models, "b")
+
     run(scenario, max_queue=0)
 
 
@@ -212,6 +231,7 @@ def test_who_gives_up_while_another_gives_way_leaves_nothing_behind():
         await asyncio.wait_for(use(models, "c"), 5)
         await user
         assert loader.log == ["+a:latest", "-a:latest", "+c:latest"] and models._num_waiting == 0
+
     run(scenario, max_models=1)
 
 
@@ -227,6 +247,7 @@ def test_a_loaded_model_that_nobody_came_for_rests_and_ends():
         await until(lambda: models.loaded)
         only.cancel()
         await until(lambda: loader.log == ["+slow:latest", "-slow:latest"])
+
     run(scenario, keep_alive=SECOND // 20)
 
 
@@ -250,4 +271,5 @@ def test_a_model_is_split_only_where_nobody_can_give_way():
         await use(models, "c1")
         assert loader.log == ["split", "+a2:latest", "-a2:latest", "split", "+b3:latest", "+c1:latest"]
         await models.close()
+
     asyncio.run(main())

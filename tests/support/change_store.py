@@ -1,6 +1,8 @@
-"""change_store.py STORE SEED [GGUF...]: creates, copies and deletes models in a store for ever, as a server does; made to be killed.
+"""change_store.py STORE SEED [GGUF...]: creates, copies and deletes models in a store for ever, as a server does;
+made to be killed.
 
-Prints a line before each change. Models are made of the given GGUF files (and quantized), of each other, and of texts.
+Prints a line before each change. Models are made of the given GGUF files (and quantized), of each other, and of
+texts.
 """
 
 import itertools
@@ -25,7 +27,12 @@ def main(root: str, seed: str, *files: str):
                 with open(rng.choice(files), "rb") as file, store.upload() as upload:
                     upload.write(file.read())
                     digest = upload.finish()
-                    make(store, name, files={"m.gguf": digest}, quantize=rng.choice(("q8_0", "q4_0", "q4_K_M")) if action == "quantize" else "")
+                    make(
+                        store,
+                        name,
+                        files={"m.gguf": digest},
+                        quantize=rng.choice(("q8_0", "q4_0", "q4_K_M")) if action == "quantize" else "",
+                    )
             elif action == "text":
                 make(store, name, from_=other, system=f"System {number}.", license=[f"Licence {number % 3}."])
             elif action == "copy":
@@ -35,7 +42,9 @@ def main(root: str, seed: str, *files: str):
         except ModelNotFound:
             pass
         except ApiError as error:
-            if error.status != 404 and "is not here; upload it first" not in error.message:  # another deleted the blob between upload and create
+            if (
+                error.status != 404 and "is not here; upload it first" not in error.message
+            ):  # another deleted the blob between upload and create
                 raise
 
 

@@ -2,7 +2,9 @@
 
 
 def check_pages(cache, sequences):
-    """Every page is free, known and unused, or in use, once; users are counted right; the page table says what the sequences say."""
+    """Every page is free, known and unused, or in use, once; users are counted right; the page table says what the
+    sequences say.
+    """
     used = {page for sequence in sequences for page in sequence.pages}
     unused = [known.page for known in cache.prefixes.unused]
     assert sorted([*cache.free_pages, *unused, *used]) == list(range(cache.num_pages))
@@ -10,12 +12,12 @@ def check_pages(cache, sequences):
     holders = {}
     for sequence in sequences:
         assert len(sequence.pages) == -(-sequence.length // cache.page_size)
-        assert list(cache.table[sequence.slot, :len(sequence.pages)]) == sequence.pages
-        assert [known.page for known in sequence.known] == sequence.pages[:len(sequence.known)]
+        assert list(cache.table[sequence.slot, : len(sequence.pages)]) == sequence.pages
+        assert [known.page for known in sequence.known] == sequence.pages[: len(sequence.known)]
         assert len(sequence.known) == (sequence.length // cache.page_size if sequence.is_shared else 0)
         for known in sequence.known:
             holders[known] = holders.get(known, 0) + 1
-        for page in sequence.pages[len(sequence.known):]:
+        for page in sequence.pages[len(sequence.known) :]:
             assert sum(page in other.pages for other in sequences) == 1, "a page that is written to has one holder"
     assert len(cache.free_slots) + len(sequences) == len(cache.table)
     reached, stack = [], list(cache.prefixes.root.children.values())

@@ -1,8 +1,10 @@
-"""The server that real clients talk to: in a process of its own, with SmolLM2 under the names `smollm2` and `caller`.
+"""The server that real clients talk to: in a process of its own, with SmolLM2 under the names `smollm2` and
+`caller`.
 
     with serving(folder) as url: ...
 
-`caller` has a template with tools, whose calls begin with `{`: held to the schema CALL, it calls a tool whatever its size.
+`caller` has a template with tools, whose calls begin with `{`: held to the schema CALL, it calls a tool whatever its
+size.
 """
 
 import math
@@ -16,9 +18,19 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 CITY = {"type": "string", "enum": ["Paris", "Rome"]}
 SCHEMA = {"type": "object", "properties": {"city": CITY}, "required": ["city"]}
-CALL = {"type": "object", "properties": {"name": {"const": "get_weather"}, "arguments": SCHEMA}, "required": ["name", "arguments"]}
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather of a city",
-                                         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+CALL = {
+    "type": "object",
+    "properties": {"name": {"const": "get_weather"}, "arguments": SCHEMA},
+    "required": ["name", "arguments"],
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 TEMPLATE = """{{- if .Tools }}<|im_start|>system
 Tools: {{ range .Tools }}{{ . }}
 {{ end }}<|im_end|>
@@ -47,8 +59,10 @@ def cosine(one, other) -> float:
 
 def check_logprobs(entries):
     """Entries of the answer to QUESTION, of its first tokens: objects or dicts as a client gives them."""
+
     def field(entry, name):
         return entry[name] if isinstance(entry, dict) else getattr(entry, name)
+
     assert "".join(field(entry, "token") for entry in entries) == ANSWER
     for entry in entries:
         top = [field(other, "logprob") for other in field(entry, "top_logprobs")]

@@ -1,6 +1,8 @@
-"""crash_points.py FOLDER GGUF: the same changes to a store again and again, each time with the program ended before another of its file operations.
+"""crash_points.py FOLDER GGUF: the same changes to a store again and again, each time with the program ended before
+another of its file operations.
 
-Each run is a process of its own (a fork) on a copy of one store; then `check` looks at what it left. Prints how many points there were.
+Each run is a process of its own (a fork) on a copy of one store; then `check` looks at what it left. Prints how many
+points there were.
 """
 
 import os
@@ -49,6 +51,7 @@ def die_before(point: int):
             seen += 1
             if seen == point:
                 os.kill(os.getpid(), signal.SIGKILL)
+
     sys.addaudithook(hook)
 
 
@@ -57,7 +60,9 @@ def main(folder: str, gguf: str):
     with first.upload() as upload:
         upload.write(path.read_bytes())
         make(first, "base", files={"m.gguf": upload.finish()}, license="MIT")
-    os.fsync = lambda descriptor: None  # what is in the system's memory outlives a program; this takes the time of a disk's otherwise
+    os.fsync = lambda descriptor: (
+        None
+    )  # what is in the system's memory outlives a program; this takes the time of a disk's otherwise
     staging.GRACE_SECONDS = store_module.UNUSED_SECONDS = -1
     for point in range(1, MANY):
         root = Path(folder) / "store"

@@ -10,7 +10,9 @@ TIMEOUT = 60
 
 def call(server, path, body=None, method=None, data=None):
     """-> status, the last JSON line of the answer."""
-    request = urllib.request.Request(server.url + path, data if data is not None else json.dumps(body).encode(), method=method)
+    request = urllib.request.Request(
+        server.url + path, data if data is not None else json.dumps(body).encode(), method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             status, text = answer.status, answer.read()

@@ -1,6 +1,6 @@
 """Debian's docker-registry on a loopback port, with a folder of its own.
 
-    with DockerRegistry(folder) as registry: pull(store, f"http://{registry.host}/library/m", ...)
+with DockerRegistry(folder) as registry: pull(store, f"http://{registry.host}/library/m", ...)
 """
 
 import subprocess
@@ -37,7 +37,9 @@ class DockerRegistry:
         command = program()
         self.folder.mkdir(parents=True, exist_ok=True)
         configuration = self.folder / "config.yml"
-        configuration.write_text(CONFIGURATION.replace("FOLDER", str(self.folder / "data")).replace("PORT", str(self.port)))
+        configuration.write_text(
+            CONFIGURATION.replace("FOLDER", str(self.folder / "data")).replace("PORT", str(self.port))
+        )
         with open(self.folder / "log", "w") as log:
             self.process = subprocess.Popen([command, "serve", configuration], stdout=log, stderr=log)
         try:

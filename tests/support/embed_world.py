@@ -88,7 +88,9 @@ class Served:
         if name not in self.made:
             digest = "sha256:" + hashlib.sha256(contents).hexdigest()
             assert (await self.client.post(f"/api/blobs/{digest}", data=contents)).status in (200, 201)
-            answer = await self.client.post("/api/create", json={"model": name, "files": {"m.gguf": digest}, "stream": False})
+            answer = await self.client.post(
+                "/api/create", json={"model": name, "files": {"m.gguf": digest}, "stream": False}
+            )
             assert answer.status == 200, await answer.text()
             self.made.add(name)
 

@@ -1,4 +1,6 @@
-"""expand_to_f32.py IN.gguf OUT.gguf: the same model with every tensor dequantized, for runs of llama.cpp without rounded activations."""
+"""expand_to_f32.py IN.gguf OUT.gguf: the same model with every tensor dequantized, for runs of llama.cpp without
+rounded activations.
+"""
 
 import sys
 
@@ -11,7 +13,11 @@ def main(source: str, target: str) -> None:
     reader = GGUFReader(source)
     writer = GGUFWriter(target, reader.get_field("general.architecture").contents())
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type", "general.quantization_version"):
+        if name.startswith("GGUF.") or name in (
+            "general.architecture",
+            "general.file_type",
+            "general.quantization_version",
+        ):
             continue
         kind, value = field.types[0], field.contents()
         if kind is GGUFValueType.ARRAY:

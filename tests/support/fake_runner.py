@@ -4,8 +4,9 @@
     runner = FakeRunner(tokenizer, replies=[["Hel", "lo", "!"], ["second ", "reply"]])
     engine = Engine(runner, tokenizer)
 
-Each generation gets the next reply, the last one again and again; an end token follows it. A reply's pieces are texts, bytes
-(for parts of a character), or token ids. `runner.next_token = function(tokens so far) -> id` takes full control.
+Each generation gets the next reply, the last one again and again; an end token follows it. A reply's pieces are
+texts, bytes (for parts of a character), or token ids. `runner.next_token = function(tokens so far) -> id` takes full
+control.
 """
 
 import re
@@ -17,7 +18,9 @@ from vkbackend.engine.kv_cache import CachedSequence, PagedCache
 
 
 class FakeTokenizer:
-    """A vocabulary that grows with use: 0 is <s>, 1 is </s>; text splits into words with the white space before them."""
+    """A vocabulary that grows with use: 0 is <s>, 1 is </s>; text splits into words with the white space before
+    them.
+    """
 
     bos_id = 0
     adds_spaces = False
@@ -82,20 +85,38 @@ class FakeScore:
 
 
 class FakeRunner:
-    """The real bookkeeping of pages over a cache of tokens, in place of keys and values: every step checks that what each of its
-    sequences finds through its page table is what it stored, or what others stored after the same beginning.
+    """The real bookkeeping of pages over a cache of tokens, in place of keys and values: every step checks that what
+    each of its sequences finds through its page table is what it stored, or what others stored after the same
+    beginning.
 
-    steps: the work of every step that ran. fail_with: an exception that the next step raises. gate: a semaphore that each
-    step takes one from, where set; release it to let the engine go on step by step. num_pages: fewer than all sequences could fill.
+    steps: the work of every step that ran. fail_with: an exception that the next step raises. gate: a semaphore that
+    each step takes one from, where set; release it to let the engine go on step by step. num_pages: fewer than all
+    sequences could fill.
     """
 
-    def __init__(self, tokenizer, replies=(("ok",),), context_length=4096, max_sequences=4, prefill_chunk=128, scored_chunk=128, page_size=8,
-                 num_pages=None):
+    def __init__(
+        self,
+        tokenizer,
+        replies=(("ok",),),
+        context_length=4096,
+        max_sequences=4,
+        prefill_chunk=128,
+        scored_chunk=128,
+        page_size=8,
+        num_pages=None,
+    ):
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
-        self.context_length, self.max_sequences, self.prefill_chunk, self.scored_chunk = context_length, max_sequences, prefill_chunk, scored_chunk
+        self.context_length, self.max_sequences, self.prefill_chunk, self.scored_chunk = (
+            context_length,
+            max_sequences,
+            prefill_chunk,
+            scored_chunk,
+        )
         pages = -(-context_length // page_size)
         self.pages = PagedCache(num_pages or pages * max_sequences, page_size, max_sequences, pages)
-        self.stored = np.full((self.pages.num_pages, page_size), -1)  # what lies in the cache: a number for each beginning of a text
+        self.stored = np.full(
+            (self.pages.num_pages, page_size), -1
+        )  # what lies in the cache: a number for each beginning of a text
         self.replies = [list(reply) for reply in replies]
         self.sequences: dict[int, CachedSequence] = {}
         self.steps = []
@@ -188,7 +209,9 @@ class FakeRunner:
             place = self.pages.table[sequence.slot, index // size], index % size
             if index >= first:
                 self.stored[place] = number
-            assert self.stored[place] == number, f"token {index} of slot {sequence.slot} is not where the page table says"
+            assert self.stored[place] == number, (
+                f"token {index} of slot {sequence.slot} is not where the page table says"
+            )
         return sequence.tokens
 
     def row(self, token_id):

@@ -1,7 +1,7 @@
 """A registry that misbehaves: a proxy in front of a real one, which does to each answer what a test wants.
 
-    with FaultProxy(registry.host) as proxy:
-        proxy.fault = lambda request: Cut(1000) if request.number == 1 else None
+with FaultProxy(registry.host) as proxy:
+    proxy.fault = lambda request: Cut(1000) if request.number == 1 else None
 """
 
 import asyncio
@@ -44,7 +44,9 @@ class Flip:
 
 @dataclass
 class WholeOnly:
-    """Knows no ranges: gives everything whatever is asked for, and breaks off after so many bytes where `cut` says so."""
+    """Knows no ranges: gives everything whatever is asked for, and breaks off after so many bytes where `cut` says
+    so.
+    """
 
     cut: int | None = None
 
@@ -80,7 +82,9 @@ def _has_left(request: web.Request) -> bool:
 
 
 class FaultProxy:
-    """`fault(seen)` -> what to do to that answer, None for nothing. `seen`: every request so far. certificate: speaks TLS."""
+    """`fault(seen)` -> what to do to that answer, None for nothing. `seen`: every request so far. certificate:
+    speaks TLS.
+    """
 
     def __init__(self, upstream: str, certificate: ssl.SSLContext | None = None):
         self._upstream, self._certificate, self.port = upstream, certificate, free_port()
@@ -130,13 +134,26 @@ class FaultProxy:
         if isinstance(fault, Cut) and request.method == "PATCH":
             await self._forward_beginning(request, fault.after)
             return request.transport.abort() or web.Response()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("transfer-encoding", "connection", "authorization")}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in ("transfer-encoding", "connection", "authorization")
+        }
         if isinstance(fault, WholeOnly):
             headers.pop("Range", None)
         body = await request.read()
-        async with self._session.request(request.method, f"http://{self._upstream}{request.path_qs}", headers=headers, data=body or None,
-                                         allow_redirects=False) as answer:
-            passed = {name: value for name, value in answer.headers.items() if name.lower() not in ("transfer-encoding", "connection")}
+        async with self._session.request(
+            request.method,
+            f"http://{self._upstream}{request.path_qs}",
+            headers=headers,
+            data=body or None,
+            allow_redirects=False,
+        ) as answer:
+            passed = {
+                name: value
+                for name, value in answer.headers.items()
+                if name.lower() not in ("transfer-encoding", "connection")
+            }
             response = web.StreamResponse(status=answer.status, headers=passed)
             await response.prepare(request)
             try:
@@ -147,12 +164,14 @@ class FaultProxy:
 
     async def _send(self, request, response, answer, fault, seen) -> None:
         cut = fault.after if isinstance(fault, (Cut, Stall)) else fault.cut if isinstance(fault, WholeOnly) else None
-        async for piece in answer.content.iter_chunked(4096 if not isinstance(fault, Slow) else max(fault.rate // 20, 1)):
+        async for piece in answer.content.iter_chunked(
+            4096 if not isinstance(fault, Slow) else max(fault.rate // 20, 1)
+        ):
             if isinstance(fault, Flip) and seen.sent <= fault.at < seen.sent + len(piece):
                 place = fault.at - seen.sent
-                piece = piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1:]
+                piece = piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
             if cut is not None:
-                piece = piece[:cut - seen.sent]
+                piece = piece[: cut - seen.sent]
             await response.write(piece)
             seen.sent += len(piece)
             if isinstance(fault, Slow):
@@ -169,6 +188,12 @@ class FaultProxy:
         """The registry gets as much of an upload, and keeps it; the client hears nothing of that."""
         body = (await request.read())[:num_bytes]
         start = int(request.headers["Content-Range"].partition("-")[0])
-        headers = {"Host": request.headers["Host"], "Content-Type": "application/octet-stream", "Content-Range": f"{start}-{start + len(body) - 1}"}
-        async with self._session.patch(f"http://{self._upstream}{request.path_qs}", headers=headers, data=body) as answer:
+        headers = {
+            "Host": request.headers["Host"],
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{start}-{start + len(body) - 1}",
+        }
+        async with self._session.patch(
+            f"http://{self._upstream}{request.path_qs}", headers=headers, data=body
+        ) as answer:
             await answer.read()

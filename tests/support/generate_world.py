@@ -38,7 +38,9 @@ async def serving(folder, replies=(("Hel", "lo", "!"),), **model):
         writer.close()
         digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
         await client.post(f"/api/blobs/{digest}", data=path.read_bytes())
-        answer = await client.post("/api/create", json={"model": "m", "files": {"m.gguf": digest}, "stream": False, **model})
+        answer = await client.post(
+            "/api/create", json={"model": "m", "files": {"m.gguf": digest}, "stream": False, **model}
+        )
         assert answer.status == 200
         client.runner, client.loaded_models = runner, loaded_models
         try:

@@ -1,6 +1,8 @@
-"""A step that is given up while the device still runs it, and everything that it used let go of; the program that tests watch with a layer.
+"""A step that is given up while the device still runs it, and everything that it used let go of; the program that
+tests watch with a layer.
 
-In: about how many seconds the step takes. Out: one line of JSON: seconds until the step was given up, and until all was let go of.
+In: about how many seconds the step takes. Out: one line of JSON: seconds until the step was given up, and until all
+was let go of.
 """
 
 import json

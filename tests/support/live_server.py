@@ -1,7 +1,7 @@
 """Starts the real application in a process of its own, for tests that speak HTTP to it.
 
-    with LiveServer(models_folder) as server: urllib.request.urlopen(server.url + "/api/tags")
-    python tests/support/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
+with LiveServer(models_folder) as server: urllib.request.urlopen(server.url + "/api/tags")
+python tests/support/live_server.py PORT MODELS_FOLDER [LISTEN_ADDRESS]
 """
 
 import asyncio
@@ -36,7 +36,9 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"the server did not start within {START_SECONDS} s, or ended with {process.poll()}; see its output")
+    raise RuntimeError(
+        f"the server did not start within {START_SECONDS} s, or ended with {process.poll()}; see its output"
+    )
 
 
 class LiveServer:
@@ -45,8 +47,14 @@ class LiveServer:
     log: a file for its standard error. open_files: how many it may open; 0 leaves the limit as it is.
     """
 
-    def __init__(self, models_folder, port: int | None = None, environment: dict | None = None, log: Path | None = None,
-                 open_files: int = 0):
+    def __init__(
+        self,
+        models_folder,
+        port: int | None = None,
+        environment: dict | None = None,
+        log: Path | None = None,
+        open_files: int = 0,
+    ):
         self.models_folder, self.port = Path(models_folder), port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log, self._open_files = log, open_files

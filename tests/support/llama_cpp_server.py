@@ -1,4 +1,6 @@
-"""llama.cpp's server on the CPU, a real server of OpenAI's API: python tests/support/llama_cpp_server.py MODEL PORT. Ends with its input."""
+"""llama.cpp's server on the CPU, a real server of OpenAI's API: python tests/support/llama_cpp_server.py MODEL PORT.
+Ends with its input.
+"""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Tokenizes texts with llama.cpp, as a program of its own, so that its memory and threads end with it.
 
-python llama_cpp_tokenize.py <requests >replies: `requests` is JSON {model path: list of {content, add_special, parse_special}};
-`replies` is JSON {model path: list of lists of [id, bytes of the token in hex]}.
+python llama_cpp_tokenize.py <requests >replies: `requests` is JSON {model path: list of {content, add_special,
+parse_special}}; `replies` is JSON {model path: list of lists of [id, bytes of the token in hex]}.
 """
 
 import http.client
@@ -24,7 +24,9 @@ def tokenize(model: str, requests: list[dict]) -> list:
     connection = http.client.HTTPConnection(urlsplit(server.listening_address).netloc)
     replies = []
     for request in requests:
-        connection.request("POST", "/tokenize", json.dumps({**request, "with_pieces": True}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/tokenize", json.dumps({**request, "with_pieces": True}), {"Content-Type": "application/json"}
+        )
         tokens = json.load(connection.getresponse())["tokens"]
         replies.append([[token["id"], _hex(token["piece"])] for token in tokens])
     connection.close()

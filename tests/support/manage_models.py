@@ -12,10 +12,18 @@ TENSORS = ("blk.0.attn_norm.weight", "output.weight", "token_embd.weight")
 
 
 def write_gguf(path, architecture="llama", extra=None, chat_template=None):
-    """One block, three tensors of one element, context length 10. `extra`: keys below the architecture, with int values."""
+    """One block, three tensors of one element, context length 10. `extra`: keys below the architecture, with int
+    values.
+    """
     writer = GGUFWriter(path, architecture)
-    for key, value in {"attention.head_count": 8, "attention.head_count_kv": 8, "block_count": 1, "context_length": 10, "embedding_length": 64,
-                       **(extra or {})}.items():
+    for key, value in {
+        "attention.head_count": 8,
+        "attention.head_count_kv": 8,
+        "block_count": 1,
+        "context_length": 10,
+        "embedding_length": 64,
+        **(extra or {}),
+    }.items():
         writer.add_uint32(f"{architecture}.{key}", value)
     writer.add_uint32("general.file_type", 0)
     writer.add_string("tokenizer.ggml.model", "gpt2")
@@ -44,7 +52,12 @@ def make_model(store: Store, name: str, folder, settings: dict | None = None):
     """Create `name` from a file of its kind with the template, system... of `settings`."""
     path = write_gguf(folder / f"{name}.gguf", *KINDS.get(name, ("llama", {})))
     digest, _ = store.add_blob(path.read_bytes())
-    request = native.CreateRequest(model=name, files={"m.gguf": digest}, template=(settings or {}).get("template", ""),
-                                     system=(settings or {}).get("system", ""), parameters=(settings or {}).get("parameters"),
-                                     messages=[native.Message(**message) for message in (settings or {}).get("messages", [])])
+    request = native.CreateRequest(
+        model=name,
+        files={"m.gguf": digest},
+        template=(settings or {}).get("template", ""),
+        system=(settings or {}).get("system", ""),
+        parameters=(settings or {}).get("parameters"),
+        messages=[native.Message(**message) for message in (settings or {}).get("messages", [])],
+    )
     create.create(store, request, parse(name), lambda status: None)

@@ -19,7 +19,9 @@ class NoModels:
 
 def talk(store, conversation, **settings):
     """Run `conversation(client)` against an application of its own."""
+
     async def run():
         async with TestClient(TestServer(build_app(store, NoModels(), **settings))) as client:
             return await conversation(client)
+
     return asyncio.run(run())

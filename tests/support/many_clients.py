@@ -1,10 +1,12 @@
-"""Many clients at once on a real model and device: does everyone get what it gets alone, and how much faster is it than one by one?
+"""Many clients at once on a real model and device: does everyone get what it gets alone, and how much faster is it
+than one by one?
 
     python tests/support/many_clients.py MODEL.gguf --requests 200 --clients 16
 
-Requests have common beginnings (three system prompts), random lengths, some a stop string, and some clients leave early. Each distinct
-request runs alone first, on an empty cache. The page cache is small, so that pages are evicted and generations give way to others.
-Prints figures as JSON; the exit status is 1 where an answer differs from the one alone or a page is not where it should be.
+Requests have common beginnings (three system prompts), random lengths, some a stop string, and some clients leave
+early. Each distinct request runs alone first, on an empty cache. The page cache is small, so that pages are evicted
+and generations give way to others. Prints figures as JSON; the exit status is 1 where an answer differs from the one
+alone or a page is not where it should be.
 """
 
 import argparse
@@ -23,11 +25,18 @@ from vkbackend.engine.runner import ModelRunner
 from vkbackend.models.load import load
 from vkbackend.tokenizer import Tokenizer
 
-SYSTEMS = ["You are a friendly assistant who answers every question in one short sentence and never forgets to be polite to the people you meet. ",
-           "The following is a story for children about a fox, a hen and a river. It is told slowly, with many details of the place, of the "
-           "weather and of what the animals think of each other, so that whoever listens falls asleep before its end. ",
-           "Notes of a ship's captain. "]
-WORDS = "the fox ran over a hill to see what lay behind it and found an old house with two doors one of them open to the wind".split()
+SYSTEMS = [
+    "You are a friendly assistant who answers every question in one short sentence and never forgets to be polite to "
+    "the people you meet. ",
+    "The following is a story for children about a fox, a hen and a river. It is told slowly, with many details of "
+    "the place, of the "
+    "weather and of what the animals think of each other, so that whoever listens falls asleep before its end. ",
+    "Notes of a ship's captain. ",
+]
+WORDS = (
+    "the fox ran over a hill to see what lay behind it and found an old house with two doors one of them open to "
+    "the wind"
+).split()
 
 
 @dataclass
@@ -46,8 +55,12 @@ def open_engine(path, device, *, parallel: int, num_pages: int | None, context_l
 
 def distinct_requests(tokenizer, count: int, rng: random.Random) -> list[GenerationRequest]:
     options = SamplingOptions(temperature=0, repeat_penalty=1.0)
-    prompts = [rng.choice(SYSTEMS) + " ".join(rng.choice(WORDS) for _ in range(rng.randrange(2, 60))) for _ in range(count)]
-    return [GenerationRequest(tokenizer.encode(prompt), options, rng.randrange(4, 28), logprobs=True) for prompt in prompts]
+    prompts = [
+        rng.choice(SYSTEMS) + " ".join(rng.choice(WORDS) for _ in range(rng.randrange(2, 60))) for _ in range(count)
+    ]
+    return [
+        GenerationRequest(tokenizer.encode(prompt), options, rng.randrange(4, 28), logprobs=True) for prompt in prompts
+    ]
 
 
 def ask(engine: Engine, request: GenerationRequest, leave_after: int | None = None) -> Answer:
@@ -67,11 +80,11 @@ def ask(engine: Engine, request: GenerationRequest, leave_after: int | None = No
 
 def difference(request: GenerationRequest, answer: Answer, alone: Answer) -> str | None:
     """How an answer is not the one alone, or a beginning of it where it was cut short."""
-    if answer.logprobs != alone.logprobs[:len(answer.logprobs)]:
+    if answer.logprobs != alone.logprobs[: len(answer.logprobs)]:
         at = next(index for index, (one, other) in enumerate(zip(answer.logprobs, alone.logprobs)) if one != other)
         return f"token {at}: {answer.logprobs[at]}, alone {alone.logprobs[at]}"
     whole = alone.text.split(request.stop[0])[0] if request.stop else alone.text
-    if answer.text != (whole[:len(answer.text)] if answer.finished is None else whole):
+    if answer.text != (whole[: len(answer.text)] if answer.finished is None else whole):
         return f"text {answer.text!r}, alone {whole!r}"
     return None
 
@@ -133,7 +146,7 @@ def soak(engine: Engine, *, requests: int, clients: int, distinct: int, seed: in
         jobs.append((request, rng.choice([None, None, None, rng.randrange(1, 12)])))
         expected.append(alone[index])
 
-    few = jobs[:max(requests // 4, 1)]
+    few = jobs[: max(requests // 4, 1)]
     run_all(engine, few, clients)  # steps of many sizes are recorded when they first occur
     gave_way = count_who_give_way(engine)
     runner.forget()
@@ -141,18 +154,32 @@ def soak(engine: Engine, *, requests: int, clients: int, distinct: int, seed: in
     tokens = sum(len(answer.logprobs) for answer in answers)
     runner.forget()
     one_by_one, one_seconds = run_all(engine, few, 1)
-    differences = [f"request {number}: {found}" for number, (job, answer, right) in enumerate(zip(jobs * 2, answers + one_by_one, expected + expected))
-                   if (found := difference(job[0], answer, right))]
+    differences = [
+        f"request {number}: {found}"
+        for number, (job, answer, right) in enumerate(zip(jobs * 2, answers + one_by_one, expected + expected))
+        if (found := difference(job[0], answer, right))
+    ]
     one = sum(len(answer.logprobs) for answer in one_by_one) / one_seconds
-    return {"requests": requests, "clients": clients, "tokens": tokens, "seconds": round(many_seconds, 1), "tokens_per_second": round(tokens / many_seconds, 1),
-            "one_client_tokens_per_second": round(one, 1), "ratio": round(tokens / many_seconds / one, 2), "left_early": sum(answer.finished is None for answer in answers),
-            "stop_strings": sum(bool(job[0].stop) for job in jobs), "gave_way": len(gave_way), "differences": differences,
-            "leaked": leaks(engine)}
+    return {
+        "requests": requests,
+        "clients": clients,
+        "tokens": tokens,
+        "seconds": round(many_seconds, 1),
+        "tokens_per_second": round(tokens / many_seconds, 1),
+        "one_client_tokens_per_second": round(one, 1),
+        "ratio": round(tokens / many_seconds / one, 2),
+        "left_early": sum(answer.finished is None for answer in answers),
+        "stop_strings": sum(bool(job[0].stop) for job in jobs),
+        "gave_way": len(gave_way),
+        "differences": differences,
+        "leaked": leaks(engine),
+    }
 
 
 def main():
     from vkbackend.device import selection
     from vkbackend.placement import gpus
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=200)
@@ -163,8 +190,16 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     devices = [selection.opened(gpu.id) for gpu in gpus.usable()[:1]]
-    with open_engine(arguments.model, devices[0] if devices else None, parallel=arguments.parallel, num_pages=arguments.pages) as engine:
-        figures = soak(engine, requests=arguments.requests, clients=arguments.clients, distinct=arguments.distinct, seed=arguments.seed)
+    with open_engine(
+        arguments.model, devices[0] if devices else None, parallel=arguments.parallel, num_pages=arguments.pages
+    ) as engine:
+        figures = soak(
+            engine,
+            requests=arguments.requests,
+            clients=arguments.clients,
+            distinct=arguments.distinct,
+            seed=arguments.seed,
+        )
     print(json.dumps(figures))
     sys.exit(1 if figures["differences"] or figures["leaked"] else 0)
 

@@ -1,9 +1,11 @@
-"""Many concurrent streams against `vkbackend serve`, some of whose clients leave: errors, leaks, and how late the event loop is.
+"""Many concurrent streams against `vkbackend serve`, some of whose clients leave: errors, leaks, and how late the
+event loop is.
 
     python tests/support/many_streams.py --seconds 60 --streams 64
 
-In: a starter model. Out: figures as JSON. The exit status is 1 where an error came, a page or a sequence stayed in use, memory grew by more
-than MOST_GROWTH_BYTES, or the event loop was later than 50 ms in more than one of a hundred looks.
+In: a starter model. Out: figures as JSON. The exit status is 1 where an error came, a page or a sequence stayed in
+use, memory grew by more than MOST_GROWTH_BYTES, or the event loop was later than 50 ms in more than one of a hundred
+looks.
 """
 
 import argparse
@@ -29,7 +31,10 @@ LEAVING = 0.2  # of the clients, in mid-stream
 LAG_BAR = 0.05  # seconds, of 99 in 100 looks
 MOST_GROWTH_BYTES = 48 << 20
 SETTLE_SECONDS = 20
-WORDS = "the fox ran over a hill to see what lay behind it and found an old house with two doors one of them open to the wind".split()
+WORDS = (
+    "the fox ran over a hill to see what lay behind it and found an old house with two doors one of them open to "
+    "the wind"
+).split()
 
 
 @dataclass
@@ -47,12 +52,19 @@ class Scrape:
         self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def sum(self, name: str, **labels) -> float:
-        return sum(sample.value for sample in self._samples
-                   if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items()))
+        return sum(
+            sample.value
+            for sample in self._samples
+            if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items())
+        )
 
     def lag(self) -> dict[float, float]:
         """Upper bound of a bucket in seconds -> looks that were no later."""
-        return {float(sample.labels["le"]): sample.value for sample in self._samples if sample.name == "vkbackend_event_loop_lag_seconds_bucket"}
+        return {
+            float(sample.labels["le"]): sample.value
+            for sample in self._samples
+            if sample.name == "vkbackend_event_loop_lag_seconds_bucket"
+        }
 
 
 async def scrape(session, url) -> Scrape:
@@ -65,10 +77,13 @@ async def one_stream(session, url, rng: random.Random, tally: Tally):
     prompt = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(3, 30)))
     length, leaves = rng.randrange(4, 24), rng.random() < LEAVING
     message = [{"role": "user", "content": prompt}]
-    path, body = rng.choice([
-        ("/api/generate", {"prompt": prompt, "options": {"num_predict": length}, "logprobs": True}),
-        ("/api/chat", {"messages": message, "options": {"num_predict": length}}),
-        ("/v1/chat/completions", {"messages": message, "max_tokens": length, "stream": True})])
+    path, body = rng.choice(
+        [
+            ("/api/generate", {"prompt": prompt, "options": {"num_predict": length}, "logprobs": True}),
+            ("/api/chat", {"messages": message, "options": {"num_predict": length}}),
+            ("/v1/chat/completions", {"messages": message, "max_tokens": length, "stream": True}),
+        ]
+    )
     stay_for = rng.randrange(1, 4) if leaves else None
     try:
         async with session.post(url + path, json=body | {"model": "m"}) as answer:
@@ -121,7 +136,9 @@ async def settled(session, url) -> Scrape:
 async def measure(url: str, streams: int, seconds: float) -> dict:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-        warm = await clients(session, url, streams, min(seconds / 4, 10), seed=0)  # what is made on first use is no leak
+        warm = await clients(
+            session, url, streams, min(seconds / 4, 10), seed=0
+        )  # what is made on first use is no leak
         before = await settled(session, url)
         start = time.monotonic()
         tally = await clients(session, url, streams, seconds, seed=1)
@@ -132,21 +149,36 @@ async def measure(url: str, streams: int, seconds: float) -> dict:
 
     def late(share):
         return min(bound for bound, count in looks.items() if count >= share * total)
-    tokens = after.sum("vkbackend_tokens_total", kind="generated") - before.sum("vkbackend_tokens_total", kind="generated")
-    return {"streams": streams, "seconds": round(took, 1), "whole": tally.whole, "left_early": tally.left,
-            "tokens_per_second": round(tokens / took, 1),
-            "errors": (warm.errors + tally.errors)[:10], "num_errors": len(warm.errors) + len(tally.errors), "loop_looks": total,
-            "loop_lag_p50_at_most": late(0.5), "loop_lag_p99_at_most": late(0.99), "pages": after.sum("vkbackend_cache_pages"),
-            "pages_used_after": after.sum("vkbackend_cache_pages", state="used"),
-            "sequences_after": after.sum("vkbackend_sequences"), "users_after": after.sum("vkbackend_model_users"),
-            "growth_bytes": after.sum("process_resident_memory_bytes") - before.sum("process_resident_memory_bytes"),
-            "more_open_files": after.sum("process_open_fds") - before.sum("process_open_fds")}
+
+    tokens = after.sum("vkbackend_tokens_total", kind="generated") - before.sum(
+        "vkbackend_tokens_total", kind="generated"
+    )
+    return {
+        "streams": streams,
+        "seconds": round(took, 1),
+        "whole": tally.whole,
+        "left_early": tally.left,
+        "tokens_per_second": round(tokens / took, 1),
+        "errors": (warm.errors + tally.errors)[:10],
+        "num_errors": len(warm.errors) + len(tally.errors),
+        "loop_looks": total,
+        "loop_lag_p50_at_most": late(0.5),
+        "loop_lag_p99_at_most": late(0.99),
+        "pages": after.sum("vkbackend_cache_pages"),
+        "pages_used_after": after.sum("vkbackend_cache_pages", state="used"),
+        "sequences_after": after.sum("vkbackend_sequences"),
+        "users_after": after.sum("vkbackend_model_users"),
+        "growth_bytes": after.sum("process_resident_memory_bytes") - before.sum("process_resident_memory_bytes"),
+        "more_open_files": after.sum("process_open_fds") - before.sum("process_open_fds"),
+    }
 
 
 def problems(figures: dict, lag_bar: float = LAG_BAR) -> list[str]:
     """What is not as it must be."""
     wrong = [f"{figures['num_errors']} errors: {figures['errors']}"] if figures["num_errors"] else []
-    wrong += [f"{name}: {figures[name]}" for name in ("pages_used_after", "sequences_after", "users_after") if figures[name]]
+    wrong += [
+        f"{name}: {figures[name]}" for name in ("pages_used_after", "sequences_after", "users_after") if figures[name]
+    ]
     if not figures["pages"]:
         wrong.append("the server does not tell its pages")
     if figures["growth_bytes"] > MOST_GROWTH_BYTES:
@@ -161,12 +193,22 @@ def problems(figures: dict, lag_bar: float = LAG_BAR) -> list[str]:
 def run(gguf: Path, streams: int, seconds: float, folder: Path) -> dict:
     """Serve a model in a process of its own, and measure it. What the server wrote is in `folder`/log."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    environment = os.environ | {"OLLAMA_VULKAN": "1", "OLLAMA_HOST": url, "OLLAMA_MODELS": str(folder / "models"), "OLLAMA_NUM_PARALLEL": "8",
-                                "OLLAMA_CONTEXT_LENGTH": "512", "VKBACKEND_LOG_FORMAT": "json"}
+    environment = os.environ | {
+        "OLLAMA_VULKAN": "1",
+        "OLLAMA_HOST": url,
+        "OLLAMA_MODELS": str(folder / "models"),
+        "OLLAMA_NUM_PARALLEL": "8",
+        "OLLAMA_CONTEXT_LENGTH": "512",
+        "VKBACKEND_LOG_FORMAT": "json",
+    }
     command = [sys.executable, "-m", "vkbackend"]
-    subprocess.run([*command, "create", "m", "--gguf", gguf], cwd=ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "create", "m", "--gguf", gguf], cwd=ROOT, env=environment, check=True, capture_output=True
+    )
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen([*command, "serve"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(
+            [*command, "serve"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log
+        )
         try:
             wait_for_port(port, process)
             return asyncio.run(measure(url, streams, seconds))

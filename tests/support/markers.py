@@ -28,15 +28,9 @@ USES = {
 }
 MODULES = {name.rpartition(".")[0] for name in USES}
 SLOW = {  # too slow for the quick run, whatever they need: file -> tests
-    "test_bench_bars.py": (
-        "test_host_share_grows_with_what_the_host_does",
-    ),
-    "test_bench_compare.py": (
-        "test_clients_that_ask_at_the_same_time",
-    ),
-    "test_builtin_match.py": (
-        "test_a_near_text_that_writes_something_else_is_kept",
-    ),
+    "test_bench_bars.py": ("test_host_share_grows_with_what_the_host_does",),
+    "test_bench_compare.py": ("test_clients_that_ask_at_the_same_time",),
+    "test_builtin_match.py": ("test_a_near_text_that_writes_something_else_is_kept",),
     "test_cli.py": (
         "test_bench_of_the_hosts_share",
         "test_bench_on_a_device",
@@ -58,18 +52,10 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_any_byte_may_be_wrong",
         "test_any_value_of_a_json_file_may_be_odd",
     ),
-    "test_convert_shapes.py": (
-        "test_what_config_json_leaves_out_takes_its_default",
-    ),
-    "test_crash.py": (
-        "test_no_text_in_a_request_leads_out_of_the_store",
-    ),
-    "test_create_pulls.py": (
-        "test_texts_that_could_not_be_read_back_are_not_written",
-    ),
-    "test_delete_loaded.py": (
-        "test_a_deleted_model_leaves_memory",
-    ),
+    "test_convert_shapes.py": ("test_what_config_json_leaves_out_takes_its_default",),
+    "test_crash.py": ("test_no_text_in_a_request_leads_out_of_the_store",),
+    "test_create_pulls.py": ("test_texts_that_could_not_be_read_back_are_not_written",),
+    "test_delete_loaded.py": ("test_a_deleted_model_leaves_memory",),
     "test_embed.py": (
         "test_a_large_answer_does_not_hold_up_the_event_loop",
         "test_embeddings_that_are_no_numbers_are_an_error",
@@ -79,12 +65,8 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_a_large_request_holds_up_nobody",
         "test_refusals",
     ),
-    "test_gguf.py": (
-        "test_random_damage_never_escapes",
-    ),
-    "test_gotemplate.py": (
-        "test_a_template_costs_neither_all_time_nor_all_memory",
-    ),
+    "test_gguf.py": ("test_random_damage_never_escapes",),
+    "test_gotemplate.py": ("test_a_template_costs_neither_all_time_nor_all_memory",),
     "test_handlers_inference.py": (
         "test_every_token_has_its_log_probability",
         "test_recorded_conversations",
@@ -93,53 +75,29 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_imports_point_onward",
         "test_the_rule_can_be_broken",
     ),
-    "test_invalid_names.py": (
-        "test_a_long_text_is_shown_by_its_beginning",
-    ),
-    "test_jinja.py": (
-        "test_hostile_templates",
-    ),
-    "test_kv_cache.py": (
-        "test_requests_that_come_and_go_at_random",
-    ),
-    "test_limits.py": (
-        "test_a_million_json_values_are_read_and_one_more_is_refused",
-    ),
+    "test_invalid_names.py": ("test_a_long_text_is_shown_by_its_beginning",),
+    "test_jinja.py": ("test_hostile_templates",),
+    "test_kv_cache.py": ("test_requests_that_come_and_go_at_random",),
+    "test_limits.py": ("test_a_million_json_values_are_read_and_one_more_is_refused",),
     "test_load_progress.py": (
         "test_a_load_counts_the_bytes_of_the_file",
         "test_a_load_is_told_in_front_of_the_answer",
         "test_nothing_is_told_unasked_or_outside_of_a_stream",
         "test_run_shows_a_bar_on_a_terminal_only",
     ),
-    "test_loaded_models.py": (
-        "test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes",
-    ),
-    "test_long_texts.py": (
-        "test_a_text_that_cannot_fit_takes_little_time_and_memory",
-    ),
-    "test_malformed.py": (
-        "test_no_malformed_request_is_an_error_of_the_server",
-    ),
-    "test_openai_extras.py": (
-        "test_no_odd_value_is_an_error_of_the_server",
-    ),
-    "test_parallel.py": (
-        "test_num_parallel_says_how_many_run_together",
-    ),
+    "test_loaded_models.py": ("test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes",),
+    "test_long_texts.py": ("test_a_text_that_cannot_fit_takes_little_time_and_memory",),
+    "test_malformed.py": ("test_no_malformed_request_is_an_error_of_the_server",),
+    "test_openai_extras.py": ("test_no_odd_value_is_an_error_of_the_server",),
+    "test_parallel.py": ("test_num_parallel_says_how_many_run_together",),
     "test_quantize.py": (
         "test_a_large_tensor_takes_little_memory",
         "test_a_model_is_quantized_from_another",
         "test_types_of_the_small_mixtures",
     ),
-    "test_run_shader.py": (
-        "test_any_bytes_of_glsl_compile_or_are_errors",
-    ),
-    "test_sampler.py": (
-        "test_candidates_give_what_the_whole_row_gives",
-    ),
-    "test_schema.py": (
-        "test_a_schema_of_many_patterns_and_references_is_read_at_once",
-    ),
+    "test_run_shader.py": ("test_any_bytes_of_glsl_compile_or_are_errors",),
+    "test_sampler.py": ("test_candidates_give_what_the_whole_row_gives",),
+    "test_schema.py": ("test_a_schema_of_many_patterns_and_references_is_read_at_once",),
     "test_service.py": (
         "test_a_stream_that_outlasts_the_drain_time_gets_a_last_line",
         "test_foreign_hosts_and_origins_get_403_on_every_route",
@@ -149,12 +107,8 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_as_many_give_way_as_the_memory_asks_for_and_it_is_free_before_the_next_load",
         "test_the_limit_is_three_for_each_device",
     ),
-    "test_store_entries.py": (
-        "test_an_odd_blob_is_an_error_that_names_the_model",
-    ),
-    "test_store_lock.py": (
-        "test_a_thread_waits_for_another_thread_no_longer_than_for_a_program",
-    ),
+    "test_store_entries.py": ("test_an_odd_blob_is_an_error_that_names_the_model",),
+    "test_store_lock.py": ("test_a_thread_waits_for_another_thread_no_longer_than_for_a_program",),
 }
 
 
@@ -198,7 +152,11 @@ def _named(function: FunctionType) -> list:
     """The objects that the code of a function names: globals, and attributes of modules among them."""
     names = _names(function.__code__)
     values = [function.__globals__[name] for name in names if name in function.__globals__]
-    modules = [value for value in values if isinstance(value, ModuleType) and (value.__name__ in MODULES or _is_ours(value.__name__))]
+    modules = [
+        value
+        for value in values
+        if isinstance(value, ModuleType) and (value.__name__ in MODULES or _is_ours(value.__name__))
+    ]
     return values + [getattr(module, name) for module in modules for name in names if hasattr(module, name)]
 
 

@@ -21,4 +21,4 @@ async def events(client, path, **body):
     lines = (await answer.text()).split("\n\n")
     assert lines.pop() == "" and all(line.startswith("data: ") for line in lines)
     is_whole = lines[-1] == "data: [DONE]"
-    return [json.loads(line[6:]) for line in lines[:-1 if is_whole else None]], is_whole
+    return [json.loads(line[6:]) for line in lines[: -1 if is_whole else None]], is_whole

@@ -1,4 +1,6 @@
-"""print_logprobs.py MODEL.gguf: 24 greedy tokens and their log-probabilities' bits, as the server's engine computes them."""
+"""print_logprobs.py MODEL.gguf: 24 greedy tokens and their log-probabilities' bits, as the server's engine computes
+them.
+"""
 
 import struct
 import sys
@@ -10,7 +12,9 @@ PROMPT = "In a shop at the end of the street an old man repaired clocks. Every m
 
 opened = open_engine(sys.argv[1])
 assert opened.size_vram > 0, "not on a Vulkan device"
-request = GenerationRequest(opened.tokenizer.encode(PROMPT), SamplingOptions(temperature=0), num_predict=24, logprobs=True, top_logprobs=5)
+request = GenerationRequest(
+    opened.tokenizer.encode(PROMPT), SamplingOptions(temperature=0), num_predict=24, logprobs=True, top_logprobs=5
+)
 for event in opened.engine.generate(request):
     for each in event.logprobs if isinstance(event, Piece) else ():
         for one in [each, *each.top]:

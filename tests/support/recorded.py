@@ -1,6 +1,6 @@
 """Reads recorded vectors and reports every difference of a file at once.
 
-    check(load("format_numbers", kind="human_bytes"), lambda vector: (human_bytes(vector["input"]), vector["output"]))
+check(load("format_numbers", kind="human_bytes"), lambda vector: (human_bytes(vector["input"]), vector["output"]))
 """
 
 import json

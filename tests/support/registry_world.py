@@ -11,7 +11,9 @@ from vkbackend.server.library.names import parse
 from vkbackend.server.library.store import Store
 
 MODEL_BYTES = 3_000_000
-LIMITS = registry.Limits(tries=4, backoff_seconds=0.02, stall_seconds=10, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20)
+LIMITS = registry.Limits(
+    tries=4, backoff_seconds=0.02, stall_seconds=10, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20
+)
 IMPATIENT = replace(LIMITS, stall_seconds=0.4)
 ONE_PART = replace(LIMITS, least_part_bytes=32 << 20)
 
@@ -31,7 +33,10 @@ def name(registry, model: str = "library/m") -> str:
 
 def make(store: Store, text: str, data: bytes) -> str:
     """-> the digest of the model layer."""
-    layers = [Layer(kind, store.add_blob(piece)[0], len(piece)) for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))]
+    layers = [
+        Layer(kind, store.add_blob(piece)[0], len(piece))
+        for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))
+    ]
     config = b'{"model_format":"gguf","model_family":"llama"}'
     store.write_manifest(parse(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
     return layers[0].digest

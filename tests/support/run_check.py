@@ -14,8 +14,27 @@ from vkbackend.device.shaders import variants
 
 device = Device(choose(list_devices()).device)
 begin = time.perf_counter()
-results = [{"op": found.op, "case": found.case, "kernel": found.kernel, "worst": found.worst, "error": found.error, "passed": found.passed}
-           for found in check(device, sys.argv[1] if len(sys.argv) > 1 else "")]
+results = [
+    {
+        "op": found.op,
+        "case": found.case,
+        "kernel": found.kernel,
+        "worst": found.worst,
+        "error": found.error,
+        "passed": found.passed,
+    }
+    for found in check(device, sys.argv[1] if len(sys.argv) > 1 else "")
+]
 device.kernels.save()
-print(json.dumps({"device": device.info.name, "flavors": device.info.flavors, "missing": [name for name in variants() if device.kernels.missing(name)], "subgroup_sizes": device.info.subgroup_sizes,
-                  "seconds": time.perf_counter() - begin, "results": results}))
+print(
+    json.dumps(
+        {
+            "device": device.info.name,
+            "flavors": device.info.flavors,
+            "missing": [name for name in variants() if device.kernels.missing(name)],
+            "subgroup_sizes": device.info.subgroup_sizes,
+            "seconds": time.perf_counter() - begin,
+            "results": results,
+        }
+    )
+)

@@ -1,8 +1,9 @@
-"""A whole greedy generation, and a look at its prompt, on the first Vulkan device; the program that tests start on some driver, under some layer.
+"""A whole greedy generation, and a look at its prompt, on the first Vulkan device; the program that tests start on
+some driver, under some layer.
 
-In: a model file, a number of tokens. Out: one line of JSON: tokens generated, seconds, device, and the libraries of validation layers
-that the loader brought in (so that a test knows that its layer was there). --plant makes one harmless mistake before the model is
-loaded: whoever watches must have seen it at the end.
+In: a model file, a number of tokens. Out: one line of JSON: tokens generated, seconds, device, and the libraries of
+validation layers that the loader brought in (so that a test knows that its layer was there). --plant makes one
+harmless mistake before the model is loaded: whoever watches must have seen it at the end.
 """
 
 import argparse
@@ -26,11 +27,13 @@ def layers_in_process() -> list[str]:
 
 
 def generate(runner, prompt: list[int], num_tokens: int) -> list[int]:
-    """The most likely token after each, `num_tokens` of them. End marks are taken like any other: the length is the test's to say."""
+    """The most likely token after each, `num_tokens` of them. End marks are taken like any other: the length is the
+    test's to say.
+    """
     sequence = runner.open_sequence()
     found, tokens = [], prompt
     for _ in range(num_tokens):
-        row, = runner.step([SequenceWork(sequence, tokens, 1)])
+        (row,) = runner.step([SequenceWork(sequence, tokens, 1)])
         tokens = [int(row.ids[0])]
         found.extend(tokens)
     runner.close_sequence(sequence)
@@ -47,7 +50,9 @@ def look_at(runner, prompt: list[int]) -> None:
 
 
 def plant_mistake(device) -> None:
-    """Record, and never run, a barrier after shader writes of the host, which writes none (VUID-vkCmdPipelineBarrier-srcAccessMask-02815)."""
+    """Record, and never run, a barrier after shader writes of the host, which writes none
+    (VUID-vkCmdPipelineBarrier-srcAccessMask-02815).
+    """
     Recorder(device)._barrier(STAGE_HOST, SHADER_WRITE, STAGE_COMPUTE, SHADER_WRITE)
 
 
@@ -55,7 +60,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--prompt", default="Once upon a time, in a land of hills and rivers, there lived a miller. " * 9)
+    parser.add_argument(
+        "--prompt", default="Once upon a time, in a land of hills and rivers, there lived a miller. " * 9
+    )
     parser.add_argument("--kv-type", default="f16")
     parser.add_argument("--discrete", action="store_true")
     parser.add_argument("--plant", action="store_true")
@@ -65,7 +72,9 @@ def main():
     if arguments.plant:
         plant_mistake(device)
     prompt = Tokenizer.from_gguf(GGUFFile.open(arguments.model)).encode(arguments.prompt)
-    runner = ModelRunner(load(arguments.model, device), kv_type=arguments.kv_type)  # sizes are the server's: a chunk of prefill is as large as there
+    runner = ModelRunner(
+        load(arguments.model, device), kv_type=arguments.kv_type
+    )  # sizes are the server's: a chunk of prefill is as large as there
     assert len(prompt) > PREFILL_CHUNK, "the prompt must fill a chunk"
     loaded = time.perf_counter()
     tokens = generate(runner, prompt, arguments.tokens)
@@ -74,7 +83,17 @@ def main():
     name = device.info.name
     del runner
     device.close()
-    print(json.dumps({"tokens": tokens, "device": name, "layers": layers_in_process(), "load_seconds": loaded - begin, "seconds": done - loaded}))
+    print(
+        json.dumps(
+            {
+                "tokens": tokens,
+                "device": name,
+                "layers": layers_in_process(),
+                "load_seconds": loaded - begin,
+                "seconds": done - loaded,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Two engines at work on one device, one of a model that lies there, one of a model that lies partly on the CPU: python run_shared_device.py MODEL
+"""Two engines at work on one device, one of a model that lies there, one of a model that lies partly on the CPU:
+python run_shared_device.py MODEL
 
-For validation layers to watch. Prints one line of JSON: tokens of each answer, places, and the layers that were there.
+For validation layers to watch. Prints one line of JSON: tokens of each answer, places, and the layers that were
+there.
 """
 
 import json
@@ -14,7 +16,15 @@ from two_devices import together
 def main(path):
     os.environ["OLLAMA_VULKAN"] = "1"
     found = together(path, [{}, {"num_gpu": 3}])
-    print(json.dumps({"places": [places for places, _ in found], "answers": [answers for _, answers in found], "layers": layers_in_process()}))
+    print(
+        json.dumps(
+            {
+                "places": [places for places, _ in found],
+                "answers": [answers for _, answers in found],
+                "layers": layers_in_process(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

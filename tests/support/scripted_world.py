@@ -37,7 +37,9 @@ class WordTokenizer:
 
 
 class ScriptedEngine:
-    """Answers every request with the pieces of one recording, or a second one with pieces of its own, and keeps the requests."""
+    """Answers every request with the pieces of one recording, or a second one with pieces of its own, and keeps the
+    requests.
+    """
 
     failure = None
 
@@ -50,8 +52,16 @@ class ScriptedEngine:
             if piece.get("content") or piece.get("logprobs"):
                 listener(Piece(piece["content"], [token(item) for item in piece.get("logprobs") or ()]))
             if piece.get("done"):
-                listener(Finished(piece["done_reason"], piece["prompt_eval_count"], piece["prompt_eval_duration"] / 1e9, piece["eval_count"],
-                                  piece["eval_duration"] / 1e9, []))
+                listener(
+                    Finished(
+                        piece["done_reason"],
+                        piece["prompt_eval_count"],
+                        piece["prompt_eval_duration"] / 1e9,
+                        piece["eval_count"],
+                        piece["eval_duration"] / 1e9,
+                        [],
+                    )
+                )
         if self.error:
             listener(Failed(self.error))
         return self
@@ -61,7 +71,13 @@ class ScriptedEngine:
 
 
 def token(item):
-    return TokenLogprob(0, item["token"], item["token"].encode(), item["logprob"], [token(top) for top in item.get("top_logprobs") or ()])
+    return TokenLogprob(
+        0,
+        item["token"],
+        item["token"].encode(),
+        item["logprob"],
+        [token(top) for top in item.get("top_logprobs") or ()],
+    )
 
 
 def tiny_gguf(path, architecture, vision=False, chat_template=""):
@@ -89,7 +105,10 @@ class World:
 
     async def __aenter__(self):
         store = Store(self.folder / "models")
-        loaded = LoadedModels(store, lambda stored, options: LoadResult(self.engine, self.tokenizer, None, 1, 1, options.num_ctx, lambda: None))
+        loaded = LoadedModels(
+            store,
+            lambda stored, options: LoadResult(self.engine, self.tokenizer, None, 1, 1, options.num_ctx, lambda: None),
+        )
         self.client = TestClient(TestServer(build_app(store, loaded)))
         await self.client.start_server()
         return self
@@ -100,7 +119,13 @@ class World:
     async def make(self, model):
         if model["name"] in self.made:
             return
-        files = {"m.gguf": await self.upload(tiny_gguf(self.folder / f"{model['arch']}.gguf", model["arch"], chat_template=model.get("chat_template")))}
+        files = {
+            "m.gguf": await self.upload(
+                tiny_gguf(
+                    self.folder / f"{model['arch']}.gguf", model["arch"], chat_template=model.get("chat_template")
+                )
+            )
+        }
         if model.get("vision"):
             files["p.gguf"] = await self.upload(tiny_gguf(self.folder / "projector.gguf", "clip", vision=True))
         body = {"model": model["name"], "files": files, "stream": False, **model["create"]}
@@ -117,7 +142,11 @@ class World:
         """-> (status, content type, text with times taken out)"""
         if "model" in vector:
             await self.make(vector["model"])
-        self.engine.pieces, self.engine.second_pieces, self.engine.requests = vector["runner_pieces"], vector.get("runner_pieces_second_request"), []
+        self.engine.pieces, self.engine.second_pieces, self.engine.requests = (
+            vector["runner_pieces"],
+            vector.get("runner_pieces_second_request"),
+            [],
+        )
         self.tokenizer.prompts.clear()
         error = vector.get("runner_error")
         self.engine.error = recorded_error(error) if error else None
@@ -127,29 +156,55 @@ class World:
 
 
 def recorded_error(error):
-    return ApiError(error["status_code"], error["message"]) if "status_code" in error else VkbackendError(error["message"])
+    return (
+        ApiError(error["status_code"], error["message"]) if "status_code" in error else VkbackendError(error["message"])
+    )
 
 
 def asked_alike(world, recorded) -> bool:
     """Whether the engine was given the prompts and options that the real runner was given."""
-    if world.tokenizer.prompts != [request["prompt"] for request in recorded] or len(world.engine.requests) != len(recorded):
+    if world.tokenizer.prompts != [request["prompt"] for request in recorded] or len(world.engine.requests) != len(
+        recorded
+    ):
         return False
     for got, want in zip(world.engine.requests, recorded):
         options = want["options"]
-        sampling = {name: getattr(got.options, name) for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")}
-        # A penalty that nobody asked for is left out where the architecture's engine has none, as in the real one, below this recording.
+        sampling = {
+            name: getattr(got.options, name) for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")
+        }
+        # A penalty that nobody asked for is left out where the architecture's engine has none, as in the real one,
+        # below this recording.
         if sampling["repeat_penalty"] == 1.0:
             sampling["repeat_penalty"] = 1.1
-        rest = {"num_predict": got.num_predict, "num_keep": got.num_keep, "stop": list(got.stop) or None, "num_ctx": got.num_ctx}
+        rest = {
+            "num_predict": got.num_predict,
+            "num_keep": got.num_keep,
+            "stop": list(got.stop) or None,
+            "num_ctx": got.num_ctx,
+        }
         if sampling | rest != options | {"num_ctx": max(options["num_ctx"], 4)}:
             return False
         if got.format != want["format"]:
             return False
-        if (got.logprobs, got.top_logprobs, got.shift, got.truncate) != (want["logprobs"], want["top_logprobs"], want["shift"], want["truncate"]):
+        if (got.logprobs, got.top_logprobs, got.shift, got.truncate) != (
+            want["logprobs"],
+            want["top_logprobs"],
+            want["shift"],
+            want["truncate"],
+        ):
             return False
     return True
 
 
 def pieces(*texts):
     return [{"content": text} for text in texts] + [
-        {"content": "", "done": True, "done_reason": "stop", "eval_count": 3, "eval_duration": 4, "prompt_eval_count": 1, "prompt_eval_duration": 2}]
+        {
+            "content": "",
+            "done": True,
+            "done_reason": "stop",
+            "eval_count": 3,
+            "eval_duration": 4,
+            "prompt_eval_count": 1,
+            "prompt_eval_duration": 2,
+        }
+    ]

@@ -26,8 +26,14 @@ class Canned(BaseHTTPRequestHandler):
         self.answer({})
 
     def do_GET(self):
-        model = {"name": f"m{ESCAPES}:latest", "digest": "0" * 64, "size": 5, "modified_at": "0001-01-01T00:00:00Z", "size_vram": 0,
-                 "expires_at": "0001-01-01T00:00:00Z"}
+        model = {
+            "name": f"m{ESCAPES}:latest",
+            "digest": "0" * 64,
+            "size": 5,
+            "modified_at": "0001-01-01T00:00:00Z",
+            "size_vram": 0,
+            "expires_at": "0001-01-01T00:00:00Z",
+        }
         self.answer({"models": [model]})
 
     def do_POST(self):
@@ -36,12 +42,21 @@ class Canned(BaseHTTPRequestHandler):
         if model == "error":
             self.answer({"error": f"no {ESCAPES}"}, 500)
         elif self.path == "/api/show":
-            self.answer({"system": ESCAPES, "license": ESCAPES, "template": ESCAPES, "parameters": f"stop {ESCAPES}", "modelfile": ESCAPES,
-                         "details": {"family": ESCAPES, "quantization_level": ESCAPES}, "capabilities": ["completion", ESCAPES]})
+            self.answer(
+                {
+                    "system": ESCAPES,
+                    "license": ESCAPES,
+                    "template": ESCAPES,
+                    "parameters": f"stop {ESCAPES}",
+                    "modelfile": ESCAPES,
+                    "details": {"family": ESCAPES, "quantization_level": ESCAPES},
+                    "capabilities": ["completion", ESCAPES],
+                }
+            )
         elif model == "broken":
             self.answer({"response": "half", "done": False}, length=1000)
         elif model == "slow" and body["load_progress"]:
-            status = {"model": "slow", "status": "loading model", "total": 2 * 10 ** 9, "completed": 10 ** 9}
+            status = {"model": "slow", "status": "loading model", "total": 2 * 10**9, "completed": 10**9}
             self.answer(status, length=1000, seconds=0.5)
         else:
             self.answer({"response": WORDS if model == "words" else ESCAPES, "done": True})

@@ -1,7 +1,7 @@
 """Writes small GGUF files of any architecture and format that the project reads: random weights, a whole vocabulary.
 
-In: a path and what is wanted. Out: the file; small enough that a test can write one, large enough that every kernel has work
-(256 wide, which the K formats need). The same arguments give the same bytes.
+In: a path and what is wanted. Out: the file; small enough that a test can write one, large enough that every kernel
+has work (256 wide, which the K formats need). The same arguments give the same bytes.
 """
 
 from pathlib import Path
@@ -16,19 +16,36 @@ ARCHITECTURES = ("llama", "gemma3")
 DEFAULT_TOKENIZERS = {"llama": "gpt2", "gemma3": "llama"}  # as `tokenizer.ggml.model` names them
 
 
-def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, num_layers: int = 2, context_length: int = 512, window: int = 24,
-                    seed: int = 0, chat_template: str = "", adds_spaces: bool = False, tokenizer: str = "", formats: dict[str, str] | None = None,
-                    fields: dict[str, object] | None = None, tensors: dict[str, tuple[int, ...]] | None = None,
-                    biases: tuple[str, ...] = ()) -> Path:
+def write_tiny_gguf(
+    path,
+    architecture: str = "llama",
+    format: str = "q8_0",
+    *,
+    num_layers: int = 2,
+    context_length: int = 512,
+    window: int = 24,
+    seed: int = 0,
+    chat_template: str = "",
+    adds_spaces: bool = False,
+    tokenizer: str = "",
+    formats: dict[str, str] | None = None,
+    fields: dict[str, object] | None = None,
+    tensors: dict[str, tuple[int, ...]] | None = None,
+    biases: tuple[str, ...] = (),
+) -> Path:
     """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
 
-    tokenizer: "gpt2" or "llama", for another one than the architecture's; adds_spaces: SentencePiece's space before a text.
-    format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format} for exceptions.
-    window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
-    biases: names of matrices that have one, such as "attn_q" (in every block) or "output".
-    fields: further metadata (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32 tensors.
+    tokenizer: "gpt2" or "llama", for another one than the architecture's; adds_spaces: SentencePiece's space before
+    a text. format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format}
+    for exceptions. window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
+    biases: names of matrices that have one, such as "attn_q" (in every block) or "output". fields: further metadata
+    (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32
+    tensors.
     """
-    rng, bias_rng = np.random.default_rng(seed), np.random.default_rng(seed + 1)  # weights are the same with biases and without
+    rng, bias_rng = (
+        np.random.default_rng(seed),
+        np.random.default_rng(seed + 1),
+    )  # weights are the same with biases and without
     writer = GGUFWriter(path, architecture)
     writer.add_name(f"tiny {architecture} {format}")
     writer.add_block_count(num_layers)
@@ -91,7 +108,9 @@ def write_tiny_gguf(path, architecture: str = "llama", format: str = "q8_0", *, 
             norm(block + "post_ffw_norm")
     for key, value in (fields or {}).items():
         writer.kv_data[0].pop(key, None)
-        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[type(value)](key, value)
+        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[
+            type(value)
+        ](key, value)
     for name, shape in (tensors or {}).items():
         writer.add_tensor(name, rng.uniform(0.5, 1.5, shape).astype(np.float32))
     writer.write_header_to_file()
@@ -111,8 +130,25 @@ def _byte_characters() -> list[str]:
 def _byte_level_vocabulary(writer) -> int:
     characters = _byte_characters()
     space = characters[ord(" ")]
-    merges = [("t", "h"), ("th", "e"), (space, "the"), ("i", "n"), (space, "a"), ("o", "n"), ("e", "r"), (space, "w"), ("r", "e"), ("l", "l"),
-              ("h", "e"), ("he", "ll"), ("hell", "o"), (space, "s"), ("a", "n"), ("an", "d"), (space, "and")]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        (space, "the"),
+        ("i", "n"),
+        (space, "a"),
+        ("o", "n"),
+        ("e", "r"),
+        (space, "w"),
+        ("r", "e"),
+        ("l", "l"),
+        ("h", "e"),
+        ("he", "ll"),
+        ("hell", "o"),
+        (space, "s"),
+        ("a", "n"),
+        ("an", "d"),
+        (space, "and"),
+    ]
     control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*control, *characters, *("".join(pair) for pair in merges)]
     writer.add_tokenizer_model("gpt2")
@@ -128,7 +164,20 @@ def _byte_level_vocabulary(writer) -> int:
 
 def _sentencepiece_vocabulary(writer, adds_spaces: bool = False) -> int:
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    pieces = ["\u2581", *"etaoinshrdlucmfwygpbvk", "th", "in", "er", "he", "\u2581the", "\u2581a", "an", "\u2581s", "ing", "\u2581w"]
+    pieces = [
+        "\u2581",
+        *"etaoinshrdlucmfwygpbvk",
+        "th",
+        "in",
+        "er",
+        "he",
+        "\u2581the",
+        "\u2581a",
+        "an",
+        "\u2581s",
+        "ing",
+        "\u2581w",
+    ]
     tokens = [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     kinds = [TokenType.CONTROL] * len(control) + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(pieces)
     kinds[control.index("<unk>")] = TokenType.UNKNOWN
@@ -136,7 +185,9 @@ def _sentencepiece_vocabulary(writer, adds_spaces: bool = False) -> int:
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     # Longer pieces come first: SentencePiece joins the neighbours whose piece has the highest score.
-    writer.add_token_scores([0.0] * (len(tokens) - len(pieces)) + [float(len(piece)) - index / 100 for index, piece in enumerate(pieces)])
+    writer.add_token_scores(
+        [0.0] * (len(tokens) - len(pieces)) + [float(len(piece)) - index / 100 for index, piece in enumerate(pieces)]
+    )
     writer.add_token_types(kinds)
     writer.add_bos_token_id(2)
     writer.add_eos_token_id(1)

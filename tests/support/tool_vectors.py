@@ -15,7 +15,10 @@ def tools(decoded: list | None) -> list[Tool]:
 
 def plain_calls(calls):
     """In the form of the vectors, arguments as the JSON text that clients get."""
-    return [{"arguments": encode.dumps(call.function.arguments), "index": call.function.index, "name": call.function.name} for call in calls]
+    return [
+        {"arguments": encode.dumps(call.function.arguments), "index": call.function.index, "name": call.function.name}
+        for call in calls
+    ]
 
 
 def with_texts(recorded_calls):

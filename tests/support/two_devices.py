@@ -1,6 +1,8 @@
-"""Runs with two Vulkan devices in one process (lavapipe and SwiftShader, named in GGML_VK_VISIBLE_DEVICES): python two_devices.py MODEL.gguf
+"""Runs with two Vulkan devices in one process (lavapipe and SwiftShader, named in GGML_VK_VISIBLE_DEVICES): python
+two_devices.py MODEL.gguf
 
-Prints one JSON object: where models were placed under several wishes, what they answered, and what engines that share a device answered at once.
+Prints one JSON object: where models were placed under several wishes, what they answered, and what engines that
+share a device answered at once.
 """
 
 import json
@@ -27,7 +29,12 @@ def answer(opened, prompt="and the", num_predict=12) -> list:
 def run(path, environment=None, **arguments) -> dict:
     os.environ.update(environment or {})
     opened = open_engine(path, context_length=128, **arguments)
-    found = {"placement": opened.placement, "logprobs": answer(opened), "size": opened.size, "size_vram": opened.size_vram}
+    found = {
+        "placement": opened.placement,
+        "logprobs": answer(opened),
+        "size": opened.size,
+        "size_vram": opened.size_vram,
+    }
     opened.close()
     for name in environment or {}:
         del os.environ[name]
@@ -57,8 +64,11 @@ def main(path):
     os.environ["OLLAMA_KV_CACHE_TYPE"] = "f32"
     named = os.environ.pop("GGML_VK_VISIBLE_DEVICES")
     unnamed = selection.survey()
-    found = {"devices": [info.name for info in unnamed.devices], "usable unnamed": [info.name for info in unnamed.usable],
-             "reasons unnamed": [unnamed.reasons[info.index] for info in unnamed.devices]}
+    found = {
+        "devices": [info.name for info in unnamed.devices],
+        "usable unnamed": [info.name for info in unnamed.usable],
+        "reasons unnamed": [unnamed.reasons[info.index] for info in unnamed.devices],
+    }
     os.environ["GGML_VK_VISIBLE_DEVICES"] = named
     found |= {"usable": [info.name for info in selection.survey().usable], "sentence": selection.survey().sentence}
     for index in (0, 1):

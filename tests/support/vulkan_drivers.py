@@ -1,7 +1,8 @@
 """Which Vulkan drivers the tests can run on, and how a process is started on one of them.
 
-Out: `DRIVERS`, `DEFAULT`, `run_on(driver, program, ...)`. One process has one loader configuration, so a test that wants a certain
-driver, two drivers, none, or a validation layer runs its body in a subprocess whose environment says so.
+Out: `DRIVERS`, `DEFAULT`, `run_on(driver, program, ...)`. One process has one loader configuration, so a test that
+wants a certain driver, two drivers, none, or a validation layer runs its body in a subprocess whose environment says
+so.
 """
 
 import json
@@ -32,7 +33,9 @@ class Driver:
         return {"VK_DRIVER_FILES": str(self.manifest), "VK_ICD_FILENAMES": str(self.manifest)}
 
     def require(self) -> "Driver":
-        """Itself; skips the test by name where the driver is missing, and fails it where CI=1 says that it must be there."""
+        """Itself; skips the test by name where the driver is missing, and fails it where CI=1 says that it must be
+        there.
+        """
         if self.manifest is None:
             missing(f"Vulkan driver {self.name} is not installed ({self.hint})")
         return self
@@ -74,12 +77,20 @@ def start(program: str | Path, *arguments, environment: dict[str, str] | None = 
     """Start Python on a file of tests/ (a Path) or on source text, with `environment` laid over this process's."""
     command = [str(SUPPORT / program)] if isinstance(program, Path) else ["-c", program]
     paths = str(SUPPORT)
-    return subprocess.Popen([sys.executable, *command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths} | (environment or {}))
+    return subprocess.Popen(
+        [sys.executable, *command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths} | (environment or {}),
+    )
 
 
 def finish(process: subprocess.Popen, seconds: float = 600):
-    """Wait for a started program; -> the JSON of the last line that it printed. Fails with its errors where it ended badly."""
+    """Wait for a started program; -> the JSON of the last line that it printed. Fails with its errors where it ended
+    badly.
+    """
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -103,7 +114,13 @@ def finish_all(processes: list[subprocess.Popen], seconds: float = 600) -> list:
                 process.wait()
 
 
-def run_on(driver: Driver | None, program: str | Path, *arguments, environment: dict[str, str] | None = None, seconds: float = 600):
+def run_on(
+    driver: Driver | None,
+    program: str | Path,
+    *arguments,
+    environment: dict[str, str] | None = None,
+    seconds: float = 600,
+):
     """Run to the end; driver None: whatever `environment` says."""
     chosen = driver.require().environment if driver else {}
     return finish(start(program, *arguments, environment=chosen | (environment or {})), seconds)

@@ -50,28 +50,44 @@ def test_twins_have_no_timings(path):
 def test_one_layer_is_the_same_on_device_and_twins(device, path):
     width = Session(path, None, context_length=64).model.config.width
     x = np.random.default_rng(3).standard_normal((5, width), np.float32)
-    on_device, twin = (Session(path, where, context_length=64, kv_type="f32").run_layer(1, x) for where in (device, None))
+    on_device, twin = (
+        Session(path, where, context_length=64, kv_type="f32").run_layer(1, x) for where in (device, None)
+    )
     np.testing.assert_allclose(on_device, twin, rtol=0, atol=3e-5 * np.abs(twin).max())
 
 
 def test_layer_says_what_it_takes(session):
     opened = session()
     width, layers = opened.model.config.width, opened.model.config.num_layers
-    for layer, x, said in ((0, np.zeros((2, width + 4), np.float32), rf"x is float32 \(2, {width + 4}\), must be float32 \(T, {width}\)"),
-                           (0, np.zeros(width, np.float32), rf"x is float32 \({width},\), must be"),
-                           (0, np.zeros((0, width), np.float32), r"x .*must be"),
-                           (0, np.zeros((2, width)), "x is float64 .*must be float32"),
-                           (layers, np.zeros((2, width), np.float32), f"layer is {layers}, must be 0 ... {layers - 1}"),
-                           (-1, np.zeros((2, width), np.float32), "layer is -1")):
+    for layer, x, said in (
+        (0, np.zeros((2, width + 4), np.float32), rf"x is float32 \(2, {width + 4}\), must be float32 \(T, {width}\)"),
+        (0, np.zeros(width, np.float32), rf"x is float32 \({width},\), must be"),
+        (0, np.zeros((0, width), np.float32), r"x .*must be"),
+        (0, np.zeros((2, width)), "x is float64 .*must be float32"),
+        (layers, np.zeros((2, width), np.float32), f"layer is {layers}, must be 0 ... {layers - 1}"),
+        (-1, np.zeros((2, width), np.float32), "layer is -1"),
+    ):
         with pytest.raises(ValueError, match=said):
             opened.run_layer(layer, x)
 
 
-@pytest.mark.parametrize("tokens, said", [
-    ("The capital", "tokens is str, must be a list of token ids: session.tokenizer.encode"), (b"ab", "tokens is bytes"), (None, "tokens is NoneType"),
-    (7, "tokens is int"), ([1, "2"], r"tokens\[1\] is '2' \(str\)"), ([1.5], r"tokens\[0\] is 1.5"), ([True], r"tokens\[0\] is True"),
-    (np.ones((2, 2), np.int64), r"tokens\[0\] is array"), ([1, -1], r"tokens\[1\] is -1, which is outside of the vocabulary"),
-    ([1, 10**30], "outside of the vocabulary"), ([99999], "outside of the vocabulary"), (list(range(1, 101)), "do not fit a context of 64")])
+@pytest.mark.parametrize(
+    "tokens, said",
+    [
+        ("The capital", "tokens is str, must be a list of token ids: session.tokenizer.encode"),
+        (b"ab", "tokens is bytes"),
+        (None, "tokens is NoneType"),
+        (7, "tokens is int"),
+        ([1, "2"], r"tokens\[1\] is '2' \(str\)"),
+        ([1.5], r"tokens\[0\] is 1.5"),
+        ([True], r"tokens\[0\] is True"),
+        (np.ones((2, 2), np.int64), r"tokens\[0\] is array"),
+        ([1, -1], r"tokens\[1\] is -1, which is outside of the vocabulary"),
+        ([1, 10**30], "outside of the vocabulary"),
+        ([99999], "outside of the vocabulary"),
+        (list(range(1, 101)), "do not fit a context of 64"),
+    ],
+)
 def test_a_wrong_argument_does_not_end_a_session(session, tokens, said):
     opened = session()
     for call in (opened.logits, opened.logprobs, lambda tokens: list(opened.rows(tokens))):
@@ -94,11 +110,19 @@ def test_rows_that_are_not_read_to_the_end_give_way(session):
 
 def test_no_tokens_have_no_numbers(session):
     opened = session()
-    assert opened.logits([]).shape == (0, opened.runner.vocab_size) and opened.logprobs([]).shape == opened.logprobs([3]).shape == (0,)
+    assert opened.logits([]).shape == (0, opened.runner.vocab_size) and opened.logprobs([]).shape == opened.logprobs(
+        [3]
+    ).shape == (0,)
 
 
-@pytest.mark.parametrize("options, said", [({"context_length": 0}, "context_length is 0"), ({"context_length": "64"}, "context_length is '64'"),
-                                           ({"device": "gpu"}, "device is 'gpu', must be an open device")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"context_length": 0}, "context_length is 0"),
+        ({"context_length": "64"}, "context_length is '64'"),
+        ({"device": "gpu"}, "device is 'gpu', must be an open device"),
+    ],
+)
 def test_a_session_says_what_it_takes(path, options, said):
     with pytest.raises(ValueError, match=said):
         Session(path, **options)

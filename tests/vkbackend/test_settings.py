@@ -41,7 +41,9 @@ RECORDED = {  # kind of a recorded vector -> what it records
     "kv_cache_type": lambda: settings.text("OLLAMA_KV_CACHE_TYPE"),
     "llm_library": lambda: settings.get("OLLAMA_LLM_LIBRARY"),
     "visible_devices_vulkan": lambda: settings.get("GGML_VK_VISIBLE_DEVICES"),
-    "flash_attention_default_false": lambda: bool(settings.text("OLLAMA_FLASH_ATTENTION")) and settings.get("OLLAMA_FLASH_ATTENTION"),
+    "flash_attention_default_false": lambda: (
+        bool(settings.text("OLLAMA_FLASH_ATTENTION")) and settings.get("OLLAMA_FLASH_ATTENTION")
+    ),
     "flash_attention_default_true": lambda: settings.get("OLLAMA_FLASH_ATTENTION"),
     "vulkan_enabled": lambda: settings.get("OLLAMA_VULKAN"),
     "sched_spread": lambda: settings.get("OLLAMA_SCHED_SPREAD"),
@@ -70,25 +72,51 @@ def test_every_variable_as_recorded(monkeypatch):
     recorded.check(vectors, got_and_wanted)
 
 
-@pytest.mark.parametrize("text, level", [("", logging.INFO), ("1", logging.DEBUG), ("-1", logging.WARNING), ("2", 1), ("no", logging.INFO)])
+@pytest.mark.parametrize(
+    "text, level", [("", logging.INFO), ("1", logging.DEBUG), ("-1", logging.WARNING), ("2", 1), ("no", logging.INFO)]
+)
 def test_level_of_the_log(monkeypatch, text, level):
     monkeypatch.setenv("OLLAMA_DEBUG", text)
     assert settings.log_level() == level
 
 
-@pytest.mark.parametrize("name, text, value", [
-    ("OLLAMA_NUM_PARALLEL", "3", 3), ("OLLAMA_NUM_PARALLEL", "0", 1), ("OLLAMA_NUM_PARALLEL", " '2' ", 2), ("OLLAMA_NUM_PARALLEL", "", 1),
-    ("OLLAMA_CONTEXT_LENGTH", "8192", 8192), ("OLLAMA_CONTEXT_LENGTH", "0", 4096), ("OLLAMA_MAX_QUEUE", "0", 0),
-    ("OLLAMA_KV_CACHE_TYPE", "F16", "f16"), ("OLLAMA_KV_CACHE_TYPE", "F32", "f32"), ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "q8_0"), ("OLLAMA_KV_CACHE_TYPE", '"f32"', "f32"),
-    ("OLLAMA_VULKAN", '"1"', True), ("OLLAMA_VULKAN", "False", False), ("OLLAMA_VULKAN", "''", False)])
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("OLLAMA_NUM_PARALLEL", "3", 3),
+        ("OLLAMA_NUM_PARALLEL", "0", 1),
+        ("OLLAMA_NUM_PARALLEL", " '2' ", 2),
+        ("OLLAMA_NUM_PARALLEL", "", 1),
+        ("OLLAMA_CONTEXT_LENGTH", "8192", 8192),
+        ("OLLAMA_CONTEXT_LENGTH", "0", 4096),
+        ("OLLAMA_MAX_QUEUE", "0", 0),
+        ("OLLAMA_KV_CACHE_TYPE", "F16", "f16"),
+        ("OLLAMA_KV_CACHE_TYPE", "F32", "f32"),
+        ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "q8_0"),
+        ("OLLAMA_KV_CACHE_TYPE", '"f32"', "f32"),
+        ("OLLAMA_VULKAN", '"1"', True),
+        ("OLLAMA_VULKAN", "False", False),
+        ("OLLAMA_VULKAN", "''", False),
+    ],
+)
 def test_what_can_be_used_is(monkeypatch, caplog, name, text, value):
     monkeypatch.setenv(name, text)
     assert settings.get(name) == value and not caplog.records
 
 
-@pytest.mark.parametrize("name, text, default", [
-    ("OLLAMA_NUM_PARALLEL", "-1", 1), ("OLLAMA_NUM_PARALLEL", "many", 1), ("OLLAMA_CONTEXT_LENGTH", "-7", 4096), ("OLLAMA_CONTEXT_LENGTH", "4k", 4096),
-    ("OLLAMA_CONTEXT_LENGTH", "1.5", 4096), ("OLLAMA_MAX_QUEUE", "-1", 512), ("OLLAMA_KV_CACHE_TYPE", "q4_0", "f16"), ("OLLAMA_KV_CACHE_TYPE", "x", "f16")])
+@pytest.mark.parametrize(
+    "name, text, default",
+    [
+        ("OLLAMA_NUM_PARALLEL", "-1", 1),
+        ("OLLAMA_NUM_PARALLEL", "many", 1),
+        ("OLLAMA_CONTEXT_LENGTH", "-7", 4096),
+        ("OLLAMA_CONTEXT_LENGTH", "4k", 4096),
+        ("OLLAMA_CONTEXT_LENGTH", "1.5", 4096),
+        ("OLLAMA_MAX_QUEUE", "-1", 512),
+        ("OLLAMA_KV_CACHE_TYPE", "q4_0", "f16"),
+        ("OLLAMA_KV_CACHE_TYPE", "x", "f16"),
+    ],
+)
 def test_what_cannot_be_used_is_said_once_and_counts_as_unset(monkeypatch, caplog, name, text, default):
     monkeypatch.setenv(name, text)
     with caplog.at_level(logging.WARNING):
@@ -131,6 +159,7 @@ def test_a_cache_folder_that_cannot_be_made_is_replaced_and_warned_of_once(tmp_p
 def test_a_cache_without_a_home_folder(monkeypatch):
     def none():
         raise RuntimeError("Could not determine home directory.")
+
     monkeypatch.delenv("VKBACKEND_CACHE", raising=False)
     monkeypatch.setattr(settings.Path, "home", none)
     assert settings.cache_folder().is_dir()
@@ -153,6 +182,7 @@ def test_a_damaged_file_of_the_cache_is_not_used(tmp_path, monkeypatch, caplog):
 def test_a_full_disk_leaves_no_temporary_file(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(settings.os, "replace", full)
     monkeypatch.setattr(settings, "_warned", set())
     for name in ("a", "b"):

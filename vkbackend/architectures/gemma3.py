@@ -1,5 +1,5 @@
-"""gemma3 (text): norms before and after each sub-block, per-head q and k norms, GELU gate, five sliding-window layers to
-each global one, embedding scaled by sqrt(width).
+"""gemma3 (text): norms before and after each sub-block, per-head q and k norms, GELU gate, five sliding-window
+layers to each global one, embedding scaled by sqrt(width).
 
 Norm weights are stored with their 1 already added. q and k rotate in halves; local layers rotate with base 10,000.
 """
@@ -40,13 +40,21 @@ class Config:
         meta.check_heads(heads, kv_heads, head_dim, head_dim)
         meta.check_dense()
         feed_forward = meta.int("feed_forward_length")
-        meta.check_shapes(width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim)
+        meta.check_shapes(
+            width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim
+        )
         return cls(
-            num_layers=num_layers, width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+            num_layers=num_layers,
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
             feed_forward=feed_forward,
-            context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
+            context_length=meta.int("context_length"),
+            vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.float("rope.freq_base", 1_000_000.0, least=1.0), rope_scale=meta.linear_rope_scale(),
+            rope_base=meta.float("rope.freq_base", 1_000_000.0, least=1.0),
+            rope_scale=meta.linear_rope_scale(),
             window=meta.int("attention.sliding_window", 0, least=0),
             # The 27B model alone (62 layers) scales by the width per head instead of head_dim.
             attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
@@ -61,7 +69,9 @@ class Block:
     def __init__(self, w, cfg: Config, ropes: dict[bool, Rope]):
         everywhere = cfg.is_global(w.layer)
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
-        self.attention = Attention(w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window)
+        self.attention = Attention(
+            w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window
+        )
         self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps, cfg.width)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
         self.gated = GatedLinear(w, "gelu", rows=cfg.feed_forward, columns=cfg.width)
@@ -78,8 +88,11 @@ class Model:
 
     def __init__(self, w, cfg: Config):
         self.cfg = cfg
-        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width ** 0.5)
-        ropes = {True: Rope(w, cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale), False: Rope(w, LOCAL_ROPE_BASE, cfg.head_dim, "halves")}
+        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width**0.5)
+        ropes = {
+            True: Rope(w, cfg.rope_base, cfg.head_dim, "halves", cfg.rope_scale),
+            False: Rope(w, LOCAL_ROPE_BASE, cfg.head_dim, "halves"),
+        }
         self.blocks = [Block(w.block(i), cfg, ropes) for i in range(cfg.num_layers)]
         self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width)
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")

@@ -28,18 +28,29 @@ class Config:
     def from_gguf(cls, meta) -> "Config":
         """meta: `weights.Hyperparameters`, which looks up under "llama."."""
         heads, width = meta.int("attention.head_count"), meta.int("embedding_length")
-        kv_heads, head_dim = meta.int("attention.head_count_kv", heads), meta.int("attention.key_length", width // heads)
+        kv_heads, head_dim = (
+            meta.int("attention.head_count_kv", heads),
+            meta.int("attention.key_length", width // heads),
+        )
         rope_dim = meta.int("rope.dimension_count", head_dim)
         meta.check_heads(heads, kv_heads, head_dim, rope_dim)
         meta.check_dense()
         feed_forward = meta.int("feed_forward_length")
-        meta.check_shapes(width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim)
+        meta.check_shapes(
+            width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim
+        )
         return cls(
-            num_layers=meta.num_layers(), width=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+            num_layers=meta.num_layers(),
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
             feed_forward=feed_forward,
-            context_length=meta.int("context_length"), vocab_size=meta.vocab_size,
+            context_length=meta.int("context_length"),
+            vocab_size=meta.vocab_size,
             norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.float("rope.freq_base", 10000.0, least=1.0), rope_dim=rope_dim,
+            rope_base=meta.float("rope.freq_base", 10000.0, least=1.0),
+            rope_dim=rope_dim,
             rope_scale=meta.linear_rope_scale(),
         )
 
@@ -47,7 +58,7 @@ class Config:
 class Block:
     def __init__(self, w, cfg: Config, rope: Rope):
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
-        self.attention = Attention(w, cfg, rope, scale=cfg.head_dim ** -0.5)
+        self.attention = Attention(w, cfg, rope, scale=cfg.head_dim**-0.5)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
         self.gated = GatedLinear(w, "silu", rows=cfg.feed_forward, columns=cfg.width)
         self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)

@@ -1,6 +1,7 @@
 """How fast a device can be at all: what `bench` holds a model's speed against.
 
-In: an open `Device`. Out: `DeviceSpeed`: memory read and copied (shaders/bandwidth.comp), numbers multiplied and added (shaders/fma.comp).
+In: an open `Device`. Out: `DeviceSpeed`: memory read and copied (shaders/bandwidth.comp), numbers multiplied and
+added (shaders/fma.comp).
 """
 
 import time
@@ -14,16 +15,18 @@ from ..errors import DeviceError, OutOfMemory
 
 BANDWIDTH_BYTES = 64 << 20  # more than the last cache of most devices
 RUNS = 5
-COPY_UNROLL, LANES = 8, 64    # shaders/bandwidth.comp
+COPY_UNROLL, LANES = 8, 64  # shaders/bandwidth.comp
 FMA_CHAINS, FMA_UNROLL = 8, 4  # shaders/fma.comp
-FMA_SECONDS = 0.02            # a run is made this long: short against what drivers allow, long against starting it
+FMA_SECONDS = 0.02  # a run is made this long: short against what drivers allow, long against starting it
 FMA_GROUPS = {True: 64, False: 4096}  # by is_cpu: every core and lane has work
 
 
 @dataclass(frozen=True)
 class DeviceSpeed:
-    """The best of RUNS. read, copy: bytes per second, where a copy counts what it reads and what it writes. f32, f16: operations per
-    second of fused multiply-adds (two each) that wait for nothing; f16 None where the device has no 16-bit arithmetic."""
+    """The best of RUNS. read, copy: bytes per second, where a copy counts what it reads and what it writes. f32,
+    f16: operations per second of fused multiply-adds (two each) that wait for nothing; f16 None where the device has
+    no 16-bit arithmetic.
+    """
 
     read: float
     copy: float
@@ -35,14 +38,21 @@ class DeviceSpeed:
         return max(self.read, self.copy)
 
     def or_better(self, other: "DeviceSpeed") -> "DeviceSpeed":
-        """The faster of two measurements, each figure by itself: what a device can do, some other program may have kept it from."""
+        """The faster of two measurements, each figure by itself: what a device can do, some other program may have
+        kept it from.
+        """
         return DeviceSpeed(*(max(pair) if None not in pair else None for pair in zip(astuple(self), astuple(other))))
 
 
 def measure_device(device) -> DeviceSpeed:
     """Raises OutOfMemory where not even 1 MiB is free, DeviceError where the device's clock stands still."""
     read, copy = _bandwidth(device)
-    return DeviceSpeed(read, copy, _operations(device, "fma_f32", 1), _operations(device, "fma_f16", 2) if device.supports("float16") else None)
+    return DeviceSpeed(
+        read,
+        copy,
+        _operations(device, "fma_f32", 1),
+        _operations(device, "fma_f16", 2) if device.supports("float16") else None,
+    )
 
 
 def _bandwidth(device) -> tuple[float, float]:
@@ -60,7 +70,10 @@ def _bandwidth(device) -> tuple[float, float]:
     reads = ["bandwidth_read_base"]
     if num_bytes // 16 <= limits.max_texel_buffer_elements:
         reads.append("bandwidth_read_texel")
-    read = max((num_bytes + sums.num_bytes) / best_seconds(device, Dispatch(name, (source,), (sums,), groups)) for name in reads)
+    read = max(
+        (num_bytes + sums.num_bytes) / best_seconds(device, Dispatch(name, (source,), (sums,), groups))
+        for name in reads
+    )
     copy = 2 * num_bytes / best_seconds(device, Dispatch("bandwidth_copy", (source,), (target,), groups))
     return read, copy
 
@@ -71,7 +84,11 @@ def _operations(device, shader: str, width: int) -> float:
     sums = Buffer(device.memory(groups * LANES * 4, "device"), 0, groups * LANES * 4)
 
     def seconds(rounds, runs):
-        return best_seconds(device, Dispatch(shader, (), (sums,), (groups, 1, 1), push={"rounds": rounds, "factor": 0.999, "addend": 0.5}), runs)
+        return best_seconds(
+            device,
+            Dispatch(shader, (), (sums,), (groups, 1, 1), push={"rounds": rounds, "factor": 0.999, "addend": 0.5}),
+            runs,
+        )
 
     rounds, taken = 16, seconds(16, 2)
     while taken < FMA_SECONDS and rounds < 1 << 24:
@@ -81,8 +98,9 @@ def _operations(device, shader: str, width: int) -> float:
 
 
 def best_seconds(device, dispatch: Dispatch, runs: int = RUNS) -> float:
-    """The shortest of `runs` after one that is not counted, by the device's clock where it has one. Raises DeviceError where that stands
-    still."""
+    """The shortest of `runs` after one that is not counted, by the device's clock where it has one. Raises
+    DeviceError where that stands still.
+    """
     program = Program(device, [dispatch], timestamps=bool(device.info.timestamp_bits))
     found = []
     for _ in range(runs + 1):
@@ -90,5 +108,7 @@ def best_seconds(device, dispatch: Dispatch, runs: int = RUNS) -> float:
         program.run()
         found.append(program.timings()[0] if device.info.timestamp_bits else time.perf_counter() - start)
     if min(found[1:]) <= 0:
-        raise DeviceError(f"{device.info.name}: its clock stands still, so nothing can be measured; is it a mock device?")
+        raise DeviceError(
+            f"{device.info.name}: its clock stands still, so nothing can be measured; is it a mock device?"
+        )
     return min(found[1:])

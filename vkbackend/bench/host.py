@@ -1,8 +1,9 @@
 """The host's share of a decode step: what Python and the driver's calls cost where the device itself costs nothing.
 
-In: a GGUF file. Out: `HostShare`, measured on the mock driver of the Vulkan project: the real loader, real kp and recordings, a device
-that does nothing at once. From tokens to candidates, then sampled, turned into text and handed to a listener, as the engine does it.
-`python -m vkbackend.bench.host PATH TOKENS BATCH` prints it as JSON, in a process that sees the mock driver alone (`measure_apart`).
+In: a GGUF file. Out: `HostShare`, measured on the mock driver of the Vulkan project: the real loader, real kp and
+recordings, a device that does nothing at once. From tokens to candidates, then sampled, turned into text and handed
+to a listener, as the engine does it. `python -m vkbackend.bench.host PATH TOKENS BATCH` prints it as JSON, in a
+process that sees the mock driver alone (`measure_apart`).
 """
 
 import json
@@ -35,8 +36,8 @@ WARM_STEPS = 20
 class HostShare:
     """Medians over `steps` steps of `batch` sequences, in milliseconds.
 
-    turn_ms: of the engine, all of it, from one step's first event to the next one's. step_ms: of that the runner, from tokens to rows of
-    candidates. dispatches: of one recorded step.
+    turn_ms: of the engine, all of it, from one step's first event to the next one's. step_ms: of that the runner,
+    from tokens to rows of candidates. dispatches: of one recorded step.
     """
 
     model: str
@@ -57,17 +58,34 @@ def mock_manifest() -> Path:
 
 
 def measure_apart(path, *, tokens: int, batch: int) -> HostShare:
-    """`measure` in a process of its own, on the mock driver. Raises NoDevice without it, VkbackendError where the process failed."""
+    """`measure` in a process of its own, on the mock driver. Raises NoDevice without it, VkbackendError where the
+    process failed.
+    """
     manifest = str(mock_manifest())
-    environment = os.environ | {"VK_DRIVER_FILES": manifest, "VK_ICD_FILENAMES": manifest, "GGML_VK_VISIBLE_DEVICES": "", "VKBACKEND_AUTOTUNE": "0"}
-    done = subprocess.run([sys.executable, "-m", __name__, str(path), str(tokens), str(batch)], env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "VK_DRIVER_FILES": manifest,
+        "VK_ICD_FILENAMES": manifest,
+        "GGML_VK_VISIBLE_DEVICES": "",
+        "VKBACKEND_AUTOTUNE": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, str(path), str(tokens), str(batch)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        raise VkbackendError(f"measuring on the mock driver failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}")
+        raise VkbackendError(
+            f"measuring on the mock driver failed: "
+            f"{done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}"
+        )
     return HostShare(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def measure(path, device, *, tokens: int, batch: int) -> HostShare:
-    """device: one that computes nothing, for its rows of candidates are written here, once. Raises what loading raises."""
+    """device: one that computes nothing, for its rows of candidates are written here, once. Raises what loading
+    raises.
+    """
     model = load(path, device)
     tokenizer = Tokenizer.from_gguf(model.gguf)
     runner = ModelRunner(model, context_length=WARM_STEPS + 2 * tokens + 2, max_sequences=batch)
@@ -75,23 +93,38 @@ def measure(path, device, *, tokens: int, batch: int) -> HostShare:
     step_seconds = _steps(runner, tokens, batch)
     with Engine(runner, tokenizer) as engine:
         turn_seconds = _turns(engine, default_options(model.architecture), tokens, batch)
-    return HostShare(str(path), device.info.name, batch, tokens, len(plan.dispatches), 1e3 * statistics.median(turn_seconds),
-                     1e3 * statistics.median(step_seconds))
+    return HostShare(
+        str(path),
+        device.info.name,
+        batch,
+        tokens,
+        len(plan.dispatches),
+        1e3 * statistics.median(turn_seconds),
+        1e3 * statistics.median(step_seconds),
+    )
 
 
 def _fill_candidates(runner: ModelRunner, tokenizer, batch: int):
-    """Record the step of `batch` tokens and write rows where its results lie: nothing else will. -> the recorded step."""
+    """Record the step of `batch` tokens and write rows where its results lie: nothing else will. -> the recorded
+    step.
+    """
     executor = runner.executor
     ones, table = np.ones(batch, np.int32), np.zeros(executor.table_shape, np.int32)
-    shape = executor.step_shape(StepInputs(ones, 0 * ones, np.arange(batch, dtype=np.int32), table, np.arange(batch, dtype=np.int32)))
+    shape = executor.step_shape(
+        StepInputs(ones, 0 * ones, np.arange(batch, dtype=np.int32), table, np.arange(batch, dtype=np.int32))
+    )
     plan = executor.plan(shape)
-    usual = [token for token in range(runner.vocab_size) if len(tokenizer.token_bytes(token)) > 1 and tokenizer.token_bytes(token).isalnum()]
+    usual = [
+        token
+        for token in range(runner.vocab_size)
+        if len(tokenizer.token_bytes(token)) > 1 and tokenizer.token_bytes(token).isalnum()
+    ]
     if len(usual) < 2:
         raise VkbackendError("the model's vocabulary has no words to sample")
     ids = np.resize(np.array(usual, np.int32), CANDIDATES_OF_A_ROW)
     stats, counts, all_ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
-    counts[:], all_ids[:, :len(ids)] = len(ids), ids
-    values[:, :len(ids)] = np.random.default_rng(0).uniform(-4, 8, (len(values), len(ids)))
+    counts[:], all_ids[:, : len(ids)] = len(ids), ids
+    values[:, : len(ids)] = np.random.default_rng(0).uniform(-4, 8, (len(values), len(ids)))
     stats[:, 0] = 12.0
     return plan
 
@@ -132,6 +165,7 @@ def _turns(engine: Engine, options, tokens: int, batch: int) -> list[float]:
 
 def main(path: str, tokens: str, batch: str) -> int:
     from ..device.selection import open_device
+
     try:
         print(json.dumps(asdict(measure(path, open_device(), tokens=int(tokens), batch=int(batch)))))
     except (DeviceError, VkbackendError) as error:

@@ -1,4 +1,5 @@
-"""Matrix times vector in every format, against a kernel that only loads the same weights the same way (shaders/load_floor.comp).
+"""Matrix times vector in every format, against a kernel that only loads the same weights the same way
+(shaders/load_floor.comp).
 
 In: an open `Device`. Out: a `KernelSpeed` per format.
 """
@@ -44,7 +45,10 @@ def _measure(device, name: str) -> KernelSpeed:
     x, y = (TensorView(arena.allocate(4 * columns), (1, columns)) for columns in (K, ROWS))
     device.upload(x.buffer, rng.standard_normal(K, np.float32))
     tiles = [candidate["tile"] for candidate in matmul.candidates(device, [x, weight, None, None, None])]
-    products = {tile[0]: Program(device, matmul.dispatch(device, [x, weight, None, None, None], [y], tile=tile)) for tile in tiles}
+    products = {
+        tile[0]: Program(device, matmul.dispatch(device, [x, weight, None, None, None], [y], tile=tile))
+        for tile in tiles
+    }
     loads = {tile[0]: Program(device, _load(device, weight, y, tile[0])) for tile in tiles}
     seconds = {(kind, rows): float("inf") for kind in ("product", "load") for rows in products}
     for turn in range(ROUNDS + 1):
@@ -56,13 +60,28 @@ def _measure(device, name: str) -> KernelSpeed:
     rows = min(products, key=lambda each: seconds["product", each])
     product, load = seconds["product", rows], min(seconds["load", each] for each in loads)
     num_bytes = sum(part.quants.num_bytes + part.scales.num_bytes for part in weight.parts)
-    return KernelSpeed(name, rows, *(round(each * 1e9 / (ROWS * K), 4) for each in (product, load)), round(product / load, 2), round(num_bytes / product / 1e9, 2))
+    return KernelSpeed(
+        name,
+        rows,
+        *(round(each * 1e9 / (ROWS * K), 4) for each in (product, load)),
+        round(product / load, 2),
+        round(num_bytes / product / 1e9, 2),
+    )
 
 
 def _load(device, weight, y, rows: int) -> list[Dispatch]:
     dispatches = []
     for part in weight.parts:
         name, lanes, size = group_variant(device, f"load_floor_{weight.format.name}_r{rows}")
-        dispatches.append(Dispatch(name, (part.quants, part.scales), (y.buffer,), (ceil_div(part.num_rows, lanes * rows), 1, 1),
-                                   {"LANES": lanes}, {"num_rows": part.num_rows, "num_blocks": K // 32}, size))
+        dispatches.append(
+            Dispatch(
+                name,
+                (part.quants, part.scales),
+                (y.buffer,),
+                (ceil_div(part.num_rows, lanes * rows), 1, 1),
+                {"LANES": lanes},
+                {"num_rows": part.num_rows, "num_blocks": K // 32},
+                size,
+            )
+        )
     return dispatches

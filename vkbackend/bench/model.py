@@ -1,7 +1,8 @@
 """How fast a model runs here, how far that is from what the device can do, and what memory it takes.
 
-In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: rates of prefill and decode, the least that they have to move
-and compute, time until the first token, memory. Everything is measured in rounds, each of all sizes, so that a busy minute hits all alike.
+In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: rates of prefill and decode, the least
+that they have to move and compute, time until the first token, memory. Everything is measured in rounds, each of all
+sizes, so that a busy minute hits all alike.
 """
 
 import gc
@@ -20,7 +21,7 @@ from .device_speed import DeviceSpeed, measure_device
 from .work import Work
 
 ROUNDS = 3
-FIRST_PROMPT = 16      # tokens that sequences hold when decoding begins, and of the prompt of the first token
+FIRST_PROMPT = 16  # tokens that sequences hold when decoding begins, and of the prompt of the first token
 LONG_CONTEXTS = (64, 2048)
 LONG_STEPS = 16
 WARM_STEPS = 2
@@ -28,8 +29,10 @@ WARM_STEPS = 2
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens per second: the median of all rounds, the slowest and the fastest. tokens: of the prompt, or decoded by each sequence; batch:
-    sequences; context: tokens stored when decoding begins; num_bytes, flops: the least that all of it has to move and compute."""
+    """Tokens per second: the median of all rounds, the slowest and the fastest. tokens: of the prompt, or decoded by
+    each sequence; batch: sequences; context: tokens stored when decoding begins; num_bytes, flops: the least that
+    all of it has to move and compute.
+    """
 
     phase: str
     tokens: int
@@ -54,14 +57,27 @@ class Rate:
         return self.flops / self.seconds
 
     def as_dict(self, speed: DeviceSpeed | None) -> dict:
-        shares = {"share_of_bandwidth": self.bytes_per_second / speed.bandwidth, "share_of_f32": self.flops_per_second / speed.f32} if speed else {}
-        return asdict(self) | {"bytes_per_second": self.bytes_per_second, "flops_per_second": self.flops_per_second} | shares
+        shares = (
+            {
+                "share_of_bandwidth": self.bytes_per_second / speed.bandwidth,
+                "share_of_f32": self.flops_per_second / speed.f32,
+            }
+            if speed
+            else {}
+        )
+        return (
+            asdict(self)
+            | {"bytes_per_second": self.bytes_per_second, "flops_per_second": self.flops_per_second}
+            | shares
+        )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. device_other: at the most, what was allocated on the device beside weights and cache: activations, results, staging.
-    process: the process's pages now, process_peak at any time, process_before before the model was loaded."""
+    """Bytes. device_other: at the most, what was allocated on the device beside weights and cache: activations,
+    results, staging. process: the process's pages now, process_peak at any time, process_before before the model was
+    loaded.
+    """
 
     weights: int
     cache: int
@@ -73,8 +89,10 @@ class Memory:
 
 @dataclass
 class Result:
-    """load_seconds: from the file to weights in place; first_token_seconds: from then to the first token after FIRST_PROMPT others, with
-    what has to be recorded and compiled for it. weights: those of the products of one token."""
+    """load_seconds: from the file to weights in place; first_token_seconds: from then to the first token after
+    FIRST_PROMPT others, with what has to be recorded and compiled for it. weights: those of the products of one
+    token.
+    """
 
     model: str
     architecture: str
@@ -91,15 +109,31 @@ class Result:
         return asdict(self) | {"rates": [rate.as_dict(self.speed) for rate in self.rates]}
 
 
-def bench(path, device=None, *, prompts=(16, 128, 512), batches=(1, 2, 4, 8), tokens: int = 32, long: bool = False, rounds: int = ROUNDS) -> Result:
-    """Prefill prompts of so many random tokens, decode `tokens` more of so many sequences at a time. long: also decode after LONG_CONTEXTS.
+def bench(
+    path,
+    device=None,
+    *,
+    prompts=(16, 128, 512),
+    batches=(1, 2, 4, 8),
+    tokens: int = 32,
+    long: bool = False,
+    rounds: int = ROUNDS,
+) -> Result:
+    """Prefill prompts of so many random tokens, decode `tokens` more of so many sequences at a time. long: also
+    decode after LONG_CONTEXTS.
 
-    Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner` raise.
+    Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner`
+    raise.
     """
     if tokens < 1 or rounds < 1 or any(each < 1 for each in (*prompts, *batches)):
-        raise RequestError(f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all must be at least 1")
+        raise RequestError(
+            f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all "
+            f"must be at least 1"
+        )
     speed = measure_device(device) if device else None
-    gc.collect()  # a model of before that only a circle of references holds would be let go of during the measurement, which then tells too little
+    # a model of before that only a circle of references holds would be let go of during the measurement, which then
+    # tells too little
+    gc.collect()
     process_before, allocated_before = resident_bytes(), 0
     if device is not None:
         device.peak_bytes = device.allocated_bytes
@@ -112,12 +146,30 @@ def bench(path, device=None, *, prompts=(16, 128, 512), batches=(1, 2, 4, 8), to
     for each in range(rounds + 1):
         measured.round(is_counted=each > 0)
     weights, cache = model.num_bytes, measured.runner.storage.num_bytes
-    memory = Memory(weights, cache, device.peak_bytes - allocated_before - weights - cache if device else 0,
-                    process_before, resident_bytes(), peak_resident_bytes())
-    if device is not None:  # once more: the machine's speed may have changed meanwhile, and shares of it must not exceed 1 by that
+    memory = Memory(
+        weights,
+        cache,
+        device.peak_bytes - allocated_before - weights - cache if device else 0,
+        process_before,
+        resident_bytes(),
+        peak_resident_bytes(),
+    )
+    if (
+        device is not None
+    ):  # once more: the machine's speed may have changed meanwhile, and shares of it must not exceed 1 by that
         speed = speed.or_better(measure_device(device))
-    return Result(str(path), model.architecture, device.info.name if device else "CPU (numpy twins)", load_seconds, first_token_seconds,
-                  measured.work.weights, measured.work.weight_bytes, memory, speed, measured.rates())
+    return Result(
+        str(path),
+        model.architecture,
+        device.info.name if device else "CPU (numpy twins)",
+        load_seconds,
+        first_token_seconds,
+        measured.work.weights,
+        measured.work.weight_bytes,
+        memory,
+        speed,
+        measured.rates(),
+    )
 
 
 class _Measurement:
@@ -127,11 +179,18 @@ class _Measurement:
         self.tokens, self.prompts, self.batches = tokens, prompts, batches
         limit = model.config.context_length
         self.contexts = [min(context, limit - LONG_STEPS) for context in LONG_CONTEXTS] if long else []
-        longest = max(*prompts, FIRST_PROMPT + max(tokens, WARM_STEPS), *(context + LONG_STEPS for context in self.contexts), 1)
+        longest = max(
+            *prompts, FIRST_PROMPT + max(tokens, WARM_STEPS), *(context + LONG_STEPS for context in self.contexts), 1
+        )
         if longest > limit:
-            raise RequestError(f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; ask for fewer")
+            raise RequestError(
+                f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; ask for "
+                f"fewer"
+            )
         self.vocab_size, self.work = model.config.vocab_size, Work(model)
-        self.runner = ModelRunner(model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1), tuned_at=1)
+        self.runner = ModelRunner(
+            model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1), tuned_at=1
+        )
         self.sequences = [self.runner.open_sequence() for _ in range(self.runner.max_sequences)]
         self.seconds: dict[tuple, list[float]] = {}
 
@@ -148,7 +207,11 @@ class _Measurement:
             seconds = self._decode(self.sequences[:batch], FIRST_PROMPT, self.tokens if is_counted else WARM_STEPS)
             self._keep(is_counted, ("decode", self.tokens, batch, FIRST_PROMPT), seconds)
         for sequence, context in zip(self.sequences, self.contexts):
-            self._keep(is_counted, ("decode", LONG_STEPS, 1, context), self._decode([sequence], context, LONG_STEPS if is_counted else 1))
+            self._keep(
+                is_counted,
+                ("decode", LONG_STEPS, 1, context),
+                self._decode([sequence], context, LONG_STEPS if is_counted else 1),
+            )
 
     def _keep(self, is_counted, key, seconds):
         if is_counted:
@@ -183,10 +246,15 @@ class _Measurement:
         found = []
         for (phase, tokens, batch, context), seconds in self.seconds.items():
             if phase == "prefill":
-                num_bytes, flops = self.work.prefill_bytes(tokens, self.runner.prefill_chunk), self.work.prefill_flops(tokens)
+                num_bytes, flops = (
+                    self.work.prefill_bytes(tokens, self.runner.prefill_chunk),
+                    self.work.prefill_flops(tokens),
+                )
             else:
                 num_bytes = sum(self.work.decode_bytes(batch, context + step + 1) for step in range(tokens))
                 flops = tokens * self.work.decode_flops(batch)
             rates = [tokens * batch / each for each in seconds]
-            found.append(Rate(phase, tokens, batch, context, statistics.median(rates), min(rates), max(rates), num_bytes, flops))
+            found.append(
+                Rate(phase, tokens, batch, context, statistics.median(rates), min(rates), max(rates), num_bytes, flops)
+            )
         return found

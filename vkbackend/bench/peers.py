@@ -1,7 +1,8 @@
-"""Servers that `bench --compare` measures, by the client's own clock: seconds to the first token, and to each later one.
+"""Servers that `bench --compare` measures, by the client's own clock: seconds to the first token, and to each later
+one.
 
-In: a URL. Out: a `Peer` (Ollama's API, or OpenAI's completions as llama.cpp's server has them), whose `run` sends one prompt. `OwnEngine`
-has the same face over an engine in this process.
+In: a URL. Out: a `Peer` (Ollama's API, or OpenAI's completions as llama.cpp's server has them), whose `run` sends
+one prompt. `OwnEngine` has the same face over an engine in this process.
 """
 
 import http.client
@@ -20,7 +21,9 @@ PROBE_SECONDS = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. step_seconds: the mean of the tokens after the first; 0 where there was no other. prompt_tokens: as the server counts."""
+    """One answer. step_seconds: the mean of the tokens after the first; 0 where there was no other. prompt_tokens:
+    as the server counts.
+    """
 
     prompt_tokens: int
     tokens: int
@@ -35,7 +38,9 @@ def sample(begin: float, times: list[float], prompt_tokens: int) -> Sample:
 
 
 class Peer:
-    """A server. kind: "ollama" or "openai"; model: its name there, to be set where the server has many (Ollama's). Raises VkbackendError where nothing that is known answers."""
+    """A server. kind: "ollama" or "openai"; model: its name there, to be set where the server has many (Ollama's).
+    Raises VkbackendError where nothing that is known answers.
+    """
 
     def __init__(self, url: str, name: str = ""):
         self.url = url.rstrip("/")
@@ -51,7 +56,10 @@ class Peer:
                 return kind
             except (OSError, ValueError, http.client.HTTPException):
                 continue
-        raise VkbackendError(f"{self.url} answers neither as Ollama (/api/version, /api/tags) nor as OpenAI (/v1/models); is a server running there?")
+        raise VkbackendError(
+            f"{self.url} answers neither as Ollama (/api/version, /api/tags) nor as OpenAI (/v1/models); is a server "
+            f"running there?"
+        )
 
     def _models(self) -> list[str]:
         names = [each["id"] for each in self._get("/v1/models").get("data", [])]
@@ -67,15 +75,37 @@ class Peer:
         return found
 
     def run(self, prompt: str, tokens: int) -> Sample:
-        """An answer of an end token alone, which has no text, counts as one token. Raises VkbackendError with the server's own words where it
-        refuses."""
+        """An answer of an end token alone, which has no text, counts as one token. Raises VkbackendError with the
+        server's own words where it refuses.
+        """
         if self.kind == "ollama":
-            path, body = "/api/generate", {"model": self.model, "prompt": prompt, "raw": True, "stream": True, "options": {
-                "temperature": 0, "num_predict": tokens, "repeat_penalty": 1.0}}
+            path, body = (
+                "/api/generate",
+                {
+                    "model": self.model,
+                    "prompt": prompt,
+                    "raw": True,
+                    "stream": True,
+                    "options": {"temperature": 0, "num_predict": tokens, "repeat_penalty": 1.0},
+                },
+            )
         else:  # cache_prompt, ignore_eos: llama.cpp's
-            path, body = "/v1/completions", {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True,
-                                             "stream_options": {"include_usage": True}, "cache_prompt": False, "ignore_eos": True}
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            path, body = (
+                "/v1/completions",
+                {
+                    "model": self.model,
+                    "prompt": prompt,
+                    "max_tokens": tokens,
+                    "temperature": 0,
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                    "cache_prompt": False,
+                    "ignore_eos": True,
+                },
+            )
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         begin, times, prompt_tokens = time.perf_counter(), [], 0
         try:
             with urllib.request.urlopen(request, timeout=SECONDS) as lines:
@@ -88,7 +118,9 @@ class Peer:
                         times.append(time.perf_counter())
                     prompt_tokens = counted or prompt_tokens
         except urllib.error.HTTPError as error:
-            raise VkbackendError(f"{self.url} refuses ({error.code}): {error.read(500).decode(errors='replace')}") from None
+            raise VkbackendError(
+                f"{self.url} refuses ({error.code}): {error.read(500).decode(errors='replace')}"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise VkbackendError(f"{self.url} does not answer any more: {error}") from None
         except ValueError as error:
@@ -122,7 +154,9 @@ class OwnEngine:
     def run(self, prompt: str, tokens: int) -> Sample:
         begin, times, counted = time.perf_counter(), [], 0
         ids = self._tokenizer.encode(prompt)
-        for event in self._engine.generate(GenerationRequest(ids, SamplingOptions(temperature=0, repeat_penalty=1.0), num_predict=tokens)):
+        for event in self._engine.generate(
+            GenerationRequest(ids, SamplingOptions(temperature=0, repeat_penalty=1.0), num_predict=tokens)
+        ):
             if isinstance(event, Piece):
                 times.append(time.perf_counter())
             elif isinstance(event, Finished):

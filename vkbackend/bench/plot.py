@@ -1,6 +1,7 @@
 """What was measured as a picture: bars of tokens per second, with the slowest and the fastest round.
 
-In: a `Result` or a `Comparison`. Out: a file of the kind that its name says (.png, .svg, .pdf). Needs matplotlib, the extra "plot".
+In: a `Result` or a `Comparison`. Out: a file of the kind that its name says (.png, .svg, .pdf). Needs matplotlib,
+the extra "plot".
 """
 
 from pathlib import Path
@@ -13,13 +14,16 @@ BAR = 0.8  # of the room that a group of bars has
 
 
 def check(path):
-    """matplotlib's pyplot, which draws into files. Raises VkbackendError where it is missing, or writes no files of this name's kind."""
+    """matplotlib's pyplot, which draws into files. Raises VkbackendError where it is missing, or writes no files of
+    this name's kind.
+    """
     try:
         import matplotlib
     except ImportError:
         raise VkbackendError("--plot needs matplotlib, which is not installed: pip install 'matplotlib>=3.6'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind and kind not in pyplot.figure().canvas.get_supported_filetypes():
         raise VkbackendError(f"{path} cannot be written: .{kind} is no kind of picture; .png, .svg and .pdf are")
@@ -55,8 +59,12 @@ def result_groups(found: Result) -> dict:
     """Phase -> (title, labels, {name: [(median, least, most) or None, one for each label]})."""
     groups = {}
     for rate in found.rates:
-        title, labels, bars = groups.setdefault(rate.phase, (f"{rate.phase}, {found.device}", [], {found.architecture: []}))
-        labels.append(f"{rate.tokens}" if rate.phase == "prefill" else f"{rate.batch} x {rate.tokens}\nafter {rate.context}")
+        title, labels, bars = groups.setdefault(
+            rate.phase, (f"{rate.phase}, {found.device}", [], {found.architecture: []})
+        )
+        labels.append(
+            f"{rate.tokens}" if rate.phase == "prefill" else f"{rate.batch} x {rate.tokens}\nafter {rate.context}"
+        )
         bars[found.architecture].append((rate.rate, rate.slowest, rate.fastest))
     return groups
 
@@ -68,7 +76,10 @@ def comparison_groups(found: Comparison) -> dict:
     for phase in dict.fromkeys(line.phase for line in found.lines):
         lines = [line for line in found.lines if line.phase == phase]
         sizes = list(dict.fromkeys((line.size, line.clients) for line in lines))
-        rates = {(line.server, line.size, line.clients): (line.rate.median, line.rate.least, line.rate.most) for line in lines}
+        rates = {
+            (line.server, line.size, line.clients): (line.rate.median, line.rate.least, line.rate.most)
+            for line in lines
+        }
         title = "until the first token, prompts of so many words" if phase == "prefill" else "decode, so many tokens"
         labels = [f"{size}" if clients == 1 else f"{clients} clients,\n{size} each" for size, clients in sizes]
         groups[phase] = (title, labels, {server: [rates.get((server, *size)) for size in sizes] for server in servers})

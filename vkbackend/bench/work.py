@@ -1,4 +1,5 @@
-"""What a step of a model has to do at the least, whatever its kernels do: bytes that must be moved, products that must be computed.
+"""What a step of a model has to do at the least, whatever its kernels do: bytes that must be moved, products that
+must be computed.
 
 In: a loaded model and the element type of its cache. Out: `Work`, from shapes alone.
 """
@@ -10,18 +11,25 @@ from ..models.load import LoadedModel
 
 
 class Work:
-    """weights: of the matrix products of one token; weight_bytes: theirs, in the file's formats; output_weights: of the last product alone,
-    which only the tokens that want logits take."""
+    """weights: of the matrix products of one token; weight_bytes: theirs, in the file's formats; output_weights: of
+    the last product alone, which only the tokens that want logits take.
+    """
 
     def __init__(self, model: LoadedModel, kv_type: str = "f16"):
         tensors, config = model.gguf.tensors, model.config
         output = "output.weight" if "output.weight" in tensors else "token_embd.weight"
         # An embedding is multiplied with only where it is the output's matrix too.
-        matrices = [info for name, info in tensors.items() if len(info.shape) == 2 and (name == output or name != "token_embd.weight")]
+        matrices = [
+            info
+            for name, info in tensors.items()
+            if len(info.shape) == 2 and (name == output or name != "token_embd.weight")
+        ]
         self.weights = sum(int(np.prod(info.shape)) for info in matrices)
         self.output_weights = int(np.prod(tensors[output].shape))
         self.weight_bytes = sum(info.num_bytes for info in matrices)
-        self._token_bytes = 2 * cache_bytes((1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type])  # keys and values of one layer
+        self._token_bytes = 2 * cache_bytes(
+            (1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type]
+        )  # keys and values of one layer
         window = getattr(config, "window", 0)
         self._windows = [0 if not window or config.is_global(layer) else window for layer in range(config.num_layers)]
 

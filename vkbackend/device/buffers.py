@@ -25,20 +25,25 @@ class Buffer:
         return Buffer(self.memory, self.offset + offset, num_bytes)
 
     def array(self, dtype, shape) -> np.ndarray:
-        """A view of host-visible memory: writes are seen by the next program that runs. Raises ValueError where it is not visible."""
+        """A view of host-visible memory: writes are seen by the next program that runs. Raises ValueError where it
+        is not visible.
+        """
         return np.frombuffer(self.memory, dtype, int(np.prod(shape)), self.offset).reshape(shape)
 
     def overlaps(self, other: "Buffer") -> bool:
-        return (self.memory is other.memory and self.offset < other.offset + other.num_bytes
-                and other.offset < self.offset + self.num_bytes)
+        return (
+            self.memory is other.memory
+            and self.offset < other.offset + other.num_bytes
+            and other.offset < self.offset + self.num_bytes
+        )
 
 
 class Arena:
     """Hands out aligned buffers from a few large allocations. kind as in `Device.memory`.
 
-    A new allocation begins where the current one is full; one buffer never crosses two, and none is larger than what one
-    binding can hold (maxStorageBufferRange): larger things are split by their owner.
-    Where it is said how much will be asked for (`expect`), the last allocation is no larger than what is left to come.
+    A new allocation begins where the current one is full; one buffer never crosses two, and none is larger than what
+    one binding can hold (maxStorageBufferRange): larger things are split by their owner. Where it is said how much
+    will be asked for (`expect`), the last allocation is no larger than what is left to come.
     """
 
     def __init__(self, device, kind: str, chunk_bytes: int = ARENA_BYTES):
@@ -59,7 +64,10 @@ class Arena:
         """Raises OutOfMemory where the device has no more, ValueError where no binding could hold it."""
         size = -(-max(num_bytes, 16) // self.alignment) * self.alignment
         if num_bytes > self.largest:
-            raise ValueError(f"a buffer of {num_bytes} bytes is larger than one binding of this device ({self.largest}); split it by rows")
+            raise ValueError(
+                f"a buffer of {num_bytes} bytes is larger than one binding of this device ({self.largest}); split it "
+                f"by rows"
+            )
         if not self.memories or self._used + size > self.memories[-1].size:
             self.memories.append(self.device.memory(max(size, self._next_chunk()), self.kind))
             self._used = 0

@@ -1,7 +1,8 @@
 """One opened device: its queue, its memory, its kernels.
 
-In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Several threads (engines, loads) may use one:
-the queue and the memory for copies are locked; what a thread allocates and records is its own.
+In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Several threads
+(engines, loads) may use one: the queue and the memory for copies are locked; what a thread allocates and records is
+its own.
 """
 
 import gc
@@ -24,8 +25,12 @@ LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
 VISIBLE = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
 COHERENT = vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
 CACHED = vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
-USAGE = (vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | vk.VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT
-         | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT)
+USAGE = (
+    vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+    | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
+    | vk.VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT
+    | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
+)
 UPLOAD_BYTES = 16 << 20
 SMALLEST_COUNTERS = 4096  # bytes: enough for most models' decode steps
 
@@ -33,16 +38,16 @@ SMALLEST_COUNTERS = 4096  # bytes: enough for most models' decode steps
 class Device:
     """A Vulkan device opened with every feature that `discover.FEATURES` knows and it has.
 
-    info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through a ring.
-    force_discrete: treat any device as a GPU with memory of its own, which the host cannot see: it gets a GPU's kernels, too.
-    Raises DeviceError where the driver refuses, NoDevice where the device is gone.
+    info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through
+    a ring. force_discrete: treat any device as a GPU with memory of its own, which the host cannot see: it gets a
+    GPU's kernels, too. Raises DeviceError where the driver refuses, NoDevice where the device is gone.
     """
 
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
         self.info = info = replace(info, type=DeviceType.DISCRETE) if force_discrete else info
         self.is_unified = info.is_unified
         self._force_discrete = force_discrete
-        self.flavor = info.flavors[0]   # which family of kernel variants ops choose; `check` runs the others too
+        self.flavor = info.flavors[0]  # which family of kernel variants ops choose; `check` runs the others too
         self.lanes = info.subgroup_size  # subgroup size that they ask for
         self.allocated_bytes = self.peak_bytes = 0  # now, and at the most until now
         self.queue_lock = threading.Lock()  # of vkQueueSubmit
@@ -61,7 +66,8 @@ class Device:
     def free_memory(self, wanted: int = 0) -> int:
         """Bytes that may be taken now: what the driver says, or, where it says nothing, what was not allocated here.
 
-        Where that is less than `wanted`, memory of things that nobody holds any more, such as a runner given up, is let go of first.
+        Where that is less than `wanted`, memory of things that nobody holds any more, such as a runner given up, is
+        let go of first.
         """
         free = self._free_memory()
         if free < wanted:
@@ -73,15 +79,18 @@ class Device:
         return free_beside(current_free_memory(self._physical, self.info), self.info.memory_total, self.allocated_bytes)
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
-        """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host writes, device
-        reads), `readback` (device writes, host reads: cached). Raises OutOfMemory."""
+        """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host
+        writes, device reads), `readback` (device writes, host reads: cached). Raises OutOfMemory.
+        """
         wanted = {
             "device": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT] if self.is_unified else [LOCAL, 0],
             "step": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT],
             "readback": [VISIBLE | COHERENT | CACHED, VISIBLE | COHERENT],
         }[kind]
         if num_bytes > self.info.memory_total:
-            raise OutOfMemory(f"{self.info.name}: {num_bytes} bytes asked for, the device has {self.info.memory_total} in all")
+            raise OutOfMemory(
+                f"{self.info.name}: {num_bytes} bytes asked for, the device has {self.info.memory_total} in all"
+            )
         with translated(f"{self.info.name}: allocating {num_bytes} bytes"):
             try:
                 memory = _native.Memory(self._context, num_bytes, USAGE, wanted)
@@ -99,11 +108,14 @@ class Device:
         self.allocated_bytes -= num_bytes
 
     def counters(self, count: int) -> Buffer:
-        """At least `count` uint32 that are 0 whenever no dispatch runs: a kernel that counts in them leaves them so. All share them, so a
-        dispatch must name them among its writes. Raises OutOfMemory."""
+        """At least `count` uint32 that are 0 whenever no dispatch runs: a kernel that counts in them leaves them so.
+        All share them, so a dispatch must name them among its writes. Raises OutOfMemory.
+        """
         if self._counters is None or self._counters.num_bytes < 4 * count:
             size = max(4 * count, SMALLEST_COUNTERS)
-            self._counters = Buffer(self.memory(size, "device"), 0, size)  # what was recorded with smaller ones keeps those
+            self._counters = Buffer(
+                self.memory(size, "device"), 0, size
+            )  # what was recorded with smaller ones keeps those
             self.upload(self._counters, np.zeros(size, np.uint8))
         return self._counters
 
@@ -128,8 +140,8 @@ class Device:
                 self._staging = self.memory(UPLOAD_BYTES, "step")
             staging = np.frombuffer(self._staging, np.uint8)
             for at in range(0, data.nbytes, UPLOAD_BYTES):
-                part = data[at:at + UPLOAD_BYTES]
-                staging[:part.nbytes] = part
+                part = data[at : at + UPLOAD_BYTES]
+                staging[: part.nbytes] = part
                 self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
 
     def download(self, buffer, dtype, shape) -> np.ndarray:
@@ -146,11 +158,12 @@ class Device:
             for at in range(0, num_bytes, UPLOAD_BYTES):
                 part = min(UPLOAD_BYTES, num_bytes - at)
                 self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
-                out[at:at + part] = source[:part]
+                out[at : at + part] = source[:part]
         return out.view(dtype).reshape(shape)
 
     def _copy(self, source, source_offset, target, target_offset, num_bytes):
         from .dispatch import Recorder
+
         recorder = Recorder(self)
         recorder.copy(source, source_offset, target, target_offset, num_bytes)
         recorder.finish().run()
@@ -171,7 +184,9 @@ class Device:
 
 
 def _open(info: DeviceInfo) -> tuple:
-    """-> (_native.Context, VkPhysicalDevice): the context owns the instance and the device, the handle is good for as long as it lives."""
+    """-> (_native.Context, VkPhysicalDevice): the context owns the instance and the device, the handle is good for
+    as long as it lives.
+    """
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
     try:
@@ -187,8 +202,14 @@ def _open(info: DeviceInfo) -> tuple:
         lib.vkDestroyInstance(instance, ffi.NULL)
         raise
     from .shaders import load_pipeline_cache
-    context = _native.Context(vulkan.address(instance), vulkan.address(physical), vulkan.address(device), info.compute_family,
-                              load_pipeline_cache(info))
+
+    context = _native.Context(
+        vulkan.address(instance),
+        vulkan.address(physical),
+        vulkan.address(device),
+        info.compute_family,
+        load_pipeline_cache(info),
+    )
     return context, physical
 
 
@@ -205,15 +226,24 @@ def _create(physical, info: DeviceInfo):
             wanted.append(ffi.new("char[]", name.encode()))
     names = ffi.new("char*[]", wanted)
     priority = ffi.new("float[]", [1.0])
-    queue = vulkan.struct("VkDeviceQueueCreateInfo", queueFamilyIndex=info.compute_family, queueCount=1, pQueuePriorities=priority)
-    create = vulkan.struct("VkDeviceCreateInfo", next_=features, queueCreateInfoCount=1, pQueueCreateInfos=queue,
-                           enabledExtensionCount=len(wanted), ppEnabledExtensionNames=names)
+    queue = vulkan.struct(
+        "VkDeviceQueueCreateInfo", queueFamilyIndex=info.compute_family, queueCount=1, pQueuePriorities=priority
+    )
+    create = vulkan.struct(
+        "VkDeviceCreateInfo",
+        next_=features,
+        queueCreateInfoCount=1,
+        pQueueCreateInfos=queue,
+        enabledExtensionCount=len(wanted),
+        ppEnabledExtensionNames=names,
+    )
     device = ffi.new("VkDevice*")
     vulkan.check(lib.vkCreateDevice(physical, create, ffi.NULL, device), f"{info.name}: vkCreateDevice")
     return device[0]
 
 
 def free_beside(free: int, total: int, taken: int) -> int:
-    """A device's free bytes: what is left of the whole beside what was taken here, or what its driver says where that is less. A driver that does
-    not see what was allocated a moment ago says too much."""
+    """A device's free bytes: what is left of the whole beside what was taken here, or what its driver says where
+    that is less. A driver that does not see what was allocated a moment ago says too much.
+    """
     return min(free, max(0, total - taken))

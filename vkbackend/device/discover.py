@@ -1,6 +1,7 @@
 """Which Vulkan devices are there, what can they do, and which one to use.
 
-Out: `list_devices() -> list[DeviceInfo]` in the driver's order, `choose(...) -> Choice` with the reason in words. Opens nothing.
+Out: `list_devices() -> list[DeviceInfo]` in the driver's order, `choose(...) -> Choice` with the reason in words.
+Opens nothing.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -23,24 +24,52 @@ class DeviceType(IntEnum):
 # Dedicated GPUs first, software renderers last.
 PREFERENCE = [DeviceType.DISCRETE, DeviceType.VIRTUAL, DeviceType.INTEGRATED, DeviceType.OTHER, DeviceType.CPU]
 
-FEATURES = ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control",
-            "storage16", "storage8", "float16", "int8", "int16", "int64", "integer_dot_product",
-            "memory_model", "cooperative_matrix", "float64", "subgroup_vote", "subgroup_shuffle_relative", "subgroup_clustered", "subgroup_quad",
-            "uniform_storage16", "push_constant16", "uniform_storage8", "push_constant8", "memory_model_device_scope")
+FEATURES = (
+    "subgroup_basic",
+    "subgroup_ballot",
+    "subgroup_arithmetic",
+    "subgroup_shuffle",
+    "subgroup_size_control",
+    "storage16",
+    "storage8",
+    "float16",
+    "int8",
+    "int16",
+    "int64",
+    "integer_dot_product",
+    "memory_model",
+    "cooperative_matrix",
+    "float64",
+    "subgroup_vote",
+    "subgroup_shuffle_relative",
+    "subgroup_clustered",
+    "subgroup_quad",
+    "uniform_storage16",
+    "push_constant16",
+    "uniform_storage8",
+    "push_constant8",
+    "memory_model_device_scope",
+)
 
 # What the kernels of the flavors `subgroup` and `texel` need.
-SUBGROUP_FEATURES = frozenset(("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control"))
+SUBGROUP_FEATURES = frozenset(
+    ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control")
+)
 
 SUBGROUP_BITS = {
-    "subgroup_basic": constants.VK_SUBGROUP_FEATURE_BASIC_BIT, "subgroup_vote": constants.VK_SUBGROUP_FEATURE_VOTE_BIT,
-    "subgroup_arithmetic": constants.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT, "subgroup_ballot": constants.VK_SUBGROUP_FEATURE_BALLOT_BIT,
+    "subgroup_basic": constants.VK_SUBGROUP_FEATURE_BASIC_BIT,
+    "subgroup_vote": constants.VK_SUBGROUP_FEATURE_VOTE_BIT,
+    "subgroup_arithmetic": constants.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT,
+    "subgroup_ballot": constants.VK_SUBGROUP_FEATURE_BALLOT_BIT,
     "subgroup_shuffle": constants.VK_SUBGROUP_FEATURE_SHUFFLE_BIT,
     "subgroup_shuffle_relative": constants.VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT,
-    "subgroup_clustered": constants.VK_SUBGROUP_FEATURE_CLUSTERED_BIT, "subgroup_quad": constants.VK_SUBGROUP_FEATURE_QUAD_BIT,
+    "subgroup_clustered": constants.VK_SUBGROUP_FEATURE_CLUSTERED_BIT,
+    "subgroup_quad": constants.VK_SUBGROUP_FEATURE_QUAD_BIT,
 }
 
 NEVER_CORE = 1 << 10  # a minor version of Vulkan that no device has
-# Where optional features are told and asked for: (struct, the minor version of Vulkan that has it, the extension that has it before).
+# Where optional features are told and asked for: (struct, the minor version of Vulkan that has it, the extension that
+# has it before).
 FEATURE_STRUCTS = (
     ("VkPhysicalDevice8BitStorageFeatures", 2, "VK_KHR_8bit_storage"),
     ("VkPhysicalDeviceShaderFloat16Int8Features", 2, "VK_KHR_shader_float16_int8"),
@@ -106,8 +135,9 @@ class DeviceInfo:
 
     @property
     def flavors(self) -> tuple[str, ...]:
-        """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel buffers, which llvmpipe
-        gathers much faster than storage buffers), `subgroup`, `base` (no optional feature)."""
+        """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel
+        buffers, which llvmpipe gathers much faster than storage buffers), `subgroup`, `base` (no optional feature).
+        """
         if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2):
             return ("base",)
         # Not where only small things fit a texel buffer: they would be cut into many parts.
@@ -125,7 +155,11 @@ class DeviceInfo:
         return f"{self.uuid}-{self.driver_version}".replace(" ", "_").replace("/", "_")
 
     def as_dict(self) -> dict:
-        described = asdict(self) | {"type": self.type.name.lower(), "api": ".".join(map(str, self.api)), "features": sorted(self.features)}
+        described = asdict(self) | {
+            "type": self.type.name.lower(),
+            "api": ".".join(map(str, self.api)),
+            "features": sorted(self.features),
+        }
         del described["extensions"], described["problem"]  # the reason says it
         return described
 
@@ -135,7 +169,9 @@ def list_devices() -> list[DeviceInfo]:
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
     try:
-        found = [describe(instance, index, physical) for index, physical in enumerate(vulkan.physical_devices(instance))]
+        found = [
+            describe(instance, index, physical) for index, physical in enumerate(vulkan.physical_devices(instance))
+        ]
         return [info for info in found if info is not None]
     finally:
         lib.vkDestroyInstance(instance, ffi.NULL)
@@ -173,12 +209,20 @@ def describe(instance, index: int, physical) -> DeviceInfo | None:
     kind = DeviceType(p.deviceType) if p.deviceType in iter(DeviceType) else DeviceType.OTHER
     total, free = _memory(physical, kind, "VK_EXT_memory_budget" in extensions)
     return DeviceInfo(
-        index=index, name=ffi.string(p.deviceName).decode(), type=kind, vendor_id=p.vendorID,
-        driver=f"{ffi.string(driver.driverName).decode()} {ffi.string(driver.driverInfo).decode()}".strip() or "unknown",
-        driver_version=f"{p.driverVersion:#x}", api=(p.apiVersion >> 22, p.apiVersion >> 12 & 0x3FF, p.apiVersion & 0xFFF),
-        uuid=bytes(identity.deviceUUID).hex(), subgroup_size=size,
-        subgroup_min=size_control.minSubgroupSize or size, subgroup_max=size_control.maxSubgroupSize or size,
-        features=features, limits=Limits(
+        index=index,
+        name=ffi.string(p.deviceName).decode(),
+        type=kind,
+        vendor_id=p.vendorID,
+        driver=f"{ffi.string(driver.driverName).decode()} {ffi.string(driver.driverInfo).decode()}".strip()
+        or "unknown",
+        driver_version=f"{p.driverVersion:#x}",
+        api=(p.apiVersion >> 22, p.apiVersion >> 12 & 0x3FF, p.apiVersion & 0xFFF),
+        uuid=bytes(identity.deviceUUID).hex(),
+        subgroup_size=size,
+        subgroup_min=size_control.minSubgroupSize or size,
+        subgroup_max=size_control.maxSubgroupSize or size,
+        features=features,
+        limits=Limits(
             max_storage_buffer_range=limits.maxStorageBufferRange,
             min_storage_buffer_offset_alignment=limits.minStorageBufferOffsetAlignment,
             max_texel_buffer_elements=limits.maxTexelBufferElements,
@@ -186,12 +230,24 @@ def describe(instance, index: int, physical) -> DeviceInfo | None:
             max_push_constants_bytes=limits.maxPushConstantsSize,
             max_workgroup_invocations=limits.maxComputeWorkGroupInvocations,
             max_workgroup_subgroups=size_control.maxComputeWorkgroupSubgroups or 1,
-            max_workgroup_size=tuple(limits.maxComputeWorkGroupSize), max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
-            max_shared_memory_bytes=limits.maxComputeSharedMemorySize, max_allocations=limits.maxMemoryAllocationCount,
+            max_workgroup_size=tuple(limits.maxComputeWorkGroupSize),
+            max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
+            max_shared_memory_bytes=limits.maxComputeSharedMemorySize,
+            max_allocations=limits.maxMemoryAllocationCount,
             timestamp_period_ns=limits.timestampPeriod,
-            max_storage_buffers=min(limits.maxPerStageDescriptorStorageBuffers, limits.maxDescriptorSetStorageBuffers, limits.maxPerStageResources)),
-        memory_total=total, memory_free=free, compute_family=family[0], timestamp_bits=family[1], extensions=frozenset(extensions),
-        problem=_memory_problem(physical))
+            max_storage_buffers=min(
+                limits.maxPerStageDescriptorStorageBuffers,
+                limits.maxDescriptorSetStorageBuffers,
+                limits.maxPerStageResources,
+            ),
+        ),
+        memory_total=total,
+        memory_free=free,
+        compute_family=family[0],
+        timestamp_bits=family[1],
+        extensions=frozenset(extensions),
+        problem=_memory_problem(physical),
+    )
 
 
 def _has(api: int, minor: int, extension: str, extensions: set[str]) -> bool:
@@ -199,9 +255,13 @@ def _has(api: int, minor: int, extension: str, extensions: set[str]) -> bool:
 
 
 def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, object]]:
-    """-> (VkPhysicalDeviceFeatures2 filled by the driver, its chained structs by name): only structs that the device knows."""
+    """-> (VkPhysicalDeviceFeatures2 filled by the driver, its chained structs by name): only structs that the device
+    knows.
+    """
     ffi, lib = vulkan.load()
-    structs: dict[str, object] = {"VkPhysicalDevice16BitStorageFeatures": vulkan.struct("VkPhysicalDevice16BitStorageFeatures")}
+    structs: dict[str, object] = {
+        "VkPhysicalDevice16BitStorageFeatures": vulkan.struct("VkPhysicalDevice16BitStorageFeatures")
+    }
     for name, minor, extension in FEATURE_STRUCTS:
         if _has(api, minor, extension, extensions):
             structs[name] = vulkan.struct(name)
@@ -221,18 +281,19 @@ def _features(physical, api, extensions, subgroup) -> frozenset[str]:
     present = {name: operations & bit for name, bit in SUBGROUP_BITS.items()}
     present |= {"float64": core.shaderFloat64, "int64": core.shaderInt64, "int16": core.shaderInt16}
     for name, struct, field_name in (
-            ("storage16", "VkPhysicalDevice16BitStorageFeatures", "storageBuffer16BitAccess"),
-            ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
-            ("uniform_storage16", "VkPhysicalDevice16BitStorageFeatures", "uniformAndStorageBuffer16BitAccess"),
-            ("push_constant16", "VkPhysicalDevice16BitStorageFeatures", "storagePushConstant16"),
-            ("uniform_storage8", "VkPhysicalDevice8BitStorageFeatures", "uniformAndStorageBuffer8BitAccess"),
-            ("push_constant8", "VkPhysicalDevice8BitStorageFeatures", "storagePushConstant8"),
-            ("memory_model_device_scope", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModelDeviceScope"),
-            ("float16", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderFloat16"),
-            ("int8", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderInt8"),
-            ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct"),
-            ("memory_model", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModel"),
-            ("cooperative_matrix", "VkPhysicalDeviceCooperativeMatrixFeaturesKHR", "cooperativeMatrix")):
+        ("storage16", "VkPhysicalDevice16BitStorageFeatures", "storageBuffer16BitAccess"),
+        ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
+        ("uniform_storage16", "VkPhysicalDevice16BitStorageFeatures", "uniformAndStorageBuffer16BitAccess"),
+        ("push_constant16", "VkPhysicalDevice16BitStorageFeatures", "storagePushConstant16"),
+        ("uniform_storage8", "VkPhysicalDevice8BitStorageFeatures", "uniformAndStorageBuffer8BitAccess"),
+        ("push_constant8", "VkPhysicalDevice8BitStorageFeatures", "storagePushConstant8"),
+        ("memory_model_device_scope", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModelDeviceScope"),
+        ("float16", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderFloat16"),
+        ("int8", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderInt8"),
+        ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct"),
+        ("memory_model", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModel"),
+        ("cooperative_matrix", "VkPhysicalDeviceCooperativeMatrixFeaturesKHR", "cooperativeMatrix"),
+    ):
         present[name] = struct in structs and getattr(structs[struct], field_name)
     control = structs.get("VkPhysicalDeviceSubgroupSizeControlFeatures")
     present["subgroup_size_control"] = control and control.subgroupSizeControl and control.computeFullSubgroups
@@ -253,16 +314,20 @@ def _compute_family(physical) -> tuple[int, int] | None:
 
 
 def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
-    """-> (total, free) bytes of the device's own heaps. Free is the driver's budget where it tells one; on devices that share
-    the host's memory never more than the host has available."""
+    """-> (total, free) bytes of the device's own heaps. Free is the driver's budget where it tells one; on devices
+    that share the host's memory never more than the host has available.
+    """
     ffi, lib = vulkan.load()
     budget = vulkan.struct("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
     memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2", next_=budget if has_budget else None)
     lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
-    heaps = memory.memoryProperties.memoryHeaps[0:memory.memoryProperties.memoryHeapCount]
-    local = [i for i, heap in enumerate(heaps) if heap.flags & constants.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT] or list(range(len(heaps)))
+    heaps = memory.memoryProperties.memoryHeaps[0 : memory.memoryProperties.memoryHeapCount]
+    local = [i for i, heap in enumerate(heaps) if heap.flags & constants.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT] or list(
+        range(len(heaps))
+    )
     total = sum(heaps[i].size for i in local)
-    # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT): a driver that says so, such as a mock one, tells none.
+    # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT): a driver that says so, such as a mock one,
+    # tells none.
     told = has_budget and any(budget.heapBudget[i] for i in local)
     free = sum(max(0, budget.heapBudget[i] - budget.heapUsage[i]) for i in local) if told else total
     if kind in (DeviceType.INTEGRATED, DeviceType.CPU):
@@ -276,8 +341,12 @@ def _memory_problem(physical) -> str:
     memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2")
     lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
     found = memory.memoryProperties
-    sizes = [heap.size for heap in found.memoryHeaps[0:found.memoryHeapCount]]
-    types = [kind for kind in found.memoryTypes[0:found.memoryTypeCount] if kind.heapIndex < len(sizes) and sizes[kind.heapIndex]]
+    sizes = [heap.size for heap in found.memoryHeaps[0 : found.memoryHeapCount]]
+    types = [
+        kind
+        for kind in found.memoryTypes[0 : found.memoryTypeCount]
+        if kind.heapIndex < len(sizes) and sizes[kind.heapIndex]
+    ]
     if not types:
         return "it has no memory"
     if not any(kind.propertyFlags & HOST_COHERENT == HOST_COHERENT for kind in types):
@@ -286,15 +355,17 @@ def _memory_problem(physical) -> str:
 
 
 def current_free_memory(physical, info: DeviceInfo) -> int:
-    """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation layers anew, which
-    empties the file that they write to."""
+    """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation
+    layers anew, which empties the file that they write to.
+    """
     return _memory(physical, info.type, "VK_EXT_memory_budget" in info.extensions)[1]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The device to use first and, for every device, why it was chosen or not. usable: all that models may be placed on, in the order in which
-    they are preferred."""
+    """The device to use first and, for every device, why it was chosen or not. usable: all that models may be placed
+    on, in the order in which they are preferred.
+    """
 
     device: DeviceInfo
     reasons: dict[int, str]
@@ -303,8 +374,8 @@ class Choice:
 
 def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     """Pick by type: discrete, virtual, integrated, other; CPU devices only where they are named in `visible`
-    (GGML_VK_VISIBLE_DEVICES: indices, comma-separated), or the best one where nothing else is there. Among equals the one with more memory.
-    A device on which nothing can run is never picked.
+    (GGML_VK_VISIBLE_DEVICES: indices, comma-separated), or the best one where nothing else is there. Among equals
+    the one with more memory. A device on which nothing can run is never picked.
 
     Raises NoDevice where nothing is left.
     """
@@ -325,14 +396,26 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
     if not left:
         broken = "; ".join(f"{device.name} cannot be used: {device.problem}" for device in devices if device.problem)
         if broken and named is None:
-            raise NoDevice(f"no Vulkan device can be used ({broken}); install your GPU's driver, and see `vkbackend devices`")
-        raise NoDevice(f"no Vulkan device is left: GGML_VK_VISIBLE_DEVICES={visible!r} of {len(devices)} found; see `vkbackend devices`"
-                       if devices else "no Vulkan device was found; see `vulkaninfo --summary`")
+            raise NoDevice(
+                f"no Vulkan device can be used ({broken}); install your GPU's driver, and see `vkbackend devices`"
+            )
+        raise NoDevice(
+            f"no Vulkan device is left: GGML_VK_VISIBLE_DEVICES={visible!r} of {len(devices)} found; see `vkbackend "
+            f"devices`"
+            if devices
+            else "no Vulkan device was found; see `vulkaninfo --summary`"
+        )
     usable = sorted(left, key=lambda device: (PREFERENCE.index(device.type), -device.memory_total, device.index))
     best = usable[0]
     for device in usable[1:]:
         reasons[device.index] = f"{best.type.name.lower()} device {best.index} comes first"
-    alone = "named in GGML_VK_VISIBLE_DEVICES" if named is not None else "the only device" if len(devices) == 1 else "best by type and memory"
+    alone = (
+        "named in GGML_VK_VISIBLE_DEVICES"
+        if named is not None
+        else "the only device"
+        if len(devices) == 1
+        else "best by type and memory"
+    )
     reasons[best.index] = f"chosen: {best.type.name.lower()}, {alone}"
     if named is None and best.is_cpu:
         usable = [best]  # several software drivers would share one CPU
@@ -345,5 +428,7 @@ def _indices(visible: str, devices: list[DeviceInfo]) -> set[int] | None:
     try:
         return {int(part) for part in visible.split(",") if part.strip()}
     except ValueError:
-        raise NoDevice(f"GGML_VK_VISIBLE_DEVICES={visible!r} is not a list of device indices such as 0,1; "
-                       f"there are {len(devices)}: see `vkbackend devices`") from None
+        raise NoDevice(
+            f"GGML_VK_VISIBLE_DEVICES={visible!r} is not a list of device indices such as 0,1; "
+            f"there are {len(devices)}: see `vkbackend devices`"
+        ) from None

@@ -1,7 +1,8 @@
 """Dispatches -> one recorded kp.Sequence with the barriers that their reads and writes ask for.
 
-In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. What a dispatch reads and writes is declared,
-never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads or writes.
+In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. What a dispatch reads and writes is
+declared, never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads
+or writes.
 """
 
 from collections.abc import Mapping
@@ -32,11 +33,11 @@ HOST_READ, HOST_WRITE = vk.VK_ACCESS_HOST_READ_BIT, vk.VK_ACCESS_HOST_WRITE_BIT
 class Dispatch:
     """One run of a kernel.
 
-    shader: variant name in shaders/variants.toml. Bindings: `reads`, then `writes` (a buffer in `writes` may be read too).
-    groups: workgroups in x, y, z. constants, push: a value for each specialization constant and each member of the push-constant
-    block, by their names in the shader. subgroup_size: required size, 0 = any. flops, label: for profiles.
-    constant_words: (constant_id, word) of each constant; push_words: the block's words.
-    Raises DeviceError for an unknown shader, an unknown or missing name, or a value that does not fit its type.
+    shader: variant name in shaders/variants.toml. Bindings: `reads`, then `writes` (a buffer in `writes` may be read
+    too). groups: workgroups in x, y, z. constants, push: a value for each specialization constant and each member of
+    the push-constant block, by their names in the shader. subgroup_size: required size, 0 = any. flops, label: for
+    profiles. constant_words: (constant_id, word) of each constant; push_words: the block's words. Raises DeviceError
+    for an unknown shader, an unknown or missing name, or a value that does not fit its type.
     """
 
     shader: str
@@ -63,12 +64,14 @@ class Dispatch:
 
 
 def hazard_points(dispatches) -> list[int]:
-    """Indices of the dispatches before which a barrier must stand: read after write, write after read, write after write
-    on overlapping bytes since the barrier before."""
+    """Indices of the dispatches before which a barrier must stand: read after write, write after read, write after
+    write on overlapping bytes since the barrier before.
+    """
     points, reads, writes = [], [], []
     for index, dispatch in enumerate(dispatches):
-        conflict = (any(a.overlaps(b) for a in (*dispatch.reads, *dispatch.writes) for b in writes)
-                    or any(a.overlaps(b) for a in dispatch.writes for b in reads))
+        conflict = any(a.overlaps(b) for a in (*dispatch.reads, *dispatch.writes) for b in writes) or any(
+            a.overlaps(b) for a in dispatch.writes for b in reads
+        )
         if conflict:
             points.append(index)
             reads, writes = [], []
@@ -85,8 +88,12 @@ class Recorder:
         self.sequence = device._context.sequence()
         self.capture = _native.OpCapture()
         self.sequence.record(self.capture)
-        self._barrier(STAGE_HOST | STAGE_COMPUTE | STAGE_TRANSFER, HOST_WRITE | SHADER_WRITE | TRANSFER_WRITE,
-                      STAGE_COMPUTE | STAGE_TRANSFER, SHADER_READ | SHADER_WRITE | TRANSFER_READ | TRANSFER_WRITE)
+        self._barrier(
+            STAGE_HOST | STAGE_COMPUTE | STAGE_TRANSFER,
+            HOST_WRITE | SHADER_WRITE | TRANSFER_WRITE,
+            STAGE_COMPUTE | STAGE_TRANSFER,
+            SHADER_READ | SHADER_WRITE | TRANSFER_READ | TRANSFER_WRITE,
+        )
 
     def _barrier(self, from_stage, from_access, to_stage, to_access):
         self.sequence.record(_native.OpBarrier(from_stage, from_access, to_stage, to_access))
@@ -127,7 +134,9 @@ class Recording:
         self.wait(limit_ns)
 
     def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
-        """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is not known to be over."""
+        """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is
+        not known to be over.
+        """
         with self.device.queue_lock, self._lost_is_kept(), translated(f"{self.device.info.name}: running a step"):
             self.submission.submit(limit_ns)
 
@@ -147,7 +156,8 @@ class Recording:
 
 
 class Program:
-    """Dispatches recorded once. `run()` replays them; `timings()` gives seconds per dispatch where `timestamps` was asked for.
+    """Dispatches recorded once. `run()` replays them; `timings()` gives seconds per dispatch where `timestamps` was
+    asked for.
 
     skip_barrier: leave out the barrier before `barriers[skip_barrier]`, to show that it is needed.
     copies: (source, target) buffers, copied after the last dispatch.
@@ -158,7 +168,10 @@ class Program:
         self.device, self.dispatches = device, [device.kernels.fitting(dispatch) for dispatch in dispatches]
         self.barriers = hazard_points(self.dispatches)
         if timestamps and not device.info.timestamp_bits:
-            raise DeviceError(f"{device.info.name} counts no timestamps on its compute queue; run without timestamps=True and time whole steps")
+            raise DeviceError(
+                f"{device.info.name} counts no timestamps on its compute queue; run without timestamps=True and time "
+                f"whole steps"
+            )
         left_out = None if skip_barrier is None else self.barriers[skip_barrier]
         before = set(self.barriers) - {left_out}
         self._timestamps = _native.Timestamps(device._context, len(self.dispatches) + 1) if timestamps else None
@@ -193,7 +206,9 @@ class Program:
         self._has_run = True
 
     def timings(self) -> list[float]:
-        """Seconds of each dispatch of the last run, from the device's own clock. Raises ValueError without `timestamps` or before a run."""
+        """Seconds of each dispatch of the last run, from the device's own clock. Raises ValueError without
+        `timestamps` or before a run.
+        """
         if self._timestamps is None:
             raise ValueError("made without timestamps=True: nothing was measured")
         if not self._has_run:

@@ -1,5 +1,4 @@
-"""Failures of Vulkan and Kompute as exceptions of this package.
-"""
+"""Failures of Vulkan and Kompute as exceptions of this package."""
 
 from .. import _native
 from ..errors import DeviceError, DeviceLost, OutOfMemory
@@ -8,6 +7,7 @@ from . import vulkan_constants as vk
 OUT_OF_MEMORY = (vk.VK_ERROR_OUT_OF_HOST_MEMORY, vk.VK_ERROR_OUT_OF_DEVICE_MEMORY)
 
 LOST = (vk.VK_ERROR_DEVICE_LOST, vk.VK_TIMEOUT)
+
 
 class translated:
     """Turns the extension's VulkanError into the project's errors, with what was being done in front."""
@@ -23,7 +23,12 @@ class translated:
             return
         text, result = error.args
         if result in OUT_OF_MEMORY:
-            raise OutOfMemory(f"{self.doing}: {text}; close other programs, or use a smaller model, context or batch") from error
+            raise OutOfMemory(
+                f"{self.doing}: {text}; close other programs, or use a smaller model, context or batch"
+            ) from error
         if result in LOST:
-            raise DeviceLost(f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log (dmesg)") from error
+            raise DeviceLost(
+                f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log "
+                f"(dmesg)"
+            ) from error
         raise DeviceError(f"{self.doing}: {text}") from error

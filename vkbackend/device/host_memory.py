@@ -56,7 +56,8 @@ def usable_cores() -> int:
 
 
 def trim() -> None:
-    """Give the heap's free pages back to the system: compiling kernels leaves tens of MiB behind (mostly llvmpipe's LLVM).
+    """Give the heap's free pages back to the system: compiling kernels leaves tens of MiB behind (mostly llvmpipe's
+    LLVM).
 
     Nothing happens where the C library is not glibc.
     """

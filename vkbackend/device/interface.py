@@ -13,11 +13,13 @@ from ..errors import DeviceError
 from .spirv import Module
 
 Value = int | float | bool
-_INTEGER_RANGES = {"uint": (0, 2**32 - 1), "int": (-2**31, 2**31 - 1)}
+_INTEGER_RANGES = {"uint": (0, 2**32 - 1), "int": (-(2**31), 2**31 - 1)}
 
 
 def as_word(value: Value, glsl_type: str) -> int | None:
-    """The uint32 that carries a value of a GLSL type (bool, int, uint, float); None where the value does not fit the type."""
+    """The uint32 that carries a value of a GLSL type (bool, int, uint, float); None where the value does not fit the
+    type.
+    """
     if isinstance(value, (bool, np.bool_)):
         return int(value) if glsl_type == "bool" else None
     if glsl_type == "float" and isinstance(value, (int, float, np.integer, np.floating)):
@@ -45,11 +47,16 @@ class Interface:
         for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *members)]:
             if kind.kind not in ("bool", "int", "uint", "float") or kind.kind != "bool" and kind.bits != 32:
                 raise DeviceError(f"shader {shader}: constant {name} must be a bool, int, uint or float of 32 bits")
-        return cls(shader, {each.name or str(number): (number, each.type.kind) for number, each in module.constants.items()},
-                   {member.name: member.type.kind for member in members})
+        return cls(
+            shader,
+            {each.name or str(number): (number, each.type.kind) for number, each in module.constants.items()},
+            {member.name: member.type.kind for member in members},
+        )
 
     def constant_words(self, values: Mapping[str, Value]) -> tuple[tuple[int, int], ...]:
-        """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name and for a value of another type."""
+        """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name and for a value of
+        another type.
+        """
         self._check_names("specialization constant", self.constants, values)
         return tuple((number, self._word(name, kind, values[name])) for name, (number, kind) in self.constants.items())
 

@@ -1,6 +1,6 @@
 """Any compute shader on numpy arrays: for people who write one.
 
-    y, = run_shader(device, glsl, inputs=[x], outputs=[(x.shape, "float32")], groups=(4, 1, 1))
+y, = run_shader(device, glsl, inputs=[x], outputs=[(x.shape, "float32")], groups=(4, 1, 1))
 """
 
 import hashlib
@@ -22,15 +22,27 @@ from .shaders import compile_glsl
 MOST_PUSH_VALUES = 1 << 16  # no device has a push-constant block of as many
 
 
-def run_shader(device, glsl: str, *, inputs=(), outputs=(), groups=(1, 1, 1), push=(), constants=None, target: str = "vulkan1.1",
-               subgroup_size: int = 0) -> list[np.ndarray]:
+def run_shader(
+    device,
+    glsl: str,
+    *,
+    inputs=(),
+    outputs=(),
+    groups=(1, 1, 1),
+    push=(),
+    constants=None,
+    target: str = "vulkan1.1",
+    subgroup_size: int = 0,
+) -> list[np.ndarray]:
     """Compile `glsl` and run it once.
 
-    inputs: arrays, bound as storage buffers 0, 1, ... of set 0; outputs: (shape, dtype) each, bound after them and zero before the run. Their
-    dtypes are those that the shader declares. groups: workgroups in x, y, z; push: a number for each scalar of the push-constant block, in its
-    order, or {name: number}; constants: {constant_id or name: number}, of those that are to differ from their defaults; subgroup_size: a required size, 0 for any.
-    Returns the outputs. Raises DeviceError with the compiler's message, where the shader and what is given do not fit each other, where a number
-    does not fit its type, and where the device refuses; DeviceLost where the run took too long: the next call opens the device again.
+    inputs: arrays, bound as storage buffers 0, 1, ... of set 0; outputs: (shape, dtype) each, bound after them and
+    zero before the run. Their dtypes are those that the shader declares. groups: workgroups in x, y, z; push: a
+    number for each scalar of the push-constant block, in its order, or {name: number}; constants: {constant_id or
+    name: number}, of those that are to differ from their defaults; subgroup_size: a required size, 0 for any.
+    Returns the outputs. Raises DeviceError with the compiler's message, where the shader and what is given do not
+    fit each other, where a number does not fit its type, and where the device refuses; DeviceLost where the run took
+    too long: the next call opens the device again.
     """
     if not isinstance(device, Device):
         raise DeviceError(f"device is {type(device).__name__}, must be an open device: vkbackend.open_device()")
@@ -53,14 +65,28 @@ def run_shader(device, glsl: str, *, inputs=(), outputs=(), groups=(1, 1, 1), pu
     arena = Arena(device, "device", 1 << 20)
 
     def place(array):
-        buffer = arena.allocate(array.nbytes).slice(0, array.nbytes)  # the shader's length() counts the array's elements
+        buffer = arena.allocate(array.nbytes).slice(
+            0, array.nbytes
+        )  # the shader's length() counts the array's elements
         device.upload(buffer, array)
         return buffer
 
     reads = tuple(place(array) for array in arrays)
     writes = tuple(place(np.zeros(each.shape, each.dtype)) for each in results)
-    Program(device, [Dispatch(name, reads, writes, groups, {str(key): word for key, word in words.items()},
-                             {f"word {at}": word for at, word in enumerate(push)}, subgroup_size)]).run()
+    Program(
+        device,
+        [
+            Dispatch(
+                name,
+                reads,
+                writes,
+                groups,
+                {str(key): word for key, word in words.items()},
+                {f"word {at}": word for at, word in enumerate(push)},
+                subgroup_size,
+            )
+        ],
+    ).run()
     return [device.download(buffer, each.dtype, each.shape) for buffer, each in zip(writes, results)]
 
 
@@ -86,7 +112,9 @@ def _groups(groups) -> tuple[int, int, int]:
     if isinstance(groups, np.ndarray):
         groups = groups.tolist()
     if not isinstance(groups, (list, tuple)) or len(groups) != 3:
-        raise DeviceError(f"groups is {groups!r:.60}, must be three whole numbers: workgroups in x, y and z, such as (4, 1, 1)")
+        raise DeviceError(
+            f"groups is {groups!r:.60}, must be three whole numbers: workgroups in x, y and z, such as (4, 1, 1)"
+        )
     x, y, z = (_whole(each, f"groups[{at}]") for at, each in enumerate(groups))
     return x, y, z
 
@@ -94,7 +122,10 @@ def _groups(groups) -> tuple[int, int, int]:
 def _array(value, name: str) -> np.ndarray:
     """In C order and the machine's byte order. Raises DeviceError for what holds no numbers, or none at all."""
     if not isinstance(value, np.ndarray) and not isinstance(value, np.generic):
-        raise DeviceError(f"{name} is {type(value).__name__}, must be a numpy array: np.array(values, dtype) says which numbers the shader gets")
+        raise DeviceError(
+            f"{name} is {type(value).__name__}, must be a numpy array: np.array(values, dtype) says which numbers the "
+            f"shader gets"
+        )
     value = np.asarray(value)
     _check_dtype(value.dtype, value.shape, name)
     return np.asarray(value, value.dtype.newbyteorder("="), order="C")
@@ -104,14 +135,19 @@ def _check_dtype(dtype: np.dtype, shape: tuple[int, ...], name: str) -> None:
     if dtype.kind not in "iuf" and not (dtype.kind == "V" and dtype.fields):
         raise DeviceError(f"{name} has dtype {dtype}; a shader reads whole numbers and floats")
     if 0 in shape:
-        raise DeviceError(f"{name} has shape {shape}: it holds nothing, and a storage buffer holds at least one element")
+        raise DeviceError(
+            f"{name} has shape {shape}: it holds nothing, and a storage buffer holds at least one element"
+        )
 
 
 def _result(value, name: str) -> Given:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise DeviceError(f"{name} is {value!r:.60}, must be (shape, dtype), such as ((4, 8), 'float32')")
     shape, dtype = value
-    shape = tuple(_whole(size, f"{name}: a size") for size in (_listed(shape, f"{name}: the shape") if np.ndim(shape) else [shape]))
+    shape = tuple(
+        _whole(size, f"{name}: a size")
+        for size in (_listed(shape, f"{name}: the shape") if np.ndim(shape) else [shape])
+    )
     try:
         if dtype is None:
             raise TypeError("None")
@@ -126,7 +162,9 @@ def _result(value, name: str) -> Given:
 
 def _interface(name: str, words: dict[int, int], push: tuple[int, ...]) -> Interface:
     """Of words that are packed already, by their numbers."""
-    return Interface(name, {str(key): (key, "uint") for key in words}, {f"word {at}": "uint" for at in range(len(push))})
+    return Interface(
+        name, {str(key): (key, "uint") for key in words}, {f"word {at}": "uint" for at in range(len(push))}
+    )
 
 
 def _constants(module: spirv.Module, constants) -> dict[int, int]:
@@ -134,12 +172,18 @@ def _constants(module: spirv.Module, constants) -> dict[int, int]:
     if not isinstance(constants, (dict, type(None))):
         raise DeviceError(f"constants is {type(constants).__name__}, must be {{constant_id: number}}")
     numbers = {constant.name: number for number, constant in module.constants.items()}
-    words = {number: constant.default for number, constant in module.constants.items() if constant.type.bits == 32 or constant.type.kind == "bool"}
+    words = {
+        number: constant.default
+        for number, constant in module.constants.items()
+        if constant.type.bits == 32 or constant.type.kind == "bool"
+    }
     for key, value in (constants or {}).items():
         key = numbers.get(key, key) if isinstance(key, str) else key
         declared = module.constants.get(key) if isinstance(key, int) and not isinstance(key, bool) else None
         if declared is None:
-            known = ", ".join(f"{each} ({constant.name})" for each, constant in sorted(module.constants.items())) or "none"
+            known = (
+                ", ".join(f"{each} ({constant.name})" for each, constant in sorted(module.constants.items())) or "none"
+            )
             raise DeviceError(f"the shader has no specialization constant {key!r:.60}; it has: {known}")
         if key not in words:
             raise DeviceError(f"constants[{key}] has {declared.type.bits} bits; only constants of 32 bits can be set")
@@ -168,7 +212,9 @@ def _by_name(module: spirv.Module, push: Mapping) -> list:
     names = [member.name for member in module.push.type.members] if module.push else []
     unknown, missing = [name for name in push if name not in names], [name for name in names if name not in push]
     if unknown or missing:
-        raise DeviceError(f"push has {', '.join(map(repr, push)) or 'no values'}; the shader declares {', '.join(names) or 'none'}")
+        raise DeviceError(
+            f"push has {', '.join(map(repr, push)) or 'no values'}; the shader declares {', '.join(names) or 'none'}"
+        )
     return [push[name] for name in names]
 
 

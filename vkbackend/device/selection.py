@@ -1,8 +1,8 @@
 """The devices that this process uses: chosen by the environment, each opened once, when a model first needs it.
 
-In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, what there is and what would be used and why;
-`usable()`, what models may be placed on; `opened(uuid)`, an open `Device`. Devices are known by their UUID:
-indices are the loader's order, which is no property of a device.
+In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, what there is and
+what would be used and why; `usable()`, what models may be placed on; `opened(uuid)`, an open `Device`. Devices are
+known by their UUID: indices are the loader's order, which is no property of a device.
 """
 
 import logging
@@ -23,10 +23,11 @@ SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a V
 
 @dataclass(frozen=True)
 class Survey:
-    """devices: all there are. chosen: the one that models are loaded on first when Vulkan is switched on, None where there is none.
+    """devices: all there are. chosen: the one that models are loaded on first when Vulkan is switched on, None where
+    there is none.
 
-    usable: all that models may be placed on, the chosen one first. reasons: why each device was chosen or not, by index. problem: why no device
-    can be used, empty where one can.
+    usable: all that models may be placed on, the chosen one first. reasons: why each device was chosen or not, by
+    index. problem: why no device can be used, empty where one can.
     """
 
     devices: list[DeviceInfo] = field(default_factory=list)
@@ -80,7 +81,9 @@ def survey(devices: list[DeviceInfo] | None = None) -> Survey:
     try:
         choice = choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES"))
     except DeviceError as error:
-        reasons = {device.index: f"cannot be used: {device.problem}" if device.problem else str(error) for device in devices}
+        reasons = {
+            device.index: f"cannot be used: {device.problem}" if device.problem else str(error) for device in devices
+        }
         return Survey(devices, None, reasons, str(error), is_switched_on)
     return Survey(devices, choice.device, choice.reasons, "", is_switched_on, choice.usable)
 
@@ -98,8 +101,10 @@ _listed: list[DeviceInfo] = []  # what was there when a model was last loaded
 
 
 def _survey_to_load() -> Survey:
-    """Devices are listed anew where one of those that count is not open: the list has its free memory. An open one is asked for that itself: a
-    new instance would start validation layers anew, which empties the file that they write to."""
+    """Devices are listed anew where one of those that count is not open: the list has its free memory. An open one
+    is asked for that itself: a new instance would start validation layers anew, which empties the file that they
+    write to.
+    """
     global _listed
     found = survey(_listed) if _listed else Survey()
     if not found.usable or any(info.uuid not in _open for info in found.usable):
@@ -161,7 +166,9 @@ def open_device(index: int | None = None) -> Device:
     for info in devices:
         if info.index == index:
             return _opened(info)
-    raise NoDevice(f"there is no Vulkan device {index}; there are: {', '.join(f'{info.index} {info.name}' for info in devices)}")
+    raise NoDevice(
+        f"there is no Vulkan device {index}; there are: {', '.join(f'{info.index} {info.name}' for info in devices)}"
+    )
 
 
 def _opened(info: DeviceInfo) -> Device:

@@ -1,6 +1,8 @@
-"""Compares what a shader's SPIR-V declares with what is given to it and with what the device can do, before anything is made of either.
+"""Compares what a shader's SPIR-V declares with what is given to it and with what the device can do, before anything
+is made of either.
 
-In: `spirv.Module`, arrays, workgroups, a `DeviceInfo`. Each `check_...` raises DeviceError, which names the thing, its limit and its value.
+In: `spirv.Module`, arrays, workgroups, a `DeviceInfo`. Each `check_...` raises DeviceError, which names the thing,
+its limit and its value.
 """
 
 from dataclasses import dataclass
@@ -12,16 +14,51 @@ from .discover import DeviceInfo
 from .scalars import scalar_name
 from .spirv import COMPUTE, STORAGE_BUFFER, UNIFORM, WORKGROUP, Module, Type, Variable
 
-# Capabilities of SPIR-V that a device may have here, and the feature that gives each; "" where every Vulkan device has it.
+# Capabilities of SPIR-V that a device may have here, and the feature that gives each; "" where every Vulkan device has
+# it.
 CAPABILITIES = {
-    0: "", 1: "", 9: "float16", 10: "float64", 11: "int64", 22: "int16", 39: "int8", 61: "subgroup_basic", 62: "subgroup_vote",
-    63: "subgroup_arithmetic", 64: "subgroup_ballot", 65: "subgroup_shuffle", 66: "subgroup_shuffle_relative", 67: "subgroup_clustered",
-    68: "subgroup_quad", 4433: "storage16", 4434: "uniform_storage16", 4435: "push_constant16", 4448: "storage8", 4449: "uniform_storage8",
-    4450: "push_constant8", 5345: "memory_model", 5346: "memory_model_device_scope", 6016: "integer_dot_product", 6017: "integer_dot_product",
-    6018: "integer_dot_product", 6019: "integer_dot_product", 6022: "cooperative_matrix",
+    0: "",
+    1: "",
+    9: "float16",
+    10: "float64",
+    11: "int64",
+    22: "int16",
+    39: "int8",
+    61: "subgroup_basic",
+    62: "subgroup_vote",
+    63: "subgroup_arithmetic",
+    64: "subgroup_ballot",
+    65: "subgroup_shuffle",
+    66: "subgroup_shuffle_relative",
+    67: "subgroup_clustered",
+    68: "subgroup_quad",
+    4433: "storage16",
+    4434: "uniform_storage16",
+    4435: "push_constant16",
+    4448: "storage8",
+    4449: "uniform_storage8",
+    4450: "push_constant8",
+    5345: "memory_model",
+    5346: "memory_model_device_scope",
+    6016: "integer_dot_product",
+    6017: "integer_dot_product",
+    6018: "integer_dot_product",
+    6019: "integer_dot_product",
+    6022: "cooperative_matrix",
 }
-NAMES = {12: "Int64Atomics", 43: "Sampled1D", 44: "Image1D", 46: "SampledBuffer", 47: "ImageBuffer", 50: "ImageQuery", 4441: "VariablePointersStorageBuffer",
-         4442: "VariablePointers", 5347: "PhysicalStorageBufferAddresses", 6033: "AtomicFloat32AddEXT", 6034: "AtomicFloat64AddEXT"}
+NAMES = {
+    12: "Int64Atomics",
+    43: "Sampled1D",
+    44: "Image1D",
+    46: "SampledBuffer",
+    47: "ImageBuffer",
+    50: "ImageQuery",
+    4441: "VariablePointersStorageBuffer",
+    4442: "VariablePointers",
+    5347: "PhysicalStorageBufferAddresses",
+    6033: "AtomicFloat32AddEXT",
+    6034: "AtomicFloat64AddEXT",
+}
 SPIRV_OF_VULKAN = {(1, 0): (1, 0), (1, 1): (1, 3), (1, 2): (1, 5), (1, 3): (1, 6)}
 DTYPES = {"int": "i", "uint": "u", "float": "f"}
 
@@ -57,12 +94,17 @@ def check_features(module: Module, info: DeviceInfo) -> None:
     """Of the device: making a pipeline of what it lacks may end the process."""
     most = max((spirv for vulkan, spirv in SPIRV_OF_VULKAN.items() if vulkan <= info.api[:2]), default=(1, 0))
     if module.version > most:
-        raise DeviceError(f"the shader is SPIR-V {module.version[0]}.{module.version[1]}; {info.name} (Vulkan {info.api[0]}.{info.api[1]}) reads up to "
-                          f"{most[0]}.{most[1]}: compile it for an older target")
+        raise DeviceError(
+            f"the shader is SPIR-V {module.version[0]}.{module.version[1]}; {info.name} (Vulkan "
+            f"{info.api[0]}.{info.api[1]}) reads up to "
+            f"{most[0]}.{most[1]}: compile it for an older target"
+        )
     for number in module.capabilities:
         feature = CAPABILITIES.get(number)
         if feature is None:
-            raise DeviceError(f"the shader needs the SPIR-V capability {NAMES.get(number, number)}, which is not enabled here")
+            raise DeviceError(
+                f"the shader needs the SPIR-V capability {NAMES.get(number, number)}, which is not enabled here"
+            )
         if feature and feature not in info.features:
             raise DeviceError(f"{info.name} lacks {feature}, which the shader needs")
 
@@ -88,18 +130,27 @@ def check_bindings(module: Module, given: list[Given], info: DeviceInfo) -> None
         if at not in seen:
             raise DeviceError(f"set 0, binding {at} is not declared by the shader, and {each} is given for it")
     if len(given) > info.limits.max_storage_buffers:
-        raise DeviceError(f"{len(given)} storage buffers are bound; {info.name} binds at most {info.limits.max_storage_buffers}")
+        raise DeviceError(
+            f"{len(given)} storage buffers are bound; {info.name} binds at most {info.limits.max_storage_buffers}"
+        )
     for at, each in enumerate(given):
         if each.num_bytes > info.limits.max_storage_buffer_range:
-            raise DeviceError(f"set 0, binding {at}: {each} takes {each.num_bytes} bytes; {info.name} binds at most "
-                              f"{info.limits.max_storage_buffer_range} at once")
+            raise DeviceError(
+                f"set 0, binding {at}: {each} takes {each.num_bytes} bytes; {info.name} binds at most "
+                f"{info.limits.max_storage_buffer_range} at once"
+            )
 
 
 def _descriptor(variable: Variable) -> str:
     kind = variable.type
     if kind.kind in ("array", "runtime array"):
         return "an array of descriptors"
-    if variable.storage == STORAGE_BUFFER and kind.kind == "struct" or variable.storage == UNIFORM and kind.is_buffer_block:
+    if (
+        variable.storage == STORAGE_BUFFER
+        and kind.kind == "struct"
+        or variable.storage == UNIFORM
+        and kind.is_buffer_block
+    ):
         return "a storage buffer"
     if variable.storage == UNIFORM:
         return "a uniform buffer"
@@ -108,13 +159,17 @@ def _descriptor(variable: Variable) -> str:
 
 def _check_fit(where: str, variable: Variable, given: Given) -> None:
     if given.is_output and variable.is_readonly:
-        raise DeviceError(f"{where} is readonly in the shader, and {given.name} is an output: its values would stay zero")
+        raise DeviceError(
+            f"{where} is readonly in the shader, and {given.name} is an output: its values would stay zero"
+        )
     scalars = _scalars(variable.type)
     if len(scalars) == 1:
-        scalar, = scalars
+        (scalar,) = scalars
         if DTYPES.get(scalar.kind) != given.dtype.kind or scalar.bits != given.dtype.itemsize * 8:
-            raise DeviceError(f"{where} holds {scalar_name(scalar)}, {given.name} is {given.dtype}: use {scalar_name(scalar)} "
-                              "(array.astype for the numbers, array.view for the bytes)")
+            raise DeviceError(
+                f"{where} holds {scalar_name(scalar)}, {given.name} is {given.dtype}: use {scalar_name(scalar)} "
+                "(array.astype for the numbers, array.view for the bytes)"
+            )
     fixed, last = variable.type.num_bytes, variable.type.members[-1] if variable.type.members else None
     if given.num_bytes < fixed:
         raise DeviceError(f"{where} takes at least {fixed} bytes, {given} has {given.num_bytes}")
@@ -124,16 +179,25 @@ def _check_fit(where: str, variable: Variable, given: Given) -> None:
         return
     stride, start = last.type.stride or last.type.element.num_bytes, last.offset or 0
     if stride and (given.num_bytes - start) % stride:
-        raise DeviceError(f"{where} holds elements of {stride} bytes from byte {start} on, {given} has {given.num_bytes} bytes")
+        raise DeviceError(
+            f"{where} holds elements of {stride} bytes from byte {start} on, {given} has {given.num_bytes} bytes"
+        )
     if len(variable.type.members) == 1:
         _check_stride(where, last.type, given, len(scalars) == 1)
 
 
 def _check_stride(where: str, array: Type, given: Given, is_plain: bool) -> None:
     """Elements with gaps between them, such as vec3, must be given with their gaps."""
-    if is_plain and array.stride > array.element.num_bytes > 0 and (given.shape[-1] if given.shape else 1) * given.dtype.itemsize % array.stride:
-        raise DeviceError(f"{where} holds elements of {array.element.num_bytes} bytes that are {array.stride} bytes apart, {given} has none of those gaps: "
-                          f"give rows of {array.stride // given.dtype.itemsize}")
+    if (
+        is_plain
+        and array.stride > array.element.num_bytes > 0
+        and (given.shape[-1] if given.shape else 1) * given.dtype.itemsize % array.stride
+    ):
+        raise DeviceError(
+            f"{where} holds elements of {array.element.num_bytes} bytes that are {array.stride} bytes apart, {given} "
+            f"has none of those gaps: "
+            f"give rows of {array.stride // given.dtype.itemsize}"
+        )
 
 
 def _scalars(kind: Type) -> set[Type]:
@@ -145,7 +209,9 @@ def _scalars(kind: Type) -> set[Type]:
     return _scalars(kind.element) if kind.element else {kind}
 
 
-def check_workgroups(module: Module, groups: tuple[int, int, int], constants: dict[int, int], subgroup_size: int, info: DeviceInfo) -> None:
+def check_workgroups(
+    module: Module, groups: tuple[int, int, int], constants: dict[int, int], subgroup_size: int, info: DeviceInfo
+) -> None:
     """Sizes and numbers of workgroups, shared memory, subgroups. constants: words of specialization constants by id."""
     limits, name = info.limits, info.name
     for axis, count, most in zip("xyz", groups, limits.max_workgroup_count):
@@ -159,17 +225,27 @@ def check_workgroups(module: Module, groups: tuple[int, int, int], constants: di
             raise DeviceError(f"local_size_{axis} is {size}; {name} has 1 to {most}")
     invocations = sizes[0] * sizes[1] * sizes[2]
     if invocations > limits.max_workgroup_invocations:
-        raise DeviceError(f"a workgroup of {sizes[0]} x {sizes[1]} x {sizes[2]} has {invocations} invocations; {name} has at most "
-                          f"{limits.max_workgroup_invocations}")
+        raise DeviceError(
+            f"a workgroup of {sizes[0]} x {sizes[1]} x {sizes[2]} has {invocations} invocations; {name} has at most "
+            f"{limits.max_workgroup_invocations}"
+        )
     shared = sum(each.type.num_bytes for each in module.variables if each.storage == WORKGROUP)
     if shared > limits.max_shared_memory_bytes:
-        raise DeviceError(f"the shader has {shared} bytes of shared memory; {name} has {limits.max_shared_memory_bytes}")
+        raise DeviceError(
+            f"the shader has {shared} bytes of shared memory; {name} has {limits.max_shared_memory_bytes}"
+        )
     if not subgroup_size:
         return
     if subgroup_size not in info.subgroup_sizes:
-        raise DeviceError(f"subgroup_size is {subgroup_size}; {name} has {', '.join(map(str, info.subgroup_sizes)) or info.subgroup_size}")
+        raise DeviceError(
+            f"subgroup_size is {subgroup_size}; {name} has "
+            f"{', '.join(map(str, info.subgroup_sizes)) or info.subgroup_size}"
+        )
     if sizes[0] % subgroup_size:
         raise DeviceError(f"local_size_x is {sizes[0]}, must be a multiple of subgroup_size, which is {subgroup_size}")
     if "subgroup_size_control" in info.features and invocations > subgroup_size * limits.max_workgroup_subgroups:
-        raise DeviceError(f"a workgroup of {invocations} invocations has more than {limits.max_workgroup_subgroups} subgroups of {subgroup_size}, "
-                          f"the most that {name} has")
+        raise DeviceError(
+            f"a workgroup of {invocations} invocations has more than {limits.max_workgroup_subgroups} subgroups of "
+            f"{subgroup_size}, "
+            f"the most that {name} has"
+        )

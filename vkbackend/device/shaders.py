@@ -1,7 +1,9 @@
-"""Shader variants by name -> SPIR-V -> kernels, cached per device and, across processes, in the driver's pipeline cache.
+"""Shader variants by name -> SPIR-V -> kernels, cached per device and, across processes, in the driver's pipeline
+cache.
 
-In: `shaders/variants.toml`. An installed package finds the SPIR-V that the build made beside the native extension; a source
-checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at once.
+In: `shaders/variants.toml`. An installed package finds the SPIR-V that the build made beside the native extension; a
+source checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at
+once.
 """
 
 import codecs
@@ -101,13 +103,17 @@ def interface(name: str) -> Interface:
 @lru_cache(maxsize=None)
 def _interface_of_variant(name: str) -> Interface | None:
     variant = variants().get(name)
-    return variant and Interface(name, {constant: tuple(each) for constant, each in variant["constants"].items()}, variant["push"])
+    return variant and Interface(
+        name, {constant: tuple(each) for constant, each in variant["constants"].items()}, variant["push"]
+    )
 
 
 def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
-    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. target: the Vulkan version that it is compiled for.
+    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. target: the Vulkan version that it is compiled
+    for.
 
-    Raises DeviceError with the compiler's message, whatever bytes the source holds, and where the compiler is missing.
+    Raises DeviceError with the compiler's message, whatever bytes the source holds, and where the compiler is
+    missing.
     """
     if target not in TARGETS:
         raise DeviceError(f"target is {target!r}; there are: {', '.join(TARGETS)}")
@@ -124,12 +130,16 @@ def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
         try:
             done = subprocess.run(command, capture_output=True)
         except OSError as error:
-            raise DeviceError(f"the GLSL compiler glslangValidator cannot be run ({error.strerror or error}); install it "
-                              "(Debian: apt-get install glslang-tools)") from error
+            raise DeviceError(
+                f"the GLSL compiler glslangValidator cannot be run ({error.strerror or error}); install it "
+                "(Debian: apt-get install glslang-tools)"
+            ) from error
         compiled = Path(f"{path}.spv")
         if done.returncode or not compiled.exists():
             said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
-            raise DeviceError(f"GLSL does not compile:\n{said or f'glslangValidator ended with status {done.returncode}'}")
+            raise DeviceError(
+                f"GLSL does not compile:\n{said or f'glslangValidator ended with status {done.returncode}'}"
+            )
         return compiled.read_bytes()
 
 
@@ -142,15 +152,19 @@ class KernelCache:
         self._extra: dict[str, dict] = {}
 
     def add(self, name: str, code: bytes, requires=(), texel=None, interface: Interface | None = None) -> None:
-        """Make SPIR-V from elsewhere usable under `name` in a Dispatch; one that has a variant's name takes its place, with its constants.
+        """Make SPIR-V from elsewhere usable under `name` in a Dispatch; one that has a variant's name takes its
+        place, with its constants.
 
-        interface: the names of its constants; None for those that the SPIR-V has. Raises DeviceError where these are not 32 bits each.
+        interface: the names of its constants; None for those that the SPIR-V has. Raises DeviceError where these are
+        not 32 bits each.
         """
         self._extra[name] = {"spirv": code, "requires": list(requires), "texel": texel or {}}
         _added[name] = interface or Interface.of_module(name, read(code))
 
     def missing(self, name: str) -> list[str]:
-        """Features that the variant needs and the device lacks; empty where it can run. Raises DeviceError where it is unknown."""
+        """Features that the variant needs and the device lacks; empty where it can run. Raises DeviceError where it
+        is unknown.
+        """
         return [feature for feature in self._variant(name)["requires"] if not self.device.supports(feature)]
 
     def _variant(self, name: str) -> dict:
@@ -160,19 +174,26 @@ class KernelCache:
         return variant
 
     def fitting(self, dispatch):
-        """The dispatch, with the variant that reads storage buffers in place of one whose texel buffers would be larger than the device
-        allows. Raises DeviceError where there is no such variant."""
+        """The dispatch, with the variant that reads storage buffers in place of one whose texel buffers would be
+        larger than the device allows. Raises DeviceError where there is no such variant.
+        """
         limit = self.device.info.limits.max_texel_buffer_elements
         buffers = (*dispatch.reads, *dispatch.writes)
-        too_large = [int(binding) for binding, kind in self._variant(dispatch.shader)["texel"].items()
-                     if int(binding) < len(buffers) and buffers[int(binding)].num_bytes // TEXEL_BYTES[kind] > limit]
+        too_large = [
+            int(binding)
+            for binding, kind in self._variant(dispatch.shader)["texel"].items()
+            if int(binding) < len(buffers) and buffers[int(binding)].num_bytes // TEXEL_BYTES[kind] > limit
+        ]
         if not too_large:
             return dispatch
         for flavor in ("_subgroup", "_base"):
             other = dispatch.shader.removesuffix("_texel") + flavor
             if other in variants() and not self.missing(other):
                 return replace(dispatch, shader=other)
-        raise DeviceError(f"{self.device.info.name}: texel buffers hold at most {limit} elements, binding {too_large[0]} of {dispatch.shader} has more")
+        raise DeviceError(
+            f"{self.device.info.name}: texel buffers hold at most {limit} elements, binding {too_large[0]} of "
+            f"{dispatch.shader} has more"
+        )
 
     def get(self, dispatch) -> "_native.Kernel":
         """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""
@@ -193,6 +214,7 @@ class KernelCache:
 
     def _make(self, dispatch, num_bindings):
         from .failures import translated
+
         name, info = dispatch.shader, self.device.info
         missing = self.missing(name)  # creating a pipeline whose capability the driver lacks may end the process
         if missing:
@@ -201,14 +223,21 @@ class KernelCache:
         code = variant["spirv"] if "spirv" in variant else spirv(name)
         texel = {int(binding): kind for binding, kind in variant["texel"].items()}
         if dispatch.subgroup_size and not info.subgroup_min <= dispatch.subgroup_size <= info.subgroup_max:
-            raise DeviceError(f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} ({name})")
+            raise DeviceError(
+                f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} "
+                f"({name})"
+            )
         required = dispatch.subgroup_size if "subgroup_size_control" in info.features else 0
         bindings = [TEXEL_KINDS[texel[binding]] if binding in texel else 0 for binding in range(num_bindings)]
         with translated(f"{info.name}: making kernel {name}"):
-            return _native.Kernel(self.device._context, code, bindings, len(dispatch.push_words), dict(dispatch.constant_words), required)
+            return _native.Kernel(
+                self.device._context, code, bindings, len(dispatch.push_words), dict(dispatch.constant_words), required
+            )
 
     def save(self) -> None:
-        """Write the driver's pipeline cache for the next process (whole or not at all). Where that cannot be done, it is logged."""
+        """Write the driver's pipeline cache for the next process (whole or not at all). Where that cannot be done,
+        it is logged.
+        """
         path = _cache_path(self.device.info)
         data = self.device._context.cache_data()
         kept = settings.read_checked(path)
@@ -220,7 +249,13 @@ class KernelCache:
 
 
 def _key(dispatch) -> tuple:
-    return dispatch.shader, dispatch.constant_words, dispatch.subgroup_size, len(dispatch.reads) + len(dispatch.writes), len(dispatch.push_words)
+    return (
+        dispatch.shader,
+        dispatch.constant_words,
+        dispatch.subgroup_size,
+        len(dispatch.reads) + len(dispatch.writes),
+        len(dispatch.push_words),
+    )
 
 
 def _cache_path(info) -> Path:

@@ -1,7 +1,9 @@
-"""Reads what a SPIR-V module says of itself: entry points, bindings, push constants, specialization constants, needed capabilities.
+"""Reads what a SPIR-V module says of itself: entry points, bindings, push constants, specialization constants,
+needed capabilities.
 
-In: the words of a module. Out: `Module`. Every index is checked: bytes that are no module raise DeviceError. Nothing is executed and the
-module's functions are not looked at. Numbers: https://registry.khronos.org/SPIR-V/specs/unified1/SPIRV.html
+In: the words of a module. Out: `Module`. Every index is checked: bytes that are no module raise DeviceError. Nothing
+is executed and the module's functions are not looked at. Numbers:
+https://registry.khronos.org/SPIR-V/specs/unified1/SPIRV.html
 """
 
 import struct
@@ -23,7 +25,19 @@ UNIFORM_CONSTANT, UNIFORM, WORKGROUP, PUSH_CONSTANT, STORAGE_BUFFER = 0, 2, 4, 9
 
 class Op(IntEnum):
     NAME, MEMBER_NAME, EXTENSION, ENTRY_POINT, EXECUTION_MODE, CAPABILITY = 5, 6, 10, 15, 16, 17
-    BOOL, INT, FLOAT, VECTOR, MATRIX, IMAGE, SAMPLER, SAMPLED_IMAGE, ARRAY, RUNTIME_ARRAY, STRUCT = 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    BOOL, INT, FLOAT, VECTOR, MATRIX, IMAGE, SAMPLER, SAMPLED_IMAGE, ARRAY, RUNTIME_ARRAY, STRUCT = (
+        20,
+        21,
+        22,
+        23,
+        24,
+        25,
+        26,
+        27,
+        28,
+        29,
+        30,
+    )
     POINTER = 32
     CONSTANT, CONSTANT_COMPOSITE = 43, 44
     SPEC_TRUE, SPEC_FALSE, SPEC_CONSTANT, SPEC_COMPOSITE = 48, 49, 50, 51
@@ -36,13 +50,28 @@ class Decoration(IntEnum):
     NON_WRITABLE, BINDING, SET, OFFSET = 24, 33, 34, 35
 
 
-TYPE_WORDS = {Op.BOOL: 2, Op.INT: 4, Op.FLOAT: 3, Op.VECTOR: 4, Op.MATRIX: 4, Op.ARRAY: 4, Op.RUNTIME_ARRAY: 3, Op.STRUCT: 2, Op.POINTER: 4,
-              Op.IMAGE: 9, Op.SAMPLER: 2, Op.SAMPLED_IMAGE: 3, Op.ACCELERATION_STRUCTURE: 2}
+TYPE_WORDS = {
+    Op.BOOL: 2,
+    Op.INT: 4,
+    Op.FLOAT: 3,
+    Op.VECTOR: 4,
+    Op.MATRIX: 4,
+    Op.ARRAY: 4,
+    Op.RUNTIME_ARRAY: 3,
+    Op.STRUCT: 2,
+    Op.POINTER: 4,
+    Op.IMAGE: 9,
+    Op.SAMPLER: 2,
+    Op.SAMPLED_IMAGE: 3,
+    Op.ACCELERATION_STRUCTURE: 2,
+}
 
 
 @dataclass(frozen=True)
 class Member:
-    """Of a struct. offset: bytes from its start, None where the module says none. is_row_major, matrix_stride: of matrices in it."""
+    """Of a struct. offset: bytes from its start, None where the module says none. is_row_major, matrix_stride: of
+    matrices in it.
+    """
 
     name: str
     type: "Type"
@@ -54,9 +83,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Type:
-    """kind: "bool", "int", "uint", "float", "vector", "matrix", "array", "runtime array", "struct", "pointer", "image", "texel buffer", "sampler",
-    "sampled image", "acceleration structure" or "unknown type". bits: of a scalar. count: of elements, None where it is not known before the
-    module is specialized. stride: bytes between elements of an array, 0 where the module says none."""
+    """kind: "bool", "int", "uint", "float", "vector", "matrix", "array", "runtime array", "struct", "pointer",
+    "image", "texel buffer", "sampler", "sampled image", "acceleration structure" or "unknown type". bits: of a
+    scalar. count: of elements, None where it is not known before the module is specialized. stride: bytes between
+    elements of an array, 0 where the module says none.
+    """
 
     kind: str
     bits: int = 0
@@ -101,7 +132,9 @@ def member_bytes(member: Member) -> int:
 
 @dataclass(frozen=True)
 class Variable:
-    """A global. set, binding: None where the module says none. storage: the number of its storage class. is_readonly: the shader never writes it."""
+    """A global. set, binding: None where the module says none. storage: the number of its storage class.
+    is_readonly: the shader never writes it.
+    """
 
     name: str
     type: Type
@@ -130,8 +163,10 @@ class SpecConstant:
 
 @dataclass(frozen=True)
 class Module:
-    """version: (major, minor). local_size: three sizes, each a number, or the id of the specialization constant that holds it as ("constant", id);
-    empty where the module says none. capabilities: numbers. constants: specialization constants by their id."""
+    """version: (major, minor). local_size: three sizes, each a number, or the id of the specialization constant that
+    holds it as ("constant", id); empty where the module says none. capabilities: numbers. constants: specialization
+    constants by their id.
+    """
 
     version: tuple[int, int]
     entry_points: tuple[EntryPoint, ...]
@@ -153,7 +188,10 @@ class Module:
 
     def sizes(self, given: dict[int, int]) -> tuple[int, ...]:
         """The local size with these values of specialization constants."""
-        return tuple(given.get(size[1], self.constants[size[1]].default) if isinstance(size, tuple) else size for size in self.local_size)
+        return tuple(
+            given.get(size[1], self.constants[size[1]].default) if isinstance(size, tuple) else size
+            for size in self.local_size
+        )
 
 
 def read(code: bytes) -> Module:
@@ -197,14 +235,24 @@ class _Reader:
             if not count or at + count > len(words):
                 raise invalid(f"the instruction at word {at} has {count} words, {len(words) - at} are left")
             try:
-                self.take(op, list(words[at + 1:at + count]))
+                self.take(op, list(words[at + 1 : at + count]))
             except IndexError:
                 raise invalid(f"the instruction at word {at} is cut short") from None
             at += count
-        constants = {self.decorations[key, Decoration.SPEC_ID][0]: self.spec_constant(key) for key in self.constants
-                     if self.decorations.get((key, Decoration.SPEC_ID))}
-        return Module((words[1] >> 16 & 0xFF, words[1] >> 8 & 0xFF), tuple(self.entries), self.workgroup_size(), tuple(self.capabilities),
-                      tuple(self.extensions), tuple(self.variable(*each) for each in self.globals), constants)
+        constants = {
+            self.decorations[key, Decoration.SPEC_ID][0]: self.spec_constant(key)
+            for key in self.constants
+            if self.decorations.get((key, Decoration.SPEC_ID))
+        }
+        return Module(
+            (words[1] >> 16 & 0xFF, words[1] >> 8 & 0xFF),
+            tuple(self.entries),
+            self.workgroup_size(),
+            tuple(self.capabilities),
+            tuple(self.extensions),
+            tuple(self.variable(*each) for each in self.globals),
+            constants,
+        )
 
     def take(self, op: int, words: list[int]) -> None:
         """Keep what an instruction declares. Raises IndexError where it has too few words."""
@@ -225,7 +273,14 @@ class _Reader:
             if len(words) + 1 < TYPE_WORDS[op]:
                 raise IndexError
             self.types[words[0]] = op, words[1:]
-        elif op in (Op.CONSTANT, Op.CONSTANT_COMPOSITE, Op.SPEC_TRUE, Op.SPEC_FALSE, Op.SPEC_CONSTANT, Op.SPEC_COMPOSITE):
+        elif op in (
+            Op.CONSTANT,
+            Op.CONSTANT_COMPOSITE,
+            Op.SPEC_TRUE,
+            Op.SPEC_FALSE,
+            Op.SPEC_CONSTANT,
+            Op.SPEC_COMPOSITE,
+        ):
             self.constants[words[1]] = op, [words[0], *words[2:]]
         elif op == Op.VARIABLE and words[2] in (UNIFORM_CONSTANT, UNIFORM, WORKGROUP, PUSH_CONSTANT, STORAGE_BUFFER):
             self.globals.append((words[0], words[1], words[2]))
@@ -248,27 +303,46 @@ class _Reader:
         elif op == Op.FLOAT:
             made = Type("float", words[0])
         elif op in (Op.VECTOR, Op.MATRIX):
-            made = Type("vector" if op == Op.VECTOR else "matrix", element=self.type(words[0], depth + 1), count=words[1])
+            made = Type(
+                "vector" if op == Op.VECTOR else "matrix", element=self.type(words[0], depth + 1), count=words[1]
+            )
         elif op == Op.ARRAY:
             made = Type("array", element=self.type(words[0], depth + 1), count=self.length(words[1]), stride=stride)
         elif op == Op.RUNTIME_ARRAY:
             made = Type("runtime array", element=self.type(words[0], depth + 1), stride=stride)
         elif op == Op.STRUCT:
-            made = Type("struct", members=tuple(self.member(key, at, each, depth) for at, each in enumerate(words)),
-                        is_block=(key, Decoration.BLOCK) in self.decorations, is_buffer_block=(key, Decoration.BUFFER_BLOCK) in self.decorations)
+            made = Type(
+                "struct",
+                members=tuple(self.member(key, at, each, depth) for at, each in enumerate(words)),
+                is_block=(key, Decoration.BLOCK) in self.decorations,
+                is_buffer_block=(key, Decoration.BUFFER_BLOCK) in self.decorations,
+            )
         elif op == Op.IMAGE:
             made = Type("texel buffer" if words[1] == 5 else "image")  # dimension Buffer
         else:
-            made = Type({Op.POINTER: "pointer", Op.SAMPLER: "sampler", Op.SAMPLED_IMAGE: "sampled image"}.get(op, "acceleration structure"))
-        if made.kind in ("vector", "matrix") and not made.element.is_scalar and not (made.kind == "matrix" and made.element.kind == "vector"):
+            made = Type(
+                {Op.POINTER: "pointer", Op.SAMPLER: "sampler", Op.SAMPLED_IMAGE: "sampled image"}.get(
+                    op, "acceleration structure"
+                )
+            )
+        if (
+            made.kind in ("vector", "matrix")
+            and not made.element.is_scalar
+            and not (made.kind == "matrix" and made.element.kind == "vector")
+        ):
             raise invalid(f"{made.kind} {key} holds {made.element.kind}s")
         self.made[key] = made
         return made
 
     def member(self, key: int, at: int, type_id: int, depth: int) -> Member:
-        return Member(self.member_names.get((key, at), str(at)), self.type(type_id, depth + 1), self.number((key, at, Decoration.OFFSET)),
-                      self.number((key, at, Decoration.MATRIX_STRIDE)) or 0, (key, at, Decoration.ROW_MAJOR) in self.member_decorations,
-                      (key, at, Decoration.NON_WRITABLE) in self.member_decorations)
+        return Member(
+            self.member_names.get((key, at), str(at)),
+            self.type(type_id, depth + 1),
+            self.number((key, at, Decoration.OFFSET)),
+            self.number((key, at, Decoration.MATRIX_STRIDE)) or 0,
+            (key, at, Decoration.ROW_MAJOR) in self.member_decorations,
+            (key, at, Decoration.NON_WRITABLE) in self.member_decorations,
+        )
 
     def number(self, key: tuple) -> int | None:
         """The first operand of a decoration, of a member where the key has three parts."""
@@ -286,8 +360,14 @@ class _Reader:
             raise invalid(f"variable {key} is no pointer")
         kind = self.type(words[1])
         name = self.names.get(key) or self.names.get(words[1]) or f"%{key}"
-        readonly = (key, Decoration.NON_WRITABLE) in self.decorations or bool(kind.members) and all(each.is_readonly for each in kind.members)
-        return Variable(name, kind, storage, self.number((key, Decoration.SET)), self.number((key, Decoration.BINDING)), readonly)
+        readonly = (
+            (key, Decoration.NON_WRITABLE) in self.decorations
+            or bool(kind.members)
+            and all(each.is_readonly for each in kind.members)
+        )
+        return Variable(
+            name, kind, storage, self.number((key, Decoration.SET)), self.number((key, Decoration.BINDING)), readonly
+        )
 
     def spec_constant(self, key: int) -> SpecConstant:
         op, words = self.constants[key]
@@ -305,7 +385,9 @@ class _Reader:
         if len(parts) != 3 or any(len(self.constants.get(part, (0, []))[1]) < 2 for part in parts):
             raise invalid("its workgroup size is not three constants")
         spec = [self.number((part, Decoration.SPEC_ID)) for part in parts]
-        return tuple(self.constants[part][1][1] if found is None else ("constant", found) for part, found in zip(parts, spec))
+        return tuple(
+            self.constants[part][1][1] if found is None else ("constant", found) for part, found in zip(parts, spec)
+        )
 
 
 def text(words: list[int]) -> str:
@@ -313,4 +395,4 @@ def text(words: list[int]) -> str:
     data = struct.pack(f"<{len(words)}I", *words)
     if b"\0" not in data:
         raise IndexError
-    return data[:data.index(0)].decode("utf-8", "replace")
+    return data[: data.index(0)].decode("utf-8", "replace")

@@ -1,6 +1,8 @@
-"""What the engine and a runner hand each other. The engine knows a runner by this module alone, so tests can bring their own.
+"""What the engine and a runner hand each other. The engine knows a runner by this module alone, so tests can bring
+their own.
 
-In one direction: `SequenceWork`, tokens to append to a sequence. In the other: what follows them, as `LogitsRow`s, `ScoredRow`s, hidden states.
+In one direction: `SequenceWork`, tokens to append to a sequence. In the other: what follows them, as `LogitsRow`s,
+`ScoredRow`s, hidden states.
 """
 
 from dataclasses import dataclass
@@ -13,9 +15,9 @@ import numpy as np
 class SequenceWork:
     """Tokens that a step appends to one sequence, and what is wanted of them, in this order:
 
-    targets: a `ScoredRow` for each of the first of them, with the logit of the token named here; candidates: with its largest logits
-    outputs: a row of logits for so many of the last of them
-    hidden: the hidden state of the last one, f32 (width,)
+    targets: a `ScoredRow` for each of the first of them, with the logit of the token named here; candidates: with
+    its largest logits outputs: a row of logits for so many of the last of them hidden: the hidden state of the last
+    one, f32 (width,)
     """
 
     sequence_id: int
@@ -31,7 +33,8 @@ class SequenceWork:
 
 
 class LogitsRow(Protocol):
-    """Raw logits of one position. `ids` and `logits` hold at least the 128 largest, or the whole vocabulary where it is smaller.
+    """Raw logits of one position. `ids` and `logits` hold at least the 128 largest, or the whole vocabulary where it
+    is smaller.
 
     log_sum_exp: natural logarithm of the sum of exp(logit) over the whole vocabulary
     ids, logits: (n,) int32 and (n,) float32, by logit descending, ties by lower id
@@ -47,7 +50,9 @@ class LogitsRow(Protocol):
 
 
 class ScoredRow(Protocol):
-    """What is read of a position that nobody samples from. ids and logits: as a LogitsRow's; empty unless candidates were asked for."""
+    """What is read of a position that nobody samples from. ids and logits: as a LogitsRow's; empty unless candidates
+    were asked for.
+    """
 
     log_sum_exp: float
     target_logit: float
@@ -69,7 +74,9 @@ class Runner(Protocol):
     scored_chunk: int
 
     def open_sequence(self, tokens: Sequence[int]) -> int:
-        """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever sequence."""
+        """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever
+        sequence.
+        """
         ...
 
     def length(self, sequence_id: int) -> int:
@@ -89,7 +96,9 @@ class Runner(Protocol):
         ...
 
     def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
-        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with
+        `beginning`.
+        """
         ...
 
     def submit(self, work: list[SequenceWork]) -> None:
@@ -97,5 +106,7 @@ class Runner(Protocol):
         ...
 
     def wait(self) -> list[LogitsRow | ScoredRow | np.ndarray]:
-        """What the step that was submitted was asked for, in the order of its work. Where it fails, no sequence has changed."""
+        """What the step that was submitted was asked for, in the order of its work. Where it fails, no sequence has
+        changed.
+        """
         ...

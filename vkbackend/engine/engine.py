@@ -4,9 +4,9 @@
     for event in engine.generate(GenerationRequest(tokenizer.encode("Hello"))):
         ...
 
-Each turn of the thread admits waiting requests, asks the scheduler for a step and submits it to the runner. While the device works,
-the texts of the tokens before are made and sent; then the rows come, and a token is sampled from each. The thread sleeps on a
-condition variable while there is nothing to do.
+Each turn of the thread admits waiting requests, asks the scheduler for a step and submits it to the runner. While
+the device works, the texts of the tokens before are made and sent; then the rows come, and a token is sampled from
+each. The thread sleeps on a condition variable while there is nothing to do.
 """
 
 import logging
@@ -37,7 +37,8 @@ from .scheduler import DEFAULT_CHUNK, Scheduler
 
 logger = logging.getLogger(__name__)
 
-GROWTH = 32  # tokens that everyone must have room for before another one is admitted, so that it need not soon give way again
+# tokens that everyone must have room for before another one is admitted, so that it need not soon give way again
+GROWTH = 32
 
 
 class Handle:
@@ -63,13 +64,19 @@ class Engine:
 
     def __init__(self, runner: Runner, tokenizer):
         if runner.max_sequences < 1:
-            raise RequestError(f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more")
+            raise RequestError(
+                f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more"
+            )
         self.runner, self.tokenizer = runner, tokenizer
         self.failure: Exception | None = None
         self._grammars = Grammars(tokenizer, runner.vocab_size)
-        self._scheduler = Scheduler(getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK))
+        self._scheduler = Scheduler(
+            getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK)
+        )
         self._running: list[Generation] = []  # of the engine's thread alone
-        self._undelivered: list[Generation] = []  # likewise: who has a token to deliver; those that ended with it run no more
+        self._undelivered: list[
+            Generation
+        ] = []  # likewise: who has a token to deliver; those that ended with it run no more
         self._parked: list[Generation] = []  # likewise: those whose listener is full
         self._waiting: deque[Generation] = deque()  # guarded by _wake, as is _closing
         self._closing = False
@@ -82,9 +89,10 @@ class Engine:
     def submit(self, request: GenerationRequest, listener: Listener) -> Handle:
         """Start a generation. listener(event) is called on the engine's thread: pieces, then one Finished or Failed.
 
-        A listener must be quick; one that raises cancels its own generation. While it has an attribute `is_full` that is true, its generation
-        pauses and leaves its place to others; after `Handle.wake` the engine looks again. With a `format` that is new, this may take a second.
-        Raises RequestError for a request that cannot be run, GrammarError for its format, VkbackendError when the engine is closed or has failed.
+        A listener must be quick; one that raises cancels its own generation. While it has an attribute `is_full`
+        that is true, its generation pauses and leaves its place to others; after `Handle.wake` the engine looks
+        again. With a `format` that is new, this may take a second. Raises RequestError for a request that cannot be
+        run, GrammarError for its format, VkbackendError when the engine is closed or has failed.
         """
         if request.format:
             if request.constraint:
@@ -120,13 +128,23 @@ class Engine:
             handle.cancel()
 
     def score(self, tokens: Sequence[int], top_logprobs: int = 0) -> list[TokenLogprob | None]:
-        """How likely each token is after those before it, with the likeliest ones beside it; None for the first. No longer than the context.
+        """How likely each token is after those before it, with the likeliest ones beside it; None for the first. No
+        longer than the context.
 
-        The whole text runs, in one pass; on a device, nothing of the vocabulary's size is read. Raises what `generate` raises."""
-        return [None, *self._insight(GenerationRequest(tokens, purpose=Purpose.SCORE, top_logprobs=top_logprobs, truncate=False)).logprobs]
+        The whole text runs, in one pass; on a device, nothing of the vocabulary's size is read. Raises what
+        `generate` raises.
+        """
+        return [
+            None,
+            *self._insight(
+                GenerationRequest(tokens, purpose=Purpose.SCORE, top_logprobs=top_logprobs, truncate=False)
+            ).logprobs,
+        ]
 
     def embed(self, tokens: Sequence[int]) -> np.ndarray:
-        """The text's last hidden state after the model's last norm, f32 (width,). No longer than the context. Raises what `generate` raises."""
+        """The text's last hidden state after the model's last norm, f32 (width,). No longer than the context. Raises
+        what `generate` raises.
+        """
         return self._insight(GenerationRequest(tokens, purpose=Purpose.EMBEDDING, truncate=False)).vector
 
     def _insight(self, request: GenerationRequest) -> PromptLogprobs | Embedding:
@@ -141,7 +159,9 @@ class Engine:
         return len(self._running) + len(self._waiting) + len(self._parked)
 
     def close(self) -> None:
-        """Cancel what runs and waits, give the cache back and end the thread. The runner stays open. May be called twice."""
+        """Cancel what runs and waits, give the cache back and end the thread. The runner stays open. May be called
+        twice.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -182,8 +202,15 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False at the end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._running or self._waiting or self._undelivered
-                                or any(generation.cancelled or not generation.is_held for generation in self._parked))
+            self._wake.wait_for(
+                lambda: (
+                    self._closing
+                    or self._running
+                    or self._waiting
+                    or self._undelivered
+                    or any(generation.cancelled or not generation.is_held for generation in self._parked)
+                )
+            )
             return not self._closing
 
     def _end(self, failure: Exception | None) -> None:
@@ -194,7 +221,9 @@ class Engine:
             waiting = list(self._waiting)
             self._waiting.clear()
         parked, self._parked = self._parked, []
-        for generation in self._clear_running() + waiting + [generation for generation in parked if generation.ended is None]:
+        for generation in (
+            self._clear_running() + waiting + [generation for generation in parked if generation.ended is None]
+        ):
             if failure is None:
                 generation.finish(FinishReason.CANCELLED)
             else:
@@ -216,8 +245,9 @@ class Engine:
             generation.finish(FinishReason.CANCELLED)
 
     def _park(self) -> None:
-        """Those whose listener is full give up their place: what they stored stays known while there is room for it, as after `_preempt`.
-        Those whose listener has room again are the next to be admitted."""
+        """Those whose listener is full give up their place: what they stored stays known while there is room for it,
+        as after `_preempt`. Those whose listener has room again are the next to be admitted.
+        """
         for generation in [generation for generation in self._running if generation.is_held]:
             self._retire(generation)
             self._parked.append(generation)
@@ -250,7 +280,9 @@ class Engine:
         if not self._running:
             return True  # if it finds no room now, it never will: running it says why
         most = self.runner.context_length
-        growth = {other.sequence_id: min(len(other.tokens) + GROWTH, most) - other.num_cached for other in self._running}
+        growth = {
+            other.sequence_id: min(len(other.tokens) + GROWTH, most) - other.num_cached for other in self._running
+        }
         return self.runner.has_room(growth, generation.reusable, min(len(generation.tokens) + GROWTH, most))
 
     def _start(self, generation: Generation) -> None:
@@ -285,7 +317,9 @@ class Engine:
             self._retire(generation)
 
     def _submit(self) -> list[tuple[Generation, SequenceWork]]:
-        """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest give way."""
+        """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest
+        give way.
+        """
         for generation in self._running:
             if generation.context_is_full:
                 generation.shift()
@@ -293,7 +327,9 @@ class Engine:
             elif generation.num_pending > 1 and self.runner.num_known(generation.reusable) > generation.num_cached:
                 self._start_again(generation)  # another one has stored meanwhile what this one was about to compute
         shares = self._scheduler.next_step(self._running)
-        while len(self._running) > 1 and not self.runner.has_room({share.generation.sequence_id: share.num_tokens for share in shares}):
+        while len(self._running) > 1 and not self.runner.has_room(
+            {share.generation.sequence_id: share.num_tokens for share in shares}
+        ):
             self._preempt(self._scheduler.victim(self._running))
             shares = self._scheduler.next_step(self._running)
         submitted = [(share.generation, share.generation.work(share.num_tokens)) for share in shares]
@@ -345,7 +381,9 @@ class Engine:
         generation.stop()
 
     def _clear_running(self) -> list[Generation]:
-        """Stop all, and forget the cache, after a failure that leaves its contents unknown, or at the end. -> those without a last event."""
+        """Stop all, and forget the cache, after a failure that leaves its contents unknown, or at the end. -> those
+        without a last event.
+        """
         running = list(self._running)
         for generation in running:
             self._retire(generation)

@@ -1,8 +1,8 @@
 """One request on its way through the engine: which tokens are still to run, and what each row of logits turns into.
 
-In: a request, then what the runner computes for it. Out: events to its listener. A row is worked on in two parts: `take_outputs`
-finds the next token, which the next step needs; `deliver` turns it into text and events while the device runs that step. It knows
-neither the runner nor the thread it is called on.
+In: a request, then what the runner computes for it. Out: events to its listener. A row is worked on in two parts:
+`take_outputs` finds the next token, which the next step needs; `deliver` turns it into text and events while the
+device runs that step. It knows neither the runner nor the thread it is called on.
 """
 
 import logging
@@ -56,7 +56,8 @@ class RepeatGuard:
 class Sampled:
     """A token that was sampled and not yet delivered.
 
-    logit: its raw one, where its log-probability is asked for; scores: of the prompt, with the first token, where they are
+    logit: its raw one, where its log-probability is asked for; scores: of the prompt, with the first token, where
+    they are
     """
 
     token_id: int
@@ -84,7 +85,8 @@ class Generation:
         self.sequence_id: int | None = None
         self.ended: FinishReason | None = None
         self.cancelled = False  # set from any thread, acted upon by the engine's
-        # Of the scheduler: its rank among the admitted (0: none yet), its last turn, how many were admitted before it out of turn.
+        # Of the scheduler: its rank among the admitted (0: none yet), its last turn, how many were admitted before it
+        # out of turn.
         self.admission = self.last_prefill = self.num_overtaken = 0
 
         self._listener, self._tokenizer = listener, tokenizer
@@ -93,7 +95,9 @@ class Generation:
         self._guard = RepeatGuard()
         is_scored = request.prompt_logprobs or request.purpose is Purpose.SCORE
         self._scores: list[TokenLogprob] | None = [] if is_scored else None  # of the prompt, None once complete
-        self._insight: PromptLogprobs | Embedding | None = None  # what was asked for in place of a text, before it is delivered
+        self._insight: PromptLogprobs | Embedding | None = (
+            None  # what was asked for in place of a text, before it is delivered
+        )
         self._fresh: Sampled | None = None
         self._end: TokenLogprob | None = None
         self._sampled: list[int] = []  # end tokens excluded
@@ -121,7 +125,9 @@ class Generation:
 
     @property
     def reusable(self) -> list[int]:
-        """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that are to be scored."""
+        """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that
+        are to be scored.
+        """
         return [] if self.is_scored else self.tokens[:-1]
 
     @property
@@ -144,9 +150,15 @@ class Generation:
         if not self._started:
             self._started = time.perf_counter()
         first, purpose, is_last = self.num_cached, self.request.purpose, num_tokens == self.num_pending
-        targets = () if not self.is_scored else self.prompt[first + 1:first + num_tokens + 1]
-        return SequenceWork(self.sequence_id, self.tokens[first:first + num_tokens], int(is_last and purpose is Purpose.TEXT), targets,
-                            len(targets) > 0 and self.request.top_logprobs > 0, is_last and purpose is Purpose.EMBEDDING)
+        targets = () if not self.is_scored else self.prompt[first + 1 : first + num_tokens + 1]
+        return SequenceWork(
+            self.sequence_id,
+            self.tokens[first : first + num_tokens],
+            int(is_last and purpose is Purpose.TEXT),
+            targets,
+            len(targets) > 0 and self.request.top_logprobs > 0,
+            is_last and purpose is Purpose.EMBEDDING,
+        )
 
     def have_run(self, num_tokens: int) -> None:
         self.num_cached += num_tokens
@@ -159,12 +171,13 @@ class Generation:
     def shift(self) -> None:
         """Drop half of the tokens behind num_keep, as Ollama does. What remains must run again, at other positions."""
         num_discard = max((self.num_ctx - self.num_keep) // 2, 1)
-        del self.tokens[self.num_keep:self.num_keep + num_discard]
+        del self.tokens[self.num_keep : self.num_keep + num_discard]
 
     # -- what comes out
 
     def take_outputs(self, work: SequenceWork, outputs: Sequence[LogitsRow | ScoredRow | np.ndarray]) -> None:
-        """What was wanted of the tokens that have just run. Samples the next one once all have; sets `ended` where nothing comes after it.
+        """What was wanted of the tokens that have just run. Samples the next one once all have; sets `ended` where
+        nothing comes after it.
 
         Raises VkbackendError where nothing can be sampled.
         """
@@ -176,7 +189,9 @@ class Generation:
             self._sample(outputs[-1])
             return
         self._first_token = self._last_token = time.perf_counter()
-        self._insight = Embedding(outputs[-1]) if self.request.purpose is Purpose.EMBEDDING else PromptLogprobs(self._scores)
+        self._insight = (
+            Embedding(outputs[-1]) if self.request.purpose is Purpose.EMBEDDING else PromptLogprobs(self._scores)
+        )
         self.ended = FinishReason.STOP
 
     def _sample(self, row: LogitsRow) -> None:
@@ -199,7 +214,8 @@ class Generation:
             self.ended = FinishReason.LENGTH
 
     def deliver(self) -> None:
-        """Emit what the token sampled last has made ready. Sets `ended` where a stop string came or the text goes round in circles.
+        """Emit what the token sampled last has made ready. Sets `ended` where a stop string came or the text goes
+        round in circles.
 
         Tokens that ran after it then are no part of the answer.
         """
@@ -272,19 +288,26 @@ def _check(request: GenerationRequest, vocab_size: int) -> None:
         raise RequestError("the prompt has no tokens; give it some text, or a beginning-of-text token")
     unknown = next((token for token in request.prompt_tokens if not 0 <= token < vocab_size), None)
     if unknown is not None:
-        raise RequestError(f"token {unknown} is not in the model's vocabulary of {vocab_size}; was the context made with another model?")
+        raise RequestError(
+            f"token {unknown} is not in the model's vocabulary of {vocab_size}; was the context made with another "
+            f"model?"
+        )
     if not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
         raise RequestError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {request.top_logprobs}")
 
 
 def tokens_kept(num_keep: int, num_tokens: int, adds_bos: bool, num_ctx: int) -> int:
-    """How many tokens at the start of a prompt of num_tokens survive a cut or a shift; a num_keep below 0 stands for all of them."""
+    """How many tokens at the start of a prompt of num_tokens survive a cut or a shift; a num_keep below 0 stands for
+    all of them.
+    """
     wanted = (num_tokens if num_keep < 0 else num_keep) + adds_bos  # the beginning-of-text token is kept besides
     return min(wanted, num_ctx - 1)  # a shift must find something to drop
 
 
 def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[int], int]:
-    """(the prompt, without its middle where it is longer than num_ctx; how many tokens at its start are kept for good)."""
+    """(the prompt, without its middle where it is longer than num_ctx; how many tokens at its start are kept for
+    good).
+    """
     prompt = [int(token) for token in request.prompt_tokens]
     num_keep = tokens_kept(request.num_keep, len(prompt), adds_bos, num_ctx)
     excess = len(prompt) - num_ctx

@@ -1,8 +1,9 @@
 """Structured output: a request's `format` -> which tokens may come next, so that the text is JSON of that form.
 
-In: `format` as a request has it (`"json"` in quotes: any object; else a JSON schema) and the model's tokenizer. Out: a `TokenConstraint`
-per generation. The grammar and its masks are llguidance's. Where a schema says more than llguidance knows (`not`, `uniqueItems`), the
-rest of it holds and the log names what does not. Numbers of a schema are bounded, so that an answer ends.
+In: `format` as a request has it (`"json"` in quotes: any object; else a JSON schema) and the model's tokenizer. Out:
+a `TokenConstraint` per generation. The grammar and its masks are llguidance's. Where a schema says more than
+llguidance knows (`not`, `uniqueItems`), the rest of it holds and the log names what does not. Numbers of a schema
+are bounded, so that an answer ends.
 """
 
 import json
@@ -24,7 +25,8 @@ JSON = '"json"'
 LONGEST_TOKEN = 32  # bytes that are looked for at once where a tokenizer cannot be asked
 MAX_NAMED = 20  # parts of a format that the log names
 MAX_KEPT = 16  # compiled formats: a client seldom changes its schema from one request to the next
-# Between JSON's parts the model may write a space, or a line end and an indent: what it has learnt to write, but not blanks without end.
+# Between JSON's parts the model may write a space, or a line end and an indent: what it has learnt to write, but not
+# blanks without end.
 OPTIONS = {"lenient": True, "whitespace_flexible": True, "whitespace_pattern": r" |\n[ \t]{0,20}"}
 
 # How a schema is read: each way leaves out more than the one before, until some text fits.
@@ -34,8 +36,11 @@ READINGS = (
     {"closes": False, "without": ASSERTIONS},
     {"closes": False, "without": ASSERTIONS | {"required", *COMBINING}},
 )
-# Wide enough for objects with thousands of optional fields; a compilation ends within a second or so, a mask within 20 ms.
-LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=200_000, initial_lexer_fuel=10_000_000, verbose_errors=False)
+# Wide enough for objects with thousands of optional fields; a compilation ends within a second or so, a mask within 20
+# ms.
+LIMITS = LLParserLimits(
+    max_items_in_row=50_000, step_max_items=200_000, initial_lexer_fuel=10_000_000, verbose_errors=False
+)
 
 
 class GrammarError(VkbackendError):
@@ -54,17 +59,24 @@ class _Vocabulary:
         self._tokenizer = tokenizer
         self.bos_token_id, self.eos_token_id = tokenizer.bos_id, min(tokenizer.eos_ids)
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
-        self.special_token_ids = [token_id for token_id in range(tokenizer.vocab_size) if tokenizer.is_control(token_id)]  # never text
+        self.special_token_ids = [
+            token_id for token_id in range(tokenizer.vocab_size) if tokenizer.is_control(token_id)
+        ]  # never text
 
     def __call__(self, text: str) -> list[int]:
         """The tokens in which the model would write a text that nothing else can come in place of."""
         ids = self._tokenizer.encode(text, add_special=False, parse_special=False)
-        return ids if self._tokenizer.decode(ids) == text.encode() else self._longest_first(text.encode())  # some put a space in front
+        return (
+            ids if self._tokenizer.decode(ids) == text.encode() else self._longest_first(text.encode())
+        )  # some put a space in front
 
     def _longest_first(self, data: bytes) -> list[int]:
         ids, at = [], 0
         while at < len(data):
-            end = next((end for end in range(min(at + LONGEST_TOKEN, len(data)), at, -1) if data[at:end] in self._by_bytes), None)
+            end = next(
+                (end for end in range(min(at + LONGEST_TOKEN, len(data)), at, -1) if data[at:end] in self._by_bytes),
+                None,
+            )
             if end is None:
                 break
             ids.append(self._by_bytes[data[at:end]])
@@ -74,7 +86,11 @@ class _Vocabulary:
     @cached_property
     def _by_bytes(self) -> dict[bytes, int]:
         special = set(self.special_token_ids)
-        return {data: token_id for token_id, data in reversed(list(enumerate(self.tokens))) if data and token_id not in special}
+        return {
+            data: token_id
+            for token_id, data in reversed(list(enumerate(self.tokens)))
+            if data and token_id not in special
+        }
 
 
 class Grammars:
@@ -88,9 +104,11 @@ class Grammars:
         self._compiled: OrderedDict[str, tuple[LLMatcher, int | None]] = OrderedDict()
 
     def constraint(self, format_text: str) -> "JsonConstraint":
-        """A constraint for one generation. A schema that is new takes a while: a second for one of 200 KB, and for a model's first.
+        """A constraint for one generation. A schema that is new takes a while: a second for one of 200 KB, and for a
+        model's first.
 
-        Raises GrammarError for what is no schema, RequestError where the model has no end token: its texts could never end.
+        Raises GrammarError for what is no schema, RequestError where the model has no end token: its texts could
+        never end.
         """
         with self._lock:
             if format_text not in self._compiled:
@@ -116,7 +134,8 @@ class Grammars:
         except (ValueError, RecursionError) as error:
             log.warning("a format cannot be read (%s)", error)
             raise GrammarError() from None
-        matcher.compute_bitmask()  # a schema that holds nothing but itself shows only now that there is no text to begin with
+        # a schema that holds nothing but itself shows only now that there is no text to begin with
+        matcher.compute_bitmask()
         if matcher.is_error():
             log.warning("a format is no schema that text can be held to: %s", matcher.get_error())
             raise GrammarError()
@@ -143,15 +162,22 @@ class Grammars:
 
     def _for_llguidance(self) -> LLTokenizer:
         if not self._tokenizer.eos_ids:
-            raise RequestError("format: the model's file names no token that ends a text, so one of a given form could not end; leave format out")
+            raise RequestError(
+                "format: the model's file names no token that ends a text, so one of a given form could not end; "
+                "leave format out"
+            )
         if self._vocabulary is None:
             tokenizer = self._tokenizer
-            self._vocabulary = LLTokenizer(_Vocabulary(tokenizer), n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids))
+            self._vocabulary = LLTokenizer(
+                _Vocabulary(tokenizer), n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids)
+            )
         return self._vocabulary
 
 
 def _grammar(schema: dict) -> str:
-    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(schema, ensure_ascii=False))  # halves of characters, which no text can have
+    text = re.sub(
+        "[\ud800-\udfff]", "\ufffd", json.dumps(schema, ensure_ascii=False)
+    )  # halves of characters, which no text can have
     return LLMatcher.grammar_from_json_schema(text, defaults=OPTIONS)
 
 
@@ -200,7 +226,9 @@ class NumberBound:
 
     def single_digits(self, allowed: np.ndarray) -> list[int]:
         """Those of the allowed tokens that are a digit and nothing else."""
-        return [token_id for token_id in np.flatnonzero(allowed).tolist() if len(self._numbers.token_bytes(token_id)) == 1]
+        return [
+            token_id for token_id in np.flatnonzero(allowed).tolist() if len(self._numbers.token_bytes(token_id)) == 1
+        ]
 
     def ends(self, allowed: np.ndarray) -> bool:
         """Whether a number that may go on with any of the allowed tokens may also end."""
@@ -208,7 +236,9 @@ class NumberBound:
 
 
 class JsonConstraint:
-    """A `TokenConstraint`: how far one text has come in its grammar. Raises VkbackendError where the grammar grows beyond all bounds."""
+    """A `TokenConstraint`: how far one text has come in its grammar. Raises VkbackendError where the grammar grows
+    beyond all bounds.
+    """
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, bound: NumberBound | None = None):
         self._matcher, self._vocab_size, self._bound = matcher, vocab_size, bound
@@ -223,16 +253,17 @@ class JsonConstraint:
         return self._allowed
 
     def _mask(self, matcher: LLMatcher) -> np.ndarray:
-        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")[:self._vocab_size]
+        bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")[: self._vocab_size]
         mask = np.zeros(self._vocab_size, bool)
-        mask[:len(bits)] = bits
+        mask[: len(bits)] = bits
         return mask
 
     def _bounded(self, allowed: np.ndarray) -> np.ndarray:
         narrowed = self._bound.narrowed(allowed)
         if narrowed.any() or not allowed.any():
             return narrowed
-        # The number does not fit yet, such as 5.0000000000000000 where it must be above 5: the digit that makes it fit comes.
+        # The number does not fit yet, such as 5.0000000000000000 where it must be above 5: the digit that makes it fit
+        # comes.
         ending = [token_id for token_id in self._bound.single_digits(allowed) if self._can_end_after(token_id)]
         narrowed[ending] = True
         return narrowed if ending else allowed
@@ -251,4 +282,6 @@ class JsonConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise VkbackendError(f"format: the grammar cannot be gone on with ({self._matcher.get_error()}); use a simpler schema")
+            raise VkbackendError(
+                f"format: the grammar cannot be gone on with ({self._matcher.get_error()}); use a simpler schema"
+            )

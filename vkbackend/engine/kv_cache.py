@@ -1,9 +1,9 @@
 """Pages of the KV cache: which physical page holds which tokens of which sequence.
 
-In: sequences that open, grow and end. Out: rows of the step buffer's page table. A page is free, or one sequence's own while it
-fills, or known (`prefix_cache`) when it is full: then any number of sequences that begin alike hold it, nobody writes to it, and it
-is kept after their end until its place is needed. The bytes themselves belong to the executor (`graph.cache`); this module only
-counts pages, so it can be tested without a device.
+In: sequences that open, grow and end. Out: rows of the step buffer's page table. A page is free, or one sequence's
+own while it fills, or known (`prefix_cache`) when it is full: then any number of sequences that begin alike hold it,
+nobody writes to it, and it is kept after their end until its place is needed. The bytes themselves belong to the
+executor (`graph.cache`); this module only counts pages, so it can be tested without a device.
 """
 
 from dataclasses import dataclass, field
@@ -46,13 +46,16 @@ class PagedCache:
         self.table = np.zeros((max_sequences, pages_per_sequence), np.int32)
 
     def open(self, tokens: Sequence[int] | None = None) -> CachedSequence:
-        """A new sequence: empty, and on its own, without `tokens`; else one that shares its pages and already holds as many of the
-        first of `tokens` as are known (`.length` says how many).
+        """A new sequence: empty, and on its own, without `tokens`; else one that shares its pages and already holds
+        as many of the first of `tokens` as are known (`.length` says how many).
 
         Raises OutOfMemory when max_sequences are open.
         """
         if not self.free_slots:
-            raise OutOfMemory(f"all {len(self.table)} sequence slots of the cache are in use; wait for one to end, or raise OLLAMA_NUM_PARALLEL")
+            raise OutOfMemory(
+                f"all {len(self.table)} sequence slots of the cache are in use; wait for one to end, or raise "
+                f"OLLAMA_NUM_PARALLEL"
+            )
         sequence = CachedSequence(self.free_slots.pop(), tokens is not None)
         if tokens:
             self._reuse(sequence, tokens)
@@ -64,7 +67,7 @@ class PagedCache:
             sequence.known.append(known)
             self._append(sequence, known.page)
         length = len(sequence.known) * self.page_size
-        end = self.prefixes.take_end(self._last_known(sequence), tokens[length:length + self.page_size])
+        end = self.prefixes.take_end(self._last_known(sequence), tokens[length : length + self.page_size])
         if end is not None:
             page, count = end
             self._append(sequence, page)
@@ -75,8 +78,12 @@ class PagedCache:
         """How many of the first of `tokens` lie in known full pages."""
         return len(self.prefixes.find(tokens)) * self.page_size
 
-    def has_room(self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
-        """Whether each of these sequences could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+    def has_room(
+        self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0
+    ) -> bool:
+        """Whether each of these sequences could grow by so many tokens, beside a new one of num_tokens that begins
+        with `beginning`.
+        """
         known = self.prefixes.find(beginning)
         needed = self._count(num_tokens) - len(known) if num_tokens else 0
         needed += sum(self._count(sequence.length + more) - len(sequence.pages) for sequence, more in growth)
@@ -94,11 +101,17 @@ class PagedCache:
         """
         needed = self._count(sequence.length + len(tokens))
         if needed > self.pages_per_sequence:
-            raise OutOfMemory(f"{sequence.length + len(tokens)} tokens do not fit a context of {self.pages_per_sequence * self.page_size}")
+            raise OutOfMemory(
+                f"{sequence.length + len(tokens)} tokens do not fit a context of "
+                f"{self.pages_per_sequence * self.page_size}"
+            )
         missing = needed - len(sequence.pages)
         if missing > self.num_available:
-            raise OutOfMemory(f"the KV cache is full: {missing} pages of {self.page_size} tokens needed, {self.num_available} of {self.num_pages} "
-                              "not in use; use a smaller num_ctx, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)")
+            raise OutOfMemory(
+                f"the KV cache is full: {missing} pages of {self.page_size} tokens needed, {self.num_available} of "
+                f"{self.num_pages} "
+                "not in use; use a smaller num_ctx, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
+            )
         for _ in range(missing):
             self._append(sequence, self.free_pages.pop() if self.free_pages else self.prefixes.evict())
         sequence.tokens.extend(tokens)
@@ -108,7 +121,7 @@ class PagedCache:
         if not sequence.is_shared:
             return
         for index in range(len(sequence.known), sequence.length // self.page_size):
-            tokens = tuple(sequence.tokens[index * self.page_size:(index + 1) * self.page_size])
+            tokens = tuple(sequence.tokens[index * self.page_size : (index + 1) * self.page_size])
             known = self.prefixes.add(self._last_known(sequence), tokens, sequence.pages[index])
             if known.page != sequence.pages[index]:  # another sequence stored the same meanwhile: one copy is enough
                 self.free_pages.append(sequence.pages[index])
@@ -117,10 +130,14 @@ class PagedCache:
             sequence.known.append(known)
 
     def truncate(self, sequence: CachedSequence, length: int) -> None:
-        """Forget all tokens from `length` on and give their whole pages back. Raises ValueError where known pages hold some of them."""
+        """Forget all tokens from `length` on and give their whole pages back. Raises ValueError where known pages
+        hold some of them.
+        """
         if not len(sequence.known) * self.page_size <= length <= sequence.length:
-            raise ValueError(f"cannot truncate a sequence of {sequence.length} tokens to {length}; "
-                             f"{len(sequence.known) * self.page_size} are in pages that others may use")
+            raise ValueError(
+                f"cannot truncate a sequence of {sequence.length} tokens to {length}; "
+                f"{len(sequence.known) * self.page_size} are in pages that others may use"
+            )
         keep = self._count(length)
         self.free_pages.extend(reversed(sequence.pages[keep:]))
         del sequence.pages[keep:]

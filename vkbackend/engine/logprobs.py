@@ -1,4 +1,5 @@
-"""How likely a sampled token was: log-probabilities of the raw logits, before bias, penalties, temperature and constraint.
+"""How likely a sampled token was: log-probabilities of the raw logits, before bias, penalties, temperature and
+constraint.
 
 In: a row of logits and the token taken from it. Out: `TokenLogprob`, natural logarithms.
 """
@@ -21,7 +22,9 @@ codecs.register_error("vkbackend_replace_each_byte", _replace_each_byte)
 
 
 def token_text(data: bytes) -> str:
-    """A token's bytes as text, one U+FFFD for each byte that is no part of a whole character (as Go's JSON writes it)."""
+    """A token's bytes as text, one U+FFFD for each byte that is no part of a whole character (as Go's JSON writes
+    it).
+    """
     return data.decode("utf-8", "vkbackend_replace_each_byte")
 
 
@@ -31,8 +34,12 @@ def logit_of(row: LogitsRow, token_id: int) -> float:
     return float(row.logits[place[0]] if len(place) else row.full()[token_id])
 
 
-def token_logprob(row: LogitsRow, token_id: int, top_logprobs: int, tokenizer, logit: float | None = None) -> TokenLogprob:
-    """A token's log-probability, with those of the `top_logprobs` likeliest tokens, likeliest first. logit: where it is known already."""
+def token_logprob(
+    row: LogitsRow, token_id: int, top_logprobs: int, tokenizer, logit: float | None = None
+) -> TokenLogprob:
+    """A token's log-probability, with those of the `top_logprobs` likeliest tokens, likeliest first. logit: where it
+    is known already.
+    """
     logit = logit_of(row, token_id) if logit is None else logit
     top = [
         _described(int(other), float(other_logit) - row.log_sum_exp, tokenizer)

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-# An escape, a class of characters, the beginning of a group (how it begins), the end of one, a quantifier, any other character.
+# An escape, a class of characters, the beginning of a group (how it begins), the end of one, a quantifier, any other
+# character.
 _PARTS = re.compile(
     r"(?P<escape>\\(?:k<[^>]*>|[1-9][0-9]*|c[A-Za-z]|.))|(?P<set>\[\^?(?:\\.|[^\]\\])*\])"
     r"|(?P<look>\(\?(?:[=!]|<[=!]))|(?P<comment>\(\?\#[^)]*\))|(?P<group>\((?:\?>|\?P?<[A-Za-z_$][\w$]*>|\?:)?)|(?P<end>\))"
@@ -17,15 +18,19 @@ _EMPTY_SETS = {"[]": r"[^\s\S]", "[^]": r"[\s\S]"}
 
 @dataclass(frozen=True)
 class Pattern:
-    """What is left of a regular expression. ahead: expressions that the same text fits, which stood in look-aheads at its beginning."""
+    """What is left of a regular expression. ahead: expressions that the same text fits, which stood in look-aheads
+    at its beginning.
+    """
 
     text: str
     ahead: list[str]
 
 
 def without_look_around(pattern: str) -> Pattern:
-    """The pattern without what looks around (and word boundaries), its groups plain, its back references as anything: every text that fits the
-    pattern fits the result. What is no regular expression comes back in some form that is none either."""
+    """The pattern without what looks around (and word boundaries), its groups plain, its back references as
+    anything: every text that fits the pattern fits the result. What is no regular expression comes back in some form
+    that is none either.
+    """
     pieces: list[str] = []
     ahead: list[str] = []
     depth, begin, is_gone, has_branches = 0, 0, False, False

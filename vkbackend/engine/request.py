@@ -11,9 +11,9 @@ import numpy as np
 class SamplingOptions:
     """How a token is taken from its logits. Names, defaults and meanings are those of Ollama 0.12.11's options.
 
-    temperature <= 0 takes the likeliest token; top_k <= 0 keeps all; top_p, min_p and typical_p cut by probability, where
-    1, 0 and 1 keep all. repeat_penalty (1 = none), presence_penalty and frequency_penalty (0 = none) count the last
-    repeat_last_n tokens, prompt included (0 = none of them, -1 = num_ctx). seed -1 draws anew each time.
+    temperature <= 0 takes the likeliest token; top_k <= 0 keeps all; top_p, min_p and typical_p cut by probability,
+    where 1, 0 and 1 keep all. repeat_penalty (1 = none), presence_penalty and frequency_penalty (0 = none) count the
+    last repeat_last_n tokens, prompt included (0 = none of them, -1 = num_ctx). seed -1 draws anew each time.
     logit_bias is added to the logits before everything else.
     """
 
@@ -67,15 +67,15 @@ class Purpose(StrEnum):
 class GenerationRequest:
     """One text to be continued, or to be looked at.
 
-    purpose: SCORE tells the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING tells the hidden state of its last
-    token (an Embedding event), likewise.
-    num_predict: tokens at most; 0 or below: ten times num_ctx. num_ctx: tokens of context, the runner's own where None.
-    num_keep: tokens at the start that survive a cut of the prompt or a shift of the context; below 0: the whole prompt.
-    shift: a full context drops half of what num_keep does not hold; otherwise generation ends with reason "length".
-    truncate: a prompt longer than num_ctx loses its middle; otherwise it is refused.
-    logprobs: each piece carries its tokens' log-probabilities, with the top_logprobs (0-20) likeliest beside each.
-    format: JSON text as a request has it, `"json"` in quotes or a JSON schema, that the text must keep to; empty: anything goes.
-    prompt_logprobs: a PromptLogprobs event comes first; the whole prompt runs anew for it.
+    purpose: SCORE tells the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING tells
+    the hidden state of its last token (an Embedding event), likewise. num_predict: tokens at most; 0 or below: ten
+    times num_ctx. num_ctx: tokens of context, the runner's own where None. num_keep: tokens at the start that
+    survive a cut of the prompt or a shift of the context; below 0: the whole prompt. shift: a full context drops
+    half of what num_keep does not hold; otherwise generation ends with reason "length". truncate: a prompt longer
+    than num_ctx loses its middle; otherwise it is refused. logprobs: each piece carries its tokens'
+    log-probabilities, with the top_logprobs (0-20) likeliest beside each. format: JSON text as a request has it,
+    `"json"` in quotes or a JSON schema, that the text must keep to; empty: anything goes. prompt_logprobs: a
+    PromptLogprobs event comes first; the whole prompt runs anew for it.
     """
 
     prompt_tokens: Sequence[int]
@@ -96,8 +96,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural logarithm of a token's probability under the raw logits. `bytes` are the token's own, `text` shows them:
-    U+FFFD stands for each byte that is no whole character by itself. `top` are the likeliest tokens, likeliest first."""
+    """Natural logarithm of a token's probability under the raw logits. `bytes` are the token's own, `text` shows
+    them: U+FFFD stands for each byte that is no whole character by itself. `top` are the likeliest tokens, likeliest
+    first.
+    """
 
     token_id: int
     text: str

@@ -34,13 +34,25 @@ log = logging.getLogger(__name__)
 class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
-    kv_type: "f16", "f32" or "q8_0". num_pages: of the cache; where None, enough for all sequences, or what the device has room for, so long as
-    one sequence fits. keep, timestamps, tuned_at: as in `DeviceExecutor`. Raises OutOfMemory where the cache does not fit.
+    kv_type: "f16", "f32" or "q8_0". num_pages: of the cache; where None, enough for all sequences, or what the
+    device has room for, so long as one sequence fits. keep, timestamps, tuned_at: as in `DeviceExecutor`. Raises
+    OutOfMemory where the cache does not fit.
     """
 
-    def __init__(self, model: LoadedModel, *, context_length: int = 4096, max_sequences: int = 1, kv_type: str = "f16",
-                 prefill_chunk: int = PREFILL_CHUNK, num_pages: int | None = None, keep: bool = False, timestamps: bool = False,
-                 skip_barrier: int | None = None, tuned_at: int = TUNED_AT):
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        context_length: int = 4096,
+        max_sequences: int = 1,
+        kv_type: str = "f16",
+        prefill_chunk: int = PREFILL_CHUNK,
+        num_pages: int | None = None,
+        keep: bool = False,
+        timestamps: bool = False,
+        skip_barrier: int | None = None,
+        tuned_at: int = TUNED_AT,
+    ):
         if kv_type not in DTYPES:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
@@ -57,15 +69,29 @@ class ModelRunner:
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
-        self._found: dict[int, object] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
-        self._most_rows = {"output_rows": max(MAX_OUTPUTS, max_sequences), "scored_rows": self.scored_chunk,
-                           "hidden_rows": max_sequences}  # of a part
+        self._found: dict[
+            int, object
+        ] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
+        self._most_rows = {
+            "output_rows": max(MAX_OUTPUTS, max_sequences),
+            "scored_rows": self.scored_chunk,
+            "hidden_rows": max_sequences,
+        }  # of a part
         self._places: list[int] = []  # of the outputs of the part that runs
-        sizes = {"num_sequences": max_sequences, "pages_per_sequence": pages, "max_tokens": max(prefill_chunk, max_sequences),
-                 "max_outputs": self._most_rows["output_rows"], "max_scored": self._most_rows["scored_rows"], "keep": keep,
-                 "timestamps": timestamps, "tuned_at": tuned_at}
+        sizes = {
+            "num_sequences": max_sequences,
+            "pages_per_sequence": pages,
+            "max_tokens": max(prefill_chunk, max_sequences),
+            "max_outputs": self._most_rows["output_rows"],
+            "max_scored": self._most_rows["scored_rows"],
+            "keep": keep,
+            "timestamps": timestamps,
+            "tuned_at": tuned_at,
+        }
         if model.parts:
-            self.storage = self.executor = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
+            self.storage = self.executor = SplitExecutor(
+                model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes
+            )
             return
         arena = None if model.device is None else Arena(model.device, "device")
         self.storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
@@ -84,8 +110,10 @@ class ModelRunner:
         self.model = self.storage = self.executor = None
 
     def open_sequence(self, tokens: Sequence[int] | None = None) -> int:
-        """A new sequence, empty and on its own; with `tokens`, one that shares what it stores with others and already holds as many of
-        the first of `tokens` as are known (`length` says how many). Raises OutOfMemory when max_sequences are open."""
+        """A new sequence, empty and on its own; with `tokens`, one that shares what it stores with others and
+        already holds as many of the first of `tokens` as are known (`length` says how many). Raises OutOfMemory when
+        max_sequences are open.
+        """
         self._next_id += 1
         self.sequences[self._next_id] = self.pages.open(tokens)
         return self._next_id
@@ -107,18 +135,22 @@ class ModelRunner:
         return self.sequences[sequence_id].length
 
     def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
-        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with `beginning`."""
+        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with
+        `beginning`.
+        """
         return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
 
     def truncate(self, sequence_id: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a sequence on its own. Raises ValueError where it shares some of the others."""
+        """Forget all but the first `length` tokens of a sequence on its own. Raises ValueError where it shares some
+        of the others.
+        """
         self.pages.truncate(self.sequences[sequence_id], length)
 
     def step(self, work: list[SequenceWork]) -> list:
         """Append every work's tokens to its sequence; what each of them wants, in order.
 
-        A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages are in use,
-        RequestError for a token outside of the vocabulary, DeviceError, DeviceLost.
+        A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages
+        are in use, RequestError for a token outside of the vocabulary, DeviceError, DeviceLost.
         """
         self.submit(work)
         return self.wait()
@@ -169,12 +201,17 @@ class ModelRunner:
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
             targets.extend(item.targets)
-            for kind, first, count in (("scored_rows", begin, len(item.targets)), ("output_rows", len(tokens) - item.outputs, item.outputs),
-                                       ("hidden_rows", len(tokens) - 1, item.hidden)):
+            for kind, first, count in (
+                ("scored_rows", begin, len(item.targets)),
+                ("output_rows", len(tokens) - item.outputs, item.outputs),
+                ("hidden_rows", len(tokens) - 1, item.hidden),
+            ):
                 if count:
                     wanted[kind].extend(zip(range(first, first + count), range(place, place + count)))
                     place += count
-        tokens, positions, slots, targets = (np.array(values, np.int32) for values in (tokens, positions, slots, targets))
+        tokens, positions, slots, targets = (
+            np.array(values, np.int32) for values in (tokens, positions, slots, targets)
+        )
         wanted = {kind: np.array(pairs, np.int32) for kind, pairs in wanted.items() if pairs}
         candidates = any(item.candidates for item in work)
         self._found = {}
@@ -189,9 +226,17 @@ class ModelRunner:
             rows = {kind: pairs[:, 0] - first for kind, pairs in part.items()}
             next_target = num_targets + len(rows.get("scored_rows", ()))
             self._places = [place for kind in ROW_KINDS if kind in part for place in part[kind][:, 1].tolist()]
-            self.executor.submit(StepInputs(tokens[first:last], positions[first:last], slots[first:last], self.pages.table,
-                                            **({"output_rows": NO_ROWS} | rows), targets=targets[num_targets:next_target],
-                                            with_candidates=candidates and next_target > num_targets))
+            self.executor.submit(
+                StepInputs(
+                    tokens[first:last],
+                    positions[first:last],
+                    slots[first:last],
+                    self.pages.table,
+                    **({"output_rows": NO_ROWS} | rows),
+                    targets=targets[num_targets:next_target],
+                    with_candidates=candidates and next_target > num_targets,
+                )
+            )
             if last == len(tokens):
                 return
             # What full() would read is about to be overwritten.
@@ -215,7 +260,9 @@ def _frozen(row: RowOutput) -> RowOutput:
 
 
 def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max_sequences: int) -> int:
-    """How many pages the cache gets: `pages` for each sequence, or fewer, down to those of one, where the device has no more room."""
+    """How many pages the cache gets: `pages` for each sequence, or fewer, down to those of one, where the device has
+    no more room.
+    """
     wanted, device = pages * max_sequences, model.device
     if device is None:
         return wanted
@@ -225,13 +272,27 @@ def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max
     free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)
     hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
     if pages * tensor_bytes > limit:
-        raise OutOfMemory(f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: {hint}")
+        raise OutOfMemory(
+            f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: "
+            f"{hint}"
+        )
     if pages * page_bytes > free:
-        raise OutOfMemory(f"the KV cache needs {pages * page_bytes / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB free: {hint}")
+        raise OutOfMemory(
+            f"the KV cache needs {pages * page_bytes / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB "
+            f"free: {hint}"
+        )
     fitting = min(wanted, limit // tensor_bytes)
     if fitting * page_bytes > free:
         fitting = max((free - free // 8) // page_bytes, pages)  # what is left is for activations
     if fitting < wanted:
-        log.warning("%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; %s, or fewer "
-                    "parallel sequences (OLLAMA_NUM_PARALLEL)", device.info.name, fitting * PAGE_SIZE, max_sequences, pages * PAGE_SIZE, hint)
+        log.warning(
+            "%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; "
+            "%s, or fewer "
+            "parallel sequences (OLLAMA_NUM_PARALLEL)",
+            device.info.name,
+            fitting * PAGE_SIZE,
+            max_sequences,
+            pages * PAGE_SIZE,
+            hint,
+        )
     return fitting

@@ -1,11 +1,12 @@
 """One token id from one row of logits.
 
-The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw; float32.
+The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw;
+float32.
 
-A row brings its largest raw logits only (`work.LogitsRow`). They are enough when it is certain which tokens come first:
-bias, penalties and a constraint change what the row has brought exactly, and an unseen token lies at or below the row's
-last logit, where it stays as long as nothing can raise it. A token that lands above that floor beats every unseen one.
-Where the chain needs more tokens than are certain, the whole row is read.
+A row brings its largest raw logits only (`work.LogitsRow`). They are enough when it is certain which tokens come
+first: bias, penalties and a constraint change what the row has brought exactly, and an unseen token lies at or below
+the row's last logit, where it stays as long as nothing can raise it. A token that lands above that floor beats every
+unseen one. Where the chain needs more tokens than are certain, the whole row is read.
 """
 
 import math
@@ -45,7 +46,9 @@ def count_top_k(num_values: int, k: int) -> int:
 
 
 def count_top_p(probabilities: np.ndarray, p: float) -> int:
-    """How many of the descending probabilities top_p keeps: up to the one that takes their sum above p, at least one."""
+    """How many of the descending probabilities top_p keeps: up to the one that takes their sum above p, at least
+    one.
+    """
     if p >= 1:
         return len(probabilities)
     sums = np.cumsum(probabilities, dtype=np.float32)
@@ -77,7 +80,9 @@ def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted ids and logits -> the tokens that may be drawn and their probabilities (those before the cuts, not rescaled)."""
+    """Sorted ids and logits -> the tokens that may be drawn and their probabilities (those before the cuts, not
+    rescaled).
+    """
     count = count_top_k(len(values), options.top_k)
     ids, probabilities = ids[:count], softmax(apply_temperature(values[:count], options.temperature))
     if 0 < options.typical_p < 1:
@@ -129,7 +134,8 @@ class Sampler:
         self._window.append(token_id)
         self._counts[token_id] += 1
 
-    # Extreme options take logits beyond float32: they become infinite or NaN without a word, as in Go, and are judged as such.
+    # Extreme options take logits beyond float32: they become infinite or NaN without a word, as in Go, and are judged
+    # as such.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
     def sample(self, row: LogitsRow, allowed: np.ndarray | None = None) -> int:
         """The next token's id. allowed: (vocab,) bool, tokens that a constraint admits.
@@ -153,13 +159,16 @@ class Sampler:
         return draw(*distribution(ids, values, self.options), self._draws.float32())
 
     def _candidates(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
-        """The row's tokens with their changed logits, sorted, and how many of the first are certainly the first of all."""
+        """The row's tokens with their changed logits, sorted, and how many of the first are certainly the first of
+        all.
+        """
         ids, raw = row.ids, row.logits
         values = self._changed(ids, raw, allowed)
         if values is raw:
             return ids, values, len(ids)
         floor = raw[-1]
-        # Unseen tokens at the floor have higher ids than the unchanged ones here, so those keep their place before them.
+        # Unseen tokens at the floor have higher ids than the unchanged ones here, so those keep their place before
+        # them.
         certain = (values > floor) | ((values == floor) & (raw == floor))
         order = np.lexsort((ids, -values))
         ids, values, certain = ids[order], values[order], certain[order]
@@ -211,7 +220,9 @@ class Sampler:
 
     @staticmethod
     def _places(ids: np.ndarray, wanted: Iterable[int]) -> list[tuple[int, int]]:
-        """(token, its index in ids) of those of the wanted tokens that are among them. ids: a row's candidates, or the whole vocabulary in order."""
+        """(token, its index in ids) of those of the wanted tokens that are among them. ids: a row's candidates, or
+        the whole vocabulary in order.
+        """
         if ids[0] == 0 and ids[-1] == len(ids) - 1 and np.array_equal(ids, np.arange(len(ids))):
             return [(token_id, token_id) for token_id in wanted if 0 <= token_id < len(ids)]
         places = {token_id: index for index, token_id in enumerate(ids.tolist())}

@@ -1,9 +1,10 @@
 """Who runs: which waiting generation is admitted, which running one gives way, and which tokens the next step holds.
 
-Admission is first come, first served, except that a prompt for which there are not enough pages may be overtaken a few times by
-shorter ones. Every generation that decodes runs its one token in every step, so a long prompt never holds it up for longer than one
-chunk. What is left of the chunk goes to prompts, the one that waited longest first: prompts take turns chunk by chunk, so a short one
-need not wait for the end of a long one. Where pages run out, the generation admitted last gives way.
+Admission is first come, first served, except that a prompt for which there are not enough pages may be overtaken a
+few times by shorter ones. Every generation that decodes runs its one token in every step, so a long prompt never
+holds it up for longer than one chunk. What is left of the chunk goes to prompts, the one that waited longest first:
+prompts take turns chunk by chunk, so a short one need not wait for the end of a long one. Where pages run out, the
+generation admitted last gives way.
 """
 
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ class Share:
 
 
 class Scheduler:
-    """chunk: tokens of one step at most (decodes always run, even where they alone are more); scored_chunk: those of them that are scored, each of
-    which takes a product with the whole vocabulary."""
+    """chunk: tokens of one step at most (decodes always run, even where they alone are more); scored_chunk: those of
+    them that are scored, each of which takes a product with the whole vocabulary.
+    """
 
     def __init__(self, chunk: int = DEFAULT_CHUNK, scored_chunk: int = DEFAULT_CHUNK):
         self._chunk, self._scored_chunk = max(chunk, 1), max(scored_chunk, 1)
@@ -47,7 +49,9 @@ class Scheduler:
         return None
 
     def _admit(self, generation: Generation) -> None:
-        generation.last_prefill = self._turn  # at the end of the round: newcomers do not go before a long prompt again and again
+        generation.last_prefill = (
+            self._turn
+        )  # at the end of the round: newcomers do not go before a long prompt again and again
         if not generation.admission:  # one that gave way keeps its rank, so that it does so for older ones only
             self._num_admitted += 1
             generation.admission = self._num_admitted

@@ -1,9 +1,9 @@
 """A JSON schema as clients send it -> one that llguidance takes and that says the same, as far as it can.
 
 In: the schema of a request's `format`, parsed. Out: `CleanSchema`. References are resolved here, so a definition may
-have any name. A keyword that is null or of a wrong type counts as absent. What no grammar can hold a text to is left out
-and named, and the rest still holds. Objects that list their properties have no others, as in Ollama: a model that may go
-on adding some seldom stops.
+have any name. A keyword that is null or of a wrong type counts as absent. What no grammar can hold a text to is left
+out and named, and the rest still holds. Objects that list their properties have no others, as in Ollama: a model
+that may go on adding some seldom stops.
 """
 
 import math
@@ -66,8 +66,9 @@ def cleaned(
 
 
 class _Cleaner:
-    """Schemas that are referred to become definitions of the root, r0, r1 ...: those that are closed and those that stay
-    open apart."""
+    """Schemas that are referred to become definitions of the root, r0, r1 ...: those that are closed and those that
+    stay open apart.
+    """
 
     def __init__(self, root: dict, takes_pattern: Callable[[str], bool], closes: bool, without: frozenset[str]):
         self._root, self._takes_pattern, self._closes, self._without = root, takes_pattern, closes, without

@@ -1,9 +1,9 @@
 """Bytes of tokens -> pieces of whole characters, with stop strings held back and cut off.
 
-A token waits while what is waiting ends in the beginning of a stop string or in a part of a character; then all that waits
-leaves as one piece, together with the log-probabilities of its tokens. Bytes that are no UTF-8 end their piece: the piece
-is the valid text before them. Every token that is not cut off by a stop string has its log-probabilities reported, in a
-piece without text where there is none.
+A token waits while what is waiting ends in the beginning of a stop string or in a part of a character; then all that
+waits leaves as one piece, together with the log-probabilities of its tokens. Bytes that are no UTF-8 end their
+piece: the piece is the valid text before them. Every token that is not cut off by a stop string has its
+log-probabilities reported, in a piece without text where there is none.
 """
 
 from typing import Sequence
@@ -96,7 +96,9 @@ class TextStream:
         return self.flush()
 
     def flush(self) -> Piece | None:
-        """All that waits, at the end of the generation: part of a stop string is text after all, part of a character is not."""
+        """All that waits, at the end of the generation: part of a stop string is text after all, part of a character
+        is not.
+        """
         text = valid_prefix(b"".join(self._pieces))
         logprobs = [logprob for logprob in self._logprobs if logprob is not None]
         self.num_sent += len(self._pieces)

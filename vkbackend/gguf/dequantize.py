@@ -1,7 +1,9 @@
-"""Quantized blocks -> f32, bit-exact to gguf's `dequantize` and several times as fast: slabs that stay in cache, one thread a core.
+"""Quantized blocks -> f32, bit-exact to gguf's `dequantize` and several times as fast: slabs that stay in cache, one
+thread a core.
 
-In: blocks as in the file, uint8 (n, type_size), and a format's `unpack`, which takes them apart into codes, uint8 or int8
-(n, block_size), scales and offsets, f32 (n, parts): element = code * scale + offset of its part of the block (None: without).
+In: blocks as in the file, uint8 (n, type_size), and a format's `unpack`, which takes them apart into codes, uint8 or
+int8 (n, block_size), scales and offsets, f32 (n, parts): element = code * scale + offset of its part of the block
+(None: without).
 """
 
 import os
@@ -11,7 +13,9 @@ from typing import Callable
 
 import numpy as np
 
-SLAB = 1 << 19  # elements: large enough that threads seldom meet at the interpreter's lock, small enough for the last cache
+SLAB = (
+    1 << 19
+)  # elements: large enough that threads seldom meet at the interpreter's lock, small enough for the last cache
 
 
 def dequantize(unpack: Callable, blocks: np.ndarray, out: np.ndarray) -> None:

@@ -16,4 +16,6 @@ def _found() -> list[QuantFormat]:
     return [importlib.import_module(f"{formats.__name__}.{name}").FORMAT for name in names]
 
 
-FORMATS: dict[GGMLQuantizationType, QuantFormat] = {each.type: each for each in sorted(_found(), key=lambda each: each.type)}
+FORMATS: dict[GGMLQuantizationType, QuantFormat] = {
+    each.type: each for each in sorted(_found(), key=lambda each: each.type)
+}

@@ -1,8 +1,8 @@
 """Opens GGUF files (version 2 and 3, little endian) by mmap, with every length and offset checked before it is used.
 
-In: a path. Out: `GGUFFile` with typed metadata, tensor infos and zero-copy tensor bytes. Arrays of metadata are only walked at
-opening and decoded where they are asked for, and not kept: a vocabulary of 262,144 strings costs nothing until the tokenizer asks for it.
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+In: a path. Out: `GGUFFile` with typed metadata, tensor infos and zero-copy tensor bytes. Arrays of metadata are only
+walked at opening and decoded where they are asked for, and not kept: a vocabulary of 262,144 strings costs nothing
+until the tokenizer asks for it. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
@@ -22,7 +22,19 @@ DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 65535
 STRING, ARRAY, BOOL = 8, 9, 7
-SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+SCALARS = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "<u1",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 FORMER_TYPES = {4: GGMLQuantizationType(39)}  # MXFP4, as Ollama numbered it before ggml had a number for it
 REQUIRED = object()
 LENGTH = struct.Struct("<Q")
@@ -85,7 +97,9 @@ class Metadata(Mapping):
         raise self._mistyped(key, kind.__name__)
 
     def strings(self, key) -> list[bytes]:
-        """The array of strings under `key`, each as it stands in the file: UTF-8, if the file is sound. Raises GGUFError as `get` does."""
+        """The array of strings under `key`, each as it stands in the file: UTF-8, if the file is sound. Raises
+        GGUFError as `get` does.
+        """
         if key not in self._spans:
             raise self._missing(key)
         span = self._spans[key]
@@ -94,10 +108,15 @@ class Metadata(Mapping):
         return span.pieces()
 
     def _missing(self, key) -> GGUFError:
-        return GGUFError(f"{self._path}: metadata key {key} is missing; convert the model again with a current converter")
+        return GGUFError(
+            f"{self._path}: metadata key {key} is missing; convert the model again with a current converter"
+        )
 
     def _mistyped(self, key, wanted: str) -> GGUFError:
-        return GGUFError(f"{self._path}: metadata key {key} is {type(self[key]).__name__}, not {wanted}; the file is damaged or badly converted")
+        return GGUFError(
+            f"{self._path}: metadata key {key} is {type(self[key]).__name__}, not {wanted}; the file is damaged or "
+            f"badly converted"
+        )
 
 
 class GGUFFile:
@@ -105,8 +124,9 @@ class GGUFFile:
 
     @classmethod
     def open(cls, path) -> "GGUFFile":
-        """Raises GGUFError (not a GGUF, cut short, contradictory), UnsupportedModel (unknown tensor type, part of a split file), OSError
-        (unreadable)."""
+        """Raises GGUFError (not a GGUF, cut short, contradictory), UnsupportedModel (unknown tensor type, part of a
+        split file), OSError (unreadable).
+        """
         return cls(Path(path))
 
     def __init__(self, path: Path):
@@ -123,12 +143,16 @@ class GGUFFile:
             raise GGUFError(f"{path} is not a GGUF file: it does not begin with 'GGUF'")
         self.version = reader.uint32()
         if self.version not in (2, 3):
-            hint = "it is big-endian or damaged" if self.version > 0xFFFF else "convert it again with a current converter"
+            hint = (
+                "it is big-endian or damaged" if self.version > 0xFFFF else "convert it again with a current converter"
+            )
             raise GGUFError(f"{path} is GGUF version {self.version}; readable here: 2, 3; {hint}")
         num_tensors, num_pairs = reader.uint64(), reader.uint64()
         # The smallest tensor info takes 24 bytes, the smallest pair 13: larger counts cannot be true.
         if num_tensors * 24 + num_pairs * 13 > len(self._map):
-            raise damaged(path, f"it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes")
+            raise damaged(
+                path, f"it claims {num_tensors} tensors and {num_pairs} metadata pairs in {len(self._map)} bytes"
+            )
         spans, self._pairs = {}, {}
         for _ in range(num_pairs):
             start, key = reader.at, reader.string("a metadata key", MAX_NAME_BYTES)
@@ -150,8 +174,11 @@ class GGUFFile:
             return
         if not 0 <= number < count:
             raise damaged(self.path, f"it says that it is part {number + 1} of {count}")
-        raise UnsupportedModel(f"{self.path} is part {number + 1} of {count} of a split GGUF, which cannot be loaded; merge the parts with "
-                               "llama.cpp's `llama-gguf-split --merge FIRST_PART.gguf MERGED.gguf` and use the merged file")
+        raise UnsupportedModel(
+            f"{self.path} is part {number + 1} of {count} of a split GGUF, which cannot be loaded; merge the parts "
+            f"with "
+            "llama.cpp's `llama-gguf-split --merge FIRST_PART.gguf MERGED.gguf` and use the merged file"
+        )
 
     def _read_tensors(self, reader, num_tensors) -> dict[str, TensorInfo]:
         raw = []
@@ -159,7 +186,9 @@ class GGUFFile:
             name = reader.string("a tensor name", MAX_NAME_BYTES)
             num_dimensions = reader.uint32()
             if not 1 <= num_dimensions <= MAX_DIMENSIONS:
-                raise damaged(self.path, f"tensor {name} has {num_dimensions} dimensions; 1 to {MAX_DIMENSIONS} are possible")
+                raise damaged(
+                    self.path, f"tensor {name} has {num_dimensions} dimensions; 1 to {MAX_DIMENSIONS} are possible"
+                )
             shape = tuple(reader.uint64() for _ in range(num_dimensions))[::-1]
             raw.append((name, shape, reader.uint32(), reader.uint64()))
         start = -(-reader.at // self.alignment) * self.alignment
@@ -174,7 +203,10 @@ class GGUFFile:
         try:
             kind = GGMLQuantizationType(FORMER_TYPES.get(kind, kind))
         except ValueError:
-            raise UnsupportedModel(f"{self.path}: tensor {name} has type {kind}, which is unknown here; update vkbackend or convert the model again") from None
+            raise UnsupportedModel(
+                f"{self.path}: tensor {name} has type {kind}, which is unknown here; update vkbackend or convert the "
+                f"model again"
+            ) from None
         block, block_bytes = GGML_QUANT_SIZES[kind]
         count = 1
         for size in shape:
@@ -187,8 +219,10 @@ class GGUFFile:
         if offset % self.alignment:
             raise damaged(self.path, f"tensor {name} begins at {offset}, which is not aligned to {self.alignment}")
         if start + offset + num_bytes > len(self._map):
-            raise GGUFError(f"{self.path} is cut short: tensor {name} needs bytes {start + offset}..{start + offset + num_bytes}, "
-                            f"the file has {len(self._map)}; download it again")
+            raise GGUFError(
+                f"{self.path} is cut short: tensor {name} needs bytes {start + offset}..{start + offset + num_bytes}, "
+                f"the file has {len(self._map)}; download it again"
+            )
         return TensorInfo(name, shape, kind, start + offset, num_bytes)
 
     def release_pages(self) -> None:
@@ -220,7 +254,9 @@ class _Numbers:
 
 
 class _Strings:
-    """An array of strings: `data` from `start` to `end`, before each its length in eight bytes, as the reader has checked."""
+    """An array of strings: `data` from `start` to `end`, before each its length in eight bytes, as the reader has
+    checked.
+    """
 
     def __init__(self, data, start: int, end: int, length: int):
         self._data, self._start, self._end, self.length = data, start, end, length
@@ -229,10 +265,10 @@ class _Strings:
         return [piece.decode("utf-8", "replace") for piece in self.pieces()]
 
     def pieces(self) -> list[bytes]:
-        unpack, whole, at, pieces = LENGTH.unpack_from, self._data[self._start:self._end], 0, []
+        unpack, whole, at, pieces = LENGTH.unpack_from, self._data[self._start : self._end], 0, []
         for _ in range(self.length):
             end = at + 8 + unpack(whole, at)[0]
-            pieces.append(whole[at + 8:end])
+            pieces.append(whole[at + 8 : end])
             at = end
         return pieces
 
@@ -247,13 +283,15 @@ class _Reader:
         """-> where the next `count` bytes begin, having stepped over them."""
         at = self.at
         if count > self.end - at:
-            raise GGUFError(f"{self.path} is cut short or damaged: {what} needs {count} bytes at {at}, the file has {self.end}")
+            raise GGUFError(
+                f"{self.path} is cut short or damaged: {what} needs {count} bytes at {at}, the file has {self.end}"
+            )
         self.at = at + count
         return at
 
     def take(self, count: int) -> bytes:
         at = self.need(count)
-        return self.data[at:at + count]
+        return self.data[at : at + count]
 
     def uint32(self) -> int:
         return struct.unpack_from("<I", self.data, self.need(4))[0]
@@ -266,7 +304,7 @@ class _Reader:
         if length > limit:
             raise damaged(self.path, f"{what} of {length} bytes")
         at = self.need(length, what)
-        return self.data[at:at + length].decode("utf-8", "replace")
+        return self.data[at : at + length].decode("utf-8", "replace")
 
     def value(self, key):
         """Step over a value; -> a function that decodes it."""
@@ -295,7 +333,9 @@ class _Reader:
             return _Numbers(self.scalars(kind, count, key), kind == BOOL)
         start, data, end, at = self.at, self.data, self.end, self.at
         if count * 8 > end - at:
-            raise GGUFError(f"{self.path} is cut short or damaged: {key} claims {count} strings; download or convert the file again")
+            raise GGUFError(
+                f"{self.path} is cut short or damaged: {key} claims {count} strings; download or convert the file again"
+            )
         unpack = LENGTH.unpack_from
         for _ in range(count):
             if at + 8 > end:

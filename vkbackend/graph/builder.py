@@ -1,8 +1,8 @@
 """Symbolic values and the nodes between them: what a model's forward pass is, before it has a place to run.
 
-In: a model called on the values of a `Graph`. Out: `graph.nodes`, in an order in which every input is made before it is used.
-A graph is built for one number of token slots, so every shape is concrete. It knows nothing of devices: the planner gives
-values places, the executors run nodes.
+In: a model called on the values of a `Graph`. Out: `graph.nodes`, in an order in which every input is made before it
+is used. A graph is built for one number of token slots, so every shape is concrete. It knows nothing of devices: the
+planner gives values places, the executors run nodes.
 """
 
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ from .step import StepShape
 
 class Kind(Enum):
     ACTIVATION = "activation"  # made and consumed within a step: a place in the arena for as long as it lives
-    STEP = "step"              # an array of the step buffer, written by the host before each run
-    RESULT = "result"          # read by the host after each run
-    STATE = "state"            # lives across steps: the KV cache
-    WEIGHT = "weight"          # constant
+    STEP = "step"  # an array of the step buffer, written by the host before each run
+    RESULT = "result"  # read by the host after each run
+    STATE = "state"  # lives across steps: the KV cache
+    WEIGHT = "weight"  # constant
 
 
 @dataclass(eq=False)
@@ -46,12 +46,22 @@ class Value:
         self.base = self.base or self
         columns = elements(self.shape[1:])
         # Rows of matrices begin at a multiple of four elements: kernels read them in fours.
-        self.row_stride = self.row_stride or (-(-columns // 4) * 4 if self.kind is Kind.ACTIVATION and self.dtype == "float32" else columns)
+        self.row_stride = self.row_stride or (
+            -(-columns // 4) * 4 if self.kind is Kind.ACTIVATION and self.dtype == "float32" else columns
+        )
 
     def columns(self, first: int, count: int, name: str = "") -> "Value":
         """The columns first ... first+count-1 as a view: no copy, the same storage."""
-        return Value(self.graph, self.graph.full_name(name) if name else self.name, (self.shape[0], count), self.dtype, self.kind,
-                     self.offset + first, self.row_stride, self.base)
+        return Value(
+            self.graph,
+            self.graph.full_name(name) if name else self.name,
+            (self.shape[0], count),
+            self.dtype,
+            self.kind,
+            self.offset + first,
+            self.row_stride,
+            self.base,
+        )
 
     def reshape(self, *shape: int) -> "Value":
         """The same rows with their columns split differently, such as (tokens, heads, head_dim)."""
@@ -81,8 +91,9 @@ def elements(shape) -> int:
 class Graph:
     """Records nodes while a model is called.
 
-    lasting: what the host may read after the step, beside the results: nothing else takes its place.
-    step_shape: token slots T of the step, rows M that get logits, and what else a `StepShape` says; num_sequences, num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
+    lasting: what the host may read after the step, beside the results: nothing else takes its place. step_shape:
+    token slots T of the step, rows M that get logits, and what else a `StepShape` says; num_sequences,
+    num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
     """
 
     def __init__(self, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False):
@@ -127,7 +138,9 @@ class Graph:
         """The value of a weight or a cache; the same thing is always the same value."""
         value = self.constants.get(id(thing))
         if value is None:
-            value = self.constants[id(thing)] = Value(self, getattr(thing, "name", ""), tuple(shape), dtype, kind, constant=thing)
+            value = self.constants[id(thing)] = Value(
+                self, getattr(thing, "name", ""), tuple(shape), dtype, kind, constant=thing
+            )
         return value
 
     def new(self, name: str, shape, dtype: str = "float32", kind: Kind = Kind.ACTIVATION) -> Value:

@@ -18,13 +18,20 @@ SHARE_FOR_SPEED = 0.25  # of the memory that is free: a half-float cache of the 
 def fitting_kind(kind: str, head_dim: int) -> str:
     """A key of DTYPES: `kind`, or f16 where heads are no whole number of q8_0's blocks."""
     if DTYPES[kind] == q8_cache.NAME and head_dim % q8_cache.BLOCK:
-        log.warning("OLLAMA_KV_CACHE_TYPE=%s stores blocks of %d elements, heads of this model have %d: f16 is taken instead", kind, q8_cache.BLOCK, head_dim)
+        log.warning(
+            "OLLAMA_KV_CACHE_TYPE=%s stores blocks of %d elements, heads of this model have %d: f16 is taken instead",
+            kind,
+            q8_cache.BLOCK,
+            head_dim,
+        )
         return "f16"
     return kind
 
 
 class HalfValues(np.ndarray):
-    """A float32 array whose elements are half floats: what is stored is rounded to them. numpy reads it several times as fast as float16."""
+    """A float32 array whose elements are half floats: what is stored is rounded to them. numpy reads it several
+    times as fast as float16.
+    """
 
     def __setitem__(self, at, values):
         super().__setitem__(at, np.asarray(values).astype(np.float16))
@@ -32,12 +39,14 @@ class HalfValues(np.ndarray):
 
 @dataclass(eq=False)
 class CacheTensor:
-    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` (a value of DTYPES)."""
+    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` (a value of
+    DTYPES).
+    """
 
     name: str
     shape: tuple[int, int, int, int]
     dtype: str
-    buffer: object = None           # device
+    buffer: object = None  # device
     array: np.ndarray | Q8Cache | None = None  # twins
 
     @property
@@ -48,9 +57,13 @@ class CacheTensor:
 
 
 class CacheStorage:
-    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays: half floats as `HalfValues` where there is room for them."""
+    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays: half floats as
+    `HalfValues` where there is room for them.
+    """
 
-    def __init__(self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None):
+    def __init__(
+        self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None
+    ):
         dtype = DTYPES[kind]
         self.page_size, self.num_pages, self.num_kv_heads, self.kind = page_size, num_pages, num_kv_heads, kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)

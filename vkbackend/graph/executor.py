@@ -1,8 +1,9 @@
 """Runs a model's steps on a Vulkan device: recorded once per size, replayed from then on.
 
-In: a model whose weights are placed on the device, its cache, `StepInputs`. Out: `RowOutput`s. A step of n tokens runs in the plan of
-the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A plan is made once per bucket: the model is called on
-symbolic values, activations get places, dispatches are recorded, and then only the step buffer changes.
+In: a model whose weights are placed on the device, its cache, `StepInputs`. Out: `RowOutput`s. A step of n tokens
+runs in the plan of the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A plan is made once
+per bucket: the model is called on symbolic values, activations get places, dispatches are recorded, and then only
+the step buffer changes.
 """
 
 import logging
@@ -26,7 +27,8 @@ from .forward import CacheValues, build
 from .planner import ALIGNMENT, plan_arena, storage_bytes
 from .step import StepInputs, StepShape, bucket, check_kept, step_outputs
 
-# A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device on long ones.
+# A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device
+# on long ones.
 SUBMISSION_FLOPS = 20e9
 TUNED_AT = 2  # with the first run of a shape, somebody waits for a first token
 ROUNDED_TOKENS = 16  # steps of so many take VKBACKEND_PREFILL's precision
@@ -37,8 +39,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Plan:
-    """One recorded step shape. results: the graph's results where the host reads them. is_tuned: nothing is left to be measured.
-    num_runs: how often it was run."""
+    """One recorded step shape. results: the graph's results where the host reads them. is_tuned: nothing is left to
+    be measured. num_runs: how often it was run.
+    """
 
     graph: Graph
     programs: list[Program]
@@ -53,22 +56,44 @@ class Plan:
 
 
 class DeviceExecutor:
-    """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step; timings() -> seconds of
-    each dispatch; phases: (name, begin, end) of what the host did in the last step, by time.perf_counter.
+    """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step;
+    timings() -> seconds of each dispatch; phases: (name, begin, end) of what the host did in the last step, by
+    time.perf_counter.
 
-    max_tokens, max_outputs, max_scored: the largest step. keep: give every intermediate memory of its own, so that `read` finds it.
-    tuned_at: the run of a step shape before which its kernels are measured, where they never were. timestamps: measure each dispatch.
-    skip_barrier: leave out one derived barrier of single-submission plans (to show it is needed).
+    max_tokens, max_outputs, max_scored: the largest step. keep: give every intermediate memory of its own, so that
+    `read` finds it. tuned_at: the run of a step shape before which its kernels are measured, where they never were.
+    timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to
+    show it is needed).
     """
 
-    def __init__(self, device, model, cache: CacheStorage, *, num_sequences: int, pages_per_sequence: int, max_tokens: int = 128,
-                 max_outputs: int = 32, max_scored: int = 32, keep: bool = False, timestamps: bool = False, skip_barrier: int | None = None,
-                 tuned_at: int = TUNED_AT):
+    def __init__(
+        self,
+        device,
+        model,
+        cache: CacheStorage,
+        *,
+        num_sequences: int,
+        pages_per_sequence: int,
+        max_tokens: int = 128,
+        max_outputs: int = 32,
+        max_scored: int = 32,
+        keep: bool = False,
+        timestamps: bool = False,
+        skip_barrier: int | None = None,
+        tuned_at: int = TUNED_AT,
+    ):
         self.device, self.model, self.cache = device, model, cache
         self.max_tokens, self.max_outputs, self.max_scored = max_tokens, max_outputs, max_scored
         self.table_shape = (num_sequences, pages_per_sequence)
-        self._lengths = {"tokens": max_tokens, "positions": max_tokens, "sequences": max_tokens, "output_rows": max_outputs,
-                         "scored_rows": max_scored, "targets": max_scored, "hidden_rows": max_outputs}  # of the step buffer's lists
+        self._lengths = {
+            "tokens": max_tokens,
+            "positions": max_tokens,
+            "sequences": max_tokens,
+            "output_rows": max_outputs,
+            "scored_rows": max_scored,
+            "targets": max_scored,
+            "hidden_rows": max_outputs,
+        }  # of the step buffer's lists
         self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
         self._plans: dict[StepShape, Plan] = {}
         self.tuned_at = tuned_at
@@ -82,9 +107,11 @@ class DeviceExecutor:
         self._step_buffers = self._make_step_buffers()
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list:
-        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays. -> what `step.step_outputs` says.
+        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays. -> what
+        `step.step_outputs` says.
 
-        Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost."""
+        Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost.
+        """
         self.submit(step, inputs)
         return self.wait()
 
@@ -93,10 +120,17 @@ class DeviceExecutor:
         if self._is_running:
             raise ValueError("a step is running; wait for it first")
         begin = time.perf_counter()
-        count, wanted, scored = len(step.tokens), max(len(step.output_rows), len(step.hidden_rows)), len(step.scored_rows)
+        count, wanted, scored = (
+            len(step.tokens),
+            max(len(step.output_rows), len(step.hidden_rows)),
+            len(step.scored_rows),
+        )
         if count > self.max_tokens or wanted > self.max_outputs or scored > self.max_scored:
-            raise ValueError(f"a step of {count} tokens, {wanted} outputs and {scored} scored rows; made for {self.max_tokens}, {self.max_outputs} "
-                             f"and {self.max_scored}")
+            raise ValueError(
+                f"a step of {count} tokens, {wanted} outputs and {scored} scored rows; made for {self.max_tokens}, "
+                f"{self.max_outputs} "
+                f"and {self.max_scored}"
+            )
         plan = self._plan_to_run(self.step_shape(step))
         for name, value in plan.graph.step.items():
             if name != "page_table" and value.shape[0]:
@@ -128,14 +162,20 @@ class DeviceExecutor:
             program.wait()
         done = time.perf_counter()
         plan, results = self._last, [view.buffer.array(view.dtype, view.shape) for view in self._last.results]
-        outputs = step_outputs(self._step, results, lambda row: self._logits(plan, plan.graph.logits, row),
-                               lambda row: self._logits(plan, plan.graph.scored_logits, row))
+        outputs = step_outputs(
+            self._step,
+            results,
+            lambda row: self._logits(plan, plan.graph.logits, row),
+            lambda row: self._logits(plan, plan.graph.scored_logits, row),
+        )
         self.phases += [("wait", self.phases[-1][2], done), ("read", done, time.perf_counter())]
         return outputs
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises KeyError with the names that
-        there are, ValueError without `keep` (memory is used again within a step) or before one."""
+        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises
+        KeyError with the names that there are, ValueError without `keep` (memory is used again within a step) or
+        before one.
+        """
         check_kept(self.keep, self._last is not None)
         found = {}
         for value, view in self._last.views.items():
@@ -145,10 +185,12 @@ class DeviceExecutor:
             raise KeyError(f"{name}; there are: {', '.join(found)}")
         view = found[name]
         whole = self.device.download(view.buffer, view.dtype, (view.shape[0], view.stride))
-        return whole[:, view.offset:view.offset + view.row_elements].reshape(view.shape)
+        return whole[:, view.offset : view.offset + view.row_elements].reshape(view.shape)
 
     def timings(self) -> list[tuple[Dispatch, float]]:
-        """Each dispatch of the last step with its seconds on the device's clock. Raises ValueError without `timestamps` or before a step."""
+        """Each dispatch of the last step with its seconds on the device's clock. Raises ValueError without
+        `timestamps` or before a step.
+        """
         if not self.timestamps:
             raise ValueError("made without timestamps=True: nothing was measured")
         if self._last is None:
@@ -159,14 +201,26 @@ class DeviceExecutor:
         """The shape of the recorded step that `step` runs as."""
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
-        splits = attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max())) if decode else 1
+        splits = (
+            attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max()))
+            if decode
+            else 1
+        )
         precision = self.precision
         # Whoever decodes gets the same bits whoever runs beside it.
         if precision != "float32" and (num_tokens < ROUNDED_TOKENS or 1 in np.bincount(step.sequences)):
             precision = "float32"
-        num_outputs, num_scored, num_hidden = (bucket(len(rows), most) if len(rows) else 0 for rows, most in (
-            (step.output_rows, self.max_outputs), (step.scored_rows, self.max_scored), (step.hidden_rows, self.max_outputs)))
-        return StepShape(num_tokens, num_outputs, decode, splits, precision, num_scored, step.with_candidates, num_hidden)
+        num_outputs, num_scored, num_hidden = (
+            bucket(len(rows), most) if len(rows) else 0
+            for rows, most in (
+                (step.output_rows, self.max_outputs),
+                (step.scored_rows, self.max_scored),
+                (step.hidden_rows, self.max_outputs),
+            )
+        )
+        return StepShape(
+            num_tokens, num_outputs, decode, splits, precision, num_scored, step.with_candidates, num_hidden
+        )
 
     def plan(self, shape: StepShape) -> Plan:
         """The recorded step of this shape."""
@@ -196,8 +250,12 @@ class DeviceExecutor:
             offsets[value] = result_bytes
             result_bytes += storage_bytes(value)
         if result_bytes:
-            self._results = self._at_least(self._results, result_bytes, "readback" if self.device.is_unified else "device")
-            self._readback = self._results if self.device.is_unified else self._at_least(self._readback, result_bytes, "readback")
+            self._results = self._at_least(
+                self._results, result_bytes, "readback" if self.device.is_unified else "device"
+            )
+            self._readback = (
+                self._results if self.device.is_unified else self._at_least(self._readback, result_bytes, "readback")
+            )
 
         views: dict[Value, TensorView] = {}
         steps = {value: name for name, value in graph.step.items()}
@@ -226,7 +284,9 @@ class DeviceExecutor:
                 chosen, is_tuned = self._tuning.likely(node.op, inputs, node.attrs), False
             dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **chosen)
         made = [views[value] for value in graph.results]
-        results = [replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made]
+        results = [
+            replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made
+        ]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
         return Plan(graph, self._programs(dispatches, copies), views, results, is_tuned)
 
@@ -238,11 +298,18 @@ class DeviceExecutor:
                 flops = 0
             parts[-1].append(dispatch)
             flops += dispatch.flops
-        return [Program(self.device, part, self.timestamps, self.skip_barrier, copies if part is parts[-1] else ()) for part in parts]
+        return [
+            Program(self.device, part, self.timestamps, self.skip_barrier, copies if part is parts[-1] else ())
+            for part in parts
+        ]
 
     def _at_least(self, memory, num_bytes, kind):
         """`memory` where it is large enough, else new memory; plans that were recorded keep what they have."""
-        return memory if memory is not None and memory.size >= num_bytes else self.device.memory(max(num_bytes, ALIGNMENT), kind)
+        return (
+            memory
+            if memory is not None and memory.size >= num_bytes
+            else self.device.memory(max(num_bytes, ALIGNMENT), kind)
+        )
 
     def _make_step_buffers(self) -> dict[str, Buffer]:
         shapes = {"page_table": self.table_shape, **{name: (size,) for name, size in self._lengths.items()}}
@@ -256,8 +323,8 @@ class DeviceExecutor:
 
     def _fill(self, name, values, unused):
         array = self._step_buffers[name].array(np.int32, (self._lengths[name],))
-        array[:len(values)] = values
-        array[len(values):] = unused
+        array[: len(values)] = values
+        array[len(values) :] = unused
 
     def _logits(self, plan: Plan, logits: Value, row: int) -> np.ndarray:
         view = plan.views[logits]
@@ -266,10 +333,17 @@ class DeviceExecutor:
 
 
 def _precision(device) -> str:
-    """VKBACKEND_PREFILL, or float32 where this device has no such products or VKBACKEND_DETERMINISTIC asks for decode's."""
+    """VKBACKEND_PREFILL, or float32 where this device has no such products or VKBACKEND_DETERMINISTIC asks for
+    decode's.
+    """
     wanted = "float32" if settings.get("VKBACKEND_DETERMINISTIC") else settings.get("VKBACKEND_PREFILL")
     missing = [feature for feature in matmul.requires(precision=wanted) if not device.supports(feature)]
     if missing:
-        log.warning("VKBACKEND_PREFILL=%s: %s lacks %s; prompts are computed in float32", wanted, device.info.name, ", ".join(missing))
+        log.warning(
+            "VKBACKEND_PREFILL=%s: %s lacks %s; prompts are computed in float32",
+            wanted,
+            device.info.name,
+            ", ".join(missing),
+        )
         return "float32"
     return wanted

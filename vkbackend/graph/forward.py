@@ -16,12 +16,18 @@ class CacheValues:
     storage: CacheStorage
 
     def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
-        return tuple(graph.constant(tensor, tensor.shape, Kind.STATE, tensor.dtype) for tensor in self.storage.layers[layer])
+        return tuple(
+            graph.constant(tensor, tensor.shape, Kind.STATE, tensor.dtype) for tensor in self.storage.layers[layer]
+        )
 
 
-def build(model, caches: CacheValues, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False) -> Graph:
-    """`graph.results`, in this order: of output rows stats, counts, ids and values of ops.top_k; of scored rows stats and the targets' logits, then,
-    with candidates, counts, ids and values; hidden states. `step.step_outputs` reads them. `graph.logits`, `graph.scored_logits`: (M, vocabulary)."""
+def build(
+    model, caches: CacheValues, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False
+) -> Graph:
+    """`graph.results`, in this order: of output rows stats, counts, ids and values of ops.top_k; of scored rows
+    stats and the targets' logits, then, with candidates, counts, ids and values; hidden states. `step.step_outputs`
+    reads them. `graph.logits`, `graph.scored_logits`: (M, vocabulary).
+    """
     graph = Graph(step_shape, num_sequences, pages_per_sequence, keep)
     hidden = model(graph, caches)
     graph.precision = "float32"  # logits are never rounded
@@ -38,8 +44,14 @@ def build(model, caches: CacheValues, step_shape: StepShape, num_sequences: int,
 def _top_k(graph: Graph, logits: Value, kind: Kind) -> list[Value]:
     """Stats (always results), counts, ids and values of ops.top_k."""
     shapes = top_k.output_shapes(*logits.shape)
-    strips, (stats, *candidates) = graph.new("strips", *shapes[0]), zip(("stats", "counts", "ids", "values"), shapes[1:])
-    outputs = [graph.new(stats[0], *stats[1], Kind.RESULT), *(graph.new(name, shape, dtype, kind) for name, (shape, dtype) in candidates)]
+    strips, (stats, *candidates) = (
+        graph.new("strips", *shapes[0]),
+        zip(("stats", "counts", "ids", "values"), shapes[1:]),
+    )
+    outputs = [
+        graph.new(stats[0], *stats[1], Kind.RESULT),
+        *(graph.new(name, shape, dtype, kind) for name, (shape, dtype) in candidates),
+    ]
     graph.call("top_k", [logits], [strips, *outputs], k=CANDIDATES)
     return outputs
 
@@ -57,5 +69,10 @@ def _scores(graph: Graph, model, hidden: Value, with_candidates: bool) -> list[V
 def _hidden_states(graph: Graph, model, hidden: Value) -> Value:
     """After the last norm, where other models would take their embeddings from."""
     norm = model.output_norm
-    return F.rms_norm(F.rows(hidden, "hidden_rows"), graph.constant(norm.weight, norm.weight.shape), eps=norm.eps, name="hidden_states",
-                      kind=Kind.RESULT)
+    return F.rms_norm(
+        F.rows(hidden, "hidden_rows"),
+        graph.constant(norm.weight, norm.weight.shape),
+        eps=norm.eps,
+        name="hidden_states",
+        kind=Kind.RESULT,
+    )

@@ -1,4 +1,6 @@
-"""The ops as functions on symbolic values: what the files in `models/` are written in. Shapes as in docs/architecture.md."""
+"""The ops as functions on symbolic values: what the files in `models/` are written in. Shapes as in
+docs/architecture.md.
+"""
 
 from ..ops.matmul import precision_for
 from .builder import Graph, Kind, Value
@@ -12,37 +14,88 @@ def embed(weight: Value, *, scale: float = 1.0) -> Value:
     return y
 
 
-def rms_norm(x: Value, weight: Value, *, eps: float, residual: Value | None = None, name: str = "norm", kind: Kind = Kind.ACTIVATION) -> Value:
+def rms_norm(
+    x: Value,
+    weight: Value,
+    *,
+    eps: float,
+    residual: Value | None = None,
+    name: str = "norm",
+    kind: Kind = Kind.ACTIVATION,
+) -> Value:
     """x / rms(x) * weight over the last axis [+ residual] -> like x, dense."""
     y = x.graph.new(name, x.shape, kind=kind)
     x.graph.call("rms_norm", [x, weight, residual], [y], eps=eps)
     return y
 
 
-def matmul(x: Value, weight: Value, *, norm: Value | None = None, eps: float = 0.0, gate: str = "", residual: Value | None = None,
-           bias: Value | None = None, out: Value | None = None, name: str = "matmul") -> Value:
-    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ bias (N)] [+ residual] -> (T, N), or into the columns `out`.
+def matmul(
+    x: Value,
+    weight: Value,
+    *,
+    norm: Value | None = None,
+    eps: float = 0.0,
+    gate: str = "",
+    residual: Value | None = None,
+    bias: Value | None = None,
+    out: Value | None = None,
+    name: str = "matmul",
+) -> Value:
+    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ bias (N)] [+ residual] -> (T, N), or into the
+    columns `out`.
 
-    gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2)."""
+    gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2).
+    """
     y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
     precision = precision_for(weight.constant, x.graph.precision)
-    x.graph.call("matmul", [x, weight, norm, residual, bias], [y], eps=eps, gate=gate, **({"precision": precision} if precision != "float32" else {}))
+    x.graph.call(
+        "matmul",
+        [x, weight, norm, residual, bias],
+        [y],
+        eps=eps,
+        gate=gate,
+        **({"precision": precision} if precision != "float32" else {}),
+    )
     return y
 
 
-def attend(qkv: Value, turns: Value, q_norm: Value | None, k_norm: Value | None, k_cache: Value, v_cache: Value, *, num_heads: int,
-           n_rot: int, pairing: str, eps: float, **attrs) -> Value:
-    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; attention of the rotated queries -> (T, heads, head_dim).
+def attend(
+    qkv: Value,
+    turns: Value,
+    q_norm: Value | None,
+    k_norm: Value | None,
+    k_cache: Value,
+    v_cache: Value,
+    *,
+    num_heads: int,
+    n_rot: int,
+    pairing: str,
+    eps: float,
+    **attrs,
+) -> Value:
+    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; attention of the rotated queries ->
+    (T, heads, head_dim).
 
-    attrs: scale, window, softcap. One op where every token is of a sequence of its own, otherwise two."""
+    attrs: scale, window, softcap. One op where every token is of a sequence of its own, otherwise two.
+    """
     graph = qkv.graph
     if not graph.step_shape.decode or graph.keep:
-        q = split_heads(qkv, turns, q_norm, k_norm, k_cache, v_cache, num_heads=num_heads, n_rot=n_rot, pairing=pairing, eps=eps)
+        q = split_heads(
+            qkv, turns, q_norm, k_norm, k_cache, v_cache, num_heads=num_heads, n_rot=n_rot, pairing=pairing, eps=eps
+        )
         return attention(q, k_cache, v_cache, **attrs)
     step, y = graph.step, graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
     inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
-    graph.call_with_scratch("decode_attention", inputs, [y, k_cache, v_cache], n_rot=n_rot, pairing=pairing, eps=eps,
-                            **_splits(graph), **attrs)
+    graph.call_with_scratch(
+        "decode_attention",
+        inputs,
+        [y, k_cache, v_cache],
+        n_rot=n_rot,
+        pairing=pairing,
+        eps=eps,
+        **_splits(graph),
+        **attrs,
+    )
     return y
 
 
@@ -51,14 +104,33 @@ def _splits(graph: Graph) -> dict:
     return {"splits": graph.step_shape.splits} if graph.step_shape.splits > 1 else {}
 
 
-def split_heads(qkv: Value, turns: Value, q_norm: Value | None, k_norm: Value | None, k_cache: Value, v_cache: Value, *, num_heads: int,
-                n_rot: int, pairing: str, eps: float) -> Value:
-    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; -> rotated queries (T, heads, head_dim)."""
+def split_heads(
+    qkv: Value,
+    turns: Value,
+    q_norm: Value | None,
+    k_norm: Value | None,
+    k_cache: Value,
+    v_cache: Value,
+    *,
+    num_heads: int,
+    n_rot: int,
+    pairing: str,
+    eps: float,
+) -> Value:
+    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; -> rotated queries (T, heads,
+    head_dim).
+    """
     graph = qkv.graph
     step = graph.step
     q = graph.new("q", (qkv.shape[0], num_heads, qkv.shape[2]))
-    graph.call("split_heads", [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache],
-               [q, k_cache, v_cache], n_rot=n_rot, pairing=pairing, eps=eps)
+    graph.call(
+        "split_heads",
+        [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache],
+        [q, k_cache, v_cache],
+        n_rot=n_rot,
+        pairing=pairing,
+        eps=eps,
+    )
     return q
 
 
@@ -67,8 +139,13 @@ def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attentio
     graph = q.graph
     step = graph.step
     y = graph.new(name, q.shape)
-    graph.call_with_scratch("attention", [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]], [y],
-                            **_splits(graph), **attrs)
+    graph.call_with_scratch(
+        "attention",
+        [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]],
+        [y],
+        **_splits(graph),
+        **attrs,
+    )
     return y
 
 

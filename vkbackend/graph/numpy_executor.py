@@ -1,7 +1,8 @@
 """Runs a model's steps on the numpy twins: the CPU path, and the oracle of the device path.
 
-In: a model whose weights were not placed, a `CacheStorage` of numpy arrays, `StepInputs`. Out: `RowOutput`s.
-A step of each size is prepared once: which function is called with what, where its result goes, and what is not needed any more.
+In: a model whose weights were not placed, a `CacheStorage` of numpy arrays, `StepInputs`. Out: `RowOutput`s. A step
+of each size is prepared once: which function is called with what, where its result goes, and what is not needed any
+more.
 """
 
 from collections import OrderedDict
@@ -55,8 +56,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Call:
-    """inputs: what is the same in every step (weights, caches, None), and None where a value is read from its place among `reads`.
-    outputs: None for a cache, changed in place. over: base values that nothing needs after this call."""
+    """inputs: what is the same in every step (weights, caches, None), and None where a value is read from its place
+    among `reads`. outputs: None for a cache, changed in place. over: base values that nothing needs after this call.
+    """
 
     reference: Callable
     attrs: dict
@@ -91,9 +93,19 @@ class NumpyExecutor:
         return self.run(self._submitted)
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list:
-        """inputs: arrays for what the graph declares as its inputs beside the step's arrays. -> what `step.step_outputs` says."""
-        plan = self._plan(StepShape(len(step.tokens), len(step.output_rows), num_scored=len(step.scored_rows), with_candidates=step.with_candidates,
-                                    num_hidden=len(step.hidden_rows)), step.page_table.shape)
+        """inputs: arrays for what the graph declares as its inputs beside the step's arrays. -> what
+        `step.step_outputs` says.
+        """
+        plan = self._plan(
+            StepShape(
+                len(step.tokens),
+                len(step.output_rows),
+                num_scored=len(step.scored_rows),
+                with_candidates=step.with_candidates,
+                num_hidden=len(step.hidden_rows),
+            ),
+            step.page_table.shape,
+        )
         graph = plan.graph
         arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
         arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
@@ -114,8 +126,10 @@ class NumpyExecutor:
         return step_outputs(step, self.results, lambda row: logits[row].copy(), lambda row: scored[row].copy())
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q and k) is read changed.
-        Raises KeyError with the names that there are, ValueError without `keep` or before a step."""
+        """An intermediate as the last step left it, such as "blk.3.attn_norm"; what is changed in place (rope on q
+        and k) is read changed. Raises KeyError with the names that there are, ValueError without `keep` or before a
+        step.
+        """
         check_kept(self.keep, self._kept is not None)
         plan, arrays = self._kept
         if name not in plan.names:
@@ -139,18 +153,33 @@ class NumpyExecutor:
         return build(self.model, CacheValues(self.cache), shape, *table_shape, self.keep)
 
     def _prepare(self, graph: Graph) -> Plan:
-        last_use = {value.base: index for index, node in enumerate(graph.nodes) for value in [*node.inputs, *node.outputs]
-                    if value is not None and value.base.kind is Kind.ACTIVATION}
+        last_use = {
+            value.base: index
+            for index, node in enumerate(graph.nodes)
+            for value in [*node.inputs, *node.outputs]
+            if value is not None and value.base.kind is Kind.ACTIVATION
+        }
         over: list[list[Value]] = [[] for _ in graph.nodes]
         if not self.keep:
             lasting = {value.base for value in graph.lasting}
             for base, index in last_use.items():
                 if base not in lasting:
                     over[index].append(base)
-        calls = [Call(node.op.reference, node.attrs, [_constant(value) for value in node.inputs],
-                      [(at, Place.of(value)) for at, value in enumerate(node.inputs) if value is not None and not _is_constant(value)],
-                      [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs], over[index])
-                 for index, node in enumerate(graph.nodes)]
+        calls = [
+            Call(
+                node.op.reference,
+                node.attrs,
+                [_constant(value) for value in node.inputs],
+                [
+                    (at, Place.of(value))
+                    for at, value in enumerate(node.inputs)
+                    if value is not None and not _is_constant(value)
+                ],
+                [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs],
+                over[index],
+            )
+            for index, node in enumerate(graph.nodes)
+        ]
         names: dict[str, Place] = {}
         for node in graph.nodes:
             for value in node.outputs:

@@ -23,7 +23,9 @@ def storage_bytes(value: Value) -> int:
 
 
 def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
-    """Place the activations of `graph`. With `keep`, nothing is reused, so that every intermediate can be read afterwards."""
+    """Place the activations of `graph`. With `keep`, nothing is reused, so that every intermediate can be read
+    afterwards.
+    """
     lasting = {value.base for value in graph.lasting}
     first: dict[Value, int] = {}
     last: dict[Value, int] = {}
@@ -37,8 +39,11 @@ def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
     end = 0
     for value in first:  # insertion order: the order in which values are made
         size = storage_bytes(value)
-        taken = sorted((offsets[other], offsets[other] + storage_bytes(other)) for other in offsets
-                       if first[other] <= last[value] and first[value] <= last[other])
+        taken = sorted(
+            (offsets[other], offsets[other] + storage_bytes(other))
+            for other in offsets
+            if first[other] <= last[value] and first[value] <= last[other]
+        )
         offset = 0
         for low, high in taken:
             if offset + size <= low:

@@ -1,8 +1,9 @@
 """Runs a model whose layers lie in several places: some on the CPU's twins, some on one device, some on another.
 
-In: parts, each a model of some layers with what runs them, in the order in which a token passes them; `StepInputs`. Out: `RowOutput`s, as from the
-executor of one place. Between parts a step's hidden states (tokens, width) cross by host memory. All parts but the last run in `submit`, so that
-only the last one overlaps with the host's other work. Each part keeps the cache of its own layers; pages are the same ones everywhere.
+In: parts, each a model of some layers with what runs them, in the order in which a token passes them; `StepInputs`.
+Out: `RowOutput`s, as from the executor of one place. Between parts a step's hidden states (tokens, width) cross by
+host memory. All parts but the last run in `submit`, so that only the last one overlaps with the host's other work.
+Each part keeps the cache of its own layers; pages are the same ones everywhere.
 """
 
 from dataclasses import dataclass, fields
@@ -19,13 +20,17 @@ from .step import RowOutput, StepInputs
 
 HIDDEN = "hidden"
 NO_ROWS = np.zeros(0, np.int32)
-ROWS = [field.name for field in fields(StepInputs) if field.name.endswith("_rows")]  # of a step: what is wanted of the output
+ROWS = [
+    field.name for field in fields(StepInputs) if field.name.endswith("_rows")
+]  # of a step: what is wanted of the output
 
 
 @dataclass
 class PartModel:
-    """Some layers of a model, as executors call one. span: which (`models.placement.Span`); the states that come in are an input of its graph
-    where it does not begin with the embedding, and those that go out are its result where it does not end with the logits."""
+    """Some layers of a model, as executors call one. span: which (`models.placement.Span`); the states that come in
+    are an input of its graph where it does not begin with the embedding, and those that go out are its result where
+    it does not end with the logits.
+    """
 
     layers: object
     span: object
@@ -104,8 +109,9 @@ class _DevicePart:
 class SplitExecutor:
     """run(step) -> rows, or its halves submit(step) and wait().
 
-    parts: (device or None, a model's layers, their span), see `models.LoadedPart`. config: the model's. num_pages, page_size, kind: of the cache.
-    sizes: `DeviceExecutor`'s num_sequences, pages_per_sequence, max_tokens, max_outputs, keep, timestamps, tuned_at.
+    parts: (device or None, a model's layers, their span), see `models.LoadedPart`. config: the model's. num_pages,
+    page_size, kind: of the cache. sizes: `DeviceExecutor`'s num_sequences, pages_per_sequence, max_tokens,
+    max_outputs, keep, timestamps, tuned_at.
     """
 
     def __init__(self, parts, config, *, num_pages: int, page_size: int, kind: str, **sizes):
@@ -113,9 +119,14 @@ class SplitExecutor:
         for part in parts:
             model, span = PartModel(part.layers, part.span, config.width), part.span
             arena = None if part.device is None else Arena(part.device, "device")
-            cache = CacheStorage(len(span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena)
-            self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)) if part.device is None
-                              else _DevicePart(part.device, model, cache, sizes))
+            cache = CacheStorage(
+                len(span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena
+            )
+            self.parts.append(
+                _CpuPart(model, cache, sizes.get("keep", False))
+                if part.device is None
+                else _DevicePart(part.device, model, cache, sizes)
+            )
         self._last: _CpuPart | _DevicePart | None = None
 
     @property
@@ -132,7 +143,11 @@ class SplitExecutor:
         """Run the step through all parts but the last one, and begin that."""
         # Where nothing is wanted of the output, a part of the output alone has nothing to do.
         wants = any(len(getattr(step, name)) for name in ROWS)
-        parts = self.parts if wants else [part for part in self.parts if part.model.span.blocks or part.model.span.has_input]
+        parts = (
+            self.parts
+            if wants
+            else [part for part in self.parts if part.model.span.blocks or part.model.span.has_input]
+        )
         inner = StepInputs(step.tokens, step.positions, step.sequences, step.page_table, NO_ROWS)
         inputs = None
         for part in parts[:-1]:

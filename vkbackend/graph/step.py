@@ -39,7 +39,8 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a recorded step can hold: token slots, output rows, scored rows (and whether with candidates), rows of hidden states.
+    """What a recorded step can hold: token slots, output rows, scored rows (and whether with candidates), rows of
+    hidden states.
 
     decode: every token is of a sequence of its own, so none needs what another one stores
     splits: groups that share the context of each head, where it is long
@@ -84,7 +85,9 @@ def row_output(stats, count, ids, values, full) -> RowOutput:
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """What is read of a row that nobody samples from: the log-sum-exp, the target's logit, and the largest entries where they were wanted."""
+    """What is read of a row that nobody samples from: the log-sum-exp, the target's logit, and the largest entries
+    where they were wanted.
+    """
 
     log_sum_exp: float
     target_logit: float
@@ -92,19 +95,33 @@ class ScoredRow:
     logits: np.ndarray = field(default_factory=lambda: NO_LOGITS)
 
 
-def step_outputs(step: StepInputs, results: list[np.ndarray], full: Callable[[int], np.ndarray], scored_full: Callable[[int], np.ndarray]) -> list:
-    """The results of `forward.build` -> a RowOutput for each output row, a ScoredRow for each scored one, the hidden states f32 (width,).
+def step_outputs(
+    step: StepInputs,
+    results: list[np.ndarray],
+    full: Callable[[int], np.ndarray],
+    scored_full: Callable[[int], np.ndarray],
+) -> list:
+    """The results of `forward.build` -> a RowOutput for each output row, a ScoredRow for each scored one, the hidden
+    states f32 (width,).
 
-    full, scored_full: read a whole row of logits."""
+    full, scored_full: read a whole row of logits.
+    """
     left, found = list(results), []
     if len(step.output_rows):
         stats, counts, ids, values = (left.pop(0) for _ in range(4))
-        found += [row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(full, m)) for m in range(len(step.output_rows))]
+        found += [
+            row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(full, m))
+            for m in range(len(step.output_rows))
+        ]
     if len(step.scored_rows):
         stats, picked = left.pop(0), left.pop(0)
         counts, ids, values = (left.pop(0) for _ in range(3)) if step.with_candidates else (None, None, None)
         for m in range(len(step.scored_rows)):
-            row = row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(scored_full, m)) if step.with_candidates else None
+            row = (
+                row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(scored_full, m))
+                if step.with_candidates
+                else None
+            )
             found.append(ScoredRow(float(stats[m, 0]), float(picked[m]), *((row.ids, row.logits) if row else ())))
     if len(step.hidden_rows):
         hidden = left.pop(0)
@@ -113,7 +130,9 @@ def step_outputs(step: StepInputs, results: list[np.ndarray], full: Callable[[in
 
 
 def bucket(count: int, largest: int) -> int:
-    """The smallest size >= count, at most `largest`: recorded steps come in sizes of 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128 ..."""
+    """The smallest size >= count, at most `largest`: recorded steps come in sizes of 1, 2, 4, 8, 16, 24, 32, 48, 64,
+    96, 128 ...
+    """
     size = 1
     while size < count:
         size *= 2

@@ -10,7 +10,9 @@ from .vector import Vector
 
 
 class DevicePlacer:
-    """Puts each weight of a model into one device's memory. expected_bytes: about what they take in all. progress: is told of what is there."""
+    """Puts each weight of a model into one device's memory. expected_bytes: about what they take in all. progress:
+    is told of what is there.
+    """
 
     def __init__(self, device, expected_bytes: int, progress: LoadProgress):
         self.device, self.progress = device, progress
@@ -31,7 +33,9 @@ BLOCK = re.compile(r"blk\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Span:
-    """Layers first ... last - 1 of a model of num_blocks blocks; its layer number num_blocks is the output. is_tied: the output is the embedding."""
+    """Layers first ... last - 1 of a model of num_blocks blocks; its layer number num_blocks is the output. is_tied:
+    the output is the embedding.
+    """
 
     first: int
     last: int
@@ -51,7 +55,9 @@ class Span:
         return range(self.first, min(self.last, self.num_blocks))
 
     def holds(self, name: str) -> bool:
-        """Whether a tensor of this name is needed here. What belongs to no block and no end, such as frequencies, is needed everywhere."""
+        """Whether a tensor of this name is needed here. What belongs to no block and no end, such as frequencies, is
+        needed everywhere.
+        """
         block = BLOCK.match(name)
         if block:
             return int(block[1]) in self.blocks

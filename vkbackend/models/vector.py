@@ -1,5 +1,4 @@
-"""A weight of one dimension: a norm or a bias.
-"""
+"""A weight of one dimension: a norm or a bias."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,7 @@
 """GGUF tensors by name -> weights that a model's layers hold, placed on a device or kept as numpy arrays.
 
-In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still quantized) and `Vector` (norms, biases, frequency factors; f32).
+In: an open `GGUFFile` and a placer (`placement.DevicePlacer`, or None for the twins). Out: `PackedMatrix` (still
+quantized) and `Vector` (norms, biases, frequency factors; f32).
 """
 
 from copy import copy
@@ -22,10 +23,14 @@ def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
 
 
 def check_types(gguf: GGUFFile) -> None:
-    """Raises UnsupportedModel for a tensor of a type that has no kernel: nothing else that is wrong with such a file helps its user."""
+    """Raises UnsupportedModel for a tensor of a type that has no kernel: nothing else that is wrong with such a file
+    helps its user.
+    """
     for name, info in loaded_tensors(gguf).items():
         if info.type not in FORMATS:
-            raise UnsupportedModel(f"{gguf.path}: {name} is {info.type.name}; readable here: {', '.join(kind.name for kind in FORMATS)}")
+            raise UnsupportedModel(
+                f"{gguf.path}: {name} is {info.type.name}; readable here: {', '.join(kind.name for kind in FORMATS)}"
+            )
 
 
 LARGEST = 1 << 24  # no hyperparameter is larger: what is would only be found out by running out of memory
@@ -35,7 +40,10 @@ def check_shape(path, name: str, shape: tuple[int, ...], expected: tuple[int | N
     """expected: None stands for any size. Raises GGUFError where a tensor has another shape."""
     if len(shape) != len(expected) or any(want not in (None, have) for have, want in zip(shape, expected)):
         wanted = ", ".join("any" if want is None else str(want) for want in expected)
-        raise GGUFError(f"{path}: {name} has shape {tuple(shape)}, the metadata ask for ({wanted}); the file is damaged or badly converted")
+        raise GGUFError(
+            f"{path}: {name} has shape {tuple(shape)}, the metadata ask for ({wanted}); the file is damaged or badly "
+            f"converted"
+        )
 
 
 class Hyperparameters:
@@ -53,17 +61,30 @@ class Hyperparameters:
         return float(self._within(key, self._get(key, float, default), least, np.finfo(np.float32).max))
 
     def num_layers(self) -> int:
-        """`block_count`, of which the file must have the tensors: what is made for each layer costs. Raises GGUFError."""
+        """`block_count`, of which the file must have the tensors: what is made for each layer costs. Raises
+        GGUFError.
+        """
         count = self.int("block_count")
         if f"blk.{count - 1}.attn_norm.weight" not in self.gguf.tensors:
-            raise GGUFError(f"{self.gguf.path}: tensor blk.{count - 1}.attn_norm.weight is missing, and the metadata say that there are {count} layers; "
-                            "the file is incomplete or badly converted")
+            raise GGUFError(
+                f"{self.gguf.path}: tensor blk.{count - 1}.attn_norm.weight is missing, and the metadata say that "
+                f"there are {count} layers; "
+                "the file is incomplete or badly converted"
+            )
         return count
 
     def check_shapes(self, *, width: int, feed_forward: int, q_width: int, kv_width: int) -> None:
-        """Compare sizes with the tensors of the first layer, before anything is made of these sizes. Raises GGUFError."""
-        for name, shape in (("token_embd", (None, width)), ("blk.0.attn_q", (q_width, width)), ("blk.0.attn_k", (kv_width, width)),
-                            ("blk.0.attn_v", (kv_width, width)), ("blk.0.attn_output", (width, q_width)), ("blk.0.ffn_gate", (feed_forward, width))):
+        """Compare sizes with the tensors of the first layer, before anything is made of these sizes. Raises
+        GGUFError.
+        """
+        for name, shape in (
+            ("token_embd", (None, width)),
+            ("blk.0.attn_q", (q_width, width)),
+            ("blk.0.attn_k", (kv_width, width)),
+            ("blk.0.attn_v", (kv_width, width)),
+            ("blk.0.attn_output", (width, q_width)),
+            ("blk.0.ffn_gate", (feed_forward, width)),
+        ):
             info = self.gguf.tensors.get(f"{name}.weight")
             if info:
                 check_shape(self.gguf.path, info.name, info.shape, shape)
@@ -71,14 +92,22 @@ class Hyperparameters:
     def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
         """Raises GGUFError where these contradict each other, UnsupportedModel where the kernels do not do them."""
         if num_heads % num_kv_heads or num_rotated > head_dim or num_rotated % 2:
-            raise GGUFError(f"{self.gguf.path} is damaged: {num_heads} heads of {head_dim}, of which {num_rotated} rotate, on {num_kv_heads} key heads")
+            raise GGUFError(
+                f"{self.gguf.path} is damaged: {num_heads} heads of {head_dim}, of which {num_rotated} rotate, on "
+                f"{num_kv_heads} key heads"
+            )
         if head_dim % 8:
-            raise UnsupportedModel(f"{self.gguf.path} has heads of {head_dim} elements; attention here needs a multiple of 8")
+            raise UnsupportedModel(
+                f"{self.gguf.path} has heads of {head_dim} elements; attention here needs a multiple of 8"
+            )
 
     def _within(self, key, value, least, largest):
         if not least <= value <= largest:
-            raise GGUFError(f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}; {least} to {largest} are possible: "
-                            "the file is damaged or badly converted")
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}; {least} to {largest} are "
+                f"possible: "
+                "the file is damaged or badly converted"
+            )
         return value
 
     def _get(self, key, kind, default):
@@ -88,35 +117,54 @@ class Hyperparameters:
         return metadata.get(full, kind) if default is None else metadata.get(full, kind, default)
 
     def _of_all_layers(self, full: str, kind):
-        """The number that an array holds for each layer. Raises GGUFError, UnsupportedModel where they are not all the same."""
-        values, layers = self.gguf.metadata.get(full, list), self.gguf.metadata.get(f"{self.architecture}.block_count", int)
+        """The number that an array holds for each layer. Raises GGUFError, UnsupportedModel where they are not all
+        the same.
+        """
+        values, layers = (
+            self.gguf.metadata.get(full, list),
+            self.gguf.metadata.get(f"{self.architecture}.block_count", int),
+        )
         wanted = "iu" if kind is int else "iuf"
         if not isinstance(values, np.ndarray) or values.dtype.kind not in wanted:
-            raise GGUFError(f"{self.gguf.path}: metadata key {full} is an array that holds no {kind.__name__}s; the file is damaged or badly converted")
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {full} is an array that holds no {kind.__name__}s; the file is "
+                f"damaged or badly converted"
+            )
         if len(values) != layers:
-            raise GGUFError(f"{self.gguf.path}: metadata key {full} has {len(values)} values for {layers} layers; the file is damaged or badly converted")
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {full} has {len(values)} values for {layers} layers; the file is "
+                f"damaged or badly converted"
+            )
         if (values != values[0]).any():
-            raise UnsupportedModel(f"{self.gguf.path}: {full} differs from layer to layer ({values.min()} to {values.max()}), which is not implemented; "
-                                   "use a model whose layers are all alike")
+            raise UnsupportedModel(
+                f"{self.gguf.path}: {full} differs from layer to layer ({values.min()} to {values.max()}), which is "
+                f"not implemented; "
+                "use a model whose layers are all alike"
+            )
         return kind(values[0])
 
     def check_dense(self) -> None:
         """Raises UnsupportedModel for a mixture of experts."""
         experts = self.int("expert_count", 0, least=0)
         if experts:
-            raise UnsupportedModel(f"{self.gguf.path} is a mixture of {experts} experts, which is not implemented; use a dense {self.architecture} model")
+            raise UnsupportedModel(
+                f"{self.gguf.path} is a mixture of {experts} experts, which is not implemented; use a dense "
+                f"{self.architecture} model"
+            )
 
     def linear_rope_scale(self) -> float:
         """Positions are multiplied by this (1 / factor of linear scaling); other scaling kinds are refused by name.
 
-        Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear where only a factor is given, older files
-        call the factor `rope.scale_linear`, and a factor of 0 scales nothing.
+        Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear where only a factor is
+        given, older files call the factor `rope.scale_linear`, and a factor of 0 scales nothing.
         """
         kind = self._get("rope.scaling.type", str, "linear")
         if kind == "none":
             return 1.0
         if kind != "linear":
-            raise UnsupportedModel(f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear")
+            raise UnsupportedModel(
+                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear"
+            )
         factor = self.float("rope.scaling.factor", self.float("rope.scale_linear", 0.0))
         return 1.0 / factor if factor else 1.0
 
@@ -141,17 +189,23 @@ class Weights:
         return view
 
     def check_all_used(self) -> None:
-        """Raises UnsupportedModel where the file has tensors that no layer took (the bias of a norm, say): without them the model would say other
-        things than it should. Those of a vision part may be left out."""
+        """Raises UnsupportedModel where the file has tensors that no layer took (the bias of a norm, say): without
+        them the model would say other things than it should. Those of a vision part may be left out.
+        """
         left = [name for name in loaded_tensors(self.gguf) if name not in self.used]
         if left:
             named = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-            raise UnsupportedModel(f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do not use here "
-                                   f"({named}), so its answers would be wrong; readable here: models without them (no experts, adapters or biases of norms)")
+            raise UnsupportedModel(
+                f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do "
+                f"not use here "
+                f"({named}), so its answers would be wrong; readable here: models without them (no experts, adapters "
+                f"or biases of norms)"
+            )
 
     def norm(self, name: str, eps: float, size: int, required: bool = True):
         """An `RMSNorm` over `size` elements, None where the tensor is missing and not required."""
         from .layers import RMSNorm
+
         vector = self.vector(name, required, size)
         return vector and RMSNorm(vector, eps, name)
 
@@ -169,8 +223,9 @@ class Weights:
         return self.shared[full]
 
     def bias(self, names: list[str], rows: list[int]) -> Vector | None:
-        """The biases of the weights `names`, of so many rows each, as one vector, with zeros for weights that have none; None where
-        none has one. Raises GGUFError where one is of another shape."""
+        """The biases of the weights `names`, of so many rows each, as one vector, with zeros for weights that have
+        none; None where none has one. Raises GGUFError where one is of another shape.
+        """
         full = [f"{self.prefix}{name}.bias" for name in names]
         if not any(name in self.gguf.tensors for name in full):
             return None
@@ -196,7 +251,9 @@ class Weights:
         return vector
 
     def matrix(self, *names: str, columns: int | None = None, gated: bool = False) -> PackedMatrix:
-        """The tensors `names`, of one format and K, as one placed weight; K must be `columns` where that is said. gated: a gate and what it opens."""
+        """The tensors `names`, of one format and K, as one placed weight; K must be `columns` where that is said.
+        gated: a gate and what it opens.
+        """
         full = [f"{self.prefix}{name}.weight" for name in names]
         key = "+".join(full)
         if key not in self.shared:
@@ -211,16 +268,21 @@ class Weights:
             raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
             weight = PackedMatrix(key, (rows, k), self._format(full[0]), raws, gated)
             if k % 32:
-                raise UnsupportedModel(f"{self.gguf.path}: {key} has rows of {k} elements; matrices here need a multiple of 32")
+                raise UnsupportedModel(
+                    f"{self.gguf.path}: {key} has rows of {k} elements; matrices here need a multiple of 32"
+                )
             if self.placer:
                 self.placer.place_matrix(weight)
             self.shared[key] = weight
         return self.shared[key]
 
     def linear(self, *names: str, rows: tuple[int, ...], columns: int, name: str = "", fallback: str = ""):
-        """A `Linear` over the tensors `names`, of shapes (rows[i], columns): neighbours of one format are stacked, so that they take
-        one dispatch, with the biases that the file has for them. Raises GGUFError where a tensor is missing or of another shape."""
+        """A `Linear` over the tensors `names`, of shapes (rows[i], columns): neighbours of one format are stacked,
+        so that they take one dispatch, with the biases that the file has for them. Raises GGUFError where a tensor
+        is missing or of another shape.
+        """
         from .layers import Linear
+
         name, bias_names = name or names[0], list(names)  # a tied output has its own bias
         if fallback and f"{self.prefix}{names[0]}.weight" not in self.gguf.tensors:
             names = (fallback,)
@@ -267,4 +329,7 @@ class Weights:
         return FORMATS[self.gguf.tensors[full].type]  # read() has checked it
 
     def _missing(self, full: str) -> GGUFError:
-        return GGUFError(f"{self.gguf.path}: tensor {full} is missing; the file is incomplete or of another architecture than it says")
+        return GGUFError(
+            f"{self.gguf.path}: tensor {full} is missing; the file is incomplete or of another architecture than it "
+            f"says"
+        )

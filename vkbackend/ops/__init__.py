@@ -1,4 +1,6 @@
-"""Every op by name: `OPS["rope"].reference(...)`. A new op is a shader, its row in shaders/variants.toml and a file here with an `OP`."""
+"""Every op by name: `OPS["rope"].reference(...)`. A new op is a shader, its row in shaders/variants.toml and a file
+here with an `OP`.
+"""
 
 import importlib
 import pkgutil

@@ -1,10 +1,11 @@
-"""Causal attention over the paged cache, grouped-query, with a sliding window and logit soft-capping where asked for.
+"""Causal attention over the paged cache, grouped-query, with a sliding window and logit soft-capping where asked
+for.
 
-q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, positions, sequences: (T,) i32
-(position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads, head_dim) f32
-A token at position p sees positions max(0, p + 1 - window) ... p of its sequence. head_dim is a multiple of 8.
-On the device a long context may be split over several groups, at no change of any bit.
-Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
+q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, positions,
+sequences: (T,) i32 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads,
+head_dim) f32 A token at position p sees positions max(0, p + 1 - window) ... p of its sequence. head_dim is a
+multiple of 8. On the device a long context may be split over several groups, at no change of any bit. Running
+softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
 
 import os
@@ -31,7 +32,7 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
         first = max(0, int(position.min()) + 1 - window) if window else 0
         keys, values = _context(k_cache, v_cache, page_table[sequence], first, last)  # (length, kv_heads, head_dim)
         queries = (q[rows] * np.float32(scale)).reshape(len(rows), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
-        scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)    # (kv_heads, group * rows, length)
+        scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)  # (kv_heads, group * rows, length)
         if softcap:
             scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
         if len(rows) > 1:  # one alone sees all that was read
@@ -43,26 +44,37 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
         np.exp(scores, out=scores)
         mixed = scores @ values.transpose(1, 0, 2)
         mixed /= scores.sum(axis=-1, keepdims=True)
-        y[rows] = mixed.reshape(kv_heads, -1, len(rows), head_dim).transpose(2, 0, 1, 3).reshape(len(rows), heads, head_dim)
+        y[rows] = (
+            mixed.reshape(kv_heads, -1, len(rows), head_dim).transpose(2, 0, 1, 3).reshape(len(rows), heads, head_dim)
+        )
     return y
 
 
 def _context(k_cache, v_cache, pages, first, last):
-    """Keys and values of a sequence's positions first ... last - 1, f32 (length, kv_heads, head_dim): views where its pages are neighbours."""
+    """Keys and values of a sequence's positions first ... last - 1, f32 (length, kv_heads, head_dim): views where
+    its pages are neighbours.
+    """
     size = k_cache.shape[1]
     page = first // size
-    pages = pages[page:ceil_div(last, size)].tolist()
+    pages = pages[page : ceil_div(last, size)].tolist()
     neighbours = pages == list(range(pages[0], pages[0] + len(pages)))
     where = slice(pages[0], pages[0] + len(pages)) if neighbours else pages
     some = slice(first - page * size, last - page * size)
-    return (np.asarray(cache[where]).reshape(-1, *cache.shape[2:])[some].astype(np.float32, copy=False) for cache in (k_cache, v_cache))
+    return (
+        np.asarray(cache[where]).reshape(-1, *cache.shape[2:])[some].astype(np.float32, copy=False)
+        for cache in (k_cache, v_cache)
+    )
 
 
 def together(device, heads: int, kv_heads: int, head_dim: int) -> int:
     """How many query heads of a key-value head one group takes: as many as its lanes have registers for, at most 4."""
     lanes = group_variant(device, "attention")[1]
     eights_per_lane = ceil_div(head_dim // 8, lanes)
-    return max(count for count in (1, 2, 3, 4) if heads // kv_heads % count == 0 and (count == 1 or count * eights_per_lane <= 8))
+    return max(
+        count
+        for count in (1, 2, 3, 4)
+        if heads // kv_heads % count == 0 and (count == 1 or count * eights_per_lane <= 8)
+    )
 
 
 def max_chunks(context: int, window: int) -> int:
@@ -72,8 +84,9 @@ def max_chunks(context: int, window: int) -> int:
 
 
 def splits(device, num_tokens: int, kv_heads: int, longest: int) -> int:
-    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU device a few groups keep
-    its threads busy, and more cost more."""
+    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU
+    device a few groups keep its threads busy, and more cost more.
+    """
     enough, worth = (2 * os.cpu_count(), 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
     return ceil_div(enough, num_tokens * kv_heads) if longest >= worth else 1
 
@@ -84,7 +97,9 @@ def scratch(inputs, *, splits=1, window=0, **_):
 
 
 def scratch_shapes(shape, context: int, window: int, splits: int) -> list[tuple[tuple[int, ...], str]]:
-    """What the groups of a split attention of q's `shape` leave for the last of them: (T, heads, chunks, head_dim + 4)."""
+    """What the groups of a split attention of q's `shape` leave for the last of them: (T, heads, chunks, head_dim +
+    4).
+    """
     tokens, heads, head_dim = shape
     return [((tokens, heads * max_chunks(context, window) * (head_dim + 4)), "float32")] if splits > 1 else []
 
@@ -97,15 +112,33 @@ def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1,
     name, lanes, size = group_variant(device, "attention")
     chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], window)
     groups = (heads // heads_together, tokens, splits)
-    return [Dispatch(name, (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer),
-                     (outputs[0].buffer, *shared_buffers(device, outputs, groups)), groups,
-                     constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
-                     {"heads": heads, "kv_heads": k_cache.shape[2], "pages_per_sequence": page_table.shape[1], **q.fours("x"),
-                      "window": window, "scale": scale, "softcap": softcap, "max_chunks": chunks}, size, label="attention")]
+    return [
+        Dispatch(
+            name,
+            (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer),
+            (outputs[0].buffer, *shared_buffers(device, outputs, groups)),
+            groups,
+            constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+            {
+                "heads": heads,
+                "kv_heads": k_cache.shape[2],
+                "pages_per_sequence": page_table.shape[1],
+                **q.fours("x"),
+                "window": window,
+                "scale": scale,
+                "softcap": softcap,
+                "max_chunks": chunks,
+            },
+            size,
+            label="attention",
+        )
+    ]
 
 
 def shared_buffers(device, outputs, groups) -> tuple:
-    """What groups that share a head leave for the last of them, and how many are done; where none share one, the kernel touches neither."""
+    """What groups that share a head leave for the last of them, and how many are done; where none share one, the
+    kernel touches neither.
+    """
     if groups[2] == 1:
         return outputs[0].buffer, outputs[0].buffer
     return outputs[-1].buffer, device.counters(groups[0] * groups[1])
@@ -113,8 +146,17 @@ def shared_buffers(device, outputs, groups) -> tuple:
 
 def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> dict[str, int | bool]:
     """The specialization constants of attention_core.glsl."""
-    return {"LANES": lanes, "HEAD_DIM": head_dim, "PAGE_SIZE": k_cache.shape[1], "CACHE": q8_cache.TYPES[k_cache.dtype],
-            "HEADS": heads_together, "STEPS": max(1, 16 // lanes), "CHUNK": CHUNK, "SPLIT": splits > 1, "SOFTCAP": softcap > 0}
+    return {
+        "LANES": lanes,
+        "HEAD_DIM": head_dim,
+        "PAGE_SIZE": k_cache.shape[1],
+        "CACHE": q8_cache.TYPES[k_cache.dtype],
+        "HEADS": heads_together,
+        "STEPS": max(1, 16 // lanes),
+        "CHUNK": CHUNK,
+        "SPLIT": splits > 1,
+        "SOFTCAP": softcap > 0,
+    }
 
 
 def variants(device, inputs, **_):
@@ -127,25 +169,52 @@ def _case(label, positions, heads, kv_heads, head_dim, dtype, sequences=None, **
         pages = max(positions) // 16 + 1
         shape = (2 * pages + 2, 16, kv_heads, head_dim)
         tokens = len(positions)
-        return [rng.standard_normal((tokens, heads, head_dim), np.float32), q8_cache.random(rng, shape, dtype),
-                q8_cache.random(rng, shape, dtype), np.array(positions, np.int32),
-                np.array(sequences or [0] * tokens, np.int32), rng.permutation(2 * pages + 2)[:2 * pages].reshape(2, pages).astype(np.int32)]
-    return Case(label, make, {"scale": head_dim ** -0.5, **attrs}, 2e-5, 2e-5)
+        return [
+            rng.standard_normal((tokens, heads, head_dim), np.float32),
+            q8_cache.random(rng, shape, dtype),
+            q8_cache.random(rng, shape, dtype),
+            np.array(positions, np.int32),
+            np.array(sequences or [0] * tokens, np.int32),
+            rng.permutation(2 * pages + 2)[: 2 * pages].reshape(2, pages).astype(np.int32),
+        ]
+
+    return Case(label, make, {"scale": head_dim**-0.5, **attrs}, 2e-5, 2e-5)
 
 
 SIGNATURE = Signature(
-    "q (T, heads, head_dim) f32", f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
-    "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", multiples={"head_dim": 8},
-    rules=(*q8_cache.RULES,
-           ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)))
+    "q (T, heads, head_dim) f32",
+    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    "positions (T) i32",
+    "sequences (T) i32",
+    "page_table (S, P) i32",
+    multiples={"head_dim": 8},
+    rules=(*q8_cache.RULES, ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)),
+)
 
-OP = Op("attention", reference, dispatch, (
-    _case("first token", [0], 9, 3, 64, "float16"), _case("decode", [70], 9, 3, 64, "float16"), _case("decode, f32", [33], 4, 1, 256, "float32"),
-    _case("prefill", list(range(3, 40)), 4, 2, 32, "float16"), _case("window", [7, 8, 30, 79], 4, 1, 128, "float32", window=9),
-    _case("window at a tile's edge", [31, 32, 63, 64], 2, 2, 40, "float16", window=32),
-    _case("two sequences", [5, 61, 17, 18], 6, 2, 64, "float32", sequences=[0, 1, 0, 1]), _case("softcap", [20, 50], 4, 4, 64, "float32", softcap=5.0),
-    _case("many chunks", [0, 255, 256, 511, 900], 6, 2, 64, "float16"), _case("window over chunks", [257, 700], 8, 1, 128, "float32", window=300),
-    _case("wide heads", [530], 4, 1, 256, "float16", window=512), _case("odd heads", [5, 300], 5, 1, 40, "float16"),
-    _case("decode, q8_0", [70], 3, 3, 64, "q8_0"), _case("prefill, q8_0", list(range(3, 40)), 4, 2, 32, "q8_0"),
-    _case("many chunks, q8_0", [0, 255, 256, 511, 900], 4, 2, 96, "q8_0"), _case("window, q8_0", [257, 700], 4, 2, 64, "q8_0", window=300),
-), SIGNATURE, variants=variants, scratch=scratch)
+OP = Op(
+    "attention",
+    reference,
+    dispatch,
+    (
+        _case("first token", [0], 9, 3, 64, "float16"),
+        _case("decode", [70], 9, 3, 64, "float16"),
+        _case("decode, f32", [33], 4, 1, 256, "float32"),
+        _case("prefill", list(range(3, 40)), 4, 2, 32, "float16"),
+        _case("window", [7, 8, 30, 79], 4, 1, 128, "float32", window=9),
+        _case("window at a tile's edge", [31, 32, 63, 64], 2, 2, 40, "float16", window=32),
+        _case("two sequences", [5, 61, 17, 18], 6, 2, 64, "float32", sequences=[0, 1, 0, 1]),
+        _case("softcap", [20, 50], 4, 4, 64, "float32", softcap=5.0),
+        _case("many chunks", [0, 255, 256, 511, 900], 6, 2, 64, "float16"),
+        _case("window over chunks", [257, 700], 8, 1, 128, "float32", window=300),
+        _case("wide heads", [530], 4, 1, 256, "float16", window=512),
+        _case("odd heads", [5, 300], 5, 1, 40, "float16"),
+        _case("decode, q8_0", [70], 3, 3, 64, "q8_0"),
+        _case("prefill, q8_0", list(range(3, 40)), 4, 2, 32, "q8_0"),
+        _case("many chunks, q8_0", [0, 255, 256, 511, 900], 4, 2, 96, "q8_0"),
+        _case("window, q8_0", [257, 700], 4, 2, 64, "q8_0", window=300),
+    ),
+    SIGNATURE,
+    variants=variants,
+    scratch=scratch,
+)

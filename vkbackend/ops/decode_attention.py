@@ -1,9 +1,11 @@
-"""split_heads and attention in one, for steps in which every token is of a sequence of its own: no token needs the key of another.
+"""split_heads and attention in one, for steps in which every token is of a sequence of its own: no token needs the
+key of another.
 
-qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
-page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
-k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads, head_dim) f32 (rows of unused slots are not
-written), the caches in place. head_dim is a multiple of 8, n_rot of 4. On the device the same bits as the two ops one after the other.
+qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
+slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm:
+(head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads,
+head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim is a multiple of 8, n_rot of 4.
+On the device the same bits as the two ops one after the other.
 """
 
 import numpy as np
@@ -14,19 +16,37 @@ from .op import Case, Op, group_variant
 from .signature import Signature
 
 
-def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0, **attrs):
-    q, k_cache, v_cache = split_heads.reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache,
-                                                n_rot=n_rot, pairing=pairing, eps=eps)
+def reference(
+    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0, **attrs
+):
+    q, k_cache, v_cache = split_heads.reference(
+        qkv,
+        positions,
+        sequences,
+        page_table,
+        turns,
+        q_norm,
+        k_norm,
+        k_cache,
+        v_cache,
+        n_rot=n_rot,
+        pairing=pairing,
+        eps=eps,
+    )
     return attention.reference(q, k_cache, v_cache, positions, sequences, page_table, **attrs), k_cache, v_cache
 
 
 def scratch(inputs, *, splits=1, window=0, **_):
     qkv, page_table, k_cache = inputs[0], inputs[3], inputs[7]
     heads = qkv.shape[1] - 2 * k_cache.shape[2]
-    return attention.scratch_shapes((qkv.shape[0], heads, qkv.shape[2]), page_table.shape[1] * k_cache.shape[1], window, splits)
+    return attention.scratch_shapes(
+        (qkv.shape[0], heads, qkv.shape[2]), page_table.shape[1] * k_cache.shape[1], window, splits
+    )
 
 
-def dispatch(device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=0, softcap=0.0, splits=1, heads_together=0):
+def dispatch(
+    device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=0, softcap=0.0, splits=1, heads_together=0
+):
     """splits, heads_together: as in attention."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
     tokens, all_heads, head_dim = qkv.shape
@@ -36,14 +56,43 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=
     name, lanes, size = group_variant(device, "decode_attention")
     chunks = attention.max_chunks(page_table.shape[1] * k_cache.shape[1], window)
     groups = (heads // heads_together, tokens, splits)
-    return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer,
-                            (k_norm or qkv).buffer, k_cache.buffer, v_cache.buffer),
-                     (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)), groups,
-                     {**attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
-                      "N_ROT": n_rot, "HALVES": pairing == "halves", "HAS_NORMS": q_norm is not None},
-                     {"heads": heads, "kv_heads": kv_heads, "pages_per_sequence": page_table.shape[1], **qkv.elements("x"),
-                      "window": window, "scale": scale, "softcap": softcap, "max_chunks": chunks, "eps": eps},
-                     size, label="decode_attention")]
+    return [
+        Dispatch(
+            name,
+            (
+                qkv.buffer,
+                positions.buffer,
+                sequences.buffer,
+                page_table.buffer,
+                turns.buffer,
+                (q_norm or qkv).buffer,
+                (k_norm or qkv).buffer,
+                k_cache.buffer,
+                v_cache.buffer,
+            ),
+            (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)),
+            groups,
+            {
+                **attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+                "N_ROT": n_rot,
+                "HALVES": pairing == "halves",
+                "HAS_NORMS": q_norm is not None,
+            },
+            {
+                "heads": heads,
+                "kv_heads": kv_heads,
+                "pages_per_sequence": page_table.shape[1],
+                **qkv.elements("x"),
+                "window": window,
+                "scale": scale,
+                "softcap": softcap,
+                "max_chunks": chunks,
+                "eps": eps,
+            },
+            size,
+            label="decode_attention",
+        )
+    ]
 
 
 def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, **attrs):
@@ -52,29 +101,64 @@ def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=Fal
     def make(rng):
         tokens, pages = len(positions), max(positions) // 16 + 1
         shape = (tokens * pages + 1, 16, kv_heads, head_dim)
-        return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), np.array(positions, np.int32), np.arange(tokens, dtype=np.int32),
-                rng.permutation(tokens * pages + 1)[:tokens * pages].reshape(tokens, pages).astype(np.int32), rope.turns_per_position(10000.0, n_rot),
-                *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
-                q8_cache.random(rng, shape, dtype), q8_cache.random(rng, shape, dtype)]
-    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of values below 4; of
-    # q8_0, the 127th part of a block's largest.
-    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6, "scale": head_dim ** -0.5, **attrs},
-                {"float32": 3e-5, "float16": 2e-3, q8_cache.NAME: 0.04}[dtype], 3e-5 if dtype == "float32" else 1e-3)
+        return [
+            rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32),
+            np.array(positions, np.int32),
+            np.arange(tokens, dtype=np.int32),
+            rng.permutation(tokens * pages + 1)[: tokens * pages].reshape(tokens, pages).astype(np.int32),
+            rope.turns_per_position(10000.0, n_rot),
+            *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
+            q8_cache.random(rng, shape, dtype),
+            q8_cache.random(rng, shape, dtype),
+        ]
+
+    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of
+    # values below 4; of q8_0, the 127th part of a block's largest.
+    return Case(
+        label,
+        make,
+        {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6, "scale": head_dim**-0.5, **attrs},
+        {"float32": 3e-5, "float16": 2e-3, q8_cache.NAME: 0.04}[dtype],
+        3e-5 if dtype == "float32" else 1e-3,
+    )
 
 
 SIGNATURE = Signature(
-    "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
-    "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
-    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    "qkv (T, all_heads, head_dim) f32",
+    "positions (T) i32",
+    "sequences (T) i32",
+    "page_table (S, P) i32",
+    "turns (n_rot) f32",
+    "q_norm? (head_dim) f32",
+    "k_norm? (head_dim) f32",
+    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     multiples={"head_dim": 8, "n_rot": 4},
-    rules=(*split_heads.SIGNATURE.rules,
-           ("heads must be a multiple of kv_heads", lambda s: (s["all_heads"] - 2 * s["kv_heads"]) % s["kv_heads"] == 0)))
+    rules=(
+        *split_heads.SIGNATURE.rules,
+        ("heads must be a multiple of kv_heads", lambda s: (s["all_heads"] - 2 * s["kv_heads"]) % s["kv_heads"] == 0),
+    ),
+)
 
-OP = Op("decode_attention", reference, dispatch, (
-    _case("first token", [0], 9, 3, 64, "adjacent", "float16"), _case("decode", [70], 9, 3, 64, "adjacent", "float16"),
-    _case("f32", [33], 4, 2, 32, "adjacent", "float32"), _case("halves and norms", [300, 5], 4, 1, 256, "halves", "float16", norms=True, window=280),
-    _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
-    _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0), _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
-    _case("decode, q8_0", [70], 3, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", [300, 5], 4, 2, 64, "halves", "q8_0", norms=True, window=280),
-    _case("an odd number of blocks, q8_0", [40, 255, 256], 4, 2, 96, "halves", "q8_0", n_rot=40),
-), SIGNATURE, in_place={1: 7, 2: 8}, variants=attention.variants, scratch=scratch)
+OP = Op(
+    "decode_attention",
+    reference,
+    dispatch,
+    (
+        _case("first token", [0], 9, 3, 64, "adjacent", "float16"),
+        _case("decode", [70], 9, 3, 64, "adjacent", "float16"),
+        _case("f32", [33], 4, 2, 32, "adjacent", "float32"),
+        _case("halves and norms", [300, 5], 4, 1, 256, "halves", "float16", norms=True, window=280),
+        _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40),
+        _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
+        _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0),
+        _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
+        _case("decode, q8_0", [70], 3, 3, 64, "adjacent", "q8_0"),
+        _case("halves and norms, q8_0", [300, 5], 4, 2, 64, "halves", "q8_0", norms=True, window=280),
+        _case("an odd number of blocks, q8_0", [40, 255, 256], 4, 2, 96, "halves", "q8_0", n_rot=40),
+    ),
+    SIGNATURE,
+    in_place={1: 7, 2: 8},
+    variants=attention.variants,
+    scratch=scratch,
+)

@@ -55,14 +55,30 @@ def _dispatcher(name, attribute=None):
     def dispatch(device, inputs, outputs, **attrs):
         a, b = inputs[0], inputs[-1]
         rows, n4 = a.shape[0], a.row_elements // 4
-        return [Dispatch(elementwise_variant(device, name), (a.buffer, b.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows, 1),
-                         push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs.get(attribute, 0.0)}, label=name)]
+        return [
+            Dispatch(
+                elementwise_variant(device, name),
+                (a.buffer, b.buffer),
+                (outputs[0].buffer,),
+                (ceil_div(n4, 64), rows, 1),
+                push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs.get(attribute, 0.0)},
+                label=name,
+            )
+        ]
+
     return dispatch
 
 
 def _cases(arguments, **attrs):
     def case(label, rows, n, spread):
-        return Case(label, lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread) for _ in range(arguments)], attrs, 2e-5, 2e-5)
+        return Case(
+            label,
+            lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread) for _ in range(arguments)],
+            attrs,
+            2e-5,
+            2e-5,
+        )
+
     return case("one row", 1, 1536, 1), case("odd", 5, 132, 3), case("large values", 3, 64, 40)
 
 

@@ -18,15 +18,33 @@ def reference(tokens, weight, *, scale=1.0):
 def dispatch(device, inputs, outputs, *, scale=1.0):
     tokens, weight = inputs
     num_tokens, k = outputs[0].shape
-    return [Dispatch(f"embed_{weight.format.name}", (tokens.buffer, part.quants, part.scales), (outputs[0].buffer,),
-                     (ceil_div(k // 32, 64), num_tokens, 1), push={"num_blocks": k // 32, "first_row": part.first_row, "num_rows": part.num_rows, "scale": scale}, label="embed")
-            for part in weight.parts]
+    return [
+        Dispatch(
+            f"embed_{weight.format.name}",
+            (tokens.buffer, part.quants, part.scales),
+            (outputs[0].buffer,),
+            (ceil_div(k // 32, 64), num_tokens, 1),
+            push={"num_blocks": k // 32, "first_row": part.first_row, "num_rows": part.num_rows, "scale": scale},
+            label="embed",
+        )
+        for part in weight.parts
+    ]
 
 
 def _case(name, k, scale=1.0):
-    return Case(f"{name} {k} wide", lambda rng: [np.array([0, 36, 5, 5, 17], np.int32), PackedMatrix.random(rng, name, 37, k)],
-                {"scale": scale}, 1e-6, 1e-6)
+    return Case(
+        f"{name} {k} wide",
+        lambda rng: [np.array([0, 36, 5, 5, 17], np.int32), PackedMatrix.random(rng, name, 37, k)],
+        {"scale": scale},
+        1e-6,
+        1e-6,
+    )
 
 
-OP = Op("embed", reference, dispatch, tuple(_case(name, 256) for name in FORMATS) + (_case("q8_0", 96, 25.3),),
-        Signature("tokens (T) i32", "weight (vocabulary, K) packed", multiples={"K": 32}))
+OP = Op(
+    "embed",
+    reference,
+    dispatch,
+    tuple(_case(name, 256) for name in FORMATS) + (_case("q8_0", 96, 25.3),),
+    Signature("tokens (T) i32", "weight (vocabulary, K) packed", multiples={"K": 32}),
+)

@@ -17,11 +17,31 @@ def reference(x, rows):
 def dispatch(device, inputs, outputs):
     x, rows = inputs
     n4 = x.row_elements // 4
-    return [Dispatch("gather_rows", (x.buffer, rows.buffer), (outputs[0].buffer,), (ceil_div(n4, 64), rows.shape[0], 1), push={"n4": n4, **x.fours("x")},
-                     label="gather_rows")]
+    return [
+        Dispatch(
+            "gather_rows",
+            (x.buffer, rows.buffer),
+            (outputs[0].buffer,),
+            (ceil_div(n4, 64), rows.shape[0], 1),
+            push={"n4": n4, **x.fours("x")},
+            label="gather_rows",
+        )
+    ]
 
 
-OP = Op("gather_rows", reference, dispatch, (
-    Case("one", lambda rng: [rng.standard_normal((1, 576), np.float32), np.array([0], np.int32)], {}, 0, 0),
-    Case("some", lambda rng: [rng.standard_normal((9, 132), np.float32), np.array([8, -1, 0, 3, 3], np.int32)], {}, 0, 0),
-), Signature("x (T, n) f32", "rows (M) i32", multiples={"n": 4}))
+OP = Op(
+    "gather_rows",
+    reference,
+    dispatch,
+    (
+        Case("one", lambda rng: [rng.standard_normal((1, 576), np.float32), np.array([0], np.int32)], {}, 0, 0),
+        Case(
+            "some",
+            lambda rng: [rng.standard_normal((9, 132), np.float32), np.array([8, -1, 0, 3, 3], np.int32)],
+            {},
+            0,
+            0,
+        ),
+    ),
+    Signature("x (T, n) f32", "rows (M) i32", multiples={"n": 4}),
+)

@@ -1,7 +1,7 @@
 """What an op is: a contract, a numpy twin, dispatches, and the cases that hold the two together.
 
-In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy arrays. Out: `Dispatch`es. An op knows nothing of
-graphs or models.
+In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy arrays. Out: `Dispatch`es. An op
+knows nothing of graphs or models.
 """
 
 from dataclasses import dataclass, field
@@ -38,9 +38,13 @@ class TensorView:
         return {f"{name}_offset": self.offset, f"{name}_stride": self.stride}
 
     def fours(self, name: str) -> dict[str, int]:
-        """Push constants NAME_offset and NAME_stride, in units of four elements. Raises ValueError where they are not whole."""
+        """Push constants NAME_offset and NAME_stride, in units of four elements. Raises ValueError where they are
+        not whole.
+        """
         if self.offset % 4 or self.stride % 4:
-            raise ValueError(f"offset {self.offset} and row stride {self.stride} must be multiples of 4 for this kernel")
+            raise ValueError(
+                f"offset {self.offset} and row stride {self.stride} must be multiples of 4 for this kernel"
+            )
         return {f"{name}_offset": self.offset // 4, f"{name}_stride": self.stride // 4}
 
 
@@ -61,13 +65,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Op:
-    """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) -> list[Dispatch].
+    """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) ->
+    list[Dispatch].
 
     signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
-    in_place: {output: input} whose storage is shared. variants(device, inputs, **attrs) -> keyword arguments of `dispatch`, one for each kernel
-    that could do this job, for `check`. candidates(device, inputs, **attrs): those worth measuring for it, which must all give the same
-    bits; job(inputs, **attrs): a name for what the fastest depends on (see `tuning`).
-    requires(**attrs) -> device features without which no kernel can do it.
+    in_place: {output: input} whose storage is shared. variants(device, inputs, **attrs) -> keyword arguments of
+    `dispatch`, one for each kernel that could do this job, for `check`. candidates(device, inputs, **attrs): those
+    worth measuring for it, which must all give the same bits; job(inputs, **attrs): a name for what the fastest
+    depends on (see `tuning`). requires(**attrs) -> device features without which no kernel can do it.
     scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
     canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
     """
@@ -86,7 +91,9 @@ class Op:
     canonical: Callable = lambda outputs: outputs
 
     def record(self, device, inputs, outputs, **attrs) -> list:
-        """`dispatch` for inputs that the signature allows. Raises ValueError with the argument, what it is and what it must be."""
+        """`dispatch` for inputs that the signature allows. Raises ValueError with the argument, what it is and what
+        it must be.
+        """
         self.signature.check(self.name, inputs, attrs)
         return self.dispatch(device, inputs, outputs, **attrs)
 

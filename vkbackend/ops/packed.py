@@ -47,7 +47,9 @@ class PackedMatrix:
 
     @classmethod
     def random(cls, rng, format_name: str, rows: int, k: int, gated: bool = False) -> "PackedMatrix":
-        """Random codes with scales that give elements of about the size that they have in real models. gated: `rows` of each half."""
+        """Random codes with scales that give elements of about the size that they have in real models. gated: `rows`
+        of each half.
+        """
         if gated:
             halves = [cls.random(rng, format_name, rows, k) for _ in range(2)]
             return cls("random", (2 * rows, k), halves[0].format, [half.raws[0] for half in halves], gated=True)
@@ -59,7 +61,7 @@ class PackedMatrix:
             blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
             for at in kind.half_positions:
                 scale = rng.uniform(-size, size, blocks.shape[:2]) / kind.largest_code
-                blocks[..., at:at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
+                blocks[..., at : at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
             raw = blocks.reshape(rows, -1)
         return cls("random", (rows, k), kind, [raw])
 
@@ -84,7 +86,9 @@ class PackedMatrix:
         self._array = self.array()
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, f32 (some rows, K)) from top to bottom. Where a tile ends does not depend on whether the matrix is kept dequantized."""
+        """(first row, f32 (some rows, K)) from top to bottom. Where a tile ends does not depend on whether the
+        matrix is kept dequantized.
+        """
         step = max(16, TILE_BYTES // (4 * self.shape[1]) // 16 * 16)
         for first in range(0, self.shape[0], step):
             last = min(first + step, self.shape[0])
@@ -97,7 +101,7 @@ class PackedMatrix:
             some = slice(max(first - at, 0), max(last - at, 0))
             part = raw[some]
             start = at + some.start - first
-            self.format.dequantize(part, found[start:start + len(part)])
+            self.format.dequantize(part, found[start : start + len(part)])
             at += len(raw)
         return found
 
@@ -110,9 +114,10 @@ class PackedMatrix:
 
 
 def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None] = lambda num_bytes: None) -> int:
-    """Keep `matrices` dequantized so far as `budget` bytes reach -> bytes that this took. The others stay as they are in the file: the twins
-    dequantize them tile by tile at each use, which takes little memory, but more time than the product of one token. told: gets the bytes of the
-    file that each one has."""
+    """Keep `matrices` dequantized so far as `budget` bytes reach -> bytes that this took. The others stay as they
+    are in the file: the twins dequantize them tile by tile at each use, which takes little memory, but more time
+    than the product of one token. told: gets the bytes of the file that each one has.
+    """
     taken = 0
     for matrix in matrices:
         if taken + matrix.f32_bytes <= budget:
@@ -123,8 +128,10 @@ def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None
 
 
 def place(matrix: PackedMatrix, device, arena, told: Callable[[int], None] = lambda num_bytes: None) -> None:
-    """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the host can write
-    it, else through the upload ring. told: gets the bytes of the file that were packed, piece by piece. Raises OutOfMemory."""
+    """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the
+    host can write it, else through the upload ring. told: gets the bytes of the file that were packed, piece by
+    piece. Raises OutOfMemory.
+    """
     k = matrix.shape[1]
     lanes = row_lanes(device)
     if matrix.gated:
@@ -139,15 +146,19 @@ def place(matrix: PackedMatrix, device, arena, told: Callable[[int], None] = lam
         quants_bytes, scales_bytes = matrix.format.packed_shape(count, k)
         quants, scales = arena.allocate(quants_bytes), arena.allocate(max(scales_bytes, 16))
         if device.is_unified:
-            matrix.format.pack(raw[first:first + count], quants.array(np.uint8, (quants_bytes,)), scales.array(np.uint8, (scales_bytes,)))
+            matrix.format.pack(
+                raw[first : first + count],
+                quants.array(np.uint8, (quants_bytes,)),
+                scales.array(np.uint8, (scales_bytes,)),
+            )
         else:
             packed_quants, packed_scales = np.empty(quants_bytes, np.uint8), np.empty(scales_bytes, np.uint8)
-            matrix.format.pack(raw[first:first + count], packed_quants, packed_scales)
+            matrix.format.pack(raw[first : first + count], packed_quants, packed_scales)
             device.upload(quants, packed_quants)
             if scales_bytes:
                 device.upload(scales, packed_scales)
         matrix.parts.append(Part(first, count, quants, scales))
-        told(raw[first:first + count].nbytes)
+        told(raw[first : first + count].nbytes)
 
 
 def row_lanes(device) -> int:
@@ -158,7 +169,9 @@ def row_lanes(device) -> int:
 def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
     """`lanes` rows of one, then of the other, and so on; both filled up with zeros to whole groups."""
     missing = -len(gate) % lanes
-    pair = [np.concatenate([raw, np.zeros((missing, raw.shape[1]), np.uint8)]) if missing else raw for raw in (gate, up)]
+    pair = [
+        np.concatenate([raw, np.zeros((missing, raw.shape[1]), np.uint8)]) if missing else raw for raw in (gate, up)
+    ]
     return np.stack([raw.reshape(-1, lanes, raw.shape[1]) for raw in pair], axis=1).reshape(-1, gate.shape[1])
 
 

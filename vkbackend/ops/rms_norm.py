@@ -26,19 +26,43 @@ def dispatch(device, inputs, outputs, *, eps):
     heads = x.row_elements // n
     name, lanes, size = group_variant(device, "rms_norm")
     residual_fours = residual.fours("residual") if residual else {"residual_offset": 0, "residual_stride": 0}
-    return [Dispatch(name, (x.buffer, weight.buffer, (residual or weight).buffer), (outputs[0].buffer,), (heads, tokens, 1),
-                     {"LANES": lanes, "HAS_RESIDUAL": residual is not None},
-                     {"heads": heads, "n4": n // 4, **x.fours("x"), **residual_fours, "eps": eps}, size, label="rms_norm")]
+    return [
+        Dispatch(
+            name,
+            (x.buffer, weight.buffer, (residual or weight).buffer),
+            (outputs[0].buffer,),
+            (heads, tokens, 1),
+            {"LANES": lanes, "HAS_RESIDUAL": residual is not None},
+            {"heads": heads, "n4": n // 4, **x.fours("x"), **residual_fours, "eps": eps},
+            size,
+            label="rms_norm",
+        )
+    ]
 
 
 def _case(label, shape, residual=False):
     def make(rng):
         x = rng.standard_normal(shape, np.float32)
-        return [x, rng.standard_normal(shape[-1], np.float32), rng.standard_normal(shape, np.float32) if residual else None]
+        return [
+            x,
+            rng.standard_normal(shape[-1], np.float32),
+            rng.standard_normal(shape, np.float32) if residual else None,
+        ]
+
     return Case(label, make, {"eps": 1e-5}, 2e-5, 2e-5)
 
 
-OP = Op("rms_norm", reference, dispatch, (
-    _case("one row", (1, 576)), _case("shorter than a group", (3, 20)), _case("odd", (5, 132), True), _case("per head", (7, 3, 64)),
-    _case("heads and residual", (2, 4, 256), True), _case("long", (2, 5000), True),
-), Signature("x (T, ..., n) f32", "weight (n) f32", "residual? (T, ..., n) f32", multiples={"n": 4}))
+OP = Op(
+    "rms_norm",
+    reference,
+    dispatch,
+    (
+        _case("one row", (1, 576)),
+        _case("shorter than a group", (3, 20)),
+        _case("odd", (5, 132), True),
+        _case("per head", (7, 3, 64)),
+        _case("heads and residual", (2, 4, 256), True),
+        _case("long", (2, 5000), True),
+    ),
+    Signature("x (T, ..., n) f32", "weight (n) f32", "residual? (T, ..., n) f32", multiples={"n": 4}),
+)

@@ -1,8 +1,8 @@
 """Rotary position embedding, in place: turn pair i of a head by position * turns[i] whole turns.
 
-x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: left alone), turns: (n_rot,) f32 as `turns_per_position` makes them
--> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements from n_rot on stay as they are.
-Su et al. 2021, https://arxiv.org/abs/2104.09864.
+x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: left alone), turns: (n_rot,) f32 as `turns_per_position`
+makes them -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements from n_rot on stay
+as they are. Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
 import math
@@ -16,8 +16,9 @@ from .signature import Signature
 
 
 def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_factors=None) -> np.ndarray:
-    """freq_scale * base^(-2i/n_rot) / freq_factors[i] / 2 pi for each pair, as (n_rot,) f32: first the leading 12 bits of
-    each, so that their product with 12 bits of a position is exact, then the rests."""
+    """freq_scale * base^(-2i/n_rot) / freq_factors[i] / 2 pi for each pair, as (n_rot,) f32: first the leading 12
+    bits of each, so that their product with 12 bits of a position is exact, then the rests.
+    """
     frequency = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
     if freq_factors is not None:
         frequency = frequency / freq_factors
@@ -34,16 +35,18 @@ def reference(x, positions, turns, *, n_rot, pairing):
     if pairing == "adjacent":
         np.multiply(x[..., :n_rot].view(np.complex64), rotation, out=y[..., :n_rot].view(np.complex64))
     else:
-        a, b = x[..., :n_rot // 2], x[..., n_rot // 2:n_rot]
+        a, b = x[..., : n_rot // 2], x[..., n_rot // 2 : n_rot]
         cos, sin = rotation.real, rotation.imag
-        y[..., :n_rot // 2] = a * cos - b * sin
-        y[..., n_rot // 2:n_rot] = a * sin + b * cos
+        y[..., : n_rot // 2] = a * cos - b * sin
+        y[..., n_rot // 2 : n_rot] = a * sin + b * cos
     return y
 
 
 @lru_cache(maxsize=8)
 def _rotation(positions: bytes, turns: bytes) -> np.ndarray:
-    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are made in f64; all layers of a step ask for the same."""
+    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are made in f64; all layers
+    of a step ask for the same.
+    """
     leading, rest = np.frombuffer(turns, np.float32).astype(np.float64).reshape(2, -1)
     angle = 2 * math.pi * np.maximum(np.frombuffer(positions, np.int32), 0)[:, None] * (leading + rest)
     return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
@@ -52,8 +55,17 @@ def _rotation(positions: bytes, turns: bytes) -> np.ndarray:
 def dispatch(device, inputs, outputs, *, n_rot, pairing):
     positions, turns, x = inputs[1], inputs[2], outputs[0]
     tokens, heads, head_dim = x.shape
-    return [Dispatch("rope", (positions.buffer, turns.buffer), (x.buffer,), (ceil_div(heads * n_rot // 2, 64), tokens, 1),
-                     {"HEAD_DIM": head_dim, "N_ROT": n_rot, "HALVES": pairing == "halves"}, {"heads": heads, **x.elements("x")}, label="rope")]
+    return [
+        Dispatch(
+            "rope",
+            (positions.buffer, turns.buffer),
+            (x.buffer,),
+            (ceil_div(heads * n_rot // 2, 64), tokens, 1),
+            {"HEAD_DIM": head_dim, "N_ROT": n_rot, "HALVES": pairing == "halves"},
+            {"heads": heads, **x.elements("x")},
+            label="rope",
+        )
+    ]
 
 
 def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthest=40, base=10000.0, freq_scale=1.0):
@@ -63,19 +75,40 @@ def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthes
         if tokens > 4:
             positions[2] = -1
         factor = rng.uniform(1, 8, n_rot // 2) if factors else None
-        return [rng.standard_normal((tokens, heads, head_dim), np.float32), positions, turns_per_position(base, n_rot, freq_scale, factor)]
+        return [
+            rng.standard_normal((tokens, heads, head_dim), np.float32),
+            positions,
+            turns_per_position(base, n_rot, freq_scale, factor),
+        ]
+
     # The rest of a frequency is f32 too: its rounding, 2^-36 of the frequency, counts once per position.
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6 + furthest * 1e-10, 1e-6)
 
 
 PAIRINGS = ("adjacent", "halves")
 SIGNATURE = Signature(
-    "x (T, heads, head_dim) f32", "positions (T) i32", "turns (n_rot) f32", multiples={"n_rot": 2},
-    rules=(("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
-           (f"pairing must be one of {', '.join(PAIRINGS)}", lambda s: s["pairing"] in PAIRINGS)))
+    "x (T, heads, head_dim) f32",
+    "positions (T) i32",
+    "turns (n_rot) f32",
+    multiples={"n_rot": 2},
+    rules=(
+        ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
+        (f"pairing must be one of {', '.join(PAIRINGS)}", lambda s: s["pairing"] in PAIRINGS),
+    ),
+)
 
-OP = Op("rope", reference, dispatch, (
-    _case("adjacent", 1, 9, 64, 64, "adjacent"), _case("halves", 7, 3, 20, 20, "halves"), _case("partial", 6, 2, 64, 32, "halves"),
-    _case("factors", 5, 4, 128, 128, "adjacent", factors=True), _case("scaled", 2, 4, 256, 256, "halves", base=1e6, freq_scale=0.125),
-    _case("far", 4, 3, 64, 64, "adjacent", furthest=131071),
-), SIGNATURE, in_place={0: 0})
+OP = Op(
+    "rope",
+    reference,
+    dispatch,
+    (
+        _case("adjacent", 1, 9, 64, 64, "adjacent"),
+        _case("halves", 7, 3, 20, 20, "halves"),
+        _case("partial", 6, 2, 64, 32, "halves"),
+        _case("factors", 5, 4, 128, 128, "adjacent", factors=True),
+        _case("scaled", 2, 4, 256, 256, "halves", base=1e6, freq_scale=0.125),
+        _case("far", 4, 3, 64, 64, "adjacent", furthest=131071),
+    ),
+    SIGNATURE,
+    in_place={0: 0},
+)

@@ -23,17 +23,34 @@ def _dispatcher(kind):
     def dispatch(device, inputs, outputs):
         x = inputs[0]
         name, lanes, size = group_variant(device, kind)
-        return [Dispatch(name, (x.buffer,), (outputs[0].buffer,), (x.shape[0], 1, 1), {"LANES": lanes}, {"n4": x.shape[1] // 4, **x.fours("x")}, size, label=kind)]
+        return [
+            Dispatch(
+                name,
+                (x.buffer,),
+                (outputs[0].buffer,),
+                (x.shape[0], 1, 1),
+                {"LANES": lanes},
+                {"n4": x.shape[1] // 4, **x.fours("x")},
+                size,
+                label=kind,
+            )
+        ]
+
     return dispatch
 
 
 def _cases(atol, rtol):
     def case(label, rows, n, spread):
-        return Case(label, lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread)], {}, atol, rtol)
+        return Case(
+            label, lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread)], {}, atol, rtol
+        )
+
     return case("one row", 1, 1000, 5), case("short", 3, 4, 1), case("odd", 5, 132, 30), case("vocabulary", 2, 49152, 8)
 
 
 SIGNATURE = Signature("x (rows, n) f32", multiples={"n": 4})
 
-ALL = (Op("softmax", softmax, _dispatcher("softmax"), _cases(1e-6, 1e-4), SIGNATURE),
-       Op("log_softmax", log_softmax, _dispatcher("log_softmax"), _cases(1e-4, 2e-6), SIGNATURE))
+ALL = (
+    Op("softmax", softmax, _dispatcher("softmax"), _cases(1e-6, 1e-4), SIGNATURE),
+    Op("log_softmax", log_softmax, _dispatcher("log_softmax"), _cases(1e-4, 2e-6), SIGNATURE),
+)

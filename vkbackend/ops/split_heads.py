@@ -1,10 +1,11 @@
-"""A row of projections to where attention wants them: queries and keys normalized per head where asked for and rotated, keys and values
-stored at their pages of the cache.
+"""A row of projections to where attention wants them: queries and keys normalized per head where asked for and
+rotated, keys and values stored at their pages of the cache.
 
-qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative: slot unused),
-page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm: (head_dim,) f32 or both None,
-k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries (T, heads, head_dim) f32 (rows of unused slots are not
-written), the caches in place. head_dim and n_rot are multiples of 4. The same as rms_norm, rope and kv_write one after the other.
+qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
+slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm:
+(head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries
+(T, heads, head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim and n_rot are
+multiples of 4. The same as rms_norm, rope and kv_write one after the other.
 """
 
 import numpy as np
@@ -15,12 +16,17 @@ from .op import Case, Op, group_variant
 from .signature import Signature
 
 
-def reference(qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0):
+def reference(
+    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0
+):
     kv_heads = k_cache.shape[2]
     heads = qkv.shape[1] - 2 * kv_heads
     qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
     if q_norm is not None:
-        qk = np.concatenate([rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)], axis=1)
+        qk = np.concatenate(
+            [rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)],
+            axis=1,
+        )
     qk = rope.reference(qk, positions, turns, n_rot=n_rot, pairing=pairing)
     kv_write.reference(qk[:, heads:], v, positions, sequences, page_table, k_cache, v_cache)
     return qk[:, :heads], k_cache, v_cache
@@ -32,12 +38,40 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
     name, lanes, size = group_variant(device, "split_heads")
-    return [Dispatch(name, (qkv.buffer, positions.buffer, sequences.buffer, page_table.buffer, turns.buffer, (q_norm or qkv).buffer, (k_norm or qkv).buffer),
-                     (q.buffer, k_cache.buffer, v_cache.buffer), (all_heads, tokens, 1),
-                     {"LANES": lanes, "HEAD_DIM": head_dim, "N_ROT": n_rot, "HALVES": pairing == "halves", "HAS_NORMS": q_norm is not None,
-                      "PAGE_SIZE": k_cache.shape[1], "CACHE": q8_cache.TYPES[k_cache.dtype]},
-                     {"heads": all_heads - 2 * kv_heads, "kv_heads": kv_heads, "pages_per_sequence": page_table.shape[1], **qkv.elements("x"),
-                      "eps": eps}, size, label="split_heads")]
+    return [
+        Dispatch(
+            name,
+            (
+                qkv.buffer,
+                positions.buffer,
+                sequences.buffer,
+                page_table.buffer,
+                turns.buffer,
+                (q_norm or qkv).buffer,
+                (k_norm or qkv).buffer,
+            ),
+            (q.buffer, k_cache.buffer, v_cache.buffer),
+            (all_heads, tokens, 1),
+            {
+                "LANES": lanes,
+                "HEAD_DIM": head_dim,
+                "N_ROT": n_rot,
+                "HALVES": pairing == "halves",
+                "HAS_NORMS": q_norm is not None,
+                "PAGE_SIZE": k_cache.shape[1],
+                "CACHE": q8_cache.TYPES[k_cache.dtype],
+            },
+            {
+                "heads": all_heads - 2 * kv_heads,
+                "kv_heads": kv_heads,
+                "pages_per_sequence": page_table.shape[1],
+                **qkv.elements("x"),
+                "eps": eps,
+            },
+            size,
+            label="split_heads",
+        )
+    ]
 
 
 def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, furthest=30):
@@ -47,31 +81,59 @@ def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False,
         shape = (9, 16, kv_heads, head_dim)
         positions = np.arange(tokens, dtype=np.int32) + furthest - tokens + 1
         sequences = (np.arange(tokens) % 2).astype(np.int32)
-        return [rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32), positions, sequences,
-                np.array([[4, 1, 0], [6, 2, 3]], np.int32), rope.turns_per_position(10000.0, n_rot),
-                *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
-                q8_cache.random(rng, shape, dtype), q8_cache.random(rng, shape, dtype)]
-    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16; of q8_0, the 127th part
-    # of a block's largest.
+        return [
+            rng.standard_normal((tokens, heads + 2 * kv_heads, head_dim), np.float32),
+            positions,
+            sequences,
+            np.array([[4, 1, 0], [6, 2, 3]], np.int32),
+            rope.turns_per_position(10000.0, n_rot),
+            *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
+            q8_cache.random(rng, shape, dtype),
+            q8_cache.random(rng, shape, dtype),
+        ]
+
+    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16;
+    # of q8_0, the 127th part of a block's largest.
     atol, rtol = {"float32": (1e-5, 1e-5), "float16": (1e-5, 1e-3), q8_cache.NAME: (0.04, 1e-3)}[dtype]
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, atol, rtol)
 
 
 SIGNATURE = Signature(
-    "qkv (T, all_heads, head_dim) f32", "positions (T) i32", "sequences (T) i32", "page_table (S, P) i32", "turns (n_rot) f32",
-    "q_norm? (head_dim) f32", "k_norm? (head_dim) f32",
-    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}", f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    "qkv (T, all_heads, head_dim) f32",
+    "positions (T) i32",
+    "sequences (T) i32",
+    "page_table (S, P) i32",
+    "turns (n_rot) f32",
+    "q_norm? (head_dim) f32",
+    "k_norm? (head_dim) f32",
+    f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     multiples={"head_dim": 4, "n_rot": 4},
-    rules=(("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
-           (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
-           ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
-           ("q_norm and k_norm must both be there, or neither", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
-           *q8_cache.RULES))
+    rules=(
+        ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
+        (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
+        ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
+        ("q_norm and k_norm must both be there, or neither", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
+        *q8_cache.RULES,
+    ),
+)
 
-OP = Op("split_heads", reference, dispatch, (
-    _case("adjacent, f16", 1, 9, 3, 64, "adjacent", "float16"), _case("halves and norms, f16", 3, 4, 1, 256, "halves", "float16", norms=True),
-    _case("partial, f32", 5, 4, 2, 80, "halves", "float32", n_rot=40), _case("partial adjacent", 2, 2, 2, 24, "adjacent", "float32", n_rot=16),
-    _case("adjacent, q8_0", 1, 9, 3, 64, "adjacent", "q8_0"), _case("halves and norms, q8_0", 3, 4, 1, 256, "halves", "q8_0", norms=True),
-    _case("an odd number of blocks, q8_0", 4, 4, 2, 96, "halves", "q8_0", n_rot=40), _case("one block, q8_0", 4, 4, 2, 32, "halves", "q8_0"),
-    _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True), _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
-), SIGNATURE, in_place={1: 7, 2: 8})
+OP = Op(
+    "split_heads",
+    reference,
+    dispatch,
+    (
+        _case("adjacent, f16", 1, 9, 3, 64, "adjacent", "float16"),
+        _case("halves and norms, f16", 3, 4, 1, 256, "halves", "float16", norms=True),
+        _case("partial, f32", 5, 4, 2, 80, "halves", "float32", n_rot=40),
+        _case("partial adjacent", 2, 2, 2, 24, "adjacent", "float32", n_rot=16),
+        _case("adjacent, q8_0", 1, 9, 3, 64, "adjacent", "q8_0"),
+        _case("halves and norms, q8_0", 3, 4, 1, 256, "halves", "q8_0", norms=True),
+        _case("an odd number of blocks, q8_0", 4, 4, 2, 96, "halves", "q8_0", n_rot=40),
+        _case("one block, q8_0", 4, 4, 2, 32, "halves", "q8_0"),
+        _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True),
+        _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
+    ),
+    SIGNATURE,
+    in_place={1: 7, 2: 8},
+)

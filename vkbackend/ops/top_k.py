@@ -1,9 +1,9 @@
 """The log-sum-exp of rows of logits and a set of candidates that holds at least the `k` largest of each.
 
-logits: (M, V) f32 -> strips (M, S, 2) f32 (scratch: maximum of each strip of 64 and its sum of exponentials), stats (M, 4) f32
-(log-sum-exp, threshold, maximum, 0), counts (M,) i32, ids (M, CAPACITY) i32, values (M, CAPACITY) f32.
-Candidates are all logits that reach the k-th largest strip maximum; their order on the device is undefined, and where counts exceeds
-CAPACITY the set is not whole and the caller reads the row itself.
+logits: (M, V) f32 -> strips (M, S, 2) f32 (scratch: maximum of each strip of 64 and its sum of exponentials), stats
+(M, 4) f32 (log-sum-exp, threshold, maximum, 0), counts (M,) i32, ids (M, CAPACITY) i32, values (M, CAPACITY) f32.
+Candidates are all logits that reach the k-th largest strip maximum; their order on the device is undefined, and
+where counts exceeds CAPACITY the set is not whole and the caller reads the row itself.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from .op import Case, Op, ceil_div, elementwise_variant, group_variant
 from .signature import Signature
 
 CAPACITY = 1024
-STRIP = 64            # logits per strip: sixteen fours, a workgroup's width apart
+STRIP = 64  # logits per strip: sixteen fours, a workgroup's width apart
 WORKGROUP = 64 * STRIP
 LOWEST = np.float32(-3.0e38)
 UNBOUNDED = np.float32(-3.4e38)
@@ -25,8 +25,13 @@ def num_strips(vocabulary: int) -> int:
 
 def output_shapes(rows: int, vocabulary: int) -> list[tuple[tuple[int, ...], str]]:
     """Shapes and dtypes of the five outputs."""
-    return [((rows, num_strips(vocabulary), 2), "float32"), ((rows, 4), "float32"), ((rows,), "int32"),
-            ((rows, CAPACITY), "int32"), ((rows, CAPACITY), "float32")]
+    return [
+        ((rows, num_strips(vocabulary), 2), "float32"),
+        ((rows, 4), "float32"),
+        ((rows,), "int32"),
+        ((rows, CAPACITY), "int32"),
+        ((rows, CAPACITY), "float32"),
+    ]
 
 
 def reference(logits, *, k):
@@ -46,11 +51,16 @@ def reference(logits, *, k):
     for row in range(rows):
         top = highest[row].max()
         threshold = np.partition(highest[row], -k)[-k] if k <= strips_per_row else UNBOUNDED
-        stats[row] = top + np.log((sums[row] * np.exp((highest[row] - top).astype(np.float64))).sum()), threshold, top, 0
+        stats[row] = (
+            top + np.log((sums[row] * np.exp((highest[row] - top).astype(np.float64))).sum()),
+            threshold,
+            top,
+            0,
+        )
         found = np.flatnonzero(logits[row] >= threshold)
         counts[row] = len(found)
         if len(found) <= CAPACITY:
-            ids[row, :len(found)], values[row, :len(found)] = found, logits[row, found]
+            ids[row, : len(found)], values[row, : len(found)] = found, logits[row, found]
     return strips, stats, counts, ids, values
 
 
@@ -63,11 +73,33 @@ def dispatch(device, inputs, outputs, *, k):
     groups = (num_strips(vocabulary) // 64, rows, 1)
     threshold, lanes, size = group_variant(device, "top_k_threshold", ("base", "subgroup"))
     return [
-        Dispatch(elementwise_variant(device, "top_k_strips"), (logits.buffer,), (strips.buffer,), groups, push=push, label="top_k"),
-        Dispatch(threshold, (strips.buffer,), (stats.buffer, counts.buffer), (rows, 1, 1), {"LANES": lanes}, {"num_strips": num_strips(vocabulary), "k": k}, size,
-                 label="top_k"),
-        Dispatch(elementwise_variant(device, "top_k_collect"), (logits.buffer, strips.buffer, stats.buffer), (counts.buffer, ids.buffer, values.buffer),
-                 groups, {"CAPACITY": CAPACITY}, push, label="top_k"),
+        Dispatch(
+            elementwise_variant(device, "top_k_strips"),
+            (logits.buffer,),
+            (strips.buffer,),
+            groups,
+            push=push,
+            label="top_k",
+        ),
+        Dispatch(
+            threshold,
+            (strips.buffer,),
+            (stats.buffer, counts.buffer),
+            (rows, 1, 1),
+            {"LANES": lanes},
+            {"num_strips": num_strips(vocabulary), "k": k},
+            size,
+            label="top_k",
+        ),
+        Dispatch(
+            elementwise_variant(device, "top_k_collect"),
+            (logits.buffer, strips.buffer, stats.buffer),
+            (counts.buffer, ids.buffer, values.buffer),
+            groups,
+            {"CAPACITY": CAPACITY},
+            push,
+            label="top_k",
+        ),
     ]
 
 
@@ -87,10 +119,22 @@ def _case(label, rows, vocabulary, spread, k=128, rounded=False):
     def make(rng):
         logits = rng.standard_normal((rows, vocabulary), np.float32) * np.float32(spread)
         return [np.round(logits) if rounded else logits]
+
     return Case(label, make, {"k": k}, 1e-5, 2e-5)
 
 
-OP = Op("top_k", reference, dispatch, (
-    _case("small vocabulary", 3, 200, 3), _case("vocabulary", 2, 49152, 4), _case("not a multiple of a strip", 2, 33004, 9),
-    _case("not a multiple of four", 2, 9001, 2, k=16), _case("ties", 2, 20000, 2, k=40, rounded=True), _case("all negative", 1, 12000, 0.5, k=7),
-), Signature("logits (M, V) f32", rules=(("k must be at least 1", lambda s: s["k"] >= 1),)), canonical=canonical)
+OP = Op(
+    "top_k",
+    reference,
+    dispatch,
+    (
+        _case("small vocabulary", 3, 200, 3),
+        _case("vocabulary", 2, 49152, 4),
+        _case("not a multiple of a strip", 2, 33004, 9),
+        _case("not a multiple of four", 2, 9001, 2, k=16),
+        _case("ties", 2, 20000, 2, k=40, rounded=True),
+        _case("all negative", 1, 12000, 0.5, k=7),
+    ),
+    Signature("logits (M, V) f32", rules=(("k must be at least 1", lambda s: s["k"] >= 1),)),
+    canonical=canonical,
+)

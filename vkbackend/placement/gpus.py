@@ -1,7 +1,7 @@
 """Ollama's rules for devices: which are alike, which come first, how much of each stays free.
 
-In: what is known of each device (`Gpu`). Out: groups and orders, as pure functions, so that recorded cases can be compared with them; `usable()`,
-the devices of this machine that models may be placed on.
+In: what is known of each device (`Gpu`). Out: groups and orders, as pure functions, so that recorded cases can be
+compared with them; `usable()`, the devices of this machine that models may be placed on.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device as one library shows it; `id` is unique within the library. Memory in bytes; graph: what is already allocated there for
-    the intermediates of the model that is being placed. is_software: a driver that computes on the host's CPU.
-    largest_binding: bytes that a shader sees at once. index: its place in the loader's list."""
+    """One device as one library shows it; `id` is unique within the library. Memory in bytes; graph: what is already
+    allocated there for the intermediates of the model that is being placed. is_software: a driver that computes on
+    the host's CPU. largest_binding: bytes that a shader sees at once. index: its place in the loader's list.
+    """
 
     id: str
     library: str = "Vulkan"
@@ -64,13 +65,22 @@ def sorted_for_layout(gpus: Iterable[Gpu]) -> list[Gpu]:
 
 
 def usable() -> list[Gpu]:
-    """What models may be placed on, the preferred device first, with the memory that is free now; empty where they run on the CPU."""
+    """What models may be placed on, the preferred device first, with the memory that is free now; empty where they
+    run on the CPU.
+    """
     return [_as_gpu(info, device) for info, device in selection.usable()]
 
 
 def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
     """What shares the host's memory is slower than what has its own: it counts as integrated."""
     shares = info.is_unified and not settings.get("VKBACKEND_FORCE_DISCRETE")
-    return Gpu(info.uuid, name=info.name, free=device.free_memory() if device else info.memory_free, total=info.memory_total,
-               is_integrated=shares, is_software=info.type is DeviceType.CPU, largest_binding=info.limits.max_storage_buffer_range,
-               index=info.index)
+    return Gpu(
+        info.uuid,
+        name=info.name,
+        free=device.free_memory() if device else info.memory_free,
+        total=info.memory_total,
+        is_integrated=shares,
+        is_software=info.type is DeviceType.CPU,
+        largest_binding=info.limits.max_storage_buffer_range,
+        index=info.index,
+    )

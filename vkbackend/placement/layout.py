@@ -1,8 +1,9 @@
 """Which layers of a model go to which device: as many as fit, the last ones first; what is left stays on the CPU.
 
-In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout: `Part`s, devices with the layers they
-get, in the order of the layers. `create_layout` finds one from what is known; `settle` tries layouts on whoever can load (`attempt`), which
-learns the true needs, until one holds. Ollama's rules: the last layer is the output, which is left out first; few devices are preferred to many.
+In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout: `Part`s,
+devices with the layers they get, in the order of the layers. `create_layout` finds one from what is known; `settle`
+tries layouts on whoever can load (`attempt`), which learns the true needs, until one holds. Ollama's rules: the last
+layer is the output, which is left out first; few devices are preferred to many.
 """
 
 from dataclasses import dataclass, field, replace
@@ -44,8 +45,9 @@ Layout = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. layers: of weights and cache of each, the output last. graphs: of intermediates, by device key; only devices in it are used.
-    input_weights, cpu_graph: what the CPU holds in any case."""
+    """Bytes. layers: of weights and cache of each, the output last. graphs: of intermediates, by device key; only
+    devices in it are used. input_weights, cpu_graph: what the CPU holds in any case.
+    """
 
     layers: tuple[int, ...]
     graphs: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -55,8 +57,10 @@ class Needs:
 
 @dataclass(frozen=True)
 class Wishes:
-    """num_gpu: layers on devices, negative leaves it to us. require_full: all of them or an error. spread: over all devices, whatever fits.
-    overhead: bytes of each device that stay free. host_free, host_swap: bytes of the host's memory that may be taken."""
+    """num_gpu: layers on devices, negative leaves it to us. require_full: all of them or an error. spread: over all
+    devices, whatever fits. overhead: bytes of each device that stay free. host_free, host_swap: bytes of the host's
+    memory that may be taken.
+    """
 
     num_gpu: int = -1
     require_full: bool = False
@@ -90,8 +94,9 @@ def num_layers(layout: Layout) -> int:
 
 
 def sizes(layout: Layout, needs: Needs) -> tuple[int, int]:
-    """-> (bytes in all, and of them on devices). A model whose every layer is on a device counts as there altogether: what the CPU keeps in any
-    case is no sign that it computes."""
+    """-> (bytes in all, and of them on devices). A model whose every layer is on a device counts as there
+    altogether: what the CPU keeps in any case is no sign that it computes.
+    """
     graphs = sum(needs.graphs.get(part.key, 0) for part in layout)
     on_devices = graphs + sum(needs.layers[layer] for part in layout for layer in part.layers)
     total = sum(needs.layers) + graphs + needs.input_weights + needs.cpu_graph
@@ -99,9 +104,11 @@ def sizes(layout: Layout, needs: Needs) -> tuple[int, int]:
 
 
 def create_layout(gpus: Sequence[Gpu], needs: Needs, wishes: Wishes, backoff: float = 0.0) -> Layout:
-    """backoff: share of the free memory that is not to be relied on. Of several libraries, the one that takes more layers.
+    """backoff: share of the free memory that is not to be relied on. Of several libraries, the one that takes more
+    layers.
 
-    Raises NeedsAllLayers where `require_full` does, OutOfMemory where what is left does not fit the host."""
+    Raises NeedsAllLayers where `require_full` does, OutOfMemory where what is left does not fit the host.
+    """
     best: Layout = ()
     for group in by_library(sorted_for_layout(gpus)):
         last_used = max((at for at, gpu in enumerate(group) if needs.graphs.get(gpu.key)), default=0)
@@ -118,31 +125,42 @@ def _room(gpu: Gpu, needs: Needs, wishes: Wishes, backoff: float) -> int:
     if gpu.key not in needs.graphs:
         return 0
     unsure = int(np.float32(gpu.free) * np.float32(backoff))
-    kept = 0 if gpu.is_software else minimum_memory(gpu.library)  # what a driver on the host's CPU keeps is not the device's
+    kept = (
+        0 if gpu.is_software else minimum_memory(gpu.library)
+    )  # what a driver on the host's CPU keeps is not the device's
     return max(0, gpu.free - unsure - kept - wishes.overhead - needs.graphs[gpu.key])
 
 
 def _check(layout: Layout, needs: Needs, wishes: Wishes) -> None:
     placed = {layer for part in layout for layer in part.layers}
-    on_host = needs.input_weights + needs.cpu_graph + sum(size for layer, size in enumerate(needs.layers) if layer not in placed)
+    on_host = (
+        needs.input_weights
+        + needs.cpu_graph
+        + sum(size for layer, size in enumerate(needs.layers) if layer not in placed)
+    )
     if wishes.require_full:
         wanted = len(needs.layers) if wishes.num_gpu < 0 else min(wishes.num_gpu, len(needs.layers))
         if len(placed) < wanted or on_host > wishes.host_free:
             raise NeedsAllLayers()
     available = wishes.host_free + wishes.host_swap
     if on_host > available:
-        raise OutOfMemory(f"model requires more system memory ({_binary(on_host)}) than is available ({_binary(available)})")
+        raise OutOfMemory(
+            f"model requires more system memory ({_binary(on_host)}) than is available ({_binary(available)})"
+        )
 
 
 def _assign(layers: list[int], gpus: list[Gpu], wishes: Wishes, last_used: int) -> Layout:
-    """On as few of the devices as can be, those up to `last_used` in any case. Where not all layers fit, without the output: it is the largest
-    and gains the least."""
+    """On as few of the devices as can be, those up to `last_used` in any case. Where not all layers fit, without the
+    output: it is the largest and gains the least.
+    """
     wanted = min(len(layers), wishes.num_gpu)
     if wanted >= 0 or wishes.spread:
-        gpus = [replace(gpu, is_integrated=False) for gpu in gpus]  # who says how many layers wants all devices treated alike
+        gpus = [
+            replace(gpu, is_integrated=False) for gpu in gpus
+        ]  # who says how many layers wants all devices treated alike
     found: Layout = ()
     for left_out in range(2):
-        here = layers[:len(layers) - left_out]
+        here = layers[: len(layers) - left_out]
         wanted = min(len(here), wanted)
         for count in [len(gpus)] if wishes.spread else range(last_used + 1, len(gpus) + 1):
             found = _best_fit(here, gpus[:count], wanted, insist=count == len(gpus) and not wishes.require_full)
@@ -169,13 +187,15 @@ def _best_fit(layers: list[int], gpus: list[Gpu], wanted: int, insist: bool) -> 
                 high, best = middle, trial
             else:
                 low = middle
-        layers, wanted = layers[:len(layers) - most], wanted - most
+        layers, wanted = layers[: len(layers) - most], wanted - most
         found = best + found
     return found
 
 
 def _greedy_fit(layers: list[int], gpus: list[Gpu], share: np.float32, wanted: int) -> Layout:
-    """From the last layer and the last device on: the next device where one is full. Negative `wanted`: all that fit."""
+    """From the last layer and the last device on: the next device where one is full. Negative `wanted`: all that
+    fit.
+    """
     taken: list[list[int]] = [[]]
     free = int(np.float32(gpus[-1].free) * share)
     for layer in range(len(layers) - 1, -1, -1):
@@ -193,13 +213,18 @@ def _greedy_fit(layers: list[int], gpus: list[Gpu], share: np.float32, wanted: i
 
 def _parts(gpus: list[Gpu], taken: list[list[int]]) -> Layout:
     """taken: layers of the last device, the one before it, ..., each descending."""
-    return tuple(Part(gpu.library, gpu.id, tuple(reversed(layers))) for gpu, layers in zip(gpus[len(gpus) - len(taken):], reversed(taken)))
+    return tuple(
+        Part(gpu.library, gpu.id, tuple(reversed(layers)))
+        for gpu, layers in zip(gpus[len(gpus) - len(taken) :], reversed(taken))
+    )
 
 
 def settle(gpus: Sequence[Gpu], count: int, attempt: Attempt, wishes: Wishes) -> tuple[Layout, Outcome]:
-    """A layout for `count` layers that `attempt` could commit, and what it said then. Nothing is known of the needs before the first attempt.
+    """A layout for `count` layers that `attempt` could commit, and what it said then. Nothing is known of the needs
+    before the first attempt.
 
-    Raises what `create_layout` raises, and OutOfMemory where no layout holds."""
+    Raises what `create_layout` raises, and OutOfMemory where no layout holds.
+    """
     layout = create_layout(gpus, Needs((0,) * count), wishes)
     search = _Search(gpus, attempt, wishes)
     for stage in (Stage.FIT, Stage.ALLOC):
@@ -250,14 +275,17 @@ class _Search:
             self.backoff += np.float32(BACKOFF_STEP)
 
     def _between(self, stage: Stage, few: Layout, many: Layout, needs: Needs) -> tuple[Layout | None, bool]:
-        """Two layouts that lead to each other, since intermediates move with the layers: one with a number of layers between them that holds,
-        and whether the last one tried had room."""
+        """Two layouts that lead to each other, since intermediates move with the layers: one with a number of layers
+        between them that holds, and whether the last one tried had room.
+        """
         success = False
         for count in range(num_layers(many) - 1, num_layers(few) - 1, -1):
             trial = create_layout(self.gpus, needs, replace(self.wishes, num_gpu=count), self.backoff)
             outcome = self.attempt(stage, trial)
             success = outcome.success
-            if success and num_layers(trial) <= num_layers(create_layout(self.gpus, outcome.needs, self.wishes, self.backoff)):
+            if success and num_layers(trial) <= num_layers(
+                create_layout(self.gpus, outcome.needs, self.wishes, self.backoff)
+            ):
                 self.tried.clear()  # this went up; coming down again must be possible
                 return trial, True
         return None, success

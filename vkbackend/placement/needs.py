@@ -1,7 +1,9 @@
-"""What a model takes: bytes of each layer's weights and cache, known from the file's header before anything is loaded.
+"""What a model takes: bytes of each layer's weights and cache, known from the file's header before anything is
+loaded.
 
-In: a GGUF file and its config. Out: `Sizes`, from which `needs(layout)` gives what the rules of `placement/layout.py` ask for. `estimated_cache` is
-Ollama's own estimate from metadata, for files that need not be of an architecture that runs here.
+In: a GGUF file and its config. Out: `Sizes`, from which `needs(layout)` gives what the rules of
+`placement/layout.py` ask for. `estimated_cache` is Ollama's own estimate from metadata, for files that need not be
+of an architecture that runs here.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ GEMMA3_GLOBAL_EVERY = 6
 
 
 def estimated_cache(metadata: dict, *, num_ctx: int, num_parallel: int, num_batch: int, kind: str) -> list[int]:
-    """Bytes of each layer's keys and values. kind: of OLLAMA_KV_CACHE_TYPE, empty for f16. Layers that see a window store that and a batch."""
+    """Bytes of each layer's keys and values. kind: of OLLAMA_KV_CACHE_TYPE, empty for f16. Layers that see a window
+    store that and a batch.
+    """
     architecture = metadata["general.architecture"]
 
     def of(key, default=None):
@@ -24,7 +28,9 @@ def estimated_cache(metadata: dict, *, num_ctx: int, num_parallel: int, num_batc
 
     heads = of("attention.head_count")
     width = of("embedding_length") // heads
-    elements = of("attention.head_count_kv", heads) * (of("attention.key_length", width) + of("attention.value_length", width))
+    elements = of("attention.head_count_kv", heads) * (
+        of("attention.key_length", width) + of("attention.value_length", width)
+    )
     window = of("attention.sliding_window", 0)
 
     def tokens(layer):
@@ -43,8 +49,10 @@ def packed_bytes(info) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. blocks: weights of each; cache: of one layer; output: of what follows the last block; embedding: of what comes before the first.
-    is_tied: the output is the embedding. activations: of a step's intermediates; logits: of a step's rows of them."""
+    """Bytes. blocks: weights of each; cache: of one layer; output: of what follows the last block; embedding: of
+    what comes before the first. is_tied: the output is the embedding. activations: of a step's intermediates;
+    logits: of a step's rows of them.
+    """
 
     blocks: tuple[int, ...]
     cache: int
@@ -70,8 +78,15 @@ class Sizes:
         is_tied = "output.weight" not in gguf.tensors
         heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         activations = 4 * max_tokens * (4 * config.width + 2 * heads + 3 * config.feed_forward)
-        return cls(tuple(blocks), int(2 * cache_tokens * config.num_kv_heads * config.head_dim * cache_bytes), output + (embedding if is_tied else 0),
-                   embedding, is_tied, activations, 4 * max_outputs * config.vocab_size)
+        return cls(
+            tuple(blocks),
+            int(2 * cache_tokens * config.num_kv_heads * config.head_dim * cache_bytes),
+            output + (embedding if is_tied else 0),
+            embedding,
+            is_tied,
+            activations,
+            4 * max_outputs * config.vocab_size,
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -88,5 +103,7 @@ class Sizes:
                 if 0 in part.layers and not (has_output and self.is_tied):
                     graphs[part.key] += self.embedding
         placed = {layer for part in layout for layer in part.layers}
-        on_host = 0 if 0 in placed or self.is_tied and last not in placed else self.embedding  # counted once where it is the output as well
+        on_host = (
+            0 if 0 in placed or self.is_tied and last not in placed else self.embedding
+        )  # counted once where it is the output as well
         return Needs(self.layers, graphs, on_host, self.activations if len(placed) <= last else 0)

@@ -1,4 +1,6 @@
-"""A GGUF file -> a running engine on the devices that the environment asks for. What the server's loader and scripts call."""
+"""A GGUF file -> a running engine on the devices that the environment asks for. What the server's loader and scripts
+call.
+"""
 
 import gc
 import logging
@@ -20,8 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedEngine:
-    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU, layers), in the order of the layers,
-    the output the last. `close` ends the engine's thread and frees everything; it may block."""
+    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU,
+    layers), in the order of the layers, the output the last. `close` ends the engine's thread and frees everything;
+    it may block.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
@@ -37,11 +41,19 @@ class OpenedEngine:
         return " and ".join(dict.fromkeys(where for where, _ in self.placement))
 
 
-def open_engine(path, *, context_length: int | None = None, num_parallel: int | None = None, num_gpu: int = -1, main_gpu: int = 0,
-                whole: bool = False, progress: LoadProgress | None = None) -> OpenedEngine:
-    """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu: layers on devices, 0 runs it on the CPU;
-    main_gpu: index of the device that comes first, where all fits there. whole: all layers on devices (where there are any), or OutOfMemory.
-    progress: is told how far the load is.
+def open_engine(
+    path,
+    *,
+    context_length: int | None = None,
+    num_parallel: int | None = None,
+    num_gpu: int = -1,
+    main_gpu: int = 0,
+    whole: bool = False,
+    progress: LoadProgress | None = None,
+) -> OpenedEngine:
+    """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu: layers on
+    devices, 0 runs it on the CPU; main_gpu: index of the device that comes first, where all fits there. whole: all
+    layers on devices (where there are any), or OutOfMemory. progress: is told how far the load is.
 
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
@@ -50,13 +62,30 @@ def open_engine(path, *, context_length: int | None = None, num_parallel: int | 
     trained, wanted = file.config.context_length, context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
     if wanted > trained:
         log.warning("a context of %d tokens was asked for; %s was trained for %d, which is used", wanted, path, trained)
-    placed = placing.place(placing.Request(file, min(wanted, trained), num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
-                                           settings.get("OLLAMA_KV_CACHE_TYPE"), num_gpu, main_gpu, whole, progress))
+    placed = placing.place(
+        placing.Request(
+            file,
+            min(wanted, trained),
+            num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
+            settings.get("OLLAMA_KV_CACHE_TYPE"),
+            num_gpu,
+            main_gpu,
+            whole,
+            progress,
+        )
+    )
     tokenizer = Tokenizer.from_gguf(file.gguf)
     runner, devices, placement = placed.runner, placed.devices, placed.placement
     engine = Engine(runner, tokenizer)
     name = ", ".join(f"{layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in placement)
-    log.info("loaded %s (%s, %.0f MiB): %s, in %.2f s", path, file.architecture, runner.num_bytes / 2**20, name, time.monotonic() - begin)
+    log.info(
+        "loaded %s (%s, %.0f MiB): %s, in %.2f s",
+        path,
+        file.architecture,
+        runner.num_bytes / 2**20,
+        name,
+        time.monotonic() - begin,
+    )
 
     def close():
         failure = engine.failure
@@ -69,4 +98,6 @@ def open_engine(path, *, context_length: int | None = None, num_parallel: int | 
             for device in devices:
                 selection.forget(device)
 
-    return OpenedEngine(engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placement, close)
+    return OpenedEngine(
+        engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placement, close
+    )

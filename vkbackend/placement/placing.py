@@ -1,7 +1,7 @@
 """Where a model's layers go: a `ModelFile` and the devices that there are -> a loaded model with its runner.
 
-The rules are `placement/layout.py`'s; here is who they ask: an attempt counts what the layers take, then loads them. What does not fit after all
-is tried again with fewer layers. The log says what was decided and why.
+The rules are `placement/layout.py`'s; here is who they ask: an attempt counts what the layers take, then loads them.
+What does not fit after all is tried again with fewer layers. The log says what was decided and why.
 """
 
 import gc
@@ -32,9 +32,10 @@ CPU = "CPU"
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be loaded and how. context_length: of one sequence. num_gpu: layers on devices, the output among them; negative leaves it to us.
-    main_gpu: index of the device that comes first where it holds the whole model; 0, the default, leaves it to the rules. whole: all layers on
-    devices, or OutOfMemory."""
+    """What is to be loaded and how. context_length: of one sequence. num_gpu: layers on devices, the output among
+    them; negative leaves it to us. main_gpu: index of the device that comes first where it holds the whole model; 0,
+    the default, leaves it to the rules. whole: all layers on devices, or OutOfMemory.
+    """
 
     file: ModelFile
     context_length: int
@@ -58,9 +59,10 @@ class Request:
 
 @dataclass
 class Placed:
-    """A model where it runs. placement: (where, layers) in the order of the layers. devices: those that it uses. size, size_vram: bytes in all, and
-    of them on devices; of a model in several places, the CPU's part counts as it is in the file, not dequantized: the shares are to say how
-    much of the model runs where."""
+    """A model where it runs. placement: (where, layers) in the order of the layers. devices: those that it uses.
+    size, size_vram: bytes in all, and of them on devices; of a model in several places, the CPU's part counts as it
+    is in the file, not dequantized: the shares are to say how much of the model runs where.
+    """
 
     runner: ModelRunner
     placement: tuple[tuple[str, int], ...]
@@ -78,7 +80,9 @@ class _CannotOpen(DeviceError):
 
 
 def place(request: Request) -> Placed:
-    """Load a model. Raises OutOfMemory (NeedsAllLayers, where `whole` cannot be), RequestError, UnsupportedModel, DeviceError."""
+    """Load a model. Raises OutOfMemory (NeedsAllLayers, where `whole` cannot be), RequestError, UnsupportedModel,
+    DeviceError.
+    """
     gpus = [] if request.num_gpu == 0 else usable()
     while True:
         try:
@@ -104,12 +108,16 @@ class _Placing:
         return self.placed[1]
 
     def _check_room_for_speed(self) -> None:
-        """Raises OutOfMemory where others are to give way before this one has to compute with weights that it dequantizes anew for each token."""
+        """Raises OutOfMemory where others are to give way before this one has to compute with weights that it
+        dequantizes anew for each token.
+        """
         if self.request.whole:
             wanted = sum(4 * math.prod(info.shape) for info in loaded_tensors(self.request.file.gguf).values())
             free = int(available_host_memory() * SHARE_FOR_WEIGHTS)
             if wanted > free:
-                raise OutOfMemory(f"{self._name} takes {wanted // MIB} MiB on the CPU, {free // MIB} MiB are free for it")
+                raise OutOfMemory(
+                    f"{self._name} takes {wanted // MIB} MiB on the CPU, {free // MIB} MiB are free for it"
+                )
 
     def _on_main_gpu(self) -> Layout | None:
         """The whole model on the device that the request names, where it fits there."""
@@ -118,20 +126,31 @@ class _Placing:
             return None
         named = [gpu for gpu in self.gpus if gpu.index == number]
         if not named:
-            log.warning("main_gpu is %d; the devices that may be used are %s: the rules choose", number,
-                        ", ".join(str(gpu.index) for gpu in self.gpus))
+            log.warning(
+                "main_gpu is %d; the devices that may be used are %s: the rules choose",
+                number,
+                ", ".join(str(gpu.index) for gpu in self.gpus),
+            )
             return None
         try:
             return self._settled(named, require_full=True)
         except NeedsAllLayers:
-            log.info("%s does not hold %s (main_gpu is %d): other devices, too, are taken", named[0].name, self._name, number)
+            log.info(
+                "%s does not hold %s (main_gpu is %d): other devices, too, are taken", named[0].name, self._name, number
+            )
             return None
 
     def _settled(self, gpus: list[Gpu], require_full: bool = False) -> Layout:
         """With a cache for all sequences, or for one where that puts more layers on devices."""
         request = self.request
-        wishes = Wishes(request.num_gpu, require_full or request.whole, settings.get("OLLAMA_SCHED_SPREAD"), settings.get("OLLAMA_GPU_OVERHEAD"),
-                        available_host_memory(), free_swap())
+        wishes = Wishes(
+            request.num_gpu,
+            require_full or request.whole,
+            settings.get("OLLAMA_SCHED_SPREAD"),
+            settings.get("OLLAMA_GPU_OVERHEAD"),
+            available_host_memory(),
+            free_swap(),
+        )
         for num_sequences in dict.fromkeys((request.max_sequences, 1)):
             attempt = self._attempt(gpus, num_sequences, num_sequences == 1)
             try:
@@ -142,9 +161,14 @@ class _Placing:
 
     def _attempt(self, gpus: list[Gpu], num_sequences: int, is_last: bool) -> Callable[[Stage, Layout], Outcome]:
         request = self.request
-        sizes = Sizes.of(request.file.gguf, request.file.config, cache_tokens=request.pages * num_sequences * PAGE_SIZE,
-                         cache_bytes=request.element_bytes, max_tokens=max(PREFILL_CHUNK, request.max_sequences),
-                         max_outputs=max(MAX_OUTPUTS, request.max_sequences))
+        sizes = Sizes.of(
+            request.file.gguf,
+            request.file.config,
+            cache_tokens=request.pages * num_sequences * PAGE_SIZE,
+            cache_bytes=request.element_bytes,
+            max_tokens=max(PREFILL_CHUNK, request.max_sequences),
+            max_outputs=max(MAX_OUTPUTS, request.max_sequences),
+        )
         self.sizes = sizes
         wanted = self.count if request.num_gpu < 0 else min(request.num_gpu, self.count)
 
@@ -175,14 +199,20 @@ class _Placing:
 
     def _load(self, found: Layout, num_sequences: int) -> Placed:
         places = self._places(found)
-        devices = {gpu_id: self._opened(gpu_id) for gpu_id in dict.fromkeys(gpu_id for _, _, gpu_id in places) if gpu_id is not None}
+        devices = {
+            gpu_id: self._opened(gpu_id)
+            for gpu_id in dict.fromkeys(gpu_id for _, _, gpu_id in places)
+            if gpu_id is not None
+        }
         try:
             runner = self._loaded(places, devices, num_sequences)
         except DeviceError:
             for device in devices.values():
                 selection.forget(device)  # a lost device stays lost; the next load opens it anew
             raise
-        placement = tuple((CPU if gpu_id is None else self.names["Vulkan", gpu_id], last - first) for first, last, gpu_id in places)
+        placement = tuple(
+            (CPU if gpu_id is None else self.names["Vulkan", gpu_id], last - first) for first, last, gpu_id in places
+        )
         if len(places) == 1:
             size, size_vram = runner.num_bytes, runner.num_bytes if devices else 0
         else:
@@ -192,14 +222,24 @@ class _Placing:
     def _loaded(self, places, devices, num_sequences: int) -> ModelRunner:
         request = self.request
         if len(places) == 1:
-            model, num_pages = load(request.file, devices.get(places[0][2]), request.progress), None  # the runner sees how many pages there is room for
+            model, num_pages = (
+                load(request.file, devices.get(places[0][2]), request.progress),
+                None,
+            )  # the runner sees how many pages there is room for
         else:
             is_tied = self.sizes.is_tied
-            spans = [(Span(first, last, self.count - 1, is_tied), devices.get(gpu_id)) for first, last, gpu_id in places]
+            spans = [
+                (Span(first, last, self.count - 1, is_tied), devices.get(gpu_id)) for first, last, gpu_id in places
+            ]
             model = load_parts(request.file, spans, request.progress)
             num_pages = request.pages * num_sequences
-        return ModelRunner(model, context_length=request.context_length, max_sequences=request.max_sequences, kv_type=request.kv_type,
-                           num_pages=num_pages)
+        return ModelRunner(
+            model,
+            context_length=request.context_length,
+            max_sequences=request.max_sequences,
+            kv_type=request.kv_type,
+            num_pages=num_pages,
+        )
 
     def _places(self, found: Layout) -> list[tuple[int, int, str | None]]:
         """(first layer, last layer + 1, device or None for the CPU), as few as can be, all layers in their order."""
@@ -225,8 +265,11 @@ class _Placing:
         able = [gpu for gpu in self.gpus if tensor_bytes <= gpu.largest_binding]
         if not able and request.num_gpu < 0:
             first = self.gpus[0]
-            raise RequestError(f"the KV cache of one layer needs {tensor_bytes} bytes; {first.name} binds at most {first.largest_binding}: "
-                               "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)")
+            raise RequestError(
+                f"the KV cache of one layer needs {tensor_bytes} bytes; {first.name} binds at most "
+                f"{first.largest_binding}: "
+                "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
+            )
         self.gpus = able
 
     # --- words for the log
@@ -238,20 +281,38 @@ class _Placing:
     def _explain(self, found: Layout) -> None:
         sizes, request = self.sizes, self.request
         room = "; ".join(f"{self.names[gpu.key]} has {gpu.free // MIB} MiB free" for gpu in self.gpus)
-        log.info("placing %s: %d layers and the output take %d MiB with a cache of %d tokens; %s", self._name, self.count - 1,
-                 sum(sizes.layers) // MIB, request.context_length, room)
+        log.info(
+            "placing %s: %d layers and the output take %d MiB with a cache of %d tokens; %s",
+            self._name,
+            self.count - 1,
+            sum(sizes.layers) // MIB,
+            request.context_length,
+            room,
+        )
         whole = layouts.num_layers(found) == self.count
-        log.log(logging.INFO if whole or request.num_gpu >= 0 else logging.WARNING, "%s%s", self._in_words(found), self._why(found))
+        log.log(
+            logging.INFO if whole or request.num_gpu >= 0 else logging.WARNING,
+            "%s%s",
+            self._in_words(found),
+            self._why(found),
+        )
 
     def _in_words(self, found: Layout) -> str:
-        return ", ".join(f"{'layer' if last - first == 1 else 'layers'} {first}{f'-{last - 1}' if last - first > 1 else ''} on "
-                         f"{CPU if gpu_id is None else self.names['Vulkan', gpu_id]}" for first, last, gpu_id in self._places(found))
+        return ", ".join(
+            f"{'layer' if last - first == 1 else 'layers'} {first}{f'-{last - 1}' if last - first > 1 else ''} on "
+            f"{CPU if gpu_id is None else self.names['Vulkan', gpu_id]}"
+            for first, last, gpu_id in self._places(found)
+        )
 
     def _why(self, found: Layout) -> str:
         if self.request.num_gpu >= 0:
             return f": num_gpu is {self.request.num_gpu}"
         if layouts.num_layers(found) == self.count:
-            return ": OLLAMA_SCHED_SPREAD is set" if len(found) > 1 and settings.get("OLLAMA_SCHED_SPREAD") else ": it fits"
+            return (
+                ": OLLAMA_SCHED_SPREAD is set"
+                if len(found) > 1 and settings.get("OLLAMA_SCHED_SPREAD")
+                else ": it fits"
+            )
         return ": as many as fit; the CPU's part makes it slower. A smaller num_ctx or quantization needs less"
 
 

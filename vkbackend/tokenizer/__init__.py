@@ -23,15 +23,16 @@ REPLACEMENT = "\ufffd"
 class Tokenizer:
     """Use `Tokenizer.from_gguf`. Safe to use from several threads.
 
-    bos_id: the token that begins a text, or None. eos_ids: set of the tokens that end a generation.
-    adds_bos: whether `encode` puts bos_id in front (with add_special). adds_spaces: whether it puts a space before a text
-    and after each special token in it. vocab_size: number of tokens.
+    bos_id: the token that begins a text, or None. eos_ids: set of the tokens that end a generation. adds_bos:
+    whether `encode` puts bos_id in front (with add_special). adds_spaces: whether it puts a space before a text and
+    after each special token in it. vocab_size: number of tokens.
     """
 
     def __init__(self, kind, strips_right=frozenset(), num_rows: int | None = None):
         """kind: an object with `vocabulary`, `encode(text, after_special)` and `token_bytes(id)`. num_rows: of the
-        embedding; special tokens beyond them are plain text, as the model has never seen them (some files of gemma3 have
-        one for images)."""
+        embedding; special tokens beyond them are plain text, as the model has never seen them (some files of gemma3
+        have one for images).
+        """
         self._kind, self._vocabulary = kind, kind.vocabulary
         self._special = SpecialTokens(kind.vocabulary, strips_right, num_rows)
         self.bos_id, self.eos_ids = self._vocabulary.bos_id, self._vocabulary.eos_ids
@@ -40,14 +41,22 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, file) -> "Tokenizer":
-        """Raises TokenizerError (a kind that is not implemented, contradictions), GGUFError (missing or mistyped metadata)."""
+        """Raises TokenizerError (a kind that is not implemented, contradictions), GGUFError (missing or mistyped
+        metadata).
+        """
         model = file.metadata.get(PREFIX + "model", str)
         if model not in KINDS:
-            raise TokenizerError(f"{file.path}: tokenizer {model!r} ({PREFIX}model) is not implemented; readable here: {', '.join(KINDS)}")
+            raise TokenizerError(
+                f"{file.path}: tokenizer {model!r} ({PREFIX}model) is not implemented; readable here: "
+                f"{', '.join(KINDS)}"
+            )
         kind = KINDS[model](file.metadata)
         embedding = file.tensors.get("token_embd.weight")
-        tokenizer = cls(kind, _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")),
-                        embedding.shape[0] if embedding else None)
+        tokenizer = cls(
+            kind,
+            _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")),
+            embedding.shape[0] if embedding else None,
+        )
         file.release_pages()  # of the vocabulary, which was copied
         return tokenizer
 
@@ -67,9 +76,11 @@ class Tokenizer:
         return ids + after
 
     def encode_ends(self, text: str, most: int, keep: int, add_special: bool = True) -> list[int]:
-        """The tokens of `encode`; of a text that has more than `most`, the first `keep` and the last ones, `most` together.
+        """The tokens of `encode`; of a text that has more than `most`, the first `keep` and the last ones, `most`
+        together.
 
-        What is dropped is not tokenized. The same tokens as those of the whole text, unless a word of more than 100,000 characters is cut.
+        What is dropped is not tokenized. The same tokens as those of the whole text, unless a word of more than
+        100,000 characters is cut.
         """
         if not text.isascii():
             text = SURROGATES.sub(REPLACEMENT, text)
@@ -87,11 +98,14 @@ class Tokenizer:
             if len(last) >= most - keep:
                 break
             last = self._encode_part(text[start:end], start == 0) + last
-        return ids[:keep] + last[len(last) - (most - keep):]
+        return ids[:keep] + last[len(last) - (most - keep) :]
 
     def _around(self, add_special: bool) -> tuple[list[int], list[int]]:
         vocabulary = self._vocabulary
-        return ([vocabulary.bos_id] if add_special and vocabulary.add_bos else [], [vocabulary.eos_id] if add_special and vocabulary.add_eos else [])
+        return (
+            [vocabulary.bos_id] if add_special and vocabulary.add_bos else [],
+            [vocabulary.eos_id] if add_special and vocabulary.add_eos else [],
+        )
 
     def _encode_part(self, text: str, is_first: bool, parse_special: bool = True) -> list[int]:
         cancellation.check()
@@ -115,9 +129,11 @@ class Tokenizer:
         return self._kind.token_bytes(token_id)
 
     def spans(self, text: str, ids: Sequence[int]) -> list[bytes]:
-        """The part of `text` that each of its tokens, `encode(text)`, stands for: no bytes for spaces and tokens that encode added.
+        """The part of `text` that each of its tokens, `encode(text)`, stands for: no bytes for spaces and tokens
+        that encode added.
 
-        Joined they are the text, except for white space that a special token swallowed."""
+        Joined they are the text, except for white space that a special token swallowed.
+        """
         data = SURROGATES.sub(REPLACEMENT, text).encode()
         at, is_added, found = 0, self.adds_spaces, []
         for index, token_id in enumerate(ids):
@@ -136,7 +152,9 @@ class Tokenizer:
         return found
 
     def decode(self, ids) -> bytes:
-        """The bytes of all tokens, one after the other. A text cut inside of a character gives bytes that are not valid UTF-8."""
+        """The bytes of all tokens, one after the other. A text cut inside of a character gives bytes that are not
+        valid UTF-8.
+        """
         return b"".join(self.token_bytes(token_id) for token_id in ids)
 
     def is_control(self, token_id: int) -> bool:
@@ -145,7 +163,9 @@ class Tokenizer:
 
 
 def _strips_right(vocabulary, model_name: str) -> frozenset[int]:
-    """The tokens that swallow the white space behind them. GGUF has no key for it; llama.cpp knows Phi-3 by its name, and so does this."""
+    """The tokens that swallow the white space behind them. GGUF has no key for it; llama.cpp knows Phi-3 by its
+    name, and so does this.
+    """
     if not any(name in model_name.lower() for name in ("phi-3", "phi3")):
         return frozenset()
     kinds = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)

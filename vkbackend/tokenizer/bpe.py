@@ -1,7 +1,7 @@
 """Byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM use it (`tokenizer.ggml.model` = gpt2).
 
-In: a text without special tokens. Out: ids. The pre-tokenizer cuts the text into words; each byte of a word is written as one
-printable character; the pairs of characters merge in the order of `tokenizer.ggml.merges`.
+In: a text without special tokens. Out: ids. The pre-tokenizer cuts the text into words; each byte of a word is
+written as one printable character; the pairs of characters merge in the order of `tokenizer.ggml.merges`.
 """
 
 import re
@@ -17,13 +17,15 @@ CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's alphabet: byte -> character. Printable Latin-1 stands for itself, the 68 others are U+0100, U+0101 ... in their order."""
+    """GPT-2's alphabet: byte -> character. Printable Latin-1 stands for itself, the 68 others are U+0100, U+0101 ...
+    in their order.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-CHARACTER_OF_BYTE = dict(enumerate(_byte_characters()))          # for str.translate of bytes read as Latin-1
+CHARACTER_OF_BYTE = dict(enumerate(_byte_characters()))  # for str.translate of bytes read as Latin-1
 BYTE_OF_CHARACTER = {character: bytes([byte]) for byte, character in CHARACTER_OF_BYTE.items()}
 
 
@@ -55,9 +57,14 @@ class ByteLevelBPE:
             if token_id is not None:
                 ids.append(token_id)
             else:
-                # No token: its characters one by one. Some vocabularies lack rare bytes (SmolLM2: a few control characters and the lead
-                # bytes F1 and F2); as in llama.cpp only ASCII characters are tried, and the others are dropped.
-                ids += (id_of(character) for character in piece if character < "\x80" and character in self.vocabulary.tokens)
+                # No token: its characters one by one. Some vocabularies lack rare bytes (SmolLM2: a few control
+                # characters and the lead bytes F1 and F2); as in llama.cpp only ASCII characters are tried, and the
+                # others are dropped.
+                ids += (
+                    id_of(character)
+                    for character in piece
+                    if character < "\x80" and character in self.vocabulary.tokens
+                )
         return tuple(ids)
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -1,6 +1,8 @@
-"""Long texts in parts: places where a text can be cut without a change to its tokens, and the ends of one that is longer than its context.
+"""Long texts in parts: places where a text can be cut without a change to its tokens, and the ends of one that is
+longer than its context.
 
-In: a text. Out: its parts, or as many tokens as are wanted of it. A text that cannot fit is not tokenized as a whole.
+In: a text. Out: its parts, or as many tokens as are wanted of it. A text that cannot fit is not tokenized as a
+whole.
 """
 
 import re
@@ -8,8 +10,8 @@ from typing import Iterator
 
 LONG = 64 << 10  # characters; a shorter text is one part
 PART = 32 << 10  # characters of a part, where there is a place to cut
-# A word without such a place is cut here where its middle is to be dropped anyway. Runs of one character have their tokens' ends here too, for
-# most lengths of tokens divide it.
+# A word without such a place is cut here where its middle is to be dropped anyway. Runs of one character have their
+# tokens' ends here too, for most lengths of tokens divide it.
 BLOCK = 55440
 AROUND_CUT = 256  # characters that are looked at for a special token in the way
 
@@ -17,7 +19,8 @@ AROUND_CUT = 256  # characters that are looked at for a special token in the way
 def parts(text: str, place: re.Pattern, special: list[str]) -> list[tuple[int, int]]:
     """(start, end) of parts whose tokens, one behind the other, are those of the text.
 
-    place: matches where the tokenizer's words end whatever stands around. special: tokens that a cut at such a place may touch.
+    place: matches where the tokenizer's words end whatever stands around. special: tokens that a cut at such a place
+    may touch.
     """
     if len(text) <= LONG or any(token in text for token in special):
         return [(0, len(text))]
@@ -53,7 +56,7 @@ def blocks(text: str, bounds: list[tuple[int, int]], special: list[str]) -> Iter
 def _beside_special(text: str, cut: int, special: list[str]) -> int:
     """`cut`, or the beginning of the special token that it lies in."""
     first = cut - AROUND_CUT
-    around = text[first:cut + AROUND_CUT]
+    around = text[first : cut + AROUND_CUT]
     for token in special:
         at = around.find(token)
         while at >= 0:

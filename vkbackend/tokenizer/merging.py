@@ -1,6 +1,7 @@
 """Greedy pair merging, shared by byte-level BPE and SentencePiece.
 
-In: the symbols of a text and the rank of every pair that may merge. Out: the symbols left when no pair may merge any more.
+In: the symbols of a text and the rank of every pair that may merge. Out: the symbols left when no pair may merge any
+more.
 """
 
 from heapq import heapify, heappop, heappush
@@ -10,11 +11,13 @@ from typing import Callable
 def merge_pairs(symbols: list[str], rank_of: Callable[[str], int | None], joiner: str) -> list[str]:
     """Merge the neighbours of the lowest rank, the leftmost first, until no two neighbours have a rank.
 
-    rank_of: the rank of the pair `left + joiner + right`, None if it may not merge. Takes O(n log n) whatever the text; `symbols` is used up.
+    rank_of: the rank of the pair `left + joiner + right`, None if it may not merge. Takes O(n log n) whatever the
+    text; `symbols` is used up.
     """
     count = len(symbols)
     following, preceding = list(range(1, count + 1)), list(range(-1, count - 1))
-    # ranks[n]: of the pair that begins at symbol n. What was merged into its left neighbour, and what is last, begins none.
+    # ranks[n]: of the pair that begins at symbol n. What was merged into its left neighbour, and what is last, begins
+    # none.
     ranks = [rank_of(left + joiner + right) for left, right in zip(symbols, symbols[1:])] + [None]
     # An entry is one number, rank * count + left: smallest is the lowest rank, then the leftmost.
     heap = [rank * count + left for left, rank in enumerate(ranks) if rank is not None]

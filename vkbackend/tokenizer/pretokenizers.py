@@ -1,9 +1,9 @@
 r"""How byte-level BPE vocabularies cut a text into words: one row per name in `tokenizer.ggml.pre`.
 
-In: a text. Out: its words, which together are the text. A row's patterns are applied one after the other, each to all pieces so far:
-its matches and the gaps between them are the new pieces.
-The patterns are those of the models' own tokenizers, adapted as llama.cpp has them (src/llama-vocab.cpp), since GGUF files are judged by
-it: where it knows only ASCII capitals (tekken, gpt-4o), so do these. Written for the `regex` module, which has \p{..}.
+In: a text. Out: its words, which together are the text. A row's patterns are applied one after the other, each to
+all pieces so far: its matches and the gaps between them are the new pieces. The patterns are those of the models'
+own tokenizers, adapted as llama.cpp has them (src/llama-vocab.cpp), since GGUF files are judged by it: where it
+knows only ASCII capitals (tekken, gpt-4o), so do these. Written for the `regex` module, which has \p{..}.
 """
 
 import logging
@@ -35,9 +35,11 @@ def _cased(numbers: str, suffix: str) -> str:
     return rf"{mark}{capital}*{small}+{suffix}|{mark}{capital}+{small}*{suffix}|{numbers}|{PUNCTUATION}[\r\n/]*|{LINE_ENDS}|{SPACES}"
 
 
-HAN = (r"\u4E00-\u9FFF\u3400-\u4DBF\U00020000-\U0002A6DF\U0002A700-\U0002B73F\U0002B740-\U0002B81F\U0002B820-\U0002CEAF"
-       r"\U0002CEB0-\U0002EBEF\uF900-\uFAFF\U0002F800-\U0002FA1F")
-KIMI = (rf"[{HAN}]+|[^\r\n\p{{L}}\p{{N}}]?[^\P{{L}}{HAN}]+(?:{ENGLISH_ANY_CASE})?|\p{{N}}{{1,3}}|{PUNCTUATION}[\r\n]*|{LINE_ENDS}|{SPACES}")
+HAN = (
+    r"\u4E00-\u9FFF\u3400-\u4DBF\U00020000-\U0002A6DF\U0002A700-\U0002B73F\U0002B740-\U0002B81F\U0002B820-\U0002CEAF"
+    r"\U0002CEB0-\U0002EBEF\uF900-\uFAFF\U0002F800-\U0002FA1F"
+)
+KIMI = rf"[{HAN}]+|[^\r\n\p{{L}}\p{{N}}]?[^\P{{L}}{HAN}]+(?:{ENGLISH_ANY_CASE})?|\p{{N}}{{1,3}}|{PUNCTUATION}[\r\n]*|{LINE_ENDS}|{SPACES}"
 CJK_OF_DEEPSEEK = r"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+"
 CJK_AND_KANA = r"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+"
 # Letters that have case, as DeepSeek's first tokenizer lists them.
@@ -49,19 +51,31 @@ CASED_LETTERS = (
     r"\u1FE0-\u1FEC\u1FF2-\u1FF4\u1FF6-\u1FFC\u2102\u2107\u210A-\u2113\u2115\u2119-\u211D\u2124\u2126\u2128\u212A-\u212D\u212F-\u2134"
     r"\u2139\u213C-\u213F\u2145-\u2149\u214E\u2183\u2184\u2C00-\u2C7B\u2C7E-\u2CE4\u2CEB-\u2CEE\u2CF2\u2CF3\uA640-\uA66D\uA680-\uA69B"
     r"\uA722-\uA76F\uA771-\uA787\uA78B-\uA78E\uAB70-\uABBF\uFB00-\uFB06\uFB13-\uFB17\uFF21-\uFF3A\uFF41-\uFF5A\U00010400-\U0001044F"
-    r"\U000104B0-\U000104D3\U000104D8-\U000104FB\U00010C80-\U00010CB2\U00010CC0-\U00010CF2\U000118A0-\U000118DF\U0001E900-\U0001E943")
-DEEPSEEK_LLM = (r"[\r\n]", rf"\s?[{CASED_LETTERS}]+", r"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+", r"\s+$",
-                CJK_OF_DEEPSEEK, r"\p{N}+")
+    r"\U000104B0-\U000104D3\U000104D8-\U000104FB\U00010C80-\U00010CB2\U00010CC0-\U00010CF2\U000118A0-\U000118DF\U0001E900-\U0001E943"
+)
+DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?[{CASED_LETTERS}]+",
+    r"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+",
+    r"\s+$",
+    CJK_OF_DEEPSEEK,
+    r"\p{N}+",
+)
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK_OF_DEEPSEEK, r"\p{N}")
-DEEPSEEK_3 = (r"\p{N}{1,3}", CJK_AND_KANA,
-              r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + LINE_ENDS + "|" + SPACES)
+DEEPSEEK_3 = (
+    r"\p{N}{1,3}",
+    CJK_AND_KANA,
+    r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + LINE_ENDS + "|" + SPACES,
+)
 BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 PUNCTUATION_OF_FALCON = r"[\p{P}$+<=>^~|`]+"
 
 
 @dataclass(frozen=True)
 class _Row:
-    """whole_words: a word that is a token stays one, whatever the merges. add_bos: the default for files that do not say."""
+    """whole_words: a word that is a token stays one, whatever the merges. add_bos: the default for files that do not
+    say.
+    """
 
     patterns: tuple[str, ...]
     names: str
@@ -71,16 +85,29 @@ class _Row:
 
 ROWS = (
     _Row((r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), "default"),
-    _Row((GPT2,), "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
-                  "roberta-bpe mpt olmo jais trillion granite-docling exaone4"),
+    _Row(
+        (GPT2,),
+        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
+        "roberta-bpe mpt olmo jais trillion granite-docling exaone4",
+    ),
     _Row((r"\p{N}", GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b"),
     _Row((PUNCTUATION_OF_FALCON, GPT2, "[0-9][0-9][0-9]"), "falcon"),
-    _Row((_llama3(r"\p{N}{1,3}"),), "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2", whole_words=True, add_bos=True),
+    _Row(
+        (_llama3(r"\p{N}{1,3}"),),
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        whole_words=True,
+        add_bos=True,
+    ),
     _Row((_llama3(r"\p{N}{1,3}"),), "dbrx smaug-bpe glm4 chatglm-bpe"),
     _Row((_llama3(r"\p{N}"),), "qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan grok-2"),
     _Row((_llama3(r"\p{N}", punctuation=r" ?[^\s\p{L}\p{N}\r\n]+"),), "seed-coder"),
-    _Row((r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|" + _llama3(r"\p{N}", line_ends=r"\s*[\r\n]").removeprefix(ENGLISH_ANY_CASE + "|"),),
-         "bailingmoe bailingmoe2 llada-moe"),
+    _Row(
+        (
+            r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|"
+            + _llama3(r"\p{N}", line_ends=r"\s*[\r\n]").removeprefix(ENGLISH_ANY_CASE + "|"),
+        ),
+        "bailingmoe bailingmoe2 llada-moe",
+    ),
     _Row((_cased(r"\p{N}", ""),), "tekken", whole_words=True, add_bos=True),
     _Row((_cased(r"\p{N}{1,3}", f"(?:{ENGLISH_ANY_CASE})?"),), "gpt-4o llama4 minimax-m2"),
     _Row((KIMI,), "kimi-k2"),
@@ -89,12 +116,23 @@ ROWS = (
     _Row(DEEPSEEK_3, "deepseek-v3 hunyuan-dense"),
     _Row((BLOOM,), "poro-chat bloom gpt3-finnish"),
     _Row((BLOOM, r"\p{N}"), "viking"),
-    _Row((r"<sentinel:[0-9]+>", r"(?:IMGIMG)(?:[A-I]{1,4})Z", r"[\t\n]|    |  ", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2), "chameleon",
-         add_bos=True),
+    _Row(
+        (
+            r"<sentinel:[0-9]+>",
+            r"(?:IMGIMG)(?:[A-I]{1,4})Z",
+            r"[\t\n]|    |  ",
+            r"\p{N}",
+            r"[\p{P}!-/:-@\[-`{-~]",
+            GPT2,
+        ),
+        "chameleon",
+        add_bos=True,
+    ),
 )
 _ROW_OF_NAME = {name: row for row in ROWS for name in row.names.split()}
 
-# Patterns see all white space outside of ASCII as a vertical tab, for llama.cpp's do; the words keep the text's own characters.
+# Patterns see all white space outside of ASCII as a vertical tab, for llama.cpp's do; the words keep the text's own
+# characters.
 _OTHER_SPACE = regex.compile(r"[\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]")
 
 
@@ -107,10 +145,16 @@ class Pretokenizer:
 
     @classmethod
     def named(cls, name: str | None) -> "Pretokenizer":
-        """The row of `tokenizer.ggml.pre`; a file without that key, or with an unknown name, gets "default" and a warning."""
+        """The row of `tokenizer.ggml.pre`; a file without that key, or with an unknown name, gets "default" and a
+        warning.
+        """
         if name not in _ROW_OF_NAME:
-            log.warning("%s pre-tokenizer (tokenizer.ggml.pre); using 'default', so the model may answer worse than it could. Known: %s",
-                        f"unknown {name!r}" if name else "the file names no", ", ".join(sorted(_ROW_OF_NAME)))
+            log.warning(
+                "%s pre-tokenizer (tokenizer.ggml.pre); using 'default', so the model may answer worse than it could. "
+                "Known: %s",
+                f"unknown {name!r}" if name else "the file names no",
+                ", ".join(sorted(_ROW_OF_NAME)),
+            )
         return cls(_ROW_OF_NAME.get(name, _ROW_OF_NAME["default"]))
 
     def split(self, text: str) -> list[str]:
@@ -123,7 +167,7 @@ class Pretokenizer:
             return pieces
         words, start = [], 0
         for piece in pieces:
-            words.append(text[start:start + len(piece)])
+            words.append(text[start : start + len(piece)])
             start += len(piece)
         return words
 

@@ -1,7 +1,7 @@
 """SentencePiece as Llama 2, Mistral, Gemma and Phi-3 use it (`tokenizer.ggml.model` = llama).
 
-In: a text without special tokens. Out: ids. Spaces become U+2581; the neighbours whose union is the token of the highest score merge
-first; what forms no token becomes byte tokens.
+In: a text without special tokens. Out: ids. Spaces become U+2581; the neighbours whose union is the token of the
+highest score merge first; what forms no token becomes byte tokens.
 """
 
 import re
@@ -60,7 +60,10 @@ class SentencePiece:
         if None not in ids:
             return ids
         if self.vocabulary.unknown_id is None:
-            raise TokenizerError(f"the vocabulary has neither a token nor byte tokens for {piece!r}, and no unknown token; convert the model again")
+            raise TokenizerError(
+                f"the vocabulary has neither a token nor byte tokens for {piece!r}, and no unknown token; convert the "
+                f"model again"
+            )
         return [self.vocabulary.unknown_id]
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -86,8 +89,9 @@ def _word_start(tokens: Texts) -> tuple[re.Pattern, str]:
 
     A pattern that matches, without width, where a text can be cut with no token lost.
 
-    That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3: '>▁</'). No merge can
-    cross such a place, so the words between are tokenized, and remembered, one by one with the same result.
+    That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3:
+    '>▁</'). No merge can cross such a place, so the words between are tokenized, and remembered, one by one with the
+    same result.
     """
     inside = {text[at - 1] for text in tokens if SPACE in text[1:] for at in range(1, len(text)) if text[at] == SPACE}
     followed = "".join(re.escape(character) for character in sorted(inside | {SPACE}))

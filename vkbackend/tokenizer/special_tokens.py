@@ -1,7 +1,7 @@
 """Finds tokens that are written out in a text, such as `<|im_start|>`, before the rest is tokenized.
 
-In: a text. Out: its pieces in order: the id of a special token, or the text between. Longer tokens are looked for first, in the whole
-text, as in llama.cpp; so where two overlap, the longer one wins even if it begins later.
+In: a text. Out: its pieces in order: the id of a special token, or the text between. Longer tokens are looked for
+first, in the whole text, as in llama.cpp; so where two overlap, the longer one wins even if it begins later.
 """
 
 import re
@@ -13,20 +13,24 @@ SPACES = " \t\n\v\f\r"
 
 
 class SpecialTokens:
-    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them. `num_ids`: ids
-    from there on are left out."""
+    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them.
+    `num_ids`: ids from there on are left out.
+    """
 
     def __init__(self, vocabulary: Vocabulary, strips_right=frozenset(), num_ids: int | None = None):
         self._vocabulary, self._strips_right, self._num_ids = vocabulary, strips_right, num_ids
         self._groups = self._by_first_pair()
-        # texts: of all of them. at_cuts: those that a cut between a letter and white space can lie inside of or next to.
+        # texts: of all of them. at_cuts: those that a cut between a letter and white space can lie inside of or next
+        # to.
         self.texts = [text for group in self._groups.values() for _, _, text in group]
         self.at_cuts = [text for text in self.texts if re.search(r"[A-Za-z](?:\s|$)", text)]
 
     def _by_first_pair(self) -> dict[str, list[tuple[int, int, str]]]:
-        """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a text, so few tokens are searched for."""
+        """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a
+        text, so few tokens are searched for.
+        """
         tokens, groups = self._vocabulary.tokens, {}
-        types = self._vocabulary.types[:self._num_ids]
+        types = self._vocabulary.types[: self._num_ids]
         special = [token_id for token_id, kind in enumerate(types) if kind in WHEN_PARSED]
         for token_id in special:
             if text := tokens[token_id]:
@@ -38,11 +42,19 @@ class SpecialTokens:
         if not text:
             return []
         occurring, types = set(text).union(map(str.__add__, text, text[1:])), self._vocabulary.types
-        found = [entry for pair in occurring & self._groups.keys() for entry in self._groups[pair]
-                 if (parse_special or types[entry[1]] == TokenType.USER_DEFINED) and entry[2] in text]
+        found = [
+            entry
+            for pair in occurring & self._groups.keys()
+            for entry in self._groups[pair]
+            if (parse_special or types[entry[1]] == TokenType.USER_DEFINED) and entry[2] in text
+        ]
         pieces = [text]
         for _, token_id, token in sorted(found):
-            pieces = [part for piece in pieces for part in (self._cut(piece, token, token_id) if isinstance(piece, str) else (piece,))]
+            pieces = [
+                part
+                for piece in pieces
+                for part in (self._cut(piece, token, token_id) if isinstance(piece, str) else (piece,))
+            ]
         return pieces
 
     def _cut(self, piece: str, token: str, token_id: int):

@@ -1,6 +1,8 @@
-"""Many short texts by number, and their numbers by text, in a sixth of the memory of Python's own strings in a list and a dict.
+"""Many short texts by number, and their numbers by text, in a sixth of the memory of Python's own strings in a list
+and a dict.
 
-In: the strings of a GGUF array. Out: `Texts`. Gemma 3's vocabulary of 262,144 tokens takes 7 MiB so, and would take 40.
+In: the strings of a GGUF array. Out: `Texts`. Gemma 3's vocabulary of 262,144 tokens takes 7 MiB so, and would take
+40.
 """
 
 from functools import lru_cache
@@ -13,8 +15,8 @@ CACHED_TEXTS = 1 << 14
 class Texts:
     """A sequence of texts: `texts[number]` makes a new string each time, `find(text)` is the other way round.
 
-    They lie one behind the other as UTF-8. Their hashes are sorted into about as many buckets as there are texts, by their low bits; of the
-    high bits 32 are kept, so that few texts are compared in vain.
+    They lie one behind the other as UTF-8. Their hashes are sorted into about as many buckets as there are texts, by
+    their low bits; of the high bits 32 are kept, so that few texts are compared in vain.
     """
 
     def __init__(self, pieces: list[bytes]):
@@ -26,7 +28,9 @@ class Texts:
         self._mask = (1 << max(count - 1, 0).bit_length()) - 1
         buckets = hashes & self._mask
         order = np.argsort(buckets, kind="stable")  # within a bucket by number: of equal texts the first is found
-        self._first = _compact(np.searchsorted(buckets[order], np.arange(self._mask + 2)))  # bucket b: from first[b] to first[b + 1]
+        self._first = _compact(
+            np.searchsorted(buckets[order], np.arange(self._mask + 2))
+        )  # bucket b: from first[b] to first[b + 1]
         self._hashes, self._numbers = memoryview((hashes[order] >> 32).astype(np.int32)), _compact(order)
         self.find = lru_cache(CACHED_TEXTS)(self._find)
 
@@ -34,7 +38,7 @@ class Texts:
         return len(self._bounds) - 1
 
     def __getitem__(self, number: int) -> str:
-        return self._block[self._bounds[number]:self._bounds[number + 1]].decode("utf-8", "replace")
+        return self._block[self._bounds[number] : self._bounds[number + 1]].decode("utf-8", "replace")
 
     def __iter__(self):
         block, start = self._block, 0
@@ -56,5 +60,7 @@ class Texts:
 
 
 def _compact(numbers: np.ndarray) -> memoryview:
-    """Numbers from 0 on, in as few bytes as hold the largest; as a memoryview, whose items are read three times as fast."""
+    """Numbers from 0 on, in as few bytes as hold the largest; as a memoryview, whose items are read three times as
+    fast.
+    """
     return memoryview(numbers.astype(np.min_scalar_type(numbers.max(initial=0))))

@@ -1,8 +1,9 @@
 """The tokens of a model as its GGUF lists them, and which of them have a special meaning.
 
-In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, the ids of special tokens, the set of
-tokens that end a generation. Knows nothing of how text becomes tokens.
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what is derived from token texts follows llama.cpp (src/llama-vocab.cpp).
+In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, the ids of special tokens, the
+set of tokens that end a generation. Knows nothing of how text becomes tokens. Keys:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what is derived from token texts follows llama.cpp
+(src/llama-vocab.cpp).
 """
 
 import logging
@@ -44,17 +45,52 @@ class SpecialDefaults:
     add_space_prefix: bool = False
 
 
-# Files seldom name their turn-ending and fill-in-the-middle tokens by key, so llama.cpp goes by these texts, and so does this
-# (its lists of late 2025; "</s>", added to them later, is left out, for Gemma 3 and Phi-3 have it as ordinary text).
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]",
-               "<｜end▁of▁sentence｜>", "<end_of_utterance>")
+# Files seldom name their turn-ending and fill-in-the-middle tokens by key, so llama.cpp goes by these texts, and so
+# does this (its lists of late 2025; "</s>", added to them later, is left out, for Gemma 3 and Phi-3 have it as ordinary
+# text).
+END_OF_TURN = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+)
 END_OF_MESSAGE = ("<|eom_id|>",)
-ENDS_GENERATION = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
-                   "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>")
+ENDS_GENERATION = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+)
 FILL_IN_THE_MIDDLE = {  # part -> (does it end a generation, texts)
-    "pre": (False, ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>")),
-    "suf": (False, ("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>")),
-    "mid": (False, ("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>")),
+    "pre": (
+        False,
+        ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>"),
+    ),
+    "suf": (
+        False,
+        ("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>"),
+    ),
+    "mid": (
+        False,
+        ("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>"),
+    ),
     "pad": (True, ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]")),
     "rep": (True, ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>")),
     "sep": (True, ("<|file_sep|>",)),
@@ -89,7 +125,9 @@ class Vocabulary:
         self.add_space_prefix = metadata.get(PREFIX + "add_space_prefix", bool, defaults.add_space_prefix)
         for add, token_id, name in ((self.add_bos, self.bos_id, "bos"), (self.add_eos, self.eos_id, "eos")):
             if add and token_id is None:
-                raise TokenizerError(f"{PREFIX}add_{name}_token is true, but {PREFIX}{name}_token_id is not set; convert the model again")
+                raise TokenizerError(
+                    f"{PREFIX}add_{name}_token is true, but {PREFIX}{name}_token_id is not set; convert the model again"
+                )
         self.eos_ids = self._find_ends(metadata)
 
     def __len__(self):
@@ -106,15 +144,20 @@ class Vocabulary:
         if values is None:
             return np.full(len(self.tokens), default, dtype)
         if len(values) < len(self.tokens):
-            raise TokenizerError(f"{PREFIX}{key} has {len(values)} entries for {len(self.tokens)} tokens; the file is damaged or badly converted")
-        return np.asarray(values[:len(self.tokens)]).astype(dtype)
+            raise TokenizerError(
+                f"{PREFIX}{key} has {len(values)} entries for {len(self.tokens)} tokens; the file is damaged or badly "
+                f"converted"
+            )
+        return np.asarray(values[: len(self.tokens)]).astype(dtype)
 
     def _special_id(self, metadata, key, default=None) -> int | None:
         if default is not None and default >= len(self.tokens):
             default = None
         token_id = metadata.get(PREFIX + key, int, default)
         if token_id is not None and not 0 <= token_id < len(self.tokens):
-            log.warning("%s%s is %d, but there are %d tokens; using %s", PREFIX, key, token_id, len(self.tokens), default)
+            log.warning(
+                "%s%s is %d, but there are %d tokens; using %s", PREFIX, key, token_id, len(self.tokens), default
+            )
             return default
         return token_id
 
@@ -128,8 +171,14 @@ class Vocabulary:
         return token_id
 
     def _find_ends(self, metadata) -> set[int]:
-        """All tokens that end a generation; corrects the types of tokens that look like control tokens but are not marked so."""
-        ends = {self.eos_id, self._known_as(metadata, "eot_token_id", END_OF_TURN), self._known_as(metadata, "eom_token_id", END_OF_MESSAGE)}
+        """All tokens that end a generation; corrects the types of tokens that look like control tokens but are not
+        marked so.
+        """
+        ends = {
+            self.eos_id,
+            self._known_as(metadata, "eot_token_id", END_OF_TURN),
+            self._known_as(metadata, "eom_token_id", END_OF_MESSAGE),
+        }
         for part, (is_end, texts) in FILL_IN_THE_MIDDLE.items():
             token_id = self._known_as(metadata, f"fim_{part}_token_id", texts)
             if is_end:
@@ -138,7 +187,11 @@ class Vocabulary:
             if (token_id := self.tokens.find(text)) is not None:
                 ends.add(token_id)
                 self.types[token_id] = TokenType.CONTROL
-        ends.update(int(token_id) for token_id in metadata.get(PREFIX + "eos_token_ids", list, ()) if 0 <= token_id < len(self.tokens))
+        ends.update(
+            int(token_id)
+            for token_id in metadata.get(PREFIX + "eos_token_ids", list, ())
+            if 0 <= token_id < len(self.tokens)
+        )
 
         # gpt-oss: the marks of a harmony message are text to its parser, and <|end|> only ends one message of several.
         for text in HARMONY_MARKS:

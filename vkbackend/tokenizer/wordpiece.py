@@ -1,8 +1,8 @@
 """WordPiece as BERT embedding models use it (`tokenizer.ggml.model` = bert).
 
-In: a text without special tokens. Out: ids. The text is put into lower case without accents and cut into words and punctuation; each
-word is taken apart into the longest tokens from the left, or is the unknown token.
-In GGUF files the tokens that begin a word carry U+2581 in front; the others continue one.
+In: a text without special tokens. Out: ids. The text is put into lower case without accents and cut into words and
+punctuation; each word is taken apart into the longest tokens from the left, or is the unknown token. In GGUF files
+the tokens that begin a word carry U+2581 in front; the others continue one.
 """
 
 import re
@@ -14,8 +14,16 @@ from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
 WORD_START = "\u2581"
 CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
 # Each is a word of its own; U+2B920 as in BERT's tokenizers.
-CHINESE = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF),
-           (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
+CHINESE = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
 OTHER_SPACES = "\t\n\v\f\r\x85"
 
 
@@ -26,10 +34,15 @@ class WordPiece:
 
     def __init__(self, metadata):
         cls_id = metadata.get(PREFIX + "cls_token_id", int, 101)
-        self.vocabulary = Vocabulary(metadata, SpecialDefaults(bos_id=cls_id, unknown_id=100, separator_id=102, add_bos=True))
+        self.vocabulary = Vocabulary(
+            metadata, SpecialDefaults(bos_id=cls_id, unknown_id=100, separator_id=102, add_bos=True)
+        )
         # BERT brackets a text by [CLS] and [SEP]; in the file's words they are bos and, here, eos.
         self.vocabulary.add_bos = self.vocabulary.bos_id is not None
-        self.vocabulary.eos_id, self.vocabulary.add_eos = self.vocabulary.separator_id, self.vocabulary.separator_id is not None
+        self.vocabulary.eos_id, self.vocabulary.add_eos = (
+            self.vocabulary.separator_id,
+            self.vocabulary.separator_id is not None,
+        )
         self._lower = metadata.get(PREFIX + "normalizer.lowercase", bool, True)
         self._strip_accents = metadata.get(PREFIX + "normalizer.strip_accents", bool, self._lower)
         self._longest = max(map(len, self.vocabulary.tokens))
@@ -56,7 +69,12 @@ class WordPiece:
         if category[0] == "M" and self._strip_accents:
             return ""
         plain = character.lower()[0] if self._lower else character
-        is_word = category[0] == "P" or category[0] == "S" and character.isascii() or any(first <= ord(character) <= last for first, last in CHINESE)
+        is_word = (
+            category[0] == "P"
+            or category[0] == "S"
+            and character.isascii()
+            or any(first <= ord(character) <= last for first, last in CHINESE)
+        )
         return f" {plain} " if is_word else plain
 
     def _encode_word(self, word: str) -> tuple[int, ...]:

@@ -25,8 +25,10 @@ SIGN_SECONDS = 0.5  # an answer that comes sooner needs no sign that it will
 
 @dataclass
 class Printing:
-    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr. alternatives: how many tokens are shown
-    beside each one after the answer, 0 for no such table. wraps: lines end between words, on a terminal."""
+    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr.
+    alternatives: how many tokens are shown beside each one after the answer, 0 for no such table. wraps: lines end
+    between words, on a terminal.
+    """
 
     coloured: bool = False
     verbose: bool = False
@@ -43,7 +45,9 @@ class Answer:
 
 
 def print_answer(client: Client, path: str, body: dict, printing: Printing) -> Answer:
-    """Send `body` to `path` and print what comes. Ctrl-C ends the request and keeps what was printed (`last` is then empty)."""
+    """Send `body` to `path` and print what comes. Ctrl-C ends the request and keeps what was printed (`last` is then
+    empty).
+    """
     if printing.coloured or printing.alternatives:
         body = body | {"logprobs": True, "top_logprobs": printing.alternatives}
     answer, printer, waiting = Answer(), _Printer(printing), Waiting(body.get("model", ""))
@@ -115,6 +119,7 @@ class _Printer:
             return [(text, probability)]
         if self._wrap is None:
             from .wordwrap import WordWrap
+
             self._wrap = WordWrap()
         try:
             width = os.get_terminal_size(sys.stdout.fileno()).columns
@@ -130,19 +135,31 @@ class _Printer:
 
 def alternatives(logprobs: list[dict]) -> list[str]:
     """A line for each token: itself, its probability, and the likeliest in its place."""
+
     def shown(entry):
         return json.dumps(clean(entry["token"]), ensure_ascii=False)
 
     def chance(entry):
         return f"{math.exp(min(entry['logprob'], 0)):.1%}"
 
-    return columns([[shown(entry), chance(entry), "  ".join(f"{shown(other)} {chance(other)}" for other in entry.get("top_logprobs") or [])]
-                    for entry in logprobs], ["TOKEN", "PROBABILITY", "LIKELIEST"])
+    return columns(
+        [
+            [
+                shown(entry),
+                chance(entry),
+                "  ".join(f"{shown(other)} {chance(other)}" for other in entry.get("top_logprobs") or []),
+            ]
+            for entry in logprobs
+        ],
+        ["TOKEN", "PROBABILITY", "LIKELIEST"],
+    )
 
 
 class Waiting:
-    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a second on. A bar in its place
-    where the server says how much of the model is loaded; both are gone when the answer comes."""
+    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a
+    second on. A bar in its place where the server says how much of the model is loaded; both are gone when the
+    answer comes.
+    """
 
     def __init__(self, model: str):
         self._timer = self._bar = None
@@ -158,6 +175,7 @@ class Waiting:
         with self._lock:
             if self._timer is not None:
                 from rich.console import Console
+
                 self._status = Console(stderr=True).status(self._text)
                 self._status.start()
 

@@ -1,7 +1,8 @@
 """Tokens coloured by their probability: green for certain, over yellow, to red for a guess.
 
-In: the text of a streamed answer and its log-probabilities. Out: (text, probability) pieces, and their colours. A piece of text and the
-tokens of the same chunk need not end at the same place: text waits for whole characters and for stop strings, tokens do not.
+In: the text of a streamed answer and its log-probabilities. Out: (text, probability) pieces, and their colours. A
+piece of text and the tokens of the same chunk need not end at the same place: text waits for whole characters and
+for stop strings, tokens do not.
 """
 
 import math
@@ -22,7 +23,9 @@ class TokenText:
         """-> neighbouring characters of one token as one piece; probability None where no token fits the text."""
         for entry in logprobs or []:
             own = entry.get("bytes")
-            self._tokens.append([len(own) if own is not None else len(entry["token"].encode()), math.exp(min(entry["logprob"], 0.0))])
+            self._tokens.append(
+                [len(own) if own is not None else len(entry["token"].encode()), math.exp(min(entry["logprob"], 0.0))]
+            )
         pieces: list[tuple[str, float | None]] = []
         for character in text:
             owner = self._take(len(character.encode("utf-8", "surrogatepass")))
@@ -53,18 +56,22 @@ def rgb(probability: float) -> tuple[int, int, int]:
 
 
 def wanted(no_color: bool) -> bool:
-    """Colours go to a terminal only, and not where NO_COLOR is set (https://no-color.org) or the terminal knows none."""
+    """Colours go to a terminal only, and not where NO_COLOR is set (https://no-color.org) or the terminal knows
+    none.
+    """
     return not no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and sys.stdout.isatty()
 
 
 class Painter:
     """Writes coloured pieces to stdout, in as many colours as the terminal has.
 
-    Keeps no text: rich's console holds what it prints until it is written, and would print it again after a Ctrl-C in between.
+    Keeps no text: rich's console holds what it prints until it is written, and would print it again after a Ctrl-C
+    in between.
     """
 
     def __init__(self):
         from rich.console import COLOR_SYSTEMS, Console
+
         self._colours = COLOR_SYSTEMS.get(Console().color_system)  # None: the terminal has no colours
 
     def write(self, text: str, probability: float | None) -> None:
@@ -76,6 +83,7 @@ class Painter:
 
     def _painted(self, text: str, style: str) -> str:
         from rich.style import Style
+
         return Style.parse(style).render(text, color_system=self._colours)
 
 

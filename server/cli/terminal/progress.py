@@ -1,7 +1,7 @@
 """Shows how far a long task is: the objects that /api/pull, push and create stream.
 
-In: `{"status", "digest", "total", "completed"}`, one after the other. Out, on stderr: on a terminal a bar for each digest and a line for each
-other status, drawn anew ten times a second; elsewhere each status once.
+In: `{"status", "digest", "total", "completed"}`, one after the other. Out, on stderr: on a terminal a bar for each
+digest and a line for each other status, drawn anew ten times a second; elsewhere each status once.
 """
 
 import sys
@@ -16,7 +16,9 @@ LEAST_BAR = 5  # columns; less is none
 
 
 class Bar:
-    """How far one digest is, and how fast it has come since it was first heard of: what an earlier pull brought does not count."""
+    """How far one digest is, and how fast it has come since it was first heard of: what an earlier pull brought does
+    not count.
+    """
 
     def __init__(self, label: str):
         self.label, self.total, self.completed = label, 0, 0
@@ -43,7 +45,11 @@ class Bar:
         if not self.total:
             return f"{self.label}: {human_bytes(self.completed)}"
         before = f"{self.label}: {min(self.completed * 100 // self.total, 100):3d}% "
-        after = f" {human_bytes(self.total)}" if self.is_done else f" {human_bytes(self.completed)}/{human_bytes(self.total)}" + self._speed()
+        after = (
+            f" {human_bytes(self.total)}"
+            if self.is_done
+            else f" {human_bytes(self.completed)}/{human_bytes(self.total)}" + self._speed()
+        )
         room = width - len(before) - len(after) - 2
         if room < LEAST_BAR:
             return (before + after.strip())[:width]
@@ -61,7 +67,9 @@ def _short_time(seconds: int) -> str:
     """`58s`, `1m30s`, `2h05m`."""
     if seconds < 60:
         return f"{seconds}s"
-    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return (
+        f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    )
 
 
 class Progress:
@@ -77,9 +85,15 @@ class Progress:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
+
             self._console = Console(stderr=True, highlight=False)
-            self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=10, vertical_overflow="visible",
-                              transient=not self._stays)
+            self._live = Live(
+                get_renderable=self._drawn,
+                console=self._console,
+                refresh_per_second=10,
+                vertical_overflow="visible",
+                transient=not self._stays,
+            )
             self._live.start()
         return self
 
@@ -101,5 +115,10 @@ class Progress:
 
     def _drawn(self):
         from rich.text import Text
+
         width = self._console.width - 1
-        return Text("\n".join(line.line(width) if isinstance(line, Bar) else line for line in self._lines), no_wrap=True, overflow="crop")
+        return Text(
+            "\n".join(line.line(width) if isinstance(line, Bar) else line for line in self._lines),
+            no_wrap=True,
+            overflow="crop",
+        )

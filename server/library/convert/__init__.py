@@ -1,6 +1,7 @@
 """Weights in, a GGUF file out: safetensors are converted, models of 16 or 32 bits quantized.
 
-    create.py -> hugging_face (llama, gemma3, config, safetensors, tokenizer_files -> tokenizer_json, sentencepiece_file) -> source
+    create.py -> hugging_face (llama, gemma3, config, safetensors, tokenizer_files -> tokenizer_json,
+    sentencepiece_file) -> source
               -> mixture (which type each tensor gets) -> gguf_out (libgguf)
 
 Knows nothing of the store but a thing that takes bytes, and nothing of HTTP.
@@ -21,10 +22,11 @@ FILE_TYPE = "general.file_type"
 
 
 def write_model(source: Source, target: str | None, upload, report, cancelled=None) -> None:
-    """Write `source` into `upload` (`write(bytes)`, `reserve(num_bytes)`); quantized to the file type `target` where there is one.
+    """Write `source` into `upload` (`write(bytes)`, `reserve(num_bytes)`); quantized to the file type `target` where
+    there is one.
 
-    report(done, total): bytes of tensors, at most ten times a second and at the end. cancelled: an Event, set where nobody wants the result.
-    Raises CannotConvert.
+    report(done, total): bytes of tensors, at most ten times a second and at the end. cancelled: an Event, set where
+    nobody wants the result. Raises CannotConvert.
     """
     types = mixture.types(target, source.tensors) if target else {}
     total = gguf_out.total_bytes(source, types)

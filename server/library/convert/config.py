@@ -12,13 +12,17 @@ SMALLEST_FLOAT, LARGEST_FLOAT = 1e-37, 3e38
 
 
 class Config:
-    """`architecture`: the first name of `architectures`. `path`: where in config.json this object stands, for errors."""
+    """`architecture`: the first name of `architectures`. `path`: where in config.json this object stands, for
+    errors.
+    """
 
     def __init__(self, values: dict, path: str = ""):
         self._values, self._path = values, path
         names = values.get("architectures")
         if not path and not (isinstance(names, list) and names and isinstance(names[0], str)):
-            raise CannotConvert("unknown architecture: config.json names none under \"architectures\"; give the model's own config.json")
+            raise CannotConvert(
+                'unknown architecture: config.json names none under "architectures"; give the model\'s own config.json'
+            )
         self.architecture = "" if path else names[0]
 
     def __contains__(self, key: str) -> bool:
@@ -48,11 +52,14 @@ class Config:
         return float(value)
 
     def _wrong(self, key: str, value, wanted: str) -> CannotConvert:
-        return CannotConvert(f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; give the model's own config.json")
+        return CannotConvert(
+            f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; give the model's own config.json"
+        )
 
     def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:
-        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there perhaps one for each `kind`
-        of layer."""
+        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there
+        perhaps one for each `kind` of layer.
+        """
         together = self.part("rope_parameters")
         if together is not None and kind is not None and together.part(kind) is not None:
             together = together.part(kind)

@@ -1,6 +1,8 @@
-"""gemma3, the text model: names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn halves.
+"""gemma3, the text model: names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn
+halves.
 
-Defaults are those of Hugging Face's Gemma3TextConfig: config.json of the larger models names only what differs. Their vision part is left out.
+Defaults are those of Hugging Face's Gemma3TextConfig: config.json of the larger models names only what differs.
+Their vision part is left out.
 """
 
 import numpy as np
@@ -10,15 +12,24 @@ from .llama import NAMES as LLAMA_NAMES
 from .llama import translated
 from .source import CannotConvert
 
-NAMES = LLAMA_NAMES | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "post_attention_norm",
-                       "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
-GLOBAL_EVERY = 6        # layers 5, 11, 17... see the whole context
+NAMES = LLAMA_NAMES | {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+GLOBAL_EVERY = 6  # layers 5, 11, 17... see the whole context
 LOCAL_ROPE_BASE = 10000.0
 
 
 IS_TIED = True
 # Where the text model stands beside a vision part: before and since version 4.52 of transformers.
-TEXT_PARTS = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
+TEXT_PARTS = {
+    "language_model.model.": "model.",
+    "model.language_model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+}
 VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
@@ -39,19 +50,31 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
     if "rope_local_base_freq" in config or "rope_parameters" not in config:
         local_base = config.number("rope_local_base_freq", LOCAL_ROPE_BASE)
     is_local = _local_layers(config, num_layers)
-    if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (None, LOCAL_ROPE_BASE):
-        raise CannotConvert(f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the others turning "
-                            f"by a base of {LOCAL_ROPE_BASE:g}; this one differs")
-    values = {"general.architecture": "gemma3", "gemma3.block_count": num_layers,
-              "gemma3.context_length": config.whole("max_position_embeddings", 131072),
-              "gemma3.embedding_length": config.whole("hidden_size"), "gemma3.feed_forward_length": config.whole("intermediate_size"),
-              "gemma3.attention.head_count": config.whole("num_attention_heads", 8),
-              "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
-              "gemma3.attention.key_length": head_dim, "gemma3.attention.value_length": head_dim,
-              "gemma3.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
-              "gemma3.attention.sliding_window": config.whole("sliding_window", 4096),
-              "gemma3.attention.sliding_window_pattern": np.array(is_local),
-              "gemma3.rope.freq_base": base or 1_000_000.0, "gemma3.rope.local.freq_base": LOCAL_ROPE_BASE}
+    if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (
+        None,
+        LOCAL_ROPE_BASE,
+    ):
+        raise CannotConvert(
+            f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the "
+            f"others turning "
+            f"by a base of {LOCAL_ROPE_BASE:g}; this one differs"
+        )
+    values = {
+        "general.architecture": "gemma3",
+        "gemma3.block_count": num_layers,
+        "gemma3.context_length": config.whole("max_position_embeddings", 131072),
+        "gemma3.embedding_length": config.whole("hidden_size"),
+        "gemma3.feed_forward_length": config.whole("intermediate_size"),
+        "gemma3.attention.head_count": config.whole("num_attention_heads", 8),
+        "gemma3.attention.head_count_kv": config.whole("num_key_value_heads", 4),
+        "gemma3.attention.key_length": head_dim,
+        "gemma3.attention.value_length": head_dim,
+        "gemma3.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
+        "gemma3.attention.sliding_window": config.whole("sliding_window", 4096),
+        "gemma3.attention.sliding_window_pattern": np.array(is_local),
+        "gemma3.rope.freq_base": base or 1_000_000.0,
+        "gemma3.rope.local.freq_base": LOCAL_ROPE_BASE,
+    }
     if "final_logit_softcapping" in config:
         values["gemma3.final_logit_softcapping"] = config.number("final_logit_softcapping")
     if scaling is None:

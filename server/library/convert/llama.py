@@ -1,7 +1,8 @@
 """llama (LlamaForCausalLM): names, metadata, and the rows of q and k in the order that GGUF wants.
 
-Hugging Face turns element i of a head together with element i + half, GGUF neighbours 2i and 2i + 1: row 2i + j of a head there is row
-j * half + i here. Long contexts of Llama 3.1 and later come as factors of the angles, a tensor of its own (`rope_freqs.weight`).
+Hugging Face turns element i of a head together with element i + half, GGUF neighbours 2i and 2i + 1: row 2i + j of a
+head there is row j * half + i here. Long contexts of Llama 3.1 and later come as factors of the angles, a tensor of
+its own (`rope_freqs.weight`).
 """
 
 import math
@@ -12,9 +13,17 @@ import numpy as np
 from .config import Config
 from .source import CannotConvert
 
-NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-         "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down", "mlp.up_proj": "ffn_up",
-         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.down_proj": "ffn_down",
+    "mlp.up_proj": "ffn_up",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
 TOP_NAMES = {"lm_head": "output", "model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 IS_TIED = False
 # Tables that some files carry though they follow from config.json.
@@ -36,8 +45,10 @@ def translated(name: str, names: dict[str, str], architecture: str) -> str | Non
             return f"blk.{int(match[1])}.{names[match[2]]}.{kind}"
     if LEFT_OUT.match(name):
         return None
-    raise CannotConvert(f"tensor {name} has no place in a {architecture} model; give the files of the model itself "
-                        "(no adapters, no quantized weights)")
+    raise CannotConvert(
+        f"tensor {name} has no place in a {architecture} model; give the files of the model itself "
+        "(no adapters, no quantized weights)"
+    )
 
 
 def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
@@ -45,12 +56,18 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
     heads, width = config.whole("num_attention_heads"), config.whole("hidden_size")
     head_dim = config.whole("head_dim", width // heads)
     base, scaling = config.rope()
-    values = {"general.architecture": "llama",
-              "llama.vocab_size": config.whole("vocab_size"), "llama.block_count": config.whole("num_hidden_layers"),
-              "llama.context_length": config.whole("max_position_embeddings"), "llama.embedding_length": width,
-              "llama.feed_forward_length": config.whole("intermediate_size"), "llama.attention.head_count": heads,
-              "llama.attention.head_count_kv": config.whole("num_key_value_heads", heads), "llama.rope.dimension_count": head_dim,
-              "llama.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6)}
+    values = {
+        "general.architecture": "llama",
+        "llama.vocab_size": config.whole("vocab_size"),
+        "llama.block_count": config.whole("num_hidden_layers"),
+        "llama.context_length": config.whole("max_position_embeddings"),
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": config.whole("intermediate_size"),
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": config.whole("num_key_value_heads", heads),
+        "llama.rope.dimension_count": head_dim,
+        "llama.attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
+    }
     if base is not None:
         values["llama.rope.freq_base"] = base
     if "head_dim" in config:
@@ -66,8 +83,14 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def llama3_factors(base: float, head_dim: int, scaling: Config) -> np.ndarray:
-    """What each pair's angle is divided by: slow ones by `factor`, quick ones not at all, those between by something between."""
-    factor, low, high = scaling.number("factor", 8.0), scaling.number("low_freq_factor", 1.0), scaling.number("high_freq_factor", 4.0)
+    """What each pair's angle is divided by: slow ones by `factor`, quick ones not at all, those between by something
+    between.
+    """
+    factor, low, high = (
+        scaling.number("factor", 8.0),
+        scaling.number("low_freq_factor", 1.0),
+        scaling.number("high_freq_factor", 4.0),
+    )
     original = scaling.whole("original_max_position_embeddings", 8192)
     wavelength = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
     turns = original / wavelength
@@ -84,7 +107,10 @@ def change(name: str, shape: tuple[int, ...], config: Config) -> tuple[np.ndarra
     if count is None:
         return None, 0.0
     if shape[0] % (2 * count):
-        raise CannotConvert(f"tensor {name} has {shape[0]} rows, which {count} heads do not share evenly; is config.json another model's?")
+        raise CannotConvert(
+            f"tensor {name} has {shape[0]} rows, which {count} heads do not share evenly; is config.json another "
+            f"model's?"
+        )
     return neighbours(shape[0], count), 0.0
 
 

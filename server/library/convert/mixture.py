@@ -1,7 +1,9 @@
-"""Which type each tensor gets when a model is quantized: most the one asked for, those that matter more a better one.
+"""Which type each tensor gets when a model is quantized: most the one asked for, those that matter more a better
+one.
 
-In: the file type's name ("Q4_K_M") and a model's tensors. Out: {tensor name: type}. The rules are llama.cpp's for dense models without an
-importance matrix (llama-quant.cpp: llama_tensor_get_type), counted by layer; Ollama 0.12.11 has the same for its types.
+In: the file type's name ("Q4_K_M") and a model's tensors. Out: {tensor name: type}. The rules are llama.cpp's for
+dense models without an importance matrix (llama-quant.cpp: llama_tensor_get_type), counted by layer; Ollama 0.12.11
+has the same for its types.
 """
 
 import re
@@ -12,7 +14,9 @@ from .source import Tensor
 
 _T = GGMLQuantizationType
 # Matrices that stay what they are: small ones that decide much, and those of vision parts.
-KEPT = re.compile(r"^(v|mm)\.|_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b|per_layer_token_embd")
+KEPT = re.compile(
+    r"^(v|mm)\.|_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b|per_layer_token_embd"
+)
 # Rows that are no multiple of the K types' 256 elements: something of about that size, in blocks of 32.
 FALLBACK = {_T.Q2_K: _T.Q4_0, _T.Q3_K: _T.Q4_0, _T.Q4_K: _T.Q5_0, _T.Q5_K: _T.Q5_1, _T.Q6_K: _T.Q8_0}
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
@@ -26,12 +30,21 @@ def types(file_type: str, tensors: list[Tensor]) -> dict[str, GGMLQuantizationTy
     heads_per_kv = _heads_per_kv(tensors)
     chosen = {}
     for tensor in tensors:
-        if not tensor.is_float or len(tensor.shape) < 2 or not tensor.name.endswith("weight") or KEPT.search(tensor.name):
+        if (
+            not tensor.is_float
+            or len(tensor.shape) < 2
+            or not tensor.name.endswith("weight")
+            or KEPT.search(tensor.name)
+        ):
             continue
         kind = plain
         if block_size(plain) > 1:
             is_output = tensor.name == OUTPUT or tensor.name == EMBEDDING and OUTPUT not in names
-            kind = _of_output(plain, tensor) if is_output else _of_layer(file_type, plain, tensor.name, layers, heads_per_kv)
+            kind = (
+                _of_output(plain, tensor)
+                if is_output
+                else _of_layer(file_type, plain, tensor.name, layers, heads_per_kv)
+            )
             kind = fitting(kind, tensor.width)
         if kind is not tensor.type:
             chosen[tensor.name] = kind

@@ -1,7 +1,9 @@
-"""tokenizer.model, SentencePiece's own file: a protocol buffer, of which the pieces are read and whether a space is put in front of texts.
+"""tokenizer.model, SentencePiece's own file: a protocol buffer, of which the pieces are read and whether a space is
+put in front of texts.
 
-In: the file's bytes. Out: `SentencePieceFile`. Format: sentencepiece_model.proto (ModelProto: pieces = 1, normalizer_spec = 3;
-SentencePiece: piece = 1, score = 2, type = 3; NormalizerSpec: add_dummy_prefix = 3), https://protobuf.dev/programming-guides/encoding/
+In: the file's bytes. Out: `SentencePieceFile`. Format: sentencepiece_model.proto (ModelProto: pieces = 1,
+normalizer_spec = 3; SentencePiece: piece = 1, score = 2, type = 3; NormalizerSpec: add_dummy_prefix = 3),
+https://protobuf.dev/programming-guides/encoding/
 """
 
 import struct
@@ -47,7 +49,9 @@ def read(raw: bytes) -> SentencePieceFile:
 
 def _piece(raw: bytes) -> Piece:
     values = dict(_fields(raw))
-    return Piece(values.get(1, b"").decode(), struct.unpack("<f", values[2])[0] if 2 in values else 0.0, values.get(3, NORMAL))
+    return Piece(
+        values.get(1, b"").decode(), struct.unpack("<f", values[2])[0] if 2 in values else 0.0, values.get(3, NORMAL)
+    )
 
 
 def _fields(raw: bytes):
@@ -59,10 +63,14 @@ def _fields(raw: bytes):
         if kind == VARINT:
             value, at = _varint(raw, at)
         else:
-            size, at = _varint(raw, at) if kind == BYTES else ({FIXED64: 8, FIXED32: 4}[kind] if kind in (FIXED64, FIXED32) else -1, at)
+            size, at = (
+                _varint(raw, at)
+                if kind == BYTES
+                else ({FIXED64: 8, FIXED32: 4}[kind] if kind in (FIXED64, FIXED32) else -1, at)
+            )
             if not 0 <= size <= len(raw) - at:
                 raise ValueError("a field runs past the end")
-            value, at = raw[at:at + size], at + size
+            value, at = raw[at : at + size], at + size
         yield tag >> 3, value
 
 

@@ -16,11 +16,22 @@ HEAD_DIM = "head dim"
 VOCAB = "vocab"
 # Part of a GGUF name -> what its rows and columns count, or the elements of a vector.
 PARTS = {
-    "token_embd": (VOCAB, HIDDEN), "output": (VOCAB, HIDDEN), "output_norm": (HIDDEN,),
-    "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,), "post_attention_norm": (HIDDEN,), "post_ffw_norm": (HIDDEN,),
-    "attn_q": (HEADS, HIDDEN), "attn_k": (KV_HEADS, HIDDEN), "attn_v": (KV_HEADS, HIDDEN),
-    "attn_output": (HIDDEN, HEADS), "attn_q_norm": (HEAD_DIM,), "attn_k_norm": (HEAD_DIM,),
-    "ffn_gate": (FEED_FORWARD, HIDDEN), "ffn_up": (FEED_FORWARD, HIDDEN), "ffn_down": (HIDDEN, FEED_FORWARD),
+    "token_embd": (VOCAB, HIDDEN),
+    "output": (VOCAB, HIDDEN),
+    "output_norm": (HIDDEN,),
+    "attn_norm": (HIDDEN,),
+    "ffn_norm": (HIDDEN,),
+    "post_attention_norm": (HIDDEN,),
+    "post_ffw_norm": (HIDDEN,),
+    "attn_q": (HEADS, HIDDEN),
+    "attn_k": (KV_HEADS, HIDDEN),
+    "attn_v": (KV_HEADS, HIDDEN),
+    "attn_output": (HIDDEN, HEADS),
+    "attn_q_norm": (HEAD_DIM,),
+    "attn_k_norm": (HEAD_DIM,),
+    "ffn_gate": (FEED_FORWARD, HIDDEN),
+    "ffn_up": (FEED_FORWARD, HIDDEN),
+    "ffn_down": (HIDDEN, FEED_FORWARD),
 }
 
 
@@ -62,14 +73,18 @@ class Shapes:
         if kind == "bias":
             dimensions = dimensions[:1]
         if len(shape) != len(dimensions):
-            raise CannotConvert(f"tensor {stored_name} has shape {list(shape)}, but {len(dimensions)} dimensions are "
-                                "expected; are these the files of the model itself?")
+            raise CannotConvert(
+                f"tensor {stored_name} has shape {list(shape)}, but {len(dimensions)} dimensions are "
+                "expected; are these the files of the model itself?"
+            )
         words = ("elements",) if len(shape) == 1 else ("rows", "columns")
         for found, dimension, word in zip(shape, dimensions, words):
             size = self._sizes[dimension]
             if size is not None and found != size.number:
-                raise CannotConvert(f"config.json: {size.text}, but tensor {stored_name} has {found} {word}; "
-                                    "is config.json another model's?")
+                raise CannotConvert(
+                    f"config.json: {size.text}, but tensor {stored_name} has {found} {word}; "
+                    "is config.json another model's?"
+                )
 
 
 def _plain(key: str, number: int) -> Size:

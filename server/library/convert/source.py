@@ -1,6 +1,8 @@
-"""A model that can be written as a GGUF file, wherever it comes from: metadata and tensors whose rows are read when they are wanted.
+"""A model that can be written as a GGUF file, wherever it comes from: metadata and tensors whose rows are read when
+they are wanted.
 
-In: an open GGUF file (`from_gguf`), or what `hugging_face.py` makes of safetensors. Out: `Source`. Nothing of a tensor is held in memory.
+In: an open GGUF file (`from_gguf`), or what `hugging_face.py` makes of safetensors. Out: `Source`. Nothing of a
+tensor is held in memory.
 """
 
 from dataclasses import dataclass
@@ -26,8 +28,8 @@ class CannotConvert(VkbackendError):
 class Tensor:
     """`shape` is numpy order, `type` what it is written as where nobody asks for another.
 
-    Rows are those of (prod(shape[:-1]), shape[-1]). values(first, last) -> f32 (last - first, shape[-1]), only where `is_float`;
-    stored(first, last) -> the same rows as bytes of `type`.
+    Rows are those of (prod(shape[:-1]), shape[-1]). values(first, last) -> f32 (last - first, shape[-1]), only where
+    `is_float`; stored(first, last) -> the same rows as bytes of `type`.
     """
 
     name: str
@@ -51,8 +53,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """`level`: its file type ("F16"). `pairs`: a GGUF's metadata, key -> the pair's bytes (`gguf_out.pair`). `release()` gives pages of the files
-    behind it back to the system."""
+    """`level`: its file type ("F16"). `pairs`: a GGUF's metadata, key -> the pair's bytes (`gguf_out.pair`).
+    `release()` gives pages of the files behind it back to the system.
+    """
 
     level: str
     pairs: dict[str, bytes]
@@ -66,7 +69,9 @@ def from_gguf(gguf: GGUFFile) -> Source:
 
 
 def _level(gguf: GGUFFile) -> str:
-    """The quantization level, by the matrices where the file does not say: writers of float32 files put 0 there, which counts as unknown."""
+    """The quantization level, by the matrices where the file does not say: writers of float32 files put 0 there,
+    which counts as unknown.
+    """
     level = quantization_level(gguf.metadata)
     kinds = {info.type.name for info in gguf.tensors.values() if len(info.shape) > 1}
     return kinds.pop() if level == UNKNOWN and len(kinds) == 1 else level
@@ -74,8 +79,13 @@ def _level(gguf: GGUFFile) -> str:
 
 def _of_gguf(gguf: GGUFFile, info) -> Tensor:
     rows = gguf.data(info.name).reshape(int(np.prod(info.shape[:-1], dtype=np.int64)), -1)
-    return Tensor(info.name, info.shape, info.type, lambda first, last: FORMATS[info.type].dequantize(rows[first:last]),
-                  lambda first, last: rows[first:last].tobytes())
+    return Tensor(
+        info.name,
+        info.shape,
+        info.type,
+        lambda first, last: FORMATS[info.type].dequantize(rows[first:last]),
+        lambda first, last: rows[first:last].tobytes(),
+    )
 
 
 def bf16_to_f32(halves: np.ndarray) -> np.ndarray:

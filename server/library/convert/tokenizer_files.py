@@ -1,8 +1,9 @@
 """A Hugging Face model's tokenizer files -> metadata of a GGUF.
 
-In: functions that read a file of the folder (None where it is not there). Out: {key: value} for `gguf_out.pair`. The vocabulary comes from
-tokenizer.model (SentencePiece, with the scores that it was made with) where there is one, else from tokenizer.json. Begin, end and the
-like come from tokenizer_config.json and generation_config.json; a folder without them gets none, as Ollama does it.
+In: functions that read a file of the folder (None where it is not there). Out: {key: value} for `gguf_out.pair`. The
+vocabulary comes from tokenizer.model (SentencePiece, with the scores that it was made with) where there is one, else
+from tokenizer.json. Begin, end and the like come from tokenizer_config.json and generation_config.json; a folder
+without them gets none, as Ollama does it.
 """
 
 import logging
@@ -17,7 +18,15 @@ log = logging.getLogger(__name__)
 
 PREFIX = "tokenizer.ggml."
 # Name in tokenizer_config.json -> name in a GGUF (which spells one of them so).
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask"}
+SPECIAL = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "cls": "cls",
+    "mask": "mask",
+}
 SWITCHES = ("bos", "eos", "sep")  # of which a GGUF says whether they are put around a text
 
 
@@ -29,10 +38,17 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
     elif document is not None:
         vocabulary = from_tokenizer_json(document)
     else:
-        raise CannotConvert("the tokenizer is missing; give tokenizer.json or tokenizer.model together with the *.safetensors files")
+        raise CannotConvert(
+            "the tokenizer is missing; give tokenizer.json or tokenizer.model together with the *.safetensors files"
+        )
     _fit(vocabulary, vocab_size)
-    values = {PREFIX + "model": vocabulary.model, PREFIX + "pre": vocabulary.pre, PREFIX + "tokens": vocabulary.tokens,
-              PREFIX + "scores": np.array(vocabulary.scores, np.float32), PREFIX + "token_type": np.array(vocabulary.types, np.int32)}
+    values = {
+        PREFIX + "model": vocabulary.model,
+        PREFIX + "pre": vocabulary.pre,
+        PREFIX + "tokens": vocabulary.tokens,
+        PREFIX + "scores": np.array(vocabulary.scores, np.float32),
+        PREFIX + "token_type": np.array(vocabulary.types, np.int32),
+    }
     if vocabulary.model == BYTE_LEVEL:
         values[PREFIX + "merges"] = vocabulary.merges
     if vocabulary.add_space_prefix is not None:
@@ -44,22 +60,31 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
 
 
 def _fit(vocabulary: Vocabulary, vocab_size: int) -> None:
-    """As many tokens as the embedding has rows: it often has more, for the sake of round numbers, and tokens are made up.
-    Where it has fewer, added tokens are left out, which the model never learned (gemma3 has one for images)."""
+    """As many tokens as the embedding has rows: it often has more, for the sake of round numbers, and tokens are
+    made up. Where it has fewer, added tokens are left out, which the model never learned (gemma3 has one for
+    images).
+    """
     lost = range(vocab_size, len(vocabulary.tokens))
     if any(vocabulary.types[token_id] in (Vocabulary.NORMAL, Vocabulary.BYTE) for token_id in lost):
-        raise CannotConvert(f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; "
-                            "is it another model's?")
+        raise CannotConvert(
+            f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; "
+            "is it another model's?"
+        )
     if lost:
-        log.warning("the embedding has %d rows: leaving out the tokens %s", vocab_size,
-                    ", ".join(vocabulary.tokens[token_id] for token_id in lost[:8]))
+        log.warning(
+            "the embedding has %d rows: leaving out the tokens %s",
+            vocab_size,
+            ", ".join(vocabulary.tokens[token_id] for token_id in lost[:8]),
+        )
         vocabulary.cut(vocab_size)
     for number in range(vocab_size - len(vocabulary.tokens)):
         vocabulary.add(f"[PAD{number}]", -1.0, Vocabulary.USER_DEFINED)
 
 
 def _special_tokens(vocabulary: Vocabulary, config: dict, generation: dict, around: dict[str, bool]) -> dict:
-    """Ids, and whether they are put in front or behind: as tokenizer_config.json says, else as the post-processor does (`around`)."""
+    """Ids, and whether they are put in front or behind: as tokenizer_config.json says, else as the post-processor
+    does (`around`).
+    """
     values = {}
     for name, key in SPECIAL.items():
         text = config.get(f"{name}_token")
@@ -81,7 +106,9 @@ def _special_tokens(vocabulary: Vocabulary, config: dict, generation: dict, arou
 
 def _ids(value, vocab_size: int) -> list[int]:
     """One id or a list of them."""
-    return [each for each in (value if isinstance(value, list) else [value]) if type(each) is int and 0 <= each < vocab_size]
+    return [
+        each for each in (value if isinstance(value, list) else [value]) if type(each) is int and 0 <= each < vocab_size
+    ]
 
 
 def _chat_template(config: dict, jinja: bytes | None, document: dict | None) -> str:
@@ -90,7 +117,9 @@ def _chat_template(config: dict, jinja: bytes | None, document: dict | None) -> 
         return jinja.decode("utf-8", "replace")
     template = config.get("chat_template") or (document or {}).get("chat_template") or ""
     if isinstance(template, list):
-        template = next((each.get("template") for each in template if isinstance(each, dict) and each.get("name") == "default"), "")
+        template = next(
+            (each.get("template") for each in template if isinstance(each, dict) and each.get("name") == "default"), ""
+        )
     if not isinstance(template, str):
         raise CannotConvert("tokenizer_config.json: chat_template is neither a text nor a list of named texts")
     return template

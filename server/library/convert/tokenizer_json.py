@@ -1,8 +1,8 @@
 """tokenizer.json of Hugging Face `tokenizers`, or SentencePiece's pieces -> a vocabulary as a GGUF has it.
 
-Byte-level BPE becomes `gpt2`: tokens, merges and the name of its pre-tokenizer. BPE that falls back to bytes (what SentencePiece models are
-turned into) becomes `llama`: GGUF joins the neighbours whose joint piece has the highest score, so a piece's score is how early a merge
-makes it.
+Byte-level BPE becomes `gpt2`: tokens, merges and the name of its pre-tokenizer. BPE that falls back to bytes (what
+SentencePiece models are turned into) becomes `llama`: GGUF joins the neighbours whose joint piece has the highest
+score, so a piece's score is how early a merge makes it.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ BY_EXPRESSIONS = {
 
 @dataclass
 class Vocabulary:
-    """model: `gpt2` or `llama`. scores: of each token; of use to `llama` alone. add_space_prefix: None where the kind has no such thing."""
+    """model: `gpt2` or `llama`. scores: of each token; of use to `llama` alone. add_space_prefix: None where the
+    kind has no such thing.
+    """
 
     NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -54,7 +56,9 @@ class Vocabulary:
         return self.tokens.index(text) if text in self.tokens else None
 
     def template_of(self, document: dict) -> dict[str, bool]:
-        """Whether a tokenizer.json's post-processor puts a token in front (bos) of and behind (eos) a single text; nothing where it does not say."""
+        """Whether a tokenizer.json's post-processor puts a token in front (bos) of and behind (eos) a single text;
+        nothing where it does not say.
+        """
         for step in _steps(document.get("post_processor"), "processors"):
             single = step.get("single") if step.get("type") == "TemplateProcessing" else None
             if isinstance(single, list) and single and all(isinstance(piece, dict) for piece in single):
@@ -67,7 +71,9 @@ def from_tokenizer_json(document: dict) -> Vocabulary:
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else None
-        raise CannotConvert(f"tokenizer.json holds a tokenizer of kind {kind}; readable here: BPE, or SentencePiece as tokenizer.model")
+        raise CannotConvert(
+            f"tokenizer.json holds a tokenizer of kind {kind}; readable here: BPE, or SentencePiece as tokenizer.model"
+        )
     tokens, added = _tokens(model["vocab"], document.get("added_tokens"))
     merges = _merges(model.get("merges"))
     if model.get("byte_fallback") is True:
@@ -79,8 +85,9 @@ def from_tokenizer_json(document: dict) -> Vocabulary:
 
 
 def from_sentencepiece(file, added_tokens: dict, document: dict | None) -> Vocabulary:
-    """file: tokenizer.model, as `sentencepiece_file` reads it; added_tokens: added_tokens.json, {text: id}; document: tokenizer.json, which knows
-    which pieces are special."""
+    """file: tokenizer.model, as `sentencepiece_file` reads it; added_tokens: added_tokens.json, {text: id};
+    document: tokenizer.json, which knows which pieces are special.
+    """
     vocabulary = Vocabulary(SENTENCEPIECE, add_space_prefix=file.adds_space)
     for piece in file.pieces:
         vocabulary.add(piece.text, piece.score, piece.type)
@@ -89,13 +96,18 @@ def from_sentencepiece(file, added_tokens: dict, document: dict | None) -> Vocab
             raise CannotConvert(f"added_tokens.json: the id of {text} is {token_id}")
     for text, token_id in sorted(added_tokens.items(), key=lambda item: item[1]):
         if token_id > len(vocabulary.tokens):
-            raise CannotConvert(f"added_tokens.json: invalid token id {token_id}; ids up to {len(vocabulary.tokens)} are given out")
+            raise CannotConvert(
+                f"added_tokens.json: invalid token id {token_id}; ids up to {len(vocabulary.tokens)} are given out"
+            )
         if token_id == len(vocabulary.tokens):
             vocabulary.add(text, -1000.0, Vocabulary.USER_DEFINED)
     if document is not None:
         _, added = _tokens({}, document.get("added_tokens"))
         for token_id in added:
-            if token_id < len(vocabulary.types) and vocabulary.types[token_id] in (Vocabulary.NORMAL, Vocabulary.USER_DEFINED):
+            if token_id < len(vocabulary.types) and vocabulary.types[token_id] in (
+                Vocabulary.NORMAL,
+                Vocabulary.USER_DEFINED,
+            ):
                 vocabulary.types[token_id] = _kind_of(token_id, added)
         vocabulary.add_space_prefix = _adds_space(document)
     return vocabulary
@@ -118,7 +130,9 @@ def _as_sentencepiece(document, model, tokens, added, merges) -> Vocabulary:
 
 
 def _tokens(vocab: dict, added_tokens) -> tuple[list[str], dict[int, bool]]:
-    """-> texts by id, and of the added ones whether they are special. Ids that nobody has become tokens that no text holds."""
+    """-> texts by id, and of the added ones whether they are special. Ids that nobody has become tokens that no text
+    holds.
+    """
     by_id, added = {}, {}
     for text, token_id in vocab.items():
         by_id[_id(token_id, text)] = text
@@ -166,8 +180,11 @@ def _pretokenizer(document: dict) -> str:
     if expressions:
         digest = hashlib.sha256("".join(expressions).encode("utf-8", "surrogatepass")).hexdigest()
         if digest not in BY_EXPRESSIONS:
-            log.warning("tokenizer.json: its pre-tokenizer %s is not known here; using 'default', so the model may answer worse than it could",
-                        json.dumps(expressions)[:400])
+            log.warning(
+                "tokenizer.json: its pre-tokenizer %s is not known here; using 'default', so the model may answer "
+                "worse than it could",
+                json.dumps(expressions)[:400],
+            )
         return BY_EXPRESSIONS.get(digest, "default")
     kinds = [step.get("type") for step in steps]
     if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") is True:

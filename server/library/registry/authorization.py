@@ -1,8 +1,9 @@
 """Who we are to a registry: the answer to its 401.
 
-In: a `WWW-Authenticate` header. Out: the value of an `Authorization` header. A Bearer token is fetched from where the header says; the request for
-it is signed with the ed25519 key of ~/.ollama/id_ed25519, made on first use, as Ollama makes it. Keys and passwords speak only to the registry
-that was named and to the known token servers beside it: a registry that sends us elsewhere gets a token for nobody in particular.
+In: a `WWW-Authenticate` header. Out: the value of an `Authorization` header. A Bearer token is fetched from where
+the header says; the request for it is signed with the ed25519 key of ~/.ollama/id_ed25519, made on first use, as
+Ollama makes it. Keys and passwords speak only to the registry that was named and to the known token servers beside
+it: a registry that sends us elsewhere gets a token for nobody in particular.
 """
 
 import base64
@@ -22,7 +23,9 @@ from vkbackend import settings
 from .errors import RegistryError
 
 _FIELD = re.compile(r'(\w+)="([^"]*)"')
-_TOKEN_HOSTS = {"registry.ollama.ai": {"ollama.com", "ollama.ai", "registry.ollama.com"}}  # registry -> where else its tokens come from
+_TOKEN_HOSTS = {
+    "registry.ollama.ai": {"ollama.com", "ollama.ai", "registry.ollama.com"}
+}  # registry -> where else its tokens come from
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,20 @@ class Challenge:
 def parse(header: str) -> Challenge:
     scheme, _, rest = header.strip().partition(" ")
     fields = dict(_FIELD.findall(rest))
-    return Challenge(scheme.lower(), fields.get("realm", ""), fields.get("service", ""), tuple(fields.get("scope", "").split()))
+    return Challenge(
+        scheme.lower(), fields.get("realm", ""), fields.get("service", ""), tuple(fields.get("scope", "").split())
+    )
 
 
 def may_know_us(realm: URL, registry: URL) -> bool:
     """Whether what proves who we are may be sent to `realm` on the word of `registry`."""
     if realm.scheme != "https" and registry.scheme == "https":
         return False
-    return (realm.host, realm.port) == (registry.host, registry.port) or realm.scheme == "https" and realm.host in _TOKEN_HOSTS.get(registry.host, ())
+    return (
+        (realm.host, realm.port) == (registry.host, registry.port)
+        or realm.scheme == "https"
+        and realm.host in _TOKEN_HOSTS.get(registry.host, ())
+    )
 
 
 def basic(username: str, password: str) -> str:
@@ -84,23 +93,34 @@ def public_key() -> str:
 
 def _public_text(key) -> str:
     from cryptography.hazmat.primitives import serialization
+
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def _key():
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
+
     path = settings.home_folder() / ".ollama" / "id_ed25519"
     try:
         if not path.exists():
             key = ed25519.Ed25519PrivateKey.generate()
-            if _write_new(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())):
+            if _write_new(
+                path,
+                key.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+                ),
+            ):
                 path.with_suffix(".pub").write_text(_public_text(key) + "\n")
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise RegistryError(f"the key {path} cannot be read or made ({error.strerror}); a registry asks who we are") from None
+        raise RegistryError(
+            f"the key {path} cannot be read or made ({error.strerror}); a registry asks who we are"
+        ) from None
     except (ValueError, TypeError) as error:
-        raise RegistryError(f"the key {path} cannot be used ({error}); it must be an ed25519 key of OpenSSH's, without a passphrase") from None
+        raise RegistryError(
+            f"the key {path} cannot be used ({error}); it must be an ed25519 key of OpenSSH's, without a passphrase"
+        ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise RegistryError(f"the key {path} is no ed25519 key; move it away to have a new one made")
     return key

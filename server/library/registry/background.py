@@ -1,4 +1,6 @@
-"""The one event loop that speaks to registries, in a thread of its own: what is shared between pulls belongs to it, and needs no locks."""
+"""The one event loop that speaks to registries, in a thread of its own: what is shared between pulls belongs to it,
+and needs no locks.
+"""
 
 import asyncio
 import concurrent.futures
@@ -23,7 +25,9 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(work: Coroutine, is_cancelled: Callable[[], bool]):
-    """The work's result. Once `is_cancelled()`, or on Ctrl-C, the work is cancelled and waited for. Raises Cancelled, and what it raises."""
+    """The work's result. Once `is_cancelled()`, or on Ctrl-C, the work is cancelled and waited for. Raises
+    Cancelled, and what it raises.
+    """
     ended = threading.Event()
 
     async def watched():

@@ -1,7 +1,8 @@
 """HTTP with a registry: redirects, tokens, proxies, and what is tried again.
 
-In: an `Endpoint`. Out: answers below status 400. `Passing` is raised for what may be gone at the next try (`retried` gives it those), RegistryError
-for the rest. Authorization goes to the registry itself only, never to where it redirects.
+In: an `Endpoint`. Out: answers below status 400. `Passing` is raised for what may be gone at the next try (`retried`
+gives it those), RegistryError for the rest. Authorization goes to the registry itself only, never to where it
+redirects.
 """
 
 import asyncio
@@ -54,24 +55,39 @@ class Client:
         self._ssl = endpoint.verifies  # True: the system's certificates
 
     async def __aenter__(self) -> "Client":
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect_seconds, sock_read=self.limits.stall_seconds)
-        self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
-                                              headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"})
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.limits.connect_seconds, sock_read=self.limits.stall_seconds
+        )
+        self._session = aiohttp.ClientSession(
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+        )
         return self
 
     async def __aexit__(self, *_):
         await self._session.close()
 
     @asynccontextmanager
-    async def open(self, method: str, url: URL, headers: dict | None = None,
-                   body: Callable[[], AsyncIterable[bytes]] | bytes | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One try; the answer's body is read inside of the block. body: a function where it is sent in pieces, called again where it must be."""
+    async def open(
+        self,
+        method: str,
+        url: URL,
+        headers: dict | None = None,
+        body: Callable[[], AsyncIterable[bytes]] | bytes | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One try; the answer's body is read inside of the block. body: a function where it is sent in pieces,
+        called again where it must be.
+        """
         try:
             response = await self._answer(method, url, headers or {}, body)
             async with response:
                 yield response
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            raise RegistryError(f"{url.host} has no certificate that is trusted here ({error}); --insecure takes any") from None
+            raise RegistryError(
+                f"{url.host} has no certificate that is trusted here ({error}); --insecure takes any"
+            ) from None
         except (aiohttp.InvalidURL, ValueError) as error:
             raise RegistryError(f"{url} cannot be asked ({error})") from None
         except aiohttp.ClientConnectorError as error:
@@ -89,8 +105,14 @@ class Client:
             is_ours = url.origin() == self.endpoint.base.origin()
             sent = self._authorization if is_ours else None
             response = await self._session.request(
-                method, url, headers=headers | ({"Authorization": sent} if sent else {}), data=body() if callable(body) else body,
-                allow_redirects=False, proxy=proxy_of(url), ssl=self._ssl)
+                method,
+                url,
+                headers=headers | ({"Authorization": sent} if sent else {}),
+                data=body() if callable(body) else body,
+                allow_redirects=False,
+                proxy=proxy_of(url),
+                ssl=self._ssl,
+            )
             if response.status == 401 and is_ours and not was_asked:
                 was_asked = True
                 challenge = response.headers.get("WWW-Authenticate", "")
@@ -99,13 +121,21 @@ class Client:
             elif response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                 if response.status < 307 and method not in ("GET", "HEAD"):
                     response.release()
-                    raise RegistryError(f"{url.host} redirects {method} {url.path} with status {response.status}, which no registry should")
+                    raise RegistryError(
+                        f"{url.host} redirects {method} {url.path} with status {response.status}, which no registry "
+                        f"should"
+                    )
                 target = url.join(URL(response.headers["Location"], encoded=True))
                 response.release()
                 if target.scheme not in ("http", "https") or not target.host:
-                    raise RegistryError(f"{url.host} redirects to {str(target)[:200]!r}, which is no address of a registry")
+                    raise RegistryError(
+                        f"{url.host} redirects to {str(target)[:200]!r}, which is no address of a registry"
+                    )
                 if url.scheme == "https" and target.scheme == "http" and self.endpoint.verifies:
-                    raise RegistryError(f"{url.host} redirects to {target.scheme}://{target.host}, which is not safe; --insecure follows it")
+                    raise RegistryError(
+                        f"{url.host} redirects to {target.scheme}://{target.host}, which is not safe; --insecure "
+                        f"follows it"
+                    )
                 url = target
             elif response.status >= 400:
                 async with response:
@@ -125,12 +155,20 @@ class Client:
             elif challenge.scheme == "bearer":
                 self._authorization = f"Bearer {await self._token(challenge)}"
             else:
-                raise Refused(401, f"unauthorized: {self.endpoint.base.host} asks for {challenge.scheme or 'something'} that we do not have; "
-                                   "give username and password in the request")
+                raise Refused(
+                    401,
+                    f"unauthorized: {self.endpoint.base.host} asks for {challenge.scheme or 'something'} that we do "
+                    f"not have; "
+                    "give username and password in the request",
+                )
 
     async def _token(self, challenge: authorization.Challenge) -> str:
-        url, headers = authorization.token_request(challenge, self.endpoint.base, self._credentials.username, self._credentials.password)
-        async with self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_of(url), ssl=self._ssl) as response:
+        url, headers = authorization.token_request(
+            challenge, self.endpoint.base, self._credentials.username, self._credentials.password
+        )
+        async with self._session.get(
+            url, headers=headers, allow_redirects=False, proxy=proxy_of(url), ssl=self._ssl
+        ) as response:
             if response.status != 200:
                 await self._refuse(response, "GET", url)
             contents = await read_at_most(response, TOKEN_BYTES)
@@ -153,9 +191,13 @@ class Client:
             said = f"unauthorized: {said}"
         raise Refused(response.status, said)
 
-    async def retried(self, attempt: Callable[[], Awaitable], progress: Callable[[], int] = lambda: 0, is_first: bool = False):
-        """The result of `attempt()`, tried again while it fails in passing: `limits.tries` times without getting further. `progress()` counts up
-        while it gets further. is_first: where nobody is there, nobody is waited for. Raises RegistryError."""
+    async def retried(
+        self, attempt: Callable[[], Awaitable], progress: Callable[[], int] = lambda: 0, is_first: bool = False
+    ):
+        """The result of `attempt()`, tried again while it fails in passing: `limits.tries` times without getting
+        further. `progress()` counts up while it gets further. is_first: where nobody is there, nobody is waited for.
+        Raises RegistryError.
+        """
         failures, furthest = 0, progress()
         while True:
             try:
@@ -185,8 +227,9 @@ async def read_at_most(response: aiohttp.ClientResponse, num_bytes: int) -> byte
 
 
 def told_error(contents: bytes) -> str:
-    """What the body of an error says: `{"errors": [{"message", "detail"}]}`, `{"error": ...}`, or short text; on one line, for it is shown in
-    terminals, which take control characters for commands."""
+    """What the body of an error says: `{"errors": [{"message", "detail"}]}`, `{"error": ...}`, or short text; on one
+    line, for it is shown in terminals, which take control characters for commands.
+    """
     text = contents.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)

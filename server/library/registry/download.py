@@ -1,7 +1,8 @@
 """One blob from a registry into the store: in parts, several at a time, gone on with where an earlier pull ended.
 
-In: an `Endpoint` and a layer. Out: the blob in its place, its digest checked. Pulls of the same blob in this process follow one download
-(`join`), and it ends when the last of them leaves; another process that is at the same blob is waited for.
+In: an `Endpoint` and a layer. Out: the blob in its place, its digest checked. Pulls of the same blob in this process
+follow one download (`join`), and it ends when the last of them leaves; another process that is at the same blob is
+waited for.
 """
 
 import asyncio
@@ -31,7 +32,9 @@ _running: dict[Path, "Download"] = {}  # blob -> who fetches it; touched on the 
 
 
 class Download:
-    """`task` ends when the blob is there; `fetched` is set while only its digest is left to check. total: 0 where it is not known."""
+    """`task` ends when the blob is there; `fetched` is set while only its digest is left to check. total: 0 where it
+    is not known.
+    """
 
     def __init__(self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
         self.target, self.layer, self.total, self.num_followers = store.blob_path(layer.digest), layer, layer.size, 0
@@ -40,7 +43,9 @@ class Download:
         self._partial: Partial | None = None
         self.fetched = asyncio.Event()
         self.task = asyncio.create_task(self._run())
-        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # somebody has looked at it, followers or none
+        self.task.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # somebody has looked at it, followers or none
 
     @property
     def completed(self) -> int:
@@ -62,7 +67,9 @@ class Download:
                 del _running[self.target]
 
     async def _bring(self) -> None:
-        """What an earlier pull left may not be what it wrote (a power cut): if the digest says so, everything is fetched anew, once."""
+        """What an earlier pull left may not be what it wrote (a power cut): if the digest says so, everything is
+        fetched anew, once.
+        """
         while (partial := self._open()) is None:
             await asyncio.sleep(OTHER_PROCESS_SECONDS)
             if self.target.is_file():
@@ -76,7 +83,9 @@ class Download:
                 self.fetched.clear()
                 await self._bring()
             else:
-                raise RegistryError(f"{error}: what {self._endpoint.base.host} gave was thrown away; pull again") from None
+                raise RegistryError(
+                    f"{error}: what {self._endpoint.base.host} gave was thrown away; pull again"
+                ) from None
 
     def _open(self) -> Partial | None:
         return open_partial(self._folder, self.layer.digest, self.total, self._limits.part_bytes(self.total))
@@ -100,8 +109,9 @@ class Download:
             return response.content_length or 0
 
     async def watch(self, tell) -> None:
-        """Until everything is fetched: `tell(completed, total)` as it gets further, at most ten times a second, and every second where it does
-        not. Raises what the download failed with."""
+        """Until everything is fetched: `tell(completed, total)` as it gets further, at most ten times a second, and
+        every second where it does not. Raises what the download failed with.
+        """
         told, told_at = None, 0.0
         while not self.fetched.is_set():
             now, state = time.monotonic(), (self.completed, self.total)
@@ -124,7 +134,9 @@ class Download:
     # --- parts
 
     async def _fetch(self) -> None:
-        """The first part alone until the answer to it shows that the registry knows ranges; then the others beside it."""
+        """The first part alone until the answer to it shows that the registry knows ranges; then the others beside
+        it.
+        """
         queue = deque(part for part in self._partial.parts if not part.is_done)
         self._queue, self._is_answered, self._knows_ranges = queue, asyncio.Event(), False
         try:
@@ -150,7 +162,10 @@ class Download:
             if headers and response.status == 200:
                 part = self._start_over(part)
             elif headers and not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-                raise Passing(f"{response.url.host} gave other bytes than those asked for ({response.headers.get('Content-Range')})")
+                raise Passing(
+                    f"{response.url.host} gave other bytes than those asked for "
+                    f"({response.headers.get('Content-Range')})"
+                )
             self._knows_ranges = bool(headers) and response.status == 206
             self._is_answered.set()
             await self._read(response, part)
@@ -174,7 +189,9 @@ class Download:
             raise Passing(f"{response.url.host} ended {part.size - part.completed} bytes too early")
 
 
-def join(store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits) -> tuple[Download, bool]:
+def join(
+    store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits
+) -> tuple[Download, bool]:
     """-> (the download of a blob, whether it was begun for us). Every follower leaves it once."""
     target, is_own = store.blob_path(layer.digest), False
     download = _running.get(target)
@@ -196,7 +213,9 @@ async def leave(download: Download) -> None:
 
 
 async def _to_its_end(work) -> None:
-    """Like `await work`, but a cancellation waits for it: a thread cannot be stopped, and must not lose the file it works on."""
+    """Like `await work`, but a cancellation waits for it: a thread cannot be stopped, and must not lose the file it
+    works on.
+    """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

@@ -1,7 +1,7 @@
 """Where a model's registry is: a name as a user writes it -> base URL and the paths below it.
 
-`registry.ollama.ai` unless the name has a host (`hf.co/user/model:Q4_K_M`, `http://127.0.0.1:5000/library/m`); VKBACKEND_REGISTRY_URLS gives hosts
-another base URL.
+`registry.ollama.ai` unless the name has a host (`hf.co/user/model:Q4_K_M`, `http://127.0.0.1:5000/library/m`);
+VKBACKEND_REGISTRY_URLS gives hosts another base URL.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,9 @@ class Endpoint:
         return f"{self.name.namespace}/{self.name.model}"
 
     def _below(self, path: str) -> URL:
-        return URL(f"{str(self.base).rstrip('/')}/v2/{self.repository}/{path}", encoded=True)  # a valid name needs no escapes
+        return URL(
+            f"{str(self.base).rstrip('/')}/v2/{self.repository}/{path}", encoded=True
+        )  # a valid name needs no escapes
 
     @property
     def manifest_url(self) -> URL:
@@ -44,14 +46,18 @@ class Endpoint:
 
 
 def resolve(text: str, insecure: bool) -> Endpoint:
-    """insecure: http where no scheme is written, http:// where it is, and https:// with any certificate. Raises InvalidName, RegistryError."""
+    """insecure: http where no scheme is written, http:// where it is, and https:// with any certificate. Raises
+    InvalidName, RegistryError.
+    """
     name, scheme = names.parse(text), names.scheme(text)
     if not name.is_valid:
         raise InvalidName("invalid model name")
     if scheme not in ("", "http", "https"):
         raise RegistryError(f"registries are reached over https and http, not {scheme}: {text}")
     if scheme == "http" and not insecure:
-        raise RegistryError(f"insecure protocol http: {text}; write https://, or allow it with --insecure (`insecure` in a request)")
+        raise RegistryError(
+            f"insecure protocol http: {text}; write https://, or allow it with --insecure (`insecure` in a request)"
+        )
     base = _mirrors().get(name.host.lower()) if not scheme else None
     base = base or f"{scheme or ('http' if insecure else 'https')}://{name.host}"
     try:
@@ -65,5 +71,7 @@ def _mirrors() -> dict[str, str]:
     text = settings.get("VKBACKEND_REGISTRY_URLS")
     entries = [entry.strip().partition("=") for entry in text.split(",") if entry.strip()]
     if not all(host and url.startswith(("http://", "https://")) for host, _, url in entries):
-        raise RegistryError(f"VKBACKEND_REGISTRY_URLS={text} cannot be used; write host=url, such as hf.co=http://127.0.0.1:5000")
+        raise RegistryError(
+            f"VKBACKEND_REGISTRY_URLS={text} cannot be used; write host=url, such as hf.co=http://127.0.0.1:5000"
+        )
     return {host.lower(): url for host, _, url in entries}

@@ -12,8 +12,9 @@ class Cancelled(VkbackendError):
 
 
 class Passing(Exception):
-    """A failure that may be gone at the next try: a connection cut, a stall, 429 or 5xx. after_seconds: when the registry wants to be asked
-    again, None where it did not say."""
+    """A failure that may be gone at the next try: a connection cut, a stall, 429 or 5xx. after_seconds: when the
+    registry wants to be asked again, None where it did not say.
+    """
 
     def __init__(self, message: str, after_seconds: float | None = None):
         super().__init__(message)

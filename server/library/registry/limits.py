@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """tries: in a row without a new byte. Waits between tries begin with `backoff_seconds` and double; those that a registry asks for are kept
-    up to `longest_wait_seconds`. A connection on which nothing comes for `stall_seconds` is given up."""
+    """tries: in a row without a new byte. Waits between tries begin with `backoff_seconds` and double; those that a
+    registry asks for are kept up to `longest_wait_seconds`. A connection on which nothing comes for `stall_seconds`
+    is given up.
+    """
 
     tries: int = 6
     backoff_seconds: float = 1.0

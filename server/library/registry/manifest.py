@@ -1,4 +1,6 @@
-"""A registry's manifest: bytes -> config and layers, checked before anything is asked for; and what of ours others get to see."""
+"""A registry's manifest: bytes -> config and layers, checked before anything is asked for; and what of ours others
+get to see.
+"""
 
 import json
 from pathlib import PurePosixPath, PureWindowsPath
@@ -17,15 +19,19 @@ def parse(contents: bytes, name: str) -> tuple[Layer, list[Layer]]:
         layers = [_layer(entry) for entry in document["layers"]]
         config = _layer(document["config"]) if document.get("config") else Layer("", "", 0)
     except (ValueError, KeyError, TypeError, AttributeError, InvalidDigest) as error:
-        raise RegistryError(f"the manifest of {name} is none that can be used here ({error or type(error).__name__}): "
-                            "it must name a config and layers, each with a sha256 digest") from None
+        raise RegistryError(
+            f"the manifest of {name} is none that can be used here ({error or type(error).__name__}): "
+            "it must name a config and layers, each with a sha256 digest"
+        ) from None
     if not layers:
         raise RegistryError(f"the manifest of {name} names no layers: there is nothing to pull")
     return config, layers
 
 
 def for_others(contents: bytes) -> bytes:
-    """Byte for byte, but for layers that say which file on this machine they were made from: its path is nobody's business."""
+    """Byte for byte, but for layers that say which file on this machine they were made from: its path is nobody's
+    business.
+    """
     document = parse_json(contents)
     told = [layer for layer in document["layers"] if _is_path(layer.get("from") or "")]
     if not told:

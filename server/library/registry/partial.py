@@ -70,7 +70,9 @@ class Partial:
             return []
         parts = [Part(*numbers) for numbers in state["parts"]]
         ends = [0, *(part.offset + part.size for part in parts)]
-        fits = ends[-1] == self.size and all(part.offset == end and 0 <= part.completed <= part.size for part, end in zip(parts, ends))
+        fits = ends[-1] == self.size and all(
+            part.offset == end and 0 <= part.completed <= part.size for part, end in zip(parts, ends)
+        )
         return parts if fits else []
 
     def become_one_part(self) -> Part:
@@ -96,7 +98,9 @@ class Partial:
                 part.completed += written
         except OSError as error:
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-            raise RegistryError(f"{self.path} cannot be written ({reason}); what is there is kept: pull again once there is room") from None
+            raise RegistryError(
+                f"{self.path} cannot be written ({reason}); what is there is kept: pull again once there is room"
+            ) from None
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
             self.save()
 
@@ -115,7 +119,9 @@ class Partial:
     # --- its end
 
     def finish(self, digest: str, target: Path) -> None:
-        """Move the contents to their place, if they are what `digest` says. Raises DigestMismatch, after which nothing is left of them."""
+        """Move the contents to their place, if they are what `digest` says. Raises DigestMismatch, after which
+        nothing is left of them.
+        """
         found = self._digest()
         if found != digest:
             self.drop()
@@ -147,7 +153,9 @@ class Partial:
 
 
 def folder_of(store: Store) -> Path:
-    """Where a store's partial files are: on the file system of its blobs, so that a finished one is moved at no cost."""
+    """Where a store's partial files are: on the file system of its blobs, so that a finished one is moved at no
+    cost.
+    """
     own = make_folder(store.staging.folder)
     return own / FOLDER if own.stat().st_dev == store.blobs.stat().st_dev else store.blobs / f".{FOLDER}"
 
@@ -177,7 +185,12 @@ def read_state(path: Path) -> dict | None:
     """What the state file of a partial file says, if it can be read."""
     try:
         state = parse_json(read_plain(_state_path(path), LARGEST_STATE_BYTES)[0])
-        return state if all(isinstance(number, int) for part in state["parts"] for number in [state["size"], *part]) and _has_triples(state) else None
+        return (
+            state
+            if all(isinstance(number, int) for part in state["parts"] for number in [state["size"], *part])
+            and _has_triples(state)
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -206,8 +219,10 @@ def check_room(blobs: Path, missing: int) -> None:
     """Raises RegistryError where so many bytes, which are still to come, do not fit."""
     free = free_bytes(blobs)
     if missing > free:
-        raise RegistryError(f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
-                            "make room, or set OLLAMA_MODELS to a folder on another disk")
+        raise RegistryError(
+            f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
+            "make room, or set OLLAMA_MODELS to a folder on another disk"
+        )
 
 
 def free_bytes(folder: Path) -> int:

@@ -1,4 +1,6 @@
-"""A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place in the store."""
+"""A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place
+in the store.
+"""
 
 from functools import partial
 
@@ -29,20 +31,28 @@ async def pull_model(store: Store, text: str, report, insecure: bool, credential
         if await pools.run_to_end("registry", _write, store, endpoint, contents, wanted):
             report("success")
             return
-    raise RegistryError(f"blobs of {endpoint.name.shortest} vanish from {store.blobs} as fast as they come; is something else deleting them?")
+    raise RegistryError(
+        f"blobs of {endpoint.name.shortest} vanish from {store.blobs} as fast as they come; is something else "
+        f"deleting them?"
+    )
 
 
 async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits) -> bytes:
     async with Client(endpoint, credentials, limits) as client:
+
         async def attempt():
             async with client.open("GET", endpoint.manifest_url, {"Accept": MANIFEST_TYPE}) as response:
                 return await read_at_most(response, manifest.LARGEST_BYTES)
+
         try:
             return await client.retried(attempt, is_first=True)
         except Refused as error:
             if error.status == 404:
-                raise RegistryError(f"pull model manifest: file does not exist: {endpoint.base.host} knows no {endpoint.name.shortest}; "
-                                    "look at its name and tag") from None
+                raise RegistryError(
+                    f"pull model manifest: file does not exist: {endpoint.base.host} knows no "
+                    f"{endpoint.name.shortest}; "
+                    "look at its name and tag"
+                ) from None
             raise RegistryError(f"pull model manifest: {error}") from None
         except RegistryError as error:
             raise RegistryError(f"pull model manifest: {error}") from None
@@ -52,7 +62,9 @@ def _prepare(store: Store, wanted: list[Layer]) -> None:
     """Clears away what old pulls left, and sees that there is room."""
     blobs, folder = store.blobs, folder_of(store)
     remove_stale(folder)
-    missing = sum(max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer))
+    missing = sum(
+        max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer)
+    )
     check_room(blobs, missing)
 
 
@@ -65,7 +77,9 @@ def _is_there(store: Store, layer: Layer) -> bool:
     return size == layer.size or not layer.size
 
 
-async def _fetch(store: Store, wanted: list[Layer], endpoint: Endpoint, report, credentials: Credentials, limits: Limits) -> None:
+async def _fetch(
+    store: Store, wanted: list[Layer], endpoint: Endpoint, report, credentials: Credentials, limits: Limits
+) -> None:
     """One blob after the other, each in parts; then their digests."""
     followed, fetched = [], []
     try:

@@ -1,4 +1,6 @@
-"""A model to a registry: the blobs that it lacks, then the manifest, byte for byte as it is in the store unless it tells of local files."""
+"""A model to a registry: the blobs that it lacks, then the manifest, byte for byte as it is in the store unless it
+tells of local files.
+"""
 
 import asyncio
 import errno
@@ -45,8 +47,10 @@ async def push_model(store: Store, text: str, report, insecure: bool, credential
             await client.retried(lambda: _put_manifest(client, contents))
         except Refused as error:
             if error.status == 401:
-                raise RegistryError(f"{error}; if {endpoint.base.host} keeps accounts, add this machine's key to yours: "
-                                    f"{authorization.public_key()}") from None
+                raise RegistryError(
+                    f"{error}; if {endpoint.base.host} keeps accounts, add this machine's key to yours: "
+                    f"{authorization.public_key()}"
+                ) from None
             raise
     report("success")
 
@@ -65,7 +69,9 @@ async def _put_manifest(client: Client, contents: bytes) -> None:
 
 
 class Upload:
-    """One blob, in pieces one after the other: the protocol knows no other order. What broke off goes on where the registry says it ended."""
+    """One blob, in pieces one after the other: the protocol knows no other order. What broke off goes on where the
+    registry says it ended.
+    """
 
     def __init__(self, client: Client, layer: Layer, path: Path):
         self._client, self._layer, self._path = client, layer, path
@@ -77,7 +83,9 @@ class Upload:
                 raise OSError(errno.EINVAL, "it is not a plain file")
             self._size = status.st_size
         except OSError as error:
-            raise RegistryError(f"blob {path.name} cannot be read ({error.strerror}); pull or create the model again") from None
+            raise RegistryError(
+                f"blob {path.name} cannot be read ({error.strerror}); pull or create the model again"
+            ) from None
 
     async def run(self, report) -> None:
         """`report` at most ten times a second."""
@@ -117,7 +125,9 @@ class Upload:
             raise
 
     async def _begin(self) -> bool:
-        """Asks for a place to send to. True where the registry has the blob from the model it was made from, and takes it from there."""
+        """Asks for a place to send to. True where the registry has the blob from the model it was made from, and
+        takes it from there.
+        """
         url, source = self._client.endpoint.uploads_url, parse(self._layer.source)
         if source.is_valid and source.host.lower() == self._client.endpoint.name.host.lower():
             url = url.with_query({"mount": self._layer.digest, "from": f"{source.namespace}/{source.model}"})
@@ -139,10 +149,16 @@ class Upload:
 
     async def _send_piece(self) -> None:
         start, size = self._sent, min(self._client.limits.upload_part_bytes, self._size - self._sent)
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size), "Content-Range": f"{start}-{start + size - 1}"}
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            "Content-Range": f"{start}-{start + size - 1}",
+        }
         try:
             async with asyncio.timeout(self._client.limits.stall_seconds) as watch:
-                async with self._client.open("PATCH", self._location, headers, lambda: self._pieces(start, size, watch)) as response:
+                async with self._client.open(
+                    "PATCH", self._location, headers, lambda: self._pieces(start, size, watch)
+                ) as response:
                     self._note_location(response)
                     self._sent = _end_of(response, start + size)
         except TimeoutError:

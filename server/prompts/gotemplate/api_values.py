@@ -1,7 +1,8 @@
-"""Messages and tools of the API as template values: Ollama's api.Message, api.Tool and what they hold, with their methods.
+"""Messages and tools of the API as template values: Ollama's api.Message, api.Tool and what they hold, with their
+methods.
 
-In: messages and tools as decoded JSON objects with the API's keys (`images` holds bytes or base64 text). Out: `Struct`s and `Slice`s
-whose fields, String methods and JSON are those that published templates rely on.
+In: messages and tools as decoded JSON objects with the API's keys (`images` holds bytes or base64 text). Out:
+`Struct`s and `Slice`s whose fields, String methods and JSON are those that published templates rely on.
 """
 
 import base64
@@ -9,22 +10,34 @@ import base64
 from .json_text import dumps
 from .values import Bytes, Map, Slice, Struct, from_json, unwrap
 
-TYPESCRIPT = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "array": "any[]",
-              "object": "Record<string, any>", "null": "null"}
+TYPESCRIPT = {
+    "string": "string",
+    "integer": "number",
+    "number": "number",
+    "boolean": "boolean",
+    "array": "any[]",
+    "object": "Record<string, any>",
+    "null": "null",
+}
 
 
 def message(source: dict) -> Struct:
     """One message, as a pointer: templates print and change it as Go does."""
     calls, images = source.get("tool_calls"), source.get("images")
-    return Struct("api.Message", {
-        "Role": source.get("role") or "",
-        "Content": source.get("content") or "",
-        "Thinking": source.get("thinking") or "",
-        "Images": Slice("[]api.ImageData", None if images is None else [_image(image) for image in images]),
-        "ToolCalls": Slice("[]api.ToolCall", None if calls is None else [_tool_call(call) for call in calls]),
-        "ToolName": source.get("tool_name") or "",
-        "ToolCallID": source.get("tool_call_id") or "",
-    }, pointer=True, to_json=_message_json)
+    return Struct(
+        "api.Message",
+        {
+            "Role": source.get("role") or "",
+            "Content": source.get("content") or "",
+            "Thinking": source.get("thinking") or "",
+            "Images": Slice("[]api.ImageData", None if images is None else [_image(image) for image in images]),
+            "ToolCalls": Slice("[]api.ToolCall", None if calls is None else [_tool_call(call) for call in calls]),
+            "ToolName": source.get("tool_name") or "",
+            "ToolCallID": source.get("tool_call_id") or "",
+        },
+        pointer=True,
+        to_json=_message_json,
+    )
 
 
 def _image(image):
@@ -33,23 +46,42 @@ def _image(image):
 
 def _message_json(value):
     fields = value.fields
-    return {"role": fields["Role"], "content": fields["Content"],
-            **_filled(thinking=fields["Thinking"], images=fields["Images"], tool_calls=fields["ToolCalls"],
-                      tool_name=fields["ToolName"], tool_call_id=fields["ToolCallID"])}
+    return {
+        "role": fields["Role"],
+        "content": fields["Content"],
+        **_filled(
+            thinking=fields["Thinking"],
+            images=fields["Images"],
+            tool_calls=fields["ToolCalls"],
+            tool_name=fields["ToolName"],
+            tool_call_id=fields["ToolCallID"],
+        ),
+    }
 
 
 def _tool_call(source):
     function = source.get("function") or {}
     arguments = function.get("arguments")
-    return Struct("api.ToolCall", {
-        "ID": source.get("id") or "",
-        "Function": Struct("api.ToolCallFunction", {
-            "Index": int(function.get("index") or 0),
-            "Name": function.get("name") or "",
-            "Arguments": Map(None if arguments is None else {k: from_json(v) for k, v in arguments.items()},
-                             "api.ToolCallFunctionArguments", pointer_text=dumps),
-        }, to_json=_call_function_json),
-    }, to_json=lambda value: {**_filled(id=value.fields["ID"]), "function": value.fields["Function"]})
+    return Struct(
+        "api.ToolCall",
+        {
+            "ID": source.get("id") or "",
+            "Function": Struct(
+                "api.ToolCallFunction",
+                {
+                    "Index": int(function.get("index") or 0),
+                    "Name": function.get("name") or "",
+                    "Arguments": Map(
+                        None if arguments is None else {k: from_json(v) for k, v in arguments.items()},
+                        "api.ToolCallFunctionArguments",
+                        pointer_text=dumps,
+                    ),
+                },
+                to_json=_call_function_json,
+            ),
+        },
+        to_json=lambda value: {**_filled(id=value.fields["ID"]), "function": value.fields["Function"]},
+    )
 
 
 def _call_function_json(value):
@@ -63,11 +95,16 @@ def tools(sources: list | None) -> Slice:
 
 
 def _tool(source):
-    return Struct("api.Tool", {
-        "Type": source.get("type") or "",
-        "Items": _any(source.get("items")),
-        "Function": _tool_function(source.get("function") or {}),
-    }, text=dumps, to_json=_tool_json)
+    return Struct(
+        "api.Tool",
+        {
+            "Type": source.get("type") or "",
+            "Items": _any(source.get("items")),
+            "Function": _tool_function(source.get("function") or {}),
+        },
+        text=dumps,
+        to_json=_tool_json,
+    )
 
 
 def _tool_json(value):
@@ -76,11 +113,16 @@ def _tool_json(value):
 
 
 def _tool_function(source):
-    return Struct("api.ToolFunction", {
-        "Name": source.get("name") or "",
-        "Description": source.get("description") or "",
-        "Parameters": _parameters(source.get("parameters") or {}),
-    }, pointer_text=dumps, to_json=_tool_function_json)
+    return Struct(
+        "api.ToolFunction",
+        {
+            "Name": source.get("name") or "",
+            "Description": source.get("description") or "",
+            "Parameters": _parameters(source.get("parameters") or {}),
+        },
+        pointer_text=dumps,
+        to_json=_tool_function_json,
+    )
 
 
 def _tool_function_json(value):
@@ -90,38 +132,60 @@ def _tool_function_json(value):
 
 def _parameters(source):
     properties, required = source.get("properties"), source.get("required")
-    return Struct("api.ToolFunctionParameters", {
-        "Type": source.get("type") or "",
-        "Defs": _any(source.get("$defs")),
-        "Items": _any(source.get("items")),
-        "Required": Slice("[]string", required),
-        "Properties": Map(None if properties is None else {name: _property(p) for name, p in properties.items()},
-                          "map[string]api.ToolProperty", element="api.ToolProperty", missing=_property({})),
-    }, pointer_text=dumps, to_json=_parameters_json)
+    return Struct(
+        "api.ToolFunctionParameters",
+        {
+            "Type": source.get("type") or "",
+            "Defs": _any(source.get("$defs")),
+            "Items": _any(source.get("items")),
+            "Required": Slice("[]string", required),
+            "Properties": Map(
+                None if properties is None else {name: _property(p) for name, p in properties.items()},
+                "map[string]api.ToolProperty",
+                element="api.ToolProperty",
+                missing=_property({}),
+            ),
+        },
+        pointer_text=dumps,
+        to_json=_parameters_json,
+    )
 
 
 def _parameters_json(value):
     fields = value.fields
-    return {"type": fields["Type"], **_filled(**{"$defs": fields["Defs"]}, items=fields["Items"], required=fields["Required"]),
-            "properties": fields["Properties"]}
+    return {
+        "type": fields["Type"],
+        **_filled(**{"$defs": fields["Defs"]}, items=fields["Items"], required=fields["Required"]),
+        "properties": fields["Properties"],
+    }
 
 
 def _property(source):
     kinds, any_of, enum = source.get("type"), source.get("anyOf"), source.get("enum")
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    return Struct("api.ToolProperty", {
-        "AnyOf": Slice("[]api.ToolProperty", None if any_of is None else [_property(p) for p in any_of]),
-        "Type": Slice("api.PropertyType", kinds, text=_property_type_text),
-        "Items": _any(source.get("items")),
-        "Description": source.get("description") or "",
-        "Enum": Slice("[]interface {}", None if enum is None else [from_json(value) for value in enum]),
-    }, methods={"ToTypeScriptType": typescript_type}, to_json=_property_json)
+    return Struct(
+        "api.ToolProperty",
+        {
+            "AnyOf": Slice("[]api.ToolProperty", None if any_of is None else [_property(p) for p in any_of]),
+            "Type": Slice("api.PropertyType", kinds, text=_property_type_text),
+            "Items": _any(source.get("items")),
+            "Description": source.get("description") or "",
+            "Enum": Slice("[]interface {}", None if enum is None else [from_json(value) for value in enum]),
+        },
+        methods={"ToTypeScriptType": typescript_type},
+        to_json=_property_json,
+    )
 
 
 def _property_json(value):
     fields = value.fields
-    return _filled(anyOf=fields["AnyOf"], type=fields["Type"], items=fields["Items"], description=fields["Description"],
-                   enum=fields["Enum"])
+    return _filled(
+        anyOf=fields["AnyOf"],
+        type=fields["Type"],
+        items=fields["Items"],
+        description=fields["Description"],
+        enum=fields["Enum"],
+    )
 
 
 def _property_type_text(kinds: Slice) -> str:
@@ -147,6 +211,7 @@ def property_typescript(source: dict) -> str:
 
 def _any(value):
     from .values import Interface
+
     return Interface(from_json(value))
 
 
@@ -157,4 +222,10 @@ def _filled(**members):
 
 def _is_empty(value):
     value = unwrap(value)
-    return value is None or value == "" or value is False or value == 0 or (isinstance(value, (Slice, Map)) and len(value) == 0)
+    return (
+        value is None
+        or value == ""
+        or value is False
+        or value == 0
+        or (isinstance(value, (Slice, Map)) and len(value) == 0)
+    )

@@ -1,5 +1,6 @@
-"""What one use of a template may cost. A template comes from whoever made a model, or with a request: it must take neither all of the server's
-memory nor its time for ever, which Go's own engine would let it."""
+"""What one use of a template may cost. A template comes from whoever made a model, or with a request: it must take
+neither all of the server's memory nor its time for ever, which Go's own engine would let it.
+"""
 
 import time
 
@@ -19,7 +20,9 @@ class BudgetExceeded(Exception):
 
 
 class Budget:
-    """Counts steps over all runs that make one prompt; belongs to one thread. Raises BudgetExceeded, and GivenUp where nobody waits any more."""
+    """Counts steps over all runs that make one prompt; belongs to one thread. Raises BudgetExceeded, and GivenUp
+    where nobody waits any more.
+    """
 
     def __init__(self):
         self.steps, self._next_look = 0, STEPS_PER_LOOK

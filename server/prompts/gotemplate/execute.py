@@ -1,6 +1,7 @@
 """Syntax trees and a value for dot -> text, with the semantics of Go's text/template (option missingkey=zero).
 
-Raises `TemplateError` (stage "execute") with Go's text, which quotes the place: `template: :1:3: executing "" at <.X>: what`.
+Raises `TemplateError` (stage "execute") with Go's text, which quotes the place: `template: :1:3: executing "" at
+<.X>: what`.
 """
 
 import itertools
@@ -51,8 +52,8 @@ class _Execution:
         self.variables = []
 
     def fail(self, message):
-        before = self.text[:self.node.pos]
-        column = len(string_bytes(before[before.rfind("\n") + 1:]))
+        before = self.text[: self.node.pos]
+        column = len(string_bytes(before[before.rfind("\n") + 1 :]))
         place = f":{before.count(chr(10)) + 1}:{column}"
         raise TemplateError(f"template: {place}: executing {quote(self.name)} at <{self.node}>: {message}", "execute")
 
@@ -65,7 +66,8 @@ class _Execution:
         finally:
             del self.variables[mark:]
 
-    # statements ----------------------------------------------------------------------------------------------------------------
+    # statements
+    # ----------------------------------------------------------------------------------------------------------------
 
     def walk_list(self, dot, body):
         for node in body.nodes:
@@ -168,7 +170,8 @@ class _Execution:
         else:
             self.written.add(format_value(value, Verb("v")))
 
-    # pipelines ------------------------------------------------------------------------------------------------------------------
+    # pipelines
+    # ------------------------------------------------------------------------------------------------------------------
 
     def pipeline(self, dot, pipe):
         self.node = pipe
@@ -266,7 +269,8 @@ class _Execution:
             return string_method(value)
         return value.methods.get(name) if isinstance(value, Struct) else None
 
-    # calls --------------------------------------------------------------------------------------------------------------------------
+    # calls
+    # --------------------------------------------------------------------------------------------------------------------------
 
     def function(self, dot, node, command, arguments, final):
         self.node = node

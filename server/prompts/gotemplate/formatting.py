@@ -1,6 +1,7 @@
 """Go's fmt for template values: Sprint, Sprintf and the quoting of strings.
 
-Reference of verbs and flags: https://pkg.go.dev/fmt. Pointers below the top level print as addresses in Go; here they print as values.
+Reference of verbs and flags: https://pkg.go.dev/fmt. Pointers below the top level print as addresses in Go; here
+they print as values.
 """
 
 import math
@@ -74,7 +75,7 @@ class Verb:
             return text + " " * missing
         if self.has("0") and self.letter not in "sqvxX" or self.has("0") and text[:1].isdecimal():
             sign = text[:1] if text[:1] in "+-" else ""
-            return sign + "0" * missing + text[len(sign):]
+            return sign + "0" * missing + text[len(sign) :]
         return ("0" if self.has("0") and self.letter in "sq" else " ") * missing + text
 
 
@@ -112,13 +113,17 @@ def sprintf(layout: str, *values) -> str:
             written.add(format_value(values[number], verb))
             number += 1
     if not reordered and number < len(values):
-        extra = ", ".join("<nil>" if unwrap(v) is None else f"{type_name(v)}={format_value(v, Verb('v'))}" for v in values[number:])
+        extra = ", ".join(
+            "<nil>" if unwrap(v) is None else f"{type_name(v)}={format_value(v, Verb('v'))}" for v in values[number:]
+        )
         written.add(f"%!(EXTRA {extra})")
     return written.text
 
 
 def _is_too_large(number: str | None) -> bool:
-    """Go reads such a number to the end of the layout, and so do we, only earlier: a list that is printed has each of its items padded."""
+    """Go reads such a number to the end of the layout, and so do we, only earlier: a list that is printed has each
+    of its items padded.
+    """
     return number not in (None, "*") and (len(number) > MAX_DIGITS or int(number) > MAX_WIDTH)
 
 
@@ -169,7 +174,9 @@ def format_value(value, verb: Verb, depth: int = 0) -> str:
     if isinstance(value, Slice):
         return "[" + " ".join(format_value(item, verb, depth + 1) for item in value.items or ()) + "]"
     if isinstance(value, Map):
-        pairs = (f"{format_value(k, verb, depth + 1)}:{format_value(v, verb, depth + 1)}" for k, v in value.sorted_items())
+        pairs = (
+            f"{format_value(k, verb, depth + 1)}:{format_value(v, verb, depth + 1)}" for k, v in value.sorted_items()
+        )
         return "map[" + " ".join(pairs) + "]"
     if isinstance(value, Struct):
         if value.pointer and depth and letter not in "vp":
@@ -181,8 +188,13 @@ def format_value(value, verb: Verb, depth: int = 0) -> str:
 def struct_text(value: Struct, verb: Verb, depth: int = 0) -> str:
     """A struct's fields in braces; + adds their names."""
     named = verb.has("+") and verb.letter == "v"
-    return "{" + " ".join((f"{name}:" if named else "") + format_value(item, verb, depth + 1)
-                          for name, item in value.fields.items()) + "}"
+    return (
+        "{"
+        + " ".join(
+            (f"{name}:" if named else "") + format_value(item, verb, depth + 1) for name, item in value.fields.items()
+        )
+        + "}"
+    )
 
 
 def _integer(value, verb):
@@ -238,8 +250,8 @@ def float_text(value: float, letter: str, precision: int) -> str:
         elif exponent < 0:
             text = "0." + "0" * (-exponent - 1) + digits
         else:
-            whole = digits[:exponent + 1].ljust(exponent + 1, "0")
-            text = whole + ("." + digits[exponent + 1:] if len(digits) > exponent + 1 else "")
+            whole = digits[: exponent + 1].ljust(exponent + 1, "0")
+            text = whole + ("." + digits[exponent + 1 :] if len(digits) > exponent + 1 else "")
         text = "-" * negative + text
     else:
         text = format(value, f".{precision}{letter}")
@@ -255,9 +267,9 @@ def _complex(value, verb):
 def _string(text, verb):
     letter = verb.letter
     if letter in "vs":
-        return verb.pad(text if verb.precision is None else text[:verb.precision])
+        return verb.pad(text if verb.precision is None else text[: verb.precision])
     if letter == "q":
-        text = text if verb.precision is None else text[:verb.precision]
+        text = text if verb.precision is None else text[: verb.precision]
         if verb.has("#") and "`" not in text and all(map(is_printable, text)):
             return verb.pad(f"`{text}`")
         return verb.pad(quote(text, ascii_only=verb.has("+")))
@@ -267,7 +279,7 @@ def _string(text, verb):
 
 
 def _hex(data, verb):
-    data = data if verb.precision is None else data[:verb.precision]
+    data = data if verb.precision is None else data[: verb.precision]
     text = data.hex(" ") if verb.has(" ") else data.hex()
     if verb.has("#"):
         text = " ".join("0x" + byte for byte in text.split(" "))

@@ -1,7 +1,7 @@
 """The functions a template may call: Go's own and Ollama's (json, currentDate, yesterdayDate, toTypeScriptType).
 
-`FUNCTIONS[name]` states the parameter types ("any" or "string") and how many are fixed, for the argument checks in execute.py.
-A function raises `FunctionError` with Go's words.
+`FUNCTIONS[name]` states the parameter types ("any" or "string") and how many are fixed, for the argument checks in
+execute.py. A function raises `FunctionError` with Go's words.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ class Function:
     rest: str | None = None
 
 
-# collections ---------------------------------------------------------------------------------------------------------------
+# collections
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def _index(item, *indices):
@@ -59,8 +60,11 @@ def _index(item, *indices):
 def _index_once(item, index):
     if isinstance(item, Map):
         if index is None or not isinstance(index, str):
-            raise FunctionError("value is nil; should be of type string" if index is None
-                                else f"value has type {type_name(index)}; should be string")
+            raise FunctionError(
+                "value is nil; should be of type string"
+                if index is None
+                else f"value has type {type_name(index)}; should be string"
+            )
         return (item.items or {}).get(index, item.missing)
     if isinstance(item, (Slice, str, Bytes)):
         elements = _elements(item)
@@ -99,11 +103,11 @@ def _slice(item, *indices):
     elements = _elements(item)
     bounds = [0, len(elements)]
     for place, index in enumerate(indices):
-        bounds[place:place + 1] = [_position(unwrap(index), len(elements))]
+        bounds[place : place + 1] = [_position(unwrap(index), len(elements))]
     for low, high in zip(bounds, bounds[1:]):
         if low > high:
             raise FunctionError(f"invalid slice index: {low} > {high}")
-    kept = elements[bounds[0]:bounds[1]]
+    kept = elements[bounds[0] : bounds[1]]
     if isinstance(item, str):
         return string_from(kept)
     return Bytes(item.type_name, kept) if isinstance(item, Bytes) else Slice(item.type_name, kept, item.text)
@@ -122,7 +126,8 @@ def _len(item):
     raise FunctionError(f"len of type {type_name(item)}")
 
 
-# comparison --------------------------------------------------------------------------------------------------------------------
+# comparison
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _kind(value):
@@ -153,7 +158,10 @@ def _equal_pair(one, other):
         return one == other
     if one is not None and other is not None and type(one) is not type(other):
         verb = Verb("s")
-        raise FunctionError(f"non-comparable types {format_value(one, verb)}: {type_name(one)}, {type_name(other)}: {format_value(other, verb)}")
+        raise FunctionError(
+            f"non-comparable types {format_value(one, verb)}: {type_name(one)}, {type_name(other)}: "
+            f"{format_value(other, verb)}"
+        )
     if is_nil(one) or is_nil(other):
         return is_nil(one) == is_nil(other)
     if isinstance(one, Struct) and one.pointer:
@@ -183,7 +191,8 @@ def _less_or_equal(one, other):
     return _less(one, other) or _equal(one, other)
 
 
-# escaping ----------------------------------------------------------------------------------------------------------------------
+# escaping
+# ----------------------------------------------------------------------------------------------------------------------
 
 _SCRIPT = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
 
@@ -212,7 +221,8 @@ def _url_query(*values):
     return quote_plus(string_bytes(_joined(values)), safe="-_.~")
 
 
-# Ollama's ------------------------------------------------------------------------------------------------------------------------
+# Ollama's
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def _json(value):

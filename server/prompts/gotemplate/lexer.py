@@ -1,7 +1,7 @@
 """Template text -> tokens, for the syntax of Go's text/template (https://pkg.go.dev/text/template).
 
-In: the whole text. Out: a list of `Token`s that ends with an "eof" or an "error" token; an error token's value is the message.
-Trimming (`{{- ` and ` -}}`) and comments are dealt with here, so that the parser sees neither.
+In: the whole text. Out: a list of `Token`s that ends with an "eof" or an "error" token; an error token's value is
+the message. Trimming (`{{- ` and ` -}}`) and comments are dealt with here, so that the parser sees neither.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ KEYWORDS = {"block", "break", "continue", "define", "else", "end", "if", "range"
 
 @dataclass(frozen=True)
 class Token:
-    """kind: eof error text left right space assign declare pipe string raw_string char_constant variable field dot number
-    bool identifier left_paren right_paren char keyword. pos counts characters, line counts from 1."""
+    """kind: eof error text left right space assign declare pipe string raw_string char_constant variable field dot
+    number bool identifier left_paren right_paren char keyword. pos counts characters, line counts from 1.
+    """
 
     kind: str
     value: str
@@ -33,6 +34,7 @@ class Token:
         if self.kind == "keyword":
             return f"<{self.value}>"
         from .formatting import quote
+
         return quote(self.value) if len(self.value) <= 10 else quote(self.value[:10]) + "..."
 
 
@@ -65,10 +67,11 @@ class _Lexer:
             self.tokens.append(Token("error", str(error), self.start, self.start_line))
         return self.tokens
 
-    # cursor -------------------------------------------------------------------------------------------------------------
+    # cursor
+    # -------------------------------------------------------------------------------------------------------------
 
     def emit(self, kind):
-        value = self.text[self.start:self.pos]
+        value = self.text[self.start : self.pos]
         self.tokens.append(Token(kind, value, self.start, self.start_line))
         self.ignore()
 
@@ -77,7 +80,7 @@ class _Lexer:
         self.start, self.start_line = self.pos, self.line
 
     def peek(self) -> str:
-        return self.text[self.pos:self.pos + 1]
+        return self.text[self.pos : self.pos + 1]
 
     def next(self) -> str:
         char = self.peek()
@@ -98,19 +101,22 @@ class _Lexer:
         raise _LexError(message)
 
     def at_right_trim(self, pos) -> bool:
-        return self.text[pos:pos + 1] in tuple(SPACES) and self.text.startswith("-" + RIGHT, pos + 1)
+        return self.text[pos : pos + 1] in tuple(SPACES) and self.text.startswith("-" + RIGHT, pos + 1)
 
     def at_right(self) -> bool:
         return self.at_right_trim(self.pos) or self.text.startswith(RIGHT, self.pos)
 
-    # states: each returns the next state ---------------------------------------------------------------------------------
+    # states: each returns the next state
+    # ---------------------------------------------------------------------------------
 
     def in_text(self):
         found = self.text.find(LEFT, self.pos)
         end = len(self.text) if found < 0 else found
         after = end + len(LEFT)
-        trimmed = found >= 0 and self.text[after:after + 1] == "-" and self.text[after + 1:after + 2] in tuple(SPACES)
-        kept = self.text[self.pos:end]
+        trimmed = (
+            found >= 0 and self.text[after : after + 1] == "-" and self.text[after + 1 : after + 2] in tuple(SPACES)
+        )
+        kept = self.text[self.pos : end]
         if trimmed:
             kept = kept.rstrip(SPACES)
         self.pos += len(kept)
@@ -249,7 +255,7 @@ class _Lexer:
             self.pos += 1
         if not self.at_terminator():
             self.fail(f"bad character {describe(self.peek())}")
-        word = self.text[self.start:self.pos]
+        word = self.text[self.start : self.pos]
         self.emit("keyword" if word in KEYWORDS else "bool" if word in ("true", "false") else "identifier")
         return self.in_action
 
@@ -260,7 +266,8 @@ class _Lexer:
             good = self.scan_number() and self.text[self.pos - 1] == "i"
         if not good:
             from .formatting import quote
-            self.fail(f"bad number syntax: {quote(self.text[self.start:self.pos])}")
+
+            self.fail(f"bad number syntax: {quote(self.text[self.start : self.pos])}")
         self.emit("number")
         return self.in_action
 

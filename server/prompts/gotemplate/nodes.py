@@ -148,6 +148,7 @@ class Call(Node):
 
     def __str__(self):
         from .formatting import quote
+
         return "{{template %s%s}}" % (quote(self.name), "" if self.pipe is None else f" {self.pipe}")
 
 

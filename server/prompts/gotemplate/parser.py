@@ -1,4 +1,5 @@
-"""Tokens -> syntax trees. In: template text and the names of the functions it may call. Out: {name: List}, "" being the main tree.
+"""Tokens -> syntax trees. In: template text and the names of the functions it may call. Out: {name: List}, "" being
+the main tree.
 
 Raises `TemplateError` with the text Go gives: `template: :LINE: what`.
 """
@@ -7,7 +8,18 @@ from . import nodes
 from .lexer import Token, tokenize
 from .literals import LiteralError, parse_number, unquote
 
-TERMS = {"bool", "char_constant", "dot", "field", "identifier", "number", "raw_string", "string", "variable", "left_paren"}
+TERMS = {
+    "bool",
+    "char_constant",
+    "dot",
+    "field",
+    "identifier",
+    "number",
+    "raw_string",
+    "string",
+    "variable",
+    "left_paren",
+}
 BREAKABLE = (nodes.Dot, nodes.Nil, nodes.Literal)  # what cannot be a stage of a pipeline, nor have fields
 
 
@@ -33,7 +45,8 @@ class _Parser:
         self.range_depth = 0
         self.action_line = 0
 
-    # tokens --------------------------------------------------------------------------------------------------------------
+    # tokens
+    # --------------------------------------------------------------------------------------------------------------
 
     def next(self) -> Token:
         token = self.peek()
@@ -76,7 +89,8 @@ class _Parser:
             self.unexpected(token, context)
         return token
 
-    # lists and definitions --------------------------------------------------------------------------------------------------
+    # lists and definitions
+    # --------------------------------------------------------------------------------------------------
 
     def run(self):
         root = nodes.List(0)
@@ -101,6 +115,7 @@ class _Parser:
         if name in self.trees and not _is_empty(self.trees[name]):
             if not _is_empty(tree):
                 from .formatting import quote
+
                 self.fail(f"template: multiple definition of template {quote(name)}")
             return
         self.trees[name] = tree
@@ -141,7 +156,8 @@ class _Parser:
         self.action_line = 0
         return node
 
-    # actions -------------------------------------------------------------------------------------------------------------------
+    # actions
+    # -------------------------------------------------------------------------------------------------------------------
 
     def action(self):
         token = self.next_non_space()
@@ -217,7 +233,8 @@ class _Parser:
         self.nested_tree(name, context)
         return nodes.Call(token.pos, name, pipe)
 
-    # pipelines -----------------------------------------------------------------------------------------------------------------
+    # pipelines
+    # -----------------------------------------------------------------------------------------------------------------
 
     def pipeline(self, context, end):
         pipe = nodes.Pipe(self.peek_non_space().pos)
@@ -292,6 +309,7 @@ class _Parser:
             return type(node)(pos, node.names + names)
         if isinstance(node, BREAKABLE):
             from .formatting import quote
+
             self.fail(f"unexpected . after term {quote(str(node))}")
         return nodes.Chain(pos, node, names)
 

@@ -1,7 +1,9 @@
-"""Ollama's use of Go templates: which variables a template gets, and how old templates (one exchange per run) serve a conversation.
+"""Ollama's use of Go templates: which variables a template gets, and how old templates (one exchange per run) serve
+a conversation.
 
-In: `Values`, messages as decoded JSON objects. Out: prompt text. A template that names `.Messages` is run once over all of them;
-any other is run once per exchange with `.System`, `.Prompt` and `.Response`, the last time only up to where the response belongs.
+In: `Values`, messages as decoded JSON objects. Out: prompt text. A template that names `.Messages` is run once over
+all of them; any other is run once per exchange with `.System`, `.Prompt` and `.Response`, the last time only up to
+where the response belongs.
 """
 
 import copy
@@ -38,7 +40,9 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Raises TemplateError (stage "parse"). A template with neither messages nor response gets `{{ .Response }}` at its end."""
+        """Raises TemplateError (stage "parse"). A template with neither messages nor response gets `{{ .Response }}`
+        at its end.
+        """
         try:
             template = cls(text, parse(text, FUNCTIONS))
             names = template.vars()
@@ -70,8 +74,16 @@ class Template:
             return self._run({"Prompt": values.prompt, "Suffix": values.suffix, "Response": "", **common}, budget)
         if "messages" in self.vars():
             items = [api_values.message(message) for message in messages]
-            return self._run({"System": system, "Messages": Slice("[]*api.Message", items or None),
-                              "Tools": api_values.tools(values.tools), "Response": "", **common}, budget)
+            return self._run(
+                {
+                    "System": system,
+                    "Messages": Slice("[]*api.Message", items or None),
+                    "Tools": api_values.tools(values.tools),
+                    "Response": "",
+                    **common,
+                },
+                budget,
+            )
         return self._run_exchanges(messages, common, budget)
 
     def _run(self, variables, budget):
@@ -100,7 +112,9 @@ class Template:
 
 
 def collate(messages: list[dict]) -> tuple[str, list[dict]]:
-    """(all system texts joined, messages with neighbours of one role merged). Tool messages stay apart: each has its own call."""
+    """(all system texts joined, messages with neighbours of one role merged). Tool messages stay apart: each has its
+    own call.
+    """
     system, collated = [], []
     for message in messages:
         role, content = (message.get("role") or "").lower(), message.get("content") or ""
@@ -155,7 +169,10 @@ def _cut_at_response(tree):
             case nodes.Branch():
                 for body in (node.body, node.otherwise):
                     if body is not None and not keep(body):
-                        raise TemplateError("template: a branch follows the response inside one action; end the template there", "execute")
+                        raise TemplateError(
+                            "template: a branch follows the response inside one action; end the template there",
+                            "execute",
+                        )
             case nodes.Action():
                 return keep(node.pipe)
             case nodes.Pipe():

@@ -1,8 +1,8 @@
 """The values a template sees, with as much of Go's types as templates can tell apart.
 
-nil, bool, int, float64, complex128 and string are None, bool, int, float, complex and str; a string's bytes that are no UTF-8 are
-lone surrogates. `Slice`, `Map` and `Struct` carry their Go type; `Interface` marks a value whose static type is interface{}
-(an element of map[string]any or []any), which matters for messages and for nil.
+nil, bool, int, float64, complex128 and string are None, bool, int, float, complex and str; a string's bytes that are
+no UTF-8 are lone surrogates. `Slice`, `Map` and `Struct` carry their Go type; `Interface` marks a value whose static
+type is interface{} (an element of map[string]any or []any), which matters for messages and for nil.
 """
 
 from dataclasses import dataclass, field
@@ -64,7 +64,9 @@ class Map:
 
 @dataclass
 class Struct:
-    """A struct or a pointer to one. text: String by value; pointer_text: String on the pointer only (printing a copy misses it)."""
+    """A struct or a pointer to one. text: String by value; pointer_text: String on the pointer only (printing a copy
+    misses it).
+    """
 
     type_name: str
     fields: dict[str, Any]
@@ -102,7 +104,14 @@ def type_name(value) -> str:
         return "*" * value.pointer + value.type_name
     if isinstance(value, (Slice, Map, Bytes)):
         return value.type_name
-    for kind, name in ((bool, "bool"), (Byte, "uint8"), (int, "int"), (float, "float64"), (complex, "complex128"), (str, "string")):
+    for kind, name in (
+        (bool, "bool"),
+        (Byte, "uint8"),
+        (int, "int"),
+        (float, "float64"),
+        (complex, "complex128"),
+        (str, "string"),
+    ):
         if isinstance(value, kind):
             return name
     if value is None:

@@ -1,7 +1,7 @@
 """The caller's side of worker.py: starts a process when it is first asked, and again where it ended; blocks.
 
-As many processes as there are questions at the same time, which the threads that ask bound (server/pools.py); one is enough for one after the
-other. A question that nobody waits for any more ends with its process.
+As many processes as there are questions at the same time, which the threads that ask bound (server/pools.py); one is
+enough for one after the other. A question that nobody waits for any more ends with its process.
 """
 
 import json
@@ -36,7 +36,9 @@ class Workers:
         self._lock, self._idle = threading.Lock(), []
 
     def ask(self, template: str, variables: dict) -> dict:
-        """{"text": ...} or {"error": ...}. Raises WorkerEnded and WorkerDoesNotStart; GivenUp where nobody waits any more."""
+        """{"text": ...} or {"error": ...}. Raises WorkerEnded and WorkerDoesNotStart; GivenUp where nobody waits any
+        more.
+        """
         with self._lock:
             worker = self._idle.pop() if self._idle else Worker()
         try:
@@ -84,8 +86,15 @@ class Worker:
     def _start(self):
         self.close()
         # -I: neither this folder nor the environment decides what is imported.
-        self._process = subprocess.Popen([sys.executable, "-I", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                         env={}, cwd="/", bufsize=0)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            bufsize=0,
+        )
         if not self._read_line(START_SECONDS):
             self.close()
             raise WorkerDoesNotStart
@@ -96,7 +105,7 @@ class Worker:
         try:
             left = memoryview(question)
             while left:
-                left = left[self._process.stdin.write(left):]
+                left = left[self._process.stdin.write(left) :]
             return True
         except OSError:
             return False

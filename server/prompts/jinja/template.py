@@ -60,15 +60,12 @@ def _text(metadata, key) -> str:
 
 
 def found_in(stored, metadata) -> Source | None:
-    """What a stored model's prompts are written with where it has neither a Go template nor a renderer, and its file has a Jinja template.
+    """What a stored model's prompts are written with where it has neither a Go template nor a renderer, and its file
+    has a Jinja template.
 
     metadata: that of its GGUF file, or None.
     """
-    if (
-        metadata is None
-        or stored.config.get("renderer")
-        or stored.has_template
-    ):
+    if metadata is None or stored.config.get("renderer") or stored.has_template:
         return None
     return Source.of(metadata)
 
@@ -239,7 +236,9 @@ def _message(message: dict) -> dict:
 
 
 def _with_ids(messages: list[dict]) -> list[dict]:
-    """Calls without an id get one of nine characters, which some templates insist on; results without one answer the first call left open."""
+    """Calls without an id get one of nine characters, which some templates insist on; results without one answer the
+    first call left open.
+    """
     open_ids, number = [], 0
     for message in messages:
         for call in message.get("tool_calls") or ():
@@ -253,7 +252,9 @@ def _with_ids(messages: list[dict]) -> list[dict]:
 
 
 def _forms(messages: list[dict]):
-    """The conversation as it is; with arguments of calls as text; without a system message and neighbours of one role."""
+    """The conversation as it is; with arguments of calls as text; without a system message and neighbours of one
+    role.
+    """
     yield messages
     if any("tool_calls" in message for message in messages):
         messages = [_with_text_arguments(message) for message in messages]
@@ -276,8 +277,9 @@ def _with_text_arguments(message: dict) -> dict:
 
 
 def _simplified(messages: list[dict]) -> list[dict]:
-    """The system text comes before the first question, for some models know no other place; neighbours of one role are merged, but for
-    tool calls and their results."""
+    """The system text comes before the first question, for some models know no other place; neighbours of one role
+    are merged, but for tool calls and their results.
+    """
     system = "\n\n".join(
         message["content"] for message in messages if message["role"] == "system" and message["content"]
     )

@@ -1,9 +1,11 @@
 """The process that runs foreign chat templates, one line of JSON per question and answer.
 
-    python -I worker.py: {"template": text, "variables": {...}} -> {"text": prompt} or {"error": text}; first it writes {"ready": true}
+    python -I worker.py: {"template": text, "variables": {...}} -> {"text": prompt} or {"error": text}; first it
+    writes {"ready": true}
 
-The sandbox keeps a template from Python's insides. What takes too long or too much memory ends the process, which `process.py` starts again; so
-does a quarter of an hour without a question. It can open no file, start no process and reach no network.
+The sandbox keeps a template from Python's insides. What takes too long or too much memory ends the process, which
+`process.py` starts again; so does a quarter of an hour without a question. It can open no file, start no process and
+reach no network.
 """
 
 import json
@@ -72,7 +74,9 @@ def answer(environment, templates, question):
                 templates.pop(next(iter(templates)))
             templates[text] = environment.from_string(text)
         written = templates[text].render(question["variables"])
-        return {"text": written} if len(written) <= MAX_CHARS else {"error": f"it writes more than {MAX_CHARS} characters"}
+        return (
+            {"text": written} if len(written) <= MAX_CHARS else {"error": f"it writes more than {MAX_CHARS} characters"}
+        )
     except MemoryError:
         os._exit(1)
     except Exception as error:  # whatever foreign code raises, it takes this question only
@@ -86,9 +90,15 @@ def write_line(told: dict):
 
 def main():
     environment, templates = make_environment(), {}
-    for text in ("{% generation %}{% endgeneration %}{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ strftime_now('%c') }}",
-                 "{{ a.b.c }}", "{% if %}"):
-        answer(environment, {}, {"template": text, "variables": {}})  # what is loaded on first use, for errors too, is loaded before the limits
+    for text in (
+        "{% generation %}{% endgeneration %}{% for a in [1] if a %}{{ [a] | tojson }}{% endfor %}{{ "
+        "strftime_now('%c') }}",
+        "{{ a.b.c }}",
+        "{% if %}",
+    ):
+        answer(
+            environment, {}, {"template": text, "variables": {}}
+        )  # what is loaded on first use, for errors too, is loaded before the limits
     limit_resources()
     write_line({"ready": True})
     while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):

@@ -1,4 +1,6 @@
-"""Prompts that no template can write: the formats that a model's config names (RENDERER of a Modelfile). In: Values. Out: text."""
+"""Prompts that no template can write: the formats that a model's config names (RENDERER of a Modelfile). In: Values.
+Out: text.
+"""
 
 from functools import partial
 from typing import Callable

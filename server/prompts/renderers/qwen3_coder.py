@@ -34,8 +34,13 @@ Reminder:
 
 
 def render(values: Values) -> str:
-    """The first system text comes first, others are left out. An answer without calls that comes last is gone on with."""
-    system = next((message["content"] for message in values.messages if message["role"] == "system" and message.get("content")), "")
+    """The first system text comes first, others are left out. An answer without calls that comes last is gone on
+    with.
+    """
+    system = next(
+        (message["content"] for message in values.messages if message["role"] == "system" and message.get("content")),
+        "",
+    )
     messages = [message for message in values.messages if message["role"] != "system"]
     parts = []
     if system or values.tools:
@@ -89,7 +94,10 @@ def _tool(tool) -> str:
 
 def _call(call) -> str:
     function = call["function"]
-    arguments = "".join(f"\n<parameter={name}>\n{_value(value)}\n</parameter>" for name, value in (function.get("arguments") or {}).items())
+    arguments = "".join(
+        f"\n<parameter={name}>\n{_value(value)}\n</parameter>"
+        for name, value in (function.get("arguments") or {}).items()
+    )
     return f"\n<tool_call>\n<function={function['name']}>{arguments}\n</function>\n</tool_call>"
 
 

@@ -26,8 +26,16 @@ def render(values: Values, *, thinks: bool) -> str:
     begins_with_system = bool(messages) and messages[0]["role"] == "system"
     if values.tools:
         system = f"{messages[0]['content']}\n\n" if begins_with_system else ""
-        parts.append("<|im_start|>system\n" + system + _BEFORE_TOOLS + "".join("\n" + spaced_json(tool) for tool in values.tools) + _BEHIND_TOOLS)
-    last_question = max((index for index, message in enumerate(messages) if _is_question(message)), default=len(messages) - 1)
+        parts.append(
+            "<|im_start|>system\n"
+            + system
+            + _BEFORE_TOOLS
+            + "".join("\n" + spaced_json(tool) for tool in values.tools)
+            + _BEHIND_TOOLS
+        )
+    last_question = max(
+        (index for index, message in enumerate(messages) if _is_question(message)), default=len(messages) - 1
+    )
     for index, message in enumerate(messages):
         role, is_last = message["role"], index == len(messages) - 1
         if role == "system" and index == 0 and values.tools:
@@ -40,7 +48,9 @@ def render(values: Values, *, thinks: bool) -> str:
         elif role == "assistant":
             thoughts = _thoughts(message, is_last) if thinks and index > last_question else ""
             shown = thoughts + (content.lstrip("\n") if thoughts else content)
-            parts.append(f"<|im_start|>assistant\n{shown}{_calls(message, bool(content))}" + ("" if is_last else "<|im_end|>\n"))
+            parts.append(
+                f"<|im_start|>assistant\n{shown}{_calls(message, bool(content))}" + ("" if is_last else "<|im_end|>\n")
+            )
         else:
             parts.append(f"<|im_start|>{role}\n{content}<|im_end|>\n")
     if messages and messages[-1]["role"] != "assistant":
@@ -50,7 +60,9 @@ def render(values: Values, *, thinks: bool) -> str:
 
 def _is_question(message) -> bool:
     content = message.get("content") or ""
-    return message["role"] == "user" and not (content.startswith("<tool_response>") and content.endswith("</tool_response>"))
+    return message["role"] == "user" and not (
+        content.startswith("<tool_response>") and content.endswith("</tool_response>")
+    )
 
 
 def _thoughts(message, is_last) -> str:
@@ -62,9 +74,11 @@ def _thoughts(message, is_last) -> str:
 
 
 def _calls(message, has_content) -> str:
-    return "".join(("\n" if has_content or index else "") + f"<tool_call>\n{{\"name\": \"{call['function']['name']}\", \"arguments\": "
-                   f"{spaced_json(call['function'].get('arguments') or {})}}}\n</tool_call>"
-                   for index, call in enumerate(message.get("tool_calls") or ()))
+    return "".join(
+        ("\n" if has_content or index else "") + f'<tool_call>\n{{"name": "{call["function"]["name"]}", "arguments": '
+        f"{spaced_json(call['function'].get('arguments') or {})}}}\n</tool_call>"
+        for index, call in enumerate(message.get("tool_calls") or ())
+    )
 
 
 def spaced_json(value) -> str:

@@ -1,6 +1,7 @@
 """The command line: words, columns and exit statuses of every command, against stores and servers of their own.
 
-Most commands run in this process through click's runner; the server in the foreground runs as a process, as users start it.
+Most commands run in this process through click's runner; the server in the foreground runs as a process, as users
+start it.
 """
 
 import json
@@ -28,6 +29,7 @@ from vkbackend.server.cli import digests
 
 # --- commands without a server
 
+
 def test_help_lists_commands_and_every_variable(here):
     text = ok(here("--help"))
     for command in ("serve", "run", "create", "list", "ps", "show", "rm", "cp", "stop", "devices", "check", "bench"):
@@ -41,17 +43,31 @@ def test_version(here):
 
 
 def test_errors_say_what_and_exit_with_1(here, monkeypatch):
-    monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", "registry.ollama.ai=http://127.0.0.1:1")  # where `run` looks for what is not there
-    for arguments, words in ((["nonsense"], 'unknown command "nonsense"'), (["ps"], "could not connect to a server at http://127.0.0.1:"),
-                             (["stop", "x"], "start one with `vkbackend serve`"), (["show", "x"], "Error: model 'x' not found"),
-                             (["rm", "x"], "Error: model 'x' not found"), (["cp", "x", "y"], 'model "x" not found'),
-                             (["run", "x", "hello"], "refused"), (["run", "no.gguf", "hello"], "no.gguf: no such file"),
-                             (["create", "x"], "Modelfile: no such file"), (["create", "x", "--gguf", "no.gguf"], "no.gguf: no such file"),
-                             (["bench", "x", "--cpu"], "model 'x' not found"), (["bench", "no.gguf"], "no.gguf: no such file"),
-                             (["run", "x", "--keepalive", "5 minutes"], "time: "), (["run", "x", "--format", "xml"], "invalid response format"),
-                             (["run", "x", "--think", "perhaps"], "invalid value for --think"), (["check", "--only", "zzz"], "there are: add")):
+    monkeypatch.setenv(
+        "VKBACKEND_REGISTRY_URLS", "registry.ollama.ai=http://127.0.0.1:1"
+    )  # where `run` looks for what is not there
+    for arguments, words in (
+        (["nonsense"], 'unknown command "nonsense"'),
+        (["ps"], "could not connect to a server at http://127.0.0.1:"),
+        (["stop", "x"], "start one with `vkbackend serve`"),
+        (["show", "x"], "Error: model 'x' not found"),
+        (["rm", "x"], "Error: model 'x' not found"),
+        (["cp", "x", "y"], 'model "x" not found'),
+        (["run", "x", "hello"], "refused"),
+        (["run", "no.gguf", "hello"], "no.gguf: no such file"),
+        (["create", "x"], "Modelfile: no such file"),
+        (["create", "x", "--gguf", "no.gguf"], "no.gguf: no such file"),
+        (["bench", "x", "--cpu"], "model 'x' not found"),
+        (["bench", "no.gguf"], "no.gguf: no such file"),
+        (["run", "x", "--keepalive", "5 minutes"], "time: "),
+        (["run", "x", "--format", "xml"], "invalid response format"),
+        (["run", "x", "--think", "perhaps"], "invalid value for --think"),
+        (["check", "--only", "zzz"], "there are: add"),
+    ):
         result = here(*arguments)
-        assert (result.exit_code, result.stderr.splitlines()[-1].startswith("Error: ")) == (1, True), arguments  # after what was tried
+        assert (result.exit_code, result.stderr.splitlines()[-1].startswith("Error: ")) == (1, True), (
+            arguments
+        )  # after what was tried
         assert words in result.stderr, arguments
         assert result.stdout == "", arguments
 
@@ -70,7 +86,9 @@ def test_create_from_gguf_once(here, gguf, tmp_path):
     written = manifest.stat().st_mtime_ns
     assert "is there already" in ok(here("create", "tiny", "--gguf", gguf))
     assert manifest.stat().st_mtime_ns == written
-    assert re.fullmatch(r"NAME +ID +SIZE +MODIFIED\ntiny:latest    [0-9a-f]{12}    [0-9.]+ [KM]B +\S.* ago\n", ok(here("list")))
+    assert re.fullmatch(
+        r"NAME +ID +SIZE +MODIFIED\ntiny:latest    [0-9a-f]{12}    [0-9.]+ [KM]B +\S.* ago\n", ok(here("list"))
+    )
     assert ok(here("ls", "other")).split() == ["NAME", "ID", "SIZE", "MODIFIED"]
 
 
@@ -108,7 +126,11 @@ def test_remembered_digest_is_not_computed_again(here, tmp_path, monkeypatch):
 
 
 def test_modelfile_with_missing_file_or_bad_line(here, tmp_path):
-    for text, words in (("FROM ./gone.gguf", "FROM ./gone.gguf: no such file"), ("SYSTEM x", "no FROM line"), ("FROM x\nPARAMETER top_k a", "invalid int value [a]")):
+    for text, words in (
+        ("FROM ./gone.gguf", "FROM ./gone.gguf: no such file"),
+        ("SYSTEM x", "no FROM line"),
+        ("FROM x\nPARAMETER top_k a", "invalid int value [a]"),
+    ):
         (tmp_path / "Modelfile").write_text(text)
         result = here("create", "x", "-f", tmp_path / "Modelfile")
         assert result.exit_code == 1 and words in result.stderr
@@ -124,17 +146,23 @@ def test_run_serves_itself(here, gguf):
 
 # --- through a server
 
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, gguf):
     cache = settings.cache_folder()
-    with LiveServer(tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "0", "VKBACKEND_CACHE": str(cache)}) as live:
+    with LiveServer(
+        tmp_path_factory.mktemp("models"), environment={"OLLAMA_VULKAN": "0", "VKBACKEND_CACHE": str(cache)}
+    ) as live:
         yield live
 
 
 @pytest.fixture
 def online(here, server, monkeypatch, tmp_path, gguf):
     monkeypatch.setenv("OLLAMA_HOST", server.url)
-    (tmp_path / "Modelfile").write_text(f'FROM {gguf}\nSYSTEM """Be brief.\nBe kind.\nBe right."""\nPARAMETER num_predict 4\nPARAMETER seed 1\nLICENSE MIT\n')
+    (tmp_path / "Modelfile").write_text(
+        f'FROM {gguf}\nSYSTEM """Be brief.\nBe kind.\nBe right."""\nPARAMETER num_predict 4\nPARAMETER seed '
+        f"1\nLICENSE MIT\n"
+    )
     result = here("create", "m", "-f", tmp_path / "Modelfile")
     assert result.exit_code == 0 and result.stderr.splitlines()[-1] == "success", result.output
     return here
@@ -142,19 +170,24 @@ def online(here, server, monkeypatch, tmp_path, gguf):
 
 def test_models_through_a_server(online, gguf):
     text = ok(online("show", "m"))
-    assert re.search(r"^  Model\n    architecture        llama\n    parameters          \S+\n    context length      512\n", text)
+    assert re.search(
+        r"^  Model\n    architecture        llama\n    parameters          \S+\n    context length      512\n", text
+    )
     assert "\n  Capabilities\n    completion\n" in text
     assert re.search(r"\n  Parameters\n(    \w+ +\S+\n)*    num_predict +4\n", text)
     assert "\n  System\n    Be brief.\n    Be kind.\n    ...\n" in text and "\n  License\n    MIT\n" in text
     assert ok(online("show", "m", "--system")) == "Be brief.\nBe kind.\nBe right.\n"
-    assert "only one of --license, --modelfile, --parameters, --system, --template" in online("show", "m", "--system", "--license").stderr
+    assert (
+        "only one of --license, --modelfile, --parameters, --system, --template"
+        in online("show", "m", "--system", "--license").stderr
+    )
     assert "FROM " in ok(online("show", "m", "--modelfile"))
     assert "general.architecture" in ok(online("show", "m", "-v"))
     assert ok(online("cp", "m", "n")) == "copied 'm' to 'n'\n"
     assert {line.split()[0] for line in ok(online("list")).splitlines()} >= {"NAME", "m:latest", "n:latest"}
     assert ok(online("rm", "n", "m")) == "deleted 'n'\ndeleted 'm'\n"
     assert ok(online("list")).split() == ["NAME", "ID", "SIZE", "MODIFIED"]
-    assert online("stop", "m").stderr == "Error: couldn't find model \"m\" to stop\n"
+    assert online("stop", "m").stderr == 'Error: couldn\'t find model "m" to stop\n'
     ok(online("create", "g", "--gguf", gguf))
     assert "is there already" in ok(online("create", "g", "--gguf", gguf))
 
@@ -170,14 +203,25 @@ def test_run_ps_stop_through_a_server(online):
 
 # --- serve, as a process
 
+
 class Served:
     """`vkbackend serve`, its first output lines in `ready`."""
 
     def __init__(self, models_folder, environment=None, command=("-m", "vkbackend", "serve")):
         self.port = free_port()
-        environment = os.environ | {"OLLAMA_HOST": f"127.0.0.1:{self.port}", "OLLAMA_MODELS": str(models_folder)} | (environment or {})
-        self.process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        environment = (
+            os.environ
+            | {"OLLAMA_HOST": f"127.0.0.1:{self.port}", "OLLAMA_MODELS": str(models_folder)}
+            | (environment or {})
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.ready = [self.process.stdout.readline() for _ in range(3)]
 
     def stop(self, number=signal.SIGTERM):
@@ -196,8 +240,16 @@ def test_serve_says_where_and_on_what_and_ends_at_once(here, tmp_path, gguf):
         assert re.match(rf"vkbackend [\d.]+ is ready at {url} ", served.ready[0])
         assert "CPU, although OLLAMA_VULKAN is set: " in served.ready[1]
         assert f"curl {url}/api/generate" in served.ready[2] and '"tiny"' in served.ready[2]
-        second = subprocess.run([sys.executable, "-m", "vkbackend", "serve"], cwd=ROOT, env=os.environ | {"OLLAMA_HOST": url}, capture_output=True, text=True)
-        assert second.returncode == 1 and re.match(r"Error: listen tcp 127.0.0.1:\d+: bind: address already in use", second.stderr)
+        second = subprocess.run(
+            [sys.executable, "-m", "vkbackend", "serve"],
+            cwd=ROOT,
+            env=os.environ | {"OLLAMA_HOST": url},
+            capture_output=True,
+            text=True,
+        )
+        assert second.returncode == 1 and re.match(
+            r"Error: listen tcp 127.0.0.1:\d+: bind: address already in use", second.stderr
+        )
         body = json.dumps({"model": "tiny", "prompt": "hello", "options": {"num_predict": -1, "num_ctx": 512}}).encode()
         answering = urllib.request.urlopen(urllib.request.Request(url + "/api/generate", body), timeout=20)
         assert "response" in json.loads(answering.readline())
@@ -212,9 +264,18 @@ def test_serve_lets_streams_end_before_it_does(here, tmp_path, gguf, drain, leng
     """One that ends soon comes to its end; one that would not gets a last line, and so does the log."""
     ok(here("create", "tiny", "--gguf", gguf))
     served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": drain, "VKBACKEND_LOG_FORMAT": "json"})
-    no_end = {"num_ctx": 512, "seed": 1, "top_k": 200, "top_p": 1, "temperature": 3, "logit_bias": {"0": -100, "1": -100, "2": -100}}
+    no_end = {
+        "num_ctx": 512,
+        "seed": 1,
+        "top_k": 200,
+        "top_p": 1,
+        "temperature": 3,
+        "logit_bias": {"0": -100, "1": -100, "2": -100},
+    }
     body = json.dumps({"model": "tiny", "prompt": "hello", "options": no_end | {"num_predict": length}}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{served.port}/api/generate", body, {"X-Request-Id": "the-last-one"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{served.port}/api/generate", body, {"X-Request-Id": "the-last-one"}
+    )
     lines = []
     with urllib.request.urlopen(request, timeout=20) as answer:
         lines.append(json.loads(answer.readline()))
@@ -245,12 +306,18 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
     """A load that takes half a minute must not hold the process."""
     ok(here("create", "tiny", "--gguf", gguf))
     loading = tmp_path / "loading"
-    program = (f"import pathlib, time, vkbackend.server.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
-               "serving.load_engine = lambda *_: (begun.touch(), time.sleep(30))\n"
-               "from vkbackend.server.cli.main import cli; cli(['serve'])")
+    program = (
+        f"import pathlib, time, vkbackend.server.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
+        "serving.load_engine = lambda *_: (begun.touch(), time.sleep(30))\n"
+        "from vkbackend.server.cli.main import cli; cli(['serve'])"
+    )
     served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": "0"}, command=["-c", program])
     body = json.dumps({"model": "tiny", "prompt": "hello"}).encode()
-    asking = threading.Thread(target=lambda: pytest.raises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{served.port}/api/generate", body))
+    asking = threading.Thread(
+        target=lambda: pytest.raises(
+            OSError, urllib.request.urlopen, f"http://127.0.0.1:{served.port}/api/generate", body
+        )
+    )
     asking.start()
     deadline = time.monotonic() + 20
     while not loading.exists() and time.monotonic() < deadline:
@@ -262,6 +329,7 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
 
 
 # --- devices, check, bench
+
 
 def test_devices(here, monkeypatch):
     device = some_device()
@@ -281,7 +349,13 @@ def test_devices(here, monkeypatch):
 
 def test_devices_without_a_driver(tmp_path):
     for option in ([], ["--json"]):
-        done = subprocess.run([sys.executable, "-m", "vkbackend", "devices", *option], cwd=ROOT, env=os.environ | NO_DRIVER, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "vkbackend", "devices", *option],
+            cwd=ROOT,
+            env=os.environ | NO_DRIVER,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert json.loads(done.stdout)["devices"] == [] if option else done.stderr.startswith("Error: ")
 
@@ -298,6 +372,7 @@ def test_check_one_op(here):
 
 def test_check_names_the_kernel_that_differs(here, monkeypatch):
     from vkbackend import check as checks
+
     device = some_device()
     twin = checks.reference
     monkeypatch.setattr(checks, "reference", lambda *inputs, **attrs: twin(*inputs, **attrs) + 1)
@@ -309,7 +384,11 @@ def test_check_names_the_kernel_that_differs(here, monkeypatch):
 def test_bench_on_the_cpu(here, gguf):
     arguments = ("bench", gguf, "--cpu", "--prompt", "5,9", "--batch", 2, "--tokens", 3, "--rounds", 1)
     found = json.loads(ok(here(*arguments, "--json")))
-    assert [(rate["phase"], rate["tokens"], rate["batch"]) for rate in found["rates"]] == [("prefill", 5, 1), ("prefill", 9, 1), ("decode", 3, 2)]
+    assert [(rate["phase"], rate["tokens"], rate["batch"]) for rate in found["rates"]] == [
+        ("prefill", 5, 1),
+        ("prefill", 9, 1),
+        ("decode", 3, 2),
+    ]
     assert all(rate["rate"] > 0 for rate in found["rates"]) and found["speed"] is None
     assert re.search(r"^decode 2 x 3 after 16 +[\d.]+ ", ok(here(*arguments)), re.MULTILINE)
 
@@ -318,24 +397,52 @@ def test_bench_on_a_device(here, gguf, tmp_path):
     device = some_device()
     text = ok(here("bench", gguf, "--device", device.index, "--prompt", 5, "--batch", 1, "--tokens", 3, "--rounds", 1))
     assert re.search(r"^it can +read [\d.]+ GB/s, copy [\d.]+ GB/s; f32 [\d.]+ GFLOP/s", text, re.MULTILINE)
-    assert re.search(r"^device memory +weights [\d.]+ MiB, KV cache [\d.]+ MiB, the rest [\d.]+ MiB$", text, re.MULTILINE)
-    found = json.loads(ok(here("bench", gguf, "--device", device.index, "--profile", "--prompt", 5, "--trace", tmp_path / "trace.json", "--json")))
+    assert re.search(
+        r"^device memory +weights [\d.]+ MiB, KV cache [\d.]+ MiB, the rest [\d.]+ MiB$", text, re.MULTILINE
+    )
+    found = json.loads(
+        ok(
+            here(
+                "bench",
+                gguf,
+                "--device",
+                device.index,
+                "--profile",
+                "--prompt",
+                5,
+                "--trace",
+                tmp_path / "trace.json",
+                "--json",
+            )
+        )
+    )
     ops = {each["op"]: each for each in found["steps"][0]["variants"]}
     assert ops["decode_attention"]["calls"] == 2 and ops["embed"]["num_bytes"] < 4096
     # 8.5 bits per weight: q8_0 keeps a scale of 2 bytes for 32 weights; the rest of what matmul moves are activations.
     assert 1 < ops["matmul_q8_0"]["num_bytes"] * 8 / 8.5 / (ops["matmul_q8_0"]["flops"] / 2) < 1.2
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    assert re.search(r"^matmul_q8_0 +matmul_q8_0_\w+ +\d+ +[\d.]+ +[\d.]+% ", ok(here("bench", gguf, "--profile", "--prompt", 5)), re.MULTILINE)
+    assert re.search(
+        r"^matmul_q8_0 +matmul_q8_0_\w+ +\d+ +[\d.]+ +[\d.]+% ",
+        ok(here("bench", gguf, "--profile", "--prompt", 5)),
+        re.MULTILINE,
+    )
 
 
 def test_bench_refuses_what_does_not_go_together(here, gguf):
-    for arguments, words in (((gguf, "--profile", "--host-only"), "these exclude each other: --profile, --host-only"),
-                             ((gguf, "--cpu", "--profile"), "--cpu excludes"), ((gguf, "--trace", "x.json"), "give both"), ((), "which model?"),
-                             ((gguf, "--plot", "/no_such_folder/x.png"), "there is no folder"), ((gguf, "--plot", "x.bad"), "no kind of picture"),
-                             ((gguf, "--profile", "--trace", "/no_such_folder/x.json"), "there is no folder"),
-                             ((gguf, "--compare", "http://127.0.0.1:abc"), "answers neither"),
-                             ((gguf, "--compare", "http://127.0.0.1:1", "--tokens", "1"), "must be at least 2"), ((gguf, "--compare", ","), "needs the URL"),
-                             ((gguf, "--own", "x"), "are for --compare"), ((gguf, "--profile", "--plot", "x.png"), "--plot shows rates")):
+    for arguments, words in (
+        ((gguf, "--profile", "--host-only"), "these exclude each other: --profile, --host-only"),
+        ((gguf, "--cpu", "--profile"), "--cpu excludes"),
+        ((gguf, "--trace", "x.json"), "give both"),
+        ((), "which model?"),
+        ((gguf, "--plot", "/no_such_folder/x.png"), "there is no folder"),
+        ((gguf, "--plot", "x.bad"), "no kind of picture"),
+        ((gguf, "--profile", "--trace", "/no_such_folder/x.json"), "there is no folder"),
+        ((gguf, "--compare", "http://127.0.0.1:abc"), "answers neither"),
+        ((gguf, "--compare", "http://127.0.0.1:1", "--tokens", "1"), "must be at least 2"),
+        ((gguf, "--compare", ","), "needs the URL"),
+        ((gguf, "--own", "x"), "are for --compare"),
+        ((gguf, "--profile", "--plot", "x.png"), "--plot shows rates"),
+    ):
         result = here("bench", *arguments)
         assert result.exit_code == 1 and words in result.stderr, arguments
     for value in ("5,x", "0", "1000000000"):
@@ -352,7 +459,9 @@ def mock_manifest():
 
 
 def test_bench_of_the_hosts_share(mock_manifest, here, gguf, monkeypatch):
-    assert "`bash scripts/setup.sh --tests` fetches it" in here("bench", gguf, "--host-only").stderr  # not in this cache folder
+    assert (
+        "`bash scripts/setup.sh --tests` fetches it" in here("bench", gguf, "--host-only").stderr
+    )  # not in this cache folder
     monkeypatch.setattr(host, "mock_manifest", lambda: mock_manifest)
     header, *lines = ok(here("bench", gguf, "--host-only", "--batch", "1,2", "--tokens", 20)).splitlines()[1:]
     assert header.split() == ["SEQUENCES", "MS", "IN", "ALL", "MS", "WITHOUT", "SAMPLING", "DISPATCHES"]
@@ -363,6 +472,11 @@ def test_bench_prints_kernels_in_columns():
     from dataclasses import make_dataclass
 
     from vkbackend.server.cli.bench_text import dataclass_columns
+
     kind = make_dataclass("Kernel", ["name", "ns_per_weight"])
-    assert dataclass_columns([kind("a", 0.25), kind("bcd", 1 / 3)]) == ["NAME    NS PER WEIGHT", "a       0.25", "bcd     0.3333"]
+    assert dataclass_columns([kind("a", 0.25), kind("bcd", 1 / 3)]) == [
+        "NAME    NS PER WEIGHT",
+        "a       0.25",
+        "bcd     0.3333",
+    ]
     assert dataclass_columns([]) == ["nothing was measured"]

@@ -1,4 +1,6 @@
-"""What `run`, `doctor`, `help` and `completion` do as a user sees them: a missing model is pulled, tokens are shown, Ctrl-C stops an answer."""
+"""What `run`, `doctor`, `help` and `completion` do as a user sees them: a missing model is pulled, tokens are shown,
+Ctrl-C stops an answer.
+"""
 
 import os
 import pty
@@ -40,16 +42,22 @@ def test_a_model_that_is_missing_is_pulled(registry, here, gguf, tmp_path, monke
 def test_tokens_and_what_else_was_likely(here, gguf):
     text = ok(here("run", gguf, "hello", "--logprobs", "2"))
     header = text.splitlines().index(next(line for line in text.splitlines() if line.startswith("TOKEN ")))
-    rows = text.splitlines()[header + 1:-1]
-    assert len(rows) > 1 and all(re.search(r'^".*" +\d+\.\d% +".*" \d+\.\d%  ".*" \d+\.\d%$', row) for row in rows), text
+    rows = text.splitlines()[header + 1 : -1]
+    assert len(rows) > 1 and all(re.search(r'^".*" +\d+\.\d% +".*" \d+\.\d%  ".*" \d+\.\d%$', row) for row in rows), (
+        text
+    )
     assert "TOKEN" in ok(here("run", gguf, "hello", "--logprobs")) and "TOKEN" not in ok(here("run", gguf, "hello"))
     assert here("run", gguf, "hello", "--logprobs", "21").exit_code == 2
 
 
 def test_piped_text_comes_before_the_prompt(here, gguf, monkeypatch):
     from vkbackend.server.cli.terminal import answer
+
     asked = []
-    monkeypatch.setattr("vkbackend.server.cli.run.print_answer", lambda client, path, body, printing: asked.append(body["prompt"]) or answer.Answer())
+    monkeypatch.setattr(
+        "vkbackend.server.cli.run.print_answer",
+        lambda client, path, body, printing: asked.append(body["prompt"]) or answer.Answer(),
+    )
     for words, piped in ((["what", "is", "this?"], "some text"), ([], "only\nthis\n"), (["just", "words"], "")):
         ok(here("run", gguf, *words, input=piped))
     assert asked == ["some text what is this?", "only\nthis\n", "just words"]
@@ -62,18 +70,32 @@ def test_help_of_everything(here):
     assert 'unknown command "nonsense"' in here("help", "nonsense").stderr
 
 
-@pytest.mark.parametrize("words, offered", [(["pu"], {"pull", "push"}), (["run", "--log"], {"--logprobs"}),
-                                            (["show", "ti"], {"tiny"}), (["rm", "x"], set())])
+@pytest.mark.parametrize(
+    "words, offered",
+    [(["pu"], {"pull", "push"}), (["run", "--log"], {"--logprobs"}), (["show", "ti"], {"tiny"}), (["rm", "x"], set())],
+)
 def test_completion(here, gguf, words, offered):
     """What bash asks the command for, as the script of `completion bash` does."""
     ok(here("create", "tiny", "--gguf", gguf))
-    environment = os.environ | {"_VKBACKEND_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["vkbackend", *words]), "COMP_CWORD": str(len(words))}
-    done = subprocess.run([sys.executable, "-m", "vkbackend"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "_VKBACKEND_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["vkbackend", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "vkbackend"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert {line.split(",")[1] for line in done.stdout.splitlines() if line} == offered, done.stderr
 
 
-@pytest.mark.parametrize("shell, words", [("bash", "complete -o nosort -F _vkbackend_completion vkbackend"), ("zsh", "#compdef vkbackend"),
-                                          ("fish", "complete --no-files --command vkbackend")])
+@pytest.mark.parametrize(
+    "shell, words",
+    [
+        ("bash", "complete -o nosort -F _vkbackend_completion vkbackend"),
+        ("zsh", "#compdef vkbackend"),
+        ("fish", "complete --no-files --command vkbackend"),
+    ],
+)
 def test_completion_scripts(here, shell, words):
     script = ok(here("completion", shell))
     assert words in script and "_VKBACKEND_COMPLETE" in script
@@ -82,6 +104,7 @@ def test_completion_scripts(here, shell, words):
 
 
 # --- on a terminal
+
 
 class Terminal:
     """A command on a pseudo-terminal: `type` sends keys, `wait_for` reads until a pattern comes."""
@@ -103,10 +126,12 @@ class Terminal:
             assert time.monotonic() < deadline, f"{pattern} did not come: {self.text[-2000:]!r}"
             if select.select([self.file], [], [], 0.2)[0]:
                 try:
-                    self.text += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self.file, 65536).decode("utf-8", "replace"))
+                    self.text += re.sub(
+                        r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self.file, 65536).decode("utf-8", "replace")
+                    )
                 except OSError:
                     break
-        before, self.text = self.text[:found.end()], self.text[found.end():]
+        before, self.text = self.text[: found.end()], self.text[found.end() :]
         return before
 
     def end(self) -> int:
@@ -128,7 +153,9 @@ class Terminal:
 
 def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
     """Ctrl-C stops an answer that would never end, and what was typed is remembered."""
-    (tmp_path / "Modelfile").write_text(f"FROM {gguf}\nPARAMETER num_predict -1\nPARAMETER num_ctx 512\nPARAMETER repeat_penalty 1.5\n")
+    (tmp_path / "Modelfile").write_text(
+        f"FROM {gguf}\nPARAMETER num_predict -1\nPARAMETER num_ctx 512\nPARAMETER repeat_penalty 1.5\n"
+    )
     ok(here("create", "endless", "-f", tmp_path / "Modelfile"))
     terminal = Terminal(["run", "endless", "--no-color"], os.environ | {"TERM": "xterm"})
     try:
@@ -149,13 +176,18 @@ def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
 
 # --- doctor
 
+
 def test_doctor_writes_what_a_bug_report_needs(here, gguf, tmp_path):
     device, file = some_device(), tmp_path / "report.txt"
     result = here("doctor", gguf, "-o", file)
     text = file.read_text()
     assert result.exit_code == 0, result.output
     assert text in result.stdout and device.name in text and "Python 3." in text
-    assert re.search(r"\d+ passed, 0 failed", text) and re.search(r"\d+ of 16 tokens are equal", text) and "times as fast as" in text
+    assert (
+        re.search(r"\d+ passed, 0 failed", text)
+        and re.search(r"\d+ of 16 tokens are equal", text)
+        and "times as fast as" in text
+    )
 
 
 def test_doctor_finds_what_is_wrong(here, gguf, tmp_path, monkeypatch):
@@ -166,6 +198,7 @@ def test_doctor_finds_what_is_wrong(here, gguf, tmp_path, monkeypatch):
     def other(file, device):
         made = generate(file, device)
         return made if device is None else doctor.Generated([0] * 16, [-9.0] * 16, made.rate, "no")
+
     monkeypatch.setattr(doctor, "generate", other)
     result = here("doctor", gguf, "-o", tmp_path / "report.txt")
     assert result.exit_code == 1 and "DIFFERENT: 0 of 16" in result.stdout
@@ -173,7 +206,12 @@ def test_doctor_finds_what_is_wrong(here, gguf, tmp_path, monkeypatch):
 
 def test_doctor_without_a_device_or_a_model(tmp_path):
     environment = os.environ | NO_DRIVER | {"OLLAMA_MODELS": str(tmp_path / "models")}
-    done = subprocess.run([sys.executable, "-m", "vkbackend", "doctor", "-o", tmp_path / "report.txt"], cwd=ROOT, env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "vkbackend", "doctor", "-o", tmp_path / "report.txt"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "Models run on: CPU" in done.stdout and "skipped: there is no model" in (tmp_path / "report.txt").read_text()

@@ -23,10 +23,19 @@ def command(environment, *arguments, shell="", **more):
     line = [sys.executable, "-m", "vkbackend", *arguments]
     if shell:
         line = ["bash", "-c", f'"$@" {shell}', "bash", *line]
-    return subprocess.run(line, cwd=ROOT, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60)
+    return subprocess.run(
+        line,
+        cwd=ROOT,
+        env=environment | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
 
 
 # --- streams
+
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_as_good_as_dev_null(environment, closed):
@@ -39,7 +48,10 @@ def iso_8859_1(folder) -> dict[str, str]:
     """Variables of a locale that is ISO-8859-1, made on the spot."""
     if not shutil.which("localedef"):
         missing("localedef is not installed")
-    made = subprocess.run(["localedef", "--no-archive", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")], capture_output=True)
+    made = subprocess.run(
+        ["localedef", "--no-archive", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")],
+        capture_output=True,
+    )
     if not (folder / "en_US.ISO-8859-1" / "LC_CTYPE").exists():
         missing(f"no locale could be made: {made.stderr.decode()}")
     return {"LOCPATH": str(folder), "LC_ALL": "en_US.ISO-8859-1"}
@@ -47,9 +59,16 @@ def iso_8859_1(folder) -> dict[str, str]:
 
 @pytest.mark.parametrize("world", ["iso-8859-1", "C", "PYTHONIOENCODING"])
 def test_output_is_utf_8_whatever_the_locale_says(environment, tmp_path, world):
-    more = {"C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "PYTHONIOENCODING": {"PYTHONIOENCODING": "ascii"}}.get(world)
+    more = {
+        "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        "PYTHONIOENCODING": {"PYTHONIOENCODING": "ascii"},
+    }.get(world)
     more = more or iso_8859_1(tmp_path)
-    for arguments, words in ((["show", "m", "--license"], ESCAPES), (["run", "m", "hi"], ESCAPES), (["list"], f"m{ESCAPES}:latest")):
+    for arguments, words in (
+        (["show", "m", "--license"], ESCAPES),
+        (["run", "m", "hi"], ESCAPES),
+        (["list"], f"m{ESCAPES}:latest"),
+    ):
         done = command(environment, *arguments, **more)
         assert (done.returncode, done.stderr) == (0, b"") and words in done.stdout.decode(), arguments
     done = command(environment, "run", "error", "hi", **more)
@@ -81,47 +100,81 @@ def test_a_reader_that_goes_ends_the_command_quietly(environment):
 
 # --- errors in a line
 
+
 def test_errors_are_sentences(environment, tmp_path):
     (tmp_path / "user").write_text("FROM ~nosuchuser/x.gguf\n")
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 9)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for arguments, more, words in (
-            (["create", "x", "-f", str(tmp_path / "user")], {}, "failed to find user 'nosuchuser'"),
-            (["create", "x", "--gguf", "~nosuchuser/x.gguf"], {}, "failed to find user 'nosuchuser'"),
-            (["run", "~nosuchuser/x.gguf", "hi"], {}, "failed to find user 'nosuchuser'"),
-            (["create", "x", "-f", str(tmp_path)], {}, f"{tmp_path}: is a folder"),
-            (["create", "x", "-f", str(tmp_path / "binary")], {}, "(line 1): command must be one of"),
-            (["create", "x", "-f", str(tmp_path / "loop")], {}, "no such file"),
-            (["run", "broken", "hi"], {}, "broke off"),
-            (["list"], {"OLLAMA_HOST": "[["}, "Invalid IPv6 URL"),
-            (["list"], {"OLLAMA_HOST": "a..b:1"}, "label empty or too long"),
-            (["list"], {"OLLAMA_HOST": "x" * 300}, "label too long")):
+        (["create", "x", "-f", str(tmp_path / "user")], {}, "failed to find user 'nosuchuser'"),
+        (["create", "x", "--gguf", "~nosuchuser/x.gguf"], {}, "failed to find user 'nosuchuser'"),
+        (["run", "~nosuchuser/x.gguf", "hi"], {}, "failed to find user 'nosuchuser'"),
+        (["create", "x", "-f", str(tmp_path)], {}, f"{tmp_path}: is a folder"),
+        (["create", "x", "-f", str(tmp_path / "binary")], {}, "(line 1): command must be one of"),
+        (["create", "x", "-f", str(tmp_path / "loop")], {}, "no such file"),
+        (["run", "broken", "hi"], {}, "broke off"),
+        (["list"], {"OLLAMA_HOST": "[["}, "Invalid IPv6 URL"),
+        (["list"], {"OLLAMA_HOST": "a..b:1"}, "label empty or too long"),
+        (["list"], {"OLLAMA_HOST": "x" * 300}, "label too long"),
+    ):
         done = command(environment, *arguments, **more)
         assert done.returncode == 1 and words in done.stderr.decode(), (arguments, done.stderr)
-        assert b"Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith(b"Error: "), (arguments, done.stderr)
+        assert b"Traceback" not in done.stderr and done.stderr.splitlines()[-1].startswith(b"Error: "), (
+            arguments,
+            done.stderr,
+        )
 
 
 def test_a_home_that_is_no_folder_costs_no_more_than_the_caches(environment, tmp_path):
     from tiny_gguf import write_tiny_gguf
+
     gguf = write_tiny_gguf(tmp_path / "tiny.gguf")
-    more = {"HOME": "/dev/null", "VKBACKEND_CACHE": "", "OLLAMA_HOST": "127.0.0.1:1", "OLLAMA_MODELS": str(tmp_path / "models")}
+    more = {
+        "HOME": "/dev/null",
+        "VKBACKEND_CACHE": "",
+        "OLLAMA_HOST": "127.0.0.1:1",
+        "OLLAMA_MODELS": str(tmp_path / "models"),
+    }
     done = command(environment, "create", "tiny", "--gguf", str(gguf), **more)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
     assert command(environment, "list", **more).stdout.startswith(b"NAME")
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(environment, tmp_path):
-    program = "from vkbackend.server.cli import process; import sys; process.open_streams(); sys.exit(process.guarded(lambda: [][1]))"
+    program = (
+        "from vkbackend.server.cli import process; import sys; process.open_streams(); "
+        "sys.exit(process.guarded(lambda: [][1]))"
+    )
     for debug in ("", "1"):
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment | {"OLLAMA_DEBUG": debug}, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=environment | {"OLLAMA_DEBUG": debug},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 1 and ("Traceback" in done.stderr) == (debug == "1")
-        assert done.stderr.splitlines()[-1] == "Error: unexpected IndexError: list index out of range (OLLAMA_DEBUG=1 shows where)"
+        assert (
+            done.stderr.splitlines()[-1]
+            == "Error: unexpected IndexError: list index out of range (OLLAMA_DEBUG=1 shows where)"
+        )
 
 
 # --- escape sequences
 
-@pytest.mark.parametrize("arguments", [["show", "m"], ["show", "m", "-v"], ["list"], ["ps"], ["show", "error"], ["run", "error", "hi"],
-                                       *(["show", "m", f"--{part}"] for part in ("system", "license", "template", "parameters", "modelfile"))])
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "m"],
+        ["show", "m", "-v"],
+        ["list"],
+        ["ps"],
+        ["show", "error"],
+        ["run", "error", "hi"],
+        *(["show", "m", f"--{part}"] for part in ("system", "license", "template", "parameters", "modelfile")),
+    ],
+)
 def test_escape_sequences_of_models_do_not_reach_a_terminal(environment, arguments):
     shown = on_terminal(environment, *arguments)
     assert CLEANED in shown and not set(shown) & set("\x1b\x07\x9b"), shown
@@ -130,6 +183,7 @@ def test_escape_sequences_of_models_do_not_reach_a_terminal(environment, argumen
 
 
 # --- wrapping
+
 
 def screen(text: str, columns: int) -> list[str]:
     """What a terminal shows of a text with the cursor's moves that `run` makes."""
@@ -140,13 +194,13 @@ def screen(text: str, columns: int) -> list[str]:
             count, action = text[2:end], text[end]
             column = column - int(count) if action == "D" else column
             lines[-1] = lines[-1][:column] if action == "K" else lines[-1]
-            text = text[end + 1:]
+            text = text[end + 1 :]
             continue
         if text[0] == "\n" or column == columns:
             lines.append("")
             column = 0
         if text[0] != "\n":
-            lines[-1] = lines[-1][:column] + text[0] + lines[-1][column + 1:]
+            lines[-1] = lines[-1][:column] + text[0] + lines[-1][column + 1 :]
             column += 1
         text = text[1:]
     return lines
@@ -154,7 +208,9 @@ def screen(text: str, columns: int) -> list[str]:
 
 def wrapped(text: str, columns: int, size: int = 3) -> str:
     wrap = WordWrap()
-    return "".join(part for start in range(0, len(text), size) for part, _ in wrap.feed(text[start:start + size], None, columns))
+    return "".join(
+        part for start in range(0, len(text), size) for part, _ in wrap.feed(text[start : start + size], None, columns)
+    )
 
 
 def test_words_move_to_the_next_line_as_a_whole():

@@ -1,4 +1,6 @@
-"""The command line's parts that need no server: addresses, create requests, what is printed, the conversation's commands."""
+"""The command line's parts that need no server: addresses, create requests, what is printed, the conversation's
+commands.
+"""
 
 import base64
 import io
@@ -23,22 +25,36 @@ from vkbackend.server.library.modelfile import parse
 
 # --- addresses
 
+
 def test_address_as_recorded():
-    vectors = [vector for vector in json.loads((shared("vectors") / "env_config.json").read_text()) if vector["kind"] == "host"]
+    vectors = [
+        vector for vector in json.loads((shared("vectors") / "env_config.json").read_text()) if vector["kind"] == "host"
+    ]
     assert vectors
     for vector in vectors:
         found = address.parse(vector["env"].get("OLLAMA_HOST", ""))
-        assert {"host": found.host_port, "path": found.path, "scheme": found.scheme, "url": found.url} == vector["output"], vector["name"]
+        assert {"host": found.host_port, "path": found.path, "scheme": found.scheme, "url": found.url} == vector[
+            "output"
+        ], vector["name"]
 
 
-@pytest.mark.parametrize("text, url, is_local", [
-    ("0.0.0.0:80", "http://127.0.0.1:80", True), ("[::]:9", "http://[::1]:9", True), (":7", "http://127.0.0.1:7", True),
-    ("localhost", "http://localhost:11434", True), ("10.1.2.3", "http://10.1.2.3:11434", False), ("https://gpu.example/x", "https://gpu.example:443/x", False)])
+@pytest.mark.parametrize(
+    "text, url, is_local",
+    [
+        ("0.0.0.0:80", "http://127.0.0.1:80", True),
+        ("[::]:9", "http://[::1]:9", True),
+        (":7", "http://127.0.0.1:7", True),
+        ("localhost", "http://localhost:11434", True),
+        ("10.1.2.3", "http://10.1.2.3:11434", False),
+        ("https://gpu.example/x", "https://gpu.example:443/x", False),
+    ],
+)
 def test_address_for_clients(text, url, is_local):
     assert (address.parse(text).for_clients.url, address.parse(text).is_local) == (url, is_local)
 
 
 # --- Modelfile -> create request
+
 
 def test_create_request_as_recorded(tmp_path):
     checked = 0
@@ -63,18 +79,26 @@ def test_from_names_files_beside_the_modelfile(tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / "weights" / name).write_bytes(name.encode())
     request, files = create_request(parse("FROM ./weights/a.gguf"), tmp_path, lambda path: f"sha256:{path.name}")
-    assert request.files == {"a.gguf": "sha256:a.gguf"} and files == {"sha256:a.gguf": tmp_path / "weights" / "a.gguf"} and not request.from_
+    assert (
+        request.files == {"a.gguf": "sha256:a.gguf"}
+        and files == {"sha256:a.gguf": tmp_path / "weights" / "a.gguf"}
+        and not request.from_
+    )
     request, _ = create_request(parse("FROM weights"), tmp_path, lambda path: f"sha256:{path.name}")
     assert sorted(request.files) == ["a.gguf", "b.gguf"]
 
 
 # --- what is printed
 
+
 def test_columns():
     assert table.columns([["a", "bbb"], ["cc"]], ["X", "Y"], "  ") == ["  X     Y", "  a     bbb", "  cc"]
 
 
-@pytest.mark.parametrize("size, vram, words", [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (100, 75, "25%/75% CPU/GPU"), (10, 11, "Unknown"), (0, 0, "100% CPU")])
+@pytest.mark.parametrize(
+    "size, vram, words",
+    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (100, 75, "25%/75% CPU/GPU"), (10, 11, "Unknown"), (0, 0, "100% CPU")],
+)
 def test_processor(size, vram, words):
     assert models.processor(size, vram) == words
 
@@ -96,10 +120,16 @@ def token(text, logprob, encoded=None):
 
 def test_text_finds_its_tokens():
     joined = colours.TokenText()
-    assert joined.feed("Hello", [token("He", 0.0), token("llo", -1.0)]) == [("He", 1.0), ("llo", pytest.approx(0.3679, abs=1e-4))]
+    assert joined.feed("Hello", [token("He", 0.0), token("llo", -1.0)]) == [
+        ("He", 1.0),
+        ("llo", pytest.approx(0.3679, abs=1e-4)),
+    ]
     # A character of two tokens comes with the second; it belongs to the first.
     assert joined.feed("", [token("�", -0.5, b"\xf0\x9f")]) == []
-    assert joined.feed("😀!", [token("�", -2.0, b"\x98\x80"), token("!", 0.0)]) == [("😀", pytest.approx(0.6065, abs=1e-4)), ("!", 1.0)]
+    assert joined.feed("😀!", [token("�", -2.0, b"\x98\x80"), token("!", 0.0)]) == [
+        ("😀", pytest.approx(0.6065, abs=1e-4)),
+        ("!", 1.0),
+    ]
     # Text held back for a stop string comes later than its tokens; text without tokens stays uncoloured.
     assert joined.feed("a", [token("ab", 0.0)]) == [("a", 1.0)]
     assert joined.feed("b", []) == [("b", 1.0)]
@@ -121,6 +151,7 @@ def test_colours_go_from_green_over_yellow_to_red(monkeypatch):
 
 def test_an_interrupted_piece_is_not_printed_again(monkeypatch):
     """Ctrl-C while a coloured piece is on its way to the terminal: the end and the legend follow it, nothing else."""
+
     class Terminal(io.StringIO):
         interrupts = 1
 
@@ -159,7 +190,10 @@ def test_control_characters_do_not_reach_a_terminal(capsys):
 def test_the_likeliest_in_each_tokens_place():
     entries = [token("He", -0.1) | {"top_logprobs": [token("He", -0.1), token("\x1b[2J", -3.0)]}, token("llo", 0.0)]
     assert answer.alternatives(entries) == [
-        'TOKEN    PROBABILITY    LIKELIEST', '"He"     90.5%          "He" 90.5%  "\ufffd[2J" 5.0%', '"llo"    100.0%']
+        "TOKEN    PROBABILITY    LIKELIEST",
+        '"He"     90.5%          "He" 90.5%  "\ufffd[2J" 5.0%',
+        '"llo"    100.0%',
+    ]
 
 
 def test_a_conversation_shows_what_else_was_likely(talk, capsys):
@@ -171,19 +205,36 @@ def test_a_conversation_shows_what_else_was_likely(talk, capsys):
 
 
 def test_timings():
-    last = {"total_duration": 1_500_000_000, "load_duration": 2_000_000, "prompt_eval_count": 10, "prompt_eval_duration": 500_000_000,
-            "eval_count": 3, "eval_duration": 1_000_000_000}
-    assert answer.timings(last) == ["total duration:       1.5s", "load duration:        2ms", "prompt eval count:    10 token(s)",
-                                    "prompt eval duration: 500ms", "prompt eval rate:     20.00 tokens/s", "eval count:           3 token(s)",
-                                    "eval duration:        1s", "eval rate:            3.00 tokens/s"]
+    last = {
+        "total_duration": 1_500_000_000,
+        "load_duration": 2_000_000,
+        "prompt_eval_count": 10,
+        "prompt_eval_duration": 500_000_000,
+        "eval_count": 3,
+        "eval_duration": 1_000_000_000,
+    }
+    assert answer.timings(last) == [
+        "total duration:       1.5s",
+        "load duration:        2ms",
+        "prompt eval count:    10 token(s)",
+        "prompt eval duration: 500ms",
+        "prompt eval rate:     20.00 tokens/s",
+        "eval count:           3 token(s)",
+        "eval duration:        1s",
+        "eval rate:            3.00 tokens/s",
+    ]
 
 
-@pytest.mark.parametrize("path, name", [("a/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M.Q4_1"), ("my model (1).gguf", "my-model-1"), ("...gguf", "model")])
+@pytest.mark.parametrize(
+    "path, name",
+    [("a/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M.Q4_1"), ("my model (1).gguf", "my-model-1"), ("...gguf", "model")],
+)
 def test_name_of_file(path, name):
     assert run.name_of_file(Path(path)) == name
 
 
 # --- conversation
+
 
 class FakeClient:
     """Keeps what it was asked; answers every message with its number."""
@@ -204,7 +255,9 @@ class FakeClient:
 @pytest.fixture
 def talk():
     client = FakeClient()
-    return conversation.Conversation(client, "m", {"system": "from the model", "license": "MIT"}, {}, answer.Printing()), client
+    return conversation.Conversation(
+        client, "m", {"system": "from the model", "license": "MIT"}, {}, answer.Printing()
+    ), client
 
 
 def test_conversation_keeps_history_until_cleared(talk, capsys):
@@ -222,16 +275,50 @@ def test_conversation_keeps_history_until_cleared(talk, capsys):
 
 def test_conversation_settings(talk, capsys):
     chat, client = talk
-    for line in ("/set parameter temperature 0.5", "/set parameter stop a b", "/set parameter top_k x", "/set parameter zzz 1", "/set format json",
-                 "/set think", "/set verbose", "/nonsense", "/set nonsense", "/show license", "/show system", "/set wordwrap",
-                 "/set", "/show", "/show x", "/? shortcuts", "/? set", "/?", "/list",
-                 "/set parameter", "/set think high", "/set think"):
+    for line in (
+        "/set parameter temperature 0.5",
+        "/set parameter stop a b",
+        "/set parameter top_k x",
+        "/set parameter zzz 1",
+        "/set format json",
+        "/set think",
+        "/set verbose",
+        "/nonsense",
+        "/set nonsense",
+        "/show license",
+        "/show system",
+        "/set wordwrap",
+        "/set",
+        "/show",
+        "/show x",
+        "/? shortcuts",
+        "/? set",
+        "/?",
+        "/list",
+        "/set parameter",
+        "/set think high",
+        "/set think",
+    ):
         assert chat.handle(line)
     printed = capsys.readouterr().out
-    for words in ("Set parameter 'temperature' to '0.5'", "invalid int value [x]", "unknown parameter 'zzz'", "Unknown command '/nonsense'",
-                  "Unknown command '/set nonsense'", "MIT", "from the model", "Set 'wordwrap' mode.",
-                  "/set think, nothink", "/show info | license | modelfile", "Ctrl-C           stop an answer", "/save MODEL",
-                  "NAME    ID    SIZE    MODIFIED", "/set parameter stop TEXT", "Unknown command '/show x'", "Set 'think' mode to 'high'"):
+    for words in (
+        "Set parameter 'temperature' to '0.5'",
+        "invalid int value [x]",
+        "unknown parameter 'zzz'",
+        "Unknown command '/nonsense'",
+        "Unknown command '/set nonsense'",
+        "MIT",
+        "from the model",
+        "Set 'wordwrap' mode.",
+        "/set think, nothink",
+        "/show info | license | modelfile",
+        "Ctrl-C           stop an answer",
+        "/save MODEL",
+        "NAME    ID    SIZE    MODIFIED",
+        "/set parameter stop TEXT",
+        "Unknown command '/show x'",
+        "Set 'think' mode to 'high'",
+    ):
         assert words in printed
     chat.handle("hello")
     assert client.chats[0]["options"] == {"temperature": 0.5, "stop": ["a", "b"]}
@@ -244,9 +331,15 @@ def test_conversation_settings(talk, capsys):
     assert client.calls[-1] == ("/api/generate", {"model": "other", "stream": False})
 
 
-@pytest.mark.parametrize("lines, message", [
-    (["hello"], "hello"), (['"""one', "two", 'three"""'], "one\ntwo\nthree"), (['"""same line"""'], "same line"),
-    (['/set system """a', 'b"""'], "/set system a\nb")])
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (["hello"], "hello"),
+        (['"""one', "two", 'three"""'], "one\ntwo\nthree"),
+        (['"""same line"""'], "same line"),
+        (['/set system """a', 'b"""'], "/set system a\nb"),
+    ],
+)
 def test_messages_of_several_lines(lines, message):
     rest = iter(lines)
     assert conversation.read_message(lambda is_first: next(rest)) == message
@@ -254,6 +347,7 @@ def test_messages_of_several_lines(lines, message):
 
 
 # --- client
+
 
 @pytest.fixture
 def answering():
@@ -273,9 +367,11 @@ def answering():
                 with connection:
                     connection.recv(65536)
                     connection.sendall(reply)
+
         threads.append(threading.Thread(target=answer_each, daemon=True))
         threads[-1].start()
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
     yield serve
     for each in open_sockets:
         each.close()
@@ -285,12 +381,17 @@ def http(status: str, body: bytes, length: int | None = None) -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
 
 
-@pytest.mark.parametrize("reply, words, status", [
-    (http("404 Not Found", b'{"error":"model \'x\' not found"}'), "model 'x' not found", 404),
-    (http("400 Bad Request", b'{"error":{"message":"in words","type":"x"}}'), "in words", 400),
-    (http("502 Bad Gateway", b""), "answered with status 502", 502),
-    (http("200 OK", b"<html>"), "did not answer with JSON", 0),
-    (b"", "did not answer", 0), (b"SSH-2.0-x\r\n", "did not answer", 0)])
+@pytest.mark.parametrize(
+    "reply, words, status",
+    [
+        (http("404 Not Found", b'{"error":"model \'x\' not found"}'), "model 'x' not found", 404),
+        (http("400 Bad Request", b'{"error":{"message":"in words","type":"x"}}'), "in words", 400),
+        (http("502 Bad Gateway", b""), "answered with status 502", 502),
+        (http("200 OK", b"<html>"), "did not answer with JSON", 0),
+        (b"", "did not answer", 0),
+        (b"SSH-2.0-x\r\n", "did not answer", 0),
+    ],
+)
 def test_every_bad_answer_is_an_error_in_words(answering, reply, words, status):
     client = Client(answering(reply))
     assert client.answers()

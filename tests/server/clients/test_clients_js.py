@@ -1,4 +1,6 @@
-"""Ollama's and OpenAI's clients for JavaScript, each in a node process of its own, against the server with a real model."""
+"""Ollama's and OpenAI's clients for JavaScript, each in a node process of its own, against the server with a real
+model.
+"""
 
 import json
 import os
@@ -27,9 +29,12 @@ def node():
 
     def run(client, url):
         environment = os.environ | {"NODE_PATH": str(modules)}
-        done = subprocess.run(["node", SCRIPT, client, url], capture_output=True, text=True, timeout=SECONDS, env=environment)
+        done = subprocess.run(
+            ["node", SCRIPT, client, url], capture_output=True, text=True, timeout=SECONDS, env=environment
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
     return run
 
 
@@ -45,7 +50,7 @@ def test_javascript(node, url, client):
     assert found["streamed"] == found["whole"] == ANSWER
     check_logprobs(found["logprobs"])
     assert json.loads(found["structured"])["city"] in ("Paris", "Rome")
-    call, = found["calls"]
+    (call,) = found["calls"]
     arguments = call["function"]["arguments"]
     assert call["function"]["name"] == "get_weather"
     assert (json.loads(arguments) if client == "openai" else arguments)["city"] in ("Paris", "Rome")

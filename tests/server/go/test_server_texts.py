@@ -1,4 +1,6 @@
-"""Small texts of the server against recordings: names, sizes, times, durations, quantization levels, options, Modelfiles."""
+"""Small texts of the server against recordings: names, sizes, times, durations, quantization levels, options,
+Modelfiles.
+"""
 
 import base64
 from datetime import timedelta, timezone
@@ -32,18 +34,32 @@ def test_names_are_parsed():
         text = vector["input"] if "input" in vector else _text({"b64": vector["input_b64"]})
         bare, full = parse_bare(text), parse(text)
         got = [_parts(bare), _parts(full), full.is_valid, bare.is_valid, str(bare), str(full), full.shortest]
-        wanted = [{key: _text(part) for key, part in vector["bare"].items()}, {key: _text(part) for key, part in vector["full"].items()},
-                  vector["is_valid"], vector["bare_is_valid"], _text(vector["bare_string"]), _text(vector["string"]), _text(vector["display_shortest"])]
+        wanted = [
+            {key: _text(part) for key, part in vector["bare"].items()},
+            {key: _text(part) for key, part in vector["full"].items()},
+            vector["is_valid"],
+            vector["bare_is_valid"],
+            _text(vector["bare_string"]),
+            _text(vector["string"]),
+            _text(vector["display_shortest"]),
+        ]
         return got + [str(full.file_path) if full.is_valid else None], wanted + [vector.get("filepath")]
+
     check(load("model_names", "parse"), both)
 
 
 def test_names_from_paths_folding_and_namespaces():
-    check(load("model_names", "from_filepath"), lambda vector: (
-        _parts(from_file_path(vector["input"]) or ModelName()), vector["full"]))
-    check(load("model_names", "equal_fold"), lambda vector: (
-        parse_bare(vector["a"]).folded == parse_bare(vector["b"]).folded, vector["output"]))
-    check(load("model_names", "valid_namespace"), lambda vector: (is_valid_namespace(vector["input"]), vector["output"]))
+    check(
+        load("model_names", "from_filepath"),
+        lambda vector: (_parts(from_file_path(vector["input"]) or ModelName()), vector["full"]),
+    )
+    check(
+        load("model_names", "equal_fold"),
+        lambda vector: (parse_bare(vector["a"]).folded == parse_bare(vector["b"]).folded, vector["output"]),
+    )
+    check(
+        load("model_names", "valid_namespace"), lambda vector: (is_valid_namespace(vector["input"]), vector["output"])
+    )
 
 
 def test_an_invalid_name_never_becomes_a_path():
@@ -51,31 +67,52 @@ def test_an_invalid_name_never_becomes_a_path():
         parse("../../etc/passwd").file_path
 
 
-@pytest.mark.parametrize("kind, function", [("human_bytes", human_bytes), ("human_bytes2", human_bytes_binary),
-                                            ("human_number", human_number)])
+@pytest.mark.parametrize(
+    "kind, function",
+    [("human_bytes", human_bytes), ("human_bytes2", human_bytes_binary), ("human_number", human_number)],
+)
 def test_human_numbers(kind, function):
     check(load("format_numbers", kind), lambda vector: (function(vector["input"]), vector["output"]))
 
 
 def test_human_times():
-    check(load("format_time", "human_duration"), lambda vector: (human_duration(vector["nanoseconds"]), vector["output"]))
+    check(
+        load("format_time", "human_duration"), lambda vector: (human_duration(vector["nanoseconds"]), vector["output"])
+    )
     a_moment = 1_000_000  # recorded ages were a moment old when they were formatted
-    check(load("format_time", "human_time"), lambda vector: (
-        human_time(vector["seconds_ago"] * durations.SECOND + a_moment), vector["output"]))
+    check(
+        load("format_time", "human_time"),
+        lambda vector: (human_time(vector["seconds_ago"] * durations.SECOND + a_moment), vector["output"]),
+    )
     assert human_time(None) == "Never"
 
 
 def test_quantization_names():
-    check(load("ggml_types", "file_type_name"), lambda vector: (quantization.file_type_name(vector["general_file_type"]), vector["output"]))
-    check(load("ggml_types", "tensor_type"), lambda vector: (quantization.tensor_type_name(vector["id"]), vector["name_string"]))
-    check(load("ggml_types", "parse_file_type"), lambda vector: (
-        outcome(lambda: quantization.parse_file_type(vector["input"]), ValueError), recorded_outcome(vector)))
+    check(
+        load("ggml_types", "file_type_name"),
+        lambda vector: (quantization.file_type_name(vector["general_file_type"]), vector["output"]),
+    )
+    check(
+        load("ggml_types", "tensor_type"),
+        lambda vector: (quantization.tensor_type_name(vector["id"]), vector["name_string"]),
+    )
+    check(
+        load("ggml_types", "parse_file_type"),
+        lambda vector: (
+            outcome(lambda: quantization.parse_file_type(vector["input"]), ValueError),
+            recorded_outcome(vector),
+        ),
+    )
 
 
-FILE_TYPES = ("F32 F16 Q4_0 Q4_1 MXFP4 - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K "
-              "- - Q2_K_S - - - - - - - - - - BF16 - - - - - - - - -").split()
-TENSOR_TYPES = ("F32 F16 Q4_0 Q4_1 MXFP4 - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K - - - - - - - - - - - - F64 "
-                "- BF16 - - - - - - - - MXFP4 - -").split()
+FILE_TYPES = (
+    "F32 F16 Q4_0 Q4_1 MXFP4 - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K "
+    "- - Q2_K_S - - - - - - - - - - BF16 - - - - - - - - -"
+).split()
+TENSOR_TYPES = (
+    "F32 F16 Q4_0 Q4_1 MXFP4 - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K - - - - - - - - - - - - F64 "
+    "- BF16 - - - - - - - - MXFP4 - -"
+).split()
 
 
 def test_every_number_of_a_type_has_ollamas_name():
@@ -88,12 +125,27 @@ def test_every_number_of_a_type_has_ollamas_name():
 HOUR, DAY = 3600 * durations.SECOND, 24 * 3600 * durations.SECOND
 
 
-@pytest.mark.parametrize("nanoseconds, words", [
-    (0, "Less than a second"), (durations.SECOND - 1, "Less than a second"), (HOUR - 1, "59 minutes"), (HOUR, "About an hour"),
-    (HOUR * 3 // 2 - 1000, "About an hour"), (HOUR * 3 // 2, "2 hours"), (HOUR * 95 // 2 - 1000, "47 hours"),
-    (HOUR * 95 // 2, "2 days"), (14 * DAY - HOUR // 2, "2 weeks"), (14 * DAY - HOUR, "13 days"), (60 * DAY - HOUR, "8 weeks"),
-    (60 * DAY, "2 months"), (730 * DAY - HOUR, "24 months"), (730 * DAY - HOUR // 2, "1 years"), (730 * DAY, "2 years"),
-    (63 * 365 * DAY - 1, "63 years")])  # Go's float64 hours: the last nanosecond rounds away
+@pytest.mark.parametrize(
+    "nanoseconds, words",
+    [
+        (0, "Less than a second"),
+        (durations.SECOND - 1, "Less than a second"),
+        (HOUR - 1, "59 minutes"),
+        (HOUR, "About an hour"),
+        (HOUR * 3 // 2 - 1000, "About an hour"),
+        (HOUR * 3 // 2, "2 hours"),
+        (HOUR * 95 // 2 - 1000, "47 hours"),
+        (HOUR * 95 // 2, "2 days"),
+        (14 * DAY - HOUR // 2, "2 weeks"),
+        (14 * DAY - HOUR, "13 days"),
+        (60 * DAY - HOUR, "8 weeks"),
+        (60 * DAY, "2 months"),
+        (730 * DAY - HOUR, "24 months"),
+        (730 * DAY - HOUR // 2, "1 years"),
+        (730 * DAY, "2 years"),
+        (63 * 365 * DAY - 1, "63 years"),
+    ],
+)  # Go's float64 hours: the last nanosecond rounds away
 def test_ages_round_as_gos(nanoseconds, words):
     assert human_duration(nanoseconds) == words
     assert human_time(nanoseconds) == f"{words} ago"
@@ -106,19 +158,42 @@ def test_what_is_far_in_the_future_is_for_ever(years, words):
     assert human_time(-(years * 365 * DAY + HOUR)) == words
 
 
-@pytest.mark.parametrize("function, count, text", [
-    (human_bytes, 9_999_999_999_999_999, "10000 TB"), (human_bytes, 9_999, "10.0 KB"),
-    (human_bytes, 9_949, "9.9 KB"), (human_bytes, 10_999, "10 KB"), (human_bytes, 2_000, "2 KB"),
-    (human_bytes, -5, "-5 B"), (human_number, 999_999, "1000K"), (human_number, 10 ** 16 + 1, "10000000B"),
-    (human_number, 1_234_567, "1.23M"), (human_bytes_binary, 1 << 40, "1024.0 GiB")])
+@pytest.mark.parametrize(
+    "function, count, text",
+    [
+        (human_bytes, 9_999_999_999_999_999, "10000 TB"),
+        (human_bytes, 9_999, "10.0 KB"),
+        (human_bytes, 9_949, "9.9 KB"),
+        (human_bytes, 10_999, "10 KB"),
+        (human_bytes, 2_000, "2 KB"),
+        (human_bytes, -5, "-5 B"),
+        (human_number, 999_999, "1000K"),
+        (human_number, 10**16 + 1, "10000000B"),
+        (human_number, 1_234_567, "1.23M"),
+        (human_bytes_binary, 1 << 40, "1024.0 GiB"),
+    ],
+)
 def test_sizes_divide_as_floats(function, count, text):
     assert function(count) == text
 
 
-@pytest.mark.parametrize("one, other, are_equal", [
-    ("m", "M", True), ("registry.ollama.ai/library/m", "REGISTRY.OLLAMA.AI/Library/M", True), ("\u212a", "k", True), ("\u017f", "S", True),
-    ("stra\u00dfe", "STRA\u1e9eE", True), ("stra\u00dfe", "strasse", False), ("\u0130", "i", False), ("\u0131", "I", False),
-    ("\u03c3", "\u03c2", True), ("\u1f88", "\u1f80", True), ("\u00e9", "\u00c9", True), ("m-1", "m_1", False)])
+@pytest.mark.parametrize(
+    "one, other, are_equal",
+    [
+        ("m", "M", True),
+        ("registry.ollama.ai/library/m", "REGISTRY.OLLAMA.AI/Library/M", True),
+        ("\u212a", "k", True),
+        ("\u017f", "S", True),
+        ("stra\u00dfe", "STRA\u1e9eE", True),
+        ("stra\u00dfe", "strasse", False),
+        ("\u0130", "i", False),
+        ("\u0131", "I", False),
+        ("\u03c3", "\u03c2", True),
+        ("\u1f88", "\u1f80", True),
+        ("\u00e9", "\u00c9", True),
+        ("m-1", "m_1", False),
+    ],
+)
 def test_names_fold_by_unicodes_simple_rules(one, other, are_equal):
     assert (parse(one).folded == parse(other).folded) is are_equal
     assert (fold(one) == fold(other)) is are_equal
@@ -153,23 +228,51 @@ def test_durations_of_thousands_of_digits():
 
 
 def test_durations():
-    check(load("api_duration_think", "duration_marshal"), lambda vector: (
-        [durations.text(vector["nanoseconds"]), durations.to_json(vector["nanoseconds"])], [vector["string"], vector["json"]]))
-    check(load("api_duration_think", "duration_json"), lambda vector: (
-        outcome(lambda: durations.from_json(binding.to_plain(binding.parse(vector["input_text"].encode()))), ValueError),
-        recorded_outcome(vector, "nanoseconds")))
+    check(
+        load("api_duration_think", "duration_marshal"),
+        lambda vector: (
+            [durations.text(vector["nanoseconds"]), durations.to_json(vector["nanoseconds"])],
+            [vector["string"], vector["json"]],
+        ),
+    )
+    check(
+        load("api_duration_think", "duration_json"),
+        lambda vector: (
+            outcome(
+                lambda: durations.from_json(binding.to_plain(binding.parse(vector["input_text"].encode()))), ValueError
+            ),
+            recorded_outcome(vector, "nanoseconds"),
+        ),
+    )
 
 
 def test_keep_alive_and_think_of_a_request():
-    check(load("api_duration_think", "keep_alive_in_request"), lambda vector: (
-        outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, binding.BindError),
-        recorded_outcome(vector, "keep_alive_ns")))
-    check(load("api_duration_think", "think_value"), lambda vector: (
-        outcome(lambda: encode.dumps(binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)), binding.BindError),
-        recorded_outcome(vector, "json")))
-    check(load("api_duration_think", "think_in_chat_request"), lambda vector: (
-        outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), binding.BindError),
-        {"error": vector["error"]} if "error" in vector else (vector["bool"], vector["is_set"])))
+    check(
+        load("api_duration_think", "keep_alive_in_request"),
+        lambda vector: (
+            outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, binding.BindError),
+            recorded_outcome(vector, "keep_alive_ns"),
+        ),
+    )
+    check(
+        load("api_duration_think", "think_value"),
+        lambda vector: (
+            outcome(
+                lambda: encode.dumps(
+                    binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)
+                ),
+                binding.BindError,
+            ),
+            recorded_outcome(vector, "json"),
+        ),
+    )
+    check(
+        load("api_duration_think", "think_in_chat_request"),
+        lambda vector: (
+            outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), binding.BindError),
+            {"error": vector["error"]} if "error" in vector else (vector["bool"], vector["is_set"]),
+        ),
+    )
 
 
 def _think(value):
@@ -180,7 +283,10 @@ def test_options_over_defaults():
     def got(vector):
         values = binding.to_plain(binding.parse(encode.dumps(vector["input"]).encode()))
         return encode.dumps(Options.defaults().update(values))
-    check(load("api_options"), lambda vector: (outcome(lambda: got(vector), ValueError), recorded_outcome(vector, "json")))
+
+    check(
+        load("api_options"), lambda vector: (outcome(lambda: got(vector), ValueError), recorded_outcome(vector, "json"))
+    )
 
 
 def test_parameters_of_a_modelfile():
@@ -189,8 +295,14 @@ def test_parameters_of_a_modelfile():
     def got(vector):
         values = format_parameters(vector["input"])
         return values, {name: kinds[type(value)] for name, value in values.items()}
-    check(load("api_format_params"), lambda vector: (
-        outcome(lambda: got(vector), ValueError), {"error": vector["error"]} if "error" in vector else (vector["output"], vector["types"])))
+
+    check(
+        load("api_format_params"),
+        lambda vector: (
+            outcome(lambda: got(vector), ValueError),
+            {"error": vector["error"]} if "error" in vector else (vector["output"], vector["types"]),
+        ),
+    )
 
 
 def test_modelfiles_are_parsed_and_written():
@@ -202,21 +314,43 @@ def test_modelfiles_are_parsed_and_written():
             return (str(error), error.line), (vector.get("error"), vector.get("line", 0))
         written = modelfile.write(commands)
         got = [{"args": command.args, "formatted": str(command), "name": command.name} for command in commands]
-        return (got, written, modelfile.parse(written) == commands), (vector.get("commands"), vector.get("formatted"), vector.get("reparse_equal"))
+        return (got, written, modelfile.parse(written) == commands), (
+            vector.get("commands"),
+            vector.get("formatted"),
+            vector.get("reparse_equal"),
+        )
+
     check(load("modelfile"), both)
 
 
 def test_numbers_and_times_in_json():
-    check(load("api_requests_responses", "float64_json"), lambda vector: (encode.dumps(float(vector["input"])), vector["json"]))
-    check(load("api_requests_responses", "float32_json"), lambda vector: (encode.dumps(encode.Float32(vector["input"])), vector["json"]))
+    check(
+        load("api_requests_responses", "float64_json"),
+        lambda vector: (encode.dumps(float(vector["input"])), vector["json"]),
+    )
+    check(
+        load("api_requests_responses", "float32_json"),
+        lambda vector: (encode.dumps(encode.Float32(vector["input"])), vector["json"]),
+    )
     dated = [vector for vector in load("api_requests_responses", "time_json") if vector["unix"] > 0]
-    check(dated, lambda vector: (encode.dumps(encode.rfc3339_nano(
-        vector["unix"] * durations.SECOND + vector["nanosecond"], timezone(timedelta(seconds=vector["utc_offset_seconds"])))), vector["json"]))
+    check(
+        dated,
+        lambda vector: (
+            encode.dumps(
+                encode.rfc3339_nano(
+                    vector["unix"] * durations.SECOND + vector["nanosecond"],
+                    timezone(timedelta(seconds=vector["utc_offset_seconds"])),
+                )
+            ),
+            vector["json"],
+        ),
+    )
 
 
 def test_text_in_json_is_escaped_as_go_does():
     assert encode.dumps({"b": "<a & b>\u2028\x7f\x00\n", "a": [1.0, True, None, b"hi"]}) == (
-        '{"a":[1,true,null,"aGk="],"b":"\\u003ca \\u0026 b\\u003e\\u2028\x7f\\u0000\\n"}')
+        '{"a":[1,true,null,"aGk="],"b":"\\u003ca \\u0026 b\\u003e\\u2028\x7f\\u0000\\n"}'
+    )
     assert encode.dumps("\ud800 \udcff") == '"\\ufffd \\ufffd"'
     assert encode.dumps(encode.RawJSON('{ "a b" : [1.0, "\\" <"] }')) == '{"a b":[1.0,"\\" \\u003c"]}'
     with pytest.raises(ValueError):
@@ -225,14 +359,28 @@ def test_text_in_json_is_escaped_as_go_does():
 
 def test_values_as_fmt_prints_them():
     assert [go_text.value(item) for item in (64.0, 0.2, 131072.0, 1e6, 1.5e-5, 0.0001, True, "x", None)] == [
-        "64", "0.2", "131072", "1e+06", "1.5e-05", "0.0001", "true", "x", "<nil>"]
+        "64",
+        "0.2",
+        "131072",
+        "1e+06",
+        "1.5e-05",
+        "0.0001",
+        "true",
+        "x",
+        "<nil>",
+    ]
     assert go_text.quote('a"\\\n\x01\u00a0é') == '"a\\"\\\\\\n\\x01\\u00a0é"'
 
 
-@pytest.mark.parametrize("character", ["\U0001fa77", "\U0001fae8", "\U0001f6dc", "\U00031350", "\u0cf3", "\U0001fae9", "\U0002ebf0", "\U0003fffd"])
+@pytest.mark.parametrize(
+    "character",
+    ["\U0001fa77", "\U0001fae8", "\U0001f6dc", "\U00031350", "\u0cf3", "\U0001fae9", "\U0002ebf0", "\U0003fffd"],
+)
 def test_a_modelfile_keeps_characters_that_python_does_not_know_yet(character):
     """Of Unicode 15, of 15.1 and 16, and of none so far."""
-    commands = modelfile.parse(f"FROM x\nSYSTEM a {character} b\nPARAMETER stop {character}\nMESSAGE user {character}\n")
+    commands = modelfile.parse(
+        f"FROM x\nSYSTEM a {character} b\nPARAMETER stop {character}\nMESSAGE user {character}\n"
+    )
     assert [command.args for command in commands] == ["x", f"a {character} b", character, f"user: {character}"]
     assert modelfile.parse(modelfile.write(commands)) == commands
 
@@ -241,17 +389,32 @@ def test_a_modelfile_drops_control_and_format_characters():
     assert modelfile.parse("FROM x\nSYSTEM a\x1b\x07\x7f\x85\u200b\u2028\u00a0b\n")[1].args == "ab"
 
 
-@pytest.mark.parametrize("character, is_printed", [("\U0001fa77", True), ("\U0001faf8", True), ("\U000323af", True), ("\U0002b739", True),
-                                                   ("\U00013440", True), ("\U0001343f", False), ("\U0001fa6f", False), ("\ue000", False)])
+@pytest.mark.parametrize(
+    "character, is_printed",
+    [
+        ("\U0001fa77", True),
+        ("\U0001faf8", True),
+        ("\U000323af", True),
+        ("\U0002b739", True),
+        ("\U00013440", True),
+        ("\U0001343f", False),
+        ("\U0001fa6f", False),
+        ("\ue000", False),
+    ],
+)
 def test_quoting_prints_what_go_prints(character, is_printed):
     code = ord(character)
     escaped = f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
-    assert go_text.quote(character) == f'"{character if is_printed else escaped}"' == template_formatting.quote(character)
+    assert (
+        go_text.quote(character) == f'"{character if is_printed else escaped}"' == template_formatting.quote(character)
+    )
 
 
 def test_parameters_are_numbers_of_32_bits():
     """As Go reads PARAMETER lines, writes them into requests and shows them."""
-    found = format_parameters({"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]})
+    found = format_parameters(
+        {"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]}
+    )
     assert encode.dumps(found) == '{"min_p":1e-45,"repeat_penalty":1.1,"temperature":0.12345679,"top_p":0.9}'
     assert [go_text.value(found[name]) for name in ("temperature", "top_p", "min_p")] == ["0.12345679", "0.9", "1e-45"]
 

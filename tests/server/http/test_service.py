@@ -26,7 +26,9 @@ QUICK = {"model": "m", "prompt": "a few words"}
 
 
 class Service:
-    """An application with one model, `m`, whose words the test chooses; `gate`: the engine waits for it before each step."""
+    """An application with one model, `m`, whose words the test chooses; `gate`: the engine waits for it before each
+    step.
+    """
 
     def __init__(self, folder, replies=(["a", " b", " c"],)):
         self.store = Store(folder / "store")
@@ -39,13 +41,22 @@ class Service:
     def load(self, stored, options):
         self.loading.set()
         assert self.may_load.wait(20)
-        return LoadResult(self.world.engine, self.world.tokenizer, GGUFFile.open(stored.gguf_path), 300, 100, 4096, self.world.engine.close)
+        return LoadResult(
+            self.world.engine,
+            self.world.tokenizer,
+            GGUFFile.open(stored.gguf_path),
+            300,
+            100,
+            4096,
+            self.world.engine.close,
+        )
 
     def talk(self, conversation):
         async def run():
             self.app = build_app(self.store, LoadedModels(self.store, self.load))
             async with TestClient(TestServer(self.app)) as client:
                 return await conversation(client)
+
         return asyncio.run(run())
 
 
@@ -60,8 +71,11 @@ def service(tmp_path):
 
 def values(text: str) -> dict:
     """{(name, sorted labels): value} of a scrape."""
-    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in text_string_to_metric_families(text)
-            for sample in family.samples}
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def test_an_id_in_the_answer_and_in_the_log(service, caplog):
@@ -93,7 +107,12 @@ def test_a_log_of_objects():
     assert "\n" not in line
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", json.loads(line).pop("time"))
     assert {key: value for key, value in json.loads(line).items() if key != "time"} == {
-        "level": "INFO", "logger": "access", "message": 'somebody said "a\nb"', "request_id": "abc", "status": 200}
+        "level": "INFO",
+        "logger": "access",
+        "message": 'somebody said "a\nb"',
+        "request_id": "abc",
+        "status": 200,
+    }
 
 
 def test_metrics_count_what_happened(service):
@@ -111,6 +130,7 @@ def test_metrics_count_what_happened(service):
     def more(name, **labels):
         key = name, tuple(sorted(labels.items()))
         return after[key] - before.get(key, 0)
+
     assert more("vkbackend_requests_total", method="POST", route="/api/generate", status="200") == 3
     assert more("vkbackend_requests_total", method="GET", route="unknown", status="404") == 1
     assert more("vkbackend_request_seconds_count", route="/api/generate") == 3
@@ -119,7 +139,10 @@ def test_metrics_count_what_happened(service):
     assert more("vkbackend_generations_total", reason="stop") == 3
     assert after["vkbackend_models_loaded", ()] == 1 and after["vkbackend_model_users", (("model", "m:latest"),)] == 0
     assert after["vkbackend_model_memory_bytes", (("model", "m:latest"), ("where", "device"))] == 100
-    pages = {state: after["vkbackend_cache_pages", (("model", "m:latest"), ("state", state))] for state in ("free", "known", "used")}
+    pages = {
+        state: after["vkbackend_cache_pages", (("model", "m:latest"), ("state", state))]
+        for state in ("free", "known", "used")
+    }
     assert pages["used"] == 0 and sum(pages.values()) == service.world.runner.pages.num_pages
     assert after["process_resident_memory_bytes", ()] > 1e6
 
@@ -137,6 +160,7 @@ def test_health_while_a_model_is_loaded(service):
         assert (await (await client.get("/healthz")).json())["models"] == ["m:latest"]
         found = await (await client.get("/api/devices")).json()
         assert found["vulkan"] in (True, False) and isinstance(found["devices"], list) and found["runs_on"]
+
     service.talk(conversation)
 
 
@@ -149,30 +173,53 @@ def test_limits_on_bodies_and_images(service, monkeypatch):
         async def status(path, body):
             answer = await client.post(path, json=body)
             return answer.status, await answer.text()
+
         assert (await status("/api/generate", QUICK | {"prompt": "x" * 5000}))[0] == 413
-        assert (await status("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "x" * 5000}]}))[0] == 413
+        assert (
+            await status("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "x" * 5000}]})
+        )[0] == 413
         assert (await status("/api/generate", QUICK | {"images": [image]}))[0] == 200
-        for path, body in (("/api/generate", QUICK | {"images": [image] * 2}),
-                           ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x", "images": [image]}] * 2}),
-                           ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": [
-                               {"type": "image_url", "image_url": {"url": "data:image/png;base64," + image}}] * 2}]})):
+        for path, body in (
+            ("/api/generate", QUICK | {"images": [image] * 2}),
+            ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x", "images": [image]}] * 2}),
+            (
+                "/v1/chat/completions",
+                {
+                    "model": "m",
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + image}}]
+                            * 2,
+                        }
+                    ],
+                },
+            ),
+        ):
             code, text = await status(path, body)
             assert code == 400 and "holds 2 images" in text and "VKBACKEND_MAX_IMAGES" in text, (path, text)
+
     service.talk(conversation)
 
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
-LAST_LINES = {"/api/generate": (QUICK, lambda line: "shutting down" in json.loads(line)["error"]),
-              "/api/chat": (CHAT, lambda line: "shutting down" in json.loads(line)["error"]),
-              "/v1/chat/completions": (CHAT | {"stream": True},
-                                       lambda line: json.loads(line.removeprefix("data: "))["model"] == "")}
+LAST_LINES = {
+    "/api/generate": (QUICK, lambda line: "shutting down" in json.loads(line)["error"]),
+    "/api/chat": (CHAT, lambda line: "shutting down" in json.loads(line)["error"]),
+    "/v1/chat/completions": (
+        CHAT | {"stream": True},
+        lambda line: json.loads(line.removeprefix("data: "))["model"] == "",
+    ),
+}
 
 
 @pytest.mark.parametrize("path", LAST_LINES)
 def test_a_stream_that_outlasts_the_drain_time_gets_a_last_line(service, path):
     body, is_last_line = LAST_LINES[path]
     runner = service.world.runner
-    runner.next_token = lambda tokens: service.world.tokenizer.id((" on", " and")[len(tokens) % 2])  # not one again and again, which ends it
+    runner.next_token = lambda tokens: service.world.tokenizer.id(
+        (" on", " and")[len(tokens) % 2]
+    )  # not one again and again, which ends it
     runner.after_step = lambda: time.sleep(0.01)
 
     async def conversation(client):
@@ -182,12 +229,17 @@ def test_a_stream_that_outlasts_the_drain_time_gets_a_last_line(service, path):
         await asyncio.sleep(0.05)
         assert not ending.done()
         late = await client.post("/api/show", json={"model": "m"})
-        assert late.status == 503 and late.headers["Connection"] == "close" and "shutting down" in (await late.json())["error"]
+        assert (
+            late.status == 503
+            and late.headers["Connection"] == "close"
+            and "shutting down" in (await late.json())["error"]
+        )
         late = await client.post("/v1/chat/completions", json=body)
         assert late.status == 503 and "shutting down" in (await late.json())["error"]["message"]
         await ending
         lines = [line for line in (await asyncio.wait_for(endless.text(), 5)).split("\n") if line]
         assert is_last_line(lines[-1]) and len(lines) > 10, lines
+
     service.talk(conversation)
     assert runner.cached == {}
 
@@ -201,6 +253,7 @@ def test_a_short_stream_is_not_cut_off(service):
         lines = [json.loads(line) for line in (await answer.text()).split("\n") if line]
         await asyncio.wait_for(ending, 5)
         assert lines[-1]["done_reason"] == "stop" and "".join(line["response"] for line in lines) == "a b c"
+
     service.talk(conversation)
 
 
@@ -215,6 +268,7 @@ def test_whoever_waits_for_a_whole_answer_is_told_too(service):
         answer = await asking
         assert answer.status == 503 and "shutting down" in (await answer.json())["error"]
         service.world.runner.gate.release(10_000)
+
     service.talk(conversation)
 
 
@@ -223,16 +277,27 @@ def test_foreign_hosts_and_origins_get_403_on_every_route(tmp_path):
     store = Store(tmp_path / "store")
 
     async def run():
-        async with TestClient(TestServer(build_app(store, LoadedModels(store, None), listen_address="127.0.0.1"))) as client:
+        async with TestClient(
+            TestServer(build_app(store, LoadedModels(store, None), listen_address="127.0.0.1"))
+        ) as client:
             for route in ROUTES:
                 path = route.path.replace("{", "").replace("}", "")
-                for headers in ({"Host": "evil.example"}, {"Host": "evil.example:80"}, {"Origin": "https://evil.example"}, {"Origin": "null"},
-                                {"Origin": "http://localhost.evil.example"}, {"Host": "127.0.0.1.evil.example"}):
+                for headers in (
+                    {"Host": "evil.example"},
+                    {"Host": "evil.example:80"},
+                    {"Origin": "https://evil.example"},
+                    {"Origin": "null"},
+                    {"Origin": "http://localhost.evil.example"},
+                    {"Host": "127.0.0.1.evil.example"},
+                ):
                     answer = await client.request(route.method, path, data=b'{"model": "m"}', headers=headers)
                     assert (answer.status, await answer.read()) == (403, b""), (route.method, path, headers)
                     assert "Access-Control-Allow-Origin" not in answer.headers
                 answer = await client.request(route.method, path, data=b"", headers={"Origin": "http://localhost:3000"})
-                assert answer.status != 403 and answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000", path
+                assert (
+                    answer.status != 403 and answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+                ), path
+
     asyncio.run(run())
 
 
@@ -244,6 +309,7 @@ def test_a_pull_is_told_and_ends(service, monkeypatch):
         while not is_cancelled():
             time.sleep(0.01)
         ended.set()
+
     monkeypatch.setattr("vkbackend.server.library.registry.pull", pull)
 
     async def conversation(client):
@@ -252,4 +318,5 @@ def test_a_pull_is_told_and_ends(service, monkeypatch):
         await service.app[RUNNING].end(0)
         assert "shutting down" in json.loads(await answer.content.readline())["error"]
         assert await asyncio.to_thread(ended.wait, 5)
+
     service.talk(conversation)

@@ -73,15 +73,33 @@ def test_a_paused_generation_can_be_cancelled_and_closed():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with LiveServer(tmp_path_factory.mktemp("store"), environment={"VKBACKEND_UNREAD_SECONDS": "4", "OLLAMA_NUM_PARALLEL": "1"}) as running:
+    with LiveServer(
+        tmp_path_factory.mktemp("store"), environment={"VKBACKEND_UNREAD_SECONDS": "4", "OLLAMA_NUM_PARALLEL": "1"}
+    ) as running:
         with_model(running, tmp_path_factory.mktemp("gguf"))
         yield running
 
 
 def stream(server) -> socket.socket:
-    """A client with a small receive buffer whose answer has a hundred bytes and more for each of thousands of tokens."""
-    data = json.dumps({"model": "m", "prompt": "ab", "raw": True, "logprobs": True, "top_logprobs": 20,
-                       "options": {"num_predict": 5000, "temperature": 1, "seed": 1, "num_ctx": 512, "logit_bias": {"0": -100, "1": -100, "2": -100}}}).encode()
+    """A client with a small receive buffer whose answer has a hundred bytes and more for each of thousands of
+    tokens.
+    """
+    data = json.dumps(
+        {
+            "model": "m",
+            "prompt": "ab",
+            "raw": True,
+            "logprobs": True,
+            "top_logprobs": 20,
+            "options": {
+                "num_predict": 5000,
+                "temperature": 1,
+                "seed": 1,
+                "num_ctx": 512,
+                "logit_bias": {"0": -100, "1": -100, "2": -100},
+            },
+        }
+    ).encode()
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(20)
@@ -96,7 +114,10 @@ def metric(server, name: str) -> float:
 
 
 def is_paused(server) -> bool:
-    return metric(server, "vkbackend_sequences") == 1 and metric(server, 'vkbackend_cache_pages{model="m:latest",state="used"}') == 0
+    return (
+        metric(server, "vkbackend_sequences") == 1
+        and metric(server, 'vkbackend_cache_pages{model="m:latest",state="used"}') == 0
+    )
 
 
 def test_a_client_that_never_reads_pauses_and_others_are_answered(server):

@@ -1,4 +1,6 @@
-"""The store outlives whatever ends a program: killed at any instant it holds whole models only, and others may work on it at the same time."""
+"""The store outlives whatever ends a program: killed at any instant it holds whole models only, and others may work
+on it at the same time.
+"""
 
 import os
 import random
@@ -29,12 +31,22 @@ KILLS = 10
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    return [write_tiny_gguf(folder / f"{seed}.gguf", "llama", "f16", num_layers=1, seed=seed, fields={"general.file_type": 1}) for seed in range(2)]
+    return [
+        write_tiny_gguf(
+            folder / f"{seed}.gguf", "llama", "f16", num_layers=1, seed=seed, fields={"general.file_type": 1}
+        )
+        for seed in range(2)
+    ]
 
 
 def start(store, seed, files):
-    return subprocess.Popen([sys.executable, PROGRAM, store.root, str(seed), *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(
+        [sys.executable, PROGRAM, store.root, str(seed), *files],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_killed_at_any_instant_it_holds_whole_models(tmp_path, files, monkeypatch):
@@ -63,7 +75,9 @@ def test_killed_at_any_instant_it_holds_whole_models(tmp_path, files, monkeypatc
 def test_ended_before_each_of_its_file_operations_it_holds_whole_models(tmp_path, files):
     """Creating, replacing, quantizing, copying, deleting: every point between two changes on disk, one by one."""
     program = SUPPORT / "crash_points.py"
-    done = subprocess.run([sys.executable, program, tmp_path, files[0]], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, files[0]], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) > 60
 
@@ -89,14 +103,18 @@ def test_two_programs_at_once(tmp_path, files):
 
 def test_the_lock_goes_with_its_process(tmp_path):
     store = Store(tmp_path / "store")
-    program = ("import sys, time; from vkbackend.server.library.store import Store; store = Store(sys.argv[1]); store.lock.__enter__(); "
-               "print('held', flush=True); time.sleep(60)")
+    program = (
+        "import sys, time; from vkbackend.server.library.store import Store; store = Store(sys.argv[1]); "
+        "store.lock.__enter__(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     held = threading.Event()
 
     def take():
         with store.lock, store.lock:  # as often as a thread likes
             held.set()
+
     try:
         assert process.stdout.readline() == "held\n"
         thread = threading.Thread(target=take)
@@ -112,8 +130,11 @@ def test_the_lock_goes_with_its_process(tmp_path):
 def test_an_upload_that_somebody_writes_is_not_taken_for_left_behind(tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
     monkeypatch.setattr(staging, "GRACE_SECONDS", -1)
-    program = ("import sys, time; from vkbackend.server.library.store import Store; upload = Store(sys.argv[1]).upload(); upload.write(b'x'); upload.path; "
-               "print('writing', flush=True); time.sleep(60)")
+    program = (
+        "import sys, time; from vkbackend.server.library.store import Store; upload = Store(sys.argv[1]).upload(); "
+        "upload.write(b'x'); upload.path; "
+        "print('writing', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "writing\n"
@@ -130,7 +151,11 @@ def test_an_upload_that_somebody_writes_is_not_taken_for_left_behind(tmp_path, m
 def test_a_server_clears_at_its_start_what_a_crash_left(tmp_path):
     store = Store(tmp_path / "store")
     make_model(store, "m", tmp_path)
-    left, (unused, _), kept = store.staging.folder / ".upload-left", store.add_blob(b"of no model"), store.get("m").manifest.digests
+    left, (unused, _), kept = (
+        store.staging.folder / ".upload-left",
+        store.add_blob(b"of no model"),
+        store.get("m").manifest.digests,
+    )
     left.write_bytes(b"half")
     for path in (left, store.blob_path(unused)):
         os.utime(path, (time.time() - 3 * 86400,) * 2)
@@ -143,6 +168,7 @@ def test_a_server_clears_at_its_start_what_a_crash_left(tmp_path):
 
 
 # --- an Ollama beside us, which knows nothing of our lock
+
 
 def start_of_ollama(store):
     """What Ollama does when it starts: blobs that no manifest names go, and files in blobs/ with other names."""
@@ -159,11 +185,14 @@ def test_blobs_that_vanish_before_the_manifest_names_them_come_back(tmp_path, fi
     def write_a_moment_late(*arguments):
         start_of_ollama(store)
         write_manifest(*arguments)
+
     with store.upload() as upload:
         upload.write(files[0].read_bytes())
         digest = upload.finish()
         monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
-        ask = native.CreateRequest(model="m", files={"m.gguf": digest}, quantize="q8_0", system="Be kind.", license=["MIT"])
+        ask = native.CreateRequest(
+            model="m", files={"m.gguf": digest}, quantize="q8_0", system="Be kind.", license=["MIT"]
+        )
         create.create(store, ask, parse("m"), lambda *_, **__: None)
     check_whole(store)
     monkeypatch.setattr(store, "write_manifest", write_manifest)
@@ -189,6 +218,7 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
     def write_a_moment_late(*arguments):
         store.blob_path(digest).unlink()
         write_manifest(*arguments)
+
     monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
     ask = native.CreateRequest(model="m", from_="base", system="x")
     with pytest.raises(ApiError, match=f"blob {digest} is not here"):
@@ -198,8 +228,26 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
 # --- paths that lead elsewhere
 
 SECRET = "of no concern to anybody"
-TRICKS = ("../secret", "../../secret", "..", "/etc/passwd", "a/../../secret", "%2e%2e/secret", "..%2fsecret", "m\0", "sha256-" + "0" * 63 + "/",
-          "~/secret", "C:\\secret", "....//secret", "./m", "m:../x", "m:..", "x/../m", "http://../../secret", "m@sha256:" + "0" * 64)
+TRICKS = (
+    "../secret",
+    "../../secret",
+    "..",
+    "/etc/passwd",
+    "a/../../secret",
+    "%2e%2e/secret",
+    "..%2fsecret",
+    "m\0",
+    "sha256-" + "0" * 63 + "/",
+    "~/secret",
+    "C:\\secret",
+    "....//secret",
+    "./m",
+    "m:../x",
+    "m:..",
+    "x/../m",
+    "http://../../secret",
+    "m@sha256:" + "0" * 64,
+)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -208,11 +256,17 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
     store = Store(tmp_path / "store")
     make_model(store, "base", tmp_path)
     inside = {path for path in tmp_path.rglob("*")}
-    for use in (lambda: store.get(trick), lambda: store.blob_path(trick), lambda: store.delete(parse(trick)), lambda: store.read_json(trick),
-                lambda: run(store, model=trick, from_="base"), lambda: run(store, model="m", from_=trick),
-                lambda: run(store, model="m", files={trick: "sha256:" + "0" * 64}),
-                lambda: run(store, model="m", files={"m.gguf": trick}),
-                lambda: run(store, model="m", files={"config.json": trick, "model.safetensors": trick})):
+    for use in (
+        lambda: store.get(trick),
+        lambda: store.blob_path(trick),
+        lambda: store.delete(parse(trick)),
+        lambda: store.read_json(trick),
+        lambda: run(store, model=trick, from_="base"),
+        lambda: run(store, model="m", from_=trick),
+        lambda: run(store, model="m", files={trick: "sha256:" + "0" * 64}),
+        lambda: run(store, model="m", files={"m.gguf": trick}),
+        lambda: run(store, model="m", files={"config.json": trick, "model.safetensors": trick}),
+    ):
         try:
             use()
         except (ApiError, StoreError, ModelNotFound, ValueError, GGUFError) as error:

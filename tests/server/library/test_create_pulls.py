@@ -39,9 +39,11 @@ def store(tmp_path):
 
 def lines_of(store, **request) -> tuple[int, list[dict]]:
     """POST /api/create -> (status, lines)."""
+
     async def conversation(client):
         async with client.post("/api/create", json=request) as answer:
             return answer.status, [json.loads(line) for line in (await answer.text()).splitlines()]
+
     return talk(store, conversation)
 
 
@@ -68,8 +70,13 @@ def test_a_base_that_is_here_is_not_pulled(store, tmp_path, monkeypatch):
     assert not [line for line in lines if "pulling" in line["status"]]
 
 
-@pytest.mark.parametrize("base, words", [("nobody/nothing", "pull model manifest: file does not exist"),
-                                         ("127.0.0.1:1/library/m", "pull model manifest: ")])
+@pytest.mark.parametrize(
+    "base, words",
+    [
+        ("nobody/nothing", "pull model manifest: file does not exist"),
+        ("127.0.0.1:1/library/m", "pull model manifest: "),
+    ],
+)
 def test_what_the_pull_fails_with_is_told(registry, store, monkeypatch, base, words):
     monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"registry.ollama.ai=http://{registry.host}")
     status, lines = lines_of(store, model="x", **{"from": base})
@@ -93,8 +100,15 @@ def test_the_command_pulls_too(registry, tmp_path, monkeypatch):
     assert result.exit_code == 1 and "Error: pull model manifest: file does not exist" in result.output
 
 
-@pytest.mark.parametrize("field, at_most", [("system", LARGEST_TEXT_BYTES), ("template", LARGEST_TEXT_BYTES),
-                                            ("license", LARGEST_TEXT_BYTES), ("parameters", LARGEST_MANIFEST_BYTES - 20)])
+@pytest.mark.parametrize(
+    "field, at_most",
+    [
+        ("system", LARGEST_TEXT_BYTES),
+        ("template", LARGEST_TEXT_BYTES),
+        ("license", LARGEST_TEXT_BYTES),
+        ("parameters", LARGEST_MANIFEST_BYTES - 20),
+    ],
+)
 def test_texts_that_could_not_be_read_back_are_not_written(store, tmp_path, monkeypatch, field, at_most):
     make_model(store, "base", tmp_path)
     for size, fits in ((at_most, True), (at_most + 40, False)):

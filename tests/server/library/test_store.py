@@ -1,4 +1,6 @@
-"""The model store on disk: an existing library is read in place, changes are whole or not at all, bad input harms nothing."""
+"""The model store on disk: an existing library is read in place, changes are whole or not at all, bad input harms
+nothing.
+"""
 
 import errno
 import fcntl
@@ -52,33 +54,73 @@ def write_library(root):
         digest = hashlib.sha256(contents).hexdigest()
         (root / "blobs" / f"sha256-{digest}").write_bytes(contents)
         return {"digest": f"sha256:{digest}", "size": len(contents)}
+
     kind = "application/vnd.ollama.image."
-    config = blob(b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"7B","file_type":"Q4_0"}')
-    layers = [{"mediaType": kind + "model", **blob(b"GGUF...")}, {"mediaType": kind + "template", **blob(b"T{{ .Prompt }}")},
-              {"mediaType": kind + "system", **blob(b"Be kind.")}, {"mediaType": kind + "license", **blob(b"MIT")},
-              {"mediaType": kind + "params", **blob(b'{"stop":["</s>"],"top_k":7}')},
-              {"mediaType": kind + "messages", **blob(b'[{"role":"user","content":"q"}]')}]
+    config = blob(
+        b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"7B","file_type":"Q4_0"}'
+    )
+    layers = [
+        {"mediaType": kind + "model", **blob(b"GGUF...")},
+        {"mediaType": kind + "template", **blob(b"T{{ .Prompt }}")},
+        {"mediaType": kind + "system", **blob(b"Be kind.")},
+        {"mediaType": kind + "license", **blob(b"MIT")},
+        {"mediaType": kind + "params", **blob(b'{"stop":["</s>"],"top_k":7}')},
+        {"mediaType": kind + "messages", **blob(b'[{"role":"user","content":"q"}]')},
+    ]
     place = root / "manifests" / "registry.ollama.ai" / "library" / "Old" / "7b"
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-                                 "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **config}, "layers": layers}))
+    place.write_text(
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+                "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **config},
+                "layers": layers,
+            }
+        )
+    )
     return place
 
 
 def test_an_existing_library_is_read_in_place(tmp_path):
     place = write_library(tmp_path)
     model = Store(tmp_path).get("old:7B")  # names fold case
-    assert (model.name, model.template, model.system, model.licenses) == ("Old:7b", "T{{ .Prompt }}", "Be kind.", ["MIT"])
+    assert (model.name, model.template, model.system, model.licenses) == (
+        "Old:7b",
+        "T{{ .Prompt }}",
+        "Be kind.",
+        ["MIT"],
+    )
     assert (model.parameters, model.messages) == ({"stop": ["</s>"], "top_k": 7.0}, [{"role": "user", "content": "q"}])
     assert model.gguf_path.read_bytes() == b"GGUF..." and model.config["model_type"] == "7B"
     assert model.digest == hashlib.sha256(place.read_bytes()).hexdigest()
     assert model.size == sum(path.stat().st_size for path in (tmp_path / "blobs").iterdir())
 
 
-@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b'{"layers":5}', b'{"layers":[{"digest":"../../x"}]}', b'{"config":{"digest":"sha256:1"}}', b"\xff\xfe",
-                                      b'{"layers":[{"size":1e999}]}', b'{"layers":[{"size":1.5}]}', b'{"layers":[{"size":-1}]}', b'{"layers":[{"size":NaN}]}',
-                                      b'{"layers":[{"size":true}]}', b'{"layers":[{"mediaType":{}}]}', b'{"layers":[{"from":5}]}', b'{"layers":"ab"}',
-                                      b'{"config":[1]}', b"[" * 100_000, b'{"layers":' + b"[" * 100_000, b"1" * 100_000])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"layers":5}',
+        b'{"layers":[{"digest":"../../x"}]}',
+        b'{"config":{"digest":"sha256:1"}}',
+        b"\xff\xfe",
+        b'{"layers":[{"size":1e999}]}',
+        b'{"layers":[{"size":1.5}]}',
+        b'{"layers":[{"size":-1}]}',
+        b'{"layers":[{"size":NaN}]}',
+        b'{"layers":[{"size":true}]}',
+        b'{"layers":[{"mediaType":{}}]}',
+        b'{"layers":[{"from":5}]}',
+        b'{"layers":"ab"}',
+        b'{"config":[1]}',
+        b"[" * 100_000,
+        b'{"layers":' + b"[" * 100_000,
+        b"1" * 100_000,
+    ],
+)
 def test_a_damaged_manifest_is_named_and_keeps_all_blobs(tmp_path, contents):
     place = write_library(tmp_path)
     store = Store(tmp_path)
@@ -163,7 +205,18 @@ def test_pruning_takes_old_blobs_of_no_model_alone(store, tmp_path, monkeypatch)
     assert blobs(store) == kept | {digest.replace(":", "-")}
 
 
-@pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "a" * 63, "sha256:" + "g" * 64, "md5:" + "a" * 64, "sha256:../" + "a" * 61, "sha256:" + "a" * 64 + "\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256:",
+        "sha256:" + "a" * 63,
+        "sha256:" + "g" * 64,
+        "md5:" + "a" * 64,
+        "sha256:../" + "a" * 61,
+        "sha256:" + "a" * 64 + "\n",
+    ],
+)
 def test_a_text_that_is_no_digest_never_becomes_a_path(store, text):
     with pytest.raises(InvalidDigest):
         store.blob_path(text)
@@ -176,22 +229,38 @@ def test_names_that_are_none(store):
 
 
 def test_create_tells_its_steps_and_detects_the_template(store, tmp_path):
-    jinja = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-             "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    jinja = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
+        "+ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
     digest, _ = store.add_blob(write_gguf(tmp_path / "m.gguf", chat_template=jinja).read_bytes())
     statuses = build(store, model="m", files={"m.gguf": digest})
     assert statuses[:3] == ["parsing GGUF", f"using existing layer {digest}", "using autodetected template chatml"]
-    assert statuses[3].startswith(("creating new layer sha256:", "using existing layer sha256:")) and statuses[4:] == ["writing manifest", "success"]
+    assert statuses[3].startswith(("creating new layer sha256:", "using existing layer sha256:")) and statuses[4:] == [
+        "writing manifest",
+        "success",
+    ]
     model = store.get("m")
     assert "<|im_start|>" in model.template and "<|im_end|>" in model.parameters["stop"]
     assert model.config["model_family"] == "llama" and model.config["model_type"] == "3"
 
 
 def test_create_over_a_base_replaces_and_adds(store, tmp_path):
-    make_model(store, "base", tmp_path, {"system": "One.", "parameters": {"top_k": 3.0, "seed": 1.0}, "messages": [{"role": "user", "content": "q"}]})
+    make_model(
+        store,
+        "base",
+        tmp_path,
+        {"system": "One.", "parameters": {"top_k": 3.0, "seed": 1.0}, "messages": [{"role": "user", "content": "q"}]},
+    )
     build(store, model="next", from_="base", system="Two.", parameters={"top_k": 9.0}, license=["L1", "L2"])
     model = store.get("next")
-    assert (model.system, model.parameters, model.licenses, model.parent) == ("Two.", {"top_k": 9.0, "seed": 1.0}, ["L1", "L2"], "base:latest")
+    assert (model.system, model.parameters, model.licenses, model.parent) == (
+        "Two.",
+        {"top_k": 9.0, "seed": 1.0},
+        ["L1", "L2"],
+        "base:latest",
+    )
     assert model.messages == [{"role": "user", "content": "q"}]
     build(store, model="NEXT", from_="next", system="Three.", license="L3")  # over itself, whatever the case
     assert [found.name for found in store.list() if "next" in found.name.lower()] == ["next:latest"]
@@ -202,8 +271,12 @@ def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
     """As in the original: one model's tags stay together, however their names are typed."""
     make_model(store, "Llama:7B", tmp_path)
     store.copy(parse("Llama:7B"), parse("hf.co/Someone/x:Q8_0"))
-    for source, written, wanted in (("llama:7b", "LLAMA:8b", "Llama:8b"), ("llama:8b", "someone/LLAMA:q8_0", "Someone/Llama:Q8_0"),
-                                    ("llama:8b", "X:other", "x:other"), ("llama:8b", "llama:latest", "Llama:latest")):
+    for source, written, wanted in (
+        ("llama:7b", "LLAMA:8b", "Llama:8b"),
+        ("llama:8b", "someone/LLAMA:q8_0", "Someone/Llama:Q8_0"),
+        ("llama:8b", "X:other", "x:other"),
+        ("llama:8b", "llama:latest", "Llama:latest"),
+    ):
         store.copy(parse(source), parse(written))
         assert store.get(written).name == wanted
     with pytest.raises(ModelNotFound, match="model 'LLAMA:9b' not found"):
@@ -221,20 +294,34 @@ def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypa
     assert not store.blob_path(f"sha256:{hashlib.sha256(b'Two.').hexdigest()}").exists()
 
 
-@pytest.mark.parametrize("request_, status, text", [
-    (dict(from_="nothing-here"), 404, "not found"), (dict(from_="bad name"), 400, "invalid model name"), (dict(), 400, "neither 'from' or 'files'"),
-    (dict(files={}), 400, "unknown type"), (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
-    (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 500, "upload it first"),
-    (dict(from_="base", template="{{ if }}"), 400, "template error: "), (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
-    (dict(from_="base", adapters={}), 400, "unknown type"), (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
-    (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"), (dict(from_="base", license=5.0), 500, "license must be"),
-    (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported yet")])
+@pytest.mark.parametrize(
+    "request_, status, text",
+    [
+        (dict(from_="nothing-here"), 404, "not found"),
+        (dict(from_="bad name"), 400, "invalid model name"),
+        (dict(), 400, "neither 'from' or 'files'"),
+        (dict(files={}), 400, "unknown type"),
+        (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
+        (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 500, "upload it first"),
+        (dict(from_="base", template="{{ if }}"), 400, "template error: "),
+        (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
+        (dict(from_="base", adapters={}), 400, "unknown type"),
+        (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
+        (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"),
+        (dict(from_="base", license=5.0), 500, "license must be"),
+        (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported yet"),
+    ],
+)
 def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, text):
     make_model(store, "base", tmp_path)
     before = blobs(store)
     with pytest.raises(ApiError, match=text) as caught:
         build(store, model="m", **request_)
-    assert caught.value.status == status and [model.name for model in store.list()] == ["base:latest"] and blobs(store) == before
+    assert (
+        caught.value.status == status
+        and [model.name for model in store.list()] == ["base:latest"]
+        and blobs(store) == before
+    )
 
 
 @pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
@@ -267,6 +354,7 @@ def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
                 pass  # the other one was quicker
             except Exception as error:
                 failures.append(repr(error))
+
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
@@ -304,6 +392,7 @@ def test_show_gives_null_for_metadata_that_json_cannot_hold(store, tmp_path, num
     async def conversation(client):
         async with client.post("/api/show", json={"model": "m", "verbose": True}) as answer:
             return answer.status, (await answer.json())["model_info"]
+
     status, info = talk(store, conversation)
     assert status == 200 and info["llama.rope.scaling.factor"] == 1e300
     assert info["llama.attention.layer_norm_rms_epsilon"] is None and info["llama.rope.freq_base"] is None
@@ -316,15 +405,18 @@ def test_tensors_show_as_the_types_that_ollama_names(store, tmp_path):
     names_and_types = {}
     for number, name in ((4, "MXFP4"), (39, "MXFP4"), (20, "unknown")):
         writer = GGUFWriter(path, "llama")
-        writer.add_tensor("token_embd.weight", np.zeros((2, 17 if name == "MXFP4" else 18), np.uint8),
-                          raw_dtype=GGMLQuantizationType(39 if name == "MXFP4" else number))
+        writer.add_tensor(
+            "token_embd.weight",
+            np.zeros((2, 17 if name == "MXFP4" else 18), np.uint8),
+            raw_dtype=GGMLQuantizationType(39 if name == "MXFP4" else number),
+        )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
         raw = bytearray(path.read_bytes())
         at = raw.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 2 * 8
-        raw[at:at + 4] = number.to_bytes(4, "little")
+        raw[at : at + 4] = number.to_bytes(4, "little")
         digest, _ = store.add_blob(bytes(raw))
         build(store, model=f"m{number}", files={"m.gguf": digest})
         [tensor] = show(store.get(f"m{number}")).tensors
@@ -345,8 +437,19 @@ def test_a_damaged_manifest_can_be_deleted_and_replaced(tmp_path, contents):
     assert [model.name for model in store.list()] == ["Old:7b"]
 
 
-@pytest.mark.parametrize("contents", [b"[" * 100_000, b"{", b'{"model_family":1e999}', b'{"model_families":5}', b'{"model_families":[[]]}',
-                                      b'{"model_format":{}}', b'{"capabilities":7}', b'{"file_type":NaN}'])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"[" * 100_000,
+        b"{",
+        b'{"model_family":1e999}',
+        b'{"model_families":5}',
+        b'{"model_families":[[]]}',
+        b'{"model_format":{}}',
+        b'{"capabilities":7}',
+        b'{"file_type":NaN}',
+    ],
+)
 def test_a_damaged_config_is_named(tmp_path, contents):
     place = write_library(tmp_path)
     digest = f"sha256:{hashlib.sha256(contents).hexdigest()}"
@@ -360,7 +463,9 @@ def test_loading_a_model_whose_file_is_gone_says_which(store, tmp_path):
     make_model(store, "m", tmp_path)
     stored = store.get("m")
     stored.gguf_path.unlink()
-    with pytest.raises(StoreError, match=rf"model m:latest: its file .*{stored.gguf_path.name} is gone; pull or create the model again"):
+    with pytest.raises(
+        StoreError, match=rf"model m:latest: its file .*{stored.gguf_path.name} is gone; pull or create the model again"
+    ):
         load_engine(stored, Options.defaults())
 
 
@@ -373,10 +478,18 @@ def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):
 
 
 def test_thinking_tags_of_templates():
-    check(load("thinking_tags"), lambda vector: (list(thinking_tags(Template.parse(vector["template"]))), [vector["opening_tag"], vector["closing_tag"]]))
+    check(
+        load("thinking_tags"),
+        lambda vector: (
+            list(thinking_tags(Template.parse(vector["template"]))),
+            [vector["opening_tag"], vector["closing_tag"]],
+        ),
+    )
 
 
-@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "remove models that nobody needs"), (errno.EROFS, "let this user write there")])
+@pytest.mark.parametrize(
+    "number, advice", [(errno.ENOSPC, "remove models that nobody needs"), (errno.EROFS, "let this user write there")]
+)
 def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
     """A disk that is full, a folder that is read-only; and nothing half is left."""
     make_model(store, "m", tmp_path)
@@ -385,10 +498,16 @@ def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkey
 
     def refusing(descriptor):
         raise OSError(number, os.strerror(number))
+
     monkeypatch.setattr(os, "fsync", refusing)
     with store.upload() as upload:
         upload.write(b"text")
-        for change in (upload.sync, upload.finish, lambda: store.add_blob(b"text"), lambda: store.copy(name, parse("other"))):
+        for change in (
+            upload.sync,
+            upload.finish,
+            lambda: store.add_blob(b"text"),
+            lambda: store.copy(name, parse("other")),
+        ):
             with pytest.raises(StoreError, match=f"{store.root} cannot be changed.*{advice}"):
                 change()
     monkeypatch.setattr(os, "fsync", fsync)
@@ -397,6 +516,8 @@ def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkey
         with pytest.raises(StoreError, match=advice):
             change()
     monkeypatch.undo()
-    assert [model.name for model in store.list()] == ["m:latest"] and sorted(path.name for path in store.blobs.iterdir()) == before
+    assert [model.name for model in store.list()] == ["m:latest"] and sorted(
+        path.name for path in store.blobs.iterdir()
+    ) == before
     assert not list(store.staging.folder.glob(".upload-*"))
     store.delete(name)  # the lock is free

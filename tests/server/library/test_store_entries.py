@@ -81,6 +81,7 @@ def test_an_odd_entry_among_the_manifests_has_an_error_of_its_own(store, make_od
             assert answer.status == 500 and "cannot be read" in (await answer.json())["error"]
         async with client.get("/api/tags") as answer:
             assert [model["name"] for model in (await answer.json())["models"]] == ["sound:latest"]
+
     talk(store, conversation)
 
 
@@ -129,8 +130,14 @@ def test_manifests_are_bounded(store, size, is_read):
             store.get("sound")
 
 
-LAYERS = {"config": "config", "template": "template", "system": "system", "params": "parameters", "license": "licenses",
-          "messages": "messages"}
+LAYERS = {
+    "config": "config",
+    "template": "template",
+    "system": "system",
+    "params": "parameters",
+    "license": "licenses",
+    "messages": "messages",
+}
 
 
 @pytest.mark.parametrize("make_odd", ODD)
@@ -158,6 +165,7 @@ def test_a_model_with_an_odd_config_is_left_out_of_the_list_with_a_line_in_the_l
     async def conversation(client):
         async with client.get("/api/tags") as answer:
             return [model["name"] for model in (await answer.json())["models"]]
+
     with caplog.at_level(logging.WARNING):
         assert talk(store, conversation) == ["sound:latest"]
     assert "odd:latest" in caplog.text
@@ -188,6 +196,7 @@ def test_blobs_that_an_old_ollama_wrote_get_todays_names_at_start(store):
             assert [model["name"] for model in (await answer.json())["models"]] == ["sound:latest"]
         async with client.post("/api/show", json={"model": "sound"}) as answer:
             assert answer.status == 200
+
     talk(store, conversation)
     assert not [path.name for path in store.blobs.iterdir() if ":" in path.name]
     assert (store.blobs / "sha256-1234-partial-0").exists()  # a pull that Ollama goes on with
@@ -220,6 +229,7 @@ def refuse_to_list(folder, monkeypatch):
         if str(path).rstrip("/") == str(folder):
             raise PermissionError(13, "Permission denied", str(path))
         return listdir(path)
+
     monkeypatch.setattr("vkbackend.server.library.store.os.listdir", refusing)
 
 

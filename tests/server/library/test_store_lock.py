@@ -31,10 +31,13 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def holder(store):
     """Another process that holds the lock, as `flock STORE/.vkbackend/lock sleep 60` does."""
-    program = ("import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
-               "print('held', flush=True); time.sleep(60)")
-    process = subprocess.Popen([sys.executable, "-c", program, store.staging.folder / "lock"], stdout=subprocess.PIPE,
-                               text=True)
+    program = (
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, store.staging.folder / "lock"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -48,8 +51,10 @@ def test_while_another_program_holds_the_lock_reading_goes_on_and_changes_get_50
             return answer.status, await answer.text(), time.monotonic() - start
 
     async def conversation(client):
-        copies = [asyncio.create_task(ask(client, "POST", "/api/copy", {"source": "m", "destination": f"n{number}"}))
-                  for number in range(40)]  # more than there are threads
+        copies = [
+            asyncio.create_task(ask(client, "POST", "/api/copy", {"source": "m", "destination": f"n{number}"}))
+            for number in range(40)
+        ]  # more than there are threads
         deletion = asyncio.create_task(ask(client, "DELETE", "/api/delete", {"model": "m"}))
         asked = {"model": "o", "from": "m", "system": "S.", "stream": False}
         creation = asyncio.create_task(ask(client, "POST", "/api/create", asked))
@@ -63,6 +68,7 @@ def test_while_another_program_holds_the_lock_reading_goes_on_and_changes_get_50
             assert f"process {holder.pid}" in text and ".vkbackend/lock" in text and "VKBACKEND_LOCK_TIMEOUT" in text
         holder.kill()
         assert (await ask(client, "POST", "/api/copy", {"source": "m", "destination": "n"}))[0] == 200
+
     talk(store, conversation)
 
 
@@ -70,6 +76,7 @@ def test_a_server_starts_while_another_program_holds_the_lock(store, holder, cap
     async def conversation(client):
         async with client.get("/api/tags") as answer:
             assert answer.status == 200
+
     talk(store, conversation)
     with pytest.raises(StoreBusy):
         store.prune()
@@ -91,6 +98,7 @@ def test_a_thread_waits_for_another_thread_no_longer_than_for_a_program(store):
         except StoreBusy as error:
             failures.append((str(error), time.monotonic() - start))
         is_done.set()
+
     with store.lock:
         threading.Thread(target=work).start()
         assert is_done.wait(SECONDS * 5)
@@ -118,6 +126,7 @@ def test_a_lock_that_is_no_file_is_not_waited_for(store):
 def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):
     def unknown(descriptor, **_):
         raise OSError(staging.NO_LOCKS[0], "No locks available")
+
     monkeypatch.setattr(staging, "lock_descriptor", unknown)
     store.copy(parse("m"), parse("n"))
     assert len(store.list()) == 2

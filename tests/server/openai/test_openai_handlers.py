@@ -1,4 +1,6 @@
-"""The whole server with a scripted engine behind /v1: recorded conversations with Ollama 0.12.11, and what this server does beyond them."""
+"""The whole server with a scripted engine behind /v1: recorded conversations with Ollama 0.12.11, and what this
+server does beyond them.
+"""
 
 import asyncio
 import re
@@ -21,7 +23,9 @@ def normal(text):
 
 def test_recorded_conversations(tmp_path):
     paths = ("/v1/chat/completions", "/v1/completions")
-    vectors = [vector for vector in load("handlers_inference") if vector["path"] in paths and vector["name"] not in OTHERWISE]
+    vectors = [
+        vector for vector in load("handlers_inference") if vector["path"] in paths and vector["name"] not in OTHERWISE
+    ]
     assert len(vectors) == 14
 
     async def run():
@@ -29,7 +33,10 @@ def test_recorded_conversations(tmp_path):
         async with World(tmp_path) as world:
             for vector in vectors:
                 status, content_type, text = await world.ask(vector)
-                got, want = (status, content_type, normal(text)), (vector["status"], vector["content_type"], vector["response"])
+                got, want = (
+                    (status, content_type, normal(text)),
+                    (vector["status"], vector["content_type"], vector["response"]),
+                )
                 if got != want or not asked_alike(world, vector.get("runner_requests", [])):
                     wrong.append(f"{vector['name']} {vector['body']}\n  got  {got}\n  want {want}")
         return wrong
@@ -45,10 +52,14 @@ def test_recorded_embeddings(tmp_path):
 
     async def run():
         wrong = []
-        async with Served(tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)) as served:
+        async with Served(
+            tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)
+        ) as served:
             for vector in vectors:
                 architecture = vector["model"]["arch"]
-                await served.make(vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture))
+                await served.make(
+                    vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture)
+                )
                 answer = await served.client.post(vector["path"], data=vector["body"].encode())
                 got = answer.status, answer.headers["Content-Type"], await answer.text()
                 if got != (vector["status"], vector["content_type"], vector["response"]):

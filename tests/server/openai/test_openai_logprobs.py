@@ -1,4 +1,6 @@
-"""Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and which of the likeliest tokens are shown."""
+"""Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and which of the likeliest tokens are
+shown.
+"""
 
 import pytest
 from tiny_gguf import write_tiny_gguf
@@ -13,7 +15,12 @@ from vkbackend.tokenizer import Tokenizer
 
 def logprob(text, value, *top):
     data = text if isinstance(text, bytes) else text.encode()
-    return Logprob(data.decode("utf-8", "replace"), value, list(data), [TokenLogprob(other, number, list(other.encode())) for other, number in top])
+    return Logprob(
+        data.decode("utf-8", "replace"),
+        value,
+        list(data),
+        [TokenLogprob(other, number, list(other.encode())) for other, number in top],
+    )
 
 
 def test_offsets_count_characters_over_all_pieces():
@@ -27,13 +34,17 @@ def test_offsets_count_characters_over_all_pieces():
 
 def test_tokens_that_are_no_part_of_the_text_take_no_place_in_it():
     """A beginning-of-text token that the tokenizer added, an end token."""
-    found = LegacyWriter(1).write([Logprob("<bos>", None, []), logprob("a", -1.0, ("a", -1.0)), Logprob("<eos>", -0.5, [])])
+    found = LegacyWriter(1).write(
+        [Logprob("<bos>", None, []), logprob("a", -1.0, ("a", -1.0)), Logprob("<eos>", -0.5, [])]
+    )
     assert (found.tokens, found.text_offset) == (["<bos>", "a", "<eos>"], [0, 0, 1])
     assert found.top_logprobs == [None, {"a": -1.0}, {"<eos>": -0.5}]
 
 
 def test_the_token_itself_is_always_among_the_likeliest_with_its_own_number():
-    found = LegacyWriter(2).write([logprob("c", -3.0, ("a", -1.0), ("b", -2.0)), logprob("a", -1.0, ("a", -1.0), ("b", -2.0))])
+    found = LegacyWriter(2).write(
+        [logprob("c", -3.0, ("a", -1.0), ("b", -2.0)), logprob("a", -1.0, ("a", -1.0), ("b", -2.0))]
+    )
     assert found.top_logprobs == [{"a": -1.0, "b": -2.0, "c": -3.0}, {"a": -1.0, "b": -2.0}]
 
 
@@ -53,10 +64,22 @@ def echoed(path, prompt):
     return list(zip(found.tokens, found.text_offset))[1:]
 
 
-@pytest.mark.parametrize("prompt", ["hello the sand", " hello", "a  the", "<start_of_turn>the<end_of_turn> an é the",
-                                    "<start_of_turn><end_of_turn>s", "\u00e9\u00e9", " "])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "hello the sand",
+        " hello",
+        "a  the",
+        "<start_of_turn>the<end_of_turn> an é the",
+        "<start_of_turn><end_of_turn>s",
+        "\u00e9\u00e9",
+        " ",
+    ],
+)
 def test_offsets_of_an_echoed_prompt_count_the_prompt_alone(tmp_path, prompt):
-    """A tokenizer that puts spaces before texts, as those of Llama 2 and Mistral, adds nothing to the text that is shown."""
+    """A tokenizer that puts spaces before texts, as those of Llama 2 and Mistral, adds nothing to the text that is
+    shown.
+    """
     path = write_tiny_gguf(tmp_path / "m.gguf", tokenizer="llama", adds_spaces=True)
     found = echoed(path, prompt)
     text = prompt.encode()
@@ -69,4 +92,14 @@ def test_offsets_of_an_echoed_prompt_count_the_prompt_alone(tmp_path, prompt):
 def test_offsets_behind_an_added_space(tmp_path):
     path = write_tiny_gguf(tmp_path / "m.gguf", tokenizer="llama", adds_spaces=True)
     assert [pair for pair in echoed(path, "hello the sand") if pair[0]] == [
-        ("he", 0), ("l", 2), ("l", 3), ("o", 4), (" ", 5), ("th", 6), ("e", 8), (" s", 9), ("an", 11), ("d", 13)]
+        ("he", 0),
+        ("l", 2),
+        ("l", 3),
+        ("o", 4),
+        (" ", 5),
+        ("th", 6),
+        ("e", 8),
+        (" s", 9),
+        ("an", 11),
+        ("d", 13),
+    ]

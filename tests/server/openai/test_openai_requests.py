@@ -1,4 +1,6 @@
-"""Requests of /v1: how they become native ones, against what Ollama 0.12.11 was recorded to make of them, and what is ours."""
+"""Requests of /v1: how they become native ones, against what Ollama 0.12.11 was recorded to make of them, and what
+is ours.
+"""
 
 import json
 
@@ -10,9 +12,11 @@ from vkbackend.server.openai import requests
 from vkbackend.server.openai.errors import InvalidRequest, own_error
 from vkbackend.server.wire import openai
 
-KINDS = {"/v1/chat/completions": (openai.ChatCompletionRequest, requests.chat_request),
-         "/v1/completions": (openai.CompletionRequest, requests.generate_request),
-         "/v1/embeddings": (openai.EmbedRequest, requests.embed_request)}
+KINDS = {
+    "/v1/chat/completions": (openai.ChatCompletionRequest, requests.chat_request),
+    "/v1/completions": (openai.CompletionRequest, requests.generate_request),
+    "/v1/embeddings": (openai.EmbedRequest, requests.embed_request),
+}
 
 
 # The original refuses a list of prompts on /v1/completions; OpenAI's API takes it, and clients of it send nothing else.
@@ -48,14 +52,31 @@ def chat_request(**body):
 
 
 def test_the_id_of_a_tool_call_is_kept():
-    """Which call an answer belongs to: its id goes with it, and the tool's name is found by it, also with two calls of one name."""
-    calls = [{"id": f"call_{city}", "type": "function", "function": {"name": "weather", "arguments": json.dumps({"city": city})}} for city in "ab"]
-    found = chat_request(messages=[{"role": "assistant", "content": None, "tool_calls": calls},
-                                   {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "rain"}]},
-                                   {"role": "tool", "tool_call_id": "call_a", "content": "sun"}]).messages
-    assert [call.id for call in found[0].tool_calls] == ["call_a", "call_b"] and [call.function.index for call in found[0].tool_calls] == [0, 1]
-    assert [(message.content, message.tool_call_id, message.tool_name) for message in found[1:]] == [("rain", "call_b", "weather"),
-                                                                                                     ("sun", "call_a", "weather")]
+    """Which call an answer belongs to: its id goes with it, and the tool's name is found by it, also with two calls
+    of one name.
+    """
+    calls = [
+        {
+            "id": f"call_{city}",
+            "type": "function",
+            "function": {"name": "weather", "arguments": json.dumps({"city": city})},
+        }
+        for city in "ab"
+    ]
+    found = chat_request(
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "call_b", "content": [{"type": "text", "text": "rain"}]},
+            {"role": "tool", "tool_call_id": "call_a", "content": "sun"},
+        ]
+    ).messages
+    assert [call.id for call in found[0].tool_calls] == ["call_a", "call_b"] and [
+        call.function.index for call in found[0].tool_calls
+    ] == [0, 1]
+    assert [(message.content, message.tool_call_id, message.tool_name) for message in found[1:]] == [
+        ("rain", "call_b", "weather"),
+        ("sun", "call_a", "weather"),
+    ]
 
 
 def test_required_is_left_out_of_tools_that_do_not_give_it():
@@ -65,8 +86,16 @@ def test_required_is_left_out_of_tools_that_do_not_give_it():
         assert json.loads(encode.dumps(found.tools[0]))["function"]["parameters"] == parameters
 
 
-@pytest.mark.parametrize("asked, found", [
-    ("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1, 2], [3]], [[1, 2], [3]]), (["a", [1]], ["a", [1]])])
+@pytest.mark.parametrize(
+    "asked, found",
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        (["a", [1]], ["a", [1]]),
+    ],
+)
 def test_prompts(asked, found):
     assert requests.prompts(asked) == found
 

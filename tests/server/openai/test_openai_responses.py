@@ -1,4 +1,6 @@
-"""Answers of /v1: what native answers become on the wire, against recordings of Ollama 0.12.11, whole, streamed and broken off."""
+"""Answers of /v1: what native answers become on the wire, against recordings of Ollama 0.12.11, whole, streamed and
+broken off.
+"""
 
 import asyncio
 import json
@@ -48,6 +50,7 @@ def scripted(vector, cls):
             yield Replies(pieces=pieces())
         else:
             yield Replies(single=bind(cls, json.dumps(values[0]).encode()))
+
     return replies
 
 
@@ -97,19 +100,25 @@ def test_recorded_answers(monkeypatch):
 
 def test_recorded_embeddings():
     def told(vector):
-        value, = vector["handler_values"]
+        (value,) = vector["handler_values"]
         if "error" in value:
             answer = errors.answer(error_of(value, vector["handler_status"]))
             return answer.status, answer.text
         asked = requests.read(EmbedRequest, vector["request"].encode())
-        return 200, encode.dumps(answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)) + "\n"
+        return 200, encode.dumps(
+            answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)
+        ) + "\n"
+
     vectors = [vector for vector in load("openai_responses", "response") if vector["endpoint"] == "/v1/embeddings"]
     assert len(vectors) == 5
     check(vectors, lambda vector: (told(vector), (vector["status"], vector["response"])))
 
 
 def test_recorded_errors_of_the_layer_itself():
-    check(load("openai_responses", "new_error"), lambda vector: (encode.dumps(own_error(vector["code"], vector["message"])), vector["json"]))
+    check(
+        load("openai_responses", "new_error"),
+        lambda vector: (encode.dumps(own_error(vector["code"], vector["message"])), vector["json"]),
+    )
 
 
 def test_recorded_texts_of_status_errors():

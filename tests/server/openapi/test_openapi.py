@@ -1,4 +1,6 @@
-"""The OpenAPI document says what the server does: every route, the requests that clients send and the answers that they get; and its page."""
+"""The OpenAPI document says what the server does: every route, the requests that clients send and the answers that
+they get; and its page.
+"""
 
 import json
 import re
@@ -36,18 +38,33 @@ def test_schemas_are_schemas():
     for name, schema in DOCUMENT["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         for reference in re.findall(r'"\$ref": "([^"]*)"', json.dumps(schema)):
-            assert reference.removeprefix("#/components/schemas/") in DOCUMENT["components"]["schemas"], (name, reference)
+            assert reference.removeprefix("#/components/schemas/") in DOCUMENT["components"]["schemas"], (
+                name,
+                reference,
+            )
     assert json.loads(json.dumps(DOCUMENT)) == DOCUMENT
 
 
-@pytest.mark.parametrize("path, name", [("/v1/chat/completions", "openai.ChatCompletionRequest"), ("/v1/completions", "openai.CompletionRequest"),
-                                        ("/v1/embeddings", "openai.EmbedRequest")])
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("/v1/chat/completions", "openai.ChatCompletionRequest"),
+        ("/v1/completions", "openai.CompletionRequest"),
+        ("/v1/embeddings", "openai.EmbedRequest"),
+    ],
+)
 def test_requests_that_are_taken_fit(path, name):
     """All that were recorded with status 200, but for those that only leniency lets pass."""
-    vectors = [vector for vector in load("openai_requests")
-               if vector["status"] == 200 and vector["endpoint"] == path and vector["name"] not in LENIENT]
-    wrong = [f"{vector['name']} {vector['body']}: {problem}" for vector in vectors
-             if (problem := valid(json.JSONDecoder().raw_decode(vector["body"])[0], name))]
+    vectors = [
+        vector
+        for vector in load("openai_requests")
+        if vector["status"] == 200 and vector["endpoint"] == path and vector["name"] not in LENIENT
+    ]
+    wrong = [
+        f"{vector['name']} {vector['body']}: {problem}"
+        for vector in vectors
+        if (problem := valid(json.JSONDecoder().raw_decode(vector["body"])[0], name))
+    ]
     assert not wrong and len(vectors) > 5, "\n".join(wrong)
 
 
@@ -56,7 +73,9 @@ def test_examples_are_requests():
         for operation in operations.values():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content:
-                assert valid(content["example"], content["schema"]["$ref"].rpartition("/")[2]) == "" and content["example"]
+                assert (
+                    valid(content["example"], content["schema"]["$ref"].rpartition("/")[2]) == "" and content["example"]
+                )
 
 
 def test_answers_fit(tmp_path):
@@ -64,28 +83,40 @@ def test_answers_fit(tmp_path):
         for (method, path), operation in OPERATIONS.items():
             if method == "GET" and isinstance(operation.answer, (type, dict)) and "{" not in path:
                 answer = await client.get(path)
-                schema = operation.answer if isinstance(operation.answer, dict) else {
-                    "$ref": f"#/components/schemas/{component_name(operation.answer)}", "components": DOCUMENT["components"]}
+                schema = (
+                    operation.answer
+                    if isinstance(operation.answer, dict)
+                    else {
+                        "$ref": f"#/components/schemas/{component_name(operation.answer)}",
+                        "components": DOCUMENT["components"],
+                    }
+                )
                 assert answer.status == 200 and answer.content_type == "application/json"
                 jsonschema.validate(await answer.json(), schema)
+
     talk(Store(tmp_path / "store"), conversation)
 
 
 def test_the_page_and_its_files_come_from_here(tmp_path):
     """Nothing in line, which the policy would forbid, and nothing from another host."""
+
     async def conversation(client):
         async def get(path):
             answer = await client.get(path)
             return answer.status, answer.headers, await answer.read()
+
         page = await get("/docs")
         links = re.findall(r'(?:src|href)="([^"]*)"', page[2].decode())
         found = {link: await get(f"/{link}") for link in [*links, "openapi.json"]}
         return page, found, await get("/docs/no.js"), await get("/docs/..%2F__init__.py")
+
     (status, headers, page), files, missing, outside = talk(Store(tmp_path / "store"), conversation)
     assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
     assert len(files) > 4 and all(re.fullmatch(r"docs/[\w.-]+|openapi\.json", link) for link in files)
     assert all(status == 200 and len(contents) > 50 for status, _, contents in files.values())
-    kinds = {link.rpartition(".")[2]: headers["Content-Type"].partition(";")[0] for link, (_, headers, _) in files.items()}
+    kinds = {
+        link.rpartition(".")[2]: headers["Content-Type"].partition(";")[0] for link, (_, headers, _) in files.items()
+    }
     assert kinds == {"css": "text/css", "png": "image/png", "js": "text/javascript", "json": "application/json"}
     start = files["docs/start.js"][2]
     assert b"SwaggerUIBundle" in files["docs/swagger-ui-bundle.js"][2] and b'url: "openapi.json"' in start
@@ -97,14 +128,21 @@ def test_the_page_and_its_files_come_from_here(tmp_path):
 def test_the_policy_of_the_page_is_strict(tmp_path):
     async def conversation(client):
         return [(await client.get(path)).headers for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css")]
+
     for headers in talk(Store(tmp_path / "store"), conversation):
         rules = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
-        nothing, own = ("default-src", "base-uri", "form-action", "frame-ancestors"), ("script-src", "style-src", "connect-src")
+        nothing, own = (
+            ("default-src", "base-uri", "form-action", "frame-ancestors"),
+            ("script-src", "style-src", "connect-src"),
+        )
         assert rules == dict.fromkeys(nothing, "'none'") | dict.fromkeys(own, "'self'") | {"img-src": "'self' data:"}
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_the_page_needs_no_flask():
     """Its files are looked up, not imported."""
-    code = "import sys; from vkbackend.server import openapi; assert openapi.file('index.css') and 'flask' not in sys.modules"
+    code = (
+        "import sys; from vkbackend.server import openapi; assert openapi.file('index.css') and 'flask' not in "
+        "sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

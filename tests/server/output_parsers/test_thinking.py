@@ -26,11 +26,23 @@ def steps(parser, vector):
 
 
 def test_recorded_chunks():
-    check(load("thinking_parser"), lambda vector: (steps(ThinkingParser(vector["opening_tag"], vector["closing_tag"]), vector), vector["steps"]))
+    check(
+        load("thinking_parser"),
+        lambda vector: (steps(ThinkingParser(vector["opening_tag"], vector["closing_tag"]), vector), vector["steps"]),
+    )
 
 
-@pytest.mark.parametrize("text", ["<think>a</think>b", "no thoughts", " \n<think>\n a\n</think>\n\n b ", "<think>never closed", "<thin",
-                                  "<think>x</th"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think>b",
+        "no thoughts",
+        " \n<think>\n a\n</think>\n\n b ",
+        "<think>never closed",
+        "<thin",
+        "<think>x</th",
+    ],
+)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_chunks_do_not_matter_and_nothing_is_lost_at_the_end(text, size):
     def whole(chunks):
@@ -39,7 +51,7 @@ def test_chunks_do_not_matter_and_nothing_is_lost_at_the_end(text, size):
         return "".join(part.content for part in parts), "".join(part.thinking for part in parts)
 
     content, thoughts = whole([text])
-    assert whole([text[start:start + size] for start in range(0, len(text), size)]) == (content, thoughts)
+    assert whole([text[start : start + size] for start in range(0, len(text), size)]) == (content, thoughts)
     bare = text.replace("<think>", "").replace("</think>", "")
     assert "".join((thoughts + content).split()) == "".join(bare.split())
 
@@ -50,21 +62,38 @@ def test_a_prompt_that_ends_with_the_opening_tag():
     assert (first.thinking, second.content) == ("why", "so")
 
 
-# The starter model, made to think by a prompt that ends inside its thoughts; a name and arguments are what its template puts into a call.
+# The starter model, made to think by a prompt that ends inside its thoughts; a name and arguments are what its template
+# puts into a call.
 TEMPLATE = """{{ range .Messages }}<|im_start|>{{ .Role }}
 {{ if .Thinking }}<think>{{ .Thinking }}</think>
 {{ end }}{{ .Content }}{{ if .ToolCalls }}
 {{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}{{ end }}<|im_end|>
 {{ end }}{{ range .Tools }}{{ . }}{{ end }}<|im_start|>assistant
 {{ if .Think }}<think>{{ end }}"""
-CALL = {"type": "object", "required": ["name", "arguments"], "additionalProperties": False, "properties": {
-    "name": {"const": "get_weather"}, "arguments": {"type": "object", "required": ["city"], "additionalProperties": False, "properties": {
-        "city": {"type": "string", "maxLength": 12}}}}}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+CALL = {
+    "type": "object",
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"const": "get_weather"},
+        "arguments": {
+            "type": "object",
+            "required": ["city"],
+            "additionalProperties": False,
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+        },
+    },
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
 
 
 def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkeypatch):
-    """On the CPU. Thoughts are free, what follows them is held to the format; a tool call is one whether or not a format made the model write it."""
+    """On the CPU. Thoughts are free, what follows them is held to the format; a tool call is one whether or not a
+    format made the model write it.
+    """
     monkeypatch.delenv("OLLAMA_VULKAN", raising=False)
     contents = model_path("smollm2").read_bytes()
     digest = "sha256:" + hashlib.sha256(contents).hexdigest()
@@ -73,6 +102,7 @@ def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkey
 
     async def run():
         async with TestClient(TestServer(build_app(store, LoadedModels(store, load_engine)))) as client:
+
             async def post(path, **body):
                 answer = await client.post(path, json={"model": "m", "stream": False, "options": options} | body)
                 assert answer.status == 200, await answer.text()
@@ -81,17 +111,26 @@ def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkey
             assert (await client.post(f"/api/blobs/{digest}", data=contents)).status == 201
             await post("/api/create", files={"m.gguf": digest}, template=TEMPLATE)
             question = [{"role": "user", "content": "Say hi"}]
-            schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 99}}, "required": ["a"], "additionalProperties": False}
+            schema = {
+                "type": "object",
+                "properties": {"a": {"type": "integer", "maximum": 99}},
+                "required": ["a"],
+                "additionalProperties": False,
+            }
             thought = (await post("/api/chat", messages=question, format=schema))[0]
             question = [{"role": "user", "content": "What is the weather in Paris?"}]
-            called = await post("/api/chat", messages=question, format=CALL, tools=[TOOL], think=False, stream=True, logprobs=True)
+            called = await post(
+                "/api/chat", messages=question, format=CALL, tools=[TOOL], think=False, stream=True, logprobs=True
+            )
             return thought, called
 
     thought, called = asyncio.run(run())
     assert len(thought["message"]["thinking"]) > 10 and thought["done_reason"] == "stop"
     assert list(json.loads(thought["message"]["content"])) == ["a"]
     calls = [call for answer in called for call in answer["message"].get("tool_calls", ())]
-    assert [call["function"]["name"] for call in calls] == ["get_weather"] and list(calls[0]["function"]["arguments"]) == ["city"]
+    assert [call["function"]["name"] for call in calls] == ["get_weather"] and list(
+        calls[0]["function"]["arguments"]
+    ) == ["city"]
     assert all(answer["message"]["content"] == "" for answer in called)
     written = "".join(item["token"] for answer in called for item in answer.get("logprobs", ()))
     assert json.loads(written) == {"name": "get_weather", "arguments": calls[0]["function"]["arguments"]}

@@ -40,7 +40,9 @@ def call_texts(parser, *chunks):
 
 
 def test_what_was_no_call_comes_back_once():
-    known = tools([{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "string"}}}}}])
+    known = tools(
+        [{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "string"}}}}}]
+    )
     text = 'Look: {"name": "add"'
     assert call_texts(ToolsParser("{", known), text) == (text, [])
     assert call_texts(ToolsParser("{", known), '{"name": "add"') == ('{"name": "add"', [])
@@ -50,12 +52,21 @@ def test_what_was_no_call_comes_back_once():
 
 @pytest.mark.parametrize("tag", ["<tool_call>", "{"])
 def test_a_long_call_is_looked_at_once(tag):
-    """A quarter of a megabyte of arguments full of braces and quotes, a few characters at a time, takes no quadratic time."""
-    known = tools([{"type": "function", "function": {"name": "write", "parameters": {"properties": {"text": {"type": "string"}}}}}])
+    """A quarter of a megabyte of arguments full of braces and quotes, a few characters at a time, takes no quadratic
+    time.
+    """
+    known = tools(
+        [
+            {
+                "type": "function",
+                "function": {"name": "write", "parameters": {"properties": {"text": {"type": "string"}}}},
+            }
+        ]
+    )
     written = 'if (a) { b("c"); }\\n' * 12_000
     text = tag.removesuffix("{") + json.dumps({"name": "write", "arguments": {"text": written}})
     parser, start = ToolsParser(tag, known), time.monotonic()
-    parts = [parser.add(text[at:at + 16]) for at in range(0, len(text), 16)]
+    parts = [parser.add(text[at : at + 16]) for at in range(0, len(text), 16)]
     calls = [call for part in parts for call in part.calls]
     assert [call.function.arguments for call in calls] == [{"text": written}]
     assert time.monotonic() - start < 5
@@ -69,16 +80,24 @@ def test_many_tools_cost_little():
     started = time.process_time()
     for _ in range(200):
         parser.add("abc ")
-    assert time.process_time() - started < 0.6  # 0.02 measured; 1.8 where each end of the text is held against each name
+    assert (
+        time.process_time() - started < 0.6
+    )  # 0.02 measured; 1.8 where each end of the text is held against each name
 
 
 def test_recorded_types_of_parameters():
     """As templates write them for models that know TypeScript."""
-    template = Template.parse("{{ range .Tools }}{{ range .Function.Parameters.Properties }}{{ .ToTypeScriptType }}{{ end }}{{ end }}{{ .Messages }}")
+    template = Template.parse(
+        "{{ range .Tools }}{{ range .Function.Parameters.Properties }}{{ .ToTypeScriptType }}{{ end }}{{ end }}{{ "
+        ".Messages }}"
+    )
 
     def written(vector):
         properties = {"x": json.loads(vector["input_text"])}
-        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}
+        tool = {
+            "type": "function",
+            "function": {"name": "f", "parameters": {"type": "object", "properties": properties}},
+        }
         return template.execute(Values(tools=[tool])).removesuffix("[]")
 
     check(load("api_requests_responses", "typescript_type"), lambda vector: (written(vector), vector["output"]))

@@ -96,8 +96,7 @@ def test_a_template_that_drops_what_the_user_says_is_told_of(caplog):
         pytest.param(PLAIN.replace("m['content'] +", "m['content'] | upper +"), id="rewritten"),
         pytest.param(
             "{% if messages[-1].role == 'assistant' %}{% set messages = messages[:-1] %}"
-            "{% set add_generation_prompt = true %}{% endif %}"
-            + PLAIN,
+            "{% set add_generation_prompt = true %}{% endif %}" + PLAIN,
             id="dropped",
         ),
         pytest.param(
@@ -129,7 +128,8 @@ CUTS = (
 )
 FILLS = (
     "{% for m in messages %}[{{ m.role }}]{% if loop.last and m.role == 'assistant' %}"
-    "{% if '</think>' in m.content %}<think>\n{{ m.content.split('</think>')[0].split('<think>')[-1].strip() }}\n</think>\n\n"
+    "{% if '</think>' in m.content %}<think>\n{{ m.content.split('</think>')[0].split('<think>')[-1].strip() "
+    "}}\n</think>\n\n"
     "{{ m.content.split('</think>')[-1].lstrip() }}{% else %}<think>\n\n</think>\n\n{{ m.content }}{% endif %}"
     "{% else %}{{ m.content }}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )

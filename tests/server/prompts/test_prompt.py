@@ -25,9 +25,18 @@ def test_recorded_prompts():
         ask = bind(ChatRequest, json.dumps(body).encode())
         limit = ContextLimit(vector["num_ctx"], count_words, vector["truncate"], vector["has_projector"])
         try:
-            prompt = chat_prompt(Template.parse(vector["template"]), ask.messages, limit, tools=ask.tools, thinking=Thinking(ask.think),
-                                 one_image_only="mllama" in (vector["model_families"] or []))
-            got = prompt.text, [{"id": index, "data": base64.b64encode(image).decode()} for index, image in enumerate(prompt.images)]
+            prompt = chat_prompt(
+                Template.parse(vector["template"]),
+                ask.messages,
+                limit,
+                tools=ask.tools,
+                thinking=Thinking(ask.think),
+                one_image_only="mllama" in (vector["model_families"] or []),
+            )
+            got = (
+                prompt.text,
+                [{"id": index, "data": base64.b64encode(image).decode()} for index, image in enumerate(prompt.images)],
+            )
         except PromptError as error:
             got = str(error)
         if got != (vector["error"] if "error" in vector else (vector["prompt"], vector["images"])):
@@ -35,8 +44,12 @@ def test_recorded_prompts():
     assert wrong == []
 
 
-CONVERSATION = [Message(role="system", content="sys"), Message(role="user", content="a b c"), Message(role="assistant", content="d"),
-                Message(role="user", content="e f")]
+CONVERSATION = [
+    Message(role="system", content="sys"),
+    Message(role="user", content="a b c"),
+    Message(role="assistant", content="d"),
+    Message(role="user", content="e f"),
+]
 PLAIN = Template.parse("{{ range .Messages }}<{{ .Role }}> {{ .Content }} {{ end }}")
 
 
@@ -45,7 +58,7 @@ def test_what_is_left_out_are_the_oldest_messages(num_ctx):
     words = chat_prompt(PLAIN, CONVERSATION, ContextLimit(num_ctx, count_words)).text.split()
     whole = chat_prompt(PLAIN, CONVERSATION, ContextLimit(0, count_words, truncate=False)).text.split()
     assert words[-3:] == ["<user>", "e", "f"] and words[:2] == ["<system>", "sys"]
-    assert words[2:] == whole[len(whole) - len(words) + 2:]
+    assert words[2:] == whole[len(whole) - len(words) + 2 :]
     assert len(words) <= num_ctx or len(words) == 5  # the last message stays even where it is too long
 
 
@@ -65,4 +78,6 @@ def test_a_long_conversation_that_fits_is_counted_once():
 
 def test_suffix_and_context_stand_around_the_prompt():
     template = Template.parse("<PRE> {{ .Prompt }} <SUF>{{ .Suffix }} <MID>")
-    assert generate_prompt(template, prompt="a", suffix="b", context_text="before ").text == "before <PRE> a <SUF>b <MID>"
+    assert (
+        generate_prompt(template, prompt="a", suffix="b", context_text="before ").text == "before <PRE> a <SUF>b <MID>"
+    )

@@ -1,4 +1,6 @@
-"""Texts as vectors: the routes against recorded conversations with Ollama 0.12.11, and against a real engine over a small model."""
+"""Texts as vectors: the routes against recorded conversations with Ollama 0.12.11, and against a real engine over a
+small model.
+"""
 
 import asyncio
 import base64
@@ -28,18 +30,25 @@ DURATIONS = re.compile(r'"(total_duration|load_duration)":\d+')
 
 
 def test_recorded_conversations(tmp_path):
-    vectors = [vector for vector in json.loads((shared("vectors") / "handlers_inference.json").read_text())
-               if vector["path"] in ("/api/embed", "/api/embeddings")]
+    vectors = [
+        vector
+        for vector in json.loads((shared("vectors") / "handlers_inference.json").read_text())
+        if vector["path"] in ("/api/embed", "/api/embeddings")
+    ]
     assert len(vectors) == 30
     engine, tokenizer = LengthEngine(), WordTokenizer()
 
     async def run():
         wrong = []
-        async with Served(tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)) as served:
+        async with Served(
+            tmp_path, lambda stored, options: LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, lambda: None)
+        ) as served:
             for vector in vectors:
                 if "model" in vector:
                     architecture = vector["model"]["arch"]
-                    await served.make(vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture))
+                    await served.make(
+                        vector["model"]["name"], recorded_gguf(tmp_path / f"{architecture}.gguf", architecture)
+                    )
                 engine.error = vector.get("runner_embedding_error")
                 answer = await served.client.request(vector["method"], vector["path"], data=vector["body"].encode())
                 found = answer.status, answer.headers["Content-Type"], DURATIONS.sub(r'"\1":1', await answer.text())
@@ -78,10 +87,17 @@ def test_small_functions_are_as_recorded():
     assert (kinds.count("normalize"), kinds.count("api_logprobs"), len(kinds)) == (7, 3, 10)
     for vector in vectors:
         if vector["kind"] == "normalize":
-            assert normalize(np.array(vector["input"], np.float32)).tolist() == np.array(vector["output"], np.float32).tolist(), vector
+            assert (
+                normalize(np.array(vector["input"], np.float32)).tolist()
+                == np.array(vector["output"], np.float32).tolist()
+            ), vector
         else:
-            tokens = [TokenLogprob(0, token_text(data), data, logprob) for data, logprob in
-                      ((base64.b64decode(item["token_b64"]), item["logprob"]) for item in vector["input"])]
+            tokens = [
+                TokenLogprob(0, token_text(data), data, logprob)
+                for data, logprob in (
+                    (base64.b64decode(item["token_b64"]), item["logprob"]) for item in vector["input"]
+                )
+            ]
             # Go writes U+FFFD as an escape where it stands for a bad byte: another spelling of the same JSON.
             assert json.loads(go_json.dumps(logprobs(tokens))) == json.loads(vector["json"]), vector
 
@@ -123,7 +139,9 @@ def test_many_texts_are_each_what_they_are_alone(real, tmp_path):
             _, short = await served.ask("/api/embed", model="tiny", input=texts[0], dimensions=16)
             head = np.array(raw["embedding"][:16])
             np.testing.assert_allclose(short["embeddings"][0], head / np.linalg.norm(head), atol=2e-3)
-            _, chat = await served.ask("/api/generate", model="tiny", prompt="x", stream=False, raw=True, options={"num_predict": 3})
+            _, chat = await served.ask(
+                "/api/generate", model="tiny", prompt="x", stream=False, raw=True, options={"num_predict": 3}
+            )
             assert chat["done"]
 
     asyncio.run(run())
@@ -145,7 +163,9 @@ def test_a_large_answer_does_not_hold_up_the_event_loop(tmp_path):
                 await asyncio.sleep(0.001)
                 gaps.append(time.perf_counter() - before)
 
-        async with Served(tmp_path, lambda stored, options: LoadResult(Wide(), WordTokenizer(), None, 1, 1, 10, lambda: None)) as served:
+        async with Served(
+            tmp_path, lambda stored, options: LoadResult(Wide(), WordTokenizer(), None, 1, 1, 10, lambda: None)
+        ) as served:
             await served.make("plain", recorded_gguf(tmp_path / "llama.gguf", "llama"))
             ticking, begin = asyncio.create_task(tick()), time.perf_counter()
             answer = await served.client.post("/api/embed", json={"model": "plain", "input": ["x"] * 200})
@@ -166,7 +186,9 @@ def test_long_texts_are_cut_or_refused(real, tmp_path):
         async with Served(tmp_path, loader) as served:
             await served.make("tiny", contents)
             long = "word " * 100
-            status, answer = await served.ask("/api/embed", model="tiny", input=["short", long], options={"num_ctx": 40}, truncate=False)
+            status, answer = await served.ask(
+                "/api/embed", model="tiny", input=["short", long], options={"num_ctx": 40}, truncate=False
+            )
             assert (status, answer) == (400, {"error": "input exceeds maximum context length"})
             status, answer = await served.ask("/api/embed", model="tiny", input=long, options={"num_ctx": 40})
             assert status == 200 and 30 <= answer["prompt_eval_count"] <= 40

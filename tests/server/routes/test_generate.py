@@ -1,4 +1,6 @@
-"""/api/generate and /api/chat over the real engine with a fake runner: streams, log-probabilities, clients that leave, errors."""
+"""/api/generate and /api/chat over the real engine with a fake runner: streams, log-probabilities, clients that
+leave, errors.
+"""
 
 import asyncio
 import json
@@ -21,6 +23,7 @@ def test_whole_answer(tmp_path):
             assert body["response"] == "Hello!" and body["done"] and body["done_reason"] == "stop"
             assert body["prompt_eval_count"] == 2 and body["eval_count"] == 4 and body["total_duration"] > 0
             assert body["context"] and "logprobs" not in body
+
     run(scenario)
 
 
@@ -58,6 +61,7 @@ def test_stream_ends_with_figures(tmp_path):
             assert "".join(line["response"] for line in lines) == "Hello!" and lines[-1]["response"] == ""
             assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
             assert all(set(line) == {"model", "created_at", "response", "done"} for line in lines[:-1])
+
     run(scenario)
 
 
@@ -71,9 +75,12 @@ def test_chat_with_logprobs_streams_every_token(tmp_path):
             assert "".join(token["token"] for token in tokens).startswith("Hello!")
             for token in tokens:
                 assert token["logprob"] <= 0 and bytes(token["bytes"]).decode() == token["token"]
-                assert [top["logprob"] for top in token["top_logprobs"]] == sorted((top["logprob"] for top in token["top_logprobs"]), reverse=True)
+                assert [top["logprob"] for top in token["top_logprobs"]] == sorted(
+                    (top["logprob"] for top in token["top_logprobs"]), reverse=True
+                )
                 assert len(token["top_logprobs"]) == 2
             assert lines[-1]["message"] == {"role": "assistant", "content": ""} and lines[-1]["done"]
+
     run(scenario)
 
 
@@ -84,6 +91,7 @@ def test_the_templates_prompt_reaches_the_runner(tmp_path):
             await generate(client, prompt="Hi", stream=False)
             asked = client.runner.steps[0][0].tokens
             assert client.runner.tokenizer.decode(asked) == b"<system> Be kind. <user> Hi <assistant>"
+
     run(scenario)
 
 
@@ -91,7 +99,9 @@ def test_a_client_that_leaves_ends_its_generation(tmp_path):
     async def scenario():
         async with serving(tmp_path, [["x "] * 100_000]) as client:
             client.runner.gate = threading.Semaphore(3)
-            answer = await client.post("/api/generate", json={"model": "m", "prompt": "Hi", "options": {"num_predict": 50_000}})
+            answer = await client.post(
+                "/api/generate", json={"model": "m", "prompt": "Hi", "options": {"num_predict": 50_000}}
+            )
             await answer.content.readline()
             answer.close()
             engine = client.loaded_models.loaded[0].engine
@@ -102,32 +112,47 @@ def test_a_client_that_leaves_ends_its_generation(tmp_path):
                 await asyncio.sleep(0.01)
             assert engine.num_unfinished == 0 and len(client.runner.steps) < 500
             assert (await client.get("/api/version")).status == 200
+
     run(scenario)
 
 
 def test_an_error_in_the_middle_is_the_last_line(tmp_path):
     async def scenario():
         async with serving(tmp_path, [["x "] * 10]) as client:
+
             def fail_at_third(tokens):
                 if len(tokens) > 3:
                     raise OutOfMemory("the cache is full; use a smaller num_ctx")
                 return client.runner.tokenizer.id("x ")
+
             client.runner.next_token = fail_at_third
             answer, lines = await generate(client, prompt="Hi")
-            assert answer.status == 200 and lines[-1] == {"error": "the cache is full; use a smaller num_ctx"} and len(lines) > 1
+            assert (
+                answer.status == 200
+                and lines[-1] == {"error": "the cache is full; use a smaller num_ctx"}
+                and len(lines) > 1
+            )
             client.runner.next_token = None
             answer, [body] = await generate(client, prompt="Hi", stream=False)
             assert answer.status == 200 and body["done"]
+
     run(scenario)
 
 
-@pytest.mark.parametrize("stream, content_type", [(False, "application/json; charset=utf-8"), (True, "application/json")])
+@pytest.mark.parametrize(
+    "stream, content_type", [(False, "application/json; charset=utf-8"), (True, "application/json")]
+)
 def test_an_error_before_the_first_piece_has_a_status(tmp_path, stream, content_type):
     async def scenario():
         async with serving(tmp_path) as client:
             client.runner.fail_with = OutOfMemory("no memory; use a smaller model")
             answer, [body] = await generate(client, prompt="Hi", stream=stream)
-            assert (answer.status, answer.headers["Content-Type"], body) == (500, content_type, {"error": "no memory; use a smaller model"})
+            assert (answer.status, answer.headers["Content-Type"], body) == (
+                500,
+                content_type,
+                {"error": "no memory; use a smaller model"},
+            )
+
     run(scenario)
 
 
@@ -139,6 +164,7 @@ def test_a_lost_device_is_reported_and_the_next_request_loads_again(tmp_path):
             assert answer.status == 500 and "reset" in body["error"]
             answer, [body] = await generate(client, prompt="Hi", stream=False)
             assert answer.status == 200 and body["response"] == "Hello!"
+
     run(scenario)
 
 
@@ -147,24 +173,49 @@ def test_two_clients_share_the_model(tmp_path):
         async with serving(tmp_path, [["one "] * 5, ["two "] * 5]) as client:
             answers = await asyncio.gather(*(generate(client, prompt=f"{name} x", stream=False) for name in ("p", "q")))
             assert sorted(body["response"] for _, [body] in answers) == ["one " * 5, "two " * 5]
+
     run(scenario)
 
 
-@pytest.mark.parametrize("path, body, status, error", [
-    ("generate", {"prompt": "a b c d e f g h", "options": {"num_ctx": 4}, "raw": True, "truncate": False}, 400, "the input length exceeds the context length"),
-    ("generate", {"prompt": "a", "format": "xml"}, 500, 'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object'),
-    ("chat", {"messages": [{"role": "user", "content": "a"}], "format": 5}, 500, 'invalid format: "5"; expected "json" or a valid JSON Schema object'),
-    ("generate", {"prompt": "a", "think": True}, 400, '"m" does not support thinking'),
-    ("generate", {"prompt": "a", "top_logprobs": -1}, 400, "top_logprobs must be between 0 and 20"),
-    ("generate", {"prompt": "a", "suffix": "b"}, 400, "registry.ollama.ai/library/m:latest does not support insert"),
-    ("generate", {"prompt": "a", "options": {"stop": "x"}}, 500, 'option "stop" must be of type array'),
-    ("generate", {"prompt": "a", "template": "{{ .Prompt"}, 500, "template: :1: unclosed action"),
-])
+@pytest.mark.parametrize(
+    "path, body, status, error",
+    [
+        (
+            "generate",
+            {"prompt": "a b c d e f g h", "options": {"num_ctx": 4}, "raw": True, "truncate": False},
+            400,
+            "the input length exceeds the context length",
+        ),
+        (
+            "generate",
+            {"prompt": "a", "format": "xml"},
+            500,
+            'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object',
+        ),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": "a"}], "format": 5},
+            500,
+            'invalid format: "5"; expected "json" or a valid JSON Schema object',
+        ),
+        ("generate", {"prompt": "a", "think": True}, 400, '"m" does not support thinking'),
+        ("generate", {"prompt": "a", "top_logprobs": -1}, 400, "top_logprobs must be between 0 and 20"),
+        (
+            "generate",
+            {"prompt": "a", "suffix": "b"},
+            400,
+            "registry.ollama.ai/library/m:latest does not support insert",
+        ),
+        ("generate", {"prompt": "a", "options": {"stop": "x"}}, 500, 'option "stop" must be of type array'),
+        ("generate", {"prompt": "a", "template": "{{ .Prompt"}, 500, "template: :1: unclosed action"),
+    ],
+)
 def test_refusals(tmp_path, path, body, status, error):
     async def scenario():
         async with serving(tmp_path) as client:
             answer = await client.post(f"/api/{path}", json={"model": "m", "stream": False, **body})
             assert (answer.status, await answer.json()) == (status, {"error": error})
+
     run(scenario)
 
 
@@ -172,8 +223,11 @@ def test_refusals(tmp_path, path, body, status, error):
 def test_an_empty_format_is_none(tmp_path, text):
     async def scenario():
         async with serving(tmp_path) as client:
-            answer = await client.post("/api/generate", data='{"model":"m","prompt":"a","stream":false,"format":%s}' % text)
+            answer = await client.post(
+                "/api/generate", data='{"model":"m","prompt":"a","stream":false,"format":%s}' % text
+            )
             assert answer.status == 200
+
     run(scenario)
 
 
@@ -184,4 +238,5 @@ def test_options_of_model_and_request_reach_the_engine(tmp_path):
             assert body["response"] == "x x x " and body["done_reason"] == "length"
             _, [body] = await generate(client, prompt="a", stream=False, options={"num_predict": 5})
             assert body["eval_count"] == 5
+
     run(scenario)

@@ -1,4 +1,6 @@
-"""The whole server with a scripted engine, against recorded conversations with Ollama 0.12.11 (/api/generate and /api/chat)."""
+"""The whole server with a scripted engine, against recorded conversations with Ollama 0.12.11 (/api/generate and
+/api/chat).
+"""
 
 import asyncio
 import json
@@ -15,7 +17,8 @@ OTHERWISE = {
     "handler-249": "images are refused by models that see them: their vision does not run here yet",
     "handler-250": "images are refused by models that see them: their vision does not run here yet",
 }
-# Recordings in which tokens of tags and of the beginning of a call lose their log-probabilities; here, every token's come (tests below).
+# Recordings in which tokens of tags and of the beginning of a call lose their log-probabilities; here, every token's
+# come (tests below).
 WITHOUT_LOGPROBS = {"handler-209", "handler-217", "handler-240", "handler-244"}
 LOGPROBS = re.compile(r'"logprobs":\[.*?\}\]\}\],?')
 
@@ -25,7 +28,11 @@ def without_logprobs(text: str) -> str:
 
 
 def test_recorded_conversations(tmp_path):
-    vectors = [v for v in json.loads((shared("vectors") / "handlers_inference.json").read_text()) if v["path"] in ("/api/generate", "/api/chat")]
+    vectors = [
+        v
+        for v in json.loads((shared("vectors") / "handlers_inference.json").read_text())
+        if v["path"] in ("/api/generate", "/api/chat")
+    ]
     applying = [vector for vector in vectors if vector["name"] not in OTHERWISE]
     assert len(applying) == len(vectors) - len(OTHERWISE) > 160
 
@@ -42,7 +49,14 @@ def test_recorded_conversations(tmp_path):
                 same_answer = (status, content_type, text) == (vector["status"], vector["content_type"], wanted)
                 good = (same_answer or same_error) and asked_alike(world, vector.get("runner_requests", []))
                 if not good:
-                    wrong.append((vector["name"], vector["body"], (status, text[:300]), (vector["status"], vector["response"][:300])))
+                    wrong.append(
+                        (
+                            vector["name"],
+                            vector["body"],
+                            (status, text[:300]),
+                            (vector["status"], vector["response"][:300]),
+                        )
+                    )
         return wrong
 
     wrong = asyncio.run(run())
@@ -55,7 +69,9 @@ def vector_named(name):
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_LOGPROBS))
 def test_every_token_has_its_log_probability(tmp_path, name):
-    """Tokens that a parser holds back or swallows, too: they come with the next answer that shows something, or with the last."""
+    """Tokens that a parser holds back or swallows, too: they come with the next answer that shows something, or with
+    the last.
+    """
     vector = vector_named(name)
 
     async def run():
@@ -68,7 +84,10 @@ def test_every_token_has_its_log_probability(tmp_path, name):
     assert [(item["token"], item["logprob"]) for item in got] == [(item["token"], item["logprob"]) for item in written]
     assert all(item["top_logprobs"] for item in got)
     shown = [answer for answer in answers if not answer["done"]]
-    assert all(answer["message"]["content"] or answer["message"].get("thinking") or answer["message"].get("tool_calls") for answer in shown)
+    assert all(
+        answer["message"]["content"] or answer["message"].get("thinking") or answer["message"].get("tool_calls")
+        for answer in shown
+    )
 
 
 @pytest.mark.parametrize("name", ["handler-085", "handler-249", "handler-250"])
@@ -81,14 +100,23 @@ def test_images_are_refused_where_a_model_would_see_them(tmp_path, name):
     assert status == 400 and "sees images" in text and "without images" in text
 
 
-TEMPLATE = "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ end }}<assistant>"
+TEMPLATE = (
+    "{{ range .Messages }}<{{ .Role }}>{{ .Content }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end "
+    "}}{{ end }}<assistant>"
+)
 THINK = {"name": "think", "arch": "qwen3", "create": {"template": TEMPLATE}}
 
 
 def ask_think(tmp_path, first, second, model=THINK, **body):
     """-> (contents, thoughts, the requests that the engine got)"""
-    vector = {"model": model, "method": "POST", "path": "/api/chat", "runner_pieces": pieces(*first), "runner_pieces_second_request": pieces(*second),
-              "body": json.dumps({"model": model["name"], "messages": [{"role": "user", "content": "Hi"}]} | body)}
+    vector = {
+        "model": model,
+        "method": "POST",
+        "path": "/api/chat",
+        "runner_pieces": pieces(*first),
+        "runner_pieces_second_request": pieces(*second),
+        "body": json.dumps({"model": model["name"], "messages": [{"role": "user", "content": "Hi"}]} | body),
+    }
 
     async def run():
         async with World(tmp_path) as world:
@@ -97,13 +125,19 @@ def ask_think(tmp_path, first, second, model=THINK, **body):
             return [json.loads(line)["message"] for line in text.splitlines()], world.engine.requests
 
     messages, requests = asyncio.run(run())
-    return [message["content"] for message in messages], "".join(message.get("thinking", "") for message in messages), requests
+    return (
+        [message["content"] for message in messages],
+        "".join(message.get("thinking", "") for message in messages),
+        requests,
+    )
 
 
 def test_a_format_holds_although_the_model_does_not_think(tmp_path):
     contents, thoughts, requests = ask_think(tmp_path, ["Hello"], ['{"a": ', "1}"], format="json")
     assert ("".join(contents), thoughts) == ('{"a": 1}', "")
-    assert [request.format for request in requests] == ["", '"json"'] and requests[0].prompt_tokens == requests[1].prompt_tokens
+    assert [request.format for request in requests] == ["", '"json"'] and requests[0].prompt_tokens == requests[
+        1
+    ].prompt_tokens
 
 
 def test_a_format_holds_although_the_model_does_nothing_but_think(tmp_path):
@@ -128,17 +162,28 @@ def test_images_for_a_model_without_eyes_are_told_in_the_log(tmp_path, caplog):
     assert "think:latest does not see images: 1 of the request" in caplog.text
 
 
-HARMONY_TEMPLATE = ("{{ range .Messages }}<|start|>{{ .Role }}<|message|>{{ .Content }}<|end|>{{ end }}"
-                    "{{ range .Tools }}{{ .Function.Name }} {{ end }}{{ .ThinkLevel }}<|start|>assistant")
+HARMONY_TEMPLATE = (
+    "{{ range .Messages }}<|start|>{{ .Role }}<|message|>{{ .Content }}<|end|>{{ end }}"
+    "{{ range .Tools }}{{ .Function.Name }} {{ end }}{{ .ThinkLevel }}<|start|>assistant"
+)
 HARMONY = {"name": "oss", "arch": "gptoss", "create": {"parser": "harmony", "template": HARMONY_TEMPLATE}}
 CALLING = "<|end|><|start|>assistant<|channel|>commentary to=functions.get_it <|constrain|>json<|message|>"
 
 
 def test_a_parser_that_the_model_names(tmp_path):
-    """Its thoughts and calls; the prompt has the names that the model may use, the answer has those of the request; levels of thinking."""
+    """Its thoughts and calls; the prompt has the names that the model may use, the answer has those of the request;
+    levels of thinking.
+    """
     tools = [{"type": "function", "function": {"name": "get.it", "parameters": {"type": "object", "properties": {}}}}]
-    vector = {"model": HARMONY, "method": "POST", "path": "/api/chat", "runner_pieces": pieces("<|channel|>analysis<|message|>hm", CALLING, "{}"),
-              "body": json.dumps({"model": "oss", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "think": "high"})}
+    vector = {
+        "model": HARMONY,
+        "method": "POST",
+        "path": "/api/chat",
+        "runner_pieces": pieces("<|channel|>analysis<|message|>hm", CALLING, "{}"),
+        "body": json.dumps(
+            {"model": "oss", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "think": "high"}
+        ),
+    }
 
     async def run():
         async with World(tmp_path) as world:
@@ -149,7 +194,7 @@ def test_a_parser_that_the_model_names(tmp_path):
     answers, prompts = asyncio.run(run())
     assert prompts == ["<|start|>user<|message|>Hi<|end|>get_it high<|start|>assistant"]
     assert "".join(answer["message"].get("thinking", "") for answer in answers) == "hm"
-    call, = answers[-1]["message"]["tool_calls"]
+    (call,) = answers[-1]["message"]["tool_calls"]
     assert call["function"] == {"index": 0, "name": "get.it", "arguments": {}} and call["id"] == "call_XXXXXXXX"
 
 
@@ -160,9 +205,15 @@ def test_a_format_after_thoughts_in_harmony(tmp_path):
 
 
 def test_a_call_that_cannot_be_read_ends_the_answer_with_an_error(tmp_path):
-    vector = {"model": HARMONY, "method": "POST", "path": "/api/chat",
-              "runner_pieces": pieces("<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|>{bad"),
-              "body": json.dumps({"model": "oss", "messages": [{"role": "user", "content": "Hi"}]})}
+    vector = {
+        "model": HARMONY,
+        "method": "POST",
+        "path": "/api/chat",
+        "runner_pieces": pieces(
+            "<|channel|>final<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|>{bad"
+        ),
+        "body": json.dumps({"model": "oss", "messages": [{"role": "user", "content": "Hi"}]}),
+    }
 
     async def run(stream):
         async with World(tmp_path) as world:
@@ -182,11 +233,20 @@ def test_a_renderer_that_the_model_names(tmp_path):
 
     async def run():
         async with World(tmp_path) as world:
-            await world.ask({"model": coder, "method": "POST", "path": "/api/generate", "runner_pieces": pieces("x"),
-                             "body": json.dumps({"model": "coder", "prompt": "Hi", "system": "S"})})
+            await world.ask(
+                {
+                    "model": coder,
+                    "method": "POST",
+                    "path": "/api/generate",
+                    "runner_pieces": pieces("x"),
+                    "body": json.dumps({"model": "coder", "prompt": "Hi", "system": "S"}),
+                }
+            )
             return world.tokenizer.prompts
 
-    assert asyncio.run(run()) == ["<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]
+    assert asyncio.run(run()) == [
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    ]
 
 
 def test_options_without_meaning_are_told_in_the_log(tmp_path, caplog):

@@ -62,13 +62,22 @@ def test_recorded_requests(store, tmp_path):
         differences = []
         for vector in vectors:
             url = URL(str(client.make_url("/"))[:-1] + vector["path"], encoded=True)
-            answer = await client.session.request(vector["method"], url, data=vector["body"].encode(), allow_redirects=False,
-                                                  skip_auto_headers=["Content-Type"])
+            answer = await client.session.request(
+                vector["method"],
+                url,
+                data=vector["body"].encode(),
+                allow_redirects=False,
+                skip_auto_headers=["Content-Type"],
+            )
             got = (answer.status, answer.headers.get("Content-Type", ""), _normal(await answer.text(), store))
             wanted = (vector["status"], vector["content_type"], _normal(vector.get("response", ""), store))
             if got != wanted:
-                differences.append(f"{vector['name']} {vector['method']} {vector['path']} {vector['body'][:60]}\n  got  {got}\n  want {wanted}")
+                differences.append(
+                    f"{vector['name']} {vector['method']} {vector['path']} {vector['body'][:60]}\n  got  {got}\n  "
+                    f"want {wanted}"
+                )
         return differences
+
     differences = talk(store, conversation)
     assert not differences, f"{len(differences)} of {len(vectors)} differ:\n" + "\n".join(differences)
 
@@ -86,18 +95,50 @@ def test_recorded_hosts_and_origins(store):
                 assert (answer.status, "version" in text) == (vector["status"], "version" in vector["response"]), vector
                 for name in ("Access-Control-Allow-Origin", "Vary", "Allow"):
                     assert _as_set(answer.headers.get(name)) == _as_set(vector["headers"].get(name)), (name, vector)
+
         talk(store, conversation, listen_address=address)
 
 
-@pytest.mark.parametrize("status, hosts", [
-    (403, ["[127.0.0.1].evil.com:80", "[::1].evil.com", "[::1]evil.com:80", "127.0.0.1.evil.com", "127.0.0.1:80:80",
-           "[::1]:80:80", "[::1", "::1]:80", "[[::1]]:80", "[127.0.0.1]:80]", "evil.com:localhost"]),
-    (400, ["127.0.0.1@evil.com", "localhost/evil.com", "localhost evil.com", "localhost\\evil.com", "localhost?"]),
-    (200, ["[127.0.0.1]:80", "[::1]:80", "::1", "[::ffff:127.0.0.1]:80", "localhost:", "LOCALHOST:1", ":80",
-           "[a.localhost]:80", "[localhost]:80.evil.com"])])
+@pytest.mark.parametrize(
+    "status, hosts",
+    [
+        (
+            403,
+            [
+                "[127.0.0.1].evil.com:80",
+                "[::1].evil.com",
+                "[::1]evil.com:80",
+                "127.0.0.1.evil.com",
+                "127.0.0.1:80:80",
+                "[::1]:80:80",
+                "[::1",
+                "::1]:80",
+                "[[::1]]:80",
+                "[127.0.0.1]:80]",
+                "evil.com:localhost",
+            ],
+        ),
+        (400, ["127.0.0.1@evil.com", "localhost/evil.com", "localhost evil.com", "localhost\\evil.com", "localhost?"]),
+        (
+            200,
+            [
+                "[127.0.0.1]:80",
+                "[::1]:80",
+                "::1",
+                "[::ffff:127.0.0.1]:80",
+                "localhost:",
+                "LOCALHOST:1",
+                ":80",
+                "[a.localhost]:80",
+                "[localhost]:80.evil.com",
+            ],
+        ),
+    ],
+)
 def test_a_host_is_split_as_gos_net_does(store, status, hosts):
     async def conversation(client):
         return {host: (await client.get("/api/version", headers={"Host": host})).status for host in hosts}
+
     assert talk(store, conversation, listen_address="127.0.0.1") == dict.fromkeys(hosts, status)
 
 
@@ -109,6 +150,7 @@ def test_origins_of_the_environment_and_any_origin(store):
     async def status_and_origin(client):
         answer = await client.get("/api/version", headers={"Origin": "https://my.page"})
         return answer.status, answer.headers.get("Access-Control-Allow-Origin")
+
     assert talk(store, status_and_origin, origins=["https://*.page"]) == (200, "https://my.page")
     assert talk(store, status_and_origin, origins=["*"]) == (200, "*")
     assert talk(store, status_and_origin, origins=["https://other.page"]) == (403, None)
@@ -123,21 +165,36 @@ def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
         async with TestClient(TestServer(build_app(store, Broken()))) as client:
             answer = await client.get("/api/ps")
             return answer.status, await answer.json(), (await client.get("/api/version")).status
+
     assert asyncio.run(run()) == (500, {"error": "RuntimeError: the cat ate it"}, 200)
 
 
 def test_running_models_are_listed_the_longest_first(store):
     class Two(NoModels):
         def running(self):
-            return [RunningModel(name, "m:latest", 5, "d", ModelDetails(format="gguf", family="llama"), f"{year}-01-01T00:00:00Z", 0, 4096)
-                    for name, year in (("a", 2024), ("b", 2025))]
+            return [
+                RunningModel(
+                    name,
+                    "m:latest",
+                    5,
+                    "d",
+                    ModelDetails(format="gguf", family="llama"),
+                    f"{year}-01-01T00:00:00Z",
+                    0,
+                    4096,
+                )
+                for name, year in (("a", 2024), ("b", 2025))
+            ]
 
     async def run():
         async with TestClient(TestServer(build_app(store, Two()))) as client:
             return await (await client.get("/api/ps")).text()
+
     text = asyncio.run(run())
     assert [model["name"] for model in json.loads(text)["models"]] == ["b", "a"]
-    assert text.startswith('{"models":[{"name":"b","model":"m:latest","size":5,"digest":"d","details":{"parent_model":"","format":"gguf",')
+    assert text.startswith(
+        '{"models":[{"name":"b","model":"m:latest","size":5,"digest":"d","details":{"parent_model":"","format":"gguf",'
+    )
 
 
 @pytest.mark.parametrize("damage", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])
@@ -152,6 +209,7 @@ def test_one_odd_manifest_leaves_the_others_in_use(store, tmp_path, damage):
             async with client.request(method, path, json=body) as answer:
                 text = await answer.text()
                 return answer.status, text
+
         listed = await ask("GET", "/api/tags")
         assert listed[0] == 200 and [model["name"] for model in json.loads(listed[1])["models"]] == ["sound:latest"]
         assert (await ask("POST", "/api/show", {"model": "sound"}))[0] == 200
@@ -163,5 +221,6 @@ def test_one_odd_manifest_leaves_the_others_in_use(store, tmp_path, damage):
         assert (await ask("DELETE", "/api/delete", {"model": "more"}))[0] == 200
         assert (await ask("DELETE", "/api/delete", {"model": "odd"}))[0] == 200
         assert (await ask("POST", "/api/show", {"model": "odd"}))[0] == 404
+
     assert talk(store, conversation) is None
     assert serve.ready_lines("http://127.0.0.1:1", survey(), store)[-1].startswith("Try: ")

@@ -1,4 +1,6 @@
-"""Binding of request bodies and writing of answers against recordings, and what a body may do to the server that reads it."""
+"""Binding of request bodies and writing of answers against recordings, and what a body may do to the server that
+reads it.
+"""
 
 import json
 import random
@@ -11,13 +13,23 @@ from vkbackend.server.go.decode import PIECE, JSONSyntaxError, parse
 from vkbackend.server.wire import conversation, native
 
 ERRORS = (binding.BindError, JSONSyntaxError)
-KINDS = {"Tool": binding.Struct(conversation.Tool), "Message": binding.Alias(conversation.Message), "PropertyType": conversation.PROPERTY_TYPE}
+KINDS = {
+    "Tool": binding.Struct(conversation.Tool),
+    "Message": binding.Alias(conversation.Message),
+    "PropertyType": conversation.PROPERTY_TYPE,
+}
 
 
 def test_request_bodies():
-    check(load("api_requests_responses", "bind"), lambda vector: (
-        outcome(lambda: encode.dumps(native.bind(getattr(native, vector["type"]), vector["body"].encode())), *ERRORS),
-        recorded_outcome(vector, "json")))
+    check(
+        load("api_requests_responses", "bind"),
+        lambda vector: (
+            outcome(
+                lambda: encode.dumps(native.bind(getattr(native, vector["type"]), vector["body"].encode())), *ERRORS
+            ),
+            recorded_outcome(vector, "json"),
+        ),
+    )
 
 
 def test_tools_and_messages():
@@ -27,28 +39,49 @@ def test_tools_and_messages():
         if state.first_error:
             raise state.first_error
         return kind.encode(value)
-    check(load("api_tools_messages", "roundtrip"), lambda vector: (outcome(lambda: got(vector), *ERRORS), recorded_outcome(vector, "json")))
+
+    check(
+        load("api_tools_messages", "roundtrip"),
+        lambda vector: (outcome(lambda: got(vector), *ERRORS), recorded_outcome(vector, "json")),
+    )
 
 
 def test_answers():
     """A recorded answer read into its dataclass is written again as it was."""
+
     def got(vector):
         answer = native.bind(getattr(native, vector["type"]), vector["json"].encode())
         if isinstance(answer, native.EmbedResponse):
             answer.embeddings = [[encode.Float32(number) for number in row] for row in answer.embeddings]
         return encode.dumps(answer)
-    answers = [vector for vector in load("api_requests_responses", "marshal") if vector["type"] != "StatusError"]  # a client's error, never written
+
+    answers = [
+        vector for vector in load("api_requests_responses", "marshal") if vector["type"] != "StatusError"
+    ]  # a client's error, never written
     check(answers, lambda vector: (got(vector), vector["json"]))
 
 
-@pytest.mark.parametrize("body, message", [
-    (b"", "EOF"), (b" \n", "EOF"), (b"{", "unexpected EOF"), (b'{"a":"\\u12', "unexpected EOF"), (b"[1,]", "invalid character ']' looking for beginning of value"),
-    (b'{"a" 1}', "invalid character '1' after object key"), (b'{"a":1 "b"}', "invalid character '\"' after object key:value pair"),
-    (b"[1 2]", "invalid character '2' after array element"), (b"tru!", "invalid character '!' in literal true (expecting 'e')"),
-    (b"-x", "invalid character 'x' in numeric literal"), (b"1.x", "invalid character 'x' after decimal point in numeric literal"),
-    (b"1ex", "invalid character 'x' in exponent of numeric literal"), (b'"\\q"', "invalid character 'q' in string escape code"),
-    (b"NaN", "invalid character 'N' looking for beginning of value"), (b"'a'", "invalid character '\\'' looking for beginning of value"),
-    (b"[" * 5000, "exceeded max depth")])
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b"", "EOF"),
+        (b" \n", "EOF"),
+        (b"{", "unexpected EOF"),
+        (b'{"a":"\\u12', "unexpected EOF"),
+        (b"[1,]", "invalid character ']' looking for beginning of value"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a":1 "b"}', "invalid character '\"' after object key:value pair"),
+        (b"[1 2]", "invalid character '2' after array element"),
+        (b"tru!", "invalid character '!' in literal true (expecting 'e')"),
+        (b"-x", "invalid character 'x' in numeric literal"),
+        (b"1.x", "invalid character 'x' after decimal point in numeric literal"),
+        (b"1ex", "invalid character 'x' in exponent of numeric literal"),
+        (b'"\\q"', "invalid character 'q' in string escape code"),
+        (b"NaN", "invalid character 'N' looking for beginning of value"),
+        (b"'a'", "invalid character '\\'' looking for beginning of value"),
+        (b"[" * 5000, "exceeded max depth"),
+    ],
+)
 def test_syntax_errors_have_the_words_of_go(body, message):
     with pytest.raises(JSONSyntaxError) as caught:
         parse(body)
@@ -56,7 +89,12 @@ def test_syntax_errors_have_the_words_of_go(body, message):
 
 
 def test_valid_json_is_read_like_a_known_reader_reads_it():
-    document = {"text": "a\"\\/\b\f\n\r\t é 😀 \u2028", "numbers": [0.0, -1.0, 1.5, 1e30, 12345678901234567890.0], "deep": [[[{"x": [None, True, False, {}]}]]], "": []}
+    document = {
+        "text": 'a"\\/\b\f\n\r\t é 😀 \u2028',
+        "numbers": [0.0, -1.0, 1.5, 1e30, 12345678901234567890.0],
+        "deep": [[[{"x": [None, True, False, {}]}]]],
+        "": [],
+    }
     for ensure_ascii in (True, False):
         assert binding.to_plain(parse(json.dumps(document, ensure_ascii=ensure_ascii, indent=1).encode())) == document
 
@@ -76,9 +114,11 @@ def test_a_doubled_key_counts_last_and_maps_are_merged():
     assert (ask.model, ask.options) == ("b", {"x": 1.0, "y": 2.0})
 
 
-WHOLE = (b'{"model":"m","messages":[{"role":"user","content":"x","images":["aGk="],"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}],'
-         b'"tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":["string",null],"anyOf":[{}],"enum":[1]}}}}}],"keep_alive":"5m",'
-         b'"think":"low","options":{"x":[1,2e3]},"format":{"a":1},"stream":null,"top_logprobs":3}')
+WHOLE = (
+    b'{"model":"m","messages":[{"role":"user","content":"x","images":["aGk="],"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}],'
+    b'"tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":["string",null],"anyOf":[{}],"enum":[1]}}}}}],"keep_alive":"5m",'
+    b'"think":"low","options":{"x":[1,2e3]},"format":{"a":1},"stream":null,"top_logprobs":3}'
+)
 
 
 def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
@@ -91,7 +131,7 @@ def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
             if choice < 0.4:
                 body[place] = generator.choice(b'{}[]",:0189eE.-+truefalsn\\u \xff')
             elif choice < 0.7:
-                del body[place:place + generator.randint(1, 6)]
+                del body[place : place + generator.randint(1, 6)]
             else:
                 body[place:place] = generator.choice([b"null", b"[]", b"{}", b'"x"', b"1", b"true", b"1e999"])
         try:

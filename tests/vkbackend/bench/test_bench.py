@@ -1,4 +1,6 @@
-"""What `bench` measures here: rates against the least that must be moved and computed, the device's own speed, profiles and traces, pictures."""
+"""What `bench` measures here: rates against the least that must be moved and computed, the device's own speed,
+profiles and traces, pictures.
+"""
 
 import json
 import sys
@@ -27,18 +29,27 @@ def llama(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory):
-    return write_tiny_gguf(tmp_path_factory.mktemp("gemma") / "tiny.gguf", architecture="gemma3", window=16, num_layers=6)
+    return write_tiny_gguf(
+        tmp_path_factory.mktemp("gemma") / "tiny.gguf", architecture="gemma3", window=16, num_layers=6
+    )
 
 
 def test_rates_say_what_they_moved_and_computed(device, llama):
     found = bench(llama, device, prompts=(5, 20), batches=(1, 3), tokens=4, rounds=2)
-    assert [(rate.phase, rate.tokens, rate.batch) for rate in found.rates] == [("prefill", 5, 1), ("prefill", 20, 1), ("decode", 4, 1), ("decode", 4, 3)]
+    assert [(rate.phase, rate.tokens, rate.batch) for rate in found.rates] == [
+        ("prefill", 5, 1),
+        ("prefill", 20, 1),
+        ("decode", 4, 1),
+        ("decode", 4, 3),
+    ]
     work = Work(load(llama))
     for rate in found.rates:
         assert 0 < rate.slowest <= rate.rate <= rate.fastest
         assert rate.bytes_per_second == pytest.approx(rate.num_bytes * rate.rate / (rate.tokens * rate.batch))
     assert found.rates[2].flops == 4 * 2 * work.weights and found.rates[3].flops == 3 * found.rates[2].flops
-    assert found.rates[3].num_bytes - found.rates[2].num_bytes == 2 * sum(work.cache_bytes(length) for length in range(17, 21))
+    assert found.rates[3].num_bytes - found.rates[2].num_bytes == 2 * sum(
+        work.cache_bytes(length) for length in range(17, 21)
+    )
     document = json.loads(json.dumps(found.as_dict()))
     assert document["rates"][0]["share_of_f32"] == pytest.approx(found.rates[0].flops_per_second / found.speed.f32)
 
@@ -58,8 +69,13 @@ def test_sizes_that_cannot_be(device, llama):
 
 def test_work_counts_each_matrix_once_and_windows_as_far_as_they_reach(llama, gemma):
     model = load(llama)
-    work, matrices = Work(model), [info for info in model.gguf.tensors.values() if len(info.shape) == 2 and info.name != "token_embd.weight"]
-    assert work.weight_bytes == sum(info.num_bytes for info in matrices) and work.output_weights == np.prod(model.gguf.tensors["output.weight"].shape)
+    work, matrices = (
+        Work(model),
+        [info for info in model.gguf.tensors.values() if len(info.shape) == 2 and info.name != "token_embd.weight"],
+    )
+    assert work.weight_bytes == sum(info.num_bytes for info in matrices) and work.output_weights == np.prod(
+        model.gguf.tensors["output.weight"].shape
+    )
     assert work.prefill_flops(1) == work.decode_flops(1) == 2 * work.weights
     assert work.prefill_bytes(300, 128) - work.prefill_bytes(300, 512) == 2 * work.weight_bytes
     tied = load(gemma)
@@ -88,7 +104,9 @@ def test_chains_compute_what_is_counted(device, shader, dtype, tolerance):
     for _ in range(3 * FMA_UNROLL):
         chains = (chains * dtype(0.75) + dtype(0.5)).astype(dtype)
     width = 2 if dtype == np.float16 else 1
-    np.testing.assert_allclose(device.download(sums, np.float32, (64,)), width * chains.astype(np.float32).sum(axis=1), rtol=tolerance)
+    np.testing.assert_allclose(
+        device.download(sums, np.float32, (64,)), width * chains.astype(np.float32).sum(axis=1), rtol=tolerance
+    )
 
 
 def test_memory_beyond_weights_and_cache_is_seen(device, llama):
@@ -118,7 +136,9 @@ def test_profile_has_every_dispatch_of_the_step(device, llama, tmp_path):
         submit, wait = each.host[1:3]
         assert sum(span.seconds for span in each.device) <= submit.seconds + wait.seconds
     matmuls = [variant for variant in decode.variants if variant.op.startswith("matmul")]
-    assert sum(variant.flops for variant in matmuls) >= Work(load(llama)).decode_flops(1)  # rows are filled up to whole groups
+    assert sum(variant.flops for variant in matmuls) >= Work(load(llama)).decode_flops(
+        1
+    )  # rows are filled up to whole groups
 
     write_trace(tmp_path / "trace.json", profiles, device.info.name)
     spans = spans_of_trace(tmp_path / "trace.json", device.info.name)
@@ -126,15 +146,27 @@ def test_profile_has_every_dispatch_of_the_step(device, llama, tmp_path):
     placed = [span for span in spans if span["tid"] == 2 and span["cat"] == "decode"]
     assert [span["name"] for span in placed] == [span.name for span in decode.device]
     for drawn, span in zip(placed, decode.device):
-        assert drawn["ts"] == pytest.approx(1e6 * span.begin, abs=0.001) and drawn["dur"] == pytest.approx(1e6 * span.seconds, abs=0.002)
+        assert drawn["ts"] == pytest.approx(1e6 * span.begin, abs=0.001) and drawn["dur"] == pytest.approx(
+            1e6 * span.seconds, abs=0.002
+        )
 
 
 def spans_of_trace(path, device_name) -> list[dict]:
-    """The spans of a trace, checked against the Trace Event Format: in the order of their beginning on each track, none partly over another."""
+    """The spans of a trace, checked against the Trace Event Format: in the order of their beginning on each track,
+    none partly over another.
+    """
     document = json.loads(path.read_text())
     assert document["displayTimeUnit"] in ("ms", "ns")
-    names = {(event["name"], event.get("tid")): event["args"]["name"] for event in document["traceEvents"] if event["ph"] == "M"}
-    assert names == {("process_name", None): "vkbackend", ("thread_name", 1): "host", ("thread_name", 2): f"device: {device_name}"}
+    names = {
+        (event["name"], event.get("tid")): event["args"]["name"]
+        for event in document["traceEvents"]
+        if event["ph"] == "M"
+    }
+    assert names == {
+        ("process_name", None): "vkbackend",
+        ("thread_name", 1): "host",
+        ("thread_name", 2): f"device: {device_name}",
+    }
     spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
     assert len(spans) + len(names) == len(document["traceEvents"])
     for track in (1, 2):
@@ -144,7 +176,9 @@ def spans_of_trace(path, device_name) -> list[dict]:
             assert (span["ts"], span["dur"]) == (begin / 1e3, length / 1e3) and length >= 0 and begin >= last
             assert span["pid"] == 1 and isinstance(span["args"], dict)
             last, open_ends = begin, [end for end in open_ends if end > begin]
-            assert len(open_ends) < 3 - track and all(begin + length <= end for end in open_ends), span  # a step holds the host's spans
+            assert len(open_ends) < 3 - track and all(begin + length <= end for end in open_ends), (
+                span
+            )  # a step holds the host's spans
             open_ends.append(begin + length)
     return spans
 
@@ -165,7 +199,9 @@ def test_profile_counts_the_filled_part_of_a_cache(device, llama):
     runner = ModelRunner(load(llama, device), context_length=256)
     short, long = (profile(llama, device, context=context)[0] for context in (8, 200))
     per_token = runner.storage.num_bytes / (runner.storage.num_pages * runner.storage.page_size)
-    attention = [sum(variant.num_bytes for variant in each.variants if "attention" in variant.op) for each in (short, long)]
+    attention = [
+        sum(variant.num_bytes for variant in each.variants if "attention" in variant.op) for each in (short, long)
+    ]
     assert attention[1] - attention[0] == pytest.approx(192 * per_token, rel=0.05)
 
 
@@ -188,6 +224,16 @@ def test_plot(llama, tmp_path, monkeypatch):
 
 def test_plot_of_a_comparison_has_a_bar_for_each_server_and_size():
     from vkbackend.bench.compare import Comparison, Line, Range
-    found = Comparison("us", [Line("decode", 8, 1, "us", Range(3, 2, 4, 2)), Line("decode", 8, 1, "them", Range(1, 1, 1, 2), Range(3, 2, 4, 2)),
-                              Line("decode", 64, 2, "us", Range(5, 5, 5, 2))])
-    assert comparison_groups(found)["decode"][1:] == (["8", "2 clients,\n64 each"], {"us": [(3, 2, 4), (5, 5, 5)], "them": [(1, 1, 1), None]})
+
+    found = Comparison(
+        "us",
+        [
+            Line("decode", 8, 1, "us", Range(3, 2, 4, 2)),
+            Line("decode", 8, 1, "them", Range(1, 1, 1, 2), Range(3, 2, 4, 2)),
+            Line("decode", 64, 2, "us", Range(5, 5, 5, 2)),
+        ],
+    )
+    assert comparison_groups(found)["decode"][1:] == (
+        ["8", "2 clients,\n64 each"],
+        {"us": [(3, 2, 4), (5, 5, 5)], "them": [(1, 1, 1), None]},
+    )

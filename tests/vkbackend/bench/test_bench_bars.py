@@ -1,5 +1,7 @@
-"""What the project promises of its own costs, measured on the starter models with bounds that a busy machine keeps: the host's share of a decode step,
-the time from a process's start to its first token, memory beyond weights and cache, memory over many requests."""
+"""What the project promises of its own costs, measured on the starter models with bounds that a busy machine keeps:
+the host's share of a decode step, the time from a process's start to its first token, memory beyond weights and
+cache, memory over many requests.
+"""
 
 import json
 import os
@@ -32,14 +34,24 @@ def mock():
 
 def create(models_folder, name, gguf):
     environment = os.environ | {"OLLAMA_MODELS": str(models_folder), "OLLAMA_HOST": "127.0.0.1:1"}
-    done = subprocess.run([sys.executable, "-m", "vkbackend", "create", name, "--gguf", str(gguf)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "vkbackend", "create", name, "--gguf", str(gguf)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_host_share_of_a_decode_step(mock, record_figure):
     """0.3 ms is the bar on a machine of its own; half as much again for one that others use too."""
-    found = min((measure_apart(model_path("smollm2"), tokens=200, batch=1) for _ in range(2)), key=lambda each: each.turn_ms)
-    record_figure(f"host's share of a decode step, SmolLM2: {found.turn_ms:.3f} ms, {found.step_ms:.3f} ms without sampling")
+    found = min(
+        (measure_apart(model_path("smollm2"), tokens=200, batch=1) for _ in range(2)), key=lambda each: each.turn_ms
+    )
+    record_figure(
+        f"host's share of a decode step, SmolLM2: {found.turn_ms:.3f} ms, {found.step_ms:.3f} ms without sampling"
+    )
     assert found.device == "Vulkan Mock Device" and found.dispatches > 100  # a real recording
     assert 0 < found.step_ms < found.turn_ms < 0.45
 
@@ -56,19 +68,30 @@ def test_host_share_grows_with_what_the_host_does(mock, tmp_path):
 def test_first_token_after_the_start_of_a_process(tmp_path, record_figure):
     """The second run: kernels are compiled, their caches warm."""
     create(tmp_path, "smollm2", model_path("smollm2"))
-    environment = os.environ | DEFAULT.require().environment | {"OLLAMA_MODELS": str(tmp_path), "OLLAMA_HOST": "127.0.0.1:1", "OLLAMA_VULKAN": "1"}
+    environment = (
+        os.environ
+        | DEFAULT.require().environment
+        | {"OLLAMA_MODELS": str(tmp_path), "OLLAMA_HOST": "127.0.0.1:1", "OLLAMA_VULKAN": "1"}
+    )
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "vkbackend", "run", "smollm2", "Why is the sky blue?"], cwd=ROOT, env=environment,
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vkbackend", "run", "smollm2", "Why is the sky blue?"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             assert process.stdout.read(1)
             seconds.append(time.perf_counter() - begin)
         finally:
             process.kill()
             process.wait()
-    record_figure(f"process start to first token, SmolLM2: {min(seconds):.2f} s warm, {seconds[0]:.2f} s the first time")
+    record_figure(
+        f"process start to first token, SmolLM2: {min(seconds):.2f} s warm, {seconds[0]:.2f} s the first time"
+    )
     assert min(seconds[1:]) < 2.5
 
 
@@ -77,12 +100,20 @@ class Serving:
 
     def __init__(self, models_folder):
         self.port = free_port()
-        self.environment = os.environ | DEFAULT.require().environment | {
-            "OLLAMA_VULKAN": "1", "OLLAMA_MODELS": str(models_folder), "OLLAMA_HOST": f"127.0.0.1:{self.port}"}
+        self.environment = (
+            os.environ
+            | DEFAULT.require().environment
+            | {"OLLAMA_VULKAN": "1", "OLLAMA_MODELS": str(models_folder), "OLLAMA_HOST": f"127.0.0.1:{self.port}"}
+        )
 
     def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, "-m", "vkbackend", "serve"], cwd=ROOT, env=self.environment, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vkbackend", "serve"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         wait_for_port(self.port, self.process)
         self.call("/api/tags")
         return self
@@ -96,21 +127,27 @@ class Serving:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
     def call(self, path, body=None):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode() if body else None)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode() if body else None
+        )
         with urllib.request.urlopen(request, timeout=100) as answer:
             return json.load(answer)
 
     def generate(self, model, prompt, tokens, context=512):
         options = {"num_predict": tokens, "num_ctx": context, "temperature": 0}
-        return self.call("/api/generate", {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options})
+        return self.call(
+            "/api/generate", {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options}
+        )
 
 
 @pytest.mark.parametrize("name, limit", [("smollm2", 100), ("gemma3", 140)])
 def test_memory_of_a_loaded_model(name, limit, tmp_path, record_figure):
-    """Beyond the idle server's and what lies on the device, whose memory is the process's here. The cache is filled, so that all of it counts.
+    """Beyond the idle server's and what lies on the device, whose memory is the process's here. The cache is filled,
+    so that all of it counts.
 
-    In the third server: the first one may have to compile kernels and the second one to measure them, and the compiler keeps some 20 MiB.
-    limit: MiB. Of gemma3's most is llvmpipe's own: its kernels take four formats, and the driver keeps 2 to 12 MiB for each of 24.
+    In the third server: the first one may have to compile kernels and the second one to measure them, and the
+    compiler keeps some 20 MiB. limit: MiB. Of gemma3's most is llvmpipe's own: its kernels take four formats, and
+    the driver keeps 2 to 12 MiB for each of 24.
     """
     create(tmp_path, name, model_path(name))
     beyond = []
@@ -121,15 +158,19 @@ def test_memory_of_a_loaded_model(name, limit, tmp_path, record_figure):
             on_device = serving.call("/api/ps")["models"][0]["size_vram"]
             assert on_device > 90 * MEBIBYTE
             beyond.append((serving.resident() - idle - on_device) / MEBIBYTE)
-    record_figure(f"process memory beyond the idle server, weights and cache, {name}: {beyond[2]:.0f} MiB "
-                  f"(before: {beyond[0]:.0f}, {beyond[1]:.0f})")
+    record_figure(
+        f"process memory beyond the idle server, weights and cache, {name}: {beyond[2]:.0f} MiB "
+        f"(before: {beyond[0]:.0f}, {beyond[1]:.0f})"
+    )
     assert beyond[2] < limit
 
 
 @pytest.mark.parametrize("kind, share, more", [("device", 0.05, 0), ("discrete_device", 0.15, 32 * MEBIBYTE)])
 def test_device_memory_beyond_weights_and_cache(request, kind, share, more, record_figure):
     """Activations, results, step buffers, and on a device with memory of its own the rings to and from it."""
-    memory = bench(model_path("smollm2"), request.getfixturevalue(kind), prompts=(128,), batches=(1, 4), tokens=1, rounds=1).memory
+    memory = bench(
+        model_path("smollm2"), request.getfixturevalue(kind), prompts=(128,), batches=(1, 4), tokens=1, rounds=1
+    ).memory
     record_figure(f"{kind} memory beyond weights and cache, SmolLM2: {memory.device_other / MEBIBYTE:.1f} MiB")
     assert 0 < memory.device_other <= share * memory.weights + more
 
@@ -142,7 +183,9 @@ def test_memory_is_flat_over_requests(tmp_path, record_figure):
             for number in range(200):
                 serving.generate("tiny", f"{number % 50} the hello and", 2)
             resident.append(serving.resident() / MEBIBYTE)
-    record_figure(f"process memory after 200, 400, ... 1,000 requests: {', '.join(f'{each:.1f}' for each in resident)} MiB")
+    record_figure(
+        f"process memory after 200, 400, ... 1,000 requests: {', '.join(f'{each:.1f}' for each in resident)} MiB"
+    )
     assert resident[-1] - resident[1] < 2
 
 
@@ -150,9 +193,13 @@ def test_a_device_that_does_nothing_is_described_but_not_measured(mock, tmp_path
     environment = os.environ | {"VK_DRIVER_FILES": str(mock), "VK_ICD_FILENAMES": str(mock)}
 
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "vkbackend", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "vkbackend", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
 
-    found, = json.loads(run("devices", "--json").stdout)["devices"]
+    (found,) = json.loads(run("devices", "--json").stdout)["devices"]
     assert found["memory_free"] == found["memory_total"] > 0  # it says a budget of 0, which no driver may
     done = run("bench", str(write_tiny_gguf(tmp_path / "tiny.gguf")), "--prompt", "4", "--batch", "1", "--tokens", "1")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: Vulkan Mock Device: its clock stands still")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "Error: Vulkan Mock Device: its clock stands still"
+    )

@@ -12,7 +12,10 @@ from vkbackend.device.context import Device
 from vkbackend.device.discover import FEATURES, DeviceInfo, DeviceType, Limits, choose
 from vkbackend.errors import NoDevice, OutOfMemory
 
-LIST = "import json\nfrom vkbackend.device.discover import list_devices\nprint(json.dumps([info.as_dict() for info in list_devices()]))"
+LIST = (
+    "import json\nfrom vkbackend.device.discover import list_devices\nprint(json.dumps([info.as_dict() for info in "
+    "list_devices()]))"
+)
 SURVEY = """
 import json
 from vkbackend.device.selection import survey
@@ -24,9 +27,10 @@ print(json.dumps({"chosen": found.chosen and found.chosen.name, "uses": found.us
 
 # Discovery
 
+
 def test_devices_are_described(driver):
     """What every Vulkan 1.1 device must have (specification, "Required Limits"), and that it goes into JSON."""
-    info, = run_on(driver, LIST)
+    (info,) = run_on(driver, LIST)
     assert info["type"] == "cpu" and info["name"] and info["driver"] != "unknown"
     assert len(bytes.fromhex(info["uuid"])) == 16
     assert tuple(map(int, info["api"].split("."))) >= (1, 1, 0)
@@ -83,14 +87,25 @@ def test_environment_chooses_among_two(visible):
     assert f"not in GGML_VK_VISIBLE_DEVICES={visible}" == found["reasons"][names[1 - int(visible)]]
 
 
-@pytest.mark.parametrize("environment, uses, said", [
-    ({}, False, "OLLAMA_VULKAN is not set"),
-    ({"OLLAMA_VULKAN": "0"}, False, "OLLAMA_VULKAN is not set"),
-    ({"OLLAMA_VULKAN": "1"}, True, "(chosen: "),
-    ({"OLLAMA_VULKAN": "true", "GGML_VK_VISIBLE_DEVICES": "0"}, True, "(chosen: "),
-    ({"OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "7"}, False, "GGML_VK_VISIBLE_DEVICES='7' of 1 found; see `vkbackend devices`"),
-    ({"OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "all"}, False, "not a list of device indices such as 0,1; there are 1"),
-])
+@pytest.mark.parametrize(
+    "environment, uses, said",
+    [
+        ({}, False, "OLLAMA_VULKAN is not set"),
+        ({"OLLAMA_VULKAN": "0"}, False, "OLLAMA_VULKAN is not set"),
+        ({"OLLAMA_VULKAN": "1"}, True, "(chosen: "),
+        ({"OLLAMA_VULKAN": "true", "GGML_VK_VISIBLE_DEVICES": "0"}, True, "(chosen: "),
+        (
+            {"OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "7"},
+            False,
+            "GGML_VK_VISIBLE_DEVICES='7' of 1 found; see `vkbackend devices`",
+        ),
+        (
+            {"OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "all"},
+            False,
+            "not a list of device indices such as 0,1; there are 1",
+        ),
+    ],
+)
 def test_environment_switches_vulkan_on(device, monkeypatch, environment, uses, said):
     for name in ("OLLAMA_VULKAN", "GGML_VK_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
@@ -104,7 +119,11 @@ def test_environment_switches_vulkan_on(device, monkeypatch, environment, uses, 
 def test_no_driver_is_an_error_that_says_what_to_do(tmp_path):
     """A loader that finds nothing, a manifest that names a library that is not there, and one that is no JSON."""
     broken = tmp_path / "broken.json"
-    broken.write_text(json.dumps({"file_format_version": "1.0.0", "ICD": {"library_path": "/nothing/here.so", "api_version": "1.1.0"}}))
+    broken.write_text(
+        json.dumps(
+            {"file_format_version": "1.0.0", "ICD": {"library_path": "/nothing/here.so", "api_version": "1.1.0"}}
+        )
+    )
     empty = tmp_path / "empty.json"
     empty.write_text("{}")
     program = """
@@ -121,35 +140,67 @@ except NoDevice as error:
         text = run_on(None, program, environment=environment)
         assert "no Vulkan d" in text and "vulkaninfo --summary" in text
         found = run_on(None, SURVEY, environment=environment | {"OLLAMA_VULKAN": "1"})
-        assert not found["uses"] and found["problem"] and found["sentence"].startswith("CPU, although OLLAMA_VULKAN is set")
+        assert (
+            not found["uses"]
+            and found["problem"]
+            and found["sentence"].startswith("CPU, although OLLAMA_VULKAN is set")
+        )
 
 
 # Choice
 
+
 def described(index, kind, memory=1 << 30, **changes) -> DeviceInfo:
     limits = Limits(1 << 27, 64, 1 << 27, 64, 128, 256, 64, (256, 256, 64), (65535,) * 3, 32768, 4096, 1.0)
-    return replace(DeviceInfo(index, f"{kind.name} {index}", kind, 0, "driver", "1", (1, 3, 0), f"{index:032x}", 32, 32, 32, frozenset(), limits,
-                              memory, memory, 0, 64), **changes)
+    return replace(
+        DeviceInfo(
+            index,
+            f"{kind.name} {index}",
+            kind,
+            0,
+            "driver",
+            "1",
+            (1, 3, 0),
+            f"{index:032x}",
+            32,
+            32,
+            32,
+            frozenset(),
+            limits,
+            memory,
+            memory,
+            0,
+            64,
+        ),
+        **changes,
+    )
 
 
-ALL_KINDS = [described(index, kind) for index, kind in enumerate(
-    (DeviceType.CPU, DeviceType.OTHER, DeviceType.INTEGRATED, DeviceType.VIRTUAL, DeviceType.DISCRETE))]
+ALL_KINDS = [
+    described(index, kind)
+    for index, kind in enumerate(
+        (DeviceType.CPU, DeviceType.OTHER, DeviceType.INTEGRATED, DeviceType.VIRTUAL, DeviceType.DISCRETE)
+    )
+]
 
 
-@pytest.mark.parametrize("devices, visible, expected", [
-    (ALL_KINDS, "", 4),
-    (ALL_KINDS[:4], "", 3),
-    (ALL_KINDS[:3], "", 2),
-    (ALL_KINDS[:2], "", 1),
-    (ALL_KINDS[:1], "", 0),
-    (ALL_KINDS, "0", 0),
-    (ALL_KINDS, "2,0", 2),
-    (ALL_KINDS, " 1 , 0 ,", 1),
-    (ALL_KINDS, "0,99", 0),
-    ([described(0, DeviceType.DISCRETE, 4 << 30), described(1, DeviceType.DISCRETE, 8 << 30)], "", 1),
-    ([described(0, DeviceType.DISCRETE), described(1, DeviceType.DISCRETE)], "", 0),
-    ([described(0, DeviceType.DISCRETE, 1 << 30), described(1, DeviceType.INTEGRATED, 64 << 30)], "", 0),
-])
+@pytest.mark.parametrize(
+    "devices, visible, expected",
+    [
+        (ALL_KINDS, "", 4),
+        (ALL_KINDS[:4], "", 3),
+        (ALL_KINDS[:3], "", 2),
+        (ALL_KINDS[:2], "", 1),
+        (ALL_KINDS[:1], "", 0),
+        (ALL_KINDS, "0", 0),
+        (ALL_KINDS, "2,0", 2),
+        (ALL_KINDS, " 1 , 0 ,", 1),
+        (ALL_KINDS, "0,99", 0),
+        ([described(0, DeviceType.DISCRETE, 4 << 30), described(1, DeviceType.DISCRETE, 8 << 30)], "", 1),
+        ([described(0, DeviceType.DISCRETE), described(1, DeviceType.DISCRETE)], "", 0),
+        ([described(0, DeviceType.DISCRETE, 1 << 30), described(1, DeviceType.INTEGRATED, 64 << 30)], "", 0),
+    ],
+)
 def test_choice_by_type_then_memory(devices, visible, expected):
     found = choose(devices, visible)
     assert found.device.index == expected
@@ -163,8 +214,15 @@ def test_choice_says_why_not():
     assert reasons[2] == "discrete device 4 comes first"
 
 
-@pytest.mark.parametrize("devices, visible, said", [([], "", "no Vulkan device was found"), (ALL_KINDS, "5", "of 5 found"), (ALL_KINDS, "-1", "of 5 found"),
-                                                    (ALL_KINDS, "0;1", "not a list of device indices")])
+@pytest.mark.parametrize(
+    "devices, visible, said",
+    [
+        ([], "", "no Vulkan device was found"),
+        (ALL_KINDS, "5", "of 5 found"),
+        (ALL_KINDS, "-1", "of 5 found"),
+        (ALL_KINDS, "0;1", "not a list of device indices"),
+    ],
+)
 def test_no_choice_says_why(devices, visible, said):
     with pytest.raises(NoDevice, match=said):
         choose(devices, visible)
@@ -188,6 +246,7 @@ def test_devices_without_memory_are_no_device():
 def test_a_device_that_cannot_make_a_buffer_is_not_chosen_again(device, monkeypatch):
     def refuse(self, num_bytes, kind):
         raise OutOfMemory("vkAllocateMemory gave ErrorOutOfDeviceMemory")
+
     monkeypatch.setattr(selection, "_problems", {})
     with monkeypatch.context() as patched:
         patched.setattr(Device, "memory", refuse)

@@ -24,12 +24,13 @@ from vkbackend.ops.run import prepare, reference, run
 
 # Memory
 
+
 def test_arena_aligns_and_keeps_apart(device):
     arena = Arena(device, "device", 4096)
     buffers = [arena.allocate(size) for size in (1, 16, 17, 1000, 64, 4000, 5000, 3)]
     for index, buffer in enumerate(buffers):
         assert buffer.offset % arena.alignment == 0 and buffer.offset + buffer.num_bytes <= buffer.memory.size
-        assert not any(buffer.overlaps(other) for other in buffers[index + 1:])
+        assert not any(buffer.overlaps(other) for other in buffers[index + 1 :])
         device.upload(buffer, np.full(buffer.num_bytes, index, np.uint8))
     for index, buffer in enumerate(buffers):
         assert (device.download(buffer, np.uint8, (buffer.num_bytes,)) == index).all()
@@ -69,8 +70,16 @@ def test_free_memory_collects_what_nobody_holds(device):
     assert device.allocated_bytes == before
 
 
-@pytest.mark.parametrize("result, kind, said", [(-1, OutOfMemory, "smaller model"), (-2, OutOfMemory, "smaller model"), (-4, DeviceLost, "dmesg"),
-                                                (2, DeviceLost, "took too long"), (-3, DeviceError, "allocating")])
+@pytest.mark.parametrize(
+    "result, kind, said",
+    [
+        (-1, OutOfMemory, "smaller model"),
+        (-2, OutOfMemory, "smaller model"),
+        (-4, DeviceLost, "dmesg"),
+        (2, DeviceLost, "took too long"),
+        (-3, DeviceError, "allocating"),
+    ],
+)
 def test_results_of_vulkan_become_errors(result, kind, said):
     with pytest.raises(kind, match=said):
         with translated("allocating 5 bytes"):
@@ -102,7 +111,9 @@ def test_upload_and_download_in_pieces(discrete_device, size, monkeypatch):
     discrete_device.upload(buffer, data)
     np.testing.assert_array_equal(discrete_device.download(buffer, np.uint8, (size,)), data)
     assert sum(copies) == 2 * 64 + 2 * size and max(copies) <= UPLOAD_BYTES
-    assert (discrete_device.download(low, np.uint8, (64,)) == 17).all() and (discrete_device.download(high, np.uint8, (64,)) == 23).all()
+    assert (discrete_device.download(low, np.uint8, (64,)) == 17).all() and (
+        discrete_device.download(high, np.uint8, (64,)) == 23
+    ).all()
 
 
 def test_upload_that_does_not_fit(device):
@@ -121,7 +132,9 @@ def test_weight_larger_than_a_binding_is_split_by_rows(device, name):
     weight = PackedMatrix.random(rng, name, 1003, 256)
     place(weight, small, Arena(small, "device"))
     assert len(weight.parts) > 1 and sum(part.num_rows for part in weight.parts) == 1003
-    assert all(max(part.quants.num_bytes, part.scales.num_bytes) <= largest_binding(small, weight) for part in weight.parts)
+    assert all(
+        max(part.quants.num_bytes, part.scales.num_bytes) <= largest_binding(small, weight) for part in weight.parts
+    )
     x, tokens = rng.standard_normal((3, 256), np.float32), np.array([0, 1002, 500, 999], np.int32)
     whole = PackedMatrix("w", weight.shape, weight.format, weight.raws)
     np.testing.assert_array_equal(run(small, "matmul", x, whole, None), run(device, "matmul", x, whole, None))
@@ -129,6 +142,7 @@ def test_weight_larger_than_a_binding_is_split_by_rows(device, name):
 
 
 # Programs
+
 
 def parts(*ranges):
     memory = object()
@@ -141,12 +155,12 @@ def step(reads=(), writes=()):
 
 def test_hazards_between_overlapping_bytes():
     a, b, low, high, inside = parts((0, 64), (64, 64), (0, 32), (32, 32), (16, 32))
-    other, = parts((0, 64))
-    assert hazard_points([step(writes=[a]), step(reads=[a])]) == [1]                      # read after write
-    assert hazard_points([step(reads=[a]), step(writes=[a])]) == [1]                      # write after read
-    assert hazard_points([step(writes=[a]), step(writes=[a])]) == [1]                     # write after write
+    (other,) = parts((0, 64))
+    assert hazard_points([step(writes=[a]), step(reads=[a])]) == [1]  # read after write
+    assert hazard_points([step(reads=[a]), step(writes=[a])]) == [1]  # write after read
+    assert hazard_points([step(writes=[a]), step(writes=[a])]) == [1]  # write after write
     assert hazard_points([step(reads=[a]), step(reads=[a])]) == []
-    assert hazard_points([step(writes=[a]), step(reads=[b], writes=[other])]) == []       # neighbours, another memory
+    assert hazard_points([step(writes=[a]), step(reads=[b], writes=[other])]) == []  # neighbours, another memory
     assert hazard_points([step(writes=[low]), step(writes=[high])]) == []
     assert hazard_points([step(writes=[low]), step(reads=[inside])]) == [1]
     assert hazard_points([step(writes=[inside]), step(reads=[high])]) == [1]
@@ -185,7 +199,15 @@ def add_one(device):
 
     def make(x, y, repeat=1, bias=0.0, step=1.0):
         count = min(x.num_bytes, y.num_bytes) // 4
-        return Dispatch("test_add_one", (x,), (y,), (-(-count // 64), 1, 1), {"REPEAT": repeat, "STEP": step}, {"count": count, "bias": bias})
+        return Dispatch(
+            "test_add_one",
+            (x,),
+            (y,),
+            (-(-count // 64), 1, 1),
+            {"REPEAT": repeat, "STEP": step},
+            {"count": count, "bias": bias},
+        )
+
     return make
 
 
@@ -255,7 +277,11 @@ def test_timings_across_the_end_of_the_clock(device, add_one, monkeypatch):
     x, y = (Arena(device, "device", 1 << 16).allocate(256) for _ in range(2))
     program = Program(device, [add_one(x, y)], timestamps=True)
     program.run()
-    monkeypatch.setattr(device, "info", replace(device.info, timestamp_bits=36, limits=replace(device.info.limits, timestamp_period_ns=10.0)))
+    monkeypatch.setattr(
+        device,
+        "info",
+        replace(device.info, timestamp_bits=36, limits=replace(device.info.limits, timestamp_period_ns=10.0)),
+    )
     monkeypatch.setattr(program, "_timestamps", SimpleNamespace(read=lambda: [(1 << 36) - 40, 60]))
     assert program.timings() == [pytest.approx(1e-6)]
 
@@ -279,6 +305,7 @@ def test_other_threads_run_during_a_step(long_program):
     def count():
         while not done.wait(0.002):
             turns.append(time.perf_counter())
+
     thread = threading.Thread(target=count)
     thread.start()
     begin = time.perf_counter()
@@ -300,6 +327,7 @@ def test_step_that_takes_too_long_is_lost(device, long_program):
 
 # Kernels
 
+
 def test_kernels_are_made_once(device, add_one):
     x, y = (Arena(device, "device", 1 << 16).allocate(256) for _ in range(2))
     assert device.kernels.get(add_one(x, y)) is device.kernels.get(add_one(y, x, bias=3.0))
@@ -308,14 +336,20 @@ def test_kernels_are_made_once(device, add_one):
 
 def dispatch_of(device, shader, **changes):
     buffer = Arena(device, "device", 4096).allocate(64)
-    return replace(Dispatch(shader, (buffer,), (buffer,), (1, 1, 1), {"REPEAT": 1, "STEP": 1.0}, {"count": 0, "bias": 0.0}), **changes)
+    return replace(
+        Dispatch(shader, (buffer,), (buffer,), (1, 1, 1), {"REPEAT": 1, "STEP": 1.0}, {"count": 0, "bias": 0.0}),
+        **changes,
+    )
 
 
-@pytest.mark.parametrize("shader, changes, said", [
-    ("no_such_variant", {}, "no shader variant 'no_such_variant'; see shaders/variants.toml"),
-    ("test_needs_more", {}, "lacks telepathy, which shader variant test_needs_more needs"),
-    ("test_add_one", {"subgroup_size": 256}, "not 256 \\(test_add_one\\)"),
-])
+@pytest.mark.parametrize(
+    "shader, changes, said",
+    [
+        ("no_such_variant", {}, "no shader variant 'no_such_variant'; see shaders/variants.toml"),
+        ("test_needs_more", {}, "lacks telepathy, which shader variant test_needs_more needs"),
+        ("test_add_one", {"subgroup_size": 256}, "not 256 \\(test_add_one\\)"),
+    ],
+)
 def test_kernel_that_cannot_be_made_is_named(device, add_one, shader, changes, said):
     device.kernels.add("test_needs_more", compile_glsl(ADD_ONE), requires=["telepathy"])
     with pytest.raises(DeviceError, match=said):
@@ -383,7 +417,9 @@ def test_closed_device_lets_go_of_its_memory(device):
 
 
 def test_what_a_texel_buffer_cannot_hold_is_read_as_storage(device):
-    """Vulkan promises 65,536 elements; a device that allows no more takes the variants without texel buffers for larger inputs."""
+    """Vulkan promises 65,536 elements; a device that allows no more takes the variants without texel buffers for
+    larger inputs.
+    """
     limits = replace(device.info.limits, max_texel_buffer_elements=65536)
     small = Device(replace(device.info, limits=limits))
     try:

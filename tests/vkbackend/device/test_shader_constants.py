@@ -35,13 +35,16 @@ def test_constants_are_read_from_glsl():
     assert list(push.items()) == [("num_rows", "uint"), ("num_columns", "uint"), ("eps", "float"), ("first", "int")]
 
 
-@pytest.mark.parametrize("glsl, said", [
-    ("layout(push_constant) uniform Push { vec2 size; };", "vec2 size"),
-    ("layout(push_constant) uniform Push { uint sizes[4]; };", r"uint sizes\[4\]"),
-    ("layout(push_constant) uniform Push { bool flag; };", "bool flag"),
-    ("layout(constant_id = 0) const double STEP = 1.0;", "STEP"),
-    ("layout(constant_id = FIRST) const uint STEP = 1;", "STEP"),
-])
+@pytest.mark.parametrize(
+    "glsl, said",
+    [
+        ("layout(push_constant) uniform Push { vec2 size; };", "vec2 size"),
+        ("layout(push_constant) uniform Push { uint sizes[4]; };", r"uint sizes\[4\]"),
+        ("layout(push_constant) uniform Push { bool flag; };", "bool flag"),
+        ("layout(constant_id = 0) const double STEP = 1.0;", "STEP"),
+        ("layout(constant_id = FIRST) const uint STEP = 1;", "STEP"),
+    ],
+)
 def test_constants_that_are_not_words_are_refused(glsl, said):
     with pytest.raises(ValueError, match=said):
         build.constants_of(glsl)
@@ -65,12 +68,29 @@ def test_every_variant_has_the_constants_of_its_source():
         assert len(set(numbers)) == len(numbers), f"{name}: two constants share a constant_id"
 
 
-@pytest.mark.parametrize("value, glsl_type, word", [
-    (1, "uint", 1), (2**32 - 1, "uint", 2**32 - 1), (-1, "int", 0xFFFFFFFF), (True, "bool", 1), (np.bool_(False), "bool", 0), (np.int64(7), "uint", 7),
-    (1.0, "float", 0x3F800000), (1, "float", 0x3F800000), (np.float32(-2), "float", 0xC0000000),
-    (-1, "uint", None), (2**32, "uint", None), (2**31, "int", None), (1.0, "uint", None), (True, "uint", None), (1, "bool", None), (True, "float", None),
-    ("1", "uint", None), (None, "float", None),
-])
+@pytest.mark.parametrize(
+    "value, glsl_type, word",
+    [
+        (1, "uint", 1),
+        (2**32 - 1, "uint", 2**32 - 1),
+        (-1, "int", 0xFFFFFFFF),
+        (True, "bool", 1),
+        (np.bool_(False), "bool", 0),
+        (np.int64(7), "uint", 7),
+        (1.0, "float", 0x3F800000),
+        (1, "float", 0x3F800000),
+        (np.float32(-2), "float", 0xC0000000),
+        (-1, "uint", None),
+        (2**32, "uint", None),
+        (2**31, "int", None),
+        (1.0, "uint", None),
+        (True, "uint", None),
+        (1, "bool", None),
+        (True, "float", None),
+        ("1", "uint", None),
+        (None, "float", None),
+    ],
+)
 def test_words_of_values(value, glsl_type, word):
     assert as_word(value, glsl_type) == word
 
@@ -83,12 +103,15 @@ def test_names_become_words_in_the_order_of_the_shader():
     assert NAMES.push_words({"factor": 1.0, "n": 5}) == (5, 0x3F800000)
 
 
-@pytest.mark.parametrize("values, said", [
-    ({"n": 1}, "shader scale: push constant factor has no value; all must be given: n, factor"),
-    ({"n": 1, "factor": 2.0, "more": 3}, "shader scale has no push constant more; it has: n, factor"),
-    ({"n": 1.5, "factor": 2.0}, "shader scale: n is a uint, which 1.5 is not"),
-    ({"n": -1, "factor": 2.0}, "shader scale: n is a uint, which -1 is not"),
-])
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"n": 1}, "shader scale: push constant factor has no value; all must be given: n, factor"),
+        ({"n": 1, "factor": 2.0, "more": 3}, "shader scale has no push constant more; it has: n, factor"),
+        ({"n": 1.5, "factor": 2.0}, "shader scale: n is a uint, which 1.5 is not"),
+        ({"n": -1, "factor": 2.0}, "shader scale: n is a uint, which -1 is not"),
+    ],
+)
 def test_wrong_names_and_values_are_named(values, said):
     with pytest.raises(DeviceError) as caught:
         NAMES.push_words(values)
@@ -96,7 +119,9 @@ def test_wrong_names_and_values_are_named(values, said):
 
 
 def test_a_dispatch_is_refused_when_it_is_made():
-    with pytest.raises(DeviceError, match="shader rms_norm_base has no specialization constant lanes; it has: LANES, HAS_RESIDUAL"):
+    with pytest.raises(
+        DeviceError, match="shader rms_norm_base has no specialization constant lanes; it has: LANES, HAS_RESIDUAL"
+    ):
         Dispatch("rms_norm_base", (), (), (1, 1, 1), {"lanes": 32})
     with pytest.raises(DeviceError, match="specialization constant HAS_RESIDUAL has no value"):
         Dispatch("rms_norm_base", (), (), (1, 1, 1), {"LANES": 32})
@@ -114,16 +139,18 @@ void main() { y[at] = value + float(STEP); }"""
 
 def test_a_shader_of_ones_own_has_the_names_of_its_spirv(device):
     device.kernels.add("test_own", shaders.compile_glsl(OWN))
-    assert shaders.interface("test_own") == Interface("test_own", {"STEP": (5, "int")}, {"at": "uint", "value": "float"})
+    assert shaders.interface("test_own") == Interface(
+        "test_own", {"STEP": (5, "int")}, {"at": "uint", "value": "float"}
+    )
     with pytest.raises(DeviceError, match="shader test_wide: constant size must be"):
         device.kernels.add("test_wide", shaders.compile_glsl(OWN.replace("float value;", "float value; vec2 size;")))
 
 
 def test_run_shader_takes_names_and_numbers(device):
     for constants, push in (({"STEP": -2}, {"value": 0.5, "at": 1}), ({5: -2}, [1, 0.5])):
-        found, = run_shader(device, OWN, outputs=[((3,), "float32")], constants=constants, push=push)
+        (found,) = run_shader(device, OWN, outputs=[((3,), "float32")], constants=constants, push=push)
         np.testing.assert_array_equal(found, [0, -1.5, 0])
-    found, = run_shader(device, OWN, outputs=[((3,), "float32")], push=[1, 0.5])
+    (found,) = run_shader(device, OWN, outputs=[((3,), "float32")], push=[1, 0.5])
     np.testing.assert_array_equal(found, [0, 1.5, 0])
     with pytest.raises(DeviceError, match="push has 'at'; the shader declares at, value"):
         run_shader(device, OWN, outputs=[((3,), "float32")], push={"at": 1})
@@ -155,7 +182,11 @@ def test_sources_are_formatted():
 def test_every_include_and_kernel_is_used():
     included = {name for path in SOURCES for name in re.findall(r'#include "(?:quant/)?([\w.]+)"', path.read_text())}
     built = {variant["source"] for variant in shaders.variants().values()}
-    formats = {f"{variant['defines']['FORMAT'].lower()}.glsl" for variant in shaders.variants().values() if "FORMAT" in variant["defines"]}
+    formats = {
+        f"{variant['defines']['FORMAT'].lower()}.glsl"
+        for variant in shaders.variants().values()
+        if "FORMAT" in variant["defines"]
+    }
     for path in SOURCES:
         assert path.name in (built if path.suffix == ".comp" else included | formats), path
     assert formats <= {path.name for path in SOURCES}

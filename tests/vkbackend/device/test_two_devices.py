@@ -15,15 +15,23 @@ def found(request, tmp_path_factory) -> dict:
     """As GPUs with memory of their own, everything is copied there and back."""
     path = write_tiny_gguf(tmp_path_factory.mktemp("two") / "tiny.gguf", "llama", "q8_0", num_layers=LAYERS - 1)
     files = ":".join(str(driver.require().manifest) for driver in (LAVAPIPE, SWIFTSHADER))
-    environment = {"VK_DRIVER_FILES": files, "VK_ICD_FILENAMES": files, "OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "0,1",
-                   "VKBACKEND_FORCE_DISCRETE": request.param}
+    environment = {
+        "VK_DRIVER_FILES": files,
+        "VK_ICD_FILENAMES": files,
+        "OLLAMA_VULKAN": "1",
+        "GGML_VK_VISIBLE_DEVICES": "0,1",
+        "VKBACKEND_FORCE_DISCRETE": request.param,
+    }
     return run_on(None, Path("two_devices.py"), path, environment=environment, seconds=120)
 
 
 def agree(one: dict, other: dict) -> bool:
-    """Within 1e-4, as in test_split.py. SwiftShader and the twins were seen to differ by 3.5e-5 in one token, with a cache of f32, too;
-    which of their operations does it is not known."""
-    return len(one["logprobs"]) == len(other["logprobs"]) == 12 and np.allclose(one["logprobs"], other["logprobs"], atol=1e-4)
+    """Within 1e-4, as in test_split.py. SwiftShader and the twins were seen to differ by 3.5e-5 in one token, with a
+    cache of f32, too; which of their operations does it is not known.
+    """
+    return len(one["logprobs"]) == len(other["logprobs"]) == 12 and np.allclose(
+        one["logprobs"], other["logprobs"], atol=1e-4
+    )
 
 
 def test_cpu_devices_are_used_where_they_are_named(found):
@@ -53,7 +61,9 @@ def test_spread_uses_both_with_the_log_probabilities_of_one(found):
 
 def test_num_gpu_says_how_many_layers(found):
     places = found["three layers"]["placement"]
-    assert sum(layers for name, layers in places if name != "CPU") == 3 and sum(layers for _, layers in places) == LAYERS
+    assert (
+        sum(layers for name, layers in places if name != "CPU") == 3 and sum(layers for _, layers in places) == LAYERS
+    )
     assert 0 < found["three layers"]["size_vram"] < found["three layers"]["size"]
     assert found["cpu"]["placement"] == [["CPU", LAYERS]] and found["cpu"]["size_vram"] == 0
     assert agree(found["three layers"], found["one"]) and agree(found["cpu"], found["one"])

@@ -1,7 +1,8 @@
-"""Synchronization validation: whole generations without a message on two drivers under two versions of the layer, and a hazard seen
-for every derived barrier that is left out.
+"""Synchronization validation: whole generations without a message on two drivers under two versions of the layer,
+and a hazard seen for every derived barrier that is left out.
 
-Real models; where the cache has none, tiny ones of the same architecture run instead, which the test's name says, except in CI.
+Real models; where the cache has none, tiny ones of the same architecture run instead, which the test's name says,
+except in CI.
 """
 
 from pathlib import Path
@@ -15,7 +16,10 @@ from vulkan_drivers import DRIVERS, finish_all, in_ci, run_on, start
 from vkbackend import settings
 
 REAL = {"llama": "smollm2", "gemma3": "gemma3"}
-MODEL_KINDS = {name: "real" if in_ci() or (settings.cache_folder() / "models" / FILES[REAL[name]]).exists() else "tiny" for name in ARCHITECTURES}
+MODEL_KINDS = {
+    name: "real" if in_ci() or (settings.cache_folder() / "models" / FILES[REAL[name]]).exists() else "tiny"
+    for name in ARCHITECTURES
+}
 TOKENS = 64
 
 
@@ -43,7 +47,12 @@ def no_message(folder: Path, layer, path: Path, tokens: int, *arguments: str) ->
     """All drivers at the same time; the layer must have been there, the tokens must be as many as asked for."""
     drivers = [driver for driver in DRIVERS if driver.manifest]
     environments = [driver.environment | layer.environment(folder / driver.name) for driver in drivers]
-    results = finish_all([start(Path("run_generation.py"), path, "--tokens", tokens, *arguments, environment=environment) for environment in environments])
+    results = finish_all(
+        [
+            start(Path("run_generation.py"), path, "--tokens", tokens, *arguments, environment=environment)
+            for environment in environments
+        ]
+    )
     for driver, result in zip(drivers, results):
         assert layer.is_among(result["layers"]), result["layers"]
         assert len(result["tokens"]) == tokens
@@ -56,7 +65,15 @@ def no_message(folder: Path, layer, path: Path, tokens: int, *arguments: str) ->
 def test_upload_ring_gives_no_message(tmp_path, driver, layer):
     """A device with memory of its own: weights by the ring, results by copies."""
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32")
-    result = run_on(driver, Path("run_generation.py"), path, "--tokens", 8, "--discrete", environment=layer.environment(tmp_path / "layer"))
+    result = run_on(
+        driver,
+        Path("run_generation.py"),
+        path,
+        "--tokens",
+        8,
+        "--discrete",
+        environment=layer.environment(tmp_path / "layer"),
+    )
     assert layer.is_among(result["layers"])
     assert messages(tmp_path / "layer") == ""
 
@@ -64,9 +81,20 @@ def test_upload_ring_gives_no_message(tmp_path, driver, layer):
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("ring", [[], ["--discrete"]], ids=["in place", "ring"])
 def test_mistake_before_loading_is_still_told_at_the_end(tmp_path, driver, layer, ring):
-    """No message is lost between the device's opening and the end: a layer empties its file whenever an instance is made."""
+    """No message is lost between the device's opening and the end: a layer empties its file whenever an instance is
+    made.
+    """
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32")
-    run_on(driver, Path("run_generation.py"), path, "--tokens", 1, "--plant", *ring, environment=layer.environment(tmp_path / "layer"))
+    run_on(
+        driver,
+        Path("run_generation.py"),
+        path,
+        "--tokens",
+        1,
+        "--plant",
+        *ring,
+        environment=layer.environment(tmp_path / "layer"),
+    )
     assert "VUID-vkCmdPipelineBarrier-srcAccessMask-02815" in messages(tmp_path / "layer")
 
 
@@ -81,11 +109,19 @@ def test_nothing_is_destroyed_while_the_device_uses_it(tmp_path, driver, seconds
 
 def without_each_barrier(tmp_path, driver, layer) -> list[dict]:
     paths = [write_tiny_gguf(tmp_path / f"{name}.gguf", name, "q4_0") for name in ARCHITECTURES]
-    result = run_on(driver, Path("leave_out_barriers.py"), tmp_path / "layer" / "messages.txt", *paths, environment=layer.environment(tmp_path / "layer"))
+    result = run_on(
+        driver,
+        Path("leave_out_barriers.py"),
+        tmp_path / "layer" / "messages.txt",
+        *paths,
+        environment=layer.environment(tmp_path / "layer"),
+    )
     assert layer.is_among(result["layers"])
     for step in result["steps"]:
         assert step["none"] == "", step["model"]
-        assert len(step["left_out"]) > 13  # four between the five dispatches of each layer of a decode step, and those around them
+        assert (
+            len(step["left_out"]) > 13
+        )  # four between the five dispatches of each layer of a decode step, and those around them
     return result["steps"]
 
 
@@ -97,6 +133,8 @@ def test_no_barrier_can_be_left_out(tmp_path, driver):
 
 
 def test_older_layer_sees_each_barrier_too(tmp_path, driver):
-    """Debian's layer misses write after write, so kernels of a model's step do not change in place what another one wrote."""
+    """Debian's layer misses write after write, so kernels of a model's step do not change in place what another one
+    wrote.
+    """
     for step in without_each_barrier(tmp_path, driver, DEBIAN):
         assert [each for each in step["left_out"] if not each["hazards"]] == [], step["model"]

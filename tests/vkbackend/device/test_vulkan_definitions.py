@@ -36,5 +36,14 @@ def test_a_struct_gets_its_type():
 
 
 def test_aliases_of_enumerators_have_their_values():
-    header = "typedef enum VkA {\n    VK_A_ONE = 1,\n    VK_A_BIT = 0x00000800,\n    VK_A_SAME = VK_A_BIT,\n    VK_A_LESS = -9,\n} VkA;\n#define VK_MAX_A 256U\n"
-    assert generator().values_of(header) == {"VK_A_ONE": 1, "VK_A_BIT": 0x800, "VK_A_SAME": 0x800, "VK_A_LESS": -9, "VK_MAX_A": 256}
+    header = (
+        "typedef enum VkA {\n    VK_A_ONE = 1,\n    VK_A_BIT = 0x00000800,\n    VK_A_SAME = VK_A_BIT,\n    "
+        "VK_A_LESS = -9,\n} VkA;\n#define VK_MAX_A 256U\n"
+    )
+    assert generator().values_of(header) == {
+        "VK_A_ONE": 1,
+        "VK_A_BIT": 0x800,
+        "VK_A_SAME": 0x800,
+        "VK_A_LESS": -9,
+        "VK_MAX_A": 256,
+    }

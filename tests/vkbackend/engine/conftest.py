@@ -19,4 +19,6 @@ def world():
         made.engine.close()
         assert not made.engine._thread.is_alive()
         assert made.runner.cached == {}, "the engine left sequences open"
-        assert sorted(made.runner.pages.free_pages) == list(range(made.runner.pages.num_pages)), "the engine left pages in use"
+        assert sorted(made.runner.pages.free_pages) == list(range(made.runner.pages.num_pages)), (
+            "the engine left pages in use"
+        )

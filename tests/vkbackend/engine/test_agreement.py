@@ -1,5 +1,6 @@
-"""The numbers can be trusted: next-token log-probabilities of a 512-token English text, Vulkan against the numpy twins and against
-llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are printed: pytest -s, or the summary.
+"""The numbers can be trusted: next-token log-probabilities of a 512-token English text, Vulkan against the numpy
+twins and against llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are
+printed: pytest -s, or the summary.
 """
 
 import json
@@ -49,8 +50,11 @@ def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
     name, (expected, best) = twins
     found, top = score(name, device, kv_type)
     mean, same = np.abs(found - expected).mean(), (top == best).mean()
-    record_figure(f"{name}: Vulkan ({kv_type} KV) against twins: mean |difference| {mean:.2e}, largest {np.abs(found - expected).max():.2e}, "
-                  f"same top-1 {same:.1%}")
+    record_figure(
+        f"{name}: Vulkan ({kv_type} KV) against twins: mean |difference| {mean:.2e}, largest "
+        f"{np.abs(found - expected).max():.2e}, "
+        f"same top-1 {same:.1%}"
+    )
     assert mean <= bar
     assert same >= (0.97 if kv_type == "q8_0" else 0.99)
 
@@ -58,11 +62,15 @@ def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
 def compare_with_llama_cpp(name, found, what, record_figure):
     """llama.cpp on the CPU rounds activations to 8 bits before each product of a quantized matrix; with the same weights expanded to f32 it does not.
     That rounding alone moves its own log-probabilities by 0.056 (SmolLM2) and 0.069 (gemma3) on average, up and down alike, so the bar on the
-    mean of |difference| is held against the expanded run, and against the plain run the bar on the mean."""
+    mean of |difference| is held against the expanded run, and against the plain run the bar on the mean.
+    """
     against_f32 = found - recorded(name)["logprobs_f32"]
     against_plain = found - recorded(name)["logprobs"]
-    record_figure(f"{name}: {what} against llama.cpp on the CPU: mean |difference| {np.abs(against_f32).mean():.4f} with its weights expanded to f32, "
-                  f"{np.abs(against_plain).mean():.4f} with its rounded activations (mean {against_plain.mean():+.4f})")
+    record_figure(
+        f"{name}: {what} against llama.cpp on the CPU: mean |difference| {np.abs(against_f32).mean():.4f} with its "
+        f"weights expanded to f32, "
+        f"{np.abs(against_plain).mean():.4f} with its rounded activations (mean {against_plain.mean():+.4f})"
+    )
     assert np.abs(against_f32).mean() <= 0.05
     assert abs(against_plain.mean()) <= 0.05
     assert np.abs(against_plain).mean() <= 0.1

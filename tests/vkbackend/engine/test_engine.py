@@ -57,13 +57,20 @@ def test_characters_split_over_tokens(world):
     pieces = list(here.engine.generate(here.request(logprobs=True, top_logprobs=2)))[:-1]
     assert [piece.text for piece in pieces] == ["🎉", ""]
     assert [entry.bytes for piece in pieces for entry in piece.logprobs] == [party[:1], party[1:3], party[3:], b"\xe6"]
-    assert all(len(entry.top) == 2 and entry.top[0].logprob == entry.logprob for piece in pieces for entry in piece.logprobs)
+    assert all(
+        len(entry.top) == 2 and entry.top[0].logprob == entry.logprob for piece in pieces for entry in piece.logprobs
+    )
 
 
 def test_logprobs_are_of_the_raw_logits(world):
     here = world([["a", "a"]])
     hot = SamplingOptions(temperature=5.0, top_k=1, repeat_penalty=3.0)
-    entries = [entry for event in here.engine.generate(here.request(options=hot, logprobs=True)) if isinstance(event, Piece) for entry in event.logprobs]
+    entries = [
+        entry
+        for event in here.engine.generate(here.request(options=hot, logprobs=True))
+        if isinstance(event, Piece)
+        for entry in event.logprobs
+    ]
     row = here.runner.row(here.tokenizer.id("a")).astype(np.float64)
     assert [entry.logprob for entry in entries] == pytest.approx([30 - np.log(np.exp(row).sum())] * 2, abs=1e-5)
 
@@ -161,8 +168,11 @@ def test_a_full_context_drops_half_of_what_is_not_kept(world):
     text, finished = here.run(prompt, num_ctx=12, num_keep=4)
     assert (text, finished.reason, finished.tokens) == ("".join(reply), "stop", 13)
     # 12 places: 10 of the prompt, w0, w1; for w2 half of the 8 that are not kept go.
-    assert [tokens for tokens in held if len(tokens) == 12] == [prompt + ids[:2], prompt[:4] + prompt[8:] + ids[:6],
-                                                               prompt[:4] + ids[2:10]]
+    assert [tokens for tokens in held if len(tokens) == 12] == [
+        prompt + ids[:2],
+        prompt[:4] + prompt[8:] + ids[:6],
+        prompt[:4] + ids[2:10],
+    ]
     assert held[-1] == prompt[:4] + ids[6:]
 
 
@@ -279,7 +289,9 @@ def test_logits_that_are_not_numbers_fail_their_own_generation(world):
     plain = here.runner.row
     poison = here.tokenizer.id("poison")
     here.runner.row = lambda token_id: plain(token_id) * np.float32(np.nan if token_id == poison else 1)
-    here.runner.next_token = lambda tokens: poison if tokens[0] == 5 and len(tokens) == 4 else 20 + len(tokens) if len(tokens) < 8 else 1
+    here.runner.next_token = lambda tokens: (
+        poison if tokens[0] == 5 and len(tokens) == 4 else 20 + len(tokens) if len(tokens) < 8 else 1
+    )
     bad, good = here.start([5, 6]), here.start([7, 8])
     assert "NaN" in str(bad.wait().exception)
     assert good.wait().reason == "stop"

@@ -72,7 +72,9 @@ def test_two_that_store_the_same_keep_one_copy(world):
 
 
 def test_those_who_come_together_compute_their_common_beginning_once(world):
-    """Six prompts of 100 common tokens and 4 of their own: each finds what the one before it has stored, chunk by chunk."""
+    """Six prompts of 100 common tokens and 4 of their own: each finds what the one before it has stored, chunk by
+    chunk.
+    """
     here = world(max_sequences=6, page_size=8, prefill_chunk=32)
     here.runner.next_token = lambda tokens: 1
     here.runner.gate = threading.Semaphore(0)
@@ -82,7 +84,8 @@ def test_those_who_come_together_compute_their_common_beginning_once(world):
     here.runner.gate.release(1000)
     for listener in listeners:
         assert listener.wait().reason == "stop"
-    # 96 of the 100 fill pages; each computes the rest itself. Beside the first chunks some begin before there is anything to find.
+    # 96 of the 100 fill pages; each computes the rest itself. Beside the first chunks some begin before there is
+    # anything to find.
     assert num_run(here) <= 96 + 6 * (4 + 4) + 64
 
 
@@ -216,7 +219,9 @@ def test_what_nobody_uses_gives_way(world):
 
 
 def test_the_youngest_gives_way_and_goes_on_later(world):
-    """Three texts grow to 72 tokens in 20 pages of 8: two fit and the third must wait, with all tokens as if it were alone."""
+    """Three texts grow to 72 tokens in 20 pages of 8: two fit and the third must wait, with all tokens as if it were
+    alone.
+    """
     here = world(max_sequences=3, page_size=8, num_pages=20, context_length=128, prefill_chunk=32)
     here.runner.next_token = counting
     here.runner.gate = threading.Semaphore(0)
@@ -226,7 +231,7 @@ def test_the_youngest_gives_way_and_goes_on_later(world):
     ends = [listener.wait() for listener in listeners]
     assert [end.context for end in ends] == [list(range(base, base + 72)) for base in (100, 200, 300)]
     widths = [len(step) for step in here.runner.steps]
-    assert 3 in widths and 2 in widths[widths.index(3):], "nobody gave way: the test tests nothing"
+    assert 3 in widths and 2 in widths[widths.index(3) :], "nobody gave way: the test tests nothing"
     opened = [min(work.tokens) // 100 for step in here.runner.steps for work in step if len(work.tokens) > 1]
     assert opened[:3] == [1, 2, 3] and set(opened[3:]) <= {3}, "only the one admitted last may have given way"
 
@@ -241,11 +246,17 @@ def test_a_long_prompt_waits_for_room_and_short_ones_pass_it_a_few_times(world):
     long_one = here.start(list(range(1000, 1120)), num_predict=2)
     short_ones = [here.start([base, base + 1], num_predict=3) for base in range(200, 2000, 100)]
     order = []
-    for name, listener in (("first", first), ("long", long_one), *((number, short) for number, short in enumerate(short_ones))):
+    for name, listener in (
+        ("first", first),
+        ("long", long_one),
+        *((number, short) for number, short in enumerate(short_ones)),
+    ):
+
         def note(event, name=name, listener=listener):
             Listener.__call__(listener, event)
             if isinstance(event, Finished):
                 order.append(name)
+
         listener.handle._generation._listener = note
     here.runner.gate.release(10_000)
     for listener in (first, long_one, *short_ones):
@@ -262,13 +273,20 @@ def test_who_gave_way_goes_on_before_those_who_wait(world):
     until(lambda: here.engine.num_unfinished == 3)
     here.runner.gate.release(10_000)
     assert [listener.wait().tokens for listener in listeners] == [60] * 3
-    begun = [work.tokens[0] // 100 for step in here.runner.steps for work in step if len(work.tokens) > 1 or work.tokens[0] % 100 < 2]
+    begun = [
+        work.tokens[0] // 100
+        for step in here.runner.steps
+        for work in step
+        if len(work.tokens) > 1 or work.tokens[0] % 100 < 2
+    ]
     assert begun.count(2) > 1, "the second did not give way: the test tests nothing"
     assert begun.index(3) > max(index for index, number in enumerate(begun) if number == 2)
 
 
 def test_a_cache_too_small_for_one_is_an_error(world):
     here = world(page_size=8, num_pages=2)
-    with pytest.raises(OutOfMemory, match="the KV cache is full: 3 pages of 8 tokens needed, 2 of 2 not in use; use a smaller num_ctx"):
+    with pytest.raises(
+        OutOfMemory, match="the KV cache is full: 3 pages of 8 tokens needed, 2 of 2 not in use; use a smaller num_ctx"
+    ):
         here.run(list(range(100, 120)))
     assert here.run([5, 6])[0] == "ok"

@@ -1,4 +1,6 @@
-"""Structured output: which formats are taken, that every text keeps to its own, and that log-probabilities stay those of the raw logits."""
+"""Structured output: which formats are taken, that every text keeps to its own, and that log-probabilities stay
+those of the raw logits.
+"""
 
 import asyncio
 import json
@@ -20,7 +22,11 @@ from vkbackend.server.errors import ApiError
 from vkbackend.server.generation.events import engine_events
 from vkbackend.server.generation.plan import check_format
 
-SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}, "big": {"type": "boolean"}}, "required": ["city", "big"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "big": {"type": "boolean"}},
+    "required": ["city", "big"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +56,14 @@ def test_formats_are_taken_or_refused_as_recorded(grammars):
 
 
 def test_what_no_schema_can_be(grammars, tokenizer, caplog):
-    for text in ('{"type": "banana"}', '{"type": "object"', "[" * 100_000, "{}{}", '{"$ref": "#"}',
-                 '{"allOf": [{"$ref": "#"}]}'):
+    for text in (
+        '{"type": "banana"}',
+        '{"type": "object"',
+        "[" * 100_000,
+        "{}{}",
+        '{"$ref": "#"}',
+        '{"allOf": [{"$ref": "#"}]}',
+    ):
         with pytest.raises(GrammarError):
             grammars.constraint(text)
     assert "banana" in caplog.text
@@ -62,7 +74,9 @@ def test_what_no_schema_can_be(grammars, tokenizer, caplog):
 
 
 def test_what_is_not_understood_is_logged_and_the_rest_holds(grammars, caplog):
-    constraint = grammars.constraint('{"type": "array", "items": {"type": "integer", "not": {"const": 3}}, "uniqueItems": true}')
+    constraint = grammars.constraint(
+        '{"type": "array", "items": {"type": "integer", "not": {"const": 3}}, "uniqueItems": true}'
+    )
     assert "not" in caplog.text and "uniqueItems" in caplog.text
     assert {token for token in np.flatnonzero(constraint.allowed())} == {2 + ord("[")}
 
@@ -70,27 +84,56 @@ def test_what_is_not_understood_is_logged_and_the_rest_holds(grammars, caplog):
 def test_objects_that_list_their_properties_have_no_others(grammars, tokenizer):
     a, b = ({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in "ab")
     for schema, text, fits in (
-            (a, '{"a": 1}', True), (a, '{"a": 1, "c": 2}', False),
-            ({**a, "additionalProperties": True}, '{"a": 1, "c": 2}', True),
-            ({"type": "array", "items": a}, '[{"a": 1, "c": 2}]', False),
-            ({"anyOf": [a, b]}, '{"b": 1}', True), ({"anyOf": [a, b]}, '{"a": 1, "b": 1}', False),
-            ({"allOf": [a, b]}, '{"a": 1, "b": 1}', True),
-            ({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": a, "b": b}}, '{"a": 1, "b": 1}', True),
-            ({"$ref": "#/$defs/a", "$defs": {"a": a}}, '{"a": 1, "c": 2}', False),
-            ({"type": "object"}, '{"anything": [1, {"x": null}]}', True)):
+        (a, '{"a": 1}', True),
+        (a, '{"a": 1, "c": 2}', False),
+        ({**a, "additionalProperties": True}, '{"a": 1, "c": 2}', True),
+        ({"type": "array", "items": a}, '[{"a": 1, "c": 2}]', False),
+        ({"anyOf": [a, b]}, '{"b": 1}', True),
+        ({"anyOf": [a, b]}, '{"a": 1, "b": 1}', False),
+        ({"allOf": [a, b]}, '{"a": 1, "b": 1}', True),
+        (
+            {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": a, "b": b}},
+            '{"a": 1, "b": 1}',
+            True,
+        ),
+        ({"$ref": "#/$defs/a", "$defs": {"a": a}}, '{"a": 1, "c": 2}', False),
+        ({"type": "object"}, '{"anything": [1, {"x": null}]}', True),
+    ):
         assert reads(grammars, tokenizer, schema, text) == fits, (schema, text)
 
 
 def texts(names):
-    return some.one_of(some.just({"type": "string", "maxLength": 6}), some.just({"type": "integer"}), some.just({"type": "boolean"}),
-                       some.just({"type": "null"}), some.just({"enum": names}), some.just({"type": "string", "pattern": "^[a-c]{1,4}$"}))
+    return some.one_of(
+        some.just({"type": "string", "maxLength": 6}),
+        some.just({"type": "integer"}),
+        some.just({"type": "boolean"}),
+        some.just({"type": "null"}),
+        some.just({"enum": names}),
+        some.just({"type": "string", "pattern": "^[a-c]{1,4}$"}),
+    )
 
 
-SCHEMAS = some.recursive(texts(["red", 7, None]), lambda inner: some.one_of(
-    some.builds(lambda items, least: {"type": "array", "items": items, "minItems": least, "maxItems": least + 2}, inner, some.integers(0, 2)),
-    some.builds(lambda one, other: {"anyOf": [one, other]}, inner, inner),
-    some.builds(lambda properties: {"type": "object", "properties": properties, "required": sorted(properties)[:2], "additionalProperties": False},
-                some.dictionaries(some.sampled_from(["a", "b", "long name", "é"]), inner, max_size=3))), max_leaves=6)
+SCHEMAS = some.recursive(
+    texts(["red", 7, None]),
+    lambda inner: some.one_of(
+        some.builds(
+            lambda items, least: {"type": "array", "items": items, "minItems": least, "maxItems": least + 2},
+            inner,
+            some.integers(0, 2),
+        ),
+        some.builds(lambda one, other: {"anyOf": [one, other]}, inner, inner),
+        some.builds(
+            lambda properties: {
+                "type": "object",
+                "properties": properties,
+                "required": sorted(properties)[:2],
+                "additionalProperties": False,
+            },
+            some.dictionaries(some.sampled_from(["a", "b", "long name", "é"]), inner, max_size=3),
+        ),
+    ),
+    max_leaves=6,
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -128,7 +171,9 @@ def test_an_engine_keeps_to_the_format_with_the_raw_log_probabilities(world):  #
     words = [here.tokenizer.id(word) for word in WORDS]
     favourites = iter([])
     here.runner.next_token = lambda tokens: next(favourites, words[-1])  # what it would rather say
-    *pieces, finished = here.engine.generate(here.request(format=json.dumps(SCHEMA), logprobs=True, top_logprobs=3, num_predict=300))
+    *pieces, finished = here.engine.generate(
+        here.request(format=json.dumps(SCHEMA), logprobs=True, top_logprobs=3, num_predict=300)
+    )
     text = "".join(piece.text for piece in pieces)
     Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert finished.reason == "stop"
@@ -138,15 +183,23 @@ def test_an_engine_keeps_to_the_format_with_the_raw_log_probabilities(world):  #
     raw = row - row.max() - np.log(np.exp(row - row.max()).sum())
     for logprob in logprobs:
         assert logprob.logprob == pytest.approx(raw[logprob.token_id], abs=1e-5)
-        assert logprob.top[0].token_id == words[-1] and logprob.top[0].logprob == pytest.approx(raw[words[-1]], abs=1e-5)
+        assert logprob.top[0].token_id == words[-1] and logprob.top[0].logprob == pytest.approx(
+            raw[words[-1]], abs=1e-5
+        )
 
 
 def test_formats_of_several_requests_do_not_mix(world):  # noqa: F811
     here = json_world(world)
-    asked = [{"const": number} for number in range(8)] + [{"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"]}] * 4
+    asked = [{"const": number} for number in range(8)] + [
+        {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"]}
+    ] * 4
     options = SamplingOptions(temperature=1.0, seed=5, repeat_penalty=1.0)
-    listeners = [here.start(f"prompt {at}", format='{"x": 1}' if schema is None else json.dumps(schema), num_predict=40, options=options)
-                 for at, schema in enumerate(asked)]
+    listeners = [
+        here.start(
+            f"prompt {at}", format='{"x": 1}' if schema is None else json.dumps(schema), num_predict=40, options=options
+        )
+        for at, schema in enumerate(asked)
+    ]
     for listener, schema in zip(listeners, asked):
         assert listener.wait().reason == "stop"
         Draft202012Validator(schema).validate(json.loads(listener.text))
@@ -162,7 +215,10 @@ def test_a_format_and_a_constraint_are_too_much(world, grammars):  # noqa: F811
 
 def test_a_large_schema_does_not_hold_up_the_event_loop(world):  # noqa: F811
     here = json_world(world)
-    fields = {f"field_{number}": {"type": "object", "properties": {"x": {"type": "string", "pattern": "^[a-z]{1,20}$"}}} for number in range(1500)}
+    fields = {
+        f"field_{number}": {"type": "object", "properties": {"x": {"type": "string", "pattern": "^[a-z]{1,20}$"}}}
+        for number in range(1500)
+    }
     schema = json.dumps({"type": "object", "properties": fields, "required": [], "additionalProperties": False})
     assert len(schema) > 100_000
     here.engine._grammars.constraint("{}")  # the vocabulary is read once

@@ -1,4 +1,6 @@
-"""The page cache without a device: what is shared, what is kept, what goes first, and that no page is ever lost or held twice."""
+"""The page cache without a device: what is shared, what is kept, what goes first, and that no page is ever lost or
+held twice.
+"""
 
 import random
 import threading
@@ -108,7 +110,9 @@ def test_sequences_on_their_own_leave_nothing_behind():
 def test_shared_pages_cannot_be_cut():
     cache = PagedCache(8, 4, 2, 4)
     sequence, _ = store(cache, list(range(10)))
-    with pytest.raises(ValueError, match="cannot truncate a sequence of 10 tokens to 7; 8 are in pages that others may use"):
+    with pytest.raises(
+        ValueError, match="cannot truncate a sequence of 10 tokens to 7; 8 are in pages that others may use"
+    ):
         cache.truncate(sequence, 7)
     cache.truncate(sequence, 8)
     check_pages(cache, [sequence])
@@ -171,12 +175,14 @@ def test_room_counts_known_pages_once():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_page_is_lost_whatever_happens(seed):
-    """Sequences with common beginnings open, grow, fail to grow and end in any order; what each finds in the cache is its own."""
+    """Sequences with common beginnings open, grow, fail to grow and end in any order; what each finds in the cache
+    is its own.
+    """
     rng = random.Random(seed)
     cache = PagedCache(rng.choice([6, 12, 30]), rng.choice([1, 3, 4]), 5, 6)
     contents = np.full((cache.num_pages, cache.page_size), -1)
     texts = [[rng.randrange(3) for _ in range(cache.page_size * 6)] for _ in range(4)]
-    texts += [text[:rng.randrange(len(text))] + texts[0] for text in texts]
+    texts += [text[: rng.randrange(len(text))] + texts[0] for text in texts]
     numbers, sequences, num_reused, num_full = {}, {}, 0, 0
 
     def number_of(tokens):
@@ -184,8 +190,8 @@ def test_no_page_is_lost_whatever_happens(seed):
 
     for _ in range(1500):
         if rng.random() < 0.3 and len(sequences) < 5:
-            text = rng.choice(texts)[:cache.page_size * 6]
-            sequence = cache.open(text[:rng.randrange(len(text) + 1)] if rng.random() < 0.8 else None)
+            text = rng.choice(texts)[: cache.page_size * 6]
+            sequence = cache.open(text[: rng.randrange(len(text) + 1)] if rng.random() < 0.8 else None)
             num_reused += sequence.length
             sequences[id(sequence)] = sequence, text
         elif sequences:
@@ -195,7 +201,7 @@ def test_no_page_is_lost_whatever_happens(seed):
                 cache.close(sequence)
                 del sequences[id(sequence)]
             else:
-                more = text[before:before + rng.randrange(1, 9)]
+                more = text[before : before + rng.randrange(1, 9)]
                 has_room = cache.has_room([(sequence, len(more))])
                 try:
                     cache.extend(sequence, more)
@@ -209,14 +215,14 @@ def test_no_page_is_lost_whatever_happens(seed):
                     else:
                         for index in range(before, sequence.length):
                             page = cache.table[sequence.slot, index // cache.page_size]
-                            contents[page, index % cache.page_size] = number_of(sequence.tokens[:index + 1])
+                            contents[page, index % cache.page_size] = number_of(sequence.tokens[: index + 1])
                         cache.commit(sequence)
         check_pages(cache, [sequence for sequence, _ in sequences.values()])
         for sequence, text in sequences.values():
-            assert sequence.tokens == text[:sequence.length]
+            assert sequence.tokens == text[: sequence.length]
             for index in range(sequence.length):
                 place = sequence.pages[index // cache.page_size], index % cache.page_size
-                assert contents[place] == number_of(text[:index + 1])
+                assert contents[place] == number_of(text[: index + 1])
     assert num_reused > 100 and (num_full or cache.num_pages == 30), "the test tests nothing"
     for sequence, _ in sequences.values():
         cache.close(sequence)
@@ -228,9 +234,10 @@ def test_no_page_is_lost_whatever_happens(seed):
 
 
 def test_requests_that_come_and_go_at_random():
-    """Clients with common beginnings, stop strings, scores and cancels at any point, on a cache that is too small for all: everyone
-    gets the tokens it would get alone, and after each step every page is where it should be. Who gives way, and whether anybody
-    must in one run, is a matter of the threads' time."""
+    """Clients with common beginnings, stop strings, scores and cancels at any point, on a cache that is too small
+    for all: everyone gets the tokens it would get alone, and after each step every page is where it should be. Who
+    gives way, and whether anybody must in one run, is a matter of the threads' time.
+    """
     assert sum(requests_at_random(seed) for seed in range(6)) > 0, "nobody gave way in any run"
 
 
@@ -239,7 +246,13 @@ def requests_at_random(seed) -> int:
     rng = random.Random(seed)
     tokenizer = FakeTokenizer()
     words = [tokenizer.id(f" w{index}") for index in range(60)]
-    runner = FakeRunner(tokenizer, context_length=128, max_sequences=4, prefill_chunk=rng.choice([5, 16]), page_size=rng.choice([1, 4, 8]))
+    runner = FakeRunner(
+        tokenizer,
+        context_length=128,
+        max_sequences=4,
+        prefill_chunk=rng.choice([5, 16]),
+        page_size=rng.choice([1, 4, 8]),
+    )
     runner.pages = PagedCache(200 // runner.pages.page_size, runner.pages.page_size, 4, runner.pages.pages_per_sequence)
     runner.next_token = lambda tokens: words[(sum(tokens[-3:]) + len(tokens)) % 60]
     runner.after_step = lambda: check_pages(runner.pages, list(runner.sequences.values()))
@@ -261,14 +274,16 @@ def requests_at_random(seed) -> int:
                 prompt = rng.choice(systems) + [rng.choice(words) for _ in range(rng.randrange(1, 12))]
                 num_predict, leaves = rng.randrange(1, 128 - len(prompt)), rng.choice([None, None, rng.randrange(40)])
                 stop = rng.choice([(), (), (), (" w7",)])
-                request = GenerationRequest(prompt, GREEDY, num_predict, stop, shift=False, prompt_logprobs=rng.random() < 0.2)
+                request = GenerationRequest(
+                    prompt, GREEDY, num_predict, stop, shift=False, prompt_logprobs=rng.random() < 0.2
+                )
                 whole, last = expected(prompt, num_predict), None
                 for number, event in enumerate(events(engine, request, leaves)):
                     if isinstance(event, PromptLogprobs):
                         assert [entry.token_id for entry in event.logprobs] == prompt[1:]
                     last = event
                 assert isinstance(last, Finished), last
-                assert last.context == whole[:len(last.context)], "not the tokens that it gets alone"
+                assert last.context == whole[: len(last.context)], "not the tokens that it gets alone"
                 if last.reason == "length":
                     assert len(last.context) == len(whole)
                 with lock:

@@ -33,7 +33,9 @@ def logits_of(case):
 
 def assert_tokens(case, ids, values, ordered=True):
     expected = case["output"]
-    assert list(values) == pytest.approx([number(entry["value"]) for entry in expected], rel=1e-5, abs=1e-6), case["name"]
+    assert list(values) == pytest.approx([number(entry["value"]) for entry in expected], rel=1e-5, abs=1e-6), case[
+        "name"
+    ]
     by_value = {}  # the order among equal values is free
     for entry in expected:
         by_value.setdefault(entry["value"], set()).add(entry["id"])
@@ -133,7 +135,9 @@ def test_repeat_penalty_divides_positive_and_multiplies_negative_logits():
 
 def test_penalties_look_back_on_repeat_last_n_tokens():
     def first(last_n, prompt, num_ctx=4):
-        return Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=last_n), prompt, num_ctx).sample(FakeRow([3.0, 2.0]))
+        return Sampler(
+            SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=last_n), prompt, num_ctx
+        ).sample(FakeRow([3.0, 2.0]))
 
     assert first(2, [0, 5, 5]) == 0  # out of sight
     assert first(3, [0, 5, 5]) == 1

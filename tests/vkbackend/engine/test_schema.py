@@ -1,4 +1,6 @@
-"""Schemas as clients send them: whatever Ollama takes is taken, the text is held to what can be held, and the log names the rest."""
+"""Schemas as clients send them: whatever Ollama takes is taken, the text is held to what can be held, and the log
+names the rest.
+"""
 
 import json
 import time
@@ -24,7 +26,9 @@ def grammars(tokenizer):
 
 
 def write(grammars, tokenizer, schema, favourites, begin="", limit=400) -> str:
-    """What a model writes that would like to go on with the first of its favourite characters for ever; it ends as soon as it must."""
+    """What a model writes that would like to go on with the first of its favourite characters for ever; it ends as
+    soon as it must.
+    """
     constraint = grammars.constraint(schema if isinstance(schema, str) else json.dumps(schema))
     text = b""
     for token in tokenizer.encode(begin):

@@ -1,4 +1,6 @@
-"""How likely the tokens of a text are, and where a text lies among others: what an engine tells of a prompt without continuing it."""
+"""How likely the tokens of a text are, and where a text lies among others: what an engine tells of a prompt without
+continuing it.
+"""
 
 import json
 import re
@@ -26,9 +28,13 @@ from vkbackend.server.cli.main import cli
 from vkbackend.session import Session
 
 TOKENS = [int(token) for token in np.random.default_rng(7).integers(3, 200, 190)]
-# (model, whether on the device, how many of the 4,096 recorded tokens): all of them for both models in CI, gemma3's on the CPU, whose product
-# with a vocabulary of 262,144 takes a software driver long.
-SCORED = [("smollm2", True, 4096 if in_ci() else 1024), ("gemma3", True, 384), ("gemma3", False, 4096 if in_ci() else 512)]
+# (model, whether on the device, how many of the 4,096 recorded tokens): all of them for both models in CI, gemma3's on
+# the CPU, whose product with a vocabulary of 262,144 takes a software driver long.
+SCORED = [
+    ("smollm2", True, 4096 if in_ci() else 1024),
+    ("gemma3", True, 384),
+    ("gemma3", False, 4096 if in_ci() else 512),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +53,13 @@ def place(request):
 def test_scores_have_the_bits_of_whole_rows(path, place, architecture):
     file, tokenizer = path(architecture), Session(path(architecture)).tokenizer
     session = Session(file, place, context_length=256, kv_type="f32")
-    whole = [float(row.full()[following]) - row.log_sum_exp for following, row in zip(TOKENS[1:], session.rows(TOKENS[:-1]))]
+    whole = [
+        float(row.full()[following]) - row.log_sum_exp for following, row in zip(TOKENS[1:], session.rows(TOKENS[:-1]))
+    ]
     assert session.logprobs(TOKENS).tobytes() == np.array(whole).tobytes()
-    with Engine(ModelRunner(load(file, place), context_length=256, prefill_chunk=48, kv_type="f32"), tokenizer) as engine:
+    with Engine(
+        ModelRunner(load(file, place), context_length=256, prefill_chunk=48, kv_type="f32"), tokenizer
+    ) as engine:
         first, *scores = engine.score(TOKENS)
         assert first is None and [score.token_id for score in scores] == TOKENS[1:]
         difference = np.abs(np.array([score.logprob for score in scores]) - whole).max()
@@ -58,7 +68,9 @@ def test_scores_have_the_bits_of_whole_rows(path, place, architecture):
     assert [score.logprob for score in with_top] == [score.logprob for score in scores]
     for score, row in zip(with_top, session.rows(TOKENS[:-1])):
         assert [top.token_id for top in score.top] == list(row.ids[:3])
-        np.testing.assert_allclose([top.logprob for top in score.top], row.logits[:3] - row.log_sum_exp, rtol=1e-5, atol=5e-4)
+        np.testing.assert_allclose(
+            [top.logprob for top in score.top], row.logits[:3] - row.log_sum_exp, rtol=1e-5, atol=5e-4
+        )
         if score.token_id in row.ids[:3]:  # whoever looks for it among the likeliest finds the same number
             assert score.logprob == next(top.logprob for top in score.top if top.token_id == score.token_id)
 
@@ -68,7 +80,9 @@ def test_nothing_of_the_vocabularys_size_is_read(path, device, discrete_device, 
         runner = ModelRunner(load(path("gemma3"), where), context_length=256)
         monkeypatch.setattr(where, "download", lambda *arguments: pytest.fail("something was read beside the results"))
         runner.step([SequenceWork(runner.open_sequence(), TOKENS[:64], targets=TOKENS[1:65])])
-        read = sum(view.buffer.num_bytes for view in runner.executor._last.results)  # what is copied to where the host can read it
+        read = sum(
+            view.buffer.num_bytes for view in runner.executor._last.results
+        )  # what is copied to where the host can read it
         assert 20 * 64 <= read <= 64 * 64
         monkeypatch.undo()
 
@@ -80,18 +94,27 @@ def test_long_parts_are_scored_piece_by_piece(path, place, monkeypatch):
     parts = ModelRunner(load(path("llama"), place), context_length=256, max_sequences=2, kv_type="f32")
     first, second = parts.open_sequence(), parts.open_sequence()
     parts.step([SequenceWork(second, TOKENS[:3])])
-    *rows, whole_row = parts.step([SequenceWork(first, TOKENS[:90], targets=TOKENS[1:91]), SequenceWork(second, TOKENS[3:4], 1)])
-    np.testing.assert_allclose([row.target_logit - row.log_sum_exp for row in rows], expected[:90], rtol=3e-5, atol=3e-4)
+    *rows, whole_row = parts.step(
+        [SequenceWork(first, TOKENS[:90], targets=TOKENS[1:91]), SequenceWork(second, TOKENS[3:4], 1)]
+    )
+    np.testing.assert_allclose(
+        [row.target_logit - row.log_sum_exp for row in rows], expected[:90], rtol=3e-5, atol=3e-4
+    )
     assert float(whole_row.full()[TOKENS[4]]) - whole_row.log_sum_exp == pytest.approx(expected[3], abs=5e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_runs_in_one_step_is_told_apart(path, place, architecture):
-    """A sequence that decodes, one that is scored with candidates, one of which the hidden state is wanted, all in one step."""
+    """A sequence that decodes, one that is scored with candidates, one of which the hidden state is wanted, all in
+    one step.
+    """
     model = load(path(architecture), place)
     alone, together = (ModelRunner(model, context_length=256, max_sequences=3, kv_type="f32") for _ in range(2))
-    work = [{"tokens": [9], "outputs": 1}, {"tokens": TOKENS[:20], "outputs": 1, "targets": TOKENS[1:20], "candidates": True},
-            {"tokens": TOKENS[30:41], "hidden": True}]
+    work = [
+        {"tokens": [9], "outputs": 1},
+        {"tokens": TOKENS[:20], "outputs": 1, "targets": TOKENS[1:20], "candidates": True},
+        {"tokens": TOKENS[30:41], "hidden": True},
+    ]
 
     def begin(runner):
         ids = [runner.open_sequence() for _ in work]
@@ -101,14 +124,21 @@ def test_what_runs_in_one_step_is_told_apart(path, place, architecture):
     ids = begin(alone)
     apart = []
     for sequence, each in zip(ids, work):
-        apart.append([output.full() if hasattr(output, "full") else output for output in alone.step([SequenceWork(sequence, **each)])])
+        apart.append(
+            [
+                output.full() if hasattr(output, "full") else output
+                for output in alone.step([SequenceWork(sequence, **each)])
+            ]
+        )
     ids = begin(together)
     found = together.step([SequenceWork(sequence, **each) for sequence, each in zip(ids, work)])
     (decode,), (*scores, last), (hidden,) = apart
     assert len(found) == 1 + 19 + 1 + 1
     np.testing.assert_allclose(found[0].full(), decode, rtol=0, atol=1e-4)
     for row, expected in zip(found[1:20], scores):
-        assert (row.target_logit, row.log_sum_exp) == pytest.approx((expected.target_logit, expected.log_sum_exp), abs=1e-4)
+        assert (row.target_logit, row.log_sum_exp) == pytest.approx(
+            (expected.target_logit, expected.log_sum_exp), abs=1e-4
+        )
         assert list(row.ids[:5]) == list(expected.ids[:5]) and len(row.ids) >= 128
     np.testing.assert_allclose(found[20].full(), last, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found[21], hidden, rtol=0, atol=1e-4)
@@ -123,7 +153,9 @@ def test_an_embedding_is_the_last_state_after_the_last_norm(path, place, archite
         found = engine.embed(TOKENS[:20])
         again = engine.embed(TOKENS[:20])  # from what the cache knows
     assert found.shape == expected.shape == (session.model.config.width,) and found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())  # half-precision keys are read back, or not yet rounded
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-3 * np.abs(expected).max()
+    )  # half-precision keys are read back, or not yet rounded
     np.testing.assert_allclose(again, found, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
@@ -137,7 +169,9 @@ def test_an_engine_scores_and_embeds_beside_what_it_writes(world):  # noqa: F811
     assert listener.wait().tokens == 5 and len(scores) == 5 and scores[0] is None
     assert list(vector) == [5, *tokens[-3:]]
     row = here.runner.row(likely).astype(np.float64)
-    assert [score.logprob for score in scores[1:]] == pytest.approx(list(row[tokens[1:]] - np.log(np.exp(row).sum())), abs=1e-4)
+    assert [score.logprob for score in scores[1:]] == pytest.approx(
+        list(row[tokens[1:]] - np.log(np.exp(row).sum())), abs=1e-4
+    )
     assert here.engine.score(tokens[:1]) == [None]
 
 
@@ -150,13 +184,20 @@ def test_what_cannot_be_scored(world):  # noqa: F811
             call([5] * 17)
         with pytest.raises(RequestError, match="not in the model's vocabulary"):
             call([here.runner.vocab_size])
-    assert len(here.engine.score([5] * 16)) == 16 and len(here.engine.embed([5] * 16)) == 4  # a full context can be looked at
+    assert (
+        len(here.engine.score([5] * 16)) == 16 and len(here.engine.embed([5] * 16)) == 4
+    )  # a full context can be looked at
 
 
 def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):  # noqa: F811
     here = world(prefill_chunk=16)
     events = list(here.engine.generate(GenerationRequest([7] * 100, GREEDY, purpose=Purpose.SCORE)))
-    assert isinstance(events[0], PromptLogprobs) and len(events) == 2 and events[1].tokens == 0 and events[1].prompt_tokens == 100
+    assert (
+        isinstance(events[0], PromptLogprobs)
+        and len(events) == 2
+        and events[1].tokens == 0
+        and events[1].prompt_tokens == 100
+    )
     assert [len(step[0].tokens) for step in here.runner.steps] == [16] * 6 + [4]
     assert all(step[0].outputs == 0 for step in here.runner.steps)
 
@@ -185,7 +226,15 @@ def test_a_text_whose_scoring_gives_way_is_scored_whole(world):  # noqa: F811
 
 
 def test_windows_score_every_token_once_and_the_later_ones_with_half_a_context_before_them():
-    for count, context, bos in ((3, 16, None), (16, 16, None), (17, 16, None), (100, 16, None), (101, 15, 999), (9, 2, None), (40, 16, 999)):
+    for count, context, bos in (
+        (3, 16, None),
+        (16, 16, None),
+        (17, 16, None),
+        (100, 16, None),
+        (101, 15, 999),
+        (9, 2, None),
+        (40, 16, 999),
+    ):
         tokens, scored = list(range(count)), []
         for number, (window, num_scored) in enumerate(windows(tokens, context, bos)):
             assert len(window) <= context and 0 < num_scored < len(window)
@@ -196,10 +245,16 @@ def test_windows_score_every_token_once_and_the_later_ones_with_half_a_context_b
 
 
 def test_perplexity_is_the_mean_of_all_windows(path, device):
-    with Engine(ModelRunner(load(path("gemma3"), device), context_length=64), Session(path("gemma3")).tokenizer) as engine:
+    with Engine(
+        ModelRunner(load(path("gemma3"), device), context_length=64), Session(path("gemma3")).tokenizer
+    ) as engine:
         tokens = [engine.tokenizer.bos_id, *TOKENS]
         found = perplexity(engine, tokens)
-        parts = [score.logprob for window, count in windows(tokens, 64, engine.tokenizer.bos_id) for score in engine.score(window)[-count:]]
+        parts = [
+            score.logprob
+            for window, count in windows(tokens, 64, engine.tokenizer.bos_id)
+            for score in engine.score(window)[-count:]
+        ]
         assert (found.num_tokens, found.context) == (len(tokens) - 1, 64)
         assert found.value == pytest.approx(np.exp(-np.mean(parts)), rel=1e-9)
         assert perplexity(engine, tokens[:40]).value == pytest.approx(np.exp(-np.mean(parts[:39])), rel=1e-3)
@@ -213,12 +268,20 @@ def test_the_command(path, tmp_path, device):
     done = CliRunner().invoke(cli, ["perplexity", str(text), "--model", str(path("llama")), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    assert found["tokens"] == len(Session(path("llama")).tokenizer.encode(text.read_text())) - 1 and found["perplexity"] > 1
-    on_cpu = CliRunner().invoke(cli, ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30"], input=text.read_bytes())
+    assert (
+        found["tokens"] == len(Session(path("llama")).tokenizer.encode(text.read_text())) - 1
+        and found["perplexity"] > 1
+    )
+    on_cpu = CliRunner().invoke(
+        cli, ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30"], input=text.read_bytes()
+    )
     said = r"perplexity [\d.]+ \([\d.]+ nats a token\) over 29 tokens in a context of 512; [\d.]+ s on CPU\n"
     assert re.fullmatch(said, on_cpu.output), on_cpu.output
-    for arguments, said in (([str(text)], "which model"), ([str(text), "--model", "no-such-model"], "no-such-model"),
-                            ([str(path("llama")), "--model", str(path("llama"))], "no UTF-8 text")):
+    for arguments, said in (
+        ([str(text)], "which model"),
+        ([str(text), "--model", "no-such-model"], "no-such-model"),
+        ([str(path("llama")), "--model", str(path("llama"))], "no UTF-8 text"),
+    ):
         done = CliRunner().invoke(cli, ["perplexity", *arguments])
         assert done.exit_code and said in done.output
 
@@ -232,7 +295,10 @@ def test_perplexity_is_that_of_llama_cpp(name, on_device, count, device, record_
     assert session.tokenizer.encode((DATA / "alice.txt").read_text())[:count] == tokens
     with Engine(ModelRunner(session.model, context_length=4096), session.tokenizer) as engine:
         ours = perplexity(engine, tokens)
-    theirs = np.exp(-np.mean(recorded["logprobs"][:count - 1]))
+    theirs = np.exp(-np.mean(recorded["logprobs"][: count - 1]))
     where = "device" if on_device else "CPU"
-    record_figure(f"{name}: perplexity of {count} tokens on the {where} {ours.value:.3f}, llama.cpp {theirs:.3f} ({ours.value / theirs - 1:+.2%})")
+    record_figure(
+        f"{name}: perplexity of {count} tokens on the {where} {ours.value:.3f}, llama.cpp {theirs:.3f} "
+        f"({ours.value / theirs - 1:+.2%})"
+    )
     assert ours.num_tokens == count - 1 and ours.value == pytest.approx(theirs, rel=0.01)

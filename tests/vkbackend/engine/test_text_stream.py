@@ -13,7 +13,11 @@ from vkbackend.engine.text_stream import TextStream, cut_at_stop, ends_in_stop_p
 
 
 def vectors(name, kind=None):
-    return [vector for vector in json.loads(shared(f"vectors/{name}.json").read_text()) if kind in (None, vector.get("kind"))]
+    return [
+        vector
+        for vector in json.loads(shared(f"vectors/{name}.json").read_text())
+        if kind in (None, vector.get("kind"))
+    ]
 
 
 def logprob(data):
@@ -48,7 +52,9 @@ def test_cut_at_stop_as_recorded():
     assert cases
     for case in cases:
         kept, truncated = cut_at_stop([piece.encode() for piece in case["pieces"]], case["stop"].encode())
-        assert ([piece.decode() for piece in kept], truncated) == (case["result"], case["token_truncated"]), case["name"]
+        assert ([piece.decode() for piece in kept], truncated) == (case["result"], case["token_truncated"]), case[
+            "name"
+        ]
 
 
 def test_incomplete_characters_as_recorded():
@@ -63,9 +69,14 @@ def test_streams_as_recorded():
     cases = vectors("runner_stream")
     assert cases
     for case in cases:
-        sent, ended_by = run([base64.b64decode(piece) for piece in case["pieces_b64"]], case["stops"], case["num_predict"])
+        sent, ended_by = run(
+            [base64.b64decode(piece) for piece in case["pieces_b64"]], case["stops"], case["num_predict"]
+        )
         chunks = [
-            {"content": piece.text, "logprob_tokens_b64": [base64.b64encode(entry.bytes).decode() for entry in piece.logprobs]}
+            {
+                "content": piece.text,
+                "logprob_tokens_b64": [base64.b64encode(entry.bytes).decode() for entry in piece.logprobs],
+            }
             for piece in sent
             if piece.text
         ]
@@ -112,7 +123,9 @@ def test_the_end_of_a_text_against_all_beginnings_of_a_stop_string():
     random_bytes = random.Random(1)
     for _ in range(3000):
         data, stop = (bytes(random_bytes.choices(b"ab", k=random_bytes.randrange(7))) for _ in range(2))
-        assert ends_in_stop_prefix(data, [stop]) == any(data.endswith(stop[:length]) for length in range(1, len(stop) + 1)), (data, stop)
+        assert ends_in_stop_prefix(data, [stop]) == any(
+            data.endswith(stop[:length]) for length in range(1, len(stop) + 1)
+        ), (data, stop)
 
 
 def test_a_stop_string_as_long_as_a_request_costs_little():

@@ -1,4 +1,6 @@
-"""The CPU path, models on the numpy twins: equal bits whatever memory allows, and whatever else is decoded beside; no copies that grow."""
+"""The CPU path, models on the numpy twins: equal bits whatever memory allows, and whatever else is decoded beside;
+no copies that grow.
+"""
 
 import logging
 
@@ -37,29 +39,40 @@ def assert_same_bits(found, expected):
 def factors(model) -> list[PackedMatrix]:
     """What the model multiplies with."""
     blocks = model.layers.blocks
-    linear = [stack for block in blocks for part in (block.attention.qkv, block.attention.output, block.down) for stack in part.stacks]
+    linear = [
+        stack
+        for block in blocks
+        for part in (block.attention.qkv, block.attention.output, block.down)
+        for stack in part.stacks
+    ]
     return [*linear, *(block.gated.both for block in blocks), *model.layers.output.stacks]
 
 
 @pytest.fixture
 def free_memory(monkeypatch):
     """free_memory(bytes): what the machine has from now on."""
+
     def say(num_bytes):
         for module in (vkbackend.models.load, vkbackend.graph.cache):
             monkeypatch.setattr(module, "available_host_memory", lambda: num_bytes)
+
     return say
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_by_tiles_where_memory_is_short(tmp_path, monkeypatch, free_memory, caplog, architecture):
     """Room for all weights in f32, for some, for none: the same bits, and a warning that says what is missing."""
-    monkeypatch.setattr(packed, "TILE_BYTES", 100 * 4 * 256)  # 96 rows of 256, 48 of 512: tiles end within tensors and reach over their ends
+    monkeypatch.setattr(
+        packed, "TILE_BYTES", 100 * 4 * 256
+    )  # 96 rows of 256, 48 of 512: tiles end within tensors and reach over their ends
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", formats={"blk.1.attn_v": "q6_k"})
     plenty = load(path)
     everything = sum(matrix.f32_bytes for matrix in factors(plenty))
     expected = step_logits(plenty)
     assert all(matrix._array is not None for matrix in factors(plenty)) and plenty.num_bytes > everything
-    assert plenty.layers.embed.weight._array is None or plenty.layers.embed.weight in factors(plenty)  # rows of it are read, not all
+    assert plenty.layers.embed.weight._array is None or plenty.layers.embed.weight in factors(
+        plenty
+    )  # rows of it are read, not all
     for share in (0.5, 0.0):
         file_bytes = path.stat().st_size
         free_memory(max(int(share * everything / vkbackend.models.load.SHARE_FOR_WEIGHTS), file_bytes))
@@ -98,6 +111,7 @@ def test_tiles_are_the_rows(name, monkeypatch):
 def test_dequantization_over_several_slabs(monkeypatch):
     """Threads write their slabs side by side: the same as in one piece."""
     from vkbackend.gguf import dequantize
+
     matrix = PackedMatrix.random(np.random.default_rng(6), "q5_k", 50, 512)
     expected = matrix.format.dequantize(matrix.raws[0])
     monkeypatch.setattr(dequantize, "SLAB", 3 * 256)
@@ -112,8 +126,13 @@ def decode_alone_and_together(model, tokens_of_step, prompts):
         for sequence, prompt in zip(sequences, prompts):
             runner.step([SequenceWork(sequence, prompt)])
     for token in tokens_of_step:
-        single = [runners[0].step([SequenceWork(sequence, [token + index], 1)])[0].full() for index, sequence in enumerate(ids[0])]
-        together = runners[1].step([SequenceWork(sequence, [token + index], 1) for index, sequence in enumerate(ids[1])])
+        single = [
+            runners[0].step([SequenceWork(sequence, [token + index], 1)])[0].full()
+            for index, sequence in enumerate(ids[0])
+        ]
+        together = runners[1].step(
+            [SequenceWork(sequence, [token + index], 1) for index, sequence in enumerate(ids[1])]
+        )
         yield single, [row.full() for row in together]
 
 
@@ -121,14 +140,18 @@ def decode_alone_and_together(model, tokens_of_step, prompts):
 @pytest.mark.parametrize("width", [2, 5, matmul.ONE_BY_ONE])
 def test_decode_bits_do_not_depend_on_the_batch(tmp_path, architecture, width):
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_1"))
-    for single, together in decode_alone_and_together(model, (12, 200, 5), [PROMPT[:1 + 2 * index] for index in range(width)]):
+    for single, together in decode_alone_and_together(
+        model, (12, 200, 5), [PROMPT[: 1 + 2 * index] for index in range(width)]
+    ):
         assert_same_bits(together, single)
 
 
 def test_decode_bits_of_a_real_model_do_not_depend_on_the_batch():
     """Matrices large enough that BLAS divides them over threads."""
     model = load(model_path("smollm2"))
-    for single, together in decode_alone_and_together(model, (12, 700), [PROMPT[:1 + 5 * index] for index in range(4)]):
+    for single, together in decode_alone_and_together(
+        model, (12, 700), [PROMPT[: 1 + 5 * index] for index in range(4)]
+    ):
         assert_same_bits(together, single)
 
 
@@ -140,11 +163,18 @@ def test_half_float_cache_in_f32_or_not(tmp_path, free_memory):
         free_memory(free)
         runner = ModelRunner(model, context_length=64, kv_type=kind)
         cache = runner.storage.layers[0][0].array
-        assert (type(cache), cache.dtype) == {("f16", 1 << 40): (HalfValues, np.float32), ("f16", 1 << 16): (np.ndarray, np.float16),
-                                              ("f32", 1 << 16): (np.ndarray, np.float32)}[kind, free]
+        assert (type(cache), cache.dtype) == {
+            ("f16", 1 << 40): (HalfValues, np.float32),
+            ("f16", 1 << 16): (np.ndarray, np.float16),
+            ("f32", 1 << 16): (np.ndarray, np.float32),
+        }[kind, free]
         assert runner.storage.num_bytes == sum(tensor.array.nbytes for pair in runner.storage.layers for tensor in pair)
         rows[type(cache), cache.dtype] = step_logits(model, kv_type=kind)
-    halves, halves_in_f32, precise = rows[np.ndarray, np.dtype("float16")], rows[HalfValues, np.dtype("float32")], rows[np.ndarray, np.dtype("float32")]
+    halves, halves_in_f32, precise = (
+        rows[np.ndarray, np.dtype("float16")],
+        rows[HalfValues, np.dtype("float32")],
+        rows[np.ndarray, np.dtype("float32")],
+    )
     assert_same_bits(halves_in_f32, halves)
     assert not np.array_equal(precise, halves)
 
@@ -159,7 +189,9 @@ def test_half_values_round_as_half_floats():
 
 
 def test_cache_of_bytes_rounds_as_ggml():
-    values = np.random.default_rng(2).standard_normal((3, 5, 2, 96), np.float32) * np.float32([1e-3, 1, 50]).reshape(3, 1, 1, 1)
+    values = np.random.default_rng(2).standard_normal((3, 5, 2, 96), np.float32) * np.float32([1e-3, 1, 50]).reshape(
+        3, 1, 1, 1
+    )
     values[1, 2, 0, 32:64] = 0
     cache = Q8Cache.zeros(values.shape)
     cache[np.array([2, 0, 1]), :] = values[[2, 0, 1]]
@@ -192,7 +224,7 @@ def test_a_step_lets_go_of_what_it_does_not_need(tmp_path):
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=6))
     runner = ModelRunner(model, context_length=64)
     runner.step([SequenceWork(runner.open_sequence(), PROMPT, 1)])
-    plan, = runner.executor._plans.values()
+    (plan,) = runner.executor._plans.values()
     alive, most = set(), 0
     for call in plan.calls:
         alive |= {place.base for place in call.outputs if place is not None}

@@ -12,12 +12,52 @@ from vkbackend.graph.step import CANDIDATES, StepInputs, StepShape
 from vkbackend.models.load import load
 from vkbackend.ops.packed import FORMATS
 
-PROMPT = [3, 50, 99, 7, 7, 120, 200, 31, 64, 5, 18, 77, 210, 4, 150, 33, 92, 11, 240, 66, 8, 1, 130, 45, 61, 17, 29, 180, 222, 14, 90, 41, 55, 70, 2, 101, 9]
+PROMPT = [
+    3,
+    50,
+    99,
+    7,
+    7,
+    120,
+    200,
+    31,
+    64,
+    5,
+    18,
+    77,
+    210,
+    4,
+    150,
+    33,
+    92,
+    11,
+    240,
+    66,
+    8,
+    1,
+    130,
+    45,
+    61,
+    17,
+    29,
+    180,
+    222,
+    14,
+    90,
+    41,
+    55,
+    70,
+    2,
+    101,
+    9,
+]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """tiny(architecture, format, device, **options of ModelRunner) -> a runner on a fresh cache; files and weights are shared."""
+    """tiny(architecture, format, device, **options of ModelRunner) -> a runner on a fresh cache; files and weights
+    are shared.
+    """
     folder, models = tmp_path_factory.mktemp("models"), {}
 
     def make(architecture="llama", format="q8_0", device=None, num_layers=2, **options):
@@ -28,6 +68,7 @@ def tiny(tmp_path_factory):
                 write_tiny_gguf(path, architecture, format, num_layers=num_layers)
             models[key] = load(path, device)
         return ModelRunner(models[key], **{"context_length": 256, "max_sequences": 4, "prefill_chunk": 16, **options})
+
     return make
 
 
@@ -57,9 +98,17 @@ def test_device_agrees_with_twins(tiny, device, architecture, format):
     for where in (device, None):
         runner = tiny(architecture, format, where, kv_type="f32")
         sequence = runner.open_sequence()
-        rows.append([logits(runner, sequence, PROMPT[:20])[0], logits(runner, sequence, [17])[0], logits(runner, sequence, [201])[0]])
+        rows.append(
+            [
+                logits(runner, sequence, PROMPT[:20])[0],
+                logits(runner, sequence, [17])[0],
+                logits(runner, sequence, [201])[0],
+            ]
+        )
     assert_close(rows[0], rows[1])
-    assert np.std(rows[1][-1]) > 0.05 and not np.allclose(rows[1][-1], rows[1][-2], atol=1e-2), "a model that says the same of everything tests nothing"
+    assert np.std(rows[1][-1]) > 0.05 and not np.allclose(rows[1][-1], rows[1][-2], atol=1e-2), (
+        "a model that says the same of everything tests nothing"
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -73,16 +122,24 @@ def test_half_precision_cache_agrees_with_twins(tiny, device, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cache_of_bytes_agrees_with_twins(tiny, device, architecture):
-    """Where a value lies between two codes they may differ by one. Prompt and decode, which store by kernels of their own."""
+    """Where a value lies between two codes they may differ by one. Prompt and decode, which store by kernels of
+    their own.
+    """
     rows = []
     for where, kind in ((device, "q8_0"), (None, "q8_0"), (device, "f32")):
         runner = tiny(architecture, "f32", where, kv_type=kind)
         sequence = runner.open_sequence()
-        rows.append(np.concatenate([logits(runner, sequence, PROMPT), *(logits(runner, sequence, [token]) for token in (17, 201, 5))]))
+        rows.append(
+            np.concatenate(
+                [logits(runner, sequence, PROMPT), *(logits(runner, sequence, [token]) for token in (17, 201, 5))]
+            )
+        )
     found, expected, precise = rows
     largest = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-2 * largest)
-    assert np.abs(found - expected).mean() < 0.3 * np.abs(precise - expected).mean(), "rounding is the same on both sides"
+    assert np.abs(found - expected).mean() < 0.3 * np.abs(precise - expected).mean(), (
+        "rounding is the same on both sides"
+    )
 
 
 def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, device):
@@ -104,22 +161,32 @@ def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, devi
 
 def test_local_and_global_layers(tiny, device):
     """Seven gemma3 layers: the sixth sees everything, the others a window of 24 that the prompt outgrows."""
-    found, expected = (follow(tiny("gemma3", "q4_0", where, num_layers=7, kv_type="f32"), PROMPT * 2) for where in (device, None))
+    found, expected = (
+        follow(tiny("gemma3", "q4_0", where, num_layers=7, kv_type="f32"), PROMPT * 2) for where in (device, None)
+    )
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_mixed_formats_in_one_layer(tmp_path, device, architecture):
     """q, k and v of different formats do not stack: three products into one buffer, as in K-quantized files."""
-    path = write_tiny_gguf(tmp_path / "mixed.gguf", architecture, "q4_k", formats={"blk.0.attn_v": "q6_k", "blk.1.attn_k": "q5_0", "blk.1.ffn_up": "q8_0"})
-    found, expected = (follow(ModelRunner(load(path, where), context_length=64, kv_type="f32"), PROMPT[:12]) for where in (device, None))
+    path = write_tiny_gguf(
+        tmp_path / "mixed.gguf",
+        architecture,
+        "q4_k",
+        formats={"blk.0.attn_v": "q6_k", "blk.1.attn_k": "q5_0", "blk.1.ffn_up": "q8_0"},
+    )
+    found, expected = (
+        follow(ModelRunner(load(path, where), context_length=64, kv_type="f32"), PROMPT[:12])
+        for where in (device, None)
+    )
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_output_row(tiny, device, architecture):
     """Rows for all tokens of a prompt, more than one step can bring, equal the rows of shorter prompts."""
-    tokens = (PROMPT * 2)[:MAX_OUTPUTS + 9]
+    tokens = (PROMPT * 2)[: MAX_OUTPUTS + 9]
     runner = tiny(architecture, "q8_0", device)
     rows = follow(runner, tokens, outputs=len(tokens))
     assert rows.shape == (len(tokens), runner.vocab_size)
@@ -129,11 +196,11 @@ def test_every_output_row(tiny, device, architecture):
 
 def test_candidates_and_log_sum_exp(tiny, device):
     runner = tiny("llama", "q8_0", device)
-    row, = runner.step([SequenceWork(runner.open_sequence(), PROMPT, 1)])
+    (row,) = runner.step([SequenceWork(runner.open_sequence(), PROMPT, 1)])
     whole = row.full()
     assert len(row.ids) >= CANDIDATES
     np.testing.assert_array_equal(row.logits, whole[row.ids])
-    np.testing.assert_array_equal(row.ids, np.lexsort((np.arange(len(whole)), -whole))[:len(row.ids)])
+    np.testing.assert_array_equal(row.ids, np.lexsort((np.arange(len(whole)), -whole))[: len(row.ids)])
     assert row.log_sum_exp == pytest.approx(np.log(np.exp(whole.astype(np.float64)).sum()), abs=1e-5)
 
 
@@ -159,9 +226,12 @@ def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
 @pytest.mark.parametrize("where", ["device", "discrete_device"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_decode_bits_do_not_depend_on_who_has_a_long_context(tiny, request, architecture, where):
-    """Alone the heads of a long context are split over groups and those of a short one are not; together all are on a GPU, and none on a
-    CPU device, where sequences enough keep the threads busy: the same bits."""
-    runner = tiny(architecture, "q4_1", request.getfixturevalue(where), context_length=1152, max_sequences=3, prefill_chunk=128)
+    """Alone the heads of a long context are split over groups and those of a short one are not; together all are on
+    a GPU, and none on a CPU device, where sequences enough keep the threads busy: the same bits.
+    """
+    runner = tiny(
+        architecture, "q4_1", request.getfixturevalue(where), context_length=1152, max_sequences=3, prefill_chunk=128
+    )
     sequences = [runner.open_sequence() for _ in range(3)]
     for sequence, length in zip(sequences, (1090, 300, 5)):
         runner.step([SequenceWork(sequence, (PROMPT * 30)[:length])])
@@ -174,7 +244,11 @@ def test_decode_bits_do_not_depend_on_who_has_a_long_context(tiny, request, arch
         rows = runner.step([SequenceWork(sequence, [token], 1) for sequence in sequences])
         for row, expected in zip(rows, alone):
             assert_same_bits(row.full(), expected[step])
-    assert {(shape.num_tokens, shape.splits > 1) for shape in runner.executor._plans if shape.decode} == {(1, False), (1, True), (4, where == "discrete_device")}
+    assert {(shape.num_tokens, shape.splits > 1) for shape in runner.executor._plans if shape.decode} == {
+        (1, False),
+        (1, True),
+        (4, where == "discrete_device"),
+    }
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -202,8 +276,10 @@ def test_prefill_beside_decode(tiny, device):
 @pytest.mark.parametrize("chunk", [1, 5, 16, 64])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_chunked_prefill_equals_whole(tiny, device, architecture, chunk):
-    assert_close(follow(tiny(architecture, "q8_0", device, prefill_chunk=chunk, max_sequences=1), PROMPT),
-                 follow(tiny(architecture, "q8_0", device, prefill_chunk=128), PROMPT))
+    assert_close(
+        follow(tiny(architecture, "q8_0", device, prefill_chunk=chunk, max_sequences=1), PROMPT),
+        follow(tiny(architecture, "q8_0", device, prefill_chunk=128), PROMPT),
+    )
 
 
 def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_device):
@@ -214,8 +290,11 @@ def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_d
         for runner, sequence in zip((steady, disturbed), ids):
             runner.step([SequenceWork(sequence, PROMPT[:4], 1)])
         for token in (40, 41, 42):
-            follow(disturbed, PROMPT[:token - 20], outputs=token - 38)
-            runner_rows = [runner.step([SequenceWork(sequence, [token], 1)])[0] for runner, sequence in zip((steady, disturbed), ids)]
+            follow(disturbed, PROMPT[: token - 20], outputs=token - 38)
+            runner_rows = [
+                runner.step([SequenceWork(sequence, [token], 1)])[0]
+                for runner, sequence in zip((steady, disturbed), ids)
+            ]
             np.testing.assert_array_equal(runner_rows[0].ids, runner_rows[1].ids)
             assert runner_rows[0].log_sum_exp == runner_rows[1].log_sum_exp
             assert_same_bits(runner_rows[0].logits, runner_rows[1].logits)
@@ -235,7 +314,9 @@ def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, arch
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_bits_on_a_device_with_memory_of_its_own(tiny, integrated_device, discrete_device, architecture):
-    """Two GPUs with the same kernels; of one the weights go through the upload ring, and results are copied: nothing else changes."""
+    """Two GPUs with the same kernels; of one the weights go through the upload ring, and results are copied: nothing
+    else changes.
+    """
     results = []
     for where in (integrated_device, discrete_device):
         runner = tiny(architecture, "q5_0", where)
@@ -251,7 +332,13 @@ def test_intermediates_agree_with_twins(tiny, device, architecture):
     for runner in runners:
         follow(runner, PROMPT[:8])
     graph = runners[1].executor._graph(StepShape(8, 1), runners[1].pages.table.shape)
-    names = list(dict.fromkeys(node.name for node in graph.nodes if node.op.name in ("embed", "rms_norm", "matmul", "attention", "silu_mul", "gelu_mul")))
+    names = list(
+        dict.fromkeys(
+            node.name
+            for node in graph.nodes
+            if node.op.name in ("embed", "rms_norm", "matmul", "attention", "silu_mul", "gelu_mul")
+        )
+    )
     assert {"embed", "blk.0.attention", "blk.1.ffn_norm", "output_norm"} <= set(names)
     for name in names:
         found, expected = (runner.executor.read(name) for runner in runners)
@@ -294,8 +381,11 @@ def test_truncate_forgets(tiny, request, where):
 
 
 def bookkeeping(runner):
-    return ({key: (sequence.length, list(sequence.pages)) for key, sequence in runner.sequences.items()}, sorted(runner.pages.free_pages),
-            sorted(runner.pages.free_slots))
+    return (
+        {key: (sequence.length, list(sequence.pages)) for key, sequence in runner.sequences.items()},
+        sorted(runner.pages.free_pages),
+        sorted(runner.pages.free_slots),
+    )
 
 
 def test_step_is_all_or_nothing(tiny, device, monkeypatch):
@@ -314,6 +404,7 @@ def test_step_is_all_or_nothing(tiny, device, monkeypatch):
 
     def lost(*_):
         raise DeviceError("the cable was pulled")
+
     for half in ("submit", "wait"):
         with monkeypatch.context() as patched:
             patched.setattr(Program, half, lost)
@@ -345,8 +436,11 @@ def test_pages_are_used_again(tiny, device):
 def test_context_filled_to_the_last_token(tiny, device):
     runner = tiny("llama", "q8_0", device, context_length=PAGE_SIZE, max_sequences=1)
     sequence = runner.open_sequence()
-    runner.step([SequenceWork(sequence, PROMPT[:PAGE_SIZE - 1])])
-    assert_close(logits(runner, sequence, PROMPT[PAGE_SIZE - 1:PAGE_SIZE]), follow(tiny("llama", "q8_0", device), PROMPT[:PAGE_SIZE]))
+    runner.step([SequenceWork(sequence, PROMPT[: PAGE_SIZE - 1])])
+    assert_close(
+        logits(runner, sequence, PROMPT[PAGE_SIZE - 1 : PAGE_SIZE]),
+        follow(tiny("llama", "q8_0", device), PROMPT[:PAGE_SIZE]),
+    )
     with pytest.raises(OutOfMemory):
         runner.step([SequenceWork(sequence, [1], 1)])
 
@@ -360,8 +454,13 @@ def test_cache_that_does_not_fit_is_refused_before_it_is_made(tiny, device):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_as_on_a_gpu(tiny, discrete_device, architecture):
-    """A device taken for a GPU: K in slices, tiles of shared memory, split attention. As the twins, and one order of sums for every step size."""
-    found = [follow(tiny(architecture, "q4_k", discrete_device, kv_type="f32", prefill_chunk=chunk), PROMPT) for chunk in (1, 4, 16, 64)]
+    """A device taken for a GPU: K in slices, tiles of shared memory, split attention. As the twins, and one order of
+    sums for every step size.
+    """
+    found = [
+        follow(tiny(architecture, "q4_k", discrete_device, kv_type="f32", prefill_chunk=chunk), PROMPT)
+        for chunk in (1, 4, 16, 64)
+    ]
     assert_close(found[0], follow(tiny(architecture, "q4_k", None, kv_type="f32"), PROMPT))
     for other in found[1:]:
         assert_same_bits(other, found[0])
@@ -369,7 +468,11 @@ def test_as_on_a_gpu(tiny, discrete_device, architecture):
 
 def test_halves_of_a_step_in_the_wrong_order(tiny, device):
     executor = tiny("llama", "q8_0", device).executor
-    step = StepInputs(*(np.array(values, np.int32) for values in ([3], [0], [0])), np.zeros(executor.table_shape, np.int32), np.array([0], np.int32))
+    step = StepInputs(
+        *(np.array(values, np.int32) for values in ([3], [0], [0])),
+        np.zeros(executor.table_shape, np.int32),
+        np.array([0], np.int32),
+    )
     with pytest.raises(ValueError, match="no step was submitted"):
         executor.wait()
     executor.submit(step)

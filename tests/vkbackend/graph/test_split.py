@@ -28,11 +28,16 @@ PLACES = {  # layers first ... last - 1, and whether on the device; layer 4 is t
 
 def split(file, places, device) -> load.LoadedModel:
     is_tied = "output.weight" not in file.gguf.tensors
-    return load.load_parts(file, [(Span(first, last, NUM_BLOCKS, is_tied), device if on_device else None) for first, last, on_device in places])
+    return load.load_parts(
+        file,
+        [(Span(first, last, NUM_BLOCKS, is_tied), device if on_device else None) for first, last, on_device in places],
+    )
 
 
 def logprobs(model, **arguments) -> np.ndarray:
-    """A long prompt in chunks, of which the first wants no logits, then a prompt beside a sequence that decodes, then both decode."""
+    """A long prompt in chunks, of which the first wants no logits, then a prompt beside a sequence that decodes,
+    then both decode.
+    """
     runner = ModelRunner(model, context_length=256, max_sequences=2, kv_type="f32", num_pages=16, **arguments)
     first, second = runner.open_sequence(), runner.open_sequence()
     rows = runner.step([SequenceWork(first, TOKENS[:140], 3)])
@@ -61,14 +66,22 @@ def test_each_place_holds_its_own_layers_and_no_more(device, tmp_path):
     assert not low.layers.blocks[0].down.stacks[0].parts and high.layers.output.stacks[0]._array is not None
     assert [bool(block.down.stacks[0].parts) for block in middle.layers.blocks] == [False, True, True, True]
     assert not middle.layers.embed.weight.parts and low.layers.blocks[0].down.stacks[0]._array is not None
-    assert middle.layers.blocks[0].attn_norm.weight.buffer is None and middle.layers.blocks[1].attn_norm.weight.buffer is not None
+    assert (
+        middle.layers.blocks[0].attn_norm.weight.buffer is None
+        and middle.layers.blocks[1].attn_norm.weight.buffer is not None
+    )
 
 
 def test_intermediates_are_found_in_their_part(device, tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", num_layers=NUM_BLOCKS)
-    runner = ModelRunner(split(load.read(path), PLACES["cpu-device"], device), context_length=64, num_pages=2, keep=True)
+    runner = ModelRunner(
+        split(load.read(path), PLACES["cpu-device"], device), context_length=64, num_pages=2, keep=True
+    )
     runner.step([SequenceWork(runner.open_sequence(), TOKENS[:5], 1)])
-    assert runner.executor.read("blk.0.attn_norm").shape[0] == 5 and runner.executor.read("blk.3.attn_norm").shape[1] == 256
+    assert (
+        runner.executor.read("blk.0.attn_norm").shape[0] == 5
+        and runner.executor.read("blk.3.attn_norm").shape[1] == 256
+    )
     with pytest.raises(KeyError, match="blk.9"):
         runner.executor.read("blk.9.attn_norm")
 
@@ -78,7 +91,9 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
     """Five layers on the device, as with num_gpu 5: within what one device's own order of sums makes of float32."""
     file = load.read(model_path(name))
     count, is_tied = file.config.num_layers, "output.weight" not in file.gguf.tensors
-    tokens = Tokenizer.from_gguf(file.gguf).encode("The sky over the harbour was the colour of a television, tuned to a dead channel.")
+    tokens = Tokenizer.from_gguf(file.gguf).encode(
+        "The sky over the harbour was the colour of a television, tuned to a dead channel."
+    )
 
     def logprobs(model):
         runner = ModelRunner(model, context_length=64, kv_type="f32")
@@ -92,7 +107,9 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer):
-    """Debian's layer reports every queue that two threads use at once, the newer one hazards; everything goes through the rings for copies."""
+    """Debian's layer reports every queue that two threads use at once, the newer one hazards; everything goes
+    through the rings for copies.
+    """
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=NUM_BLOCKS)
     environment = layer.environment(tmp_path / "layer") | {"VKBACKEND_FORCE_DISCRETE": "1"}
     result = run_on(DEFAULT, Path("run_shared_device.py"), path, environment=environment)
@@ -109,7 +126,7 @@ def test_scores_and_hidden_states_come_from_the_last_part(device, tmp_path):
     def outputs(model):
         runner = ModelRunner(model, context_length=64, max_sequences=2, kv_type="f32", num_pages=2)
         scored = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], targets=TOKENS[1:9])])
-        hidden, = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], hidden=True)])
+        (hidden,) = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], hidden=True)])
         return np.array([row.target_logit - row.log_sum_exp for row in scored]), hidden
 
     scores, hidden = outputs(load.load(path, device))

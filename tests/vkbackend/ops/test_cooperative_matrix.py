@@ -1,4 +1,6 @@
-"""Products on units that multiply small matrices: what is built, and where it is used. Their results: test_ops.py, on drivers that have them."""
+"""Products on units that multiply small matrices: what is built, and where it is used. Their results: test_ops.py,
+on drivers that have them.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ OP_TYPE_FLOAT, OP_CONSTANT, OP_TYPE_MATRIX = 22, 43, 4456
 def instructions(code: bytes):
     words, at = np.frombuffer(code, np.uint32), 5
     while at < len(words):
-        yield words[at] & 0xFFFF, [int(word) for word in words[at + 1:at + (words[at] >> 16)]]
+        yield words[at] & 0xFFFF, [int(word) for word in words[at + 1 : at + (words[at] >> 16)]]
         at += int(words[at] >> 16)
 
 
@@ -35,8 +37,12 @@ def test_matrix_types_are_of_floats_declared_before(size):
 
 
 def fake(device, *sizes, flavor="subgroup", lanes=32, **limits):
-    info = replace(device.info, features=frozenset(["memory_model", *(f"cooperative_matrix_{size}" for size in sizes)]), subgroup_size=32,
-                   limits=replace(device.info.limits, max_workgroup_subgroups=limits.get("subgroups", 16)))
+    info = replace(
+        device.info,
+        features=frozenset(["memory_model", *(f"cooperative_matrix_{size}" for size in sizes)]),
+        subgroup_size=32,
+        limits=replace(device.info.limits, max_workgroup_subgroups=limits.get("subgroups", 16)),
+    )
     return SimpleNamespace(info=info, flavor=flavor, lanes=lanes, supports=info.features.__contains__)
 
 
@@ -44,7 +50,9 @@ def test_the_best_size_that_is_built_is_taken(device):
     assert matmul.matrix_size(fake(device, "16x8x8", "8x8x16", "16x16x16")) == "16x16x16"
     assert matmul.matrix_size(fake(device, "16x8x8")) is None
     assert matmul.matrix_size(fake(device, "8x8x16", flavor="base")) is None
-    assert matmul.matrix_size(fake(device, "8x8x16", lanes=64)) is None, "only the subgroup size that the driver itself takes"
+    assert matmul.matrix_size(fake(device, "8x8x16", lanes=64)) is None, (
+        "only the subgroup size that the driver itself takes"
+    )
     assert matmul.matrix_size(fake(device, "8x8x16", subgroups=2)) is None
 
 
@@ -59,6 +67,7 @@ def test_float16_takes_matrices_wherever_they_are(device, monkeypatch):
     case = next(case for case in matmul.OP.cases if case.attrs.get("precision") == "float16")
     assert matmul.OP.candidates(device, case.make(np.random.default_rng(0)), **case.attrs) == []
     from vkbackend.ops.run import prepare
+
     monkeypatch.setattr(matmul, "matrix_size", lambda device: "16x16x16")
     prepared = prepare(device, matmul.OP, case.make(np.random.default_rng(0)), case.attrs, {})
     assert {dispatch.shader for dispatch in prepared.dispatches} == {"matmul_f32_matrix_16x16x16"}

@@ -18,25 +18,41 @@ from vkbackend.ops.run import prepare, reference, run
 
 @pytest.fixture(scope="module")
 def checked():
-    """driver -> what tests/support/run_check.py found on it. Both drivers run at the same time, each in a process of its own."""
-    running = {driver: start(Path("run_check.py"), environment=driver.environment) for driver in DRIVERS if driver.manifest}
+    """driver -> what tests/support/run_check.py found on it. Both drivers run at the same time, each in a process of
+    its own.
+    """
+    running = {
+        driver: start(Path("run_check.py"), environment=driver.environment) for driver in DRIVERS if driver.manifest
+    }
     return dict(zip(running, finish_all(list(running.values()), 1200)))
 
 
 def test_every_variant_agrees_with_its_twin(driver, checked):
-    failed = [f"{found['op']} {found['case']} {found['kernel']}: {found['worst']:.3g} {found['error']}"
-              for found in checked[driver]["results"] if not found["passed"]]
+    failed = [
+        f"{found['op']} {found['case']} {found['kernel']}: {found['worst']:.3g} {found['error']}"
+        for found in checked[driver]["results"]
+        if not found["passed"]
+    ]
     assert not failed, checked[driver]["device"]
 
 
 def test_no_case_was_left_out(driver, checked):
-    """Each op's whole table ran, matmul with every format and tile of every flavor; but for what the device lacks the feature of."""
+    """Each op's whole table ran, matmul with every format and tile of every flavor; but for what the device lacks
+    the feature of.
+    """
     found = checked[driver]
     seen = {(each["op"], each["case"]) for each in found["results"]}
     missing = set(found["missing"])
-    assert missing <= {name for name in variants() if name.endswith("_float16") or "_matrix_" in name or name == "fma_f16"}, "both drivers have everything else"
+    assert missing <= {
+        name for name in variants() if name.endswith("_float16") or "_matrix_" in name or name == "fma_f16"
+    }, "both drivers have everything else"
     without_float16 = "matmul_f16_tile_float16" in missing
-    assert seen == {(op.name, case.label) for op in OPS.values() for case in op.cases if not (without_float16 and case.label.endswith("float16"))}
+    assert seen == {
+        (op.name, case.label)
+        for op in OPS.values()
+        for case in op.cases
+        if not (without_float16 and case.label.endswith("float16"))
+    }
     kernels = {name.split("/")[0] for each in found["results"] for name in each["kernel"].split(", ")}
     assert set(found["flavors"]) == {"base", "subgroup", "texel"}
     measuring = ("bandwidth_", "fma_", "load_floor_")  # of `bench`; no op uses them
@@ -103,8 +119,11 @@ def test_check_finds_what_was_not_written(device):
 def test_check_finds_a_wrong_twin(device, monkeypatch):
     """A twin off by a millionth of its size passes, by a thousandth it does not."""
     import dataclasses
+
     for factor, expected in ((1 + 1e-6, True), (1 + 1e-3, False)):
-        op = dataclasses.replace(OPS["scale"], reference=lambda a, *, factor, by=factor: elementwise.scale(a, factor=factor) * np.float32(by))
+        op = dataclasses.replace(
+            OPS["scale"], reference=lambda a, *, factor, by=factor: elementwise.scale(a, factor=factor) * np.float32(by)
+        )
         monkeypatch.setitem(OPS, "scale", op)
         assert (failures(device, "scale") == []) == expected
 
@@ -132,15 +151,19 @@ def test_variants_sum_in_the_same_order_or_say_so(device, op):
     """matmul promises the same bits from every tile; the others one variant per device, run twice, the same bits."""
     case = OPS[op].cases[0] if op != "matmul" else OPS[op].cases[1]
     inputs = case.make(np.random.default_rng(2))
-    results = [run(device, op, *inputs, variant=variant, **case.attrs) for variant in OPS[op].variants(device, inputs) * 2]
+    results = [
+        run(device, op, *inputs, variant=variant, **case.attrs) for variant in OPS[op].variants(device, inputs) * 2
+    ]
     for result in results[1:]:
         np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
 
 
 @pytest.mark.parametrize("flavor", ["base", "subgroup", "texel"])
 def test_split_attention_has_the_same_bits_in_every_run(device, monkeypatch, flavor):
-    """Several groups share a head, and whichever is done last puts together what all left: one recording, run again and again, with memory
-    that holds NaN before each run, so that whoever reads too early shows. All counts are zero afterwards."""
+    """Several groups share a head, and whichever is done last puts together what all left: one recording, run again
+    and again, with memory that holds NaN before each run, so that whoever reads too early shows. All counts are zero
+    afterwards.
+    """
     monkeypatch.setattr(device, "flavor", flavor)
     case = next(case for case in OPS["attention"].cases if case.label == "many chunks")
     inputs = case.make(np.random.default_rng(3))
@@ -148,14 +171,14 @@ def test_split_attention_has_the_same_bits_in_every_run(device, monkeypatch, fla
     expected = run(device, "attention", *inputs, **case.attrs)
     for splits in (2, 3, 7):
         prepared = prepare(device, OPS["attention"], inputs, case.attrs, {"splits": splits})
-        dispatch, = prepared.dispatches
+        (dispatch,) = prepared.dispatches
         y, parts, counts = dispatch.writes
         program = Program(device, [dispatch])
         for _ in range(20):
             for buffer in (y, parts):
                 device.upload(buffer, np.full(buffer.num_bytes // 4, np.nan, np.float32))
             program.run()
-            found, = prepared.results(device)
+            (found,) = prepared.results(device)
             np.testing.assert_array_equal(found[1:].view(np.uint32), expected[1:].view(np.uint32))
             assert np.isnan(found[0]).all()
             assert not device.download(counts, np.uint32, (counts.num_bytes // 4,)).any()
@@ -170,7 +193,14 @@ def test_decode_attention_is_split_heads_and_attention(device, monkeypatch, flav
     inputs = case.make(np.random.default_rng(6))
     rotation = {name: case.attrs[name] for name in ("n_rot", "pairing", "eps")}
     q, *caches = run(device, "split_heads", *inputs, **rotation)
-    y = run(device, "attention", q, *caches, *inputs[1:4], **{name: value for name, value in case.attrs.items() if name not in rotation})
+    y = run(
+        device,
+        "attention",
+        q,
+        *caches,
+        *inputs[1:4],
+        **{name: value for name, value in case.attrs.items() if name not in rotation},
+    )
     found, *found_caches = run(device, "decode_attention", *inputs, **case.attrs)
     np.testing.assert_array_equal(found.view(np.uint32), y.view(np.uint32))
     for left, right in zip(found_caches, caches):
@@ -188,9 +218,23 @@ def test_token_bits_do_not_depend_on_their_neighbours(device, monkeypatch, flavo
     inputs = case.make(np.random.default_rng(5))
     x, weight, norm, residual, _ = inputs
     for variant in OPS["matmul"].variants(device, inputs):
-        alone = np.concatenate([run(device, "matmul", x[row:row + 1], weight, norm, residual[row:row + 1], variant={"slices": variant.get("slices")})
-                                for row in range(len(x))])
-        np.testing.assert_array_equal(run(device, "matmul", *inputs, variant=variant).view(np.uint32), alone.view(np.uint32))
+        alone = np.concatenate(
+            [
+                run(
+                    device,
+                    "matmul",
+                    x[row : row + 1],
+                    weight,
+                    norm,
+                    residual[row : row + 1],
+                    variant={"slices": variant.get("slices")},
+                )
+                for row in range(len(x))
+            ]
+        )
+        np.testing.assert_array_equal(
+            run(device, "matmul", *inputs, variant=variant).view(np.uint32), alone.view(np.uint32)
+        )
 
 
 def test_twins_leave_their_inputs_alone():
@@ -214,10 +258,14 @@ void main() { for (uint lane = 0u; lane < LANES; lane++) y[LANE * LANES + lane] 
 
 
 def test_integers_are_broadcast_as_integers(device):
-    """Small ones would be denormal floats, others NaNs. No driver at hand flushes those, so the code is looked at, too: it never
-    reads the bits of an integer as those of a float (OpBitcast, 124)."""
-    values = np.array([0, 1, 2, 1000, 0x7FFFFF, 0x800000, 0x7F800001, 0x7FC00000, 0xFF812345, 0xFFFFFFFF] + list(range(3, 25)), np.uint32)
-    found, = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={0: 32})
+    """Small ones would be denormal floats, others NaNs. No driver at hand flushes those, so the code is looked at,
+    too: it never reads the bits of an integer as those of a float (OpBitcast, 124).
+    """
+    values = np.array(
+        [0, 1, 2, 1000, 0x7FFFFF, 0x800000, 0x7F800001, 0x7FC00000, 0xFF812345, 0xFFFFFFFF] + list(range(3, 25)),
+        np.uint32,
+    )
+    (found,) = run_shader(device, BROADCAST, inputs=[values], outputs=[((32, 32), "uint32")], constants={0: 32})
     np.testing.assert_array_equal(found, np.broadcast_to(values, (32, 32)))
     code = np.frombuffer(compile_glsl(BROADCAST), np.uint32)
     at, used = 5, set()

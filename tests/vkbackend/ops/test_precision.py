@@ -49,7 +49,9 @@ def test_strict_mode_and_short_steps_stay_exact(model, monkeypatch, precision):
 def test_a_device_without_it_says_so(model, monkeypatch, caplog):
     exact = rows(model)
     monkeypatch.setenv("VKBACKEND_PREFILL", "float16")
-    monkeypatch.setattr(type(model.device), "supports", lambda device, feature: feature != "float16" and feature in device.info.features)
+    monkeypatch.setattr(
+        type(model.device), "supports", lambda device, feature: feature != "float16" and feature in device.info.features
+    )
     with caplog.at_level(logging.WARNING):
         assert rows(model).tobytes() == exact.tobytes()
     assert "lacks float16" in caplog.text
@@ -97,4 +99,6 @@ def test_gates_on_devices_with_wide_subgroups(device, monkeypatch, precision):
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((35, 256), np.float32), PackedMatrix.random(rng, "q4_k", 192, 256, gated=True)
     found = run(device, "matmul", x, weight, gate="silu", precision=precision, variant={"tile": SHARED})
-    np.testing.assert_allclose(found, reference("matmul", x, weight, gate="silu", precision=precision), atol=5e-3, rtol=1e-3)
+    np.testing.assert_allclose(
+        found, reference("matmul", x, weight, gate="silu", precision=precision), atol=5e-3, rtol=1e-3
+    )

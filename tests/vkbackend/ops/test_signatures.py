@@ -1,4 +1,6 @@
-"""What ops refuse: wrong shapes and dtypes are a ValueError that names the argument, alike on the device and for the twin."""
+"""What ops refuse: wrong shapes and dtypes are a ValueError that names the argument, alike on the device and for the
+twin.
+"""
 
 import numpy as np
 import pytest
@@ -19,19 +21,39 @@ def i32(*values):
 
 
 def attention(head_dim=16, **changes):
-    given = {"q": f32(1, 4, head_dim), "k_cache": f32(4, 16, 2, head_dim), "v_cache": f32(4, 16, 2, head_dim), "positions": i32(3),
-             "sequences": i32(0), "page_table": i32(0, 1, 2, 3)[None]} | changes
+    given = {
+        "q": f32(1, 4, head_dim),
+        "k_cache": f32(4, 16, 2, head_dim),
+        "v_cache": f32(4, 16, 2, head_dim),
+        "positions": i32(3),
+        "sequences": i32(0),
+        "page_table": i32(0, 1, 2, 3)[None],
+    } | changes
     return "attention", list(given.values()), {"scale": 0.2}
 
 
 def kv_write(width=8, dtype=np.float16):
-    return "kv_write", [f32(2, 1, width), f32(2, 1, width), i32(0, 1), i32(0, 0), i32(1, 0)[None], np.zeros((2, 4, 1, width), dtype),
-                        np.zeros((2, 4, 1, width), dtype)], {}
+    return (
+        "kv_write",
+        [
+            f32(2, 1, width),
+            f32(2, 1, width),
+            i32(0, 1),
+            i32(0, 0),
+            i32(1, 0)[None],
+            np.zeros((2, 4, 1, width), dtype),
+            np.zeros((2, 4, 1, width), dtype),
+        ],
+        {},
+    )
 
 
 def split_heads(heads=4, q_norm=None, k_norm=None, n_rot=8, **attrs):
-    return "split_heads", [f32(1, heads, 8), i32(0), i32(0), i32(0)[None], f32(n_rot), q_norm, k_norm, f32(1, 4, 1, 8), f32(1, 4, 1, 8)], \
-        {"n_rot": n_rot, "pairing": "halves", **attrs}
+    return (
+        "split_heads",
+        [f32(1, heads, 8), i32(0), i32(0), i32(0)[None], f32(n_rot), q_norm, k_norm, f32(1, 4, 1, 8), f32(1, 4, 1, 8)],
+        {"n_rot": n_rot, "pairing": "halves", **attrs},
+    )
 
 
 def decode_attention(**changes):
@@ -45,32 +67,59 @@ PLAIN, GATED = PackedMatrix.random(RNG, "q8_0", 8, 64), PackedMatrix.random(RNG,
 ROPE = [f32(2, 3, 8), i32(0, 1), f32(8)]
 
 REFUSED = {
-    "odd width": (("rms_norm", [f32(3, 577), f32(577)], {"eps": 1e-5}), r"rms_norm: x is float32 \(3, 577\), must be .* with n a multiple of 4"),
+    "odd width": (
+        ("rms_norm", [f32(3, 577), f32(577)], {"eps": 1e-5}),
+        r"rms_norm: x is float32 \(3, 577\), must be .* with n a multiple of 4",
+    ),
     "odd heads": (("rms_norm", [f32(3, 2, 18), f32(18)], {"eps": 1e-5}), "n a multiple of 4"),
-    "weight of another width": (("rms_norm", [f32(3, 576), f32(100)], {"eps": 1e-5}), r"rms_norm: weight is float32 \(100,\), must be float32 \(n,\) where n = 576"),
-    "residual of another shape": (("rms_norm", [f32(3, 2, 8), f32(8), f32(3, 8)], {"eps": 1e-5}), "rms_norm: residual is"),
+    "weight of another width": (
+        ("rms_norm", [f32(3, 576), f32(100)], {"eps": 1e-5}),
+        r"rms_norm: weight is float32 \(100,\), must be float32 \(n,\) where n = 576",
+    ),
+    "residual of another shape": (
+        ("rms_norm", [f32(3, 2, 8), f32(8), f32(3, 8)], {"eps": 1e-5}),
+        "rms_norm: residual is",
+    ),
     "float64": (("rms_norm", [np.ones((3, 576)), f32(576)], {"eps": 1e-5}), "rms_norm: x is float64 .*must be float32"),
     "softmax": (("softmax", [f32(2, 7)], {}), "softmax: x is .* n a multiple of 4"),
     "log_softmax": (("log_softmax", [f32(8)], {}), r"log_softmax: x is float32 \(8,\), must be float32 \(rows, n\)"),
     "add": (("add", [f32(3, 6), f32(3, 6)], {}), "add: a is .* n a multiple of 4"),
-    "add of two shapes": (("add", [f32(3, 8), f32(2, 8)], {}), r"add: b is float32 \(2, 8\), must be float32 \(rows, n\) where rows = 3, n = 8"),
+    "add of two shapes": (
+        ("add", [f32(3, 8), f32(2, 8)], {}),
+        r"add: b is float32 \(2, 8\), must be float32 \(rows, n\) where rows = 3, n = 8",
+    ),
     "scale of a vector": (("scale", [f32(8)], {"factor": 2.0}), r"scale: a is float32 \(8,\)"),
     "a list": (("scale", [[[1.0]]], {"factor": 2.0}), "scale: a is list"),
     "gather_rows": (("gather_rows", [f32(5, 7), i32(1)], {}), "gather_rows: x is .* n a multiple of 4"),
     "int64": (("gather_rows", [f32(5, 8), np.array([1])], {}), "gather_rows: rows is int64 .*must be int32"),
-    "pick_logits": (("pick_logits", [f32(5, 8), i32(1)], {}), r"pick_logits: ids is int32 \(1,\), must be int32 \(M,\) where M = 5"),
+    "pick_logits": (
+        ("pick_logits", [f32(5, 8), i32(1)], {}),
+        r"pick_logits: ids is int32 \(1,\), must be int32 \(M,\) where M = 5",
+    ),
     "head_dim 20": (attention(20), "attention: q is .*head_dim a multiple of 8"),
     "head_dim 12": (attention(12), "head_dim a multiple of 8"),
     "grouping": (attention(q=f32(1, 3, 16)), "heads must be a multiple of kv_heads"),
     "two cache dtypes": (attention(v_cache=np.zeros((4, 16, 2, 16), np.float16)), "must have one dtype"),
     "two cache shapes": (attention(v_cache=f32(4, 8, 2, 16)), "attention: v_cache is"),
-    "float64 cache": (attention(k_cache=np.zeros((4, 16, 2, 16))), "attention: k_cache is float64 .*must be float32 or float16|float16 or float32"),
+    "float64 cache": (
+        attention(k_cache=np.zeros((4, 16, 2, 16))),
+        "attention: k_cache is float64 .*must be float32 or float16|float16 or float32",
+    ),
     "positions": (attention(positions=i32(3, 4)), "attention: positions is .* where T = 1"),
     "odd cache row": (kv_write(5), "with head_dim a multiple of 2"),
     "odd cache row, f32": (kv_write(7, np.float32), "with head_dim a multiple of 2"),
-    "rope beyond the head": (("rope", [f32(2, 3, 4), i32(0, 1), f32(8)], {"n_rot": 8, "pairing": "halves"}), "n_rot must not exceed head_dim"),
-    "rope's turns": (("rope", [f32(2, 3, 8), i32(0, 1), f32(6)], {"n_rot": 8, "pairing": "halves"}), r"rope: turns is float32 \(6,\)"),
-    "rope's pairs": (("rope", [f32(2, 3, 9), i32(0, 1), f32(9)], {"n_rot": 9, "pairing": "halves"}), "n_rot a multiple of 2"),
+    "rope beyond the head": (
+        ("rope", [f32(2, 3, 4), i32(0, 1), f32(8)], {"n_rot": 8, "pairing": "halves"}),
+        "n_rot must not exceed head_dim",
+    ),
+    "rope's turns": (
+        ("rope", [f32(2, 3, 8), i32(0, 1), f32(6)], {"n_rot": 8, "pairing": "halves"}),
+        r"rope: turns is float32 \(6,\)",
+    ),
+    "rope's pairs": (
+        ("rope", [f32(2, 3, 9), i32(0, 1), f32(9)], {"n_rot": 9, "pairing": "halves"}),
+        "n_rot a multiple of 2",
+    ),
     "pairing": (("rope", ROPE, {"n_rot": 8, "pairing": "neox"}), "pairing must be one of adjacent, halves"),
     "no queries": (split_heads(heads=2), r"heads \+ 2 kv_heads"),
     "grouping in decode": (decode_attention(heads=5), "heads must be a multiple of kv_heads"),
@@ -78,10 +127,16 @@ REFUSED = {
     "one norm": (split_heads(q_norm=f32(8)), "both be there, or neither"),
     "partial rotation": (split_heads(n_rot=6), "n_rot a multiple of 4"),
     "embed": (("embed", [np.zeros(2), PLAIN], {}), "embed: tokens is float64"),
-    "matmul's K": (("matmul", [f32(3, 32), PLAIN], {}), r"matmul: weight is packed \(8, 64\), must be PackedMatrix \(N, K\) where .*K = 32"),
+    "matmul's K": (
+        ("matmul", [f32(3, 32), PLAIN], {}),
+        r"matmul: weight is packed \(8, 64\), must be PackedMatrix \(N, K\) where .*K = 32",
+    ),
     "matmul's K of an array": (("matmul", [f32(3, 36), f32(8, 36)], {}), "K a multiple of 32"),
     "float64 weight": (("matmul", [f32(3, 64), np.ones((8, 64))], {}), "matmul: weight is float64 .*must be float32"),
-    "matmul's residual": (("matmul", [f32(3, 64), PLAIN, None, f32(3, 16)], {}), "residual must have the output's columns"),
+    "matmul's residual": (
+        ("matmul", [f32(3, 64), PLAIN, None, f32(3, 16)], {}),
+        "residual must have the output's columns",
+    ),
     "gate without gated": (("matmul", [f32(3, 64), PLAIN], {"gate": "silu"}), "a gate needs a gated weight"),
     "gated without gate": (("matmul", [f32(3, 64), GATED], {}), "a gate needs a gated weight"),
     "unknown gate": (("matmul", [f32(3, 64), GATED], {"gate": "relu"}), "gate must be one of"),
@@ -113,10 +168,20 @@ def test_every_op_refuses_other_dtypes_and_too_many_arguments(name):
 
 def test_what_is_next_to_the_refused_is_right(device):
     """The smallest change that is allowed computes what the twin computes."""
-    for op, inputs, attrs in (("rms_norm", [f32(3, 576) * 3, f32(576)], {"eps": 1e-5}), attention(24), kv_write(6), split_heads(heads=3), decode_attention(),
-                              split_heads(q_norm=f32(8), k_norm=f32(8)), ("gather_rows", [f32(5, 8), i32(1)], {}), ("embed", [i32(1, 2), PLAIN], {})):
+    for op, inputs, attrs in (
+        ("rms_norm", [f32(3, 576) * 3, f32(576)], {"eps": 1e-5}),
+        attention(24),
+        kv_write(6),
+        split_heads(heads=3),
+        decode_attention(),
+        split_heads(q_norm=f32(8), k_norm=f32(8)),
+        ("gather_rows", [f32(5, 8), i32(1)], {}),
+        ("embed", [i32(1, 2), PLAIN], {}),
+    ):
         found, expected = run(device, op, *inputs, **attrs), reference(op, *inputs, **attrs)
-        for one, other in zip(found if isinstance(found, tuple) else (found,), expected if isinstance(expected, tuple) else (expected,)):
+        for one, other in zip(
+            found if isinstance(found, tuple) else (found,), expected if isinstance(expected, tuple) else (expected,)
+        ):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=op)
 
 
@@ -147,7 +212,12 @@ def test_signatures_allow_every_case():
 def test_signature_lines():
     signature = Signature("x (T, ..., n) f32", "tables? (T, ...) f16|i32", "w (n) packed")
     x, tables, w = signature.arguments
-    assert (str(x), tables.kinds, tables.optional, w.kinds) == ("float32 (T, ..., n)", ("float16", "int32"), True, (PACKED,))
+    assert (str(x), tables.kinds, tables.optional, w.kinds) == (
+        "float32 (T, ..., n)",
+        ("float16", "int32"),
+        True,
+        (PACKED,),
+    )
     assert signature.complete("op", [1, None, 2]) == [1, None, 2]
     with pytest.raises(ValueError, match="op: w is missing"):
         signature.complete("op", [1, 2])

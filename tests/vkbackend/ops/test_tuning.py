@@ -1,4 +1,6 @@
-"""Measured choice of kernels: candidates give the same bits, a choice is kept, and what is no good file is no choice."""
+"""Measured choice of kernels: candidates give the same bits, a choice is kept, and what is no good file is no
+choice.
+"""
 
 import json
 import logging
@@ -23,6 +25,7 @@ from vkbackend.ops.run import prepare
 def device(tmp_path, monkeypatch):
     """On the first device that there is, with a cache of its own."""
     import vkbackend
+
     DEFAULT.require()
     monkeypatch.setenv("VKBACKEND_CACHE", str(tmp_path))
     opened = vkbackend.open_device()
@@ -32,7 +35,12 @@ def device(tmp_path, monkeypatch):
 
 def job(device, num_tokens, attrs, rows=512, k=512):
     rng = np.random.default_rng(5)
-    inputs = [rng.standard_normal((num_tokens, k), np.float32), PackedMatrix.random(rng, "q4_1", rows, k, bool(attrs.get("gate"))), None, None]
+    inputs = [
+        rng.standard_normal((num_tokens, k), np.float32),
+        PackedMatrix.random(rng, "q4_1", rows, k, bool(attrs.get("gate"))),
+        None,
+        None,
+    ]
     prepared = prepare(device, OPS["matmul"], inputs, attrs)
     return inputs, prepared
 
@@ -73,9 +81,15 @@ def test_what_is_not_measured_takes_what_was_fastest_for_nearly_the_same(device,
     found = tuning.Tuning(device)
     for num_tokens, fastest in ((128, -1), (9, 0)):
         inputs, prepared = job(device, num_tokens, {})
-        monkeypatch.setattr(tuning, "_least_seconds", lambda programs: [1.0 - 0.1 * (at == fastest % len(programs)) for at in range(len(programs))])
+        monkeypatch.setattr(
+            tuning,
+            "_least_seconds",
+            lambda programs: [1.0 - 0.1 * (at == fastest % len(programs)) for at in range(len(programs))],
+        )
         found.fastest(OPS["matmul"], prepared.inputs, prepared.outputs, {})
-    measured = {num_tokens: found.fastest(OPS["matmul"], *of(job(device, num_tokens, {})), {}) for num_tokens in (128, 9)}
+    measured = {
+        num_tokens: found.fastest(OPS["matmul"], *of(job(device, num_tokens, {})), {}) for num_tokens in (128, 9)
+    }
     assert measured[128] != measured[9]
     for num_tokens, like in ((96, 128), (16, 9)):
         inputs, outputs = of(job(device, num_tokens, {}))
@@ -117,7 +131,7 @@ def test_a_damaged_file_is_measured_anew(device, text):
 def test_what_is_no_candidate_is_not_taken(device):
     fastest(device)
     path = tuning.Tuning(device).path
-    (shaders, jobs), = json.loads(path.read_text()).items()
+    ((shaders, jobs),) = json.loads(path.read_text()).items()
     path.write_text(json.dumps({shaders: {name: {"tile": [99, 7]} for name in jobs}}))
     assert fastest(device)["tile"] != (99, 7)
 
@@ -126,7 +140,9 @@ def test_the_first_run_of_a_step_measures_nothing(device, tmp_path, monkeypatch)
     """Whoever waits for a first token does not wait for a measurement; the second run measures, and says the same."""
     measured = []
     least_seconds = tuning._least_seconds
-    monkeypatch.setattr(tuning, "_least_seconds", lambda programs: (measured.append(len(programs)), least_seconds(programs))[1])
+    monkeypatch.setattr(
+        tuning, "_least_seconds", lambda programs: (measured.append(len(programs)), least_seconds(programs))[1]
+    )
     monkeypatch.setattr(tuning, "LEAST_FLOPS", 0)
     runner = ModelRunner(load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q4_k"), device), context_length=64)
     logits = []
@@ -152,6 +168,7 @@ def test_a_choice_that_cannot_be_kept_is_still_taken(device, tmp_path, caplog):
 
 def test_large_jobs_are_measured_in_fewer_rounds(monkeypatch):
     """Each candidate still runs twice: once to make its kernel, once to be measured."""
+
     class Slow:
         num_runs = 0
 
@@ -168,14 +185,24 @@ def test_large_jobs_are_measured_in_fewer_rounds(monkeypatch):
     assert [program.num_runs for program in programs] == [2 + tuning.ROUNDS + 1] * 2
 
 
-@pytest.mark.parametrize("change", [lambda key: key.replace("x", "y"), lambda key: key.replace(" ", "_"), lambda key: "9" * 5000 + "x1", lambda key: ""])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key: key.replace("x", "y"),
+        lambda key: key.replace(" ", "_"),
+        lambda key: "9" * 5000 + "x1",
+        lambda key: "",
+    ],
+)
 def test_a_damaged_name_of_a_job_is_passed_over(device, change):
     tuned = tuning.Tuning(device)
     _, prepared = job(device, 1, {})
     arguments = OPS["matmul"], prepared.inputs, {}
     name = tuned._job(*arguments)
     tuned.path.parent.mkdir(exist_ok=True)
-    tuned.path.write_text(json.dumps({tuned._of_shaders: {change(name): {"tile": [1]}, "other": 7, name + " more": None}}))
+    tuned.path.write_text(
+        json.dumps({tuned._of_shaders: {change(name): {"tile": [1]}, "other": 7, name + " more": None}})
+    )
     assert tuning.Tuning(device).likely(*arguments) == {}
 
 

@@ -13,7 +13,12 @@ from vkbackend.placement.layout import Needs, Wishes
 def test_layouts_as_recorded():
     def got_and_wanted(vector):
         gpus = [gpu(entry) for entry in vector["devices"]]
-        needs = Needs(tuple(vector["layer_weights"]), {each.key: each.graph for each in gpus}, vector["input_weights"], vector["cpu_graph"])
+        needs = Needs(
+            tuple(vector["layer_weights"]),
+            {each.key: each.graph for each in gpus},
+            vector["input_weights"],
+            vector["cpu_graph"],
+        )
 
         def found():
             made = layout.create_layout(gpus, needs, wishes(vector), vector["backoff"])
@@ -27,7 +32,9 @@ def test_layouts_as_recorded():
 
 @pytest.mark.parametrize("wanted", [1, 5, 7])
 def test_a_number_of_layers_that_cannot_fit_is_found_and_not_looked_for_without_end(wanted):
-    """With 1000 times the memory as the upper bound, neighbouring float32 numbers lie further apart than the search would go."""
+    """With 1000 times the memory as the upper bound, neighbouring float32 numbers lie further apart than the search
+    would go.
+    """
     gpus = [Gpu("0", free=500 * MIB), Gpu("1", free=480 * MIB)]
     needs = Needs((3000 * MIB,) * 8, {each.key: 0 for each in gpus})
     found = layout.create_layout(gpus, needs, Wishes(num_gpu=wanted, host_free=1 << 40))

@@ -12,8 +12,13 @@ from vkbackend.placement.needs import Sizes, estimated_cache
 
 def test_caches_as_recorded():
     def got_and_wanted(vector):
-        return estimated_cache(vector["gguf"], num_ctx=vector["num_ctx"], num_parallel=vector["num_parallel"], num_batch=vector["num_batch"],
-                               kind=vector["kv_cache_type"]), vector["kv_per_layer"]
+        return estimated_cache(
+            vector["gguf"],
+            num_ctx=vector["num_ctx"],
+            num_parallel=vector["num_parallel"],
+            num_batch=vector["num_batch"],
+            kind=vector["kv_cache_type"],
+        ), vector["kv_per_layer"]
 
     recorded.check(recorded.load("ggml_types", "kv_cache_estimate"), got_and_wanted)
 
@@ -32,13 +37,20 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     assert sizes.needs((whole,), [key]).graphs[key] > sizes.needs((last,), [key]).graphs[key] - sizes.is_tied
     none = sizes.needs((), [key])
     assert none.input_weights == (0 if sizes.is_tied else sizes.embedding) and none.graphs == {key: 0}
-    assert sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0
+    assert (
+        sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0
+    )
 
 
 def test_vision_tensors_are_not_counted(device, tmp_path):
     """Neither before the load, nor in parts, nor by what is loaded."""
-    plain, seeing = (load.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors)) for name, tensors in (
-        ("plain.gguf", {}), ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)})))
+    plain, seeing = (
+        load.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors))
+        for name, tensors in (
+            ("plain.gguf", {}),
+            ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)}),
+        )
+    )
     options = {"cache_tokens": 512, "cache_bytes": 2, "max_tokens": 128, "max_outputs": 32}
     assert seeing.num_bytes == plain.num_bytes
     assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)

@@ -34,7 +34,9 @@ def test_num_parallel_says_how_many_run_together(tmp_path, monkeypatch, text, ex
 
     for index in range(5):
         prompt = result.tokenizer.encode(f"{index} and the")
-        result.engine.submit(GenerationRequest(prompt, SamplingOptions(seed=index, logit_bias={2: -1000.0}), num_predict=20), listener)
+        result.engine.submit(
+            GenerationRequest(prompt, SamplingOptions(seed=index, logit_bias={2: -1000.0}), num_predict=20), listener
+        )
     for _ in range(5):
         assert ended.acquire(timeout=60)
     assert max(widths) == expected

@@ -16,7 +16,24 @@ from vkbackend.tokenizer import Tokenizer, long_texts
 from vkbackend.tokenizer.bpe import ByteLevelBPE
 from vkbackend.tokenizer.pretokenizers import ROWS, Pretokenizer
 
-WORDS = ["the", "fox", "ran", "狐狸", "123", "it's", "\n\n", "\t", "", "", "...", "<end_of_turn>", "a)", "Ünïcode", "x\u3000y", "\n  \n"]
+WORDS = [
+    "the",
+    "fox",
+    "ran",
+    "狐狸",
+    "123",
+    "it's",
+    "\n\n",
+    "\t",
+    "",
+    "",
+    "...",
+    "<end_of_turn>",
+    "a)",
+    "Ünïcode",
+    "x\u3000y",
+    "\n  \n",
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +58,7 @@ def test_parts_have_the_tokens_of_the_whole(tokenizer, short_parts):
         assert len(long_texts.parts(text, tokenizer._kind.PLACE_TO_CUT, [])) > 3
         assert tokenizer.encode(text) == whole
         for most, keep in ((20, 0), (20, 5), (20, 19), (50, 7)):
-            assert tokenizer.encode_ends(text, most, keep) == whole[:keep] + whole[len(whole) - (most - keep):]
+            assert tokenizer.encode_ends(text, most, keep) == whole[:keep] + whole[len(whole) - (most - keep) :]
         assert tokenizer.encode_ends(text, len(whole), 3) == whole
 
 
@@ -52,10 +69,14 @@ def test_no_word_reaches_across_a_place_to_cut(row):
         text = text_of(random.Random(seed), 40)
         whole = pretokenizer.split(text)
         for place in regex.finditer(ByteLevelBPE.PLACE_TO_CUT.pattern, text):
-            assert pretokenizer.split(text[:place.start()]) + pretokenizer.split(text[place.start():]) == whole
+            assert pretokenizer.split(text[: place.start()]) + pretokenizer.split(text[place.start() :]) == whole
 
 
-@pytest.mark.parametrize("text", ["a" * 10**7, " " * 10**7, "ab " * 3 * 10**6, "<end_of_turn>" * 10**6], ids=["word", "blanks", "words", "special"])
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 10**7, " " * 10**7, "ab " * 3 * 10**6, "<end_of_turn>" * 10**6],
+    ids=["word", "blanks", "words", "special"],
+)
 def test_a_text_that_cannot_fit_takes_little_time_and_memory(tokenizer, text):
     tracemalloc.start()
     started = time.process_time()
@@ -83,7 +104,10 @@ class Lines:
 def test_a_long_conversation_is_cut_where_it_was_in_few_runs():
     rng = random.Random(1)
     for _ in range(50):
-        messages = [Message(role=rng.choice(["system", "user", "assistant"]), content="w " * rng.randrange(9)) for _ in range(rng.randrange(1, 40))]
+        messages = [
+            Message(role=rng.choice(["system", "user", "assistant"]), content="w " * rng.randrange(9))
+            for _ in range(rng.randrange(1, 40))
+        ]
         limit = prompt.ContextLimit(rng.randrange(2, 120), lambda text: len(text.split()))
         template = Lines()
         found = prompt.chat_prompt(template, messages, limit).text
@@ -92,6 +116,7 @@ def test_a_long_conversation_is_cut_where_it_was_in_few_runs():
 
 def one_by_one(messages, limit):
     """Ollama's way: back message by message."""
+
     def render(kept):
         return "\n".join(f"{message.role}: {message.content}" for message in kept)
 

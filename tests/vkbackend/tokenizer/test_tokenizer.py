@@ -25,12 +25,17 @@ from vkbackend.tokenizer.texts import Texts
 from vkbackend.tokenizer.vocabulary import TokenType
 
 SMOLLM2, GEMMA3 = "smollm2", "gemma3"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = (TokenType[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "BYTE"))
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = (
+    TokenType[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "BYTE")
+)
 
 
 # Recorded ids.
 
-@pytest.mark.parametrize("name", ["llama-bpe", "gpt-2", "llama-spm", "phi-3", "qwen2", "falcon", "starcoder", "deepseek-coder", "bert-bge"])
+
+@pytest.mark.parametrize(
+    "name", ["llama-bpe", "gpt-2", "llama-spm", "phi-3", "qwen2", "falcon", "starcoder", "deepseek-coder", "bert-bge"]
+)
 def test_recorded_ids(name):
     path = shared("data/vocab") / f"ggml-vocab-{name}.gguf"
     tokenizer = Tokenizer.from_gguf(GGUFFile.open(path))
@@ -47,20 +52,32 @@ def test_recorded_ids(name):
 def special_texts(tokenizer) -> list[str]:
     vocabulary = tokenizer._vocabulary
     # llama.cpp of 2026 holds "</s>" for a control token in every vocabulary; the one inside of Ollama 0.12.11 did not.
-    return [text for text, kind in zip(vocabulary.tokens, vocabulary.types) if kind in (UNKNOWN, CONTROL, USER_DEFINED) and text != "</s>"]
+    return [
+        text
+        for text, kind in zip(vocabulary.tokens, vocabulary.types)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED) and text != "</s>"
+    ]
 
 
 def compare_with_llama_cpp(paths: list[Path], count: int, seed: int):
     tokenizers = {str(path): Tokenizer.from_gguf(GGUFFile.open(path)) for path in paths}
-    requests = {path: [{"content": text, "add_special": index % 2 == 0, "parse_special": index % 3 > 0}
-                       for index, text in enumerate(varied_texts(count, seed, special_texts(tokenizer)))] for path, tokenizer in tokenizers.items()}
+    requests = {
+        path: [
+            {"content": text, "add_special": index % 2 == 0, "parse_special": index % 3 > 0}
+            for index, text in enumerate(varied_texts(count, seed, special_texts(tokenizer)))
+        ]
+        for path, tokenizer in tokenizers.items()
+    }
     replies = llama_cpp(requests)
     for path, tokenizer in tokenizers.items():
         assert len(replies[path]) == count
         for request, reply in zip(requests[path], replies[path]):
             ids = tokenizer.encode(request["content"], request["add_special"], request["parse_special"])
             assert ids == [token_id for token_id, _ in reply], (path, request)
-            assert [tokenizer.token_bytes(token_id).hex() for token_id in ids] == [piece for _, piece in reply], (path, request)
+            assert [tokenizer.token_bytes(token_id).hex() for token_id in ids] == [piece for _, piece in reply], (
+                path,
+                request,
+            )
 
 
 @pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
@@ -71,8 +88,15 @@ def test_like_llama_cpp(name):
 def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
     """A llama of one layer with zero weights: all that llama.cpp wants in order to tokenize."""
     size, writer = 32, gguf.GGUFWriter(path, "llama")
-    for add, value in ((writer.add_context_length, 64), (writer.add_embedding_length, size), (writer.add_block_count, 1), (writer.add_head_count, 1),
-                       (writer.add_feed_forward_length, size), (writer.add_rope_dimension_count, size), (writer.add_layer_norm_rms_eps, 1e-5)):
+    for add, value in (
+        (writer.add_context_length, 64),
+        (writer.add_embedding_length, size),
+        (writer.add_block_count, 1),
+        (writer.add_head_count, 1),
+        (writer.add_feed_forward_length, size),
+        (writer.add_rope_dimension_count, size),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+    ):
         add(value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -81,8 +105,16 @@ def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
     writer.add_token_merges(merges)
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
-    shapes = {"token_embd": (len(tokens), size), "output_norm": (size,), "blk.0.attn_norm": (size,), "blk.0.ffn_norm": (size,)}
-    shapes |= {f"blk.0.{name}": (size, size) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}
+    shapes = {
+        "token_embd": (len(tokens), size),
+        "output_norm": (size,),
+        "blk.0.attn_norm": (size,),
+        "blk.0.ffn_norm": (size,),
+    }
+    shapes |= {
+        f"blk.0.{name}": (size, size)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    }
     for name, shape in shapes.items():
         writer.add_tensor(name + ".weight", np.zeros(shape, np.float32))
     writer.write_header_to_file()
@@ -98,13 +130,18 @@ def test_every_pretokenizer_like_llama_cpp(tmp_path):
     tokens = list(dict.fromkeys(tokens))
     names = [row.names.split()[0] for row in ROWS]
     assert len(names) >= 18
-    compare_with_llama_cpp([write_model(tmp_path / f"{name}.gguf", name, tokens, merges) for name in names], count=250, seed=7)
+    compare_with_llama_cpp(
+        [write_model(tmp_path / f"{name}.gguf", name, tokens, merges) for name in names], count=250, seed=7
+    )
 
 
 # Rules, on a few tokens.
 
+
 def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, merges=None, **keys) -> Tokenizer:
-    """tokens: text -> type, in the order of their ids; keys: further tokenizer.ggml.<key> (or general.name as `name`)."""
+    """tokens: text -> type, in the order of their ids; keys: further tokenizer.ggml.<key> (or general.name as
+    `name`).
+    """
     writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
     if name := keys.pop("name", None):
         writer.add_name(name)
@@ -116,7 +153,9 @@ def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, mer
     if merges is not None:
         writer.add_token_merges(merges)
     for key, value in keys.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}[type(value)]
+        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}[
+            type(value)
+        ]
         add(f"tokenizer.ggml.{key}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -125,7 +164,17 @@ def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, mer
 
 
 BYTES = {f"<0x{byte:02X}>": BYTE for byte in range(256)}
-SPM = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL, **BYTES, SPACE: NORMAL, "a": NORMAL, "b": NORMAL, "ab": NORMAL, SPACE + "a": NORMAL}
+SPM = {
+    "<unk>": UNKNOWN,
+    "<s>": CONTROL,
+    "</s>": CONTROL,
+    **BYTES,
+    SPACE: NORMAL,
+    "a": NORMAL,
+    "b": NORMAL,
+    "ab": NORMAL,
+    SPACE + "a": NORMAL,
+}
 SPM_IDS = {text: token_id for token_id, text in enumerate(SPM)}
 NO_MERGES = ["z z"]  # of no token; an empty list is not written
 LETTERS = {"a": NORMAL, "b": NORMAL, "c": NORMAL, "Ġ": NORMAL}
@@ -148,7 +197,11 @@ def test_sentencepiece_bos_and_space_prefix(tmp_path):
     ids, tokenizer = SPM_IDS, spm(tmp_path)
     assert (tokenizer.adds_bos, tokenizer.bos_id, tokenizer.eos_ids) == (True, 1, {2})
     assert tokenizer.encode("a") == [1, ids[SPACE + "a"]]
-    assert tokenizer.encode("a</s>a", add_special=False) == [ids[SPACE + "a"], 2, ids[SPACE + "a"]]  # again after a special token
+    assert tokenizer.encode("a</s>a", add_special=False) == [
+        ids[SPACE + "a"],
+        2,
+        ids[SPACE + "a"],
+    ]  # again after a special token
     assert tokenizer.encode("") == [1] and tokenizer.encode("", add_special=False) == []
     assert spm(tmp_path, add_space_prefix=False).encode("a", add_special=False) == [ids["a"]]
     assert spm(tmp_path, add_bos_token=False, add_eos_token=True).encode("a") == [ids[SPACE + "a"], 2]
@@ -158,7 +211,11 @@ def test_byte_fallback_and_its_bytes(tmp_path):
     tokenizer = spm(tmp_path, add_space_prefix=False)
     ids = tokenizer.encode("é🦙", add_special=False)
     assert ids == [SPM_IDS[f"<0x{byte:02X}>"] for byte in "é🦙".encode()]
-    assert tokenizer.token_bytes(ids[0]) == b"\xc3" and tokenizer.decode(ids) == "é🦙".encode() and tokenizer.decode(ids[:3]) == b"\xc3\xa9\xf0"
+    assert (
+        tokenizer.token_bytes(ids[0]) == b"\xc3"
+        and tokenizer.decode(ids) == "é🦙".encode()
+        and tokenizer.decode(ids[:3]) == b"\xc3\xa9\xf0"
+    )
 
 
 def test_without_byte_tokens_the_unknown_token(tmp_path):
@@ -172,9 +229,18 @@ def test_token_bytes_by_type(tmp_path):
     tokenizer = spm(tmp_path, extra=extra)
     ids = {**SPM_IDS, **{text: len(SPM) + index for index, text in enumerate(extra)}}
     assert tokenizer.vocab_size == len(ids)
-    assert tokenizer.token_bytes(ids[SPACE + "a"]) == b" a" and tokenizer.token_bytes(ids["<|im_start|>"]) == b"<|im_start|>"
+    assert (
+        tokenizer.token_bytes(ids[SPACE + "a"]) == b" a"
+        and tokenizer.token_bytes(ids["<|im_start|>"]) == b"<|im_start|>"
+    )
     assert tokenizer.token_bytes(ids["x▁y"]) == "x▁y".encode() and tokenizer.token_bytes(ids["unused"]) == b""
-    assert [tokenizer.is_control(ids[text]) for text in ("<s>", "<|im_start|>", "a", "x▁y", "<0x00>")] == [True, True, False, False, False]
+    assert [tokenizer.is_control(ids[text]) for text in ("<s>", "<|im_start|>", "a", "x▁y", "<0x00>")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     for token_id in (-1, tokenizer.vocab_size):
         with pytest.raises(TokenizerError, match=f"token {token_id} .*{tokenizer.vocab_size} tokens"):
             tokenizer.token_bytes(token_id)
@@ -214,11 +280,16 @@ def test_a_whole_word_may_pass_over_the_merges(tmp_path):
 def test_merge_pairs_like_the_plain_way():
     def plainly(symbols, ranks):
         while True:
-            found = [(ranks[left + "+" + right], index) for index, (left, right) in enumerate(zip(symbols, symbols[1:])) if left + "+" + right in ranks]
+            found = [
+                (ranks[left + "+" + right], index)
+                for index, (left, right) in enumerate(zip(symbols, symbols[1:]))
+                if left + "+" + right in ranks
+            ]
             if not found:
                 return symbols
             index = min(found)[1]
-            symbols = symbols[:index] + [symbols[index] + symbols[index + 1]] + symbols[index + 2:]
+            symbols = symbols[:index] + [symbols[index] + symbols[index + 1]] + symbols[index + 2 :]
+
     draw = random.Random(1)
     for _ in range(300):
         pieces = ["a", "b", "c"]
@@ -233,21 +304,27 @@ def test_merge_pairs_like_the_plain_way():
 
 def test_texts_find_the_first_that_is_equal():
     draw = random.Random(2)
-    pieces = ["".join(draw.choices("ab▁é👩", k=draw.randint(0, 6))).encode() for _ in range(3000)] + [b"\xff", b"\xc3", b"x\xe2\x96"]
+    pieces = ["".join(draw.choices("ab▁é👩", k=draw.randint(0, 6))).encode() for _ in range(3000)] + [
+        b"\xff",
+        b"\xc3",
+        b"x\xe2\x96",
+    ]
     texts, expected = Texts(pieces), [piece.decode("utf-8", "replace") for piece in pieces]
     numbers = dict(zip(reversed(expected), range(len(expected) - 1, -1, -1)))
     assert len(texts) == len(expected) and list(texts) == expected == [texts[number] for number in range(len(texts))]
     assert len(numbers) < len(expected)  # some stand twice
     for text in [*numbers, "ab" * 9, "c", "\ud800", "e\u0301"]:
-        assert texts.find(text) == texts._find(text) == numbers.get(text) and (text in texts) == (text in numbers), repr(text)
+        assert texts.find(text) == texts._find(text) == numbers.get(text) and (text in texts) == (text in numbers), (
+            repr(text)
+        )
     assert Texts([]).find("a") is None and len(Texts([])) == 0
 
 
 def test_special_tokens_in_a_text(tmp_path):
     tokens = {**LETTERS, "<x>": CONTROL, "<x>a": CONTROL, "bb": USER_DEFINED, "<": NORMAL, "x": NORMAL, ">": NORMAL}
     tokenizer = tokenizer_of(tmp_path, "gpt2", tokens, merges=NO_MERGES, pre="gpt-2")
-    assert tokenizer.encode("<x>b<x>ac") == [4, 1, 5, 2]                                       # the longer one wins
-    assert tokenizer.encode("<x>bb", parse_special=False) == [7, 8, 9, 6]                       # user-defined ones are always found
+    assert tokenizer.encode("<x>b<x>ac") == [4, 1, 5, 2]  # the longer one wins
+    assert tokenizer.encode("<x>bb", parse_special=False) == [7, 8, 9, 6]  # user-defined ones are always found
     assert tokenizer.encode("bbb<x><x><x>") == [6, 1, 4, 4, 4]
     assert tokenizer.encode("<x") == [7, 8]
 
@@ -266,23 +343,28 @@ def test_lone_surrogates_are_replaced(tmp_path):
     assert tokenizer.encode("a\ud800b") == tokenizer.encode("a\ufffdb")
 
 
-@pytest.mark.parametrize("extra, keys, expected", [
-    ({}, {"eos_token_id": 3}, {3}),
-    ({}, {"eos_token_id": 3, "eot_token_id": 1, "eom_token_id": 2}, {1, 2, 3}),
-    ({}, {"eos_token_ids": [1, 2]}, {1, 2}),
-    ({}, {"eos_token_id": 99}, set()),
-    ({"<|im_end|>": CONTROL, "<|endoftext|>": CONTROL, "<|eom_id|>": NORMAL}, {}, {4, 5, 6}),
-    ({"<reponame>": CONTROL, "<|fim_prefix|>": CONTROL, "<|file_sep|>": CONTROL}, {}, {4, 6}),
-    ({"<|end|>": CONTROL, "<|return|>": CONTROL, "<|call|>": CONTROL}, {}, {5, 6}),
-    ({"<|end|>": CONTROL, "<|return|>": CONTROL}, {}, {4, 5}),
-])
+@pytest.mark.parametrize(
+    "extra, keys, expected",
+    [
+        ({}, {"eos_token_id": 3}, {3}),
+        ({}, {"eos_token_id": 3, "eot_token_id": 1, "eom_token_id": 2}, {1, 2, 3}),
+        ({}, {"eos_token_ids": [1, 2]}, {1, 2}),
+        ({}, {"eos_token_id": 99}, set()),
+        ({"<|im_end|>": CONTROL, "<|endoftext|>": CONTROL, "<|eom_id|>": NORMAL}, {}, {4, 5, 6}),
+        ({"<reponame>": CONTROL, "<|fim_prefix|>": CONTROL, "<|file_sep|>": CONTROL}, {}, {4, 6}),
+        ({"<|end|>": CONTROL, "<|return|>": CONTROL, "<|call|>": CONTROL}, {}, {5, 6}),
+        ({"<|end|>": CONTROL, "<|return|>": CONTROL}, {}, {4, 5}),
+    ],
+)
 def test_tokens_that_end_a_generation(tmp_path, extra, keys, expected):
     tokenizer = tokenizer_of(tmp_path, "gpt2", {**LETTERS, **extra}, merges=NO_MERGES, pre="gpt-2", **keys)
     assert tokenizer.eos_ids == expected
 
 
 def test_end_marks_of_a_wrong_type_become_control_tokens(tmp_path):
-    tokenizer = tokenizer_of(tmp_path, "gpt2", {**LETTERS, "<|im_end|>": NORMAL, "<|channel|>": CONTROL}, merges=NO_MERGES, pre="gpt-2")
+    tokenizer = tokenizer_of(
+        tmp_path, "gpt2", {**LETTERS, "<|im_end|>": NORMAL, "<|channel|>": CONTROL}, merges=NO_MERGES, pre="gpt-2"
+    )
     assert tokenizer.is_control(4) and not tokenizer.is_control(5)
     assert tokenizer.encode("a<|im_end|>") == [0, 4] and tokenizer.encode("a<|channel|>", parse_special=False) == [0, 5]
 
@@ -314,13 +396,24 @@ def test_errors_name_what_is_wrong(tmp_path):
 
 
 def test_wordpiece(tmp_path):
-    tokens = {"[PAD]": CONTROL, "[UNK]": CONTROL, "[CLS]": CONTROL, "[SEP]": CONTROL, "▁un": NORMAL, "able": NORMAL, "▁,": NORMAL, "▁語": NORMAL, "▁a": NORMAL}
+    tokens = {
+        "[PAD]": CONTROL,
+        "[UNK]": CONTROL,
+        "[CLS]": CONTROL,
+        "[SEP]": CONTROL,
+        "▁un": NORMAL,
+        "able": NORMAL,
+        "▁,": NORMAL,
+        "▁語": NORMAL,
+        "▁a": NORMAL,
+    }
     tokenizer = tokenizer_of(tmp_path, "bert", tokens, cls_token_id=2, seperator_token_id=3, unknown_token_id=1)
     assert tokenizer.encode("Únable, 語a\tzzz") == [2, 4, 5, 6, 7, 8, 1, 3]
     assert tokenizer.decode([4, 5, 6]) == b" unable ,"
 
 
 # Memory and speed.
+
 
 @pytest.mark.parametrize("name, limit", [(SMOLLM2, 6), (GEMMA3, 16)])
 def test_takes_little_memory(name, limit, record_figure):
@@ -356,7 +449,11 @@ def test_loads_fast(name, limit):
 @pytest.mark.parametrize("kind", ["letters", "one letter", "ideographs", "spaces", "emoji"])
 def test_100_000_characters_without_a_word_boundary(name, kind):
     tokenizer, draw = Tokenizer.from_gguf(GGUFFile.open(model_path(name))), random.Random(5)
-    text = {"letters": "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=100_000)), "one letter": "a" * 100_000,
-            "ideographs": "".join(chr(draw.randint(0x4E00, 0x9FA5)) for _ in range(100_000)), "spaces": " " * 100_000,
-            "emoji": "👩‍👩‍👧‍👦" * 14_286}[kind]
+    text = {
+        "letters": "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=100_000)),
+        "one letter": "a" * 100_000,
+        "ideographs": "".join(chr(draw.randint(0x4E00, 0x9FA5)) for _ in range(100_000)),
+        "spaces": " " * 100_000,
+        "emoji": "👩‍👩‍👧‍👦" * 14_286,
+    }[kind]
     assert fastest(lambda: tokenizer.encode(text)) < 2

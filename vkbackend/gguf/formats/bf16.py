@@ -16,5 +16,6 @@ def encode(values):
     return np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint16)[:, 1::2]).view(np.uint8)
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.BF16, split_plain, unpack,
-                     quant_words=16, scale_words=0, record=BLOCK, encode=encode)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.BF16, split_plain, unpack, quant_words=16, scale_words=0, record=BLOCK, encode=encode
+)

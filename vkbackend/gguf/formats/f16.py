@@ -15,5 +15,6 @@ def encode(values):
     return values.astype(np.float16).view(np.uint8)
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.F16, split_plain, unpack,
-                     quant_words=16, scale_words=0, record=BLOCK, encode=encode)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.F16, split_plain, unpack, quant_words=16, scale_words=0, record=BLOCK, encode=encode
+)

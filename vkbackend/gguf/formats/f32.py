@@ -15,5 +15,6 @@ def encode(values):
     return np.ascontiguousarray(values).view(np.uint8)
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.F32, split_plain, unpack,
-                     quant_words=32, scale_words=0, record=BLOCK, encode=encode)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.F32, split_plain, unpack, quant_words=32, scale_words=0, record=BLOCK, encode=encode
+)

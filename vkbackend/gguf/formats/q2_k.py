@@ -8,7 +8,9 @@ from ..quant_format import QuantFormat
 
 
 def split(blocks):
-    return words(bit_pairs_by_block(blocks[..., 16:80])), np.concatenate([words(blocks[..., 80:84]), words(blocks[..., :16])], axis=-1)
+    return words(bit_pairs_by_block(blocks[..., 16:80])), np.concatenate(
+        [words(blocks[..., 80:84]), words(blocks[..., :16])], axis=-1
+    )
 
 
 def unpack(blocks):
@@ -16,5 +18,13 @@ def unpack(blocks):
     return bit_pairs(blocks, 16).reshape(-1, 256), d[:, :1] * (scales & 15), -(d[:, 1:] * (scales >> 4))
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q2_K, split, unpack,
-                     quant_words=2, scale_words=5, record=256, half_positions=(80, 82), largest_code=20)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q2_K,
+    split,
+    unpack,
+    quant_words=2,
+    scale_words=5,
+    record=256,
+    half_positions=(80, 82),
+    largest_code=20,
+)

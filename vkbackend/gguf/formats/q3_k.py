@@ -17,10 +17,14 @@ def q3_k_scales(packed: np.ndarray) -> np.ndarray:
 
 def split(blocks):
     # The third bit of element 4j + c of block i is bit i of byte 4j + c; it goes to bit 8c + j of the block's word.
-    third = np.unpackbits(np.ascontiguousarray(blocks[..., :32]).reshape(*blocks.shape[:2], 8, 4, 1), axis=-1, bitorder="little")  # (..., j, c, i)
+    third = np.unpackbits(
+        np.ascontiguousarray(blocks[..., :32]).reshape(*blocks.shape[:2], 8, 4, 1), axis=-1, bitorder="little"
+    )  # (..., j, c, i)
     third = words(np.packbits(third.transpose(0, 1, 4, 3, 2), axis=-1, bitorder="little")[..., 0])[..., 0]
     scales = words(q3_k_scales(blocks[..., 96:108]).view(np.uint8))
-    return words(bit_pairs_by_block(blocks[..., 32:96])), np.concatenate([half(blocks, 108)[..., None], scales, third], axis=-1)
+    return words(bit_pairs_by_block(blocks[..., 32:96])), np.concatenate(
+        [half(blocks, 108)[..., None], scales, third], axis=-1
+    )
 
 
 def unpack(blocks):
@@ -30,5 +34,13 @@ def unpack(blocks):
     return signed(codes.reshape(-1, 256), 4), halves(blocks, 108) * q3_k_scales(blocks[:, 96:108]), None
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q3_K, split, unpack,
-                     quant_words=2, scale_words=13, record=256, half_positions=(108,), largest_code=60)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q3_K,
+    split,
+    unpack,
+    quant_words=2,
+    scale_words=13,
+    record=256,
+    half_positions=(108,),
+    largest_code=60,
+)

@@ -15,5 +15,6 @@ def unpack(blocks):
     return nibbles(blocks, 4, 16), scale_and_offset[:, :1], scale_and_offset[:, 1:]
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q4_1, split, unpack,
-                     quant_words=4, scale_words=1, record=BLOCK, half_positions=(0, 2))
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q4_1, split, unpack, quant_words=4, scale_words=1, record=BLOCK, half_positions=(0, 2)
+)

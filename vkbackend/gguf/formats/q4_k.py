@@ -16,5 +16,13 @@ def unpack(blocks):
     return nibbles(blocks, 16, 32), *k_scales_and_offsets(blocks)
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q4_K, split, unpack,
-                     quant_words=4, scale_words=5, record=256, half_positions=(0, 2), largest_code=400)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q4_K,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=5,
+    record=256,
+    half_positions=(0, 2),
+    largest_code=400,
+)

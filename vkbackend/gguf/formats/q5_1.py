@@ -8,7 +8,9 @@ from ..quant_format import BLOCK, QuantFormat
 
 
 def split(blocks):
-    return words(blocks[..., 8:]), np.concatenate([fifth_word(each_bit(blocks[..., 4:8]))[..., None], words(blocks[..., :4])], axis=-1)
+    return words(blocks[..., 8:]), np.concatenate(
+        [fifth_word(each_bit(blocks[..., 4:8]))[..., None], words(blocks[..., :4])], axis=-1
+    )
 
 
 def unpack(blocks):
@@ -16,5 +18,6 @@ def unpack(blocks):
     return nibbles(blocks, 8, 16) | fifth_bits(blocks, 4), scale_and_offset[:, :1], scale_and_offset[:, 1:]
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q5_1, split, unpack,
-                     quant_words=4, scale_words=2, record=BLOCK, half_positions=(0, 2))
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q5_1, split, unpack, quant_words=4, scale_words=2, record=BLOCK, half_positions=(0, 2)
+)

@@ -11,7 +11,9 @@ def split(blocks):
     scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     high = blocks[..., 16:48]
     fifth = np.stack([fifth_word(high >> block & 1) for block in range(8)], axis=-1)
-    return words(nibbles_by_block(blocks[..., 48:])), np.concatenate([words(blocks[..., :4]), words(scales), fifth], axis=-1)
+    return words(nibbles_by_block(blocks[..., 48:])), np.concatenate(
+        [words(blocks[..., :4]), words(scales), fifth], axis=-1
+    )
 
 
 def unpack(blocks):
@@ -21,5 +23,13 @@ def unpack(blocks):
     return codes.reshape(-1, 256), *k_scales_and_offsets(blocks)
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q5_K, split, unpack,
-                     quant_words=4, scale_words=13, record=256, half_positions=(0, 2), largest_code=400)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q5_K,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=13,
+    record=256,
+    half_positions=(0, 2),
+    largest_code=400,
+)

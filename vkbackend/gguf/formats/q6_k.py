@@ -8,12 +8,20 @@ from ..quant_format import QuantFormat
 
 
 def split(blocks):
-    low, high = blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32), blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
-    # ggml: in each half of 128, elements 0-31 and 32-63 are the low nibbles of its two chunks, 64-95 and 96-127 the high ones.
+    low, high = (
+        blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32),
+        blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32),
+    )
+    # ggml: in each half of 128, elements 0-31 and 32-63 are the low nibbles of its two chunks, 64-95 and 96-127 the
+    # high ones.
     low = np.concatenate([low & 15, low >> 4], axis=-2).reshape(*blocks.shape[:2], 8, 32)
     # Element 16h + 4w + c of a block: its two high bits go to bits 4(2c + h) + 2(w % 2) of word w / 2, as in _fifth.
-    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(*blocks.shape[:2], 8, 2, 2, 2, 4)  # (..., h, w / 2, w % 2, c)
-    pairs = high[..., 0, :, 0, :] | high[..., 0, :, 1, :] << 2 | high[..., 1, :, 0, :] << 4 | high[..., 1, :, 1, :] << 6  # (..., 2 words, 4 bytes)
+    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(
+        *blocks.shape[:2], 8, 2, 2, 2, 4
+    )  # (..., h, w / 2, w % 2, c)
+    pairs = (
+        high[..., 0, :, 0, :] | high[..., 0, :, 1, :] << 2 | high[..., 1, :, 0, :] << 4 | high[..., 1, :, 1, :] << 6
+    )  # (..., 2 words, 4 bytes)
     d = half(blocks, 208)[..., None]
     scales = np.concatenate([d, words(blocks[..., 192:208]), words(pairs.reshape(*blocks.shape[:2], 64))], axis=-1)
     return words(low[..., :16] | low[..., 16:] << 4), scales
@@ -28,5 +36,13 @@ def unpack(blocks):
     return signed(codes.reshape(-1, 256), 32), halves(blocks, 208) * scales, None
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q6_K, split, unpack,
-                     quant_words=4, scale_words=21, record=256, half_positions=(208,), largest_code=400)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q6_K,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=21,
+    record=256,
+    half_positions=(208,),
+    largest_code=400,
+)

@@ -19,7 +19,9 @@ from vkbackend.server.library.convert.hugging_face import UnsupportedArchitectur
 def folder(tmp_path_factory):
     """A sound one, to be spoilt in copies."""
     place = tmp_path_factory.mktemp("folder")
-    write_folder(place / "sound", GGUFFile.open(write_tiny_gguf(place / "original.gguf", "llama", "f16", num_layers=1)), "F16")
+    write_folder(
+        place / "sound", GGUFFile.open(write_tiny_gguf(place / "original.gguf", "llama", "f16", num_layers=1)), "F16"
+    )
     return place / "sound"
 
 
@@ -40,43 +42,65 @@ def spoilt(folder, tmp_path, **changes) -> dict:
     return files
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(config_json=None), "config.json is missing"), (dict(tokenizer_json=None), "the tokenizer is missing"),
-    (dict(config_json=b"{"), "config.json is not JSON"), (dict(config_json=b"[1]"), "config.json is no JSON object"), 
-    (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
-    (dict(config_json={"architectures": []}), "unknown architecture"),
-    (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
-    (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"),
-    (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
-    (dict(config_json={"num_hidden_layers": 4_000_000_000}), "num_hidden_layers is 4000000000, not a whole number from 1 to 10000"),
-    (dict(config_json={"head_dim": 4_000_000_000, "rope_scaling": {"rope_type": "llama3"}}), "head_dim is 4000000000"),
-    (dict(config_json={"hidden_size": 4_000_000_000, "head_dim": None, "rope_scaling": {"rope_type": "llama3"}}), "hidden_size is 4000000000"),
-    (dict(config_json={"hidden_size": 2, "head_dim": None}), "head_dim is 0"),
-    (dict(config_json={"num_attention_heads": 3}), "num_attention_heads x head_dim is 3 x 64"),
-    (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
-    (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
-    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"),
-    (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": 1 << 22}}}), "the id of a is 4194304"),
-    (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
-    (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
-    (dict(model_safetensors=None), "a file is missing"), (dict(model_safetensors=b"1234"), "too few"),
-    (dict(model_safetensors=b"\xff" * 100), "claims"),
-    (dict(model_safetensors=(5).to_bytes(8, "little") + b"hello"), "not JSON")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(config_json=None), "config.json is missing"),
+        (dict(tokenizer_json=None), "the tokenizer is missing"),
+        (dict(config_json=b"{"), "config.json is not JSON"),
+        (dict(config_json=b"[1]"), "config.json is no JSON object"),
+        (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
+        (dict(config_json={"architectures": []}), "unknown architecture"),
+        (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
+        (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not a whole number"),
+        (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
+        (
+            dict(config_json={"num_hidden_layers": 4_000_000_000}),
+            "num_hidden_layers is 4000000000, not a whole number from 1 to 10000",
+        ),
+        (
+            dict(config_json={"head_dim": 4_000_000_000, "rope_scaling": {"rope_type": "llama3"}}),
+            "head_dim is 4000000000",
+        ),
+        (
+            dict(config_json={"hidden_size": 4_000_000_000, "head_dim": None, "rope_scaling": {"rope_type": "llama3"}}),
+            "hidden_size is 4000000000",
+        ),
+        (dict(config_json={"hidden_size": 2, "head_dim": None}), "head_dim is 0"),
+        (dict(config_json={"num_attention_heads": 3}), "num_attention_heads x head_dim is 3 x 64"),
+        (dict(config_json={"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "rope scaling 'yarn'"),
+        (dict(tokenizer_json={"model": {"type": "Unigram", "vocab": []}}), "tokenizer of kind Unigram"),
+        (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": -1}}}), "the id of a is -1"),
+        (dict(tokenizer_json={"model": {"type": "BPE", "vocab": {"a": 1 << 22}}}), "the id of a is 4194304"),
+        (dict(tokenizer_json={"added_tokens": [5]}), "no added token"),
+        (dict(tokenizer_json={"added_tokens": [{"id": 9999, "content": "x"}]}), "10000 tokens, the embedding only"),
+        (dict(model_safetensors=None), "a file is missing"),
+        (dict(model_safetensors=b"1234"), "too few"),
+        (dict(model_safetensors=b"\xff" * 100), "claims"),
+        (dict(model_safetensors=(5).to_bytes(8, "little") + b"hello"), "not JSON"),
+    ],
+)
 def test_a_spoilt_folder_is_refused_by_name(folder, tmp_path, changes, words):
     with pytest.raises((CannotConvert, UnsupportedArchitecture), match=words):
         from_folder(spoilt(folder, tmp_path, **changes))
 
 
-@pytest.mark.parametrize("entry, words", [
-    ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"),
-    ({"dtype": [], "shape": [8], "data_offsets": [0, 8]}, "described as"),
-    ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
-    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"),
-    ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),
-    ({"dtype": "F16", "shape": [4], "data_offsets": [8, 0]}, "described as"),
-    ({"dtype": "F16", "shape": [4], "data_offsets": [0, 1 << 40]}, "described as"),
-    ({"dtype": "F16", "shape": [-4], "data_offsets": [0, 8]}, "described as"), ({"dtype": "F16", "shape": 4}, "described as"), (5, "described as"),
-    ({"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}, "has no place in a llama model")])
+@pytest.mark.parametrize(
+    "entry, words",
+    [
+        ({"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "is U8; readable here"),
+        ({"dtype": [], "shape": [8], "data_offsets": [0, 8]}, "described as"),
+        ({"dtype": "F16", "shape": [], "data_offsets": [0, 2]}, "dimensions"),
+        ({"dtype": "F16", "shape": [4], "data_offsets": [0, 6]}, "takes 6 bytes"),
+        ({"dtype": "F16", "shape": [1 << 47], "data_offsets": [0, 8]}, "takes 8 bytes"),
+        ({"dtype": "F16", "shape": [4], "data_offsets": [8, 0]}, "described as"),
+        ({"dtype": "F16", "shape": [4], "data_offsets": [0, 1 << 40]}, "described as"),
+        ({"dtype": "F16", "shape": [-4], "data_offsets": [0, 8]}, "described as"),
+        ({"dtype": "F16", "shape": 4}, "described as"),
+        (5, "described as"),
+        ({"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}, "has no place in a llama model"),
+    ],
+)
 def test_a_tensor_that_is_none_is_refused_by_name(folder, tmp_path, entry, words):
     header = json.dumps({"model.layers.0.block_sparse_moe.gate.weight": entry}).encode()
     raw = len(header).to_bytes(8, "little") + header + bytes(8)
@@ -101,8 +125,29 @@ def test_any_byte_may_be_wrong(folder, tmp_path):
     assert "refused" in outcomes
 
 
-ODD = (None, True, 0, -1, 1, 2 ** 40, 1e300, float("inf"), -0.5, "", "x" * 50, [], [1], [None], {}, {"a": 1}, {"type": "Sequence"}, [[["a"]]],
-       "\ud800", {"content": 5}, {"type": "linear"})
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2**40,
+    1e300,
+    float("inf"),
+    -0.5,
+    "",
+    "x" * 50,
+    [],
+    [1],
+    [None],
+    {},
+    {"a": 1},
+    {"type": "Sequence"},
+    [[["a"]]],
+    "\ud800",
+    {"content": 5},
+    {"type": "linear"},
+)
 
 
 def _places(value, path=()):
@@ -124,14 +169,22 @@ def _put(value, path, odd):
 def test_any_value_of_a_json_file_may_be_odd(tmp_path, architecture):
     """Whatever stands in them, it ends in a model or in an error of ours."""
     rng, outcomes = np.random.default_rng(0), set()
-    files = write_folder(tmp_path / "folder", GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", architecture, "f16", num_layers=1)), "F16")
+    files = write_folder(
+        tmp_path / "folder",
+        GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", architecture, "f16", num_layers=1)),
+        "F16",
+    )
     documents = {name: json.loads(path.read_text()) for name, path in files.items() if name.endswith(".json")}
     documents["generation_config.json"] = {"eos_token_id": [1, 2], "bos_token_id": 1}
     documents["added_tokens.json"] = {"<x>": 3}
-    documents["config.json"] |= {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {
-        "full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}
-    documents["tokenizer.json"]["post_processor"] = {"type": "Sequence", "processors": [
-        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {}}]}]}
+    documents["config.json"] |= {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}},
+    }
+    documents["tokenizer.json"]["post_processor"] = {
+        "type": "Sequence",
+        "processors": [{"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {}}]}],
+    }
     documents["tokenizer_config.json"]["chat_template"] = [{"name": "default", "template": "x"}]
     files |= {name: tmp_path / name for name in documents}
     for name, document in documents.items():
@@ -157,11 +210,17 @@ def test_values_that_no_half_holds_are_named(tmp_path):
 
 
 def test_a_file_that_is_missing_is_noticed(tmp_path):
-    files = write_folder(tmp_path / "folder", GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "llama", "f16")), "F16", files=2)
+    files = write_folder(
+        tmp_path / "folder", GGUFFile.open(write_tiny_gguf(tmp_path / "o.gguf", "llama", "f16")), "F16", files=2
+    )
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
-        with pytest.raises(CannotConvert, match="layer . lacks .*a safetensors file is missing|a file is missing, give all"):
+        with pytest.raises(
+            CannotConvert, match="layer . lacks .*a safetensors file is missing|a file is missing, give all"
+        ):
             from_folder({key: path for key, path in files.items() if key != name})
-    files["config.json"].write_text(files["config.json"].read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
+    files["config.json"].write_text(
+        files["config.json"].read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    )
     with pytest.raises(CannotConvert, match="num_hidden_layers is 1, but the safetensors files hold layer 2"):
         from_folder(files)
 
@@ -175,6 +234,10 @@ def test_a_weight_that_comes_twice_is_refused(folder, tmp_path):
 def test_gemma3_models_that_would_answer_wrongly_are_refused(tmp_path):
     gguf = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
     write_folder(tmp_path / "folder", gguf)
-    for change in ({"layer_types": ["full_attention"] * 2}, {"rope_local_base_freq": 5000.0}, {"layer_types": None, "sliding_window_pattern": 2}):
+    for change in (
+        {"layer_types": ["full_attention"] * 2},
+        {"rope_local_base_freq": 5000.0},
+        {"layer_types": None, "sliding_window_pattern": 2},
+    ):
         with pytest.raises(CannotConvert, match="this one differs"):
             from_folder(spoilt(tmp_path / "folder", tmp_path, config_json=change))

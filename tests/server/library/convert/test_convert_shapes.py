@@ -61,15 +61,24 @@ def run_create(store: Store, **request) -> list[str]:
 
 # --- config.json against the weights
 
-@pytest.mark.parametrize("key, number, words", [
-    ("vocab_size", 100, "vocab_size is 100, but tensor (model.embed_tokens|lm_head).weight has .* rows"),
-    ("hidden_size", 128, "hidden_size is 128, but tensor .* has 256 (rows|columns|elements)"),
-    ("intermediate_size", 500, "intermediate_size is 500, but tensor .*mlp.* has 512 (rows|columns)"),
-    ("num_hidden_layers", 1, r"num_hidden_layers is 1, but the safetensors files hold layer 2 \(blk.1"),
-    ("num_hidden_layers", 3, "num_hidden_layers is 3, but layer 3 lacks all its weights"),
-    ("num_attention_heads", 8, "num_attention_heads x head_dim is 8 x 64 = 512, but tensor .*self_attn.* has 256"),
-    ("num_key_value_heads", 4, "num_key_value_heads x head_dim is 4 x 64 = 256, but tensor .*self_attn.* has 128 rows"),
-    ("head_dim", 32, ".*head_dim is .*32.*, but tensor .*self_attn.* has (256|128|64)")])
+
+@pytest.mark.parametrize(
+    "key, number, words",
+    [
+        ("vocab_size", 100, "vocab_size is 100, but tensor (model.embed_tokens|lm_head).weight has .* rows"),
+        ("hidden_size", 128, "hidden_size is 128, but tensor .* has 256 (rows|columns|elements)"),
+        ("intermediate_size", 500, "intermediate_size is 500, but tensor .*mlp.* has 512 (rows|columns)"),
+        ("num_hidden_layers", 1, r"num_hidden_layers is 1, but the safetensors files hold layer 2 \(blk.1"),
+        ("num_hidden_layers", 3, "num_hidden_layers is 3, but layer 3 lacks all its weights"),
+        ("num_attention_heads", 8, "num_attention_heads x head_dim is 8 x 64 = 512, but tensor .*self_attn.* has 256"),
+        (
+            "num_key_value_heads",
+            4,
+            "num_key_value_heads x head_dim is 4 x 64 = 256, but tensor .*self_attn.* has 128 rows",
+        ),
+        ("head_dim", 32, ".*head_dim is .*32.*, but tensor .*self_attn.* has (256|128|64)"),
+    ],
+)
 def test_a_config_that_contradicts_its_weights_is_refused_by_key_and_tensor(sound, tmp_path, key, number, words):
     layers = {"layer_types": None} if key == "num_hidden_layers" else {}
     files = changed(sound, tmp_path, "config.json", lambda config: config.update({key: number} | layers))
@@ -91,14 +100,23 @@ def test_a_contradiction_is_told_at_create_and_leaves_nothing(sound, tmp_path):
 def test_a_tensor_of_an_odd_shape_is_refused(sound, tmp_path, shape, words):
     weights = SafetensorsFile(sound["model.safetensors"], "model.safetensors").tensors
     tensors = {name: tensor.rows(slice(None)).reshape(tensor.shape) for name, tensor in weights.items()}
-    path = write_safetensors(tmp_path / "model.safetensors", tensors | {"model.norm.weight": np.ones(shape, np.float32)})
+    path = write_safetensors(
+        tmp_path / "model.safetensors", tensors | {"model.norm.weight": np.ones(shape, np.float32)}
+    )
     with pytest.raises(CannotConvert, match=f"tensor model.norm.weight has .*{words}|tensor model.norm.weight {words}"):
         from_folder(sound | {"model.safetensors": path})
 
 
-@pytest.mark.parametrize("architecture, absent", [
-    ("llama", ("head_dim",)), ("gemma3", ("vocab_size",)), ("gemma3", ("num_attention_heads",)),
-    ("gemma3", ("num_key_value_heads",)), ("gemma3", ("head_dim",))])
+@pytest.mark.parametrize(
+    "architecture, absent",
+    [
+        ("llama", ("head_dim",)),
+        ("gemma3", ("vocab_size",)),
+        ("gemma3", ("num_attention_heads",)),
+        ("gemma3", ("num_key_value_heads",)),
+        ("gemma3", ("head_dim",)),
+    ],
+)
 def test_what_config_json_leaves_out_takes_its_default(tmp_path, architecture, absent):
     """Which agrees with the weights or does not, and is named all the same."""
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
@@ -114,6 +132,7 @@ def test_what_config_json_leaves_out_takes_its_default(tmp_path, architecture, a
 
 # --- the tokenizer against the embedding
 
+
 def num_rows(files: dict) -> int:
     return SafetensorsFile(files["model.safetensors"], "").tensors["model.embed_tokens.weight"].shape[0]
 
@@ -125,6 +144,7 @@ def add_tokens(count: int, in_vocabulary: bool, special: bool):
             document["added_tokens"].append({"id": number, "content": f"<extra{number}>", "special": special})
             if in_vocabulary:
                 document["model"]["vocab"][f"<extra{number}>"] = number
+
     return change
 
 
@@ -154,8 +174,10 @@ def test_an_added_token_of_tokenizer_model_may_lie_beyond_too(tmp_path):
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
     files = write_folder(tmp_path / "folder", original)
     columns = (original.metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "scores", "token_type"))
-    raw = b"".join(field(1, field(1, text.encode()) + field(2, float(score)) + field(3, int(kind)))
-                   for text, score, kind in zip(*columns))
+    raw = b"".join(
+        field(1, field(1, text.encode()) + field(2, float(score)) + field(3, int(kind)))
+        for text, score, kind in zip(*columns)
+    )
     (tmp_path / "tokenizer.model").write_bytes(raw)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<image_soft_token>": num_rows(files)}))
     files |= {name: tmp_path / name for name in ("tokenizer.model", "added_tokens.json")}
@@ -188,8 +210,11 @@ def test_fewer_tokens_than_rows_are_filled_up_as_ollama_does(sound, tmp_path):
     kept = rows - 3
 
     def shorten(document):
-        document["model"]["vocab"] = {text: number for text, number in document["model"]["vocab"].items() if number < kept}
+        document["model"]["vocab"] = {
+            text: number for text, number in document["model"]["vocab"].items() if number < kept
+        }
         document["model"]["merges"] = []
+
     gguf = converted(changed(sound, tmp_path, "tokenizer.json", shorten), tmp_path / "out.gguf")
     tokens, types = (gguf.metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
     assert tokens[kept:] == ["[PAD0]", "[PAD1]", "[PAD2]"] and len(tokens) == rows
@@ -199,13 +224,18 @@ def test_fewer_tokens_than_rows_are_filled_up_as_ollama_does(sound, tmp_path):
 
 def test_a_tokenizer_of_another_model_is_refused(sound, tmp_path):
     """It has plain tokens that the embedding has no rows for."""
+
     def grow(document):
-        document["model"]["vocab"] |= {f"piece{number}": len(document["model"]["vocab"]) + number for number in range(9)}
+        document["model"]["vocab"] |= {
+            f"piece{number}": len(document["model"]["vocab"]) + number for number in range(9)
+        }
+
     with pytest.raises(CannotConvert, match=r"the tokenizer has \d+ tokens, the embedding only \d+ rows"):
         from_folder(changed(sound, tmp_path, "tokenizer.json", grow))
 
 
 # --- BF16
+
 
 def test_bf16_matrices_stay_so_and_the_model_is_called_f16(sound, tmp_path):
     store = Store(tmp_path / "store")
@@ -217,8 +247,16 @@ def test_bf16_matrices_stay_so_and_the_model_is_called_f16(sound, tmp_path):
     assert gguf.metadata["general.file_type"] == 1 and model.config["file_type"] == "F16"
 
 
-@pytest.mark.parametrize("target, kind, level", [("q8_0", "Q8_0", "Q8_0"), ("Q4_K", "Q4_K", "Q4_K_M"), ("f32", "F32", "unknown"),
-                                                 ("bf16", "BF16", "BF16"), ("F16", "BF16", "F16")])
+@pytest.mark.parametrize(
+    "target, kind, level",
+    [
+        ("q8_0", "Q8_0", "Q8_0"),
+        ("Q4_K", "Q4_K", "Q4_K_M"),
+        ("f32", "F32", "unknown"),
+        ("bf16", "BF16", "BF16"),
+        ("F16", "BF16", "F16"),
+    ],
+)
 def test_a_bf16_model_can_be_quantized(sound, tmp_path, target, kind, level):
     """While it is converted, and from the converted model."""
     store = Store(tmp_path / "store")
@@ -230,6 +268,8 @@ def test_a_bf16_model_can_be_quantized(sound, tmp_path, target, kind, level):
         steps = ["converting model"] if "files" in request else []
         if target != "F16":  # which it is called already
             steps += [f"quantizing F16 model to {target.upper()}", "verifying conversion"]
-        assert told[:len(steps)] == steps and told[len(steps)].startswith(("creating new layer", "using existing layer"))
-        assert told[len(steps) + 1:] == ["writing manifest", "success"]
+        assert told[: len(steps)] == steps and told[len(steps)].startswith(
+            ("creating new layer", "using existing layer")
+        )
+        assert told[len(steps) + 1 :] == ["writing manifest", "success"]
         assert np.isfinite(Session(gguf.path).logits([1, 2, 3])).all()

@@ -78,14 +78,20 @@ def sent_bytes(proxy) -> int:
 
 # --- a registry as it should be
 
+
 def test_what_is_pushed_comes_back_byte_by_byte(debian, proxy, store):
     text = name(proxy)
     told = pull(store, text)
     assert is_whole(store, text)
     source = debian.source.manifest(parse(f"{debian.host}/library/m"))
     assert store.manifest(parse(text)).digest == source.digest
-    assert told.statuses == ["pulling manifest", *(f"pulling {layer.digest[7:19]}" for layer in [*source.layers, source.config]),
-                             "verifying sha256 digest", "writing manifest", "success"]
+    assert told.statuses == [
+        "pulling manifest",
+        *(f"pulling {layer.digest[7:19]}" for layer in [*source.layers, source.config]),
+        "verifying sha256 digest",
+        "writing manifest",
+        "success",
+    ]
     assert (f"pulling {DIGEST[7:19]}", DIGEST, MODEL_BYTES, MODEL_BYTES) in told.lines
     ranges = {seen.headers.get("Range") for seen in proxy.of_kind(BLOBS) if DIGEST in seen.path}
     assert len(ranges) == -(-MODEL_BYTES // LIMITS.part_bytes(MODEL_BYTES)) == 12
@@ -131,6 +137,7 @@ def test_blobs_that_go_before_the_manifest_names_them_are_fetched_again(debian, 
 
     def run():
         registry.pull(store, name(debian), report, insecure=True, limits=LIMITS)
+
     if times == 1:
         run()
         assert is_whole(store, name(debian))
@@ -156,12 +163,23 @@ def test_names_with_a_host_of_their_own(debian, store, monkeypatch):
 
 # --- what is refused
 
-@pytest.mark.parametrize("text, insecure, error, says", [
-    ("http://127.0.0.1:1/library/m", False, registry.RegistryError, "insecure protocol http.*--insecure"),
-    ("ftp://127.0.0.1:1/library/m", True, registry.RegistryError, "not ftp"),
-    ("http://127.0.0.1:1/library/m", True, registry.RegistryError, "pull model manifest: could not connect to 127.0.0.1:1 .*refused"),
-    ("http://h:a:b/library/m", True, registry.RegistryError, "no host|cannot be asked"),
-    ("../../../etc/passwd", True, InvalidName, "invalid model name"), ("http://../library/m", True, InvalidName, "invalid model name")])
+
+@pytest.mark.parametrize(
+    "text, insecure, error, says",
+    [
+        ("http://127.0.0.1:1/library/m", False, registry.RegistryError, "insecure protocol http.*--insecure"),
+        ("ftp://127.0.0.1:1/library/m", True, registry.RegistryError, "not ftp"),
+        (
+            "http://127.0.0.1:1/library/m",
+            True,
+            registry.RegistryError,
+            "pull model manifest: could not connect to 127.0.0.1:1 .*refused",
+        ),
+        ("http://h:a:b/library/m", True, registry.RegistryError, "no host|cannot be asked"),
+        ("../../../etc/passwd", True, InvalidName, "invalid model name"),
+        ("http://../library/m", True, InvalidName, "invalid model name"),
+    ],
+)
 def test_names_that_lead_nowhere(store, text, insecure, error, says):
     started = time.monotonic()
     with pytest.raises(error, match=says):
@@ -184,10 +202,21 @@ def test_unknown_models(debian, store):
         push(store, name(debian, "library/nothing"))
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 100_000, b'{"layers":[]}',
-                                  b'{"layers":[{"digest":"sha256:../../x","size":1}]}',
-                                  b'{"layers":{"a":1}}', b'{"layers":[{"digest":"sha256:%s","size":-1}]}' % (b"a" * 64),
-                                  b'{"layers":[{"size":5}]}', b"x" * (5 << 20)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"layers":[]}',
+        b'{"layers":[{"digest":"sha256:../../x","size":1}]}',
+        b'{"layers":{"a":1}}',
+        b'{"layers":[{"digest":"sha256:%s","size":-1}]}' % (b"a" * 64),
+        b'{"layers":[{"size":5}]}',
+        b"x" * (5 << 20),
+    ],
+)
 def test_manifests_that_are_none(proxy, store, body):
     proxy.fault = lambda seen: Answer(200, body=body)
     with pytest.raises(registry.RegistryError, match="manifest of"):
@@ -204,6 +233,7 @@ def test_more_than_the_disk_has_room_for_is_not_begun(proxy, store, monkeypatch)
 
 # --- faults
 
+
 def test_connections_that_are_cut(proxy, store):
     proxy.fault = lambda seen: Cut(100_000) if seen.kind == BLOBS and seen.number % 3 else None
     pull(store, name(proxy))
@@ -212,11 +242,16 @@ def test_connections_that_are_cut(proxy, store):
 
 
 def test_a_single_stream_goes_on_where_it_was_cut(proxy, store):
-    proxy.fault = lambda seen: Cut(1_000_000) if DIGEST in seen.path and seen.kind == BLOBS and seen.number < 3 else None
+    proxy.fault = lambda seen: (
+        Cut(1_000_000) if DIGEST in seen.path and seen.kind == BLOBS and seen.number < 3 else None
+    )
     pull(store, name(proxy), limits=ONE_PART)
     assert is_whole(store, name(proxy))
     assert [seen.headers.get("Range") for seen in proxy.of_kind(BLOBS)][:3] == [
-        None, f"bytes=1000000-{MODEL_BYTES - 1}", f"bytes=2000000-{MODEL_BYTES - 1}"]
+        None,
+        f"bytes=1000000-{MODEL_BYTES - 1}",
+        f"bytes=2000000-{MODEL_BYTES - 1}",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["GET manifests", BLOBS])
@@ -234,10 +269,18 @@ def test_a_registry_says_when_to_come_back(proxy, store):
     assert 1 <= time.monotonic() - started < 30 and is_whole(store, name(proxy))
 
 
-@pytest.mark.parametrize("fault, says", [(Answer(500, body=b'{"errors":[{"code":"X","message":"out of order"}]}'),
-                                          "status 500: out of order; tried 4 times"),
-                                         (Answer(403, body=b'{"error":"not for you"}'), "status 403: not for you"), (Cut(0), "tried 4 times"),
-                                         (Answer(412, body=b"needs a newer version"), "needs a newer version")])
+@pytest.mark.parametrize(
+    "fault, says",
+    [
+        (
+            Answer(500, body=b'{"errors":[{"code":"X","message":"out of order"}]}'),
+            "status 500: out of order; tried 4 times",
+        ),
+        (Answer(403, body=b'{"error":"not for you"}'), "status 403: not for you"),
+        (Cut(0), "tried 4 times"),
+        (Answer(412, body=b"needs a newer version"), "needs a newer version"),
+    ],
+)
 def test_what_stays_wrong_is_given_up(proxy, store, fault, says):
     proxy.fault = lambda seen: fault if DIGEST in seen.path else None
     with pytest.raises(registry.RegistryError, match=says):
@@ -298,7 +341,10 @@ def test_a_manifest_without_sizes(proxy, store):
 
 def test_a_size_that_the_registry_makes_up_is_not_begun(proxy, store):
     manifest = {"layers": [{"mediaType": "x", "digest": DIGEST}]}
-    answers = {"GET manifests": Answer(200, body=json.dumps(manifest).encode()), "HEAD blobs": Answer(200, {"Content-Length": str(1 << 62)})}
+    answers = {
+        "GET manifests": Answer(200, body=json.dumps(manifest).encode()),
+        "HEAD blobs": Answer(200, {"Content-Length": str(1 << 62)}),
+    }
     proxy.fault = lambda seen: answers.get(seen.kind)
     with pytest.raises(registry.RegistryError, match="are still to come, but only"):
         pull(store, name(proxy))
@@ -313,6 +359,7 @@ def proxy_manifest(store, proxy) -> bytes:
 
 
 # --- pulls that end early, and pulls side by side
+
 
 def test_a_client_that_leaves_keeps_what_has_come(proxy, store):
     proxy.fault = lambda seen: Slow(300_000) if seen.kind == BLOBS else None
@@ -406,8 +453,13 @@ def test_another_process_at_the_same_blob_is_waited_for(proxy, store):
 
 def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
     path = partial.partial_path(partial.folder_of(store), DIGEST)
-    for state in (b"", b"[]", b'{"size":3000000,"parts":[[0,3000000,3000000]]}', b'{"size":3000000,"parts":[[0,5,1],["a",2]]}',
-                  b'{"size":3000000,"parts":[[0,10,5]]}'):
+    for state in (
+        b"",
+        b"[]",
+        b'{"size":3000000,"parts":[[0,3000000,3000000]]}',
+        b'{"size":3000000,"parts":[[0,5,1],["a",2]]}',
+        b'{"size":3000000,"parts":[[0,10,5]]}',
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").write_bytes(state)
         pull(store, name(proxy))

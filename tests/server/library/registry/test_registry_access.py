@@ -64,29 +64,46 @@ def is_there(store, registry) -> bool:
 
 def guarded(realm: str, allowed=lambda seen: True):
     """A registry that wants a token from `realm`, which its own /token gives to whom `allowed` lets in."""
+
     def fault(seen):
         if seen.path.startswith("/token"):
-            return Answer(200, body=json.dumps({"token": TOKEN}).encode()) if allowed(seen) else Answer(401, body=b'{"error":"who are you?"}')
+            return (
+                Answer(200, body=json.dumps({"token": TOKEN}).encode())
+                if allowed(seen)
+                else Answer(401, body=b'{"error":"who are you?"}')
+            )
         if seen.headers.get("Authorization") != f"Bearer {TOKEN}":
-            challenge = f'Bearer realm="{realm}",service="registry",scope="repository:library/m:pull repository:library/m:push"'
+            challenge = (
+                f'Bearer realm="{realm}",service="registry",scope="repository:library/m:pull repository:library/m:push"'
+            )
             return Answer(401, {"WWW-Authenticate": challenge})
+
     return fault
 
 
 def is_signed(host: str):
     """Whether a request for a token carries a signature, of its own method and URL, by the key that it names."""
+
     def allowed(seen):
         key, _, signature = seen.headers.get("Authorization", "").partition(":")
-        signed = f"GET,http://{host}{seen.path}," + base64.b64encode(b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855").decode()
+        signed = (
+            f"GET,http://{host}{seen.path},"
+            + base64.b64encode(b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855").decode()
+        )
         load_ssh_public_key(f"ssh-ed25519 {key}".encode()).verify(base64.b64decode(signature), signed.encode())
         query = URL(seen.path).query
-        assert query["service"] == "registry" and query.getall("scope") == ["repository:library/m:pull", "repository:library/m:push"]
+        assert query["service"] == "registry" and query.getall("scope") == [
+            "repository:library/m:pull",
+            "repository:library/m:push",
+        ]
         assert len(query["nonce"]) >= 20 and query["ts"].isdecimal()
         return True
+
     return allowed
 
 
 # --- tokens and keys
+
 
 def test_a_token_is_fetched_with_the_key_of_this_machine(hosts, store, tmp_path):
     host, _ = hosts
@@ -97,14 +114,18 @@ def test_a_token_is_fetched_with_the_key_of_this_machine(hosts, store, tmp_path)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     made = key.read_bytes()
     assert key.with_suffix(".pub").read_text().strip() == authorization.public_key()
-    shown = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True) if _has_ssh_keygen() else None
+    shown = (
+        subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True) if _has_ssh_keygen() else None
+    )
     assert shown is None or shown.stdout.split()[:2] == authorization.public_key().split()
     push(store, name(host))
     assert key.read_bytes() == made  # the same key from now on
 
 
 def _has_ssh_keygen() -> bool:
-    return any(os.access(os.path.join(folder, "ssh-keygen"), os.X_OK) for folder in os.environ["PATH"].split(os.pathsep))
+    return any(
+        os.access(os.path.join(folder, "ssh-keygen"), os.X_OK) for folder in os.environ["PATH"].split(os.pathsep)
+    )
 
 
 def test_a_token_that_expires_is_fetched_anew(hosts, store):
@@ -114,10 +135,13 @@ def test_a_token_that_expires_is_fetched_anew(hosts, store):
     def fault(seen):
         expired = seen.kind == "GET blobs" and seen.number == 3
         return Answer(401, {"WWW-Authenticate": f'Bearer realm="http://{host.host}/token"'}) if expired else inner(seen)
+
     host.fault = fault
     pull(store, name(host))
     assert is_there(store, host)
-    assert len([seen for seen in host.seen if seen.path.startswith("/token")]) == 5  # for the manifest, three blobs, and the one that expired
+    assert (
+        len([seen for seen in host.seen if seen.path.startswith("/token")]) == 5
+    )  # for the manifest, three blobs, and the one that expired
 
 
 def test_who_is_not_let_in_is_told_the_key(hosts, store):
@@ -128,7 +152,9 @@ def test_who_is_not_let_in_is_told_the_key(hosts, store):
     host.forget()
     pull(store, name(host))
     host.fault = guarded(f"http://{host.host}/token", lambda seen: False)
-    with pytest.raises(registry.RegistryError, match="unauthorized: .*add this machine's key to yours: ssh-ed25519 AAAA"):
+    with pytest.raises(
+        registry.RegistryError, match="unauthorized: .*add this machine's key to yours: ssh-ed25519 AAAA"
+    ):
         push(store, name(host))
 
 
@@ -142,15 +168,33 @@ def test_a_registry_that_sends_us_to_another_host_learns_nothing_of_us(hosts, st
     assert not (tmp_path / "home" / ".ollama").exists()
 
 
-@pytest.mark.parametrize("realm, known", [("https://registry.ollama.ai/token", True), ("https://ollama.com/token", True),
-                                          ("http://ollama.com/token", False), ("http://registry.ollama.ai/token", False),
-                                          ("https://ollama.com.evil.org/token", False), ("https://evil.org/ollama.com", False)])
+@pytest.mark.parametrize(
+    "realm, known",
+    [
+        ("https://registry.ollama.ai/token", True),
+        ("https://ollama.com/token", True),
+        ("http://ollama.com/token", False),
+        ("http://registry.ollama.ai/token", False),
+        ("https://ollama.com.evil.org/token", False),
+        ("https://evil.org/ollama.com", False),
+    ],
+)
 def test_where_a_key_may_be_shown(realm, known):
     assert authorization.may_know_us(URL(realm), URL("https://registry.ollama.ai")) == known
 
 
-@pytest.mark.parametrize("challenge", ["", "Bearer", 'Bearer realm=""', 'Bearer realm="file:///etc/passwd"', 'Bearer realm="http://["',
-                                       "Basic realm=x", "Digest x"])
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        "",
+        "Bearer",
+        'Bearer realm=""',
+        'Bearer realm="file:///etc/passwd"',
+        'Bearer realm="http://["',
+        "Basic realm=x",
+        "Digest x",
+    ],
+)
 def test_challenges_that_nobody_can_answer(hosts, store, challenge):
     host, _ = hosts
     host.fault = lambda seen: Answer(401, {"WWW-Authenticate": challenge})
@@ -190,7 +234,9 @@ def test_a_key_that_is_none(hosts, store, tmp_path):
 def test_name_and_password(hosts, store):
     host, _ = hosts
     wanted = authorization.basic("me", "secret")
-    host.fault = lambda seen: None if seen.headers.get("Authorization") == wanted else Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
+    host.fault = lambda seen: (
+        None if seen.headers.get("Authorization") == wanted else Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
+    )
     pull(store, name(host), credentials=registry.Credentials("me", "secret"))
     assert is_there(store, host)
     with pytest.raises(registry.RegistryError, match="unauthorized"):
@@ -200,6 +246,7 @@ def test_name_and_password(hosts, store):
 
 
 # --- TLS
+
 
 def test_certificates_are_checked_unless_told_otherwise(debian, store, tmp_path):
     with FaultProxy(debian.host, own_certificate(tmp_path)) as host:
@@ -213,18 +260,32 @@ def test_certificates_are_checked_unless_told_otherwise(debian, store, tmp_path)
 
 def own_certificate(folder) -> ssl.SSLContext:
     """Nobody has signed it but itself."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]),
+    )
     now = datetime.now(timezone.utc)
-    certificate = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1).not_valid_before(
-        now - timedelta(days=1)).not_valid_after(now + timedelta(days=1)).sign(key, SHA256())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, SHA256())
+    )
     path = folder / "certificate.pem"
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM))
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context
 
 
 # --- redirects
+
 
 def test_blobs_may_lie_elsewhere_and_tokens_stay_here(hosts, store):
     host, elsewhere = hosts
@@ -233,12 +294,22 @@ def test_blobs_may_lie_elsewhere_and_tokens_stay_here(hosts, store):
     host.fault = lambda seen: inner(seen) or (moved(seen) if seen.kind == "GET blobs" else None)
     pull(store, name(host))
     assert is_there(store, host)
-    assert len(elsewhere.seen) > 3 and all("Authorization" not in seen.headers and seen.path.endswith("?signed=%2Fa%20b") for seen in elsewhere.seen)
+    assert len(elsewhere.seen) > 3 and all(
+        "Authorization" not in seen.headers and seen.path.endswith("?signed=%2Fa%20b") for seen in elsewhere.seen
+    )
     assert len([seen for seen in elsewhere.seen if "Range" in seen.headers]) >= 12  # sent there, too
 
 
-@pytest.mark.parametrize("location, says", [("/v2/library/m/manifests/latest", "more than 10 times"), ("ftp://127.0.0.1/x", "no address of a registry"),
-                                            ("file:///etc/passwd", "no address of a registry"), ("http://127.0.0.1:1/x", "refused"), ("http://[", "cannot be asked")])
+@pytest.mark.parametrize(
+    "location, says",
+    [
+        ("/v2/library/m/manifests/latest", "more than 10 times"),
+        ("ftp://127.0.0.1/x", "no address of a registry"),
+        ("file:///etc/passwd", "no address of a registry"),
+        ("http://127.0.0.1:1/x", "refused"),
+        ("http://[", "cannot be asked"),
+    ],
+)
 def test_redirects_that_lead_nowhere(hosts, store, location, says):
     host, _ = hosts
     host.fault = lambda seen: Answer(302, {"Location": location})
@@ -247,6 +318,7 @@ def test_redirects_that_lead_nowhere(hosts, store, location, says):
 
 
 # --- proxies
+
 
 def test_a_proxy_is_used_for_http(hosts, store, monkeypatch):
     """A name that only the proxy can make anything of."""
@@ -261,11 +333,13 @@ def test_a_proxy_is_used_for_http(hosts, store, monkeypatch):
 def test_a_proxy_is_used_for_https(store, monkeypatch):
     heard = []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def answer():
             connection, _ = server.accept()
             heard.append(connection.recv(1000))
             connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
             connection.close()
+
         thread = threading.Thread(target=answer)
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -279,25 +353,53 @@ def test_who_is_asked_without_a_proxy(monkeypatch):
     monkeypatch.setenv("https_proxy", "proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inside.example,.local.example")
     assert proxy_of(URL("https://registry.ollama.ai")) == "http://proxy.example:3128"
-    for url in ("http://registry.ollama.ai", "https://127.0.0.1:5000", "https://localhost", "https://[::1]:5000", "https://inside.example",
-                "https://a.local.example:444"):
+    for url in (
+        "http://registry.ollama.ai",
+        "https://127.0.0.1:5000",
+        "https://localhost",
+        "https://[::1]:5000",
+        "https://inside.example",
+        "https://a.local.example:444",
+    ):
         assert proxy_of(URL(url)) is None, url
 
 
 # --- what registries say
 
-@pytest.mark.parametrize("body, told", [(b'{"errors":[{"code":"DENIED","message":"access denied"}]}', "access denied"),
-                                        (b'{"errors":[{"code":"DENIED"}]}', "DENIED"), (b'{"error":"too old"}', "too old"),
-                                        (b"plain words", "plain words"),
-                                        (b'{"errors":[]}', '{"errors":[]}'), (b'{"errors":7}', '{"errors":7}'), (b"[]", "[]"),
-                                        (b"<html>x</html>", ""), (b"", ""), (b"[" * 4096, "[" * 200),
-                                        (b'{"error":"\\u001b[31mred\\u001b]0;title\\u0007\\r\\nsuccess"}', "[31mred ]0;title   success"), (b"\xff" * 300, "\ufffd" * 200)])
+
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        (b'{"errors":[{"code":"DENIED","message":"access denied"}]}', "access denied"),
+        (b'{"errors":[{"code":"DENIED"}]}', "DENIED"),
+        (b'{"error":"too old"}', "too old"),
+        (b"plain words", "plain words"),
+        (b'{"errors":[]}', '{"errors":[]}'),
+        (b'{"errors":7}', '{"errors":7}'),
+        (b"[]", "[]"),
+        (b"<html>x</html>", ""),
+        (b"", ""),
+        (b"[" * 4096, "[" * 200),
+        (b'{"error":"\\u001b[31mred\\u001b]0;title\\u0007\\r\\nsuccess"}', "[31mred ]0;title   success"),
+        (b"\xff" * 300, "\ufffd" * 200),
+    ],
+)
 def test_errors_in_words(body, told):
     assert told_error(body) == told
 
 
-@pytest.mark.parametrize("text, seconds", [("5", 5), (" 7 ", 7), (None, None), ("", None), ("soon", None), ("-1", None),
-                                           ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+@pytest.mark.parametrize(
+    "text, seconds",
+    [
+        ("5", 5),
+        (" 7 ", 7),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
+)
 def test_when_to_come_back(text, seconds):
     assert retry_after(text) == seconds
     assert seconds is None or LIMITS.wait_seconds(1, seconds) == seconds

@@ -44,12 +44,29 @@ def test_push_sends_only_what_is_missing(proxy, source):
     assert not proxy.of_kind("PATCH uploads") and told.statuses[-2:] == ["pushing manifest", "success"]
 
 
-@pytest.mark.parametrize("number, fault", [(n, fault) for n, fault in enumerate((
-    lambda seen: Answer(500) if seen.kind == "PATCH uploads" and seen.number in (1, 2) else None,
-    lambda seen: Answer(429, {"Retry-After": "0"}) if seen.kind == "PUT uploads" and seen.number == 1 else None,
-    lambda seen: Cut(300_000) if seen.kind == "PATCH uploads" and seen.number == 2 else None,
-    lambda seen: Answer(503) if seen.kind == "PUT manifests" and seen.number == 1 else None,
-    lambda seen: Answer(404) if seen.kind == "GET uploads" else Answer(502) if seen.kind == "PATCH uploads" and seen.number == 2 else None))])
+@pytest.mark.parametrize(
+    "number, fault",
+    [
+        (n, fault)
+        for n, fault in enumerate(
+            (
+                lambda seen: Answer(500) if seen.kind == "PATCH uploads" and seen.number in (1, 2) else None,
+                lambda seen: (
+                    Answer(429, {"Retry-After": "0"}) if seen.kind == "PUT uploads" and seen.number == 1 else None
+                ),
+                lambda seen: Cut(300_000) if seen.kind == "PATCH uploads" and seen.number == 2 else None,
+                lambda seen: Answer(503) if seen.kind == "PUT manifests" and seen.number == 1 else None,
+                lambda seen: (
+                    Answer(404)
+                    if seen.kind == "GET uploads"
+                    else Answer(502)
+                    if seen.kind == "PATCH uploads" and seen.number == 2
+                    else None
+                ),
+            )
+        )
+    ],
+)
 def test_uploads_that_break_off_go_on(proxy, source, tmp_path, number, fault):
     text, data = name(proxy, f"library/pushed-{number}"), contents(100 + number)
     make(source, text, data)
@@ -94,8 +111,10 @@ def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
     assert not any(DIGEST in seen.path for seen in proxy.of_kind("PUT uploads"))
 
 
-@pytest.mark.parametrize("source_of_layer, goes", [("/home/me/.ollama/models/blobs/sha256-1", True),
-                                                   ("C:\\Users\\me\\m.gguf", True), ("library/m:latest", False)])
+@pytest.mark.parametrize(
+    "source_of_layer, goes",
+    [("/home/me/.ollama/models/blobs/sha256-1", True), ("C:\\Users\\me\\m.gguf", True), ("library/m:latest", False)],
+)
 def test_where_a_layer_was_on_this_machine_is_not_told(proxy, source, tmp_path, source_of_layer, goes):
     text = name(proxy, "library/told")
     make(source, text, DATA)

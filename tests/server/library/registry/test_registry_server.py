@@ -65,7 +65,9 @@ def store(server):
 
 
 def is_whole(store, registry) -> bool:
-    return store.get(parse(name(registry))).gguf_path.read_bytes() == DATA and not list(partial.folder_of(store).iterdir())
+    return store.get(parse(name(registry))).gguf_path.read_bytes() == DATA and not list(
+        partial.folder_of(store).iterdir()
+    )
 
 
 def wait_until(holds, seconds=10.0):
@@ -77,18 +79,44 @@ def wait_until(holds, seconds=10.0):
 
 # --- the API
 
+
 def test_recorded_conversations(server):
-    replay = subprocess.run([sys.executable, shared("conformance") / "replay.py", "--base", server.url, "--smollm2", model_path("smollm2"),
-                             "--gemma3", model_path("gemma3"), "--area", "registry", "--skip-quirks"], capture_output=True, text=True, timeout=60)
-    assert replay.returncode == 0 and "4 passed, 0 failed" in replay.stdout, replay.stdout[-4000:] + replay.stderr[-2000:]
+    replay = subprocess.run(
+        [
+            sys.executable,
+            shared("conformance") / "replay.py",
+            "--base",
+            server.url,
+            "--smollm2",
+            model_path("smollm2"),
+            "--gemma3",
+            model_path("gemma3"),
+            "--area",
+            "registry",
+            "--skip-quirks",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert replay.returncode == 0 and "4 passed, 0 failed" in replay.stdout, (
+        replay.stdout[-4000:] + replay.stderr[-2000:]
+    )
 
 
 def test_ollamas_own_client_pulls_and_pushes(debian, server, store):
     client = ollama.Client(server.url)
     pieces = list(client.pull(name(debian), insecure=True, stream=True))
-    assert [piece.status for piece in pieces if not piece.digest] == ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+    assert [piece.status for piece in pieces if not piece.digest] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "writing manifest",
+        "success",
+    ]
     mine = [piece for piece in pieces if piece.digest == DIGEST]
-    assert {(piece.status, piece.total) for piece in mine} == {(SHORT, MODEL_BYTES)} and mine[-1].completed == MODEL_BYTES
+    assert {(piece.status, piece.total) for piece in mine} == {(SHORT, MODEL_BYTES)} and mine[
+        -1
+    ].completed == MODEL_BYTES
     assert is_whole(store, debian)
     assert f"{debian.host}/library/m:latest" in [model.model for model in client.list().models]
     client.copy(f"{debian.host}/library/m", f"{debian.host}/library/n")
@@ -161,6 +189,7 @@ def test_a_server_that_is_killed_goes_on_after_its_start(slow, tmp_path):
 
 # --- the commands
 
+
 @pytest.fixture
 def without_server(monkeypatch, tmp_path):
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
@@ -172,7 +201,11 @@ def test_commands_without_a_server(debian, without_server):
     result = CliRunner().invoke(cli, ["pull", "--insecure", f"{debian.host}/library/m"])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0] == "pulling manifest" and lines.count(SHORT) == 1 and lines[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+    assert (
+        lines[0] == "pulling manifest"
+        and lines.count(SHORT) == 1
+        and lines[-3:] == ["verifying sha256 digest", "writing manifest", "success"]
+    )
     assert is_whole(without_server, debian)
     result = CliRunner().invoke(cli, ["push", "--insecure", f"{debian.host}/library/m"])
     assert result.exit_code == 0 and result.output.splitlines()[-1] == "success"
@@ -180,7 +213,11 @@ def test_commands_without_a_server(debian, without_server):
 
 def test_a_model_goes_there_and_back_and_answers(debian, without_server, tmp_path):
     model = f"{debian.host}/me/tiny:f32"
-    for arguments in (["create", model, "--gguf", write_tiny_gguf(tmp_path / "tiny.gguf")], ["push", "--insecure", model], ["rm", model]):
+    for arguments in (
+        ["create", model, "--gguf", write_tiny_gguf(tmp_path / "tiny.gguf")],
+        ["push", "--insecure", model],
+        ["rm", model],
+    ):
         result = CliRunner().invoke(cli, list(map(str, arguments)))
         assert result.exit_code == 0, result.output
     assert without_server.list() == []
@@ -193,10 +230,15 @@ def test_a_model_goes_there_and_back_and_answers(debian, without_server, tmp_pat
         assert answer.done and answer.eval_count > 0
 
 
-@pytest.mark.parametrize("arguments, says", [(["pull", "http://127.0.0.1:1/library/m"], "Error: insecure protocol http"),
-                                             (["pull", "bad name"], "Error: invalid model name"),
-                                             (["pull", "--insecure", "127.0.0.1:1/library/m"], "Error: pull model manifest: could not connect"),
-                                             (["push", "nobody/nothing"], "Error: model 'nobody/nothing' not found")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["pull", "http://127.0.0.1:1/library/m"], "Error: insecure protocol http"),
+        (["pull", "bad name"], "Error: invalid model name"),
+        (["pull", "--insecure", "127.0.0.1:1/library/m"], "Error: pull model manifest: could not connect"),
+        (["push", "nobody/nothing"], "Error: model 'nobody/nothing' not found"),
+    ],
+)
 def test_commands_that_fail(without_server, arguments, says):
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1 and says in result.output
@@ -204,9 +246,15 @@ def test_commands_that_fail(without_server, arguments, says):
 
 def _start(registry, error=subprocess.PIPE):
     """Ctrl-C counts there, also where the tests run in a shell's background, which ignores it."""
-    return subprocess.Popen([sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)], cwd=ROOT, stdout=subprocess.PIPE, stderr=error,
-                            text=True, env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"},
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    return subprocess.Popen(
+        [sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=error,
+        text=True,
+        env=os.environ | {"COLUMNS": "90", "TERM": "xterm-256color"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_bars_on_a_terminal(slow, without_server):
@@ -227,7 +275,9 @@ def test_bars_on_a_terminal(slow, without_server):
 
 
 def test_ctrl_c_ends_a_pull_and_the_next_one_goes_on(slow, without_server):
-    slow.fault = lambda seen: Slow(600_000) if seen.kind == "GET blobs" else None  # five seconds: not over before the signal
+    slow.fault = lambda seen: (
+        Slow(600_000) if seen.kind == "GET blobs" else None
+    )  # five seconds: not over before the signal
     process = _start(slow)
     wait_until(lambda: partial.num_present(partial.folder_of(without_server), DIGEST) > 100_000)
     process.send_signal(signal.SIGINT)
@@ -245,24 +295,36 @@ def bar(*samples):
     """(second, completed) of a gigabyte."""
     bar = Bar("pulling dde5aa3fc5ff")
     for now, completed in samples:
-        bar.update(completed, 10 ** 9, now)
+        bar.update(completed, 10**9, now)
     return bar
 
 
-@pytest.mark.parametrize("samples, width, line", [
-    ([(0, 0)], 80, "pulling dde5aa3fc5ff:   0% ▕" + " " * 23 + "▏ 0 B/1 GB" + " " * 19),
-    ([(0, 0), (1, 10 ** 8), (2, 2 * 10 ** 8)], 80, "pulling dde5aa3fc5ff:  20% ▕████                ▏ 200 MB/1 GB   100 MB/s      8s"),
-    ([(0, 8 * 10 ** 8), (2, 8 * 10 ** 8 + 10 ** 6)], 80, "pulling dde5aa3fc5ff:  80% ▕████████████████    ▏ 801 MB/1 GB   500 KB/s   6m38s"),
-    ([(0, 10 ** 9)], 50, "pulling dde5aa3fc5ff: 100% ▕" + "█" * 16 + "▏ 1 GB"),
-    ([(0, 5 * 10 ** 8)], 30, "pulling dde5aa3fc5ff:  50% 500")])
+@pytest.mark.parametrize(
+    "samples, width, line",
+    [
+        ([(0, 0)], 80, "pulling dde5aa3fc5ff:   0% ▕" + " " * 23 + "▏ 0 B/1 GB" + " " * 19),
+        (
+            [(0, 0), (1, 10**8), (2, 2 * 10**8)],
+            80,
+            "pulling dde5aa3fc5ff:  20% ▕████                ▏ 200 MB/1 GB   100 MB/s      8s",
+        ),
+        (
+            [(0, 8 * 10**8), (2, 8 * 10**8 + 10**6)],
+            80,
+            "pulling dde5aa3fc5ff:  80% ▕████████████████    ▏ 801 MB/1 GB   500 KB/s   6m38s",
+        ),
+        ([(0, 10**9)], 50, "pulling dde5aa3fc5ff: 100% ▕" + "█" * 16 + "▏ 1 GB"),
+        ([(0, 5 * 10**8)], 30, "pulling dde5aa3fc5ff:  50% 500"),
+    ],
+)
 def test_a_bar(samples, width, line):
     assert bar(*samples).line(width) == line
 
 
 def test_a_rate_is_of_now():
     """What came before, and what an earlier pull brought, does not count."""
-    assert bar((0, 5 * 10 ** 8)).rate == 0
-    assert bar((0, 0), (10, 10 ** 8), (14, 10 ** 8)).rate == 0
+    assert bar((0, 5 * 10**8)).rate == 0
+    assert bar((0, 0), (10, 10**8), (14, 10**8)).rate == 0
     unknown = Bar("pulling x")
     unknown.update(1500, 0, 0)
     assert unknown.line(80) == "pulling x: 1.5 KB"
