@@ -91,12 +91,12 @@ def test_an_id_in_the_answer_and_in_the_log(service, caplog):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(service_log.formatter("text"))
-    logging.getLogger("server").addHandler(handler)
+    logging.getLogger("vkbackend.server").addHandler(handler)
     try:
-        with caplog.at_level(logging.INFO, "server"):
+        with caplog.at_level(logging.INFO, "vkbackend.server"):
             service.talk(conversation)
     finally:
-        logging.getLogger("server").removeHandler(handler)
+        logging.getLogger("vkbackend.server").removeHandler(handler)
     assert re.search(r"INFO \[my-own.id_7\] m:latest loaded in ", stream.getvalue())
 
 

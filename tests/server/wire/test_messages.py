@@ -25,7 +25,7 @@ def test_request_bodies():
         load("api_requests_responses", "bind"),
         lambda vector: (
             outcome(
-                lambda: encode.dumps(native.bind(getattr(native, vector["type"]), vector["body"].encode())), *ERRORS
+                lambda: encode.dumps(binding.bind(getattr(native, vector["type"]), vector["body"].encode())), *ERRORS
             ),
             recorded_outcome(vector, "json"),
         ),
@@ -50,7 +50,7 @@ def test_answers():
     """A recorded answer read into its dataclass is written again as it was."""
 
     def got(vector):
-        answer = native.bind(getattr(native, vector["type"]), vector["json"].encode())
+        answer = binding.bind(getattr(native, vector["type"]), vector["json"].encode())
         if isinstance(answer, native.EmbedResponse):
             answer.embeddings = [[encode.Float32(number) for number in row] for row in answer.embeddings]
         return encode.dumps(answer)
@@ -105,12 +105,12 @@ def test_bytes_that_are_no_utf8_become_replacement_characters_one_each():
 
 def test_a_wrong_type_is_reported_first_come_and_the_rest_is_still_read():
     with pytest.raises(binding.BindError) as caught:
-        native.bind(native.ShowRequest, b'{"verbose":"yes","model":5}')
+        binding.bind(native.ShowRequest, b'{"verbose":"yes","model":5}')
     assert str(caught.value) == "json: cannot unmarshal string into Go struct field ShowRequest.verbose of type bool"
 
 
 def test_a_doubled_key_counts_last_and_maps_are_merged():
-    ask = native.bind(native.GenerateRequest, b'{"model":"a","MODEL":"b","options":{"x":1},"options":{"y":2}}')
+    ask = binding.bind(native.GenerateRequest, b'{"model":"a","MODEL":"b","options":{"x":1},"options":{"y":2}}')
     assert (ask.model, ask.options) == ("b", {"x": 1.0, "y": 2.0})
 
 
@@ -135,7 +135,7 @@ def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
             else:
                 body[place:place] = generator.choice([b"null", b"[]", b"{}", b'"x"', b"1", b"true", b"1e999"])
         try:
-            encode.dumps(native.bind(native.ChatRequest, bytes(body))).encode()
+            encode.dumps(binding.bind(native.ChatRequest, bytes(body))).encode()
             bound += 1
         except ERRORS:
             pass
