@@ -10,9 +10,10 @@ client of the request (`client_left`) has left.
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from typing import Any, Callable
+from typing import Any
 
 from vkbackend import cancellation
 

@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 from aiohttp import web
 
@@ -140,7 +140,7 @@ async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
     await service.end_requests(settings.get("VKBACKEND_DRAIN_SECONDS"))
     try:
         await asyncio.wait_for(service.stop(), STOP_SECONDS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         log.warning("a model did not unload within %.0f s; leaving without it", STOP_SECONDS)
         logging.shutdown()
         os._exit(0)

@@ -9,9 +9,9 @@ Work that nobody declared (a command, a test) is never given up.
 """
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Iterator
 
 
 class GivenUp(Exception):

@@ -4,8 +4,8 @@ In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and vari
 prints.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import numpy as np
 

@@ -7,8 +7,8 @@ a tenth of a second.
 import http.client
 import json
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator
 from urllib.parse import urlsplit
 
 from vkbackend.errors import VkbackendError

@@ -6,8 +6,8 @@ the answer would come from the wrong one.
 """
 
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import click
 

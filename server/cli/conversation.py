@@ -4,8 +4,8 @@ In: a line at a time (prompt_toolkit on a terminal). Out: requests to /api/chat 
 """
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Iterable
 
 from vkbackend import settings
 from vkbackend.errors import VkbackendError

@@ -6,8 +6,8 @@ A digest holds as long as the file's size and time of change are the same. Kept 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 from vkbackend import settings
 from vkbackend.errors import VkbackendError

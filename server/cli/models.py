@@ -2,7 +2,7 @@
 
 import re
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -133,7 +133,7 @@ def age(text: str) -> int | None:
         return None
     whole, fraction, zone = match.groups()
     moment = datetime.fromisoformat(whole + ("+00:00" if zone == "Z" else zone))
-    seconds = (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1)
+    seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     return time.time_ns() - seconds * durations.SECOND - int((fraction or "0").ljust(9, "0")[:9])
 
 

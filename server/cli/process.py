@@ -8,7 +8,7 @@ import codecs
 import os
 import sys
 import traceback
-from typing import Callable
+from collections.abc import Callable
 
 ENCODE_ERRORS = "vkbackend-bytes"
 

@@ -5,8 +5,8 @@ away, or an error in the middle, cancels the generation.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import AsyncIterator, Callable
 
 from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, TokenLogprob
 

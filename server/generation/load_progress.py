@@ -5,8 +5,9 @@ that may have begun.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import AsyncContextManager, AsyncIterator, Callable
+from typing import AsyncContextManager
 
 from aiohttp import web
 

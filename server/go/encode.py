@@ -10,7 +10,7 @@ import json
 import math
 import time
 from dataclasses import fields, is_dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -152,7 +152,7 @@ def rfc3339_nano(nanoseconds: int, zone=None) -> str:
     None is the local one.
     """
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, timezone.utc).astimezone(zone)
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
     text = f"{moment.year:04d}" + moment.strftime("-%m-%dT%H:%M:%S")
     if fraction:
         text += f".{fraction:09d}".rstrip("0")
@@ -162,4 +162,4 @@ def rfc3339_nano(nanoseconds: int, zone=None) -> str:
 
 def now() -> str:
     """The present moment in UTC, as `created_at` of every answer shows it."""
-    return rfc3339_nano(time.time_ns(), timezone.utc)
+    return rfc3339_nano(time.time_ns(), UTC)

@@ -2,14 +2,14 @@
 application.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 from aiohttp import web
 
 from ..errors import ApiError
 from ..library.store import Store
 from .access import AccessRules
-from .running import RUNNING  # noqa: F401  for callers
+from .running import RUNNING
 
 STORE = web.AppKey("store", Store)
 LOADED_MODELS = web.AppKey("loaded_models", object)  # loaded_models.LoadedModels

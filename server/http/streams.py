@@ -4,9 +4,9 @@ In: answers as dataclasses of wire/native.py. Out: aiohttp responses.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import AsyncIterator, Callable
 
 from aiohttp import web
 

@@ -7,9 +7,9 @@ licenses are added to it.
 """
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Callable
 
 from vkbackend.gguf.reader import GGUFFile
 

@@ -1,7 +1,7 @@
 """Which loaded model gives way to another one, by Ollama's rules."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 
 @dataclass(frozen=True)

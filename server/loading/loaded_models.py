@@ -14,10 +14,11 @@ import asyncio
 import gc
 import logging
 import time
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from vkbackend import settings
 from vkbackend.errors import OutOfMemory
@@ -303,7 +304,7 @@ class LoadedModels:
             return await asyncio.wait_for(
                 awaitable, None if self._timeout >= durations.FOREVER else self._timeout / durations.SECOND
             )
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise ApiError(
                 500,
                 f"timed out waiting for {stored.name} to load: it took longer than {durations.text(self._timeout)}; "

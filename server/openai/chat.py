@@ -1,7 +1,7 @@
 """Answers of /v1/chat/completions: the native chat's, once per choice, whole or in chunks."""
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import AsyncIterator
 
 from ..wire.native import ChatResponse
 from ..wire.openai import ChatCompletionChunk

@@ -6,8 +6,8 @@ or each one's whole answer.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from typing import AsyncIterator, Awaitable
 
 MOST_WAITING = 64  # items that nobody has taken; then the streams wait
 

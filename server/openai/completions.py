@@ -3,8 +3,8 @@
 Choices of the same prompt stand together; a prompt that several choices share counts once in the figures.
 """
 
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import AsyncIterator
 
 from .. import pools
 from ..wire.native import GenerateResponse

@@ -5,9 +5,10 @@ In: one prompt of a request. Out: native answers, as routes/generate.py makes th
 the prompt.
 """
 
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, AsyncIterator, Sequence
+from typing import Any
 
 from aiohttp import web
 

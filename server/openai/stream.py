@@ -7,8 +7,8 @@ come, as in Ollama 0.12.11.
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import AsyncIterator, Callable
 
 from aiohttp import web
 

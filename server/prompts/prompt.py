@@ -6,8 +6,8 @@ that nothing here knows a model. Follows Ollama 0.12.11's chatPrompt and Generat
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Callable
 
 from vkbackend.tokenizer.long_texts import encode_at_most
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..go import encode
 from ..go.binding import ANY, BOOL, BYTES, DURATION, INT, NAME, RAW, STRING, THINK, ListOf, MapOf, Pointer, Struct, wire
-from .conversation import MESSAGES, TOOLS, Message, Tool, ToolCall, ToolCallFunction  # noqa: F401  the last is for callers
+from .conversation import MESSAGES, TOOLS, Message, Tool, ToolCall, ToolCallFunction
 
 ANY_MAP = MapOf(ANY, "map[string]interface {}")
 

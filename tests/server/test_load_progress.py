@@ -175,6 +175,6 @@ def test_a_load_counts_the_bytes_of_the_file(tmp_path, monkeypatch, num_gpu):
     assert progress.completed == progress.total
 
 
-def test_run_shows_a_bar_on_a_terminal_only(environment):  # noqa: F811
+def test_run_shows_a_bar_on_a_terminal_only(environment):
     shown = on_terminal(environment, "run", "slow", "hi", columns=60)
     assert "loading slow:  50% ▕" in shown and "▏ 1 GB/2 GB" in shown

@@ -22,8 +22,8 @@ from places import DATA
 FORCING_BIAS = 10000.0
 KEPT_AFTER = 256  # tokens
 
-from vkbackend.gguf.reader import GGUFFile  # noqa: E402
-from vkbackend.tokenizer import Tokenizer  # noqa: E402
+from vkbackend.gguf.reader import GGUFFile
+from vkbackend.tokenizer import Tokenizer
 
 
 def main(

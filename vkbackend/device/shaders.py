@@ -12,7 +12,7 @@ import json
 import subprocess
 import tempfile
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from .. import _native, settings
@@ -63,7 +63,7 @@ def digest() -> str:
     return (_sources_digest() if _has_sources() else _installed()["digest"])[:16]
 
 
-@lru_cache(maxsize=None)
+@cache
 def spirv(name: str) -> bytes:
     """SPIR-V of a variant. Raises DeviceError where it is unknown or does not compile."""
     if name not in variants():
@@ -100,7 +100,7 @@ def interface(name: str) -> Interface:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _interface_of_variant(name: str) -> Interface | None:
     variant = variants().get(name)
     return variant and Interface(

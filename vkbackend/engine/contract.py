@@ -5,8 +5,9 @@ In one direction: `SequenceWork`, tokens to append to a sequence. In the other: 
 `ScoredRow`s, hidden states.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Mapping, Protocol, Sequence
+from typing import Protocol
 
 import numpy as np
 

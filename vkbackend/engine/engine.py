@@ -13,8 +13,8 @@ import logging
 import queue
 import threading
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Iterator, Sequence
 
 import numpy as np
 

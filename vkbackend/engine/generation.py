@@ -7,8 +7,8 @@ device runs that step. It knows neither the runner nor the thread it is called o
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 import numpy as np
 

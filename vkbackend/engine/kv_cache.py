@@ -6,8 +6,8 @@ nobody writes to it, and it is kept after their end until its place is needed. T
 executor (`graph.cache`); this module only counts pages, so it can be tested without a device.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Iterable, Sequence
 
 import numpy as np
 

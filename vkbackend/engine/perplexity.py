@@ -6,8 +6,8 @@ context before it.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Sequence
 
 from ..errors import RequestError
 from .engine import Engine

@@ -8,8 +8,8 @@ uses is kept, least recently used first, until `evict` is asked for a page.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 
 @dataclass(eq=False)

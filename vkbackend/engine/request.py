@@ -1,8 +1,9 @@
 """What a caller gives the engine and what it gets back: requests and events, plain data without behaviour."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Sequence, Union
+from typing import Protocol, Union
 
 import numpy as np
 

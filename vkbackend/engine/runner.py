@@ -4,8 +4,8 @@ In: `SequenceWork`s. Out: `graph.step.RowOutput`s (they are `LogitsRow`s). The e
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import Mapping, Sequence
 
 import numpy as np
 

@@ -11,7 +11,7 @@ unseen one. Where the chain needs more tokens than are certain, the whole row is
 
 import math
 from collections import Counter, deque
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 

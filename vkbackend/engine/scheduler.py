@@ -7,8 +7,8 @@ prompts take turns chunk by chunk, so a short one need not wait for the end of a
 generation admitted last gives way.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Iterable, Sequence
 
 from .generation import Generation
 

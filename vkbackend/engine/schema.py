@@ -8,9 +8,9 @@ that may go on adding some seldom stops.
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Callable
 
 from .pattern import without_look_around
 from .schema_addresses import Addresses, InvalidSchema

@@ -6,7 +6,7 @@ piece: the piece is the valid text before them. Every token that is not cut off 
 log-probabilities reported, in a piece without text where there is none.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from .request import Piece, TokenLogprob
 

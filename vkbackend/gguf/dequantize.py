@@ -7,9 +7,9 @@ int8 (n, block_size), scales and offsets, f32 (n, parts): element = code * scale
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Callable
 
 import numpy as np
 

@@ -1,8 +1,8 @@
 """What goes into one step and what comes out, whichever executor runs it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable
 
 import numpy as np
 

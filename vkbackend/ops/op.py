@@ -4,8 +4,8 @@ In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy
 knows nothing of graphs or models.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 import numpy as np
 

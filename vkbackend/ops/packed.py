@@ -4,8 +4,8 @@ In: rows as a GGUF stores them. Out: `PackedMatrix`, and `place`, which packs it
 shaders/quant/README.md.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Iterator
 
 import numpy as np
 

@@ -4,8 +4,8 @@ In: what is known of each device (`Gpu`). Out: groups and orders, as pure functi
 compared with them; `usable()`, the devices of this machine that models may be placed on.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 from .. import settings
 from ..device import selection

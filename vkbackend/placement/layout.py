@@ -6,9 +6,9 @@ tries layouts on whoever can load (`attempt`), which learns the true needs, unti
 layer is the output, which is left out first; few devices are preferred to many.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Callable, Sequence
 
 import numpy as np
 

@@ -5,8 +5,8 @@ call.
 import gc
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from .. import settings
 from ..device import selection

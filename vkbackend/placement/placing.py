@@ -7,8 +7,8 @@ What does not fit after all is tried again with fewer layers. The log says what 
 import gc
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from .. import settings
 from ..device import selection

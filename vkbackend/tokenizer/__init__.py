@@ -4,7 +4,7 @@ In: an open `GGUFFile`. Out: `Tokenizer`, whatever the kind in the file. Knows n
 """
 
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 from .. import cancellation
 from ..errors import TokenizerError

@@ -6,7 +6,7 @@ whole.
 """
 
 import re
-from typing import Iterator
+from collections.abc import Iterator
 
 LONG = 64 << 10  # characters; a shorter text is one part
 PART = 32 << 10  # characters of a part, where there is a place to cut

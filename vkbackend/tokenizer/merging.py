@@ -4,8 +4,8 @@ In: the symbols of a text and the rank of every pair that may merge. Out: the sy
 more.
 """
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Callable
 
 
 def merge_pairs(symbols: list[str], rank_of: Callable[[str], int | None], joiner: str) -> list[str]:

@@ -6,8 +6,8 @@ tensors sorted by name. Layout: https://github.com/ggml-org/ggml/blob/master/doc
 
 import struct
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator
 
 import libgguf
 import numpy as np

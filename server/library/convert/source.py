@@ -5,8 +5,8 @@ In: an open GGUF file (`from_gguf`), or what `hugging_face.py` makes of safetens
 tensor is held in memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 from gguf import GGMLQuantizationType

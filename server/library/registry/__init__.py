@@ -8,7 +8,7 @@ work itself runs on one event loop (background.py), so that pulls of the same bl
 `is_cancelled()` is asked five times a second; a pull that ends early keeps its parts.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 from . import background
 from .client import Credentials

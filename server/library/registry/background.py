@@ -5,7 +5,7 @@ and needs no locks.
 import asyncio
 import concurrent.futures
 import threading
-from typing import Callable, Coroutine
+from collections.abc import Callable, Coroutine
 
 from .errors import Cancelled
 

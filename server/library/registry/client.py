@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import platform
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from ipaddress import ip_address
-from typing import AsyncIterable, AsyncIterator, Awaitable, Callable
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -248,7 +248,7 @@ def retry_after(text: str | None) -> float | None:
     if text.strip().isdecimal():
         return float(text)
     try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
 

@@ -7,8 +7,8 @@ import errno
 import json
 import os
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import AsyncIterator
 from urllib.parse import quote
 
 from yarl import URL

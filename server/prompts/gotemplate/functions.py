@@ -4,10 +4,10 @@
 execute.py. A function raises `FunctionError` with Go's words.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from html import escape
-from typing import Callable
 from urllib.parse import quote_plus
 
 from ...go.text import is_printable

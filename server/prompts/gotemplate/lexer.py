@@ -184,7 +184,7 @@ class _Lexer:
             return self.number()
         if char == ".":
             following = self.peek()
-            if following and not following in "0123456789":
+            if following and following not in "0123456789":
                 return self.field_or_variable("field")
             return self.number()
         if char in _SINGLE:

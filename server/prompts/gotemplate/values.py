@@ -5,8 +5,9 @@ no UTF-8 are lone surrogates. `Slice`, `Map` and `Struct` carry their Go type; `
 type is interface{} (an element of map[string]any or []any), which matters for messages and for nil.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 
 @dataclass(frozen=True)

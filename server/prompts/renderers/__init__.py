@@ -2,8 +2,8 @@
 Out: text.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Callable
 
 from ..gotemplate import TemplateError, Values
 from . import qwen3_coder, qwen3_vl

@@ -210,7 +210,7 @@ def test_plot(llama, tmp_path, monkeypatch):
     groups = result_groups(found)
     assert groups["prefill"][1] == ["4", "8"] and len(groups["decode"][2]["llama"]) == 1
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib
     except ImportError:
         missing("matplotlib is not installed (pip install matplotlib)")
     plot(tmp_path / "x.png", found)

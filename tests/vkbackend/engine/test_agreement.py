@@ -4,7 +4,7 @@ printed: pytest -s, or the summary.
 """
 
 import json
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from vkbackend.session import Session
 MODELS = ("smollm2", "gemma3")
 
 
-@lru_cache(maxsize=None)
+@cache
 def recorded(name: str) -> dict:
     return json.loads((DATA / f"prompt_logprobs_{name}.json").read_text())
 
 
-@lru_cache(maxsize=None)
+@cache
 def score(name: str, device, kv_type: str) -> tuple[np.ndarray, np.ndarray]:
     """-> log-probability of each token after the first, most likely token at each position."""
     tokens = recorded(name)["tokens"]

@@ -162,11 +162,11 @@ def test_blanks_are_few(grammars, tokenizer):
     assert {tokenizer.token_bytes(token) for token in np.flatnonzero(constraint.allowed())} == {b'"'}
 
 
-def json_world(world):  # noqa: F811
+def json_world(world):
     return world([["12"]], tokenizer=JsonTokenizer())
 
 
-def test_an_engine_keeps_to_the_format_with_the_raw_log_probabilities(world):  # noqa: F811
+def test_an_engine_keeps_to_the_format_with_the_raw_log_probabilities(world):
     here = json_world(world)
     words = [here.tokenizer.id(word) for word in WORDS]
     favourites = iter([])
@@ -188,7 +188,7 @@ def test_an_engine_keeps_to_the_format_with_the_raw_log_probabilities(world):  #
         )
 
 
-def test_formats_of_several_requests_do_not_mix(world):  # noqa: F811
+def test_formats_of_several_requests_do_not_mix(world):
     here = json_world(world)
     asked = [{"const": number} for number in range(8)] + [
         {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"]}
@@ -205,7 +205,7 @@ def test_formats_of_several_requests_do_not_mix(world):  # noqa: F811
         Draft202012Validator(schema).validate(json.loads(listener.text))
 
 
-def test_a_format_and_a_constraint_are_too_much(world, grammars):  # noqa: F811
+def test_a_format_and_a_constraint_are_too_much(world, grammars):
     here = json_world(world)
     with pytest.raises(RequestError, match="a format and a constraint"):
         here.run(format="{}", constraint=grammars.constraint("{}"))
@@ -213,7 +213,7 @@ def test_a_format_and_a_constraint_are_too_much(world, grammars):  # noqa: F811
         here.run(format='{"$ref": "#/nowhere"}')
 
 
-def test_a_large_schema_does_not_hold_up_the_event_loop(world):  # noqa: F811
+def test_a_large_schema_does_not_hold_up_the_event_loop(world):
     here = json_world(world)
     fields = {
         f"field_{number}": {"type": "object", "properties": {"x": {"type": "string", "pattern": "^[a-z]{1,20}$"}}}

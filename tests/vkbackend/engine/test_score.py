@@ -159,7 +159,7 @@ def test_an_embedding_is_the_last_state_after_the_last_norm(path, place, archite
     np.testing.assert_allclose(again, found, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_an_engine_scores_and_embeds_beside_what_it_writes(world):  # noqa: F811
+def test_an_engine_scores_and_embeds_beside_what_it_writes(world):
     here = world([["a", "b", "c"]], max_sequences=3)
     likely = here.tokenizer.id("a")
     here.runner.next_token = lambda tokens: likely
@@ -175,7 +175,7 @@ def test_an_engine_scores_and_embeds_beside_what_it_writes(world):  # noqa: F811
     assert here.engine.score(tokens[:1]) == [None]
 
 
-def test_what_cannot_be_scored(world):  # noqa: F811
+def test_what_cannot_be_scored(world):
     here = world(context_length=16)
     for call in (here.engine.score, here.engine.embed):
         with pytest.raises(RequestError, match="no tokens"):
@@ -189,7 +189,7 @@ def test_what_cannot_be_scored(world):  # noqa: F811
     )  # a full context can be looked at
 
 
-def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):  # noqa: F811
+def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):
     here = world(prefill_chunk=16)
     events = list(here.engine.generate(GenerationRequest([7] * 100, GREEDY, purpose=Purpose.SCORE)))
     assert (
@@ -202,7 +202,7 @@ def test_scores_come_in_one_pass_of_chunks_and_no_token_is_sampled(world):  # no
     assert all(step[0].outputs == 0 for step in here.runner.steps)
 
 
-def test_a_step_scores_no_more_than_the_runner_wants(world):  # noqa: F811
+def test_a_step_scores_no_more_than_the_runner_wants(world):
     here = world(prefill_chunk=32, scored_chunk=10, max_sequences=3)
     here.runner.gate = threading.Semaphore(0)
     listeners = [here.start([at + 5] * 40, purpose=Purpose.SCORE) for at in range(2)] + [here.start([9] * 100)]
@@ -215,7 +215,7 @@ def test_a_step_scores_no_more_than_the_runner_wants(world):  # noqa: F811
     assert max(sum(len(work.tokens) for work in step) for step in here.runner.steps) == 32  # the rest is for others
 
 
-def test_a_text_whose_scoring_gives_way_is_scored_whole(world):  # noqa: F811
+def test_a_text_whose_scoring_gives_way_is_scored_whole(world):
     here = world([["x", "y"] * 100], context_length=64, page_size=8, num_pages=10, prefill_chunk=8, max_sequences=2)
     writer = here.start([5] * 20, num_predict=40)
     scores = [here.start([9] * 50, purpose=Purpose.SCORE) for _ in range(3)]

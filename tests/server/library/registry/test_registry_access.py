@@ -8,7 +8,7 @@ import ssl
 import stat
 import subprocess
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -264,7 +264,7 @@ def own_certificate(folder) -> ssl.SSLContext:
         ec.generate_private_key(ec.SECP256R1()),
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]),
     )
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -290,7 +290,7 @@ def own_certificate(folder) -> ssl.SSLContext:
 def test_blobs_may_lie_elsewhere_and_tokens_stay_here(hosts, store):
     host, elsewhere = hosts
     inner = guarded(f"http://{host.host}/token")
-    moved = lambda seen: Answer(307, {"Location": f"http://{elsewhere.host}{seen.path}?signed=%2Fa%20b"})  # noqa: E731
+    moved = lambda seen: Answer(307, {"Location": f"http://{elsewhere.host}{seen.path}?signed=%2Fa%20b"})
     host.fault = lambda seen: inner(seen) or (moved(seen) if seen.kind == "GET blobs" else None)
     pull(store, name(host))
     assert is_there(store, host)
