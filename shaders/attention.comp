@@ -13,7 +13,7 @@ layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };  // 
 // (sequences, pages_per_sequence)
 layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };
 layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
-// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after
+// If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.
 layout(std430, binding = 7) coherent buffer Parts { vec4 parts[]; };
 layout(std430, binding = 8) coherent buffer Done { uint num_done[]; };

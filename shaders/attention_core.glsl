@@ -34,7 +34,7 @@ const uint TILE = LANES * STEPS;
 const uint CURRENT_KEY = HEADS;      // index of the current key, which stands after the queries
 const uint PART_FOURS = FOURS + 1u;  // of a chunk's result in `parts`: sums, then (highest, total)
 
-// What this group works on.
+// The work of this group.
 uint token, position, first_head, kv_head, page_table_row;
 uint first_position, first_chunk, last_chunk;  // that the token sees
 uint current_row;                              // of the cache
@@ -51,7 +51,7 @@ vec4 low[HEADS * LANE_EIGHTS], high[HEADS * LANE_EIGHTS];  // the chunk's weight
 float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, where not SPLIT
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
 
-// How lanes read what others hold: four elements of a query or of the current key, weight and row of one of
+// Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of one of
 // the tile's positions. The loops around them are unrolled, so that lanes are constants and a shuffle is one
 // instruction on llvmpipe.
 #ifdef SUBGROUP
@@ -114,7 +114,7 @@ uint row_of_position(uint at) {
 CACHE_LOADER(load_key, k_cache)
 CACHE_LOADER(load_value, v_cache)
 
-// Finds what this group works on; false where there is nothing to do.
+// Sets the work of this group; false if there is none.
 bool find_work() {
     first_head = gl_WorkGroupID.x * HEADS;
     token = gl_WorkGroupID.y;
@@ -139,7 +139,7 @@ float scaled(float product) {
     return product;
 }
 
-// Four further products, each lane's in this order.
+// sum plus four products, added in this order.
 float add_products(vec4 p, vec4 k, float sum) {
     return fma(p.w, k.w, fma(p.z, k.z, fma(p.y, k.y, fma(p.x, k.x, sum))));
 }
@@ -251,7 +251,7 @@ uint part_start(uint h, uint chunk_of_token) {
     return ((token * heads + first_head + h) * max_chunks + chunk_of_token) * PART_FOURS;
 }
 
-// Leaves a chunk's result in `parts` (SPLIT), or merges it into the result so far.
+// Stores a chunk's result in `parts` (SPLIT), or merges it into the result so far.
 void finish_chunk(uint chunk) {
     UNROLL (uint h = 0u; h < HEADS; h++) {
         float sum = group_add(total[h]);
@@ -280,8 +280,8 @@ void finish_chunk(uint chunk) {
     }
 }
 
-// Counts this group as finished; true for the last one of the token's, which finds the counter at 0 again
-// afterwards.
+// Counts this group as finished. True for the token's last group to finish, which also resets the counter to
+// 0.
 bool is_last_group() {
     uint counter = token * gl_NumWorkGroups.x + gl_WorkGroupID.x, num_before = 0u;
     uint num_groups = min(last_chunk - first_chunk + 1u, gl_NumWorkGroups.z);
@@ -290,8 +290,7 @@ bool is_last_group() {
     num_before = group_broadcast_uint(num_before, 0u);
     if (num_before + 1u < num_groups) return false;
     group_memory_barrier();
-    if (LANE == 0u)
-        num_done[counter] = 0u;  // for the next dispatch; in this one no other group comes after it
+    if (LANE == 0u) num_done[counter] = 0u;  // for the next dispatch: in this one no group is left to count
     return true;
 }
 
@@ -328,8 +327,8 @@ void store_result() {
     }
 }
 
-// All chunks of this group, and the output: of this group where it is alone, else of the last one of the
-// token's.
+// Processes the chunks of this group. The output is written by the token's only group, or (SPLIT) by its last
+// one to finish.
 void attend() {
     UNROLL (uint h = 0u; h < HEADS; h++) {
         all_highest[h] = LOWEST;

@@ -1,6 +1,6 @@
 #version 450
-// Causal attention for steps in which no token needs the key of another: takes queries, key and value of each
-// token as the projections left them, normalizes and rotates queries and key, stores key and value in the
+// Causal attention for steps in which no token needs the key of another: reads each token's queries, key and
+// value from the projections' output, normalizes and rotates queries and key, stores key and value in the
 // cache, and attends.
 // Twin: vkbackend/ops/decode_attention.py
 // How a group works: attention_core.glsl.
@@ -16,7 +16,7 @@ layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // 
 // (sequences, pages_per_sequence)
 layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
 INPUT1(4, turns);   // (2, n_rot / 2)
-INPUT1(5, q_norm);  // (head_dim); x where there is none
+INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
 INPUT4U(7, k_cache);  // (pages, kv_heads, page_size, head_dim): earlier positions
 INPUT4U(8, v_cache);
@@ -24,7 +24,7 @@ layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };  // (tokens, heads
 // The current position, in the same memory.
 layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };
 layout(std430, binding = 11) writeonly buffer VCache { uint v_stored[]; };
-// Where SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), 0 before and after
+// If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.
 layout(std430, binding = 12) coherent buffer Parts { vec4 parts[]; };
 layout(std430, binding = 13) coherent buffer Done { uint num_done[]; };
@@ -44,8 +44,8 @@ layout(push_constant) uniform Push {
 uint key_code[CACHE == CACHE_Q8 ? LANE_FOURS : 1u];      // of the current key
 uvec2 value_code[CACHE == CACHE_Q8 ? LANE_EIGHTS : 1u];  // of the current value
 
-// Largest magnitudes in each four of the current key, then in each eight of its value: they give the unit of
-// a q8 block.
+// Largest magnitude in each four of the current key, then in each eight of its value: a q8 block's unit is
+// derived from them.
 shared float magnitudes[CACHE == CACHE_Q8 ? FOURS + EIGHTS : 1u];
 float key_unit(uint block) {
     float largest = 0.0;
@@ -60,7 +60,7 @@ float value_unit(uint block) {
     return q8_unit(largest);
 }
 
-// What a cache of floats or half floats would hold.
+// v as a cache of floats or half floats stores it.
 vec4 as_stored(vec4 v) {
     return CACHE == CACHE_F16 ? vec4(unpackHalf2x16(packHalf2x16(v.xy)), unpackHalf2x16(packHalf2x16(v.zw)))
                               : v;
@@ -82,7 +82,7 @@ void load_queries_and_current_key() {
     }
 }
 
-// Replaces the current key by what a cache of bytes gives back, and keeps its codes.
+// Quantizes the current key to q8: keeps its codes and replaces the key with the dequantized one.
 void quantize_current_key() {
     UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE;

@@ -2,8 +2,8 @@
 // angle of thousands of radians is coarse: angles are counted in whole turns, whose fraction is exact, and
 // sine and cosine are polynomials.
 
-// position * turns without most of its whole turns, for turns in two parts (vkbackend/ops/rope.py): products
-// of 12 bits by 12 bits are exact.
+// position * turns, less most of its whole turns. turns comes in two parts (vkbackend/ops/rope.py), so that
+// products are of 12 bits by 12 bits and exact.
 float whole_turns(uint position, float leading, float rest) {
     float above = float(position & ~4095u) * leading, below = float(position & 4095u) * leading;
     return (above - floor(above)) + (below - floor(below)) + float(position) * rest;

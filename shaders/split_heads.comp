@@ -1,7 +1,6 @@
 #version 450
 // Splits rows of projections (queries, then keys, then values) into heads: normalizes queries and keys per
-// head where asked for, rotates them, and stores keys and values in their pages of the cache. One group per
-// head.
+// head (HAS_NORMS), rotates them, and stores keys and values in their pages of the cache. One group per head.
 // Twin: vkbackend/ops/split_heads.py
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
@@ -18,7 +17,7 @@ layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // 
 // (sequences, pages_per_sequence)
 layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
 INPUT1(4, turns);   // (2, n_rot / 2)
-INPUT1(5, q_norm);  // (head_dim); x where there is none
+INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
 layout(std430, binding = 7) writeonly buffer Q { float q[]; };  // (tokens, heads, head_dim), dense
 // (pages, kv_heads, page_size, head_dim)
@@ -42,7 +41,7 @@ float block_unit(uint block) {
     return q8_unit(largest);
 }
 
-// Where this group's head goes.
+// This group's head and where to store it.
 uint head, token, position, kv_head, row;  // row: of the cache
 bool is_query, is_value;
 
@@ -81,7 +80,7 @@ void store_bytes(uint from, float factor) {
 void store_floats(uint from, float factor) {
     for (uint four = LANE; four < FOURS; four += LANES) {
         uint to = row * HEAD_DIM + 4u * four;
-        if (is_value) {  // apart: stored with the same bits as by decode_attention
+        if (is_value) {  // in a branch of its own, so that it stores the same bits as decode_attention
             vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
             STORE2(v_cache, to, v.xy)
             STORE2(v_cache, to + 2u, v.zw)

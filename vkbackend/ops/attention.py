@@ -1,26 +1,41 @@
-"""Causal attention over the paged cache, grouped-query, with a sliding window and logit soft-capping where asked
-for.
+"""Causal grouped-query attention over the paged cache, with optional sliding window and logit soft-capping.
 
 q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, positions,
 sequences: (T,) i32 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads,
-head_dim) f32 A token at position p sees positions max(0, p + 1 - window) ... p of its sequence. head_dim is a
-multiple of 8. On the device a long context may be split over several groups, at no change of any bit. Running
-softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
+head_dim) f32. A token at position p sees positions max(0, p + 1 - window) ... p of its sequence; window 0: all of them.
+head_dim is a multiple of 8. On the device a long context may be split over several groups, which changes no bit of the
+result. Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..device.buffers import Buffer
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import q8_cache
-from .op import Case, Op, ceil_div, group_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, group_variant
+from .q8_cache import Cache
 from .signature import Signature
 
-CHUNK = 256  # positions whose softmax is kept apart before it is put together with those before
+CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 
 
-def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, window=0, softcap=0.0):
+def reference(
+    q: np.ndarray,
+    k_cache: Cache,
+    v_cache: Cache,
+    positions: np.ndarray,
+    sequences: np.ndarray,
+    page_table: np.ndarray,
+    *,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> np.ndarray:
+    """The numpy twin."""
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[2]
     y = np.zeros_like(q)
@@ -35,7 +50,7 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
         scores = queries.reshape(kv_heads, -1, head_dim) @ keys.transpose(1, 2, 0)  # (kv_heads, group * rows, length)
         if softcap:
             scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
-        if len(rows) > 1:  # one alone sees all that was read
+        if len(rows) > 1:  # a single row sees everything that was read
             at = np.arange(first, last)
             hidden = (at > position) | ((at <= position - window) if window else False)
             by_row = scores.reshape(kv_heads, -1, *hidden.shape)
@@ -50,15 +65,15 @@ def reference(q, k_cache, v_cache, positions, sequences, page_table, *, scale, w
     return y
 
 
-def _context(k_cache, v_cache, pages, first, last):
-    """Keys and values of a sequence's positions first ... last - 1, f32 (length, kv_heads, head_dim): views where
-    its pages are neighbours.
+def _context(k_cache: Cache, v_cache: Cache, page_row: np.ndarray, first: int, last: int) -> Iterator[np.ndarray]:
+    """Keys and values of a sequence's positions first ... last - 1, f32 (length, kv_heads, head_dim); views if its
+    pages are contiguous.
     """
     size = k_cache.shape[1]
     page = first // size
-    pages = pages[page : ceil_div(last, size)].tolist()
-    neighbours = pages == list(range(pages[0], pages[0] + len(pages)))
-    where = slice(pages[0], pages[0] + len(pages)) if neighbours else pages
+    pages: list[int] = page_row[page : ceil_div(last, size)].tolist()
+    contiguous = pages == list(range(pages[0], pages[0] + len(pages)))
+    where = slice(pages[0], pages[0] + len(pages)) if contiguous else pages
     some = slice(first - page * size, last - page * size)
     return (
         np.asarray(cache[where]).reshape(-1, *cache.shape[2:])[some].astype(np.float32, copy=False)
@@ -66,8 +81,8 @@ def _context(k_cache, v_cache, pages, first, last):
     )
 
 
-def together(device, heads: int, kv_heads: int, head_dim: int) -> int:
-    """How many query heads of a key-value head one group takes: as many as its lanes have registers for, at most 4."""
+def together(device: Device, heads: int, kv_heads: int, head_dim: int) -> int:
+    """Number of query heads of a key-value head per group: as many as its lanes have registers for, at most 4."""
     lanes = group_variant(device, "attention")[1]
     eights_per_lane = ceil_div(head_dim // 8, lanes)
     return max(
@@ -78,34 +93,50 @@ def together(device, heads: int, kv_heads: int, head_dim: int) -> int:
 
 
 def max_chunks(context: int, window: int) -> int:
-    """How many chunks the positions that a token sees may lie in."""
+    """Largest number of chunks that the positions visible to a token can span."""
     chunks = ceil_div(context, CHUNK)
     return min(chunks, window // CHUNK + 2) if window else chunks
 
 
-def splits(device, num_tokens: int, kv_heads: int, longest: int) -> int:
-    """Into how many groups a decode step's heads are worth splitting whose longest context is `longest`. On a CPU
-    device a few groups keep its threads busy, and more cost more.
+def splits(device: Device, num_tokens: int, kv_heads: int, longest: int) -> int:
+    """Number of groups to split each head of a decode step into; `longest`: its longest context. On a CPU device a
+    few groups keep all threads busy, and more only add work.
     """
-    enough, worth = (2 * os.cpu_count(), 4 * CHUNK) if device.info.is_cpu else (512, 2 * CHUNK)
-    return ceil_div(enough, num_tokens * kv_heads) if longest >= worth else 1
+    if device.info.is_cpu:
+        enough_groups = 2 * (os.cpu_count() or 1)
+        least_context = 4 * CHUNK
+    else:
+        enough_groups = 512
+        least_context = 2 * CHUNK
+    return ceil_div(enough_groups, num_tokens * kv_heads) if longest >= least_context else 1
 
 
-def scratch(inputs, *, splits=1, window=0, **_):
+def scratch(inputs: Sequence[Shaped], *, splits: int = 1, window: int = 0, **_: object) -> Scratch:
+    """Shapes and dtypes of the buffers that `dispatch` takes after the output."""
     q, k_cache, page_table = inputs[0], inputs[1], inputs[5]
     return scratch_shapes(q.shape, page_table.shape[1] * k_cache.shape[1], window, splits)
 
 
-def scratch_shapes(shape, context: int, window: int, splits: int) -> list[tuple[tuple[int, ...], str]]:
-    """What the groups of a split attention of q's `shape` leave for the last of them: (T, heads, chunks, head_dim +
-    4).
+def scratch_shapes(shape: tuple[int, ...], context: int, window: int, splits: int) -> Scratch:
+    """Results of the chunks of a split attention, which the last group merges: (T, heads, chunks, head_dim + 4).
+    shape: of q.
     """
     tokens, heads, head_dim = shape
     return [((tokens, heads * max_chunks(context, window) * (head_dim + 4)), "float32")] if splits > 1 else []
 
 
-def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1, heads_together=0):
-    """splits: groups that share the chunks of each head; heads_together: 0 for what `together` says."""
+def dispatch(
+    device: Device,
+    inputs: Sequence[TensorView],
+    outputs: Sequence[TensorView],
+    *,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    splits: int = 1,
+    heads_together: int = 0,
+) -> list[Dispatch]:
+    """splits: groups that share the chunks of each head. heads_together: query heads per group; 0 asks `together`."""
     q, k_cache, v_cache, positions, sequences, page_table = inputs
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
@@ -135,16 +166,20 @@ def dispatch(device, inputs, outputs, *, scale, window=0, softcap=0.0, splits=1,
     ]
 
 
-def shared_buffers(device, outputs, groups) -> tuple:
-    """What groups that share a head leave for the last of them, and how many are done; where none share one, the
-    kernel touches neither.
+def shared_buffers(
+    device: Device, outputs: Sequence[TensorView], groups: tuple[int, int, int]
+) -> tuple[Buffer, Buffer]:
+    """Buffers for the chunk results of groups that share a head and for the count of finished groups. Without
+    splitting the kernel touches neither.
     """
     if groups[2] == 1:
         return outputs[0].buffer, outputs[0].buffer
     return outputs[-1].buffer, device.counters(groups[0] * groups[1])
 
 
-def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> dict[str, int | bool]:
+def constants(
+    lanes: int, k_cache: TensorView, head_dim: int, heads_together: int, splits: int, softcap: float
+) -> dict[str, int | bool]:
     """The specialization constants of attention_core.glsl."""
     return {
         "LANES": lanes,
@@ -159,13 +194,22 @@ def constants(lanes, k_cache, head_dim, heads_together, splits, softcap) -> dict
     }
 
 
-def variants(device, inputs, **_):
-    """Queries alone and together, the chunks done by one group and by several."""
+def variants(device: Device, inputs: Sequence, **_: object) -> list[dict]:
+    """One and several query heads per group; one and several groups per head."""
     return [{"heads_together": 1}, {}, {"splits": 2}]
 
 
-def _case(label, positions, heads, kv_heads, head_dim, dtype, sequences=None, **attrs):
-    def make(rng):
+def _case(
+    label: str,
+    positions: list[int],
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: str,
+    sequences: list[int] | None = None,
+    **attrs: float,
+) -> Case:
+    def make(rng: np.random.Generator) -> list:
         pages = max(positions) // 16 + 1
         shape = (2 * pages + 2, 16, kv_heads, head_dim)
         tokens = len(positions)

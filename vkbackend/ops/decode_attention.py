@@ -1,24 +1,44 @@
-"""split_heads and attention in one, for steps in which every token is of a sequence of its own: no token needs the
-key of another.
+"""split_heads and attention fused, for steps in which each token belongs to a different sequence, so that no token
+needs the key of another.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
-slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm:
+slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 from `rope.turns_per_position`, q_norm, k_norm:
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads,
 head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim is a multiple of 8, n_rot of 4.
-On the device the same bits as the two ops one after the other.
+On the device the result has the same bits as the two ops in sequence.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import attention, q8_cache, rope, split_heads
-from .op import Case, Op, group_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, group_variant
+from .q8_cache import Cache
 from .signature import Signature
 
 
 def reference(
-    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0, **attrs
-):
+    qkv: np.ndarray,
+    positions: np.ndarray,
+    sequences: np.ndarray,
+    page_table: np.ndarray,
+    turns: np.ndarray,
+    q_norm: np.ndarray | None,
+    k_norm: np.ndarray | None,
+    k_cache: Cache,
+    v_cache: Cache,
+    *,
+    n_rot: int,
+    pairing: str,
+    eps: float = 0.0,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> tuple[np.ndarray, Cache, Cache]:
+    """The numpy twin."""
     q, k_cache, v_cache = split_heads.reference(
         qkv,
         positions,
@@ -33,10 +53,14 @@ def reference(
         pairing=pairing,
         eps=eps,
     )
-    return attention.reference(q, k_cache, v_cache, positions, sequences, page_table, **attrs), k_cache, v_cache
+    y = attention.reference(
+        q, k_cache, v_cache, positions, sequences, page_table, scale=scale, window=window, softcap=softcap
+    )
+    return y, k_cache, v_cache
 
 
-def scratch(inputs, *, splits=1, window=0, **_):
+def scratch(inputs: Sequence[Shaped], *, splits: int = 1, window: int = 0, **_: object) -> Scratch:
+    """Shapes and dtypes of the buffers that `dispatch` takes after the outputs."""
     qkv, page_table, k_cache = inputs[0], inputs[3], inputs[7]
     heads = qkv.shape[1] - 2 * k_cache.shape[2]
     return attention.scratch_shapes(
@@ -45,8 +69,19 @@ def scratch(inputs, *, splits=1, window=0, **_):
 
 
 def dispatch(
-    device, inputs, outputs, *, n_rot, pairing, scale, eps=0.0, window=0, softcap=0.0, splits=1, heads_together=0
-):
+    device: Device,
+    inputs: split_heads.Inputs,
+    outputs: Sequence[TensorView],
+    *,
+    n_rot: int,
+    pairing: str,
+    scale: float,
+    eps: float = 0.0,
+    window: int = 0,
+    softcap: float = 0.0,
+    splits: int = 1,
+    heads_together: int = 0,
+) -> list[Dispatch]:
     """splits, heads_together: as in attention."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
     tokens, all_heads, head_dim = qkv.shape
@@ -95,10 +130,21 @@ def dispatch(
     ]
 
 
-def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, **attrs):
+def _case(
+    label: str,
+    positions: list[int],
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    pairing: str,
+    dtype: str,
+    norms: bool = False,
+    n_rot: int = 0,
+    **attrs: float,
+) -> Case:
     n_rot = n_rot or head_dim
 
-    def make(rng):
+    def make(rng: np.random.Generator) -> list:
         tokens, pages = len(positions), max(positions) // 16 + 1
         shape = (tokens * pages + 1, 16, kv_heads, head_dim)
         return [
@@ -112,8 +158,8 @@ def _case(label, positions, heads, kv_heads, head_dim, pairing, dtype, norms=Fal
             q8_cache.random(rng, shape, dtype),
         ]
 
-    # In an f16 cache the token's own key and value may be rounded to either neighbour (llvmpipe cuts off): one unit of
-    # values below 4; of q8_0, the 127th part of a block's largest.
+    # An f16 cache may round the token's own key and value either way (llvmpipe truncates): one unit of values below 4.
+    # In q8_0 the unit is the block's largest magnitude / 127.
     return Case(
         label,
         make,

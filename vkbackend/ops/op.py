@@ -1,18 +1,29 @@
-"""What an op is: a contract, a numpy twin, dispatches, and the cases that hold the two together.
+"""The parts of an op: a contract, a numpy twin, its dispatches, and the cases on which the two must agree.
 
 In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy arrays. Out: `Dispatch`es. An op
 knows nothing of graphs or models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..device.buffers import Buffer
+from ..device.context import Device
+from ..device.dispatch import Dispatch
 from .signature import Signature
 
 BASE_LANES = 32  # workgroup size of the base variants, which need no subgroup feature
+Scratch = list[tuple[tuple[int, ...], str]]  # shape and dtype of each scratch buffer
+
+
+class Shaped(Protocol):
+    """Anything with a shape: an array, a `TensorView`, a symbolic value of a graph."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class TensorView:
         return {f"{name}_offset": self.offset, f"{name}_stride": self.stride}
 
     def fours(self, name: str) -> dict[str, int]:
-        """Push constants NAME_offset and NAME_stride, in units of four elements. Raises ValueError where they are
-        not whole.
+        """Push constants NAME_offset and NAME_stride, in units of four elements. Raises ValueError unless both are
+        multiples of four.
         """
         if self.offset % 4 or self.stride % 4:
             raise ValueError(
@@ -57,8 +68,8 @@ class Case:
     """
 
     label: str
-    make: Callable
-    attrs: dict = field(default_factory=dict)
+    make: Callable[[np.random.Generator], list]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
     atol: float = 1e-5
     rtol: float = 1e-5
 
@@ -68,47 +79,54 @@ class Op:
     """reference(*inputs, **attrs) -> array or tuple of arrays; dispatch(device, inputs, outputs, **attrs) ->
     list[Dispatch].
 
-    signature: what inputs and attributes may be; kernels compute nonsense, or read past their inputs, for others.
-    in_place: {output: input} whose storage is shared. variants(device, inputs, **attrs) -> keyword arguments of
-    `dispatch`, one for each kernel that could do this job, for `check`. candidates(device, inputs, **attrs): those
-    worth measuring for it, which must all give the same bits; job(inputs, **attrs): a name for what the fastest
-    depends on (see `tuning`). requires(**attrs) -> device features without which no kernel can do it.
-    scratch(inputs, **attrs) -> (shape, dtype) of each piece of memory that `dispatch` wants after the outputs.
-    canonical(outputs) -> outputs whose order is defined, where the kernel's is not.
+    signature: valid inputs and attributes; for others kernels compute nonsense or read past their inputs.
+    in_place: {output: input} that share storage.
+    variants(device, inputs, **attrs) -> keyword arguments of `dispatch`, one set per kernel that can do this job, for
+        `vkbackend check`.
+    candidates(device, inputs, **attrs) -> the variants worth measuring for it; all must give the same bits.
+    job(inputs, **attrs) -> a name for what the fastest candidate depends on (see `tuning`).
+    requires(**attrs) -> device features that every kernel needs.
+    scratch(inputs, **attrs) -> (shape, dtype) of each buffer that `dispatch` takes after the outputs.
+    canonical(outputs) -> the outputs in a defined order, for kernels whose order is undefined.
     """
 
     name: str
     reference: Callable
-    dispatch: Callable
+    dispatch: Callable[..., list[Dispatch]]
     cases: tuple[Case, ...]
     signature: Signature
-    in_place: dict = field(default_factory=dict)
-    variants: Callable = lambda device, inputs, **attrs: [{}]
-    candidates: Callable = lambda device, inputs, **attrs: []
-    job: Callable = lambda inputs, **attrs: ""
-    requires: Callable = lambda **attrs: ()
-    scratch: Callable = lambda inputs, **attrs: []
-    canonical: Callable = lambda outputs: outputs
+    in_place: dict[int, int] = field(default_factory=dict)
+    variants: Callable[..., list[dict]] = lambda device, inputs, **attrs: [{}]
+    candidates: Callable[..., list[dict]] = lambda device, inputs, **attrs: []
+    job: Callable[..., str] = lambda inputs, **attrs: ""
+    requires: Callable[..., Iterable[str]] = lambda **attrs: ()
+    scratch: Callable[..., Scratch] = lambda inputs, **attrs: []
+    canonical: Callable[[tuple[np.ndarray, ...]], tuple[np.ndarray, ...]] = lambda outputs: outputs
 
-    def record(self, device, inputs, outputs, **attrs) -> list:
-        """`dispatch` for inputs that the signature allows. Raises ValueError with the argument, what it is and what
-        it must be.
+    def record(
+        self, device: Device, inputs: Sequence, outputs: Sequence[TensorView], **attrs: object
+    ) -> list[Dispatch]:
+        """Check the inputs against the signature, then `dispatch`. Raises ValueError with the argument, its actual
+        dtype and shape, and the expected ones.
         """
         self.signature.check(self.name, inputs, attrs)
         return self.dispatch(device, inputs, outputs, **attrs)
 
 
 def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
     return -(-a // b)
 
 
-def elementwise_variant(device, name: str) -> str:
+def elementwise_variant(device: Device, name: str) -> str:
     """The variant of a kernel that uses no subgroup operation."""
     return f"{name}_{'texel' if device.flavor == 'texel' else 'base'}"
 
 
-def group_variant(device, name: str, flavors=("base", "subgroup", "texel")) -> tuple[str, int, int]:
-    """-> variant of a kernel in which LANES invocations work on a row, LANES, required subgroup size (0: any)."""
+def group_variant(
+    device: Device, name: str, flavors: Sequence[str] = ("base", "subgroup", "texel")
+) -> tuple[str, int, int]:
+    """Variant of a kernel in which LANES invocations share a row, LANES, and the required subgroup size (0: any)."""
     flavor = device.flavor
     if flavor not in flavors:
         flavor = "subgroup" if flavor == "texel" else "base"

@@ -1,30 +1,35 @@
-"""A KV cache of bytes (OLLAMA_KV_CACHE_TYPE=q8_0): the 32 neighbouring elements of a block are multiples of one half
-float, from -127 to 127 of it, as in ggml's Q8_0.
+"""A KV cache of bytes (OLLAMA_KV_CACHE_TYPE=q8_0): each block of 32 neighboring elements is stored as codes from -127
+to 127 and one half-float scale, as in ggml's Q8_0.
 
-`Q8Cache` is what the twins have in place of an array (pages, page_size, kv_heads, head_dim). On a device
-(shaders/cache.glsl) each head of a page is a piece of `head_words` uint32: the codes of its positions, one after the
-other, then their scales, each position's beginning a word.
+`Q8Cache` takes the place of an array (pages, page_size, kv_heads, head_dim) in the twins. On a device
+(shaders/cache.glsl) each head of a page is a run of `head_words` uint32: the codes of its positions in order, then
+their scales, where each position starts a new word.
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+from .signature import Rule
 
 NAME = "q8_0"
 TYPES = {"float32": 0, "float16": 1, NAME: 2}  # a cache's dtype -> the shaders' CACHE
 KINDS = "f16|f32|q8_0"  # in signatures
-BLOCK = 32  # head_dim is a multiple of it
+BLOCK = 32  # elements that share a scale; head_dim is a multiple
+Index = int | slice | list[int] | np.ndarray | tuple[np.ndarray, ...]
 
 
 def head_words(page_size: int, head_dim: int) -> int:
+    """uint32 words of one head of a page."""
     return page_size * (head_dim // 4 + _scale_words(head_dim))
 
 
 def _scale_words(head_dim: int) -> int:
-    """Of a position: two blocks share a word."""
+    """Words of scales per position: two blocks share a word."""
     return -(-head_dim // (2 * BLOCK))
 
 
 def cache_bytes(shape: tuple[int, int, int, int], dtype: str) -> int:
-    """Of a cache (pages, page_size, kv_heads, head_dim) on a device."""
+    """Bytes of a cache (pages, page_size, kv_heads, head_dim) on a device."""
     pages, page_size, kv_heads, head_dim = shape
     return (
         4 * pages * kv_heads * head_words(page_size, head_dim)
@@ -33,24 +38,24 @@ def cache_bytes(shape: tuple[int, int, int, int], dtype: str) -> int:
     )
 
 
-def random(rng, shape: tuple[int, int, int, int], dtype: str):
-    """A cache for the twins, filled."""
+def random(rng: np.random.Generator, shape: tuple[int, int, int, int], dtype: str) -> "Cache":
+    """A cache for the twins, filled with normally distributed values."""
     values = rng.standard_normal(shape, np.float32)
     return Q8Cache.of(values) if dtype == NAME else values.astype(dtype)
 
 
-RULES = (
+RULES: tuple[Rule, ...] = (
     ("k_cache and v_cache must have one dtype", lambda s: s["k_cache"].dtype == s["v_cache"].dtype),
     (
-        "in a cache of q8_0 head_dim must be a multiple of 32 and page_size of 4",
+        "a q8_0 cache needs a head_dim that is a multiple of 32 and a page_size that is a multiple of 4",
         lambda s: s["k_cache"].dtype != NAME or (s["head_dim"] % BLOCK == 0 and s["page_size"] % 4 == 0),
     ),
 )
 
 
 class Q8Cache:
-    """What is stored is rounded, what is read is f32. codes: int8 (pages, page_size, kv_heads, head_dim); scales:
-    f16, one per block.
+    """Rounds to q8_0 on assignment and reads as f32. codes: int8 (pages, page_size, kv_heads, head_dim); scales: f16,
+    one per block.
     """
 
     dtype = NAME
@@ -79,14 +84,14 @@ class Q8Cache:
     def copy(self) -> "Q8Cache":
         return Q8Cache(self.codes.copy(), self.scales.copy())
 
-    def __getitem__(self, at) -> np.ndarray:
-        """at: of the dimensions before the last. -> f32"""
+    def __getitem__(self, at: Index) -> np.ndarray:
+        """f32 elements. at: an index of the dimensions before the last."""
         values, scales = self.codes[at].astype(np.float32), self.scales[at].astype(np.float32)
         blocks = values.reshape(*scales.shape, BLOCK)  # a view
         blocks *= scales[..., None]
         return values
 
-    def __setitem__(self, at, values) -> None:
+    def __setitem__(self, at: Index, values: np.ndarray) -> None:
         blocks = np.asarray(values, np.float32).reshape(*np.shape(values)[:-1], -1, BLOCK)
         unit = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
         wanted = blocks * np.divide(np.float32(1), unit, out=np.zeros_like(unit), where=unit > 0)
@@ -96,11 +101,11 @@ class Q8Cache:
         self.codes[at] = (np.sign(wanted) * whole).reshape(np.shape(values))
         self.scales[at] = unit[..., 0]
 
-    def __array__(self, dtype=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike = None) -> np.ndarray:
         return self[:].astype(dtype or np.float32, copy=False)
 
     def packed(self) -> np.ndarray:
-        """As it lies on a device -> uint8 (pages, kv_heads, 4 * head_words)."""
+        """The layout on a device: uint8 (pages, kv_heads, 4 * head_words)."""
         pages, page_size, kv_heads, head_dim = self.shape
         scales = np.zeros((pages, kv_heads, page_size, 2 * _scale_words(head_dim)), np.float16)
         scales[..., : head_dim // BLOCK] = self.scales.transpose(0, 2, 1, 3)
@@ -114,12 +119,13 @@ class Q8Cache:
         """The inverse of `packed`. data: uint8, of any shape."""
         pages, page_size, kv_heads, head_dim = shape
         data = data.reshape(pages, kv_heads, -1)
-        codes, scales = (
-            np.ascontiguousarray(data[..., : page_size * head_dim]),
-            np.ascontiguousarray(data[..., page_size * head_dim :]),
-        )
+        codes = np.ascontiguousarray(data[..., : page_size * head_dim])
+        scales = np.ascontiguousarray(data[..., page_size * head_dim :])
         scales = scales.view(np.float16).reshape(pages, kv_heads, page_size, -1)[..., : head_dim // BLOCK]
         return cls(
             codes.view(np.int8).reshape(pages, kv_heads, page_size, head_dim).transpose(0, 2, 1, 3),
             scales.transpose(0, 2, 1, 3),
         )
+
+
+Cache = np.ndarray | Q8Cache  # of the twins: (pages, page_size, kv_heads, head_dim)

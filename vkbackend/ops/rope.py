@@ -1,23 +1,27 @@
-"""Rotary position embedding, in place: turn pair i of a head by position * turns[i] whole turns.
+"""Rotary position embedding, in place: rotates pair i of a head by position * turns[i] whole turns.
 
-x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: left alone), turns: (n_rot,) f32 as `turns_per_position`
-makes them -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements from n_rot on stay
-as they are. Su et al. 2021, https://arxiv.org/abs/2104.09864.
+x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: row unchanged), turns: (n_rot,) f32 from
+`turns_per_position` -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements n_rot and up
+are unchanged. Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div
+from .op import Case, Op, TensorView, ceil_div
 from .signature import Signature
 
 
-def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_factors=None) -> np.ndarray:
+def turns_per_position(
+    base: float, n_rot: int, freq_scale: float = 1.0, freq_factors: np.ndarray | None = None
+) -> np.ndarray:
     """freq_scale * base^(-2i/n_rot) / freq_factors[i] / 2 pi for each pair, as (n_rot,) f32: first the leading 12
-    bits of each, so that their product with 12 bits of a position is exact, then the rests.
+    bits of each, whose product with 12 bits of a position is exact, then the remainders.
     """
     frequency = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
     if freq_factors is not None:
@@ -28,7 +32,8 @@ def turns_per_position(base: float, n_rot: int, freq_scale: float = 1.0, freq_fa
     return np.concatenate([leading, turns - leading]).astype(np.float32)
 
 
-def reference(x, positions, turns, *, n_rot, pairing):
+def reference(x: np.ndarray, positions: np.ndarray, turns: np.ndarray, *, n_rot: int, pairing: str) -> np.ndarray:
+    """The numpy twin."""
     rotation = _rotation(positions.tobytes(), turns.tobytes())[:, None]  # the same for every head
     y = np.empty_like(x)
     y[..., n_rot:] = x[..., n_rot:]
@@ -44,15 +49,18 @@ def reference(x, positions, turns, *, n_rot, pairing):
 
 @lru_cache(maxsize=8)
 def _rotation(positions: bytes, turns: bytes) -> np.ndarray:
-    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are made in f64; all layers
-    of a step ask for the same.
+    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are computed in f64. Cached
+    because all layers of a step use the same.
     """
     leading, rest = np.frombuffer(turns, np.float32).astype(np.float64).reshape(2, -1)
     angle = 2 * math.pi * np.maximum(np.frombuffer(positions, np.int32), 0)[:, None] * (leading + rest)
     return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
 
 
-def dispatch(device, inputs, outputs, *, n_rot, pairing):
+def dispatch(
+    device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView], *, n_rot: int, pairing: str
+) -> list[Dispatch]:
+    """One invocation per pair."""
     positions, turns, x = inputs[1], inputs[2], outputs[0]
     tokens, heads, head_dim = x.shape
     return [
@@ -68,8 +76,19 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing):
     ]
 
 
-def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthest=40, base=10000.0, freq_scale=1.0):
-    def make(rng):
+def _case(
+    label: str,
+    tokens: int,
+    heads: int,
+    head_dim: int,
+    n_rot: int,
+    pairing: str,
+    factors: bool = False,
+    furthest: int = 40,
+    base: float = 10000.0,
+    freq_scale: float = 1.0,
+) -> Case:
+    def make(rng: np.random.Generator) -> list:
         positions = rng.integers(0, furthest, tokens).astype(np.int32)
         positions[-1] = furthest
         if tokens > 4:
@@ -81,7 +100,7 @@ def _case(label, tokens, heads, head_dim, n_rot, pairing, factors=False, furthes
             turns_per_position(base, n_rot, freq_scale, factor),
         ]
 
-    # The rest of a frequency is f32 too: its rounding, 2^-36 of the frequency, counts once per position.
+    # The remainder of a frequency is f32 too: its rounding error, 2^-36 of the frequency, grows with the position.
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing}, 5e-6 + furthest * 1e-10, 1e-6)
 
 

@@ -1,12 +1,12 @@
-"""What an op takes: names, shapes and dtypes of its arguments, checked before anything is recorded.
+"""The contract of an op's inputs: names, shapes and dtypes, checked before anything is recorded.
 
 In: one line per argument and the relations between sizes. Out: `Signature.check`, which raises ValueError with the
-argument, what it is and what it must be. Kernels rely on every one of these: what they do not cover is not computed
-wrongly but refused.
+argument, its actual dtype and shape, and the expected ones. Kernels rely on every one of these checks: for other inputs
+they would compute wrong results.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy as np
 _LINE = re.compile(r"(?P<name>\w+)(?P<optional>\?)? \((?P<dims>[^)]*)\) (?P<kinds>.+)")
 _SHORT = {"f32": "float32", "f16": "float16", "i32": "int32"}
 PACKED = "packed"  # a matrix of any format: `packed.PackedMatrix`
+Rule = tuple[str, Callable[[dict], bool]]  # sentence, predicate of a dict of all sizes, attributes and arguments
 
 
 @dataclass(frozen=True)
 class Argument:
     """dims: a name per dimension, bound by the first argument that has it (or by an attribute); "..." stands for any
-    number of them.
+    number of dimensions.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Argument:
         return f"{kinds} ({', '.join(self.dims)}{',' if len(self.dims) == 1 else ''})"
 
     def bind(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-        """Whether `shape` fits `dims`, with what is bound already; binds the rest."""
+        """Bind the dims that `sizes` lacks to `shape`. False if `shape` does not fit."""
         dims = list(self.dims)
         if "..." in dims:
             at = dims.index("...")
@@ -46,24 +47,22 @@ class Argument:
 
 
 class Signature:
-    """lines: "x (T, heads, head_dim) f32", "residual? (T, n) f32" (may be None or left out), "k_cache (...) f16|f32", "weight (N, K) packed".
+    """The arguments of an op, in order.
 
-    multiples: {size: what it must be a multiple of}. rules: (sentence, predicate of a dict of all sizes, attributes
-    and arguments).
+    lines: "x (T, heads, head_dim) f32", "residual? (T, n) f32" (may be None or left out at the end),
+        "k_cache (...) f16|f32", "weight (N, K) packed".
+    multiples: {size: required divisor}.
+    rules: further conditions, each with the sentence that its error shows.
     """
 
-    def __init__(
-        self,
-        *lines: str,
-        multiples: dict[str, int] | None = None,
-        rules: tuple[tuple[str, Callable[[dict], bool]], ...] = (),
-    ):
+    def __init__(self, *lines: str, multiples: dict[str, int] | None = None, rules: tuple[Rule, ...] = ()):
         self.arguments = tuple(_argument(line) for line in lines)
-        self.multiples, self.rules = multiples or {}, rules
+        self.multiples = multiples or {}
+        self.rules = rules
 
-    def complete(self, op: str, inputs) -> list:
-        """`inputs` with None for optional ones that were left out at the end. Raises ValueError where one is missing
-        or too many are there.
+    def complete(self, op: str, inputs: Sequence) -> list:
+        """`inputs`, with None for optional ones left out at the end. Raises ValueError if one is missing or there are
+        too many.
         """
         names = ", ".join(each.name + ("?" if each.optional else "") for each in self.arguments)
         if len(inputs) > len(self.arguments):
@@ -74,32 +73,19 @@ class Signature:
                 raise ValueError(f"{op}: {argument.name} is missing, must be {argument}; it takes {names}")
         return filled
 
-    def check(self, op: str, inputs, attrs: dict) -> None:
-        """inputs: one per argument; numpy arrays, `TensorView`s, `PackedMatrix`es or None. Raises ValueError."""
+    def check(self, op: str, inputs: Sequence, attrs: Mapping[str, object]) -> None:
+        """Raise ValueError unless `inputs` and `attrs` satisfy the signature. inputs: one per argument; numpy arrays,
+        `TensorView`s, `PackedMatrix`es or None.
+        """
         inputs = self.complete(op, inputs)
         sizes = {
-            name: value
+            name: int(value)
             for name, value in attrs.items()
             if isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         }
         for argument, value in zip(self.arguments, inputs):
-            if value is None:
-                continue
-            kind, shape = _kind(value), tuple(getattr(value, "shape", ()))
-            if kind not in argument.kinds or not argument.bind(shape, sizes):
-                bound = [
-                    f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(argument.dims) if dim in sizes and dim != "..."
-                ]
-                where = (
-                    f" where {', '.join(bound)}" if kind in argument.kinds and len(shape) == len(argument.dims) else ""
-                )
-                raise ValueError(f"{op}: {argument.name} is {kind} {shape}, must be {argument}{where}")
-            for dim in argument.dims:
-                if dim in self.multiples and sizes[dim] % self.multiples[dim]:
-                    raise ValueError(
-                        f"{op}: {argument.name} is {kind} {shape}, must be {argument} with {dim} a multiple of "
-                        f"{self.multiples[dim]}"
-                    )
+            if value is not None:
+                self._check_argument(op, argument, value, sizes)
         everything = {**attrs, **sizes, **{argument.name: value for argument, value in zip(self.arguments, inputs)}}
         for sentence, holds in self.rules:
             if not holds(everything):
@@ -108,21 +94,36 @@ class Signature:
                     for argument, value in zip(self.arguments, inputs)
                     if value is not None
                 )
+                shown_attrs = "".join(f", {name}={value!r}" for name, value in attrs.items())
+                raise ValueError(f"{op}: {sentence}; got {shapes}{shown_attrs}")
+
+    def _check_argument(self, op: str, argument: Argument, value: object, sizes: dict[str, int]) -> None:
+        kind = _kind(value)
+        shape = tuple(getattr(value, "shape", ()))
+        if kind not in argument.kinds or not argument.bind(shape, sizes):
+            bound = [f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(argument.dims) if dim in sizes and dim != "..."]
+            only_sizes_differ = kind in argument.kinds and len(shape) == len(argument.dims)
+            where = f" where {', '.join(bound)}" if only_sizes_differ else ""
+            raise ValueError(f"{op}: {argument.name} is {kind} {shape}, must be {argument}{where}")
+        for dim in argument.dims:
+            if dim in self.multiples and sizes[dim] % self.multiples[dim]:
                 raise ValueError(
-                    f"{op}: {sentence}; got {shapes}{''.join(f', {name}={value!r}' for name, value in attrs.items())}"
+                    f"{op}: {argument.name} is {kind} {shape}, must be {argument} with {dim} a multiple of "
+                    f"{self.multiples[dim]}"
                 )
 
 
 def _argument(line: str) -> Argument:
     found = _LINE.fullmatch(line)
+    assert found is not None, f"not a line of a signature: {line!r}"
+    dims = tuple(dim.strip() for dim in found["dims"].split(","))
     kinds = tuple(_SHORT.get(kind, kind) for kind in found["kinds"].split("|"))
-    return Argument(
-        found["name"], tuple(dim.strip() for dim in found["dims"].split(",")), kinds, found["optional"] is not None
-    )
+    return Argument(found["name"], dims, kinds, found["optional"] is not None)
 
 
-def _kind(value) -> str:
-    """The dtype's name; PACKED for a matrix that has a format; the type's name for what is no array."""
+def _kind(value: object) -> str:
+    """The dtype's name; PACKED for a matrix with a format; the type's name for anything else."""
     if hasattr(value, "format"):
         return PACKED
-    return str(value.dtype) if hasattr(value, "dtype") else type(value).__name__
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else str(dtype)

@@ -1,28 +1,58 @@
-"""A row of projections to where attention wants them: queries and keys normalized per head where asked for and
-rotated, keys and values stored at their pages of the cache.
+"""Split rows of projections into heads: optionally normalize queries and keys per head, rotate them, and store keys
+and values in the pages of the cache.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
-slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 as `rope.turns_per_position` makes them, q_norm, k_norm:
+slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 from `rope.turns_per_position`, q_norm, k_norm:
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries
 (T, heads, head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim and n_rot are
-multiples of 4. The same as rms_norm, rope and kv_write one after the other.
+multiples of 4. Computes the same as rms_norm, rope and kv_write in sequence.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import kv_write, q8_cache, rms_norm, rope
-from .op import Case, Op, group_variant
+from .op import Case, Op, TensorView, group_variant
+from .q8_cache import Cache
 from .signature import Signature
+
+# qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache
+Inputs = tuple[
+    TensorView,
+    TensorView,
+    TensorView,
+    TensorView,
+    TensorView,
+    TensorView | None,
+    TensorView | None,
+    TensorView,
+    TensorView,
+]
 
 
 def reference(
-    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, *, n_rot, pairing, eps=0.0
-):
+    qkv: np.ndarray,
+    positions: np.ndarray,
+    sequences: np.ndarray,
+    page_table: np.ndarray,
+    turns: np.ndarray,
+    q_norm: np.ndarray | None,
+    k_norm: np.ndarray | None,
+    k_cache: Cache,
+    v_cache: Cache,
+    *,
+    n_rot: int,
+    pairing: str,
+    eps: float = 0.0,
+) -> tuple[np.ndarray, Cache, Cache]:
+    """The numpy twin."""
     kv_heads = k_cache.shape[2]
     heads = qkv.shape[1] - 2 * kv_heads
     qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
-    if q_norm is not None:
+    if q_norm is not None and k_norm is not None:
         qk = np.concatenate(
             [rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)],
             axis=1,
@@ -32,7 +62,10 @@ def reference(
     return qk[:, :heads], k_cache, v_cache
 
 
-def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
+def dispatch(
+    device: Device, inputs: Inputs, outputs: Sequence[TensorView], *, n_rot: int, pairing: str, eps: float = 0.0
+) -> list[Dispatch]:
+    """One group per head."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm = inputs[:7]
     q, k_cache, v_cache = outputs
     tokens, all_heads, head_dim = qkv.shape
@@ -74,10 +107,21 @@ def dispatch(device, inputs, outputs, *, n_rot, pairing, eps=0.0):
     ]
 
 
-def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False, n_rot=None, furthest=30):
+def _case(
+    label: str,
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    pairing: str,
+    dtype: str,
+    norms: bool = False,
+    n_rot: int = 0,
+    furthest: int = 30,
+) -> Case:
     n_rot = n_rot or head_dim
 
-    def make(rng):
+    def make(rng: np.random.Generator) -> list:
         shape = (9, 16, kv_heads, head_dim)
         positions = np.arange(tokens, dtype=np.int32) + furthest - tokens + 1
         sequences = (np.arange(tokens) % 2).astype(np.int32)
@@ -92,8 +136,8 @@ def _case(label, tokens, heads, kv_heads, head_dim, pairing, dtype, norms=False,
             q8_cache.random(rng, shape, dtype),
         ]
 
-    # Where a value lies between two half floats, a last bit of its f32 decides which one it becomes: one unit of f16;
-    # of q8_0, the 127th part of a block's largest.
+    # A value halfway between two half floats may round either way on its last f32 bit: one unit of f16. In q8_0 the
+    # unit is the block's largest magnitude / 127.
     atol, rtol = {"float32": (1e-5, 1e-5), "float16": (1e-5, 1e-3), q8_cache.NAME: (0.04, 1e-3)}[dtype]
     return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, atol, rtol)
 
@@ -113,7 +157,7 @@ SIGNATURE = Signature(
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
         ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
-        ("q_norm and k_norm must both be there, or neither", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
+        ("q_norm and k_norm must be given together", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
         *q8_cache.RULES,
     ),
 )

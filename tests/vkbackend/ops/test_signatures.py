@@ -123,8 +123,8 @@ REFUSED = {
     "pairing": (("rope", ROPE, {"n_rot": 8, "pairing": "neox"}), "pairing must be one of adjacent, halves"),
     "no queries": (split_heads(heads=2), r"heads \+ 2 kv_heads"),
     "grouping in decode": (decode_attention(heads=5), "heads must be a multiple of kv_heads"),
-    "one norm in decode": (decode_attention(k_norm=f32(8)), "both be there, or neither"),
-    "one norm": (split_heads(q_norm=f32(8)), "both be there, or neither"),
+    "one norm in decode": (decode_attention(k_norm=f32(8)), "must be given together"),
+    "one norm": (split_heads(q_norm=f32(8)), "must be given together"),
     "partial rotation": (split_heads(n_rot=6), "n_rot a multiple of 4"),
     "embed": (("embed", [np.zeros(2), PLAIN], {}), "embed: tokens is float64"),
     "matmul's K": (
