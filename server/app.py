@@ -23,12 +23,14 @@ from .http.running import RunningRequests
 from .library.staging import StoreBusy
 from .library.store import InvalidName, ModelNotFound, StoreError
 from .openai import errors as openai_errors
-from .routes import chat, create, embed, generate, models, openai, registry, service
+from .routes import chat, create, embed, generate, models, openai, pages, registry, service
 
 log = logging.getLogger(__name__)
 
 ROUTES = [
-    route for module in (models, create, registry, generate, chat, embed, openai, service) for route in module.ROUTES
+    route
+    for module in (models, create, registry, generate, chat, embed, openai, service, pages)
+    for route in module.ROUTES
 ]
 
 

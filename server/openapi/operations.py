@@ -4,6 +4,7 @@ it streams.
 
 from dataclasses import dataclass, field
 
+from ..web.pages import PAGES
 from ..wire import native, openai
 from ..wire.native import EmbeddingResponse
 
@@ -128,8 +129,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         },
     ),
     ("GET", "/openapi.json"): Operation("This document", answer={"type": "object"}, tag="service"),
-    ("GET", "/docs"): Operation("This document as a page", answer=HTML, tag="service"),
-    ("GET", "/docs/{file}"): Operation(
-        "A file of that page", answer="*/*", tag="service", parameters={"file": ("its name", "")}
-    ),
 }
+for _page in PAGES:
+    OPERATIONS["GET", _page.path] = Operation(_page.summary, answer=HTML, tag="service")
+    OPERATIONS["GET", _page.path + "/{file}"] = Operation(
+        f"A file of {_page.path}", answer="*/*", parameters={"file": ("its name", "")}, tag="service"
+    )

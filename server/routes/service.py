@@ -1,4 +1,4 @@
-"""What operators and tools ask for: /healthz, /metrics, /api/devices, /openapi.json and its page /docs."""
+"""Routes for operators and tools: /healthz, /metrics, /api/devices, /openapi.json."""
 
 import functools
 import json
@@ -8,7 +8,6 @@ from aiohttp import web
 from vkbackend.device.selection import survey
 
 from .. import openapi, pools
-from ..errors import ApiError
 from ..http import metrics
 from ..http.keys import LOADED_MODELS
 from ..http.responses import json_answer
@@ -41,33 +40,9 @@ async def document(request: web.Request) -> web.Response:
     return web.Response(body=json.dumps(_document()).encode(), headers={"Content-Type": "application/json"})
 
 
-async def page(request: web.Request) -> web.Response:
-    return _of_page(openapi.PAGE.encode(), "text/html; charset=utf-8")
-
-
-async def page_file(request: web.Request) -> web.Response:
-    found = await pools.run("store", openapi.file, request.match_info["file"])
-    if found is None:
-        raise ApiError(404, "the page has no such file")
-    return _of_page(*found)
-
-
-def _of_page(contents: bytes, media_type: str) -> web.Response:
-    return web.Response(
-        body=contents,
-        headers={
-            "Content-Type": media_type,
-            "Content-Security-Policy": openapi.POLICY,
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
-
-
 ROUTES = [
     web.get("/healthz", health),
     web.get("/metrics", prometheus),
     web.get("/api/devices", devices),
     web.get("/openapi.json", document),
-    web.get("/docs", page),
-    web.get("/docs/{file}", page_file),
 ]
