@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks that run no test: format, lint, types, import layers, spelling. With --fix, what can be repaired automatically is repaired first.
+# Checks that run no test: format, lint, types, import layers, spelling. With --fix, repairs first what can be repaired
+# automatically.
 # The tools and their versions are those of requirements-test.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."

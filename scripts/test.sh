@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs all tests, or with --quick those that need no device, model or server and take no time. Arguments go to pytest. With CI=1 whatever is missing (drivers, layers, models, recordings) is a failure.
+# Sets up what is missing, then runs all tests; with --quick only those that need no device, model or server and are
+# fast. Arguments go to pytest. With CI=1 a missing driver, layer, model or recording is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 quick=()
 if [ "${1:-}" = --quick ]; then
   shift
-  quick=(-m "not (device or model or live or registry or clients or soak or slow)" -W error::pytest.PytestUnraisableExceptionWarning)
+  quick=(-m "not (device or model or live or registry or clients or soak or slow)")
+  quick+=(-W error::pytest.PytestUnraisableExceptionWarning)
 fi
 bash scripts/setup.sh --tests
 exec .venv/bin/python -m pytest "${quick[@]}" "$@"

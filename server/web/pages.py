@@ -1,7 +1,7 @@
 """The web pages of this server, every byte of them from here.
 
-A page is a folder beside this file with an `index.html` and what it needs, and a row in PAGES. `PAGE` is served at its
-path, its files one level below. Links in a page have no slash in front, so that they hold behind a proxy that serves
+A page is a folder next to this file with an `index.html` and the files that it needs, and a row in PAGES. The page is
+served at its path, its files one level below. Links in a page have no slash in front, so that they hold behind a proxy that serves
 this server below a path of its own.
 """
 
@@ -26,8 +26,10 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Page:
-    """path: of the page, and the name of its folder. summary: a line for the OpenAPI document. package, dist, files: a Python package that brings further files,
-    the folder in it that holds them, and those of them that are served.
+    """path: of the page, and the name of its folder. summary: a line for the OpenAPI document.
+
+    package, dist, files: a Python package that brings further files, the folder in it that holds them, and those of
+    them that are served.
     """
 
     path: str

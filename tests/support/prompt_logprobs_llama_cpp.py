@@ -19,11 +19,11 @@ from pathlib import Path
 import xllamacpp
 from places import DATA
 
-FORCING_BIAS = 10000.0
-KEPT_AFTER = 256  # tokens
-
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
+
+FORCING_BIAS = 10000.0
+KEPT_AFTER = 256  # tokens
 
 
 def main(

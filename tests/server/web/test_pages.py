@@ -56,7 +56,7 @@ def test_the_policy_of_the_page_is_strict(tmp_path):
 def test_the_page_needs_no_flask():
     """Its files are looked up, not imported."""
     code = (
-        "import sys; from vkbackend.server.web.pages import PAGES; assert PAGES[0].read('index.css') and 'flask' not in "
-        "sys.modules"
+        "import sys; from vkbackend.server.web.pages import PAGES; "
+        "assert PAGES[0].read('index.css') and 'flask' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
