@@ -1,23 +1,22 @@
-"""Reads the first JSON value of a text as Go's json.Decoder does; a syntax error has Go's words.
+"""Reads the first JSON value of a text as Go's json.Decoder does; syntax errors have Go's words.
 
-In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list and `Object` (pairs in the order of
-the text, doubles kept: which one counts is the business of binding.py). What follows the first value is not looked
-at.
+In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list and `Object` (members in the order of
+the text, equal keys kept: binding.py decides which one counts). Text after the first value is ignored.
 """
 
 import re
+from typing import NoReturn, TypeAlias, TypeGuard
 
 from vkbackend import cancellation
 
 from ..errors import ApiError
 from .text import decode_utf8, quote
 
-MAX_VALUES = (
-    1_000_000  # in a text: strings, numbers, literals, arrays, objects; seconds of work, and some hundred megabytes
-)
-VALUES_PER_LOOK = 4096  # at whether anybody still waits
-MAX_DEPTH = 300  # Go allows 10000; more than 300 levels serve nobody and would exhaust Python's stack
-PIECE = 1 << 20  # characters that are looked at in one go, for other threads get their turn only in between
+# Strings, numbers, literals, arrays and objects of one text: seconds of work and some hundred megabytes.
+MAX_VALUES = 1_000_000
+VALUES_PER_CHECK = 4096  # values between two checks for cancellation
+MAX_DEPTH = 300  # Go allows 10000; more than 300 levels help nobody and would exhaust Python's stack
+PIECE = 1 << 20  # most characters for one regular expression, as other threads run only between matches
 _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
 _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -27,52 +26,67 @@ _HEX = "0123456789abcdefABCDEF"
 
 
 class JSONSyntaxError(Exception):
-    """Its text is Go's: `unexpected EOF`, `invalid character 'x' after object key`, or `EOF` for a body without any
-    value.
-    """
+    """Its text is Go's: `unexpected EOF`, `invalid character 'x' after object key`, or `EOF` for an empty body."""
 
     @property
     def is_empty_body(self) -> bool:
+        """Whether the body has no value at all."""
         return str(self) == "EOF"
 
 
 class Number(str):
-    """A number as it stands in the text."""
+    """A number as written in the text."""
 
 
 class Member:
-    """One `"name": value` of an object; `raw` is the value's own text, text[start:end], which is made when it is
-    asked for.
-    """
+    """One `"name": value` of an object; the value's own text is text[start:end]."""
 
     __slots__ = ("name", "value", "_text", "_start", "_end")
 
-    def __init__(self, name, value, text, start, end):
-        self.name, self.value, self._text, self._start, self._end = name, value, text, start, end
+    def __init__(self, name: str, value: "JSONValue", text: str, start: int, end: int):
+        self.name = name
+        self.value = value
+        self._text = text
+        self._start = start
+        self._end = end
 
     @property
     def raw(self) -> str:
+        """The value's own text, sliced on demand."""
         return self._text[self._start : self._end]
 
 
-class Object(list):
+class Object(list[Member]):
     """The `Member`s of an object in the order of the text."""
 
 
-def parse(body: bytes):
-    """-> the first value of `body`. Raises JSONSyntaxError."""
+JSONValue: TypeAlias = "str | bool | None | list[JSONValue] | Object"  # a str may be a Number
+
+
+def is_string(value: JSONValue) -> TypeGuard[str]:
+    """Whether `value` is a JSON string, not a number."""
+    return isinstance(value, str) and not isinstance(value, Number)
+
+
+def is_array(value: JSONValue) -> TypeGuard[list[JSONValue]]:
+    """Whether `value` is a JSON array, not an object."""
+    return isinstance(value, list) and not isinstance(value, Object)
+
+
+def parse_first(body: bytes) -> JSONValue:
+    """The first value of `body`. Raises JSONSyntaxError."""
     return _Parser(decode_utf8(body)).first()
 
 
-def parse_all(text: bytes):
-    """-> the one value that `text` is, as Go's json.Unmarshal reads it. Raises JSONSyntaxError."""
+def parse_all(text: bytes) -> JSONValue:
+    """The only value of `text`, as Go's json.Unmarshal reads it. Raises JSONSyntaxError."""
     parser = _Parser(decode_utf8(text))
     try:
         value = parser.first()
     except JSONSyntaxError as error:
-        raise (
-            JSONSyntaxError("unexpected end of JSON input") if str(error) in ("EOF", "unexpected EOF") else error
-        ) from None
+        if str(error) in ("EOF", "unexpected EOF"):
+            raise JSONSyntaxError("unexpected end of JSON input") from None
+        raise
     parser.skip_space()
     if parser.peek():
         parser.fail("after top-level value")
@@ -80,27 +94,36 @@ def parse_all(text: bytes):
 
 
 class _Parser:
-    def __init__(self, text):
-        self.text, self.at, self.num_values = text, 0, 0
+    def __init__(self, text: str):
+        self.text = text
+        self.at = 0
+        self.num_values = 0
 
-    def first(self):
+    def first(self) -> JSONValue:
         self.skip_space()
         if self.at == len(self.text):
             raise JSONSyntaxError("EOF")
         return self.value(0)
 
-    def skip_space(self):
-        start = self.at
-        self.at = _SPACE.match(self.text, start).end()
-        while self.at - start == PIECE:
-            start = self.at
-            self.at = _SPACE.match(self.text, start).end()
+    def skip_space(self) -> None:
+        if self.text[self.at : self.at + 1] > " ":  # most often there is none
+            return
+        while len(self.match(_SPACE)) == PIECE:
+            pass
 
-    def fail(self, where: str):
-        """At the present character: wrong there, or the text ends."""
+    def match(self, pattern: re.Pattern[str]) -> str:
+        """Text that `pattern` matches here, which may be empty; moves behind it."""
+        found = pattern.match(self.text, self.at)
+        if found is None:
+            return ""
+        self.at = found.end()
+        return found[0]
+
+    def fail(self, where: str) -> NoReturn:
+        """Raise the error of an unexpected character, or of an unexpected end, at the current position."""
         if self.at >= len(self.text):
             raise JSONSyntaxError("unexpected EOF")
-        # Go's scanner sees bytes: of a character beyond ASCII it names the first one.
+        # Go's scanner reads bytes and names the first one of a character beyond ASCII.
         byte = chr(self.text[self.at].encode("utf-8", "replace")[0])
         name = {"'": "'\\''", '"': "'\"'"}.get(byte) or "'" + quote(byte)[1:-1] + "'"
         raise JSONSyntaxError(f"invalid character {name} {where}")
@@ -108,13 +131,13 @@ class _Parser:
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]
 
-    def value(self, depth):
+    def value(self, depth: int) -> JSONValue:
         if depth > MAX_DEPTH:
             raise JSONSyntaxError("exceeded max depth")
         self.num_values += 1
         if self.num_values > MAX_VALUES:
             raise ApiError(413, f"the request's JSON holds more than {MAX_VALUES} values; send less at a time")
-        if self.num_values % VALUES_PER_LOOK == 0:
+        if self.num_values % VALUES_PER_CHECK == 0:
             cancellation.check()
         character = self.peek()
         if character == '"':
@@ -129,7 +152,7 @@ class _Parser:
             return self.number()
         self.fail("looking for beginning of value")
 
-    def literal(self, word, value):
+    def literal(self, word: str, value: bool | None) -> bool | None:
         for expected in word[1:]:
             self.at += 1
             if self.peek() != expected:
@@ -137,13 +160,11 @@ class _Parser:
         self.at += 1
         return value
 
-    def number(self):
-        match = _NUMBER.match(self.text, self.at)
-        if match is None:
+    def number(self) -> Number:
+        token = self.match(_NUMBER)
+        if not token:
             self.at += 1
             self.fail("in numeric literal")
-        self.at = match.end()
-        token = match[0]
         following = self.peek()
         if following == "." and "." not in token and "e" not in token.lower():
             self.at += 1
@@ -155,14 +176,13 @@ class _Parser:
             self.fail("in exponent of numeric literal")
         return Number(token)
 
-    def string(self):
+    def string(self) -> str:
         self.at += 1
         pieces = []
         while True:
-            plain = _PLAIN.match(self.text, self.at)
-            pieces.append(plain[0])
-            self.at = plain.end()
-            if len(plain[0]) == PIECE:
+            plain = self.match(_PLAIN)
+            pieces.append(plain)
+            if len(plain) == PIECE:
                 continue
             character = self.peek()
             if character == '"':
@@ -187,7 +207,7 @@ class _Parser:
             low = self.hexadecimal()
             if 0xDC00 <= low < 0xE000:
                 return chr(0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00))
-            self.at = mark  # the second escape stands for itself
+            self.at = mark  # not a pair: the second escape is read on its own
         return "\ufffd" if 0xD800 <= unit < 0xE000 else chr(unit)
 
     def hexadecimal(self) -> int:
@@ -198,10 +218,10 @@ class _Parser:
         self.at = start + 4
         return int(self.text[start : start + 4], 16)
 
-    def array(self, depth):
+    def array(self, depth: int) -> list[JSONValue]:
         self.at += 1
         self.skip_space()
-        items = []
+        items: list[JSONValue] = []
         if self.peek() == "]":
             self.at += 1
             return items
@@ -216,7 +236,7 @@ class _Parser:
                 self.fail("after array element")
             self.at += 1
 
-    def object(self, depth):
+    def object(self, depth: int) -> Object:
         self.at += 1
         self.skip_space()
         members = Object()

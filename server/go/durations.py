@@ -1,13 +1,14 @@
-"""Go's time.Duration as text and as JSON: `5m`, `1h30m0s`, `-1` for ever.
+"""Go's time.Duration as text and as JSON: `5m`, `1h30m0s`, `-1` for forever.
 
 A duration is an int of nanoseconds, as everywhere in the API.
 """
 
 import re
+from typing import Any
 
 SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
-MOST_DIGITS = 19  # of an int64; Python reads no number of thousands
+MAX_DIGITS = 19  # digits of an int64; Python refuses to read numbers of thousands of digits
 DEFAULT_KEEP_ALIVE = 300 * SECOND
 _UNITS = {
     "ns": 1,
@@ -24,7 +25,7 @@ _KINDS = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}",
 
 
 def quote(text: str) -> str:
-    """As the time package quotes: all that is not ASCII by its bytes, unlike strconv.Quote; no letter escapes."""
+    """Quote as the time package does: unlike strconv.Quote, characters beyond ASCII by their bytes, no \\n or \\t."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
@@ -37,11 +38,10 @@ def _escaped(character: str) -> str:
 
 
 def parse(text: str) -> int:
-    """`1h30m`, `1.5s`, `-5m` -> nanoseconds. Raises ValueError in Go's words (time.ParseDuration)."""
+    """Nanoseconds of `1h30m`, `1.5s` or `-5m`. Raises ValueError in Go's words (time.ParseDuration)."""
     invalid = ValueError(f"time: invalid duration {quote(text)}")
-    rest, negative = text, False
-    if rest[:1] in ("+", "-"):
-        rest, negative = rest[1:], rest[0] == "-"
+    negative = text.startswith("-")
+    rest = text[1:] if text[:1] in ("+", "-") else text
     if rest == "0":
         return 0
     if not rest:
@@ -49,7 +49,10 @@ def parse(text: str) -> int:
     total = 0
     while rest:
         match = _PART.match(rest)
-        whole, fraction, unit = match[1], (match[2] or "")[:MOST_DIGITS], match[3]
+        assert match is not None  # matches any text, even an empty one
+        whole = match[1]
+        fraction = (match[2] or "")[:MAX_DIGITS]
+        unit = match[3]
         if not whole and fraction in ("", "."):
             raise invalid
         if not unit:
@@ -57,7 +60,7 @@ def parse(text: str) -> int:
         if unit not in _UNITS:
             raise ValueError(f"time: unknown unit {quote(unit)} in duration {quote(text)}")
         scale = _UNITS[unit]
-        if len(whole.lstrip("0")) > MOST_DIGITS:
+        if len(whole.lstrip("0")) > MAX_DIGITS:
             raise invalid
         total += int(whole.lstrip("0") or 0) * scale
         if len(fraction) > 1:
@@ -69,7 +72,7 @@ def parse(text: str) -> int:
 
 
 def text(nanoseconds: int) -> str:
-    """Nanoseconds -> `1h0m0s`, `1.5ms`, `0s` (time.Duration.String)."""
+    """Text of a duration: `1h0m0s`, `1.5ms`, `0s` (time.Duration.String)."""
     if nanoseconds == 0:
         return "0s"
     sign, size = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
@@ -90,15 +93,16 @@ def _decimal(size: int, scale: int) -> str:
     return f"{whole}.{rest:0{digits}d}".rstrip("0") if rest else str(whole)
 
 
-def from_json(value) -> int:
-    """A `keep_alive` of JSON: seconds as a number or text with units; below zero is for ever. Raises ValueError in
-    Go's words.
+def from_json(value: Any) -> int:
+    """Nanoseconds of a `keep_alive`: seconds as a float, or text with units; FOREVER if negative.
+
+    Raises ValueError in Go's words.
     """
     if isinstance(value, float):
         if value < 0:
             return FOREVER
         nanoseconds = value * SECOND
-        # A conversion beyond 64 bits gives the smallest number on the machines the original runs on.
+        # Go's conversion of a float beyond 64 bits gives the smallest integer on amd64.
         return int(nanoseconds) if nanoseconds < 2.0**63 else -FOREVER - 1
     if isinstance(value, str):
         nanoseconds = parse(value)
@@ -107,5 +111,5 @@ def from_json(value) -> int:
 
 
 def to_json(nanoseconds: int) -> str:
-    """JSON text of a duration: quoted, or -1 for a negative one."""
+    """JSON text of a duration: quoted, or -1 if it is negative."""
     return "-1" if nanoseconds < 0 else f'"{text(nanoseconds)}"'

@@ -1,34 +1,39 @@
 """JSON text as Go's encoding/json writes it, and times as its time package does.
 
 In: None, bool, int, float, str, bytes, list, dict (a Go map: keys sorted), `RawJSON`, `Float32`, or a dataclass
-whose fields are declared with `binding.wire` (a Go struct: keys in the order of the fields, empty ones left out
-where the field says so). Out: text without spaces, with <, >, &, U+2028 and U+2029 escaped.
+whose fields are declared with `binding.wire` (a Go struct: keys in the order of the fields, empty fields with
+`omit_empty` left out). Out: text without spaces, with <, >, &, U+2028 and U+2029 escaped.
 """
 
 import base64
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from vkbackend.errors import VkbackendError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FloatType: TypeAlias = type[np.float32] | type[np.float64]
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
-# A byte that was not UTF-8 (surrogateescape) or half of a surrogate pair: Go writes the escape of the replacement
-# character.
+# For a byte that was not UTF-8 (surrogateescape) or half of a surrogate pair, Go writes the escape of U+FFFD.
 _SURROGATES = str.maketrans({code: "\\ufffd" for code in range(0xD800, 0xE000)})
 
 
 class RawJSON(str):
-    """JSON text that stands for itself (Go's json.RawMessage)."""
+    """JSON text that is written as it is, compacted (Go's json.RawMessage)."""
 
 
 class UnsupportedValue(VkbackendError, ValueError):
-    """A number that JSON has no text for, in the words that clients of the original know."""
+    """A number that JSON cannot hold (NaN, infinities), in Go's words."""
 
     def __init__(self, number: float):
         name = "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
@@ -39,8 +44,8 @@ class Float32(float):
     """A number written with the shortest digits that single out a 32-bit float."""
 
 
-def dumps(value) -> str:
-    """Raises UnsupportedValue for NaN and infinities, TypeError for what JSON cannot hold."""
+def dumps(value: Any) -> str:
+    """JSON text of `value`. Raises UnsupportedValue for NaN and infinities, TypeError for a type JSON cannot hold."""
     if value is None:
         return "null"
     if value is True:
@@ -58,21 +63,22 @@ def dumps(value) -> str:
     if isinstance(value, (bytes, bytearray)):
         return '"' + base64.b64encode(value).decode() + '"'
     if isinstance(value, (list, tuple)):
-        if all(type(item) is str for item in value):  # a vocabulary: at once, not item by item
+        if all(type(item) is str for item in value):  # a vocabulary: in one call, which is much faster
             return _escape(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         return "[" + ",".join(map(dumps, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted(value)) + "}"
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return "{" + ",".join(_struct_pairs(value)) + "}"
     if isinstance(value, np.ndarray):
         return _array(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _struct_pairs(value):
+def _struct_pairs(value: "DataclassInstance") -> Iterator[str]:
     for field in fields(value):
-        kind, item = field.metadata["kind"], getattr(value, field.name)
+        kind = field.metadata["kind"]
+        item = getattr(value, field.name)
         if not (field.metadata["omit_empty"] and kind.is_empty(item)):
             yield f'"{field.metadata["name"]}":{kind.encode(item)}'
 
@@ -84,14 +90,14 @@ def _array(values: np.ndarray) -> str:
 
 
 def _escape(text: str) -> str:
-    """`text` is JSON; the characters replaced can only stand inside its strings."""
+    """Escape JSON text; the escaped characters can only occur inside its strings."""
     if not text.isascii():
         text = text.translate(_SURROGATES)
     return text.translate(_HTML)
 
 
 def _compact(raw: str) -> str:
-    """Drop the white space outside strings and escape what Go escapes; numbers and escapes stay as written."""
+    """Drop white space outside strings and escape what Go escapes; numbers and escapes stay as written."""
     pieces, inside, start = [], False, 0
     for position, character in enumerate(raw):
         if character == '"' and not _is_escaped(raw, position):
@@ -108,23 +114,24 @@ def _is_escaped(raw: str, position: int) -> bool:
     return backslashes % 2 == 1
 
 
-def shortest_digits(number, kind=np.float64) -> tuple[bool, str, int]:
-    """-> (negative, digits, point): the value is 0.DIGITS * 10^point, with the fewest digits that read back as the
-    same `kind`.
+def shortest_digits(number: float, float_type: FloatType = np.float64) -> tuple[bool, str, int]:
+    """(negative, digits, point) of the value 0.DIGITS * 10^point.
+
+    The digits are the fewest that read back as the same `float_type`.
     """
     if number == 0:
         return math.copysign(1, number) < 0, "0", 1
-    text, _, exponent = np.format_float_scientific(kind(number), unique=True, trim="-").partition("e")
+    text, _, exponent = np.format_float_scientific(float_type(number), unique=True, trim="-").partition("e")
     return text.startswith("-"), text.lstrip("-").replace(".", ""), int(exponent) + 1
 
 
-def number_text(number, kind=np.float64) -> str:
-    """A float as encoding/json writes it: an exponent only below 1e-6 and from 1e21 on (floatEncoder)."""
+def number_text(number: float, float_type: FloatType = np.float64) -> str:
+    """A float as encoding/json writes it: with an exponent below 1e-6 and from 1e21 on (floatEncoder)."""
     if not math.isfinite(number):
         raise UnsupportedValue(number)
     if number and abs(number) < 1 << 24 and number == int(number):
         return str(int(number))
-    negative, digits, point = shortest_digits(number, kind)
+    negative, digits, point = shortest_digits(number, float_type)
     exponent = point - 1
     if exponent < -6 or exponent >= 21:
         text = mantissa(digits) + f"e{exponent:+d}"
@@ -134,7 +141,7 @@ def number_text(number, kind=np.float64) -> str:
 
 
 def mantissa(digits: str) -> str:
-    """One digit before the point: `1.25`, `3`."""
+    """Digits with the point after the first one: `1.25`, `3`."""
     return f"{digits[0]}.{digits[1:]}".rstrip(".")
 
 
@@ -147,9 +154,10 @@ def positional(digits: str, point: int) -> str:
     return digits[:point] + "." + digits[point:]
 
 
-def rfc3339_nano(nanoseconds: int, zone=None) -> str:
-    """Nanoseconds since 1970 -> `2024-02-03T04:05:06.789012-08:00`, zeros at the end of the fraction dropped; `zone`
-    None is the local one.
+def rfc3339_nano(nanoseconds: int, zone: tzinfo | None = None) -> str:
+    """Nanoseconds since 1970 as `2024-02-03T04:05:06.789012-08:00`, without trailing zeros of the fraction.
+
+    `zone` None is the local time zone.
     """
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
@@ -161,5 +169,5 @@ def rfc3339_nano(nanoseconds: int, zone=None) -> str:
 
 
 def now() -> str:
-    """The present moment in UTC, as `created_at` of every answer shows it."""
+    """Current time in UTC, as in `created_at` of every answer."""
     return rfc3339_nano(time.time_ns(), UTC)

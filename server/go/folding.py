@@ -1,13 +1,13 @@
-"""Which texts Go's strings.EqualFold finds equal."""
+"""Case folding of Go's strings.EqualFold."""
 
 
 def fold(text: str) -> str:
-    """Equal for texts that strings.EqualFold finds equal: Unicode's simple case folding, character by character."""
+    """Fold case so that two texts are equal if strings.EqualFold says so (Unicode's simple case folding)."""
     return text.lower() if text.isascii() else "".join(map(_fold, text))
 
 
 def _fold(character: str) -> str:
-    # casefold() is the full folding; where it gives several characters, lower() or the character itself is the simple.
+    # casefold() is the full folding; if it gives several characters, the simple one is lower() or the character itself.
     for folded in (character.casefold(), character.lower()):
         if len(folded) == 1:
             return folded

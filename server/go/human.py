@@ -1,6 +1,6 @@
-"""Sizes, counts and times as people read them: `4.7 GB`, `134.52M`, `3 days ago`; long texts in short.
+"""Human-readable sizes, counts and times (`4.7 GB`, `134.52M`, `3 days ago`), and shortened texts.
 
-In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show, with the divisions of Go's float64.
+In: bytes, counts, nanoseconds. Out: the text that Ollama's clients and lists show, divided as Go's float64 does.
 """
 
 from . import durations
@@ -8,17 +8,17 @@ from . import durations
 _BYTES = [(10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB")]
 _BINARY_BYTES = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
 HOUR = 3600 * durations.SECOND
-LONGEST_SHOWN = 1024  # characters; a model's name has 593 at most
-BEGINNING_SHOWN = 200
+MAX_SHOWN = 1024  # characters; a model name has at most 593
+SHOWN_START = 200  # characters kept of a longer text
 
 
 def shortened(text: str) -> str:
-    """A text as errors show it: of a very long one the beginning, and a mark that no name holds."""
-    return text if len(text) <= LONGEST_SHOWN else text[:BEGINNING_SHOWN] + "\u2026"
+    """A text for error messages: if it is very long, its start and an ellipsis, which no valid name contains."""
+    return text if len(text) <= MAX_SHOWN else text[:SHOWN_START] + "\u2026"
 
 
 def human_bytes(count: int) -> str:
-    """Decimal units, one decimal below ten units where it is not whole: `1.5 KB`, `12 MB`."""
+    """Size in decimal units, with one decimal if below ten units and not whole: `1.5 KB`, `12 MB`."""
     for scale, unit in _BYTES:
         if count >= scale:
             value = float(count) / scale
@@ -27,7 +27,7 @@ def human_bytes(count: int) -> str:
 
 
 def human_bytes_binary(count: int) -> str:
-    """Binary units, always one decimal: `1.5 GiB`."""
+    """Size in binary units, always with one decimal: `1.5 GiB`."""
     for scale, unit in _BINARY_BYTES:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -35,7 +35,7 @@ def human_bytes_binary(count: int) -> str:
 
 
 def human_number(count: int) -> str:
-    """A count of parameters: `134.52M`, `6.7B`, `8K`."""
+    """Number of parameters: `134.52M`, `6.7B`, `8K`."""
     for scale, unit, decimals in ((10**9, "B", 1), (10**6, "M", 2)):
         if count >= scale:
             value = float(count) / scale
@@ -44,7 +44,7 @@ def human_number(count: int) -> str:
 
 
 def human_duration(nanoseconds: int) -> str:
-    """A rough length of time in words: `About a minute`, `3 weeks`."""
+    """Approximate duration in words: `About a minute`, `3 weeks`."""
     seconds = int(nanoseconds / durations.SECOND)
     if seconds < 1:
         return "Less than a second"
@@ -66,15 +66,13 @@ def human_duration(nanoseconds: int) -> str:
 
 
 def _hours(nanoseconds: int) -> float:
-    """As Go's Duration.Hours adds them up: in long times the last nanoseconds round away."""
+    """Hours added up as in Go's Duration.Hours, where the last nanoseconds of a long duration round away."""
     hours, rest = divmod(nanoseconds, HOUR)
     return hours + rest / HOUR
 
 
 def human_time(age_nanoseconds: int | None, unknown: str = "Never") -> str:
-    """How long ago (a negative age is in the future): `3 days ago`, `2 weeks from now`, `Forever`; None gives
-    `unknown`.
-    """
+    """Age in words: `3 days ago`, `2 weeks from now`, `Forever`. A negative age is in the future; None is `unknown`."""
     if age_nanoseconds is None:
         return unknown
     if age_nanoseconds < 0 and int(_hours(-age_nanoseconds)) // 24 // 365 > 20:

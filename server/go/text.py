@@ -1,10 +1,11 @@
 """Text as Go's fmt and strconv write it: quoted strings (%q), values (%v, %#v).
 
-In: Python values as they come out of JSON. Out: text that clients of the original server know.
+In: Python values decoded from JSON. Out: text as in error messages and prompts of the original server.
 """
 
 import codecs
 import unicodedata
+from typing import Any
 
 import numpy as np
 
@@ -22,45 +23,41 @@ _ESCAPES = {
     '"': '\\"',
 }
 
-# what Go's strings.TrimSpace takes off
+# Characters that Go's strings.TrimSpace removes.
 SPACE = (
     "\t\n\v\f\r "
     "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
 
 
-# What Unicode 15 added to the 14 that Python 3.11 knows, but for format characters: Go 1.24 prints these, too.
-_UNICODE_15 = tuple(
-    range(int(first, 16), int(last or first, 16) + 1)
-    for first, _, last in (
-        part.partition("-")
-        for part in (
-            "cf3 ece 10efd-10eff 1123f-11241 11b00-11b09 11f00-11f10 11f12-11f3a 11f3e-11f59 1342f 13440-13455 1b132 "
-            "1b155 1d2c0-1d2d3 "
-            "1df25-1df2a 1e030-1e06d 1e08f 1e4d0-1e4f9 1f6dc 1f774-1f776 1f77b-1f77f 1f7d9 1fa75-1fa77 1fa87-1fa88 "
-            "1faad-1faaf 1fabb-1fabd "
-            "1fabf 1face-1facf 1fada-1fadb 1fae8 1faf7-1faf8 2b739 31350-323af"
-        ).split()
-    )
+# Characters that Unicode 15 added to 14, except format characters: Go 1.24 prints them, Python 3.11 knows version 14.
+_UNICODE_15 = (
+    "cf3 ece 10efd-10eff 1123f-11241 11b00-11b09 11f00-11f10 11f12-11f3a 11f3e-11f59 1342f 13440-13455 1b132 1b155 "
+    "1d2c0-1d2d3 1df25-1df2a 1e030-1e06d 1e08f 1e4d0-1e4f9 1f6dc 1f774-1f776 1f77b-1f77f 1f7d9 1fa75-1fa77 1fa87-1fa88 "
+    "1faad-1faaf 1fabb-1fabd 1fabf 1face-1facf 1fada-1fadb 1fae8 1faf7-1faf8 2b739 31350-323af"
 )
 
 
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first, 16), int(last or first, 16) + 1)
+
+
+_UNICODE_15_RANGES = tuple(map(_range, _UNICODE_15.split()))
+
+
 def is_printable(character: str) -> bool:
-    """strconv.IsPrint: letters, marks, numbers, punctuation, symbols and the ASCII space of Unicode 15, whatever
-    Python's tables know.
-    """
-    return character.isprintable() or any(ord(character) in part for part in _UNICODE_15)
+    """strconv.IsPrint: letters, marks, numbers, punctuation and symbols of Unicode 15, and the ASCII space."""
+    return character.isprintable() or any(ord(character) in part for part in _UNICODE_15_RANGES)
 
 
 def is_text(character: str) -> bool:
-    """Whether a character is to be kept in texts: what is printable, or unassigned in Python's tables, which newer
-    ones may print.
-    """
+    """Whether texts keep a character: printable, or not assigned in Python's tables (newer ones may print it)."""
     return character.isprintable() or unicodedata.category(character) == "Cn"
 
 
 def quote(text: str) -> str:
-    """A Go string literal, as strconv.Quote writes it: printable characters stay, others become escapes."""
+    """Go string literal as strconv.Quote writes it: characters that are not printable become escapes."""
     return '"' + "".join(map(_escape, text)) + '"'
 
 
@@ -75,8 +72,8 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def value(item) -> str:
-    """`%v` of a value decoded from JSON: numbers shortest, strings bare, lists in brackets, maps sorted."""
+def value(item: Any) -> str:
+    """`%v` of a value decoded from JSON: shortest numbers, bare strings, lists in brackets, sorted maps."""
     if item is None:
         return "<nil>"
     if isinstance(item, bool):
@@ -90,13 +87,13 @@ def value(item) -> str:
     return str(item)
 
 
-def sharp_value(item) -> str:
+def sharp_value(item: Any) -> str:
     """`%#v` of a scalar decoded from JSON: like `%v`, but strings are quoted."""
     return quote(item) if isinstance(item, str) else value(item)
 
 
 def general_float(number: float) -> str:
-    """`%g` with the shortest digits that read back the same: 100000, 1e+06, 0.0001, 1e-05."""
+    """`%g` with the shortest digits that read back as the same number: 100000, 1e+06, 0.0001, 1e-05."""
     if number != number:
         return "NaN"
     if number in (float("inf"), float("-inf")):
@@ -111,8 +108,13 @@ def general_float(number: float) -> str:
 
 
 def decode_utf8(data: bytes) -> str:
-    """Each byte that is no UTF-8 becomes a replacement character of its own."""
+    """Decode as Go does: each byte that is not valid UTF-8 becomes one U+FFFD."""
     return data.decode("utf-8", "go-replace")
 
 
-codecs.register_error("go-replace", lambda error: ("\ufffd" * (error.end - error.start), error.end))
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error("go-replace", _replace_each_byte)

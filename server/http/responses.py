@@ -14,8 +14,9 @@ from vkbackend.errors import VkbackendError
 from .. import pools
 from ..errors import ApiError
 from ..go import encode
-from ..go.binding import BindError, bind
+from ..go.binding import bind
 from ..go.decode import JSONSyntaxError
+from ..go.kinds import BindError
 from ..library.model import StoreBusy
 from ..wire.native import ProgressResponse
 from . import limits

@@ -9,8 +9,9 @@ import base64
 import binascii
 from dataclasses import dataclass, replace
 
-from ..go.binding import BindError, bind, to_plain
-from ..go.decode import JSONSyntaxError, Object, parse
+from ..go.binding import bind
+from ..go.decode import JSONSyntaxError, Object, parse_first
+from ..go.kinds import BindError, to_plain
 from ..go.encode import RawJSON
 from ..wire import conversation, native, openai
 from .errors import InvalidRequest
@@ -176,7 +177,7 @@ def _tool_calls(message) -> list[conversation.ToolCall] | None:
     found = []
     for index, call in enumerate(message.tool_calls or ()):
         try:
-            arguments = parse(call.function.arguments.encode("utf-8", "surrogateescape"))
+            arguments = parse_first(call.function.arguments.encode("utf-8", "surrogateescape"))
         except JSONSyntaxError:
             arguments = ""
         if arguments is not None and not isinstance(arguments, Object):

@@ -1,4 +1,4 @@
-"""JSON schemas of the dataclasses of messages.py, from the kinds of their fields (binding.py).
+"""JSON schemas of the dataclasses in `wire`, from the kinds of their fields.
 
 In: classes and kinds. Out: schemas, with each class once under `components`, by its name (`openai.` in front of
 those of /v1).
@@ -6,7 +6,7 @@ those of /v1).
 
 from dataclasses import fields
 
-from ..go import binding
+from ..go import binding, kinds
 from ..wire import conversation, native, openai
 
 REFERENCE = "#/components/schemas/"
@@ -152,19 +152,19 @@ class Schemas:
 
 
 PLAIN = [  # the first one that fits; kinds derived from others come first
-    (native.TIME, TEXT | {"format": "date-time"}),
-    (binding.STRING, TEXT),
-    (binding.BOOL, FLAG),
-    (binding.INT, WHOLE),
-    (binding.FLOAT, NUMBER),
-    (binding.ANY, ANYTHING),
-    (binding.RAW, ANYTHING),
-    (binding.BYTES, TEXT | {"format": "byte", "description": "base64"}),
+    (kinds.TIME, TEXT | {"format": "date-time"}),
+    (kinds.STRING, TEXT),
+    (kinds.BOOL, FLAG),
+    (kinds.INT, WHOLE),
+    (kinds.FLOAT, NUMBER),
+    (kinds.ANY, ANYTHING),
+    (kinds.RAW, ANYTHING),
+    (kinds.BYTES, TEXT | {"format": "byte", "description": "base64"}),
     (
-        binding.DURATION,
+        kinds.DURATION,
         {"type": ["string", "number"], "description": "such as 5m or 1h30m, or seconds; negative: for ever"},
     ),
-    (binding.THINK, {"enum": [True, False, "high", "medium", "low"]}),
+    (kinds.THINK, {"enum": [True, False, "high", "medium", "low"]}),
     (conversation.PROPERTY_TYPE, TEXTS),
     (openai.PROMPT, PROMPT),
 ]

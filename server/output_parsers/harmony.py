@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 from enum import Enum, auto
 
-from ..go.binding import to_plain
 from ..go.decode import JSONSyntaxError, parse_all
+from ..go.kinds import to_plain
 from ..go.text import SPACE
 from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, ParseError, overlap

@@ -4,8 +4,8 @@ what stands there.
 
 import re
 
-from ..go.binding import to_plain
 from ..go.decode import JSONSyntaxError, parse_all
+from ..go.kinds import to_plain
 from ..go.text import SPACE
 from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, ParseError, overlap, split_trailing_space

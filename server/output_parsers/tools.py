@@ -8,8 +8,8 @@ arguments can be found. Follows Ollama 0.12.11 as recorded.
 import bisect
 import re
 
-from ..go.binding import to_plain
 from ..go.decode import JSONSyntaxError, parse_all
+from ..go.kinds import to_plain
 from ..go.text import SPACE
 from ..wire.conversation import Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, overlap

@@ -1,49 +1,42 @@
-"""Messages of a conversation, and the tools a model may call: the parts of requests and answers that nest.
+"""Messages of a conversation and the tools a model may call: nested parts of requests and answers.
 
-In and out: JSON through binding.py. A tool's parameters are a JSON schema, of which these types keep what prompts show.
+In and out: JSON through binding.py. Of a tool's parameters, a JSON schema, these types keep what prompts show.
 """
 
 from dataclasses import dataclass
 
 from ..go import encode as go_json
-from ..go.binding import ANY, BYTES, INT, STRING, Alias, Kind, ListOf, MapOf, Struct, TypeMismatch, wire
-from ..go.decode import Number, Object
+from ..go.binding import Alias, ListOf, MapOf, Struct, wire
+from ..go.decode import JSONValue, is_array, is_string
+from ..go.kinds import ANY, BYTES, INT, STRING, Kind, State, TypeMismatch, type_name
 
 
-class _PropertyType(Kind):
+class _PropertyType(Kind[list[str] | None]):
     """A tool parameter's type: one name or a list of names; kept as a list."""
 
     go_type = "[]string"
 
-    def zero(self):
+    def zero(self) -> None:
         return None
 
-    def encode(self, value):
-        return go_json.dumps(value[0] if len(value) == 1 else value)
+    def encode(self, value: list[str] | None) -> str:
+        return go_json.dumps(value[0] if value is not None and len(value) == 1 else value)
 
-    def decode(self, value, raw, current, state):
+    def decode(self, value: JSONValue, raw: str, current: list[str] | None, state: State) -> list[str]:
         if value is None:
             return [""]
-        if isinstance(value, str) and not isinstance(value, Number):
+        if is_string(value):
             return [value]
-        if not isinstance(value, list) or isinstance(value, Object):
-            found = "object" if isinstance(value, Object) else "number" if isinstance(value, Number) else "bool"
-            raise TypeMismatch(found, self.go_type, state.struct, state.path)
-        for item in value:
-            if item is not None and (not isinstance(item, str) or isinstance(item, Number)):
-                raise TypeMismatch(
-                    "number"
-                    if isinstance(item, Number)
-                    else "bool"
-                    if isinstance(item, bool)
-                    else "object"
-                    if isinstance(item, Object)
-                    else "array",
-                    "string",
-                    state.struct,
-                    state.path,
-                )
-        return ["" if item is None else item for item in value]
+        if not is_array(value):
+            raise TypeMismatch(type_name(value), self.go_type, state.struct, tuple(state.path))
+        return [self._name(item, state) for item in value]
+
+    def _name(self, item: JSONValue, state: State) -> str:
+        if item is None:
+            return ""
+        if is_string(item):
+            return item
+        raise TypeMismatch(type_name(item), "string", state.struct, tuple(state.path))
 
 
 PROPERTY_TYPE = _PropertyType()
@@ -72,37 +65,27 @@ class Message:
     tool_name: str = wire(STRING, "tool_name", omit_empty=True)
     tool_call_id: str = wire(STRING, "tool_call_id", omit_empty=True)
 
-    def normalised(self) -> "Message":
-        """Roles are told apart in lower case."""
+    def after_decoding(self) -> None:
+        """Fold the role to lower case, as Ollama does on reading."""
         self.role = self.role.lower()
-        return self
 
 
-class _Properties(MapOf):
-    """name -> ToolProperty; the class is filled in below, since a property may hold properties."""
-
-    def __init__(self):
-        self.inner, self.go_type = None, "map[string]api.ToolProperty"
-
-
-class _PropertyList(ListOf):
-    def __init__(self):
-        self.inner, self.go_type = None, "[]api.ToolProperty"
-
-
-_PROPERTIES, _ANY_OF = _Properties(), _PropertyList()
+# A property may hold properties: `inner` is set once the class exists.
+_PROPERTIES: "MapOf[ToolProperty]" = MapOf(ANY, "map[string]api.ToolProperty")
+_ANY_OF: "ListOf[ToolProperty]" = ListOf(ANY, "[]api.ToolProperty")
 
 
 @dataclass
 class ToolProperty:
-    any_of: list | None = wire(_ANY_OF, "anyOf", omit_empty=True)
+    any_of: "list[ToolProperty] | None" = wire(_ANY_OF, "anyOf", omit_empty=True)
     type: list[str] | None = wire(PROPERTY_TYPE, "type", omit_empty=True)
     items: object = wire(ANY, "items", omit_empty=True)
     description: str = wire(STRING, "description", omit_empty=True)
     enum: list | None = wire(ListOf(ANY), "enum", omit_empty=True)
 
 
-_PROPERTIES.inner = _ANY_OF.inner = Struct(ToolProperty)
+_PROPERTIES.inner = Struct(ToolProperty)
+_ANY_OF.inner = _PROPERTIES.inner
 
 
 @dataclass
@@ -128,4 +111,5 @@ class Tool:
     function: ToolFunction = wire(Struct(ToolFunction), "function")
 
 
-MESSAGES, TOOLS = ListOf(Alias(Message)), ListOf(Struct(Tool), "api.Tools")
+MESSAGES = ListOf(Alias(Message))
+TOOLS = ListOf(Struct(Tool), "api.Tools")

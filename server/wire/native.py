@@ -1,7 +1,7 @@
 """Requests and answers of the native API: one dataclass each, keys in the order in which they are written.
 
-Bind a body with `bind(ChatRequest, body)` (binding.py tells what counts as wrong), write an answer with
-`go_json.dumps(answer)`. Times are texts (`go_json.now()`), durations nanoseconds, images bytes. Lists and maps that
+Bind a body with `bind(ChatRequest, body)` (its rules are in go/binding.py), write an answer with
+`encode.dumps(answer)`. Times are texts (`encode.now()`), durations nanoseconds, images bytes. Lists and maps that
 a request leaves out are None.
 """
 
@@ -10,25 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..go import encode
-from ..go.binding import ANY, BOOL, BYTES, DURATION, INT, NAME, RAW, STRING, THINK, ListOf, MapOf, Pointer, Struct, wire
-from .conversation import MESSAGES, TOOLS, Message, Tool, ToolCall, ToolCallFunction
+from ..go.binding import ListOf, MapOf, Pointer, Struct, wire
+from ..go.kinds import ANY, BOOL, BYTES, DURATION, INT, NAME, RAW, STRING, THINK, TIME
+from .conversation import MESSAGES, TOOLS, Message, Tool, ToolCall
 
 ANY_MAP = MapOf(ANY, "map[string]interface {}")
-
-
-class _Time(type(STRING)):
-    """RFC 3339 text; Go's zero time by default."""
-
-    go_type = "time.Time"
-
-    def zero(self):
-        return encode.ZERO_TIME
-
-    def is_empty(self, value):
-        return False
-
-
-TIME = _Time()
 
 
 # --- requests
@@ -46,7 +32,7 @@ class GenerateRequest:
     raw: bool = wire(BOOL, "raw", omit_empty=True)
     format: encode.RawJSON | None = wire(RAW, "format", omit_empty=True)
     keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
-    images: list[bytes] | None = wire(ListOf(BYTES), "images", omit_empty=True)
+    images: list[bytes | None] | None = wire(ListOf(BYTES), "images", omit_empty=True)
     options: dict | None = wire(ANY_MAP, "options")
     think: bool | str | None = wire(Pointer(THINK), "think", omit_empty=True)
     truncate: bool | None = wire(Pointer(BOOL), "truncate", omit_empty=True)
@@ -163,7 +149,7 @@ class DebugInfo:
 @dataclass
 class TokenLogprob:
     token: str = wire(STRING, "token")
-    logprob: float = wire(ANY, "logprob")
+    logprob: float | None = wire(ANY, "logprob")  # None: the first token of an echoed prompt
     bytes: list[int] | None = wire(ListOf(INT), "bytes", omit_empty=True)
 
 
@@ -215,7 +201,7 @@ class ChatResponse:
 
 @dataclass
 class EmbedResponse:
-    """embeddings: lists of `go_json.Float32`, or float32 arrays."""
+    """embeddings: lists of `encode.Float32`, or float32 arrays."""
 
     model: str = wire(STRING, "model")
     embeddings: list = wire(ANY, "embeddings")
@@ -273,7 +259,7 @@ class ProcessResponse:
 
 @dataclass
 class TensorDescription:
-    """shape: elements of a row first, as GGUF has it."""
+    """shape: innermost dimension first, as in GGUF."""
 
     name: str = wire(STRING, "name")
     type: str = wire(STRING, "type")
@@ -302,7 +288,7 @@ class ShowResponse:
 
 @dataclass
 class LoadProgressResponse:
-    """A line before the answer of a request with `load_progress`: bytes of weights that are loaded, and of all."""
+    """A line before the answer of a request with `load_progress`: bytes of weights loaded so far, and in total."""
 
     model: str = wire(STRING, "model")
     status: str = wire(STRING, "status")

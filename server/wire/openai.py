@@ -1,51 +1,46 @@
 """Requests and answers of /v1: one dataclass each, keys in the order in which they are written.
 
-Fields that Ollama 0.12.11 ignores and this server honours stand last in each request: n, logit_bias,
+Fields that Ollama 0.12.11 ignores and this server honours come last in each request: n, logit_bias,
 max_completion_tokens, echo, raw.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..go import encode
-from ..go.binding import ANY, BOOL, FLOAT, INT, NAME, RAW, STRING, Kind, ListOf, MapOf, Pointer, Struct, wire
-from ..go.decode import Number, Object
+from ..go.binding import ListOf, MapOf, Pointer, Struct, wire
+from ..go.decode import JSONValue, Number, is_array
+from ..go.kinds import ANY, BOOL, FLOAT, FLOAT32, INT, NAME, RAW, STRING, Kind, State
 from .conversation import TOOLS, Tool
 from .native import DebugInfo, Logprob
 
-MAX_ID_DIGITS = 18  # no vocabulary is that large, and Python reads no number of thousands of digits
+MAX_ID_DIGITS = 18  # no vocabulary is that large, and Python refuses to read numbers of thousands of digits
 
 
-class _Prompt(Kind):
-    """Text, or the list that `requests.prompts` understands where `echo` or `raw` allows one; plain Python values."""
+class _Prompt(Kind[str | list[Any]]):
+    """Text, or a list of texts or token ids (see `openai.prompts`), in plain Python values."""
 
     go_type = "string"
 
-    def zero(self):
+    def zero(self) -> str:
         return ""
 
-    def decode(self, value, raw, current, state):
-        if isinstance(value, list) and not isinstance(value, Object):
+    def decode(self, value: JSONValue, raw: str, current: str | list[Any], state: State) -> str | list[Any]:
+        if is_array(value):
             return [_plain(item) for item in value]
-        return STRING.decode(value, raw, current, state)
+        return STRING.decode(value, raw, current if isinstance(current, str) else "", state)
 
 
-def _plain(value):
-    """Token ids as int; what is no text and no whole number stays as it was parsed, and is refused later."""
+def _plain(value: JSONValue) -> Any:
+    """Token ids as int; other values than texts and whole numbers stay as parsed, and are rejected later."""
     if isinstance(value, Number):
         return int(value) if value.isdigit() and len(value) <= MAX_ID_DIGITS else float(value)
-    if isinstance(value, list) and not isinstance(value, Object):
+    if is_array(value):
         return [_plain(item) for item in value]
     return value
 
 
-class _Float32(type(FLOAT)):
-    go_type = "float32"
-
-    def decode(self, value, raw, current, state):
-        return encode.Float32(super().decode(value, raw, current, state))
-
-
-PROMPT, FLOAT32 = _Prompt(), _Float32()
+PROMPT = _Prompt()
 LOGIT_BIAS = MapOf(FLOAT, "map[string]float64")
 
 
@@ -194,7 +189,9 @@ class ChoiceLogprobs:
     content: list[Logprob] | None = wire(ListOf(Struct(Logprob)), "content")
 
 
-CHOICE_LOGPROBS, FINISH_REASON, DEBUG = Pointer(Struct(ChoiceLogprobs)), Pointer(STRING), Pointer(Struct(DebugInfo))
+CHOICE_LOGPROBS = Pointer(Struct(ChoiceLogprobs))
+FINISH_REASON = Pointer(STRING)
+DEBUG = Pointer(Struct(DebugInfo))
 
 
 @dataclass
@@ -238,14 +235,15 @@ class ChatCompletionChunk:
 
 @dataclass
 class LegacyLogprobs:
-    """Of /v1/completions: one entry per token; text_offset in characters of the choice's text. None stands for a
-    first token, which has nothing before it.
+    """Log-probabilities in /v1/completions, one entry per token; text_offset in characters of the choice's text.
+
+    The log-probabilities of a first token, which nothing precedes, are None.
     """
 
-    tokens: list[str] = wire(ListOf(STRING), "tokens")
+    tokens: list[str] | None = wire(ListOf(STRING), "tokens")
     token_logprobs: list[float | None] = wire(ANY, "token_logprobs")
     top_logprobs: list[dict[str, float] | None] | None = wire(ANY, "top_logprobs")
-    text_offset: list[int] = wire(ListOf(INT), "text_offset")
+    text_offset: list[int] | None = wire(ListOf(INT), "text_offset")
 
 
 @dataclass
@@ -280,10 +278,10 @@ class CompletionChunk:
 
 @dataclass
 class Embedding:
-    """embedding: numbers as 32-bit floats, or their bytes."""
+    """embedding: a float32 array, or its bytes (written as base64)."""
 
     object: str = wire(STRING, "object")
-    embedding: object = wire(ANY, "embedding")
+    embedding: Any = wire(ANY, "embedding")
     index: int = wire(INT, "index")
 
 

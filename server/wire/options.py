@@ -1,39 +1,27 @@
-"""Model and request options: defaults, JSON values over them, Modelfile strings to typed values.
+"""Model and request options: defaults, updates from JSON, and typed values of Modelfile parameters.
 
-In: maps from JSON (numbers are floats) or lists of strings. Out: `Options`, or a map fit for a params layer.
+In: maps from JSON (numbers are floats) or lists of strings. Out: `Options`, or a map for a params layer.
 Defaults are those of Ollama 0.12.11's api.DefaultOptions.
 """
 
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from vkbackend import settings
 
-from ..go import binding
-from ..go.binding import BOOL, INT, STRING, Kind, ListOf, Pointer, wire
+from ..go.binding import ListOf, Pointer, wire
 from ..go.encode import Float32
+from ..go.kinds import BOOL, FLOAT32, INT, STRING, Kind
 
-
-class _Float32(Kind):
-    go_type = "float32"
-
-    def zero(self):
-        return 0.0
-
-    def encode(self, value):
-        return binding.go_json.dumps(Float32(value))
-
-
-FLOAT32, STRINGS = _Float32(), ListOf(STRING)
+STRINGS = ListOf(STRING)
 
 
 @dataclass
 class Options:
-    """What steers one generation. 0 of num_thread and -1 of num_gpu, seed and num_predict leave the choice to the
-    engine.
-    """
+    """Options of one generation. num_thread 0, and num_gpu, seed or num_predict -1 leave the choice to the engine."""
 
     num_ctx: int = wire(INT, "num_ctx", omit_empty=True)
     num_batch: int = wire(INT, "num_batch", omit_empty=True)
@@ -57,7 +45,7 @@ class Options:
 
     @classmethod
     def defaults(cls) -> "Options":
-        """num_ctx follows OLLAMA_CONTEXT_LENGTH."""
+        """Ollama's defaults; num_ctx is OLLAMA_CONTEXT_LENGTH."""
         return cls(
             num_ctx=settings.get("OLLAMA_CONTEXT_LENGTH"),
             num_batch=512,
@@ -74,8 +62,9 @@ class Options:
         )
 
     def update(self, values: dict | None) -> "Options":
-        """Put values from JSON over the present ones, in place; null and unknown names are skipped. Raises
-        ValueError in Ollama's words.
+        """Overwrite options with values from JSON, in place; null and unknown names are skipped.
+
+        Raises ValueError in Ollama's words.
         """
         for name, value in (values or {}).items():
             kind = KINDS.get(name)
@@ -87,8 +76,8 @@ class Options:
 KINDS = {field.name: field.metadata["kind"] for field in fields(Options)}
 
 
-def _checked(name, kind, value):
-    def must_be(what):
+def _checked(name: str, kind: Kind[Any], value: Any) -> Any:
+    def must_be(what: str) -> ValueError:
         return ValueError(f'option "{name}" must be {what}')
 
     if kind is INT:
@@ -110,18 +99,17 @@ def _checked(name, kind, value):
     return value
 
 
-def _to_int64(value) -> int:
-    """Cut off the fraction; what 64 bits cannot hold becomes the smallest number, as on the machines the original
-    runs on.
-    """
+def _to_int64(value: float) -> int:
+    """Truncate to an integer; a value beyond 64 bits becomes the smallest one, as in Go on amd64."""
     if isinstance(value, float) and not -(2.0**63) <= value < 2.0**63:
         return -1 << 63
     return int(value)
 
 
 def format_parameters(strings: dict[str, list[str]]) -> dict:
-    """PARAMETER lines (name -> its values) to typed values: int, float, bool, or for `stop` the list. Raises
-    ValueError in Ollama's words.
+    """Typed values of PARAMETER lines (name to its texts): int, float, bool, or for `stop` the list.
+
+    Raises ValueError in Ollama's words.
     """
     result = {}
     for name, texts in strings.items():
@@ -132,8 +120,9 @@ def format_parameters(strings: dict[str, list[str]]) -> dict:
     return result
 
 
-def _parse_text(kind, texts):
-    shown, text = "[" + " ".join(texts) + "]", texts[0]
+def _parse_text(kind: Kind[Any], texts: list[str]) -> int | float | bool:
+    shown = "[" + " ".join(texts) + "]"
+    text = texts[0]
     if kind is INT:
         if not re.fullmatch(r"[+-]?[0-9]+", text) or not -1 << 63 <= int(text) < 1 << 63:
             raise ValueError(f"invalid int value {shown}")
@@ -142,7 +131,7 @@ def _parse_text(kind, texts):
         number = _parse_float(text)
         if number is None:
             raise ValueError(f"invalid float value {shown}")
-        return Float32(str(np.float32(number)))  # what its JSON text reads back as
+        return Float32(str(np.float32(number)))  # the float64 that its JSON text reads back as
     if text in ("1", "t", "T", "TRUE", "true", "True"):
         return True
     if text in ("0", "f", "F", "FALSE", "false", "False"):
@@ -151,8 +140,9 @@ def _parse_text(kind, texts):
 
 
 def _parse_float(text: str) -> float | None:
-    """strconv.ParseFloat(text, 32): decimal and hexadecimal numbers, inf and nan; None for anything else and for
-    what 32 bits cannot hold.
+    """strconv.ParseFloat(text, 32): decimal and hexadecimal numbers, inf and nan.
+
+    None for other texts and for numbers beyond 32 bits.
     """
     if re.fullmatch(r"[+-]?(inf|infinity)|nan", text, re.IGNORECASE):
         return float(text)

@@ -12,7 +12,7 @@ from places import ROOT
 from tiny_server import with_model
 
 from vkbackend.server.errors import ApiError
-from vkbackend.server.go.decode import MAX_VALUES, parse
+from vkbackend.server.go.decode import MAX_VALUES, parse_first
 from vkbackend.server.http import limits
 
 SHORT = {"num_predict": 1, "num_ctx": 512}
@@ -77,9 +77,9 @@ def test_a_body_is_accepted_at_its_limit_and_refused_beyond(server):
 
 def test_a_million_json_values_are_read_and_one_more_is_refused():
     most = MAX_VALUES
-    assert len(parse(b"[" + b"1," * (most - 2) + b"1]")) == most - 1
+    assert len(parse_first(b"[" + b"1," * (most - 2) + b"1]")) == most - 1
     with pytest.raises(ApiError, match=f"holds more than {most} values") as raised:
-        parse(b"[" + b"1," * (most - 1) + b"1]")
+        parse_first(b"[" + b"1," * (most - 1) + b"1]")
     assert raised.value.status == 413
 
 

@@ -8,9 +8,10 @@ from datetime import timedelta, timezone
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
-from vkbackend.server.go import binding, durations, encode
+from vkbackend.server.go import durations, encode, kinds
 from vkbackend.server.go import text as go_text
 from vkbackend.server.go.binding import bind
+from vkbackend.server.go.decode import parse_first
 from vkbackend.server.go.folding import fold
 from vkbackend.server.go.human import human_bytes, human_bytes_binary, human_duration, human_number, human_time
 from vkbackend.server.library import modelfile, quantization
@@ -239,7 +240,7 @@ def test_durations():
         load("api_duration_think", "duration_json"),
         lambda vector: (
             outcome(
-                lambda: durations.from_json(binding.to_plain(binding.parse(vector["input_text"].encode()))), ValueError
+                lambda: durations.from_json(kinds.to_plain(parse_first(vector["input_text"].encode()))), ValueError
             ),
             recorded_outcome(vector, "nanoseconds"),
         ),
@@ -250,7 +251,7 @@ def test_keep_alive_and_think_of_a_request():
     check(
         load("api_duration_think", "keep_alive_in_request"),
         lambda vector: (
-            outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, binding.BindError),
+            outcome(lambda: bind(GenerateRequest, vector["input_text"].encode()).keep_alive, kinds.BindError),
             recorded_outcome(vector, "keep_alive_ns"),
         ),
     )
@@ -259,9 +260,9 @@ def test_keep_alive_and_think_of_a_request():
         lambda vector: (
             outcome(
                 lambda: encode.dumps(
-                    binding.THINK.decode(binding.parse(vector["input_text"].encode()), "", None, None)
+                    kinds.THINK.decode(parse_first(vector["input_text"].encode()), "", False, kinds.State())
                 ),
-                binding.BindError,
+                kinds.BindError,
             ),
             recorded_outcome(vector, "json"),
         ),
@@ -269,7 +270,7 @@ def test_keep_alive_and_think_of_a_request():
     check(
         load("api_duration_think", "think_in_chat_request"),
         lambda vector: (
-            outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), binding.BindError),
+            outcome(lambda: _think(bind(ChatRequest, vector["input_text"].encode()).think), kinds.BindError),
             {"error": vector["error"]} if "error" in vector else (vector["bool"], vector["is_set"]),
         ),
     )
@@ -281,7 +282,7 @@ def _think(value):
 
 def test_options_over_defaults():
     def got(vector):
-        values = binding.to_plain(binding.parse(encode.dumps(vector["input"]).encode()))
+        values = kinds.to_plain(parse_first(encode.dumps(vector["input"]).encode()))
         return encode.dumps(Options.defaults().update(values))
 
     check(

@@ -8,11 +8,11 @@ import random
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
-from vkbackend.server.go import binding, encode
-from vkbackend.server.go.decode import PIECE, JSONSyntaxError, parse
+from vkbackend.server.go import binding, encode, kinds
+from vkbackend.server.go.decode import PIECE, JSONSyntaxError, parse_first
 from vkbackend.server.wire import conversation, native
 
-ERRORS = (binding.BindError, JSONSyntaxError)
+ERRORS = (kinds.BindError, JSONSyntaxError)
 KINDS = {
     "Tool": binding.Struct(conversation.Tool),
     "Message": binding.Alias(conversation.Message),
@@ -34,8 +34,8 @@ def test_request_bodies():
 
 def test_tools_and_messages():
     def got(vector):
-        state, kind = binding._State(), KINDS[vector["type"]]
-        value = kind.decode(parse(vector["input_text"].encode()), "", kind.zero(), state)
+        state, kind = kinds.State(), KINDS[vector["type"]]
+        value = kind.decode(parse_first(vector["input_text"].encode()), "", kind.zero(), state)
         if state.first_error:
             raise state.first_error
         return kind.encode(value)
@@ -84,7 +84,7 @@ def test_answers():
 )
 def test_syntax_errors_have_the_words_of_go(body, message):
     with pytest.raises(JSONSyntaxError) as caught:
-        parse(body)
+        parse_first(body)
     assert str(caught.value) == message
 
 
@@ -96,15 +96,17 @@ def test_valid_json_is_read_like_a_known_reader_reads_it():
         "": [],
     }
     for ensure_ascii in (True, False):
-        assert binding.to_plain(parse(json.dumps(document, ensure_ascii=ensure_ascii, indent=1).encode())) == document
+        assert (
+            kinds.to_plain(parse_first(json.dumps(document, ensure_ascii=ensure_ascii, indent=1).encode())) == document
+        )
 
 
 def test_bytes_that_are_no_utf8_become_replacement_characters_one_each():
-    assert parse(b'"a\xff\xfe\xe2\x82b"') == "a\ufffd\ufffd\ufffd\ufffdb"
+    assert parse_first(b'"a\xff\xfe\xe2\x82b"') == "a\ufffd\ufffd\ufffd\ufffdb"
 
 
 def test_a_wrong_type_is_reported_first_come_and_the_rest_is_still_read():
-    with pytest.raises(binding.BindError) as caught:
+    with pytest.raises(kinds.BindError) as caught:
         binding.bind(native.ShowRequest, b'{"verbose":"yes","model":5}')
     assert str(caught.value) == "json: cannot unmarshal string into Go struct field ShowRequest.verbose of type bool"
 
@@ -148,6 +150,6 @@ def test_texts_and_spaces_are_read_in_pieces(length):
     text = "\u00fc" * length
     spaces = " " * length
     body = f'{spaces}["{text}",{spaces}"{text}\\n{text}"{spaces}]'
-    assert parse(body.encode()) == [text, f"{text}\n{text}"]
+    assert parse_first(body.encode()) == [text, f"{text}\n{text}"]
     with pytest.raises(JSONSyntaxError, match="^unexpected EOF$"):
-        parse(f'"{text}'.encode())
+        parse_first(f'"{text}'.encode())
