@@ -1,21 +1,23 @@
-"""A model's raw output -> content, thoughts and tool calls. In: pieces of text. Out: `Parsed`.
+"""Parsers that split a model's raw output into content, thinking and tool calls. In: pieces of text. Out: `Parsed`.
 
-A model names a built-in parser in its config (PARSER of a Modelfile), or its template tells how thoughts and calls
-are marked.
+A model's config may name a built-in parser (PARSER in a Modelfile). Otherwise the template tells how thinking and tool
+calls are marked.
 """
 
+from collections.abc import Callable
 from functools import partial
 
+from ..prompts import ModelTexts
 from ..prompts.marks import CODER_TAG
 from ..wire.conversation import Message, Tool
 from .harmony import HarmonyParser
-from .parsed import OutputParser, Parsed, ParseError
+from .parsed import BuiltinParser, OutputParser, Parsed, ParseError
 from .passthrough import PassthroughParser
 from .tagged import Qwen3CoderParser, Qwen3VLParser
 from .thinking import ThinkingParser
 from .tools import ToolsParser
 
-BUILTIN = {
+BUILTIN: dict[str, Callable[[list[Tool], Message | None], BuiltinParser]] = {
     "passthrough": PassthroughParser,
     "qwen3-coder": Qwen3CoderParser,
     "qwen3-vl-instruct": partial(Qwen3VLParser, thinks=False),
@@ -25,9 +27,9 @@ BUILTIN = {
 _HARMONY_FAMILIES = ("gptoss", "gpt-oss")
 
 
-def name_of(stored) -> str:
-    """The built-in parser of a stored model, or nothing. Models of gpt-oss need not name theirs where their template
-    writes its tags.
+def name_of(stored: ModelTexts) -> str:
+    """Name of the stored model's built-in parser, or "". A gpt-oss model whose template writes harmony tags need not
+    name its parser.
     """
     name = stored.config.get("parser") or ""
     if (
@@ -39,11 +41,11 @@ def name_of(stored) -> str:
     return name if name in BUILTIN else ""
 
 
-def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | None = None):
-    """A parser by its name, for an answer that goes on from last_message; its `tools` are those that the prompt has
-    to show.
+def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | None = None) -> BuiltinParser:
+    """Create the parser with this name. `parser.tools` are the tools to show in the prompt.
 
-    Raises ParseError for a name that is none.
+    last_message: the last message of the prompt, which the answer continues if it is an assistant message.
+    Raises ParseError for an unknown name.
     """
     if name not in BUILTIN:
         raise ParseError("unknown parser")
@@ -51,21 +53,22 @@ def builtin(name: str, tools: list[Tool] | None = None, last_message: Message | 
 
 
 def knowledge(name: str) -> tuple[bool, bool]:
-    """Whether the parser of this name finds tool calls, and thoughts."""
+    """Return (finds tool calls, finds thinking) for the parser with this name."""
     parser = builtin(name)
     return parser.knows_tools, parser.knows_thinking
 
 
 def by_tag(tool_tag: str, tools: list[Tool]) -> OutputParser:
-    """A parser of the tool calls that begin with a tag."""
+    """Create a parser for tool calls that begin with a tag."""
     return Qwen3CoderParser(tools, None) if tool_tag == CODER_TAG else ToolsParser(tool_tag, tools)
 
 
 def by_template(
     prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None
 ) -> OutputParser | None:
-    """A parser of what a template tells, or None where there is nothing to look for. thinking_tags None: thoughts
-    stay in the answer.
+    """Create a parser from what a template tells, or return None if there is nothing to look for.
+
+    thinking_tags None: thinking stays in the content.
     """
     thoughts = None
     if thinking_tags and all(thinking_tags):
@@ -77,10 +80,11 @@ def by_template(
 
 
 class ThoughtsThenCalls:
-    """Calls are looked for in what is no thought."""
+    """Removes the thinking first and looks for tool calls in the rest."""
 
     def __init__(self, thoughts: OutputParser, calls: OutputParser):
-        self.thoughts, self.calls = thoughts, calls
+        self.thoughts = thoughts
+        self.calls = calls
 
     def add(self, text: str, done: bool = False) -> Parsed:
         outer = self.thoughts.add(text, done)

@@ -1,10 +1,11 @@
 """Harmony, the format of gpt-oss: messages of `<|start|>role<|channel|>name to=recipient<|message|>text<|end|>`.
 
-The channel `analysis` holds thoughts, a recipient makes a message a tool call, all else is content. Tools are named
-as TypeScript identifiers in the prompt, and by their own names in the answer.
+The channel `analysis` holds thinking, a message with a recipient is a tool call, everything else is content. The prompt
+names tools as TypeScript identifiers; the parsed calls use their original names.
 """
 
 import re
+from collections.abc import Container
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -14,12 +15,8 @@ from ..go.text import SPACE
 from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, ParseError, overlap
 
-OWN_TOOLS = (
-    "browser.open",
-    "browser.search",
-    "browser.find",
-    "python",
-)  # what the model was trained with keeps its name
+# Tools the model was trained with keep their names.
+OWN_TOOLS = ("browser.open", "browser.search", "browser.find", "python")
 START, END, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>"
 
 
@@ -32,16 +29,16 @@ class _In(Enum):
 
 
 class HarmonyParser:
-    """A tool call ends an answer, so calls are read at the end of all."""
+    """Reads tool calls when the output ends: a call is the last message of an answer."""
 
     knows_thinking = knows_tools = True
 
     def __init__(self, tools: list[Tool], last_message: Message | None):
-        self._own_names: dict[str, str] = {}  # in the prompt -> in the request
+        self._own_names: dict[str, str] = {}  # name in the prompt -> name in the request
         self.tools = [self._renamed(tool) for tool in tools]
         self._at = _In.NOTHING
-        self._held = f"{START}assistant"  # the prompt ends with it
-        self._calls: list[list[str]] = []  # recipient and text of each
+        self._held = f"{START}assistant"  # the end of the prompt
+        self._calls: list[list[str]] = []  # [recipient, text]
         if last_message is not None and last_message.role == "assistant":
             if last_message.content:
                 self._at, self._held = _In.CONTENT, ""
@@ -55,12 +52,12 @@ class HarmonyParser:
             pass
         if done:
             if self._at in (_In.CONTENT, _In.THOUGHTS, _In.CALL):
-                self._emit(parsed, self._held)  # it only began like the end of a message
+                self._emit(parsed, self._held)  # the beginning of END that never completed
             parsed.calls += [ToolCall("", self._function(*call)) for call in self._calls]
         return parsed
 
-    def _step(self, parsed) -> bool:
-        """Takes the next part off what is held; False where more text is needed."""
+    def _step(self, parsed: Parsed) -> bool:
+        """Consume the next part of the held text. Returns False if more text is needed."""
         if self._at is _In.NOTHING:
             _, found, behind = self._held.partition(START)
             if found:
@@ -82,7 +79,7 @@ class HarmonyParser:
             self._at = _In.NOTHING
         return bool(found)
 
-    def _emit(self, parsed, body):
+    def _emit(self, parsed: Parsed, body: str) -> None:
         if self._at is _In.CONTENT:
             parsed.content += body
         elif self._at is _In.THOUGHTS:
@@ -90,10 +87,13 @@ class HarmonyParser:
         else:
             self._calls[-1][1] += body
 
-    def _read_header(self, header: str):
-        """`assistant<|channel|>commentary to=functions.f <|constrain|>json`; the recipient may stand before the channel, or for the role."""
+    def _read_header(self, header: str) -> None:
+        """Read a header such as `assistant<|channel|>commentary to=functions.f <|constrain|>json`.
+
+        The recipient may also stand before the channel or replace the role.
+        """
         before, found, behind = header.replace(CONSTRAIN, " " + CONSTRAIN).partition(CHANNEL)
-        channel = re.match(f"[^{SPACE}]*", behind)[0] if found else ""
+        channel = re.split(f"[{SPACE}]", behind, maxsplit=1)[0] if found else ""
         words = re.split(f"[{SPACE}]+", f"{before}{behind[len(channel) :]}".strip(SPACE))
         recipient = next((word[3:] for word in words[:2] if word.startswith("to=")), "")
         self._at = _In.THOUGHTS if channel == "analysis" else _In.CONTENT
@@ -106,7 +106,7 @@ class HarmonyParser:
         try:
             arguments = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
             if not isinstance(arguments, dict):
-                raise JSONSyntaxError("the arguments are no object")
+                raise JSONSyntaxError("the arguments are not an object")
         except JSONSyntaxError as error:
             raise ParseError(f"error parsing tool call: raw='{text}', err={error}") from None
         return ToolCallFunction(0, self._own_names.get(name, name), arguments)
@@ -119,9 +119,10 @@ class HarmonyParser:
         return replace(tool, function=replace(tool.function, name=name))
 
 
-def identifier(name: str, taken) -> str:
-    """The name as a TypeScript identifier that is not taken: other characters left out or turned to `_`, a number
-    added where it is.
+def identifier(name: str, taken: Container[str]) -> str:
+    """Turn a name into a TypeScript identifier that is not in `taken`.
+
+    Characters that an identifier cannot hold are dropped or replaced by `_`; a number is added if the name is taken.
     """
     name = "".join(
         "_" if character in " -." else character for character in name if character in " -._$" or character.isalnum()

@@ -1,21 +1,19 @@
-"""What every parser of a model's output gives back, and small helpers on text that they share."""
+"""The interface of the output parsers, and text helpers they share."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..go.text import SPACE
-from ..wire.conversation import ToolCall
-
-# What Go's unicode.IsSpace says of characters; str.strip() without arguments takes more.
+from ..wire.conversation import Tool, ToolCall
 
 
 class ParseError(Exception):
-    """The model began a tool call that cannot be read."""
+    """The model wrote a tool call that cannot be parsed."""
 
 
 @dataclass
 class Parsed:
-    """A piece of output, taken apart. calls have no ids yet."""
+    """The parsed part of an output. The calls have no ids yet."""
 
     content: str = ""
     thinking: str = ""
@@ -27,21 +25,30 @@ class Parsed:
 
 
 class OutputParser(Protocol):
-    """Takes one answer apart while it comes."""
+    """Parses one answer as it streams in."""
 
     def add(self, text: str, done: bool = False) -> Parsed:
-        """The next piece of raw output -> what can be shown by now; the rest is held back. done: nothing follows.
-        Raises ParseError.
+        """Parse the next piece of raw output. Returns what is certain so far and holds back the rest.
+
+        done: this is the last piece. Raises ParseError.
         """
         ...
 
 
+class BuiltinParser(OutputParser, Protocol):
+    """A parser that a model's config can name. tools: the tools to show in the prompt."""
+
+    knows_thinking: bool
+    knows_tools: bool
+    tools: list[Tool]
+
+
 def overlap(text: str, tag: str) -> int:
-    """How many characters at the end of `text` are a beginning of `tag` (perhaps all of it)."""
+    """Length of the longest end of `text` that is a beginning of `tag` (or all of it)."""
     return next((size for size in range(min(len(tag), len(text)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
 def split_trailing_space(text: str) -> tuple[str, str]:
-    """(text, white space at its end)"""
+    """Split into (text, trailing white space): white space as Go's unicode.IsSpace defines it, not as str.strip()."""
     kept = text.rstrip(SPACE)
     return kept, text[len(kept) :]

@@ -1,4 +1,4 @@
-"""The parser that leaves an answer as it is."""
+"""The parser that passes the output through unchanged."""
 
 from ..wire.conversation import Message, Tool
 from .parsed import Parsed

@@ -1,29 +1,37 @@
-"""Answers in which tool calls stand between `<tool_call>` and `</tool_call>`: the Qwen 3 families, which differ in
-what stands there.
+"""Parsers of the Qwen 3 families, whose tool calls stand between `<tool_call>` and `</tool_call>`.
+
+The families differ in what stands between the tags.
 """
 
 import re
+from collections.abc import Callable
 
 from ..go.decode import JSONSyntaxError, parse_all
 from ..go.kinds import to_plain
 from ..go.text import SPACE
-from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction
+from ..wire.conversation import Message, Tool, ToolCall, ToolCallFunction, ToolProperty
 from .parsed import Parsed, ParseError, overlap, split_trailing_space
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
 
 class TaggedCalls:
-    """Content without the calls. White space before a call and behind one is dropped; behind one, where patient is
-    false, only as far as it comes in the same piece. What is no whole call in the end is dropped, too.
+    """Splits tool calls from content. White space around a call is dropped.
+
+    read_call: text between the tags -> ToolCallFunction.
+    patient: drop white space after a call even if it arrives in a later piece.
+    An incomplete call at the end of the output is dropped.
     """
 
-    def __init__(self, read_call, patient: bool):
-        self._read_call, self._patient = read_call, patient  # read_call: text between the tags -> ToolCallFunction
-        self._held, self._in_call, self._skips_space = "", False, False
+    def __init__(self, read_call: Callable[[str], ToolCallFunction], patient: bool):
+        self._read_call = read_call
+        self._patient = patient
+        self._held = ""
+        self._in_call = False
+        self._skips_space = False
 
-    def skip_space(self):
-        """Drops white space until something else comes."""
+    def skip_space(self) -> None:
+        """Drop white space until other text arrives."""
         self._skips_space = True
 
     def add(self, text: str, done: bool) -> Parsed:
@@ -52,15 +60,16 @@ class TaggedCalls:
 
 
 def _without_beginning(text: str, tag: str, done: bool) -> tuple[str, str]:
-    """(text, white space and what may be the beginning of a tag at its end); where nothing follows, only white space
-    is kept back.
+    """Split into (text to show, held text): trailing white space and a possible beginning of the tag are held back.
+
+    done: no text follows, so only white space is held back.
     """
     shown = split_trailing_space(text if done else text[: len(text) - overlap(text, tag)])[0]
     return shown, text[len(shown) :]
 
 
 class Qwen3CoderParser:
-    """Calls as `<function=name><parameter=key>value</parameter>...</function>`."""
+    """Parses calls written as `<function=name><parameter=key>value</parameter>...</function>`."""
 
     knows_thinking, knows_tools = False, True
 
@@ -86,8 +95,8 @@ class Qwen3CoderParser:
         return ToolCallFunction(0, name, arguments)
 
 
-def _tag(text, tag, at) -> tuple[str, str, int] | None:
-    """The next `<tag=name>body</tag>` from `at` on: (name, body, where it ends)."""
+def _tag(text: str, tag: str, at: int) -> tuple[str, str, int] | None:
+    """Find the next `<tag=name>body</tag>` at or after `at`. Returns (name, body, end)."""
     opening = re.compile(rf"<{tag}=([^>]+)>").search(text, at)
     if opening is None:
         return None
@@ -97,7 +106,7 @@ def _tag(text, tag, at) -> tuple[str, str, int] | None:
     return opening[1], text[opening.end() : end], end + len(f"</{tag}>")
 
 
-def _types(prop) -> list[str]:
+def _types(prop: ToolProperty | None) -> list[str]:
     if prop is None:
         return []
     if prop.any_of:
@@ -105,8 +114,8 @@ def _types(prop) -> list[str]:
     return prop.type or []
 
 
-def _typed(text: str, types: list[str]):
-    """The value that a parameter's text stands for: the most special of its types that fits, else the text."""
+def _typed(text: str, types: list[str]) -> object:
+    """Convert a parameter's text to the most specific of its types that fits; otherwise return the text."""
     if text.lower() == "null":
         return None
     if "boolean" in types:
@@ -132,15 +141,17 @@ def _typed(text: str, types: list[str]):
 
 
 class Qwen3VLParser:
-    """Calls as JSON. The kind that thinks begins in its thoughts, without an opening tag, unless it goes on with an
-    answer.
+    """Parses calls written as JSON.
+
+    thinks: the output begins inside the thinking, without an opening tag, unless it continues an answer.
     """
 
     knows_tools = True
 
     def __init__(self, tools: list[Tool], last_message: Message | None, *, thinks: bool):
-        self.tools, self.knows_thinking = tools, thinks
-        answer_begun = last_message is not None and last_message.role == "assistant" and last_message.content
+        self.tools = tools
+        self.knows_thinking = thinks
+        answer_begun = last_message is not None and last_message.role == "assistant" and bool(last_message.content)
         self._thinking = thinks and not answer_begun
         self._held = ""
         self._calls = TaggedCalls(_read_json, patient=True)
@@ -162,7 +173,7 @@ class Qwen3VLParser:
 
 
 def _read_json(text: str) -> ToolCallFunction:
-    """`{"name": ..., "arguments": {...}}`"""
+    """Read a call of the form `{"name": ..., "arguments": {...}}`."""
     try:
         value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
     except JSONSyntaxError as error:

@@ -1,4 +1,4 @@
-"""Takes a model's thoughts, which stand between two tags before its answer, out of the answer."""
+"""Separates a model's thinking, which stands between two tags at the start of its output, from the answer."""
 
 from enum import Enum, auto
 
@@ -7,22 +7,23 @@ from .parsed import Parsed, overlap
 
 
 class _At(Enum):
-    START = auto()  # nothing but white space and a beginning of the opening tag so far
-    OPENED = auto()  # behind the opening tag and white space
+    START = auto()  # only white space and a beginning of the opening tag so far
+    OPENED = auto()  # after the opening tag and white space
     THOUGHTS = auto()
-    CLOSED = auto()  # behind the closing tag and white space
+    CLOSED = auto()  # after the closing tag and white space
     ANSWER = auto()
 
 
 class ThinkingParser:
-    """Text that does not begin with the opening tag is all answer. White space inside the opening tag and around the
-    closing one is dropped.
+    """Parses thinking. Output that does not begin with the opening tag is all answer.
 
-    opened: the prompt ends with the opening tag, the model goes on with thoughts.
+    White space after the opening tag and around the closing tag is dropped.
+    opened: the prompt ends with the opening tag, so the output begins with thinking.
     """
 
     def __init__(self, opening: str, closing: str, opened: bool = False):
-        self.opening, self.closing = opening, closing
+        self.opening = opening
+        self.closing = closing
         self.at = _At.OPENED if opened else _At.START
         self._held = ""
 
@@ -49,7 +50,7 @@ class ThinkingParser:
             self.at = _At.ANSWER if text else _At.CLOSED
         return Parsed(text)
 
-    def _thoughts(self, text, done):
+    def _thoughts(self, text: str, done: bool) -> Parsed:
         if self.closing in text:
             thoughts, answer = _split(text, self.closing)
             answer = answer.lstrip(SPACE)
@@ -61,6 +62,6 @@ class ThinkingParser:
 
 
 def _split(text: str, tag: str) -> tuple[str, str]:
-    """What stands before and behind a tag that is there; an empty one splits behind the first character, as in Go."""
+    """Split at a tag that `text` contains. An empty tag splits after the first character, as in Go."""
     before, _, behind = text.partition(tag) if tag else (text[:1], "", text[1:])
     return before, behind

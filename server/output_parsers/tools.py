@@ -1,8 +1,8 @@
-"""Finds the tool calls in a model's output by what the model's template puts before them.
+"""Finds JSON tool calls in a model's output by the tag that the template puts before them.
 
-Calls may be written in many ways after the tag: `{"name": ..., "arguments": ...}`, `{"get_weather": {...}}`, a name
-and an object beside it. The first tool whose name comes up is called with the first object of braces in which
-arguments can be found. Follows Ollama 0.12.11 as recorded.
+After the tag a call may take many forms: `{"name": ..., "arguments": ...}`, `{"get_weather": {...}}`, a name next to an
+object. The first tool name in the text is called with the first object in braces that holds arguments. Follows Ollama
+0.12.11 as recorded.
 """
 
 import bisect
@@ -19,12 +19,15 @@ _MARKS = re.compile(r'[{}"\\]')
 
 
 class ToolsParser:
-    """A brace or bracket as tag counts only where the answer begins with it, and what turns out to be no call is
-    given back as content.
+    """Parses tool calls after `tag`.
+
+    A bare `{` or `[` counts as a tag only at the start of the answer; text that turns out not to be a call is returned
+    as content.
     """
 
     def __init__(self, tag: str, tools: list[Tool]):
-        self.tag, self.names = tag, [tool.function.name for tool in tools]
+        self.tag = tag
+        self.names = [tool.function.name for tool in tools]
         self.found_tag = self.ended = False
         self.num_calls = 0
         self._held = ""
@@ -32,7 +35,8 @@ class ToolsParser:
         self._longest = max(map(len, self.names), default=0)
         self._objects = _Objects()
         self._brackets = re.compile(f"[{re.escape(tag + _CLOSINGS[tag])}]") if tag in _CLOSINGS else None
-        self._counted = self._depth = 0  # brackets of what is held: up to where, and how many are open there
+        self._counted = 0  # held characters whose brackets are counted
+        self._depth = 0  # brackets open there
 
     def add(self, text: str, done: bool = False) -> Parsed:
         parsed = self._add(text)
@@ -42,10 +46,10 @@ class ToolsParser:
         return parsed
 
     def rest(self) -> str:
-        """What was held back and is no call in the end; behind a tag that is a word, nothing is given back."""
+        """Held text that is not a call. After a tag that is a word, it is dropped."""
         return self._held if self.num_calls == 0 and self.tag in _CLOSINGS else ""
 
-    def _add(self, text):
+    def _add(self, text: str) -> Parsed:
         if self.ended:
             return Parsed(text)
         self._held += text
@@ -65,7 +69,7 @@ class ToolsParser:
         return Parsed(content, calls=calls)
 
     def _before_tag(self) -> str:
-        """Gives the text before the tag, or before what may become one, and holds the rest."""
+        """Return the text before the tag, or before a possible beginning of it, and hold the rest."""
         at = self._held.find(self.tag)
         self.found_tag = at >= 0
         if not self.found_tag:
@@ -88,8 +92,9 @@ class ToolsParser:
         return call
 
     def _first_name(self) -> tuple[str | None, int]:
-        """The name that comes first, the longest of those that begin there, and its end; none while the text may be
-        in the middle of one.
+        """Find the first tool name, the longest of those that begin there. Returns (name, end).
+
+        Returns (None, -1) while the text may end in the middle of a name.
         """
         tail = self._held[-self._longest :]
         if any(self._begins_a_name(tail[start:]) for start in range(len(tail))):
@@ -102,12 +107,12 @@ class ToolsParser:
         return (None, -1) if best is None else (best[2], best[0] + len(best[2]))
 
     def _begins_a_name(self, text: str) -> bool:
-        """Whether a longer name begins with `text`: the one that comes next in their order does, if any does."""
+        """Whether a longer name begins with `text`: if any does, the next one in sorted order does."""
         at = bisect.bisect_right(self._in_order, text)
         return at < len(self._in_order) and self._in_order[at].startswith(text)
 
     def _is_closed(self) -> bool:
-        """Whether the brace or bracket that is the tag has its counterpart. Each character is looked at once."""
+        """Whether the brace or bracket that is the tag is closed. Looks at each character once."""
         if self._brackets is None:
             return False
         for mark in self._brackets.finditer(self._held, self._counted):
@@ -119,19 +124,22 @@ class ToolsParser:
 
 
 class _Objects:
-    """Looks for the first JSON object in a text that grows; each character is looked at once."""
+    """Finds the first JSON object in a growing text. Looks at each character once."""
 
     def __init__(self):
-        self.at = self.depth = 0
-        self.start, self.quoted, self.result = -1, False, (None, 0)
+        self.at = 0
+        self.depth = 0
+        self.start = -1
+        self.quoted = False
+        self.result: tuple[dict | None, int] = (None, 0)
 
     def first(self, text: str) -> tuple[dict | None, int]:
-        """(the object, the place of its last brace), or (None, 0). Braces between quotes do not count."""
+        """Return (object, index of its last brace), or (None, 0). Braces in quotes do not count."""
         while self.result[0] is None and (mark := _MARKS.search(text, self.at)) is not None:
             self.at = mark.end()
             if mark[0] == "\\":
                 if self.at == len(text):
-                    self.at -= 1  # the character that it escapes has yet to come
+                    self.at -= 1  # the escaped character has not arrived yet
                     break
                 self.at += 1
             elif mark[0] == '"':
@@ -140,7 +148,7 @@ class _Objects:
                 self._brace(text, mark[0], mark.start())
         return self.result
 
-    def _brace(self, text, brace, at):
+    def _brace(self, text: str, brace: str, at: int) -> None:
         if brace == "{":
             self.start = at if self.depth == 0 else self.start
             self.depth += 1
@@ -161,15 +169,15 @@ def _json_object(text: str) -> dict | None:
 
 
 def _arguments(data: dict, tool_name: str) -> dict | None:
-    """The arguments in an object: those of its `arguments` or `parameters` where it has a name, what stands under
-    the tool's name, or itself.
+    """The arguments in an object: its `arguments` or `parameters` if it has a name, the value under the tool's name,
+    or the object itself.
     """
     found, arguments = _search(data, tool_name)
     return arguments if found else data
 
 
-def _search(data, tool_name) -> tuple[bool, dict | None]:
-    """(whether this object or one inside tells what the arguments are, the arguments)"""
+def _search(data: dict, tool_name: str) -> tuple[bool, dict | None]:
+    """Return (found, arguments): whether this object or one inside says what the arguments are."""
     if "name" in data:
         return True, next(
             (
@@ -191,6 +199,6 @@ def _search(data, tool_name) -> tuple[bool, dict | None]:
     return False, None
 
 
-def _as_arguments(value) -> dict | None:
-    """An object, or a text that holds one."""
+def _as_arguments(value: object) -> dict | None:
+    """An object, or the object that a string holds; otherwise None."""
     return value if isinstance(value, dict) else _json_object(value) if isinstance(value, str) else None

@@ -1,13 +1,13 @@
-"""Marks in a template: the tags around a model's thinking."""
+"""Marks in a Go template: the tags around thinking, and the tag that begins a tool call."""
+
+from collections.abc import Iterator
 
 from ..go.text import SPACE
 from .gotemplate import Template, nodes
 
 
 def thinking_tags(template: Template) -> tuple[str, str]:
-    """The texts right before and after `.Thinking` where a template loops over `.Messages`: (`<think>`, `</think>`),
-    or empty ones.
-    """
+    """Return the texts around `.Thinking` in a loop over `.Messages`: (`<think>`, `</think>`), or empty texts."""
     opening = closing = ""
     for tree in template.trees.values():
         for ancestors in _uses_of_thinking(tree, []):
@@ -23,15 +23,15 @@ def thinking_tags(template: Template) -> tuple[str, str]:
     return opening, closing
 
 
-def _children(node):
+def _children(node: nodes.Node) -> Iterator[nodes.Node]:
     for value in vars(node).values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, nodes.Node):
                 yield item
 
 
-def _uses_of_thinking(node, ancestors):
-    """The ancestors, outermost first, of each `.Thinking`."""
+def _uses_of_thinking(node: nodes.Node, ancestors: list[nodes.Node]) -> Iterator[list[nodes.Node]]:
+    """Yield the ancestors of each `.Thinking`, outermost first."""
     ancestors = [*ancestors, node]
     if isinstance(node, nodes.Field) and node.names[:1] == ["Thinking"]:
         yield ancestors
@@ -39,16 +39,17 @@ def _uses_of_thinking(node, ancestors):
         yield from _uses_of_thinking(child, ancestors)
 
 
-def _uses_messages(node) -> bool:
-    """Whether `.Messages` (not `$.Messages`: the original does not look there) stands in a pipeline."""
+def _uses_messages(node: nodes.Node) -> bool:
+    """Whether a pipeline uses `.Messages`. `$.Messages` does not count: Ollama does not look there."""
     if isinstance(node, nodes.Field) and node.names[:1] == ["Messages"]:
         return True
     return any(_uses_messages(child) for child in _children(node))
 
 
 def tag_of(template: Template) -> str:
-    """The text that begins a tool call in this template: the first text inside its first `{{ if .ToolCalls }}`, up
-    to a brace; else `{`.
+    """Return the text that begins a tool call: the first text inside the first `{{ if .ToolCalls }}`, up to a brace.
+
+    Returns `{` if there is none.
     """
     branch = _first_branch(template.trees[""])
     text = None if branch is None else _first_text(branch.body)
@@ -56,7 +57,7 @@ def tag_of(template: Template) -> str:
     return tag or "{"
 
 
-def _first_branch(tree) -> nodes.Branch | None:
+def _first_branch(tree: nodes.List) -> nodes.Branch | None:
     for node in tree.nodes:
         if not isinstance(node, nodes.Branch):
             continue
@@ -69,7 +70,7 @@ def _first_branch(tree) -> nodes.Branch | None:
     return None
 
 
-def _names_calls(pipe) -> bool:
+def _names_calls(pipe: nodes.Pipe) -> bool:
     return any(
         isinstance(argument, nodes.Field) and "ToolCalls" in argument.names
         for command in pipe.commands
@@ -77,8 +78,8 @@ def _names_calls(pipe) -> bool:
     )
 
 
-def _first_text(tree) -> str | None:
-    """The first text, not looking past an action or a branch that has none."""
+def _first_text(tree: nodes.List) -> str | None:
+    """Return the first text. The search stops at an action, and at a branch without text."""
     for node in tree.nodes:
         if isinstance(node, nodes.Text):
             return node.text
@@ -90,4 +91,4 @@ def _first_text(tree) -> str | None:
     return None
 
 
-CODER_TAG = "<tool_call>\n<function="  # what begins a call that Qwen3CoderParser reads
+CODER_TAG = "<tool_call>\n<function="  # begins a call that Qwen3CoderParser parses

@@ -1,39 +1,48 @@
-"""Messages and texts of a request -> the prompt: which messages fit the context, where images stand, what the
-template writes.
+"""Builds the prompt of a request: selects the messages that fit the context, places images, runs the template.
 
-Messages are `server.messages.Message`s; they are never changed. Token counts come from a function of the caller, so
-that nothing here knows a model. Follows Ollama 0.12.11's chatPrompt and GenerateHandler as recorded.
+Messages are never changed. The caller passes a function that counts tokens, so this module does not know the model.
+Follows Ollama 0.12.11's chatPrompt and GenerateHandler as recorded.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
+from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.long_texts import encode_at_most
 
 from ..go import encode
-from ..wire.native import Message
-from .gotemplate import Template, Values
+from ..wire.conversation import Message, Tool, ToolCall
+from .gotemplate import Values
 
 ONE_IMAGE_ONLY = "this model only supports one image while more than one image requested"
-TOKENS_PER_IMAGE = 768  # what one image counts where the model sees images
+TOKENS_PER_IMAGE = 768  # tokens counted for one image if the model sees images
 
 
 class PromptError(Exception):
     """The request's messages cannot become a prompt."""
 
 
+class PromptTemplate(Protocol):
+    """A Go template, a Jinja template or a built-in renderer."""
+
+    def execute(self, values: Values) -> str:
+        """Write the prompt. Raises TemplateError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """images: the bytes of each, `[img-N]` in the text being images[N]."""
+    """A prompt. `[img-N]` in the text stands for images[N], the bytes of an image file (None: an empty image)."""
 
     text: str
-    images: list[bytes] = field(default_factory=list)
+    images: list[bytes | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """The request's `think`, as templates see it. asked None: the request does not say."""
+    """The request's `think`, as templates see it. asked None: the request does not set it."""
 
     asked: bool | str | None = None
 
@@ -44,8 +53,9 @@ class Thinking:
 
 @dataclass(frozen=True)
 class ContextLimit:
-    """num_ctx tokens at most, counted by `count_tokens(text)`. truncate False keeps every message. sees_images: each
-    image counts.
+    """At most num_ctx tokens, counted by `count_tokens(text)`.
+
+    truncate False: keep every message. sees_images: count TOKENS_PER_IMAGE for each image.
     """
 
     num_ctx: int
@@ -54,13 +64,13 @@ class ContextLimit:
     sees_images: bool = False
 
 
-def count_tokens(tokenizer, text: str, most: int) -> int:
-    """How many tokens a text has; of a long one that has more than `most`, only that it has more."""
+def count_tokens(tokenizer: Tokenizer, text: str, most: int) -> int:
+    """Count the tokens of a text: exact up to `most`; for a longer text, some number above `most`."""
     return len(encode_at_most(tokenizer, text, most + 1, most + 1, add_special=False))
 
 
 def chat_prompt(
-    template: Template,
+    template: PromptTemplate,
     messages: list[Message],
     limit: ContextLimit,
     *,
@@ -68,38 +78,40 @@ def chat_prompt(
     thinking: Thinking = Thinking(),
     one_image_only: bool = False,
 ) -> Prompt:
-    """The prompt of a conversation. Where it is too long, the oldest messages are left out; system texts and the
-    last message stay.
+    """Build the prompt of a conversation.
 
-    template: a Template, or a renderer or Jinja template in its place; one that `marks_images` says itself where
-    they stand. Raises PromptError, and TemplateError from the template.
+    If it is too long, the oldest messages are dropped; system messages and the last message stay. A template with
+    `marks_images` places the images itself. Raises PromptError, and TemplateError from the template.
     """
     if one_image_only and any(len(message.images or ()) > 1 for message in messages):
         raise PromptError(ONE_IMAGE_ONLY)
     tool_values = None if tools is None else [_plain(tool) for tool in tools]
 
-    def render(kept):
+    def render(kept: list[Message]) -> str:
         return template.execute(
             Values(messages=[_template_message(message) for message in kept], tools=tool_values, **thinking.values())
         )
 
     system, first = _fitting(messages, limit, render)
-    kept, images = messages[first:], [image for message in messages[first:] for image in message.images or ()]
+    kept = messages[first:]
+    images = [image for message in kept for image in message.images or ()]
     if not getattr(template, "marks_images", False):
         kept, images = _tag_images(kept)
     return Prompt(render(system + kept), images)
 
 
-def _fitting(messages, limit, render):
-    """(system messages of what is left out, index of the first message kept)."""
+def _fitting(
+    messages: list[Message], limit: ContextLimit, render: Callable[[list[Message]], str]
+) -> tuple[list[Message], int]:
+    """Return (system messages among the dropped ones, index of the first message kept)."""
 
-    def fits(first, system):
+    def fits(first: int, system: list[Message]) -> bool:
         size = limit.count_tokens(render(system + messages[first:]))
         if limit.sees_images:
             size += TOKENS_PER_IMAGE * sum(len(message.images or ()) for message in messages[first:])
         return size <= limit.num_ctx
 
-    def system_before(first):
+    def system_before(first: int) -> list[Message]:
         return [message for message in messages[:first] if message.role == "system"]
 
     if not limit.truncate or not messages or fits(0, []):
@@ -107,7 +119,7 @@ def _fitting(messages, limit, render):
     last = len(messages) - 1
     if not fits(last, system_before(last)):
         return system_before(last), last
-    # The more messages, the longer the prompt: back in doubling steps, then by halves to the first one that fits.
+    # More messages make a longer prompt: go back in doubling steps, then bisect to the first message that fits.
     first, step = last, 1
     while (too_long := max(first - step, 0)) and fits(too_long, system_before(too_long)):
         first, step = too_long, 2 * step
@@ -120,11 +132,13 @@ def _fitting(messages, limit, render):
     return system_before(too_long), first
 
 
-def _tag_images(messages):
-    """(messages with `[img-N]` where their images belong, all images). A tag takes the place of `[img]`, else it
-    goes to the front.
+def _tag_images(messages: list[Message]) -> tuple[list[Message], list[bytes | None]]:
+    """Return (messages with an `[img-N]` tag for each image, all images).
+
+    A tag replaces the next `[img]` in the content; without one it goes to the front.
     """
-    tagged, images = [], []
+    tagged: list[Message] = []
+    images: list[bytes | None] = []
     for message in messages:
         front, content = "", message.content
         for image in message.images or ():
@@ -139,16 +153,17 @@ def _tag_images(messages):
 
 
 def generate_prompt(
-    template: Template,
+    template: PromptTemplate,
     *,
     prompt: str,
     suffix: str = "",
-    messages: list[Message] = (),
+    messages: Sequence[Message] = (),
     context_text: str = "",
     thinking: Thinking = Thinking(),
 ) -> Prompt:
-    """A prompt without a check of its length: for a suffix (prompt and suffix are all there is) or a template of the
-    request.
+    """Build a prompt of /api/generate without checking its length.
+
+    suffix: fill in the middle; the template sees only prompt and suffix.
     """
     if suffix:
         values = Values(prompt=prompt, suffix=suffix, **thinking.values())
@@ -172,6 +187,6 @@ def _template_message(message: Message) -> dict:
     }
 
 
-def _plain(value):
-    """A tool or a call as the decoded JSON object that templates take."""
+def _plain(value: Tool | ToolCall | dict) -> dict:
+    """Convert a tool or tool call to the decoded JSON object that templates take."""
     return value if isinstance(value, dict) else json.loads(encode.dumps(value))

@@ -1,35 +1,34 @@
-"""How a stored model's prompts are written, and what marks thoughts and tool calls in its answers.
+"""Decides how a stored model's prompts are written, and what marks thinking and tool calls in its answers.
 
-A renderer that the model's config names comes before its Go template, and where it has neither, its file's Jinja
-template is taken.
+The first of these that the model has is used: a renderer named in its config, a Go template, the Jinja template in its
+GGUF file.
 """
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from . import jinja, renderers
-from .gotemplate import Template, Values
+from vkbackend.tokenizer import Tokenizer
+
+from . import ModelTexts, jinja, renderers
+from .gotemplate import Template
 from .marks import tag_of, thinking_tags
-
-
-class PromptTemplate(Protocol):
-    def execute(self, values: Values) -> str:
-        """The prompt. Raises TemplateError."""
-        ...
+from .prompt import PromptTemplate
 
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """thinking_tags are empty where thoughts are not marked; tool_tag begins a tool call."""
+    """thinking_tags: (opening, closing), empty if thinking is not marked. tool_tag: begins a tool call."""
 
     template: PromptTemplate
     thinking_tags: tuple[str, str]
     tool_tag: str
 
 
-def style_of(stored, jinja_source: jinja.Source | None, tokenizer) -> PromptStyle:
-    """jinja_source: what `jinja.found_in` says of the model. Raises TemplateError."""
+def style_of(stored: ModelTexts, jinja_source: jinja.Source | None, tokenizer: Tokenizer) -> PromptStyle:
+    """Return the style of a stored model.
+
+    jinja_source: the result of `jinja.found_in` for the model. Raises TemplateError.
+    """
     if jinja_source is not None:
         text = jinja_source.text
         template = jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer)
@@ -41,6 +40,6 @@ def style_of(stored, jinja_source: jinja.Source | None, tokenizer) -> PromptStyl
 
 @functools.lru_cache(maxsize=64)
 def _go_style(text: str) -> PromptStyle:
-    """Parsing takes longer than writing a prompt."""
+    """Cached, because parsing a template takes longer than running it."""
     template = Template.parse(text)
     return PromptStyle(template, thinking_tags(template), tag_of(template))

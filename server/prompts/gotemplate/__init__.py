@@ -1,4 +1,4 @@
-"""Ollama's prompt templates: Go's text/template with Ollama's functions. See template.py for how they are used."""
+"""Ollama's prompt templates: Go's text/template with Ollama's functions. template.py describes their use."""
 
 from .parser import TemplateError
 from .template import Template, Values

@@ -1,14 +1,13 @@
-"""Messages and tools of the API as template values: Ollama's api.Message, api.Tool and what they hold, with their
-methods.
+"""Converts messages and tools to template values: Ollama's api.Message, api.Tool and their parts, with their methods.
 
 In: messages and tools as decoded JSON objects with the API's keys (`images` holds bytes or base64 text). Out:
-`Struct`s and `Slice`s whose fields, String methods and JSON are those that published templates rely on.
+`Struct`s and `Slice`s with the fields, String methods and JSON that published templates rely on.
 """
 
 import base64
 
 from .json_text import dumps
-from .values import Bytes, Map, Slice, Struct, from_json, unwrap
+from .values import Bytes, Interface, Map, Slice, Struct, from_json, unwrap
 
 TYPESCRIPT = {
     "string": "string",
@@ -22,7 +21,7 @@ TYPESCRIPT = {
 
 
 def message(source: dict) -> Struct:
-    """One message, as a pointer: templates print and change it as Go does."""
+    """Convert a message. It is a pointer, which decides how templates print it."""
     calls, images = source.get("tool_calls"), source.get("images")
     return Struct(
         "api.Message",
@@ -40,11 +39,11 @@ def message(source: dict) -> Struct:
     )
 
 
-def _image(image):
+def _image(image: bytes | str) -> Bytes:
     return Bytes("api.ImageData", image if isinstance(image, bytes) else base64.b64decode(image))
 
 
-def _message_json(value):
+def _message_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return {
         "role": fields["Role"],
@@ -59,7 +58,7 @@ def _message_json(value):
     }
 
 
-def _tool_call(source):
+def _tool_call(source: dict) -> Struct:
     function = source.get("function") or {}
     arguments = function.get("arguments")
     return Struct(
@@ -84,17 +83,17 @@ def _tool_call(source):
     )
 
 
-def _call_function_json(value):
+def _call_function_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return {"index": fields["Index"], "name": fields["Name"], "arguments": fields["Arguments"]}
 
 
 def tools(sources: list | None) -> Slice:
-    """api.Tools; None is nil."""
+    """Convert tools to api.Tools; None becomes nil."""
     return Slice("api.Tools", None if sources is None else [_tool(source) for source in sources], text=dumps)
 
 
-def _tool(source):
+def _tool(source: dict) -> Struct:
     return Struct(
         "api.Tool",
         {
@@ -107,12 +106,12 @@ def _tool(source):
     )
 
 
-def _tool_json(value):
+def _tool_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return {"type": fields["Type"], **_filled(items=fields["Items"]), "function": fields["Function"]}
 
 
-def _tool_function(source):
+def _tool_function(source: dict) -> Struct:
     return Struct(
         "api.ToolFunction",
         {
@@ -125,12 +124,12 @@ def _tool_function(source):
     )
 
 
-def _tool_function_json(value):
+def _tool_function_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return {"name": fields["Name"], **_filled(description=fields["Description"]), "parameters": fields["Parameters"]}
 
 
-def _parameters(source):
+def _parameters(source: dict) -> Struct:
     properties, required = source.get("properties"), source.get("required")
     return Struct(
         "api.ToolFunctionParameters",
@@ -151,7 +150,7 @@ def _parameters(source):
     )
 
 
-def _parameters_json(value):
+def _parameters_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return {
         "type": fields["Type"],
@@ -160,7 +159,7 @@ def _parameters_json(value):
     }
 
 
-def _property(source):
+def _property(source: dict) -> Struct:
     kinds, any_of, enum = source.get("type"), source.get("anyOf"), source.get("enum")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     return Struct(
@@ -177,7 +176,7 @@ def _property(source):
     )
 
 
-def _property_json(value):
+def _property_json(value: Struct) -> dict[str, object]:
     fields = value.fields
     return _filled(
         anyOf=fields["AnyOf"],
@@ -189,13 +188,12 @@ def _property_json(value):
 
 
 def _property_type_text(kinds: Slice) -> str:
-    if len(kinds) <= 1:
-        return (kinds.items or [""])[0]
-    return "[" + " ".join(kinds.items) + "]"
+    names = kinds.items or []
+    return "[" + " ".join(names) + "]" if len(names) > 1 else "".join(names)
 
 
-def typescript_type(value) -> str:
-    """A property's type as TypeScript writes it; "any" for everything else."""
+def typescript_type(value: object) -> str:
+    """Write a property's type as TypeScript does; "any" for any other value."""
     if not isinstance(value, Struct) or value.type_name != "api.ToolProperty":
         return "any"
     if len(value.fields["AnyOf"]):
@@ -205,22 +203,20 @@ def typescript_type(value) -> str:
 
 
 def property_typescript(source: dict) -> str:
-    """The same of a property as JSON has it."""
+    """Write the TypeScript type of a property given as decoded JSON."""
     return typescript_type(_property(source))
 
 
-def _any(value):
-    from .values import Interface
-
+def _any(value: object) -> Interface:
     return Interface(from_json(value))
 
 
-def _filled(**members):
-    """JSON members less those that `omitempty` leaves out."""
+def _filled(**members: object) -> dict[str, object]:
+    """Return the JSON members that `omitempty` keeps."""
     return {name: value for name, value in members.items() if not _is_empty(value)}
 
 
-def _is_empty(value):
+def _is_empty(value: object) -> bool:
     value = unwrap(value)
     return (
         value is None

@@ -1,40 +1,44 @@
-"""What one use of a template may cost. A template comes from whoever made a model, or with a request: it must take
-neither all of the server's memory nor its time for ever, which Go's own engine would let it.
+"""Limits the time and memory that a template may use.
+
+Templates come from models and requests and are untrusted. Go's own engine would let them run forever or use up the
+server's memory.
 """
 
 import time
 
 from vkbackend import cancellation
 
-MAX_STEPS = 2_000_000  # a few seconds; a long conversation takes a hundredth
-MAX_SECONDS = 5.0  # of the processor's time
-STEPS_PER_LOOK = 1000  # at the time, and at whether anybody still waits; a millisecond
-SLOW_SECONDS = 0.1  # after which a template lets the server's other threads run at each look: hardly any takes so long
+MAX_STEPS = 2_000_000  # a few seconds; a long conversation takes 1% of it
+MAX_SECONDS = 5.0  # of processor time
+STEPS_PER_CHECK = 1000  # between checks of the time and for cancellation; about a millisecond
+SLOW_SECONDS = 0.1  # after this time, which few templates need, each check pauses for the server's other threads
 PAUSE_SECONDS = 0.001
-MAX_CHARS = 16 << 20  # of any one text; the longest contexts are a quarter of it
+MAX_CHARS = 16 << 20  # of one text; four times the longest contexts
 CHARS_PER_STEP = 16
 
 
 class BudgetExceeded(Exception):
-    pass
+    """The template exceeded a limit."""
 
 
 class Budget:
-    """Counts steps over all runs that make one prompt; belongs to one thread. Raises BudgetExceeded, and GivenUp
-    where nobody waits any more.
+    """Counts the steps of all runs for one prompt. Belongs to one thread.
+
+    Raises BudgetExceeded, and GivenUp if the request was cancelled.
     """
 
     def __init__(self):
-        self.steps, self._next_look = 0, STEPS_PER_LOOK
+        self.steps = 0
+        self._next_check = STEPS_PER_CHECK
         self._started = time.thread_time()
 
     def count(self, steps: int = 1) -> None:
         self.steps += steps
-        if self.steps >= self._next_look:
-            self._look()
+        if self.steps >= self._next_check:
+            self._check()
 
-    def _look(self) -> None:
-        self._next_look = self.steps + STEPS_PER_LOOK
+    def _check(self) -> None:
+        self._next_check = self.steps + STEPS_PER_CHECK
         if self.steps > MAX_STEPS:
             raise BudgetExceeded(f"the template takes more than {MAX_STEPS} steps")
         seconds = time.thread_time() - self._started
@@ -45,15 +49,16 @@ class Budget:
             time.sleep(PAUSE_SECONDS)
 
     def count_chars(self, number: int) -> None:
-        """Of a text that is read or written."""
+        """Count reading or writing a text of this length."""
         self.count(number // CHARS_PER_STEP)
 
 
 class Writer:
-    """A text that grows, up to MAX_CHARS."""
+    """Collects text, up to MAX_CHARS."""
 
     def __init__(self):
-        self._pieces, self._size = [], 0
+        self._pieces: list[str] = []
+        self._size = 0
 
     def add(self, piece: str) -> None:
         self._size += len(piece)

@@ -1,7 +1,7 @@
-"""The templates that Ollama ships, and the one that was written for a given Jinja text.
+"""Finds the built-in Go template that was written for a given Jinja template.
 
-In: the Jinja text of a GGUF's `tokenizer.chat_template`. Out: `BuiltinTemplate` or None. The folder `templates` holds
-Ollama 0.12.11's own files under its licence: Go templates, and in `index.json` the Jinja texts they were written for.
+In: the Jinja text of a GGUF file's `tokenizer.chat_template`. Out: `BuiltinTemplate` or None. The folder `templates`
+holds Ollama 0.12.11's files under its licence: Go templates, and in `index.json` the Jinja texts they were written for.
 """
 
 import functools
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "templates"
-MAX_DISTANCE = 99  # edits between a text and the one that a template was written for, as in Ollama
+MAX_DISTANCE = 99  # edits between the texts, as in Ollama
 
 
 @dataclass(frozen=True)
 class BuiltinTemplate:
-    """text: the Go template. parameters: such as {"stop": [...]}."""
+    """A template that Ollama ships. text: the Go template. parameters: such as {"stop": [...]}."""
 
     name: str
     text: str
@@ -24,23 +24,23 @@ class BuiltinTemplate:
 
 @functools.cache
 def _index() -> list[tuple[str, str]]:
-    """(Jinja text, name of the template that was written for it)"""
+    """Return (Jinja text, name of the template written for it) pairs."""
     return [(row["template"], row["name"]) for row in json.loads((FOLDER / "index.json").read_text())]
 
 
 @functools.cache
 def named(name: str) -> BuiltinTemplate:
-    """The template of that name. Raises KeyError."""
+    """Return the template with this name. Raises KeyError."""
     parameters = json.loads((FOLDER / "parameters.json").read_text())[name]
     return BuiltinTemplate(name, (FOLDER / f"{name}.gotmpl").read_text(), parameters)
 
 
 def closest(jinja_text: str) -> BuiltinTemplate | None:
-    """The template whose Jinja text is the fewest edits away, if that is near enough; of several, the first.
+    """Return the template whose Jinja text is closest, the first of several, or None if none is within MAX_DISTANCE.
 
-    Takes milliseconds, whatever the text.
+    Takes milliseconds for any text.
     """
-    from rapidfuzz.distance import Levenshtein  # on first use: the server starts without it
+    from rapidfuzz.distance import Levenshtein  # imported on first use: the server starts without it
 
     best, limit = None, MAX_DISTANCE
     for known, name in _index():

@@ -1,11 +1,13 @@
-"""Syntax trees and a value for dot -> text, with the semantics of Go's text/template (option missingkey=zero).
+"""Runs syntax trees with the semantics of Go's text/template (option missingkey=zero).
 
-Raises `TemplateError` (stage "execute") with Go's text, which quotes the place: `template: :1:3: executing "" at
+Raises `TemplateError` (stage "execute") with Go's message, which names the position: `template: :1:3: executing "" at
 <.X>: what`.
 """
 
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from . import nodes
 from .budget import Budget, BudgetExceeded, Writer
@@ -14,7 +16,7 @@ from .functions import Function, FunctionError
 from .parser import TemplateError
 from .values import Bytes, Interface, Map, Slice, Struct, static_type_name, string_bytes, truth, type_name, unwrap
 
-MISSING = object()  # no value comes from the pipeline's stage before
+MISSING = object()  # there is no value from a previous stage of the pipeline
 MAX_DEPTH = 100000
 
 
@@ -26,8 +28,8 @@ class _Continue(Exception):
     pass
 
 
-def execute(text: str, trees: dict, dot, functions: dict[str, Function], budget: Budget) -> str:
-    """Runs trees[""]. `text` is the source, for the places in messages."""
+def execute(text: str, trees: dict, dot: object, functions: dict[str, Function], budget: Budget) -> str:
+    """Run trees[""]. text: the source, for positions in error messages."""
     execution = _Execution(text, trees, functions, budget)
     execution.variables = [("$", dot)]
     try:
@@ -39,41 +41,44 @@ def execute(text: str, trees: dict, dot, functions: dict[str, Function], budget:
     return execution.written.text
 
 
-def string_method(value):
-    """The String method of a value that can be addressed, or None."""
+def string_method(value: object) -> Callable[[object], str] | None:
+    """Return the String method of an addressable value, or None."""
     return getattr(value, "text", None) or getattr(value, "pointer_text", None)
 
 
 class _Execution:
-    def __init__(self, text, trees, functions, budget):
-        self.text, self.trees, self.functions, self.budget = text, trees, functions, budget
-        self.name, self.node = "", trees.get("") or nodes.List(0)
+    def __init__(self, text: str, trees: dict[str, nodes.List], functions: dict[str, Function], budget: Budget):
+        self.text = text
+        self.trees = trees
+        self.functions = functions
+        self.budget = budget
+        self.name = ""
+        self.node: nodes.Node = trees.get("") or nodes.List(0)  # the node that error messages name
         self.written = Writer()
-        self.variables = []
+        self.variables: list[tuple[str, object]] = []
 
-    def fail(self, message):
+    def fail(self, message: str) -> NoReturn:
         before = self.text[: self.node.pos]
         column = len(string_bytes(before[before.rfind("\n") + 1 :]))
         place = f":{before.count(chr(10)) + 1}:{column}"
         raise TemplateError(f"template: {place}: executing {quote(self.name)} at <{self.node}>: {message}", "execute")
 
     @contextmanager
-    def scope(self):
-        """Variables declared inside end with it, also when a loop is left by break."""
+    def scope(self) -> Iterator[None]:
+        """Drop the variables declared inside at the end, also when break leaves a loop."""
         mark = len(self.variables)
         try:
             yield
         finally:
             del self.variables[mark:]
 
-    # statements
-    # ----------------------------------------------------------------------------------------------------------------
+    # --- statements
 
-    def walk_list(self, dot, body):
+    def walk_list(self, dot: object, body: nodes.List) -> None:
         for node in body.nodes:
             self.walk(dot, node)
 
-    def walk(self, dot, node):
+    def walk(self, dot: object, node: nodes.Node) -> None:
         self.budget.count()
         match node:
             case nodes.Text():
@@ -99,7 +104,7 @@ class _Execution:
             case nodes.List():
                 self.walk_list(dot, node)
 
-    def range(self, dot, node):
+    def range(self, dot: object, node: nodes.Branch) -> None:
         with self.scope():
             value = unwrap(self.pipeline(dot, node.pipe))
             self.node = node
@@ -116,7 +121,7 @@ class _Execution:
                         content = key if len(declarations) > 1 and place == 0 else item
                         if assign:
                             self.assign(declaration.names[0], content)
-                        else:  # the pipeline has declared it already
+                        else:  # the pipeline has declared it
                             self.variables.append((declaration.names[0], content))
                     try:
                         self.walk_list(item, node.body)
@@ -125,12 +130,12 @@ class _Execution:
                     except _Break:
                         return
 
-    def items(self, node, value):
-        """(key, element) pairs of what a range walks over, or nothing."""
+    def items(self, node: nodes.Branch, value: object) -> Iterable[tuple[object, object]]:
+        """Return the (key, element) pairs that a range walks over."""
         if value is None:
             return []
         if isinstance(value, (Slice, Bytes, Map)):
-            self.budget.count(len(value))
+            self.budget.count(len(value.data) if isinstance(value, Bytes) else len(value))
         if isinstance(value, Slice):
             wrap = Interface if value.holds_interfaces else lambda item: item
             return [(index, wrap(item)) for index, item in enumerate(value.items or ())]
@@ -146,7 +151,7 @@ class _Execution:
         self.node = node.pipe.commands[-1].arguments[0] if len(node.pipe.commands) == 1 else node.pipe
         self.fail(f"range can't iterate over {format_value(value, Verb('v'))}")
 
-    def call_template(self, dot, node):
+    def call_template(self, dot: object, node: nodes.Call) -> None:
         self.node = node
         if node.name not in self.trees:
             self.fail(f"template {quote(node.name)} not defined")
@@ -156,7 +161,7 @@ class _Execution:
         self.walk_list(value, self.trees[node.name])
         self.name, self.variables = outside
 
-    def print(self, node, value):
+    def print(self, node: nodes.Action, value: object) -> None:
         value = unwrap(value)
         if value is None:
             self.written.add("<no value>")
@@ -165,15 +170,14 @@ class _Execution:
             self.fail(f"can't print {node} of type {type_name(value)}")
         elif (text := string_method(value)) is not None:
             self.written.add(text(value))
-        elif isinstance(value, Struct):  # a pointer is followed before printing
+        elif isinstance(value, Struct):  # Go follows a pointer before printing
             self.written.add(struct_text(value, Verb("v")))
         else:
             self.written.add(format_value(value, Verb("v")))
 
-    # pipelines
-    # ------------------------------------------------------------------------------------------------------------------
+    # --- pipelines
 
-    def pipeline(self, dot, pipe):
+    def pipeline(self, dot: object, pipe: nodes.Pipe) -> object:
         self.node = pipe
         value = MISSING
         for command in pipe.commands:
@@ -185,7 +189,7 @@ class _Execution:
                 self.variables.append((declaration.names[0], value))
         return value
 
-    def assign(self, name, value):
+    def assign(self, name: str, value: object) -> None:
         for place in range(len(self.variables) - 1, -1, -1):
             if self.variables[place][0] == name:
                 self.budget.count(len(self.variables) - place >> 4)
@@ -193,14 +197,14 @@ class _Execution:
                 return
         self.fail(f"undefined variable: {name}")
 
-    def variable(self, name):
+    def variable(self, name: str) -> object:
         for distance, (known, value) in enumerate(reversed(self.variables)):
             if known == name:
                 self.budget.count(distance >> 4)
                 return value
         self.fail(f"undefined variable: {name}")
 
-    def command(self, dot, command, final):
+    def command(self, dot: object, command: nodes.Command, final: object) -> object:
         first, arguments = command.arguments[0], command.arguments
         match first:
             case nodes.Field() | nodes.Chain() | nodes.Variable():
@@ -212,16 +216,20 @@ class _Execution:
                 return self.pipeline(dot, first)
         self.node = first
         self.not_a_function(arguments, final)
-        if isinstance(first, nodes.Nil):
-            self.fail("nil is not a command")
-        return dot if isinstance(first, nodes.Dot) else first.value
+        if isinstance(first, nodes.Literal):
+            return first.value
+        if isinstance(first, nodes.Dot):
+            return dot
+        self.fail("nil is not a command")
 
-    def not_a_function(self, arguments, final):
+    def not_a_function(self, arguments: list[nodes.Node], final: object) -> None:
         if len(arguments) > 1 or final is not MISSING:
             self.fail(f"can't give argument to non-function {arguments[0]}")
 
-    def field_chain(self, dot, node, arguments, final):
-        """.A.B, $x.A.B or (pipeline).A.B; the last name gets the arguments, in case it is a method."""
+    def field_chain(
+        self, dot: object, node: nodes.Field | nodes.Chain | nodes.Variable, arguments: list[nodes.Node], final: object
+    ) -> object:
+        """Evaluate .A.B, $x.A.B or (pipeline).A.B. The last name may be a method and gets the arguments."""
         self.node = node
         receiver, names = dot, node.names
         if isinstance(node, nodes.Variable):
@@ -237,7 +245,7 @@ class _Execution:
             receiver = self.field(node, name, receiver, False)
         return self.field(node, names[-1], receiver, len(arguments) > 1 or final is not MISSING)
 
-    def field(self, node, name, receiver, has_arguments):
+    def field(self, node: nodes.Node, name: str, receiver: object, has_arguments: bool) -> object:
         static_type = static_type_name(receiver)
         value = unwrap(receiver)
         if value is None:
@@ -264,15 +272,16 @@ class _Execution:
         self.fail(f"can't evaluate field {name} in type {static_type}")
 
     @staticmethod
-    def method(value, name):
+    def method(value: object, name: str) -> Callable[[object], object] | None:
         if name == "String":
             return string_method(value)
         return value.methods.get(name) if isinstance(value, Struct) else None
 
-    # calls
-    # --------------------------------------------------------------------------------------------------------------------------
+    # --- calls
 
-    def function(self, dot, node, command, arguments, final):
+    def function(
+        self, dot: object, node: nodes.Identifier, command: nodes.Node, arguments: list[nodes.Node], final: object
+    ) -> object:
         self.node = node
         name = node.name
         if name not in self.functions:
@@ -300,7 +309,7 @@ class _Execution:
             self.budget.count_chars(len(result))
         return result
 
-    def short_circuit(self, dot, name, arguments, final):
+    def short_circuit(self, dot: object, name: str, arguments: list[nodes.Node], final: object) -> object:
         value = None
         for argument in arguments:
             value = unwrap(self.argument(dot, "any", argument))
@@ -308,8 +317,8 @@ class _Execution:
                 return value
         return value if final is MISSING else unwrap(final)
 
-    def argument(self, dot, kind, node):
-        """One argument's value. kind "string" takes strings only."""
+    def argument(self, dot: object, kind: str, node: nodes.Node) -> object:
+        """Evaluate an argument. kind "string" accepts only strings."""
         self.node = node
         match node:
             case nodes.Dot():
@@ -324,11 +333,13 @@ class _Execution:
                 return self.checked(self.pipeline(dot, node), kind)
             case nodes.Identifier():
                 return self.checked(self.function(dot, node, node, [node], MISSING), kind)
-        if kind == "string" and node.kind != "string":
-            self.fail(f"expected string; found {node}")
-        return node.value
+            case nodes.Literal():
+                if kind == "string" and node.kind != "string":
+                    self.fail(f"expected string; found {node}")
+                return node.value
+        raise TypeError(f"{node} cannot be an argument")  # the parser makes no others
 
-    def checked(self, value, kind):
+    def checked(self, value: object, kind: str) -> object:
         if kind == "string" and not isinstance(unwrap(value), str):
             if unwrap(value) is None and not isinstance(value, Interface):
                 self.fail("invalid value; expected string")

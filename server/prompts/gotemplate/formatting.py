@@ -1,7 +1,6 @@
 """Go's fmt for template values: Sprint, Sprintf and the quoting of strings.
 
-Reference of verbs and flags: https://pkg.go.dev/fmt. Pointers below the top level print as addresses in Go; here
-they print as values.
+Verbs and flags: https://pkg.go.dev/fmt. Go prints pointers below the top level as addresses; here they print as values.
 """
 
 import math
@@ -12,14 +11,14 @@ from ...go.text import is_printable
 from .budget import Writer
 from .values import Bytes, Map, Slice, Struct, string_bytes, string_from, type_name, unwrap
 
-SHORTEST_EXPONENT = 6  # the shortest %g, and so %v, writes an exponent from here on
-MAX_WIDTH, MAX_DIGITS = 1000, 9  # of a width or precision; Go's own is a million
+SHORTEST_EXPONENT = 6  # %g and %v in their shortest form write larger exponents
+MAX_WIDTH, MAX_DIGITS = 1000, 9  # of a width or precision; Go allows a million
 _QUOTED = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
 _DIRECTIVE = re.compile(r"%([-+# 0]*)(?:\[(\d+)\])?(\*|\d+)?(?:(\.)(?:\[(\d+)\])?(\*|\d+)?)?(?:\[(\d+)\])?", re.DOTALL)
 
 
 def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
-    """strconv.Quote: what is not printable is escaped, bytes that are no UTF-8 as \\x.."""
+    """Quote as strconv.Quote: escapes what is not printable, and bytes that are not UTF-8 as \\x.."""
     pieces = [mark]
     for char in text:
         code = ord(char)
@@ -38,8 +37,8 @@ def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
     return "".join(pieces) + mark
 
 
-def sprint(*values) -> str:
-    """Operands side by side, with a space between two that are both no strings."""
+def sprint(*values: object) -> str:
+    """Go's Sprint: adds a space between operands when neither is a string."""
     written = Writer()
     for index, value in enumerate(values):
         if index and not isinstance(unwrap(value), str) and not isinstance(unwrap(values[index - 1]), str):
@@ -48,7 +47,8 @@ def sprint(*values) -> str:
     return written.text
 
 
-def sprintln(*values) -> str:
+def sprintln(*values: object) -> str:
+    """Go's Sprintln: spaces between operands and a newline at the end."""
     written = Writer()
     for index, value in enumerate(values):
         written.add(" " if index else "")
@@ -58,16 +58,19 @@ def sprintln(*values) -> str:
 
 
 class Verb:
-    """One directive of a format: letter, flags, width and precision (None where absent)."""
+    """One directive of a format: letter, flags, width and precision (None if absent)."""
 
-    def __init__(self, letter, flags="", width=None, precision=None):
-        self.letter, self.flags, self.width, self.precision = letter, flags, width, precision
+    def __init__(self, letter: str, flags: str = "", width: int | None = None, precision: int | None = None):
+        self.letter = letter
+        self.flags = flags
+        self.width = width
+        self.precision = precision
 
-    def has(self, flag) -> bool:
+    def has(self, flag: str) -> bool:
         return flag in self.flags
 
     def pad(self, text: str) -> str:
-        """To the width in characters; zeros go behind a sign."""
+        """Pad to the width in characters; zeros go after a sign."""
         missing = (self.width or 0) - len(text)
         if missing <= 0:
             return text
@@ -79,9 +82,12 @@ class Verb:
         return ("0" if self.has("0") and self.letter in "sq" else " ") * missing + text
 
 
-def sprintf(layout: str, *values) -> str:
-    """Go's Sprintf, its %!verb(type=value) marks for misuse included."""
-    written, at, number, reordered = Writer(), 0, 0, False  # number: of the next operand; reordered: some [n] was met
+def sprintf(layout: str, *values: object) -> str:
+    """Go's Sprintf, including its %!verb(type=value) marks for misuse."""
+    written = Writer()
+    at = 0
+    number = 0  # index of the next operand
+    reordered = False  # whether an explicit index [n] was used
     while at < len(layout):
         percent = layout.find("%", at)
         if percent < 0:
@@ -89,19 +95,21 @@ def sprintf(layout: str, *values) -> str:
             break
         written.add(layout[at:percent])
         match = _DIRECTIVE.match(layout, percent)
-        flags, first, width, dot, _, precision, last = match.groups()
+        assert match is not None  # every part of a directive but the % is optional
+        flags, first, width_text, dot, _, precision_text, last = match.groups()
         at = match.end()
-        if at >= len(layout) or _is_too_large(width) or _is_too_large(precision):
+        if at >= len(layout) or _is_too_large(width_text) or _is_too_large(precision_text):
             written.add("%!(NOVERB)")
             break
         letter = layout[at]
         at += 1
-        if first and width != "*":
+        if first and width_text != "*":
             number, reordered = _position(first), True
-        width, number = _star(width, values, number, written, "WIDTH")
-        if isinstance(width, int) and width < 0:
+        width, number = _star(width_text, values, number, written, "WIDTH")
+        if width is not None and width < 0:
             width, flags = -width, flags + "-"
-        precision, number = _star("0" if dot and precision is None else precision, values, number, written, "PREC")
+        precision_text = "0" if dot and precision_text is None else precision_text
+        precision, number = _star(precision_text, values, number, written, "PREC")
         if last:
             number, reordered = _position(last), True
         verb = Verb(letter, flags, width, precision)
@@ -121,19 +129,23 @@ def sprintf(layout: str, *values) -> str:
 
 
 def _is_too_large(number: str | None) -> bool:
-    """Go reads such a number to the end of the layout, and so do we, only earlier: a list that is printed has each
-    of its items padded.
+    """Whether a width or precision is too large, which ends the output as in Go. The limit is lower than Go's because
+    printing a list pads each item.
     """
-    return number not in (None, "*") and (len(number) > MAX_DIGITS or int(number) > MAX_WIDTH)
+    if number is None or number == "*":
+        return False
+    return len(number) > MAX_DIGITS or int(number) > MAX_WIDTH
 
 
 def _position(number: str) -> int:
-    """Of an operand, from [number]; one that is too large is none in any case."""
+    """Index of an operand from [number]. Digits beyond MAX_DIGITS are cut: no such operand exists anyway."""
     return int(number[:MAX_DIGITS]) - 1
 
 
-def _star(text, values, number, written, name):
-    """A width or precision; `*` takes it from the values."""
+def _star(
+    text: str | None, values: tuple[object, ...], number: int, written: Writer, name: str
+) -> tuple[int | None, int]:
+    """Read a width or precision; `*` takes it from the values. Returns (value, number of the next operand)."""
     if text != "*":
         return (None if text is None else int(text)), number
     value = unwrap(values[number]) if number < len(values) else None
@@ -143,21 +155,23 @@ def _star(text, values, number, written, name):
     return value, number + 1
 
 
-def _bad(value, verb):
+def _bad(value: object, verb: Verb) -> str:
     if unwrap(value) is None:
         return f"%!{verb.letter}(<nil>)"
     return f"%!{verb.letter}({type_name(value)}={format_value(value, Verb('v'))})"
 
 
-def format_value(value, verb: Verb, depth: int = 0) -> str:
-    """One operand under one verb."""
+def format_value(value: object, verb: Verb, depth: int = 0) -> str:
+    """Format one operand with one verb."""
     value = unwrap(value)
     letter = verb.letter
     if letter == "T" and depth == 0:
         return verb.pad(type_name(value))
     if value is None:
         return verb.pad("<nil>") if letter == "v" else _bad(value, verb)
-    if getattr(value, "text", None) and letter in "vsxXq" and not (isinstance(value, Struct) and verb.has("#")):
+    if letter in "vsxXq" and isinstance(value, Slice) and value.text is not None:
+        value = value.text(value)
+    elif letter in "vsxXq" and isinstance(value, Struct) and value.text is not None and not verb.has("#"):
         value = value.text(value)
     if isinstance(value, bool):
         return verb.pad("true" if value else "false") if letter in "tv" else _bad(value, verb)
@@ -186,7 +200,7 @@ def format_value(value, verb: Verb, depth: int = 0) -> str:
 
 
 def struct_text(value: Struct, verb: Verb, depth: int = 0) -> str:
-    """A struct's fields in braces; + adds their names."""
+    """Write a struct's fields in braces; the flag + adds their names."""
     named = verb.has("+") and verb.letter == "v"
     return (
         "{"
@@ -197,7 +211,7 @@ def struct_text(value: Struct, verb: Verb, depth: int = 0) -> str:
     )
 
 
-def _integer(value, verb):
+def _integer(value: int, verb: Verb) -> str:
     letter, value = verb.letter, int(value)
     if letter in "vd":
         text = str(abs(value))
@@ -221,11 +235,11 @@ def _integer(value, verb):
     return verb.pad(_sign(value < 0, verb) + text)
 
 
-def _sign(negative, verb):
+def _sign(negative: bool, verb: Verb) -> str:
     return "-" if negative else "+" if verb.has("+") else " " if verb.has(" ") else ""
 
 
-def _float(value, verb):
+def _float(value: float, verb: Verb) -> str:
     letter = verb.letter
     if letter not in "vbgGxXfFeE":
         return f"%!{letter}(float64={float_text(value, 'g', -1)})"
@@ -237,7 +251,7 @@ def _float(value, verb):
 
 
 def float_text(value: float, letter: str, precision: int) -> str:
-    """strconv.FormatFloat for e, f and g; precision -1 is the shortest text that reads back alike."""
+    """strconv.FormatFloat for e, f and g. precision -1: the shortest text that parses to the same number."""
     if math.isnan(value) or math.isinf(value):
         return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     upper = letter.isupper()
@@ -258,13 +272,13 @@ def float_text(value: float, letter: str, precision: int) -> str:
     return text.upper() if upper else text
 
 
-def _complex(value, verb):
+def _complex(value: complex, verb: Verb) -> str:
     part = Verb(verb.letter, verb.flags.replace("+", ""), None, verb.precision)
     imaginary = Verb(verb.letter, verb.flags + "+", None, verb.precision)
     return verb.pad(f"({_float(value.real, part)}{_float(value.imag, imaginary)}i)")
 
 
-def _string(text, verb):
+def _string(text: str, verb: Verb) -> str:
     letter = verb.letter
     if letter in "vs":
         return verb.pad(text if verb.precision is None else text[: verb.precision])
@@ -278,7 +292,7 @@ def _string(text, verb):
     return f"%!{letter}(string={text})"
 
 
-def _hex(data, verb):
+def _hex(data: bytes, verb: Verb) -> str:
     data = data if verb.precision is None else data[: verb.precision]
     text = data.hex(" ") if verb.has(" ") else data.hex()
     if verb.has("#"):
@@ -286,7 +300,7 @@ def _hex(data, verb):
     return text.upper() if verb.letter == "X" else text
 
 
-def _bytes(value, verb, depth):
+def _bytes(value: Bytes, verb: Verb, depth: int) -> str:
     if verb.letter in "vd":
         return "[" + " ".join(_integer(byte, Verb("d", verb.flags, verb.width)) for byte in value.data) + "]"
     return _string(string_from(value.data), verb)

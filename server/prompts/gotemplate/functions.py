@@ -1,13 +1,14 @@
 """The functions a template may call: Go's own and Ollama's (json, currentDate, yesterdayDate, toTypeScriptType).
 
-`FUNCTIONS[name]` states the parameter types ("any" or "string") and how many are fixed, for the argument checks in
-execute.py. A function raises `FunctionError` with Go's words.
+`FUNCTIONS[name]` declares the parameter types ("any" or "string") that execute.py checks. Functions raise
+`FunctionError` with Go's message.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from html import escape
+from typing import Never
 from urllib.parse import quote_plus
 
 from ...go.text import is_printable
@@ -30,23 +31,22 @@ from .values import (
 
 
 class FunctionError(Exception):
-    """A function refuses its arguments."""
+    """A function rejected its arguments."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """`fixed` holds the types of the fixed parameters, `rest` that of further ones (None: takes no more)."""
+    """fixed: types of the fixed parameters. rest: type of further parameters; None allows no more."""
 
     call: Callable
     fixed: tuple[str, ...] = ()
     rest: str | None = None
 
 
-# collections
-# ---------------------------------------------------------------------------------------------------------------
+# --- collections
 
 
-def _index(item, *indices):
+def _index(item: object, *indices: object) -> object:
     item = unwrap(item)
     if item is None:
         raise FunctionError("index of untyped nil")
@@ -57,7 +57,7 @@ def _index(item, *indices):
     return item
 
 
-def _index_once(item, index):
+def _index_once(item: object, index: object) -> object:
     if isinstance(item, Map):
         if index is None or not isinstance(index, str):
             raise FunctionError(
@@ -76,11 +76,11 @@ def _index_once(item, index):
     raise FunctionError(f"can't index item of type {type_name(item)}")
 
 
-def _elements(item):
+def _elements(item: Slice | str | Bytes) -> bytes | list:
     return string_bytes(item) if isinstance(item, str) else item.data if isinstance(item, Bytes) else item.items or []
 
 
-def _position(index, capacity) -> int:
+def _position(index: object, capacity: int) -> int:
     if index is None:
         raise FunctionError("cannot index slice/array with nil")
     if isinstance(index, bool) or not isinstance(index, int):
@@ -90,7 +90,7 @@ def _position(index, capacity) -> int:
     return int(index)
 
 
-def _slice(item, *indices):
+def _slice(item: object, *indices: object) -> Slice | str | Bytes:
     item = unwrap(item)
     if item is None:
         raise FunctionError("slice of untyped nil")
@@ -108,12 +108,12 @@ def _slice(item, *indices):
         if low > high:
             raise FunctionError(f"invalid slice index: {low} > {high}")
     kept = elements[bounds[0] : bounds[1]]
-    if isinstance(item, str):
-        return string_from(kept)
-    return Bytes(item.type_name, kept) if isinstance(item, Bytes) else Slice(item.type_name, kept, item.text)
+    if isinstance(item, Slice):
+        return Slice(item.type_name, list(kept), item.text)
+    return string_from(bytes(kept)) if isinstance(item, str) else Bytes(item.type_name, bytes(kept))
 
 
-def _len(item):
+def _len(item: object) -> int:
     if isinstance(item, Interface) and unwrap(item) is None:
         raise FunctionError("len of nil pointer")
     item = unwrap(item)
@@ -126,30 +126,29 @@ def _len(item):
     raise FunctionError(f"len of type {type_name(item)}")
 
 
-# comparison
-# --------------------------------------------------------------------------------------------------------------------
+# --- comparison
 
 
-def _kind(value):
-    """Values of one kind can be compared; None for what has no order and no plain equality."""
+def _kind(value: object) -> str | None:
+    """Return the kind of a value; only values of one kind compare. None: neither ordered nor plainly comparable."""
     for types, kind in ((bool, "bool"), (int, "int"), (float, "float"), (complex, "complex"), (str, "string")):
         if isinstance(value, types):
             return kind
     return None
 
 
-def _incompatible(one, other):
+def _incompatible(one: object, other: object) -> FunctionError:
     return FunctionError(f"incompatible types for comparison: {type_name(one)} and {type_name(other)}")
 
 
-def _equal(first, *others):
+def _equal(first: object, *others: object) -> bool:
     first = unwrap(first)
     if not others:
         raise FunctionError("missing argument for comparison")
     return any(_equal_pair(first, unwrap(other)) for other in others)
 
 
-def _equal_pair(one, other):
+def _equal_pair(one: object, other: object) -> bool:
     if _kind(one) != _kind(other):
         if one is not None and other is not None:
             raise _incompatible(one, other)
@@ -171,11 +170,11 @@ def _equal_pair(one, other):
     raise FunctionError(f"non-comparable type {format_value(one, Verb('s'))}: {type_name(other)}")
 
 
-def _not_equal(one, other):
+def _not_equal(one: object, other: object) -> bool:
     return not _equal(one, other)
 
 
-def _less(one, other):
+def _less(one: object, other: object) -> bool:
     one, other = unwrap(one), unwrap(other)
     for value in (one, other):
         if _kind(value) is None:
@@ -184,28 +183,31 @@ def _less(one, other):
         raise _incompatible(one, other)
     if _kind(one) in ("bool", "complex"):
         raise FunctionError("invalid type for comparison")
-    return string_bytes(one) < string_bytes(other) if isinstance(one, str) else one < other
+    if isinstance(one, str) and isinstance(other, str):
+        return string_bytes(one) < string_bytes(other)
+    assert isinstance(one, (int, float)) and isinstance(other, (int, float))
+    return one < other
 
 
-def _less_or_equal(one, other):
+def _less_or_equal(one: object, other: object) -> bool:
     return _less(one, other) or _equal(one, other)
 
 
-# escaping
-# ----------------------------------------------------------------------------------------------------------------------
+# --- escaping
 
 _SCRIPT = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
 
 
-def _joined(values):
-    return unwrap(values[0]) if len(values) == 1 and isinstance(unwrap(values[0]), str) else sprint(*values)
+def _joined(values: tuple[object, ...]) -> str:
+    first = unwrap(values[0]) if len(values) == 1 else None
+    return first if isinstance(first, str) else sprint(*values)
 
 
-def _html(*values):
+def _html(*values: object) -> str:
     return escape(_joined(values)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;").replace("\0", "\ufffd")
 
 
-def _script(*values):
+def _script(*values: object) -> str:
     pieces = []
     for char in _joined(values):
         if char in _SCRIPT:
@@ -217,35 +219,34 @@ def _script(*values):
     return "".join(pieces)
 
 
-def _url_query(*values):
+def _url_query(*values: object) -> str:
     return quote_plus(string_bytes(_joined(values)), safe="-_.~")
 
 
-# Ollama's
-# ------------------------------------------------------------------------------------------------------------------------
+# --- Ollama's
 
 
-def _json(value):
+def _json(value: object) -> str:
     try:
         return json_text.dumps(value)
     except ValueError:
         return ""
 
 
-def _today(*_layout):
+def _today(*_layout: str) -> str:
     return date.today().isoformat()
 
 
-def _yesterday(*_layout):
+def _yesterday(*_layout: str) -> str:
     return (date.today() - timedelta(days=1)).isoformat()
 
 
-def _call(function, *_arguments):
+def _call(function: object, *_arguments: object) -> Never:
     raise FunctionError("call of nil" if function is None else f"non-function of type {type_name(function)}")
 
 
 BUILTINS = {
-    "and": Function(lambda *values: values[-1], ("any",), "any"),  # both short-circuit in execute.py
+    "and": Function(lambda *values: values[-1], ("any",), "any"),  # execute.py short-circuits both
     "or": Function(lambda *values: values[-1], ("any",), "any"),
     "not": Function(lambda value: not truth(value), ("any",)),
     "call": Function(_call, ("any",), "any"),

@@ -1,12 +1,15 @@
-"""Template text -> tokens, for the syntax of Go's text/template (https://pkg.go.dev/text/template).
+"""Splits a template into tokens: the syntax of Go's text/template (https://pkg.go.dev/text/template).
 
-In: the whole text. Out: a list of `Token`s that ends with an "eof" or an "error" token; an error token's value is
-the message. Trimming (`{{- ` and ` -}}`) and comments are dealt with here, so that the parser sees neither.
+In: the whole text. Out: a list of `Token`s that ends with an "eof" or "error" token; the value of an error token is the
+message. Trim markers (`{{- ` and ` -}}`) and comments are handled here; the parser sees neither.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
 
 from ...go.text import is_printable
+from .formatting import quote
 
 LEFT, RIGHT = "{{", "}}"
 SPACES = " \t\r\n"
@@ -26,16 +29,17 @@ class Token:
     line: int
 
     def __str__(self):
-        """The way Go's messages quote a token."""
+        """Quote the token as Go's error messages do."""
         if self.kind == "eof":
             return "EOF"
         if self.kind == "error":
             return self.value
         if self.kind == "keyword":
             return f"<{self.value}>"
-        from .formatting import quote
-
         return quote(self.value) if len(self.value) <= 10 else quote(self.value[:10]) + "..."
+
+
+State: TypeAlias = "Callable[[], State | None]"  # a method of the lexer that returns the next one; None ends it
 
 
 class _LexError(Exception):
@@ -43,7 +47,7 @@ class _LexError(Exception):
 
 
 def tokenize(text: str) -> list[Token]:
-    """All tokens of a template; never raises, see the module's docstring."""
+    """Return all tokens of a template. Never raises: an error is the last token."""
     return _Lexer(text).run()
 
 
@@ -52,14 +56,17 @@ def is_alphanumeric(char: str) -> bool:
 
 
 class _Lexer:
-    def __init__(self, text):
-        self.text, self.pos, self.start = text, 0, 0
-        self.line, self.start_line = 1, 1
+    def __init__(self, text: str):
+        self.text = text
+        self.start = 0  # of the current token
+        self.pos = 0
+        self.start_line = 1
+        self.line = 1
         self.paren_depth = 0
-        self.tokens = []
+        self.tokens: list[Token] = []
 
-    def run(self):
-        state = self.in_text
+    def run(self) -> list[Token]:
+        state: State | None = self.in_text
         try:
             while state is not None:
                 state = state()
@@ -67,15 +74,14 @@ class _Lexer:
             self.tokens.append(Token("error", str(error), self.start, self.start_line))
         return self.tokens
 
-    # cursor
-    # -------------------------------------------------------------------------------------------------------------
+    # --- cursor
 
-    def emit(self, kind):
+    def emit(self, kind: str) -> None:
         value = self.text[self.start : self.pos]
         self.tokens.append(Token(kind, value, self.start, self.start_line))
         self.ignore()
 
-    def ignore(self):
+    def ignore(self) -> None:
         self.line += self.text.count("\n", self.start, self.pos)
         self.start, self.start_line = self.pos, self.line
 
@@ -87,29 +93,28 @@ class _Lexer:
         self.pos += len(char)
         return char
 
-    def accept(self, chars) -> bool:
+    def accept(self, chars: str) -> bool:
         if self.peek() and self.peek() in chars:
             self.pos += 1
             return True
         return False
 
-    def accept_run(self, chars):
+    def accept_run(self, chars: str) -> None:
         while self.accept(chars):
             pass
 
-    def fail(self, message):
+    def fail(self, message: str) -> NoReturn:
         raise _LexError(message)
 
-    def at_right_trim(self, pos) -> bool:
+    def at_right_trim(self, pos: int) -> bool:
         return self.text[pos : pos + 1] in tuple(SPACES) and self.text.startswith("-" + RIGHT, pos + 1)
 
     def at_right(self) -> bool:
         return self.at_right_trim(self.pos) or self.text.startswith(RIGHT, self.pos)
 
-    # states: each returns the next state
-    # ---------------------------------------------------------------------------------
+    # --- states: each returns the next state
 
-    def in_text(self):
+    def in_text(self) -> "State | None":
         found = self.text.find(LEFT, self.pos)
         end = len(self.text) if found < 0 else found
         after = end + len(LEFT)
@@ -139,7 +144,7 @@ class _Lexer:
         self.paren_depth = 0
         return self.in_action
 
-    def in_comment(self):
+    def in_comment(self) -> "State":
         end = self.text.find("*/", self.pos)
         if end < 0:
             self.fail("unclosed comment")
@@ -148,8 +153,8 @@ class _Lexer:
             self.fail("comment ends before closing delimiter")
         return self.after_action()
 
-    def after_action(self):
-        """Skips a right delimiter and the text that it trims."""
+    def after_action(self) -> "State":
+        """Skip a right delimiter and the white space it trims."""
         if self.at_right_trim(self.pos):
             self.pos += 2 + len(RIGHT)
             self.accept_run(SPACES)
@@ -158,7 +163,7 @@ class _Lexer:
         self.ignore()
         return self.in_text
 
-    def right_delimiter(self):
+    def right_delimiter(self) -> "State":
         trimmed = self.at_right_trim(self.pos)
         if trimmed:
             self.pos += 2
@@ -170,7 +175,7 @@ class _Lexer:
             self.ignore()
         return self.in_text
 
-    def in_action(self):
+    def in_action(self) -> "State":
         if self.at_right():
             if self.paren_depth == 0:
                 return self.right_delimiter()
@@ -216,7 +221,7 @@ class _Lexer:
             self.fail(f"unrecognized character in action: {describe(char)}")
         return self.in_action
 
-    def spaces(self):
+    def spaces(self) -> "State":
         self.pos -= 1
         while self.peek() and self.peek() in SPACES and not self.at_right_trim(self.pos):
             self.pos += 1
@@ -224,7 +229,7 @@ class _Lexer:
             self.emit("space")
         return self.in_action
 
-    def quoted(self, mark):
+    def quoted(self, mark: str) -> None:
         name = "quoted string" if mark == '"' else "character constant"
         while (char := self.next()) != mark:
             if char == "\\":
@@ -239,7 +244,7 @@ class _Lexer:
         char = self.peek()
         return char == "" or char in SPACES or char in ".,|:()" or self.text.startswith(RIGHT, self.pos)
 
-    def field_or_variable(self, kind):
+    def field_or_variable(self, kind: str) -> "State":
         if self.at_terminator():
             self.emit("variable" if kind == "variable" else "dot")
             return self.in_action
@@ -250,7 +255,7 @@ class _Lexer:
         self.emit(kind)
         return self.in_action
 
-    def identifier(self):
+    def identifier(self) -> "State":
         while self.peek() and is_alphanumeric(self.peek()):
             self.pos += 1
         if not self.at_terminator():
@@ -259,14 +264,12 @@ class _Lexer:
         self.emit("keyword" if word in KEYWORDS else "bool" if word in ("true", "false") else "identifier")
         return self.in_action
 
-    def number(self):
+    def number(self) -> "State":
         self.pos = self.start
         good = self.scan_number()
         if good and self.peek() and self.peek() in "+-":  # the second half of a complex number
             good = self.scan_number() and self.text[self.pos - 1] == "i"
         if not good:
-            from .formatting import quote
-
             self.fail(f"bad number syntax: {quote(self.text[self.start : self.pos])}")
         self.emit("number")
         return self.in_action
@@ -298,6 +301,6 @@ _SINGLE = {"=": "assign", "|": "pipe"}
 
 
 def describe(char: str) -> str:
-    """A character as Go's %#U writes it: U+005B '['."""
-    code = ord(char) if char else 0xFFFFFFFF  # the lexer's end of file is rune -1
+    """Write a character as Go's %#U: U+005B '['."""
+    code = ord(char) if char else 0xFFFFFFFF  # Go's lexer reports the end of the text as rune -1
     return f"U+{code:04X}" + (f" '{char}'" if char and is_printable(char) else "")

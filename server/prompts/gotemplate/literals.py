@@ -1,6 +1,6 @@
-"""Literals of Go: the text of a number, character, string or raw string -> its value.
+"""Evaluates Go literals: numbers, characters, strings and raw strings.
 
-Strings hold bytes that are no UTF-8 as lone surrogates (`surrogateescape`), as everywhere in this package.
+Strings hold bytes that are not UTF-8 as lone surrogates (`surrogateescape`), as everywhere in this package.
 """
 
 import re
@@ -11,18 +11,18 @@ _UNDERSCORED = re.compile(r"[+-]?(0[xXoObB]?_?)?[0-9a-fA-F]+(_[0-9a-fA-F]+)*\Z")
 
 
 class LiteralError(Exception):
-    """The text is no literal of Go; the message is Go's."""
+    """The text is not a valid literal. The message is Go's."""
 
 
 def unquote(text: str) -> str:
-    """A quoted or raw string's value."""
+    """Return the value of a quoted or raw string."""
     if text[0] == "`":
         return text[1:-1].replace("\r", "")
     return _unescape(text[1:-1], text[0])
 
 
-def _unescape(body, mark):
-    def replace(match):
+def _unescape(body: str, mark: str) -> str:
+    def replace(match: re.Match[str]) -> str:
         two, four, eight, octal, single = match.groups()
         if two or octal:
             byte = int(two, 16) if two else int(octal, 8)
@@ -39,12 +39,12 @@ def _unescape(body, mark):
         return ESCAPES[single]
 
     joined = _ESCAPE.sub(replace, body)
-    # neighbouring \x escapes may make one character together
+    # adjacent \x escapes may form one character
     return joined.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
-def parse_number(text: str):
-    """int, float or complex: as Go types an untyped constant."""
+def parse_number(text: str) -> int | float | complex:
+    """Return an int, float or complex, as Go types an untyped constant."""
     if text[0] == "'":
         try:
             char = _unescape(text[1:-1], "'")
@@ -69,7 +69,7 @@ def parse_number(text: str):
     return number
 
 
-def _integer(text):
+def _integer(text: str) -> int | None:
     if not _UNDERSCORED.match(text):
         return None
     digits = text.replace("_", "")
@@ -83,7 +83,7 @@ def _integer(text):
     return value if -(1 << 63) <= value < (1 << 63) else None
 
 
-def _float(text):
+def _float(text: str) -> float | None:
     plain = text.replace("_", "")
     try:
         return float.fromhex(plain) if "x" in plain.lower() else float(plain)
@@ -91,5 +91,5 @@ def _float(text):
         return None
 
 
-def _quoted(text):
+def _quoted(text: str) -> str:
     return '"' + text + '"'

@@ -1,12 +1,13 @@
-"""The syntax tree of a template. `str(node)` gives the text that Go's error messages quote for it."""
+"""The syntax tree of a template. `str(node)` is the text that Go's error messages quote."""
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from .formatting import quote
 
 
 @dataclass
 class Node:
-    """pos: characters from the start of the template's text."""
+    """pos: index of a character in the template's text."""
 
     pos: int
 
@@ -18,7 +19,7 @@ class Text(Node):
 
 @dataclass
 class List(Node):
-    nodes: list = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
 
 
 @dataclass
@@ -31,10 +32,10 @@ class Action(Node):
 
 @dataclass
 class Pipe(Node):
-    """`assign` tells `=` from `:=`."""
+    """assign: `=` instead of `:=`."""
 
-    declarations: list = field(default_factory=list)
-    commands: list = field(default_factory=list)
+    declarations: list["Variable"] = field(default_factory=list)
+    commands: list["Command"] = field(default_factory=list)
     assign: bool = False
 
     def __str__(self):
@@ -46,7 +47,7 @@ class Pipe(Node):
 
 @dataclass
 class Command(Node):
-    arguments: list = field(default_factory=list)
+    arguments: list[Node] = field(default_factory=list)
 
     def __str__(self):
         return " ".join(f"({a})" if isinstance(a, Pipe) else str(a) for a in self.arguments)
@@ -76,7 +77,7 @@ class Nil(Node):
 class Field(Node):
     """names of `.A.B` are A, B."""
 
-    names: list
+    names: list[str]
 
     def __str__(self):
         return "".join("." + name for name in self.names)
@@ -86,7 +87,7 @@ class Field(Node):
 class Variable(Node):
     """names of `$x.A` are $x, A."""
 
-    names: list
+    names: list[str]
 
     def __str__(self):
         return ".".join(self.names)
@@ -97,7 +98,7 @@ class Chain(Node):
     """`(pipeline).A.B`"""
 
     node: Node
-    names: list
+    names: list[str]
 
     def __str__(self):
         head = f"({self.node})" if isinstance(self.node, Pipe) else str(self.node)
@@ -106,11 +107,11 @@ class Chain(Node):
 
 @dataclass
 class Literal(Node):
-    """kind: bool, number or string; text is the way it was written."""
+    """kind: bool, number or string. text: as written in the template."""
 
     kind: str
     text: str
-    value: Any
+    value: bool | int | float | complex | str
 
     def __str__(self):
         return self.text
@@ -147,14 +148,12 @@ class Call(Node):
     pipe: Pipe | None
 
     def __str__(self):
-        from .formatting import quote
-
         return "{{template %s%s}}" % (quote(self.name), "" if self.pipe is None else f" {self.pipe}")
 
 
 @dataclass
 class Mark(Node):
-    """kind: end or else. Only lives while parsing."""
+    """kind: end or else. Exists only while parsing."""
 
     kind: str
 

@@ -1,10 +1,13 @@
-"""Tokens -> syntax trees. In: template text and the names of the functions it may call. Out: {name: List}, "" being
-the main tree.
+"""Parses templates. In: text and the names of the functions it may call. Out: {name: List}; "" is the main tree.
 
-Raises `TemplateError` with the text Go gives: `template: :LINE: what`.
+Raises `TemplateError` with Go's message: `template: :LINE: what`.
 """
 
+from collections.abc import Callable, Container
+from typing import NoReturn, TypeVar
+
 from . import nodes
+from .formatting import quote
 from .lexer import Token, tokenize
 from .literals import LiteralError, parse_number, unquote
 
@@ -20,7 +23,10 @@ TERMS = {
     "variable",
     "left_paren",
 }
-BREAKABLE = (nodes.Dot, nodes.Nil, nodes.Literal)  # what cannot be a stage of a pipeline, nor have fields
+BREAKABLE = (nodes.Dot, nodes.Nil, nodes.Literal)  # these cannot be a stage of a pipeline or have fields
+
+
+T = TypeVar("T")
 
 
 class TemplateError(Exception):
@@ -31,22 +37,23 @@ class TemplateError(Exception):
         self.stage = stage
 
 
-def parse(text: str, functions) -> dict[str, nodes.List]:
-    """All trees of a text. `functions` is a container of the names that may be called."""
+def parse(text: str, functions: Container[str]) -> dict[str, nodes.List]:
+    """Return all trees of a text. functions: the names that may be called."""
     return _Parser(text, functions).run()
 
 
 class _Parser:
-    def __init__(self, text, functions):
-        self.tokens, self.index, self.furthest = tokenize(text), 0, 0
+    def __init__(self, text: str, functions: Container[str]):
+        self.tokens = tokenize(text)
+        self.index = 0
+        self.furthest = 0
         self.functions = functions
-        self.trees = {}
+        self.trees: dict[str, nodes.List] = {}
         self.variables = ["$"]
         self.range_depth = 0
         self.action_line = 0
 
-    # tokens
-    # --------------------------------------------------------------------------------------------------------------
+    # --- tokens
 
     def next(self) -> Token:
         token = self.peek()
@@ -54,11 +61,11 @@ class _Parser:
         return token
 
     def peek(self) -> Token:
-        at = min(self.index, len(self.tokens) - 1)  # the last token, eof or error, stays
+        at = min(self.index, len(self.tokens) - 1)  # the last token, eof or error, repeats
         self.furthest = max(self.furthest, at)
         return self.tokens[at]
 
-    def skip_space(self):
+    def skip_space(self) -> None:
         while self.peek().kind == "space":
             self.index += 1
 
@@ -70,10 +77,10 @@ class _Parser:
         self.skip_space()
         return self.peek()
 
-    def fail(self, message):
+    def fail(self, message: str) -> NoReturn:
         raise TemplateError(f"template: :{self.tokens[self.furthest].line}: {message}")
 
-    def unexpected(self, token, context):
+    def unexpected(self, token: Token, context: str) -> NoReturn:
         if token.kind == "error":
             extra = ""
             if self.action_line and self.action_line != token.line:
@@ -83,16 +90,15 @@ class _Parser:
             self.fail(f"{token}{extra}")
         self.fail(f"unexpected {token} in {context}")
 
-    def expect(self, kind, context) -> Token:
+    def expect(self, kind: str, context: str) -> Token:
         token = self.next_non_space()
         if token.kind != kind:
             self.unexpected(token, context)
         return token
 
-    # lists and definitions
-    # --------------------------------------------------------------------------------------------------
+    # --- lists and definitions
 
-    def run(self):
+    def run(self) -> dict[str, nodes.List]:
         root = nodes.List(0)
         while self.peek().kind != "eof":
             if self.peek().kind == "left":
@@ -110,24 +116,22 @@ class _Parser:
         self.add("", root)
         return self.trees
 
-    def add(self, name, tree):
-        """An empty definition never replaces another one; two full ones contradict each other."""
+    def add(self, name: str, tree: nodes.List) -> None:
+        """Add a definition. An empty one never replaces another; two non-empty ones are an error."""
         if name in self.trees and not _is_empty(self.trees[name]):
             if not _is_empty(tree):
-                from .formatting import quote
-
                 self.fail(f"template: multiple definition of template {quote(name)}")
             return
         self.trees[name] = tree
 
-    def definition(self):
+    def definition(self) -> None:
         context = "define clause"
         name = self.template_name(self.next_non_space(), context)
         self.expect("right", context)
         self.nested_tree(name, context)
 
-    def nested_tree(self, name, context):
-        """The body of a define or block: variables and loops outside are out of sight."""
+    def nested_tree(self, name: str, context: str) -> None:
+        """Parse the body of a define or block, which cannot see the variables and loops outside."""
         outside = self.variables, self.range_depth
         self.variables, self.range_depth = ["$"], 0
         body, end = self.item_list()
@@ -136,7 +140,7 @@ class _Parser:
         self.add(name, body)
         self.variables, self.range_depth = outside
 
-    def item_list(self):
+    def item_list(self) -> tuple[nodes.List, nodes.Mark]:
         items = nodes.List(self.peek_non_space().pos)
         while self.peek_non_space().kind != "eof":
             node = self.text_or_action()
@@ -145,7 +149,7 @@ class _Parser:
             items.nodes.append(node)
         self.fail("unexpected EOF")
 
-    def text_or_action(self):
+    def text_or_action(self) -> nodes.Node:
         token = self.next_non_space()
         if token.kind == "text":
             return nodes.Text(token.pos, token.value)
@@ -156,10 +160,9 @@ class _Parser:
         self.action_line = 0
         return node
 
-    # actions
-    # -------------------------------------------------------------------------------------------------------------------
+    # --- actions
 
-    def action(self):
+    def action(self) -> nodes.Node:
         token = self.next_non_space()
         if token.kind == "keyword":
             match token.value:
@@ -178,13 +181,13 @@ class _Parser:
         self.index -= 1
         return nodes.Action(self.peek().pos, self.pipeline("command", "right"))
 
-    def else_mark(self, token):
+    def else_mark(self, token: Token) -> nodes.Mark:
         following = self.peek_non_space()
         if following.kind == "keyword" and following.value in ("if", "with"):
             return nodes.Mark(following.pos, "else")
         return nodes.Mark(self.expect("right", "else").pos, "else")
 
-    def jump(self, token):
+    def jump(self, token: Token) -> nodes.Jump:
         following = self.next_non_space()
         if following.kind != "right":
             self.unexpected(following, "{{%s}}" % token.value)
@@ -192,7 +195,7 @@ class _Parser:
             self.fail("{{%s}} outside {{range}}" % token.value)
         return nodes.Jump(token.pos, token.value)
 
-    def branch(self, kind, pos):
+    def branch(self, kind: str, pos: int) -> nodes.Branch:
         num_variables = len(self.variables)
         pipe = self.pipeline(kind, "right")
         self.range_depth += kind == "range"
@@ -202,7 +205,7 @@ class _Parser:
         if end.kind == "else":
             following = self.peek()
             if kind in ("if", "with") and following.kind == "keyword" and following.value == kind:
-                self.next()  # {{else if}}: a branch of its own, closed by the same end
+                self.next()  # {{else if}}: a separate branch, closed by the same end
                 otherwise = nodes.List(end.pos, [self.branch(kind, following.pos)])
             else:
                 otherwise, end = self.item_list()
@@ -211,12 +214,12 @@ class _Parser:
         del self.variables[num_variables:]
         return nodes.Branch(pos, kind, pipe, body, otherwise)
 
-    def template_name(self, token, context):
+    def template_name(self, token: Token, context: str) -> str:
         if token.kind not in ("string", "raw_string"):
             self.unexpected(token, context)
         return self.literal(unquote, token.value)
 
-    def template_call(self):
+    def template_call(self) -> nodes.Call:
         context = "template clause"
         token = self.next_non_space()
         name = self.template_name(token, context)
@@ -225,7 +228,7 @@ class _Parser:
             return nodes.Call(token.pos, name, None)
         return nodes.Call(token.pos, name, self.pipeline(context, "right"))
 
-    def block(self):
+    def block(self) -> nodes.Call:
         context = "block clause"
         token = self.next_non_space()
         name = self.template_name(token, context)
@@ -233,10 +236,9 @@ class _Parser:
         self.nested_tree(name, context)
         return nodes.Call(token.pos, name, pipe)
 
-    # pipelines
-    # -----------------------------------------------------------------------------------------------------------------
+    # --- pipelines
 
-    def pipeline(self, context, end):
+    def pipeline(self, context: str, end: str) -> nodes.Pipe:
         pipe = nodes.Pipe(self.peek_non_space().pos)
         self.declarations(pipe, context)
         while True:
@@ -249,8 +251,8 @@ class _Parser:
             self.index -= 1
             pipe.commands.append(self.command())
 
-    def declarations(self, pipe, context):
-        """`$a :=`, `$a =`, and in a range `$a, $b :=`; any other variable is left to the pipeline itself."""
+    def declarations(self, pipe: nodes.Pipe, context: str) -> None:
+        """Parse `$a :=`, `$a =`, and in a range `$a, $b :=`. Any other variable is part of the pipeline."""
         while self.peek_non_space().kind == "variable":
             mark = self.index
             variable = self.next()
@@ -271,14 +273,14 @@ class _Parser:
             if self.peek_non_space().kind not in ("variable", "right", "right_paren"):
                 self.fail("range can only initialize variables")
 
-    def check_pipeline(self, pipe, context):
+    def check_pipeline(self, pipe: nodes.Pipe, context: str) -> None:
         if not pipe.commands:
             self.fail(f"missing value for {context}")
         for stage, command in enumerate(pipe.commands[1:], 2):
             if isinstance(command.arguments[0], BREAKABLE):
                 self.fail(f"non executable command in pipeline stage {stage}")
 
-    def command(self):
+    def command(self) -> nodes.Command:
         command = nodes.Command(self.peek_non_space().pos)
         while True:
             self.skip_space()
@@ -297,7 +299,7 @@ class _Parser:
             self.fail("empty command")
         return command
 
-    def operand(self):
+    def operand(self) -> nodes.Node | None:
         node = self.term()
         if node is None or self.peek().kind != "field":
             return node
@@ -308,12 +310,10 @@ class _Parser:
         if isinstance(node, (nodes.Field, nodes.Variable)):
             return type(node)(pos, node.names + names)
         if isinstance(node, BREAKABLE):
-            from .formatting import quote
-
             self.fail(f"unexpected . after term {quote(str(node))}")
         return nodes.Chain(pos, node, names)
 
-    def term(self):
+    def term(self) -> nodes.Node | None:
         token = self.next_non_space()
         pos, value = token.pos, token.value
         match token.kind:
@@ -342,7 +342,7 @@ class _Parser:
         self.index -= 1
         return None
 
-    def literal(self, convert, text):
+    def literal(self, convert: Callable[[str], T], text: str) -> T:
         try:
             return convert(text)
         except LiteralError as error:

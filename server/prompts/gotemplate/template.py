@@ -1,9 +1,8 @@
-"""Ollama's use of Go templates: which variables a template gets, and how old templates (one exchange per run) serve
-a conversation.
+"""Ollama's use of Go templates: the variables a template gets, and how old templates write a conversation.
 
-In: `Values`, messages as decoded JSON objects. Out: prompt text. A template that names `.Messages` is run once over
-all of them; any other is run once per exchange with `.System`, `.Prompt` and `.Response`, the last time only up to
-where the response belongs.
+In: `Values`, messages as decoded JSON objects. Out: prompt text. A template that uses `.Messages` runs once over all
+messages. Any other template runs once per exchange with `.System`, `.Prompt` and `.Response`; its last run ends where
+the response belongs.
 """
 
 import copy
@@ -16,12 +15,12 @@ from .functions import BUILTINS, FUNCTIONS
 from .parser import TemplateError, parse
 from .values import Map, Slice
 
-NESTED_TOO_DEEPLY = "template: blocks or parentheses are nested too deeply; nest them less"
+NESTED_TOO_DEEPLY = "template: blocks or parentheses are nested too deeply"
 
 
 @dataclass
 class Values:
-    """What a prompt is made of. tools None: none given. think_level: "high" and the like where `think` was a word."""
+    """The values a prompt is made of. tools None: none given. think_level: "high" etc. if `think` was a string."""
 
     messages: list[dict] = field(default_factory=list)
     tools: list[dict] | None = None
@@ -33,15 +32,16 @@ class Values:
 
 
 class Template:
-    """A parsed template. Make one by `Template.parse`."""
+    """A parsed template, created by `Template.parse`."""
 
     def __init__(self, text: str, trees: dict[str, nodes.List]):
         self.text, self.trees = text, trees
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Raises TemplateError (stage "parse"). A template with neither messages nor response gets `{{ .Response }}`
-        at its end.
+        """Parse a template. One that uses neither messages nor response gets `{{ .Response }}` appended.
+
+        Raises TemplateError (stage "parse").
         """
         try:
             template = cls(text, parse(text, FUNCTIONS))
@@ -54,20 +54,20 @@ class Template:
         return template
 
     def vars(self) -> list[str]:
-        """All identifiers in lower case, sorted: they tell what a template can do (messages, tools, suffix...)."""
+        """Return all identifiers in lower case, sorted. They show what the template supports (messages, tools, ...)."""
         names = set()
         for tree in self.trees.values():
             _collect(tree, names)
         return sorted(name.lower() for name in names)
 
     def execute(self, values: Values) -> str:
-        """The prompt. Raises TemplateError (stage "execute")."""
+        """Write the prompt. Raises TemplateError (stage "execute")."""
         try:
             return self._execute(values, Budget())
         except RecursionError:
             raise TemplateError(NESTED_TOO_DEEPLY, "execute") from None
 
-    def _execute(self, values, budget):
+    def _execute(self, values: Values, budget: Budget) -> str:
         system, messages = collate(values.messages)
         common = {"Think": values.think, "ThinkLevel": values.think_level, "IsThinkSet": values.is_think_set}
         if values.prompt and values.suffix:
@@ -86,11 +86,11 @@ class Template:
             )
         return self._run_exchanges(messages, common, budget)
 
-    def _run(self, variables, budget):
+    def _run(self, variables: dict[str, object], budget: Budget) -> str:
         return execute(self.text, self.trees, Map(variables), FUNCTIONS, budget)
 
-    def _run_exchanges(self, messages, common, budget):
-        """One run per exchange; the last without what follows the response, for that is where the model goes on."""
+    def _run_exchanges(self, messages: list[dict], common: dict[str, object], budget: Budget) -> str:
+        """Run the template once per exchange. The last run ends at the response, which the model continues."""
         pieces = []
         system = prompt = response = ""
         for message in messages:
@@ -106,14 +106,15 @@ class Template:
             elif role == "assistant":
                 response = content
         variables = Map({"System": system, "Prompt": prompt, "Response": response, **common})
-        # Ollama builds this last template afresh: it knows neither Ollama's functions nor the definitions.
+        # Ollama builds this last template without its own functions and without definitions.
         pieces.append(execute(self.text, {"": _cut_at_response(self.trees[""])}, variables, BUILTINS, budget))
         return "".join(pieces)
 
 
 def collate(messages: list[dict]) -> tuple[str, list[dict]]:
-    """(all system texts joined, messages with neighbours of one role merged). Tool messages stay apart: each has its
-    own call.
+    """Return (all system texts joined, messages with neighbours of one role merged).
+
+    Tool messages are not merged: each answers its own call.
     """
     system, collated = [], []
     for message in messages:
@@ -128,15 +129,15 @@ def collate(messages: list[dict]) -> tuple[str, list[dict]]:
     return "\n\n".join(system), collated
 
 
-def _collect(node, names):
+def _collect(node: nodes.Node, names: set[str]) -> None:
     match node:
         case nodes.List():
             for child in node.nodes:
                 _collect(child, names)
         case nodes.Call(pipe=None):
             raise TemplateError("undefined template specified")
-        case nodes.Action() | nodes.Call():
-            _collect(node.pipe, names)
+        case nodes.Action(pipe=pipe) | nodes.Call(pipe=nodes.Pipe() as pipe):
+            _collect(pipe, names)
         case nodes.Branch():
             _collect(node.pipe, names)
             _collect(node.body, names)
@@ -150,19 +151,19 @@ def _collect(node, names):
             names.update(node.names)
 
 
-def _cut_at_response(tree):
-    """A copy of a tree without all that follows its first `.Response`."""
+def _cut_at_response(tree: nodes.List) -> nodes.List:
+    """Return a copy of a tree without everything after its first `.Response`."""
     cut = False
 
-    def keep(node) -> bool:
-        """False once the response was passed; the node of the response itself stays."""
+    def keep(node: nodes.Node) -> bool:
+        """Return False after the response has been passed. The node of the response itself stays."""
         nonlocal cut
         if isinstance(node, nodes.Field) and "Response" in node.names:
             cut = True
             return True
         return not cut and prune(node)
 
-    def prune(node) -> bool:
+    def prune(node: nodes.Node) -> bool:
         match node:
             case nodes.List():
                 node.nodes = [child for child in node.nodes if keep(child)]

@@ -1,8 +1,8 @@
-"""The values a template sees, with as much of Go's types as templates can tell apart.
+"""The values a template sees, with as much of Go's type system as templates can observe.
 
-nil, bool, int, float64, complex128 and string are None, bool, int, float, complex and str; a string's bytes that are
-no UTF-8 are lone surrogates. `Slice`, `Map` and `Struct` carry their Go type; `Interface` marks a value whose static
-type is interface{} (an element of map[string]any or []any), which matters for messages and for nil.
+nil, bool, int, float64, complex128 and string are None, bool, int, float, complex and str; bytes of a string that are
+not UTF-8 are lone surrogates. `Slice`, `Map` and `Struct` carry their Go type; `Interface` marks a value whose static
+type is interface{} (an element of map[string]any or []any), which matters for error messages and for nil.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class Interface:
 
 
 class Byte(int):
-    """A uint8: what indexing a string gives."""
+    """A uint8, the result of indexing a string."""
 
 
 @dataclass
 class Slice:
-    """items None is Go's nil slice. `text` is the String method, where the type has one."""
+    """items None: Go's nil slice. text: the String method, if the type has one."""
 
     type_name: str
     items: list | None
@@ -47,7 +47,7 @@ class Bytes:
 
 @dataclass
 class Map:
-    """Keys are strings. items None is Go's nil map. Element types other than interface{} are named by `element`."""
+    """A map with string keys. items None: Go's nil map. element: type of the elements."""
 
     items: dict | None
     type_name: str = "map[string]interface {}"
@@ -58,15 +58,16 @@ class Map:
     def __len__(self):
         return len(self.items or ())
 
-    def sorted_items(self):
-        """As Go's templates and its printing walk a map."""
+    def sorted_items(self) -> list[tuple[str, object]]:
+        """Return the items in the order in which Go's templates and fmt walk a map."""
         return sorted((self.items or {}).items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))
 
 
 @dataclass
 class Struct:
-    """A struct or a pointer to one. text: String by value; pointer_text: String on the pointer only (printing a copy
-    misses it).
+    """A struct or a pointer to one.
+
+    text: the String method of the value. pointer_text: the String method of the pointer, which printing a copy ignores.
     """
 
     type_name: str
@@ -78,15 +79,15 @@ class Struct:
     to_json: Callable[["Struct"], Any] | None = None
 
 
-def unwrap(value):
+def unwrap(value: object) -> object:
     """The value inside an Interface, or the value itself."""
     while isinstance(value, Interface):
         value = value.value
     return value
 
 
-def from_json(value):
-    """A decoded JSON value as Go's `any` holds it: numbers are float64."""
+def from_json(value: object) -> object:
+    """Convert a decoded JSON value to what Go's `any` holds: numbers become float64."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, (int, float)):
@@ -95,11 +96,11 @@ def from_json(value):
         return Slice("[]interface {}", [from_json(item) for item in value])
     if isinstance(value, dict):
         return Map({key: from_json(item) for key, item in value.items()})
-    raise TypeError(f"{type(value).__name__} has no place in a template's values")
+    raise TypeError(f"{type(value).__name__} is not a decoded JSON value")
 
 
-def type_name(value) -> str:
-    """Go's name of a value's type, as %T prints it."""
+def type_name(value: object) -> str:
+    """Return Go's name of a value's type, as %T prints it."""
     value = unwrap(value)
     if isinstance(value, Struct):
         return "*" * value.pointer + value.type_name
@@ -120,18 +121,18 @@ def type_name(value) -> str:
     return "func"
 
 
-def static_type_name(value) -> str:
-    """Like `type_name`, but an Interface stays one."""
+def static_type_name(value: object) -> str:
+    """Like `type_name`, but returns interface {} for an Interface."""
     return "interface {}" if isinstance(value, Interface) else type_name(value)
 
 
-def is_nil(value) -> bool:
+def is_nil(value: object) -> bool:
     value = unwrap(value)
     return value is None or (isinstance(value, (Slice, Map)) and value.items is None)
 
 
-def truth(value) -> bool:
-    """What `if` makes of a value: false is each type's empty value."""
+def truth(value: object) -> bool:
+    """Whether `if` takes a value as true: each type's empty value is false."""
     value = unwrap(value)
     if isinstance(value, Struct):
         return True

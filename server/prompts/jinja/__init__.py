@@ -1,5 +1,6 @@
-"""A GGUF file's own chat template, in Jinja, where a model has no Go template: code that somebody sent, hence run in
-a process of its own.
+"""The chat template in a GGUF file, written in Jinja, for models without a Go template.
+
+A Jinja template is untrusted code, so it runs in a separate process.
 """
 
 from .builtin_match import builtin_for

@@ -1,10 +1,11 @@
-"""Which of Ollama's Go templates stands for the Jinja template of a GGUF file.
+"""Finds the built-in Go template that can replace the Jinja template of a GGUF file.
 
-In: an open GGUFFile. Out: BuiltinTemplate or None. Ollama goes by the edit distance alone; here the two must also write
-the same prompts, for a small edit may be a policy, tools, or a mark that the model was trained on.
+In: an open GGUFFile. Out: BuiltinTemplate or None. Ollama compares edit distance only. Here both templates must also
+write the same prompts, because a small edit can be a policy, tools, or a mark that the model was trained on.
 """
 
 from vkbackend.errors import VkbackendError
+from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 
 from ..gotemplate import Template, TemplateError, Values, builtin
@@ -42,22 +43,24 @@ _WITH_SYSTEM = [
         )
     ),
 ]
-# Only for templates that refuse a system text: others may add a default one, which Ollama's do not.
+# Only for templates that reject system messages. Others may add a default system message, which Ollama's do not.
 _WITHOUT_SYSTEM = [
     Values(messages=values.messages[1:], tools=values.tools, think=values.think, is_think_set=values.is_think_set)
     for values in _WITH_SYSTEM
 ]
 
 
-def builtin_for(gguf) -> builtin.BuiltinTemplate | None:
-    """The built-in template that was written for a text like the file's, if it writes the same prompts."""
+def builtin_for(gguf: GGUFFile) -> builtin.BuiltinTemplate | None:
+    """Return the built-in template closest to the file's template, if both write the same prompts."""
     source = Source.of(gguf.metadata)
-    candidate = source and builtin.closest(source.text)
-    if not candidate:
+    if source is None:
+        return None
+    candidate = builtin.closest(source.text)
+    if candidate is None:
         return None
     try:
         template = JinjaTemplate.for_tokenizer(source, Tokenizer.from_gguf(gguf))
-    except VkbackendError:  # no vocabulary to load; such a file may still be kept, for another one to use
+    except VkbackendError:  # the file has no usable vocabulary; it may still be stored for another model to use
         template = JinjaTemplate(source.text)
     return candidate if _write_the_same(template, Template.parse(candidate.text)) else None
 

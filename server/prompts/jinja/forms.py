@@ -1,7 +1,7 @@
-"""The forms in which a template takes messages and tools, found by trying: one that does not know a form says nothing.
+"""Finds by trial which forms of messages and tools a template takes: it ignores the forms it does not know.
 
 In: the template's text. Out: roles whose content is a list of parts, the place of tools, the tag of tool calls.
-All functions here raise WorkerEnded and WorkerDoesNotStart.
+The functions raise WorkerEnded and WorkerDoesNotStart.
 """
 
 import functools
@@ -28,7 +28,7 @@ _TOOL = {
         },
     },
 }
-_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how templates write what a tokenizer takes for one token
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how templates write special tokens
 
 
 def _message(role: str, content: str = "a") -> dict:
@@ -40,7 +40,7 @@ def _call(name: str, arguments: dict | str) -> dict:
     return _message("assistant", "") | {"tool_calls": [{"type": "function", "id": "call00000", "function": function}]}
 
 
-# The user first: the other conversations need a user's message, too. Each has one message with the mark.
+# The user comes first, because the other conversations contain a user message, too. One message of each has the mark.
 _PROBES = {
     "user": [_message("user", _MARK)],
     "system": [_message("system", _MARK), _message("user")],
@@ -50,7 +50,7 @@ _PROBES = {
 
 
 def as_parts(messages: list[dict], roles: frozenset[str]) -> list[dict]:
-    """The messages, those of these roles with their content as one part of text."""
+    """Return the messages, with the content of these roles as a list of one text part."""
     return [
         message | {"content": [{"type": "text", "text": message["content"]}]} if message["role"] in roles else message
         for message in messages
@@ -59,7 +59,7 @@ def as_parts(messages: list[dict], roles: frozenset[str]) -> list[dict]:
 
 @functools.lru_cache(maxsize=64)
 def typed_roles(template: str) -> frozenset[str]:
-    """The roles whose content the template shows only as a list, `[{"type": "text", "text": ...}]`."""
+    """Return the roles whose content the template shows only as a list, `[{"type": "text", "text": ...}]`."""
     typed: frozenset[str] = frozenset()
     for role, messages in _PROBES.items():
         plain = _written(template, as_parts(messages, typed))
@@ -68,33 +68,35 @@ def typed_roles(template: str) -> frozenset[str]:
         if _MARK in (_written(template, as_parts(messages, typed | {role})) or ""):
             typed |= {role}
         elif plain is not None and role in ("user", "system"):
-            _warn(f"does not show what the {role} says")
+            _warn(f"does not show {role} messages")
     return typed
 
 
 class ToolsPlace(Enum):
-    """Where a template finds the tools."""
+    """Where a template looks for the tools."""
 
     VARIABLE = auto()
     MESSAGE = auto()  # the key `tools` of the system message
-    MESSAGE_TEXT = auto()  # there, as JSON text
+    MESSAGE_TEXT = auto()  # the same key, as JSON text
 
 
 @functools.lru_cache(maxsize=64)
 def tools_place(template: str) -> ToolsPlace:
-    def shows(place):
+    """Find where the template looks for the tools; VARIABLE if it shows them nowhere."""
+
+    def shows(place: ToolsPlace) -> bool:
         messages, tools = placed([_message("user")], [_TOOL], place)
         return _MARK in (_written(template, as_parts(messages, typed_roles(template)), tools) or "")
 
     places = list(ToolsPlace) if reads_tools_from_messages(template) else [ToolsPlace.VARIABLE]
     found = next((place for place in places if shows(place)), None)
     if found is None and knows_tools(template):
-        _warn("does not show the tools of a request")
+        _warn("does not show the tools")
     return found or ToolsPlace.VARIABLE
 
 
 def placed(messages: list[dict], tools: list[dict] | None, place: ToolsPlace) -> tuple[list[dict], list[dict] | None]:
-    """(messages, the variable `tools`); a system message is added where the tools need one."""
+    """Return (messages, the variable `tools`). Adds a system message if the tools need one."""
     if not tools or place is ToolsPlace.VARIABLE:
         return messages, tools or None
     if not messages or messages[0]["role"] != "system":
@@ -105,14 +107,14 @@ def placed(messages: list[dict], tools: list[dict] | None, place: ToolsPlace) ->
 
 @functools.lru_cache(maxsize=64)
 def call_tag(template: str) -> str:
-    """The beginning of a tool call: a tag that the template names, else its text before a call, else a brace."""
+    """Return what begins a tool call: a known tag in the template's text, the text before a rendered call, or `{`."""
     tag = tool_tag(template)
     if tag:
         return tag
     typed = typed_roles(template)
     begun = _written(template, as_parts([_message("user"), _message("assistant", _MARK)], typed), asks=False) or ""
     for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
-        # Without tools in the prompt, which would bear the mark, too.
+        # No tools in the prompt: they would contain the mark, too.
         written = _written(template, as_parts([_message("user"), _call(_MARK, arguments)], typed), asks=False) or ""
         if _MARK in written:
             return _tag_before(written.partition(_MARK)[0], begun.partition(_MARK)[0], thinking_tags(template)) or "{"
@@ -120,13 +122,13 @@ def call_tag(template: str) -> str:
 
 
 def _tag_before(text: str, answer_begun: str, thoughts: tuple[str, str]) -> str:
-    """The tag at the end of `text`, the prompt up to a called name, whose beginning is `answer_begun`."""
+    """Return the tag at the end of `text`, a prompt up to a called name. answer_begun: the prompt up to an answer."""
     same = next(
         (at for at, pair in enumerate(zip(text, answer_begun)) if pair[0] != pair[1]), min(len(text), len(answer_begun))
     )
     opened = max(text.rfind("<", 0, same), text.rfind("[", 0, same))
     if opened >= 0 and not re.search(r"[>\]\s]", text[opened:same]):
-        same = opened  # the two differ inside of a tag
+        same = opened  # the two differ inside a tag
     tag = text[same:]
     if thoughts[1]:
         tag = tag.rpartition(thoughts[1])[2]
@@ -135,11 +137,11 @@ def _tag_before(text: str, answer_begun: str, thoughts: tuple[str, str]) -> str:
     return special[0] if special else tag.rstrip("[ \t\n")
 
 
-def _written(template, messages, tools=None, asks=True) -> str | None:
-    """The prompt, or None where the template refuses the messages."""
+def _written(template: str, messages: list[dict], tools: list[dict] | None = None, asks: bool = True) -> str | None:
+    """Render the template. Returns None if it rejects the messages."""
     variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": asks}
     return worker.ask(template, variables | {"bos_token": "", "eos_token": ""}).get("text")
 
 
 def _warn(lack: str) -> None:
-    log.warning("the chat template in the model's file %s; create the model with a TEMPLATE of its own", lack)
+    log.warning("the chat template in the model file %s; create the model with a TEMPLATE", lack)

@@ -1,7 +1,7 @@
-"""The caller's side of worker.py: starts a process when it is first asked, and again where it ended; blocks.
+"""The caller's side of worker.py: starts worker processes and sends them requests. Calls block.
 
-As many processes as there are questions at the same time, which the threads that ask bound (server/pools.py); one is
-enough for one after the other. A question that nobody waits for any more ends with its process.
+A process starts with the first request, and again after it has ended. There are as many processes as concurrent
+requests, which the size of the calling thread pool bounds (server/pools.py). A cancelled request ends its process.
 """
 
 import json
@@ -16,28 +16,30 @@ from pathlib import Path
 from vkbackend import cancellation
 
 START_SECONDS = 30
-WALL_SECONDS = 10  # until a question is given up; the worker itself allows less of the processor's time
-LOOK_SECONDS = 0.1  # between two looks at whether anybody still waits
+WALL_SECONDS = 10  # limit for one request; the worker's own limit on processor time is lower
+POLL_SECONDS = 0.1  # between checks for cancellation
 WORKER = Path(__file__).with_name("worker.py")
 
 
 class WorkerEnded(Exception):
-    """The template took too long or too much memory."""
+    """The worker ended: the template took too much time or memory."""
 
 
 class WorkerDoesNotStart(Exception):
-    pass
+    """No worker process could be started."""
 
 
 class Workers:
-    """The processes. May be asked from several threads."""
+    """A pool of worker processes. Thread-safe."""
 
     def __init__(self):
-        self._lock, self._idle = threading.Lock(), []
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
 
     def ask(self, template: str, variables: dict) -> dict:
-        """{"text": ...} or {"error": ...}. Raises WorkerEnded and WorkerDoesNotStart; GivenUp where nobody waits any
-        more.
+        """Render a template. Returns {"text": ...} or {"error": ...}.
+
+        Raises WorkerEnded, WorkerDoesNotStart, and GivenUp if the request was cancelled.
         """
         with self._lock:
             worker = self._idle.pop() if self._idle else Worker()
@@ -47,35 +49,35 @@ class Workers:
             with self._lock:
                 self._idle.append(worker)
 
-    def close(self):
-        """End the processes that are not at work."""
+    def close(self) -> None:
+        """End the idle processes."""
         with self._lock:
             while self._idle:
                 self._idle.pop().close()
 
 
 def _encoded(question: dict) -> Iterator[bytes]:
-    """Its line, in pieces: one call for the whole would hold up all other threads."""
+    """Encode a request as a line of JSON, in pieces: a single call would block all other threads."""
     for piece in json.JSONEncoder().iterencode(question):
         yield piece.encode()
     yield b"\n"
 
 
 class Worker:
-    """One process, asked from one thread at a time."""
+    """One worker process, used by one thread at a time."""
 
     def __init__(self):
-        self._process = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, template: str, variables: dict) -> dict:
-        """What `Workers.ask` says."""
+        """See `Workers.ask`."""
         question = b"".join(_encoded({"template": template, "variables": variables}))
         try:
-            if self._process is None or not self._write(question):  # it may have ended for want of questions
-                self._start()
-                if not self._write(question):
+            if self._process is None or not _write(self._process, question):  # an idle worker ends by itself
+                self._process = self._start()
+                if not _write(self._process, question):
                     raise WorkerEnded
-            line = self._read_line(WALL_SECONDS)
+            line = _read_line(self._process, WALL_SECONDS)
             if not line:
                 raise WorkerEnded
             return json.loads(line)
@@ -83,10 +85,10 @@ class Worker:
             self.close()
             raise
 
-    def _start(self):
+    def _start(self) -> "subprocess.Popen[bytes]":
         self.close()
-        # -I: neither this folder nor the environment decides what is imported.
-        self._process = subprocess.Popen(
+        # -I: imports depend neither on this folder nor on the environment.
+        self._process = process = subprocess.Popen(
             [sys.executable, "-I", WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -95,45 +97,50 @@ class Worker:
             cwd="/",
             bufsize=0,
         )
-        if not self._read_line(START_SECONDS):
+        if not _read_line(process, START_SECONDS):
             self.close()
             raise WorkerDoesNotStart
+        return process
 
-    def _write(self, question) -> bool:
-        if self._process.poll() is not None:
-            return False
-        try:
-            left = memoryview(question)
-            while left:
-                left = left[self._process.stdin.write(left) :]
-            return True
-        except OSError:
-            return False
-
-    def _read_line(self, seconds: float) -> bytes:
-        """Empty where the process ends or does not answer in time. Raises GivenUp."""
-        line, until = bytearray(), time.monotonic() + seconds
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                cancellation.check()
-                if not ready.select(LOOK_SECONDS):
-                    if time.monotonic() > until:
-                        return b""
-                    continue
-                piece = self._process.stdout.read(1 << 20)
-                if not piece:
-                    return b""
-                line += piece
-        return bytes(line)
-
-    def close(self):
+    def close(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
+            with self._process as process:
+                process.kill()
             self._process = None
+
+
+def _write(process: "subprocess.Popen[bytes]", question: bytes) -> bool:
+    """Returns False if the process has ended."""
+    if process.poll() is not None:
+        return False
+    assert process.stdin is not None
+    try:
+        left = memoryview(question)
+        while left:
+            left = left[process.stdin.write(left) :]
+        return True
+    except OSError:
+        return False
+
+
+def _read_line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes:
+    """Returns an empty line if the process ends or does not answer in time. Raises GivenUp."""
+    assert process.stdout is not None
+    line = bytearray()
+    until = time.monotonic() + seconds
+    with selectors.DefaultSelector() as ready:
+        ready.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            cancellation.check()
+            if not ready.select(POLL_SECONDS):
+                if time.monotonic() > until:
+                    return b""
+                continue
+            piece = process.stdout.read(1 << 20)
+            if not piece:
+                return b""
+            line += piece
+    return bytes(line)
 
 
 worker = Workers()

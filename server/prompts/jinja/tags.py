@@ -1,4 +1,4 @@
-"""Tools, thoughts and tool calls, as far as the text of a Jinja template tells of them. Nothing is run for it."""
+"""Reads the use of tools, thinking and tool calls from the text of a Jinja template, without running it."""
 
 import functools
 
@@ -27,8 +27,8 @@ CALL_TAGS = (
 
 @functools.lru_cache(maxsize=64)
 def _uses_of_tools(text: str) -> frozenset[str]:
-    """How code uses the word: as "variable", as "key" (`message.tools`, `message["tools"]`). Comments do not count."""
-    from jinja2 import Environment, TemplateSyntaxError  # on first use: most models have a Go template
+    """How code uses `tools`: as "variable" or as "key" (`message.tools`, `message["tools"]`). Ignores comments."""
+    from jinja2 import Environment, TemplateSyntaxError  # imported on first use: most models have a Go template
 
     uses, before = set(), ""
     try:
@@ -45,21 +45,22 @@ def _uses_of_tools(text: str) -> frozenset[str]:
 
 
 def knows_tools(text: str) -> bool:
+    """Whether the template uses `tools`."""
     return bool(_uses_of_tools(text))
 
 
 def reads_tools_from_messages(text: str) -> bool:
-    """Whether tools may stand under the key `tools` of a message, as in Phi-4-mini's template."""
+    """Whether the template may read tools from the key `tools` of a message, as Phi-4-mini's does."""
     return "key" in _uses_of_tools(text)
 
 
 def thinking_tags(text: str) -> tuple[str, str]:
-    """What stands around thoughts, or empty texts."""
+    """Return the tags around thinking, or empty texts."""
     return next((tags for tags in THINKING_TAGS if tags[1] in text), ("", ""))
 
 
 def tool_tag(text: str) -> str:
-    """A word of the text that begins a tool call, or nothing."""
+    """Return the known tag of a tool call that the text contains, or ""."""
     if all(tag in text for tag in ("<tool_call>", "<function=", "<parameter=")):
         return CODER_TAG
     return next((tag for tag in CALL_TAGS if tag in text), "")

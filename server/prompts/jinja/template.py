@@ -1,20 +1,25 @@
-"""Values of a prompt -> what Hugging Face's chat templates expect -> the prompt.
+"""Runs Hugging Face chat templates: converts `Values` to the variables such a template expects.
 
-In: the template's text and the tokens that it may name. Out: `JinjaTemplate`, used as a Go template is.
+In: the template's text and the tokens it may name. Out: `JinjaTemplate`, which has the interface of a Go template.
 """
 
 import json
 import secrets
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from vkbackend.gguf.reader import Metadata
+from vkbackend.tokenizer import Tokenizer
+
+from .. import ModelTexts
 from ..gotemplate import TemplateError, Values
 from .forms import ToolsPlace, as_parts, call_tag, placed, tools_place, typed_roles
 from .process import WorkerDoesNotStart, WorkerEnded, worker
 from .tags import knows_tools, thinking_tags
 
-MAX_CHARS = 100_000  # a template longer than this is not worth running
+MAX_CHARS = 100_000  # a longer template is ignored
 _TOKENS = {
     "eos_token": "eos_token_id",
     "unk_token": "unknown_token_id",
@@ -22,15 +27,15 @@ _TOKENS = {
     "sep_token": "seperator_token_id",
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
-}  # a template's name -> GGUF's
+}  # name in templates -> name in GGUF
 
 
 @dataclass(frozen=True)
 class Source:
-    """A template as it stands in a file.
+    """The template in a GGUF file.
 
-    token_ids: ids of the tokens that it may name (`eos_token`), but for bos.
-    tool_text: the template for conversations with tools, where the file has two.
+    token_ids: ids of the tokens it may name (such as `eos_token`), without bos.
+    tool_text: the template for conversations with tools, if the file has a separate one.
     """
 
     text: str
@@ -38,8 +43,8 @@ class Source:
     tool_text: str = ""
 
     @classmethod
-    def of(cls, metadata) -> "Source | None":
-        """The template of a GGUF file's metadata, where it has one worth running."""
+    def of(cls, metadata: Metadata) -> "Source | None":
+        """Read the template from a GGUF file's metadata. Returns None if there is none or it is too long."""
         text, tool_text = (
             _text(metadata, key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
         )
@@ -50,20 +55,19 @@ class Source:
 
     @property
     def with_tools(self) -> str:
-        """The text that conversations with tools are written with."""
+        """The template for conversations with tools."""
         return self.tool_text or self.text
 
 
-def _text(metadata, key) -> str:
+def _text(metadata: Metadata, key: str) -> str:
     text = metadata.get(key, None, "")
     return text if isinstance(text, str) and len(text) <= MAX_CHARS else ""
 
 
-def found_in(stored, metadata) -> Source | None:
-    """What a stored model's prompts are written with where it has neither a Go template nor a renderer, and its file
-    has a Jinja template.
+def found_in(stored: ModelTexts, metadata: Metadata | None) -> Source | None:
+    """Return the Jinja template that a stored model uses. None: it has a Go template, a renderer or no template.
 
-    metadata: that of its GGUF file, or None.
+    metadata: the metadata of its GGUF file, if it has one.
     """
     if metadata is None or stored.config.get("renderer") or stored.has_template:
         return None
@@ -71,42 +75,46 @@ def found_in(stored, metadata) -> Source | None:
 
 
 class TooCostly(TemplateError):
-    """Another form of the same conversation would cost as much."""
+    """The template exceeded its limits; another form of the same conversation would, too."""
 
 
 @contextmanager
-def _worker_errors():
-    """Errors of the worker as TemplateErrors."""
+def _worker_errors() -> Iterator[None]:
+    """Convert errors of the worker to TemplateErrors."""
     try:
         yield
     except WorkerEnded:
         raise TooCostly(
-            "the chat template in the model's file took too much time or memory; "
-            "create the model with a TEMPLATE of its own",
+            "the chat template in the model file took too much time or memory; create the model with a TEMPLATE",
             "execute",
         ) from None
     except WorkerDoesNotStart:
         raise TemplateError(
-            f"the process that runs chat templates does not start: can {sys.executable} -I import jinja2?",
+            f"cannot start the process that runs chat templates; check that `{sys.executable} -I` can import jinja2",
             "execute",
         ) from None
 
 
 class JinjaTemplate:
-    """bos, eos: the texts of these tokens; tokens: those of others, by the names that templates know them by.
-    adds_bos: the tokenizer puts bos before a prompt by itself, so the prompt is not to begin with it.
-    with_tools: the template that takes this one's place where there are tools."""
+    """A chat template in Jinja.
+
+    bos, eos: texts of these tokens. tokens: texts of other tokens, by the names that templates use.
+    adds_bos: the tokenizer adds bos to a prompt, so the prompt must not begin with it.
+    with_tools: the template to use if the request has tools.
+    """
 
     def __init__(
         self, text: str, bos: str = "", eos: str = "", adds_bos: bool = False, tokens: dict[str, str] | None = None
     ):
-        self.text, self.bos, self.adds_bos = text, bos, adds_bos
+        self.text = text
+        self.bos = bos
+        self.adds_bos = adds_bos
         self.tokens = {**(tokens or {}), "bos_token": bos, "eos_token": eos}
         self.with_tools = self
 
     @classmethod
-    def for_tokenizer(cls, source: Source, tokenizer) -> "JinjaTemplate":
-        def written(token_id):
+    def for_tokenizer(cls, source: Source, tokenizer: Tokenizer) -> "JinjaTemplate":
+        def written(token_id: int | None) -> str:
             return "" if token_id is None else tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
         known = {
@@ -121,34 +129,43 @@ class JinjaTemplate:
         return template
 
     def call_tag(self) -> str:
-        """What begins a tool call in an answer. Raises TemplateError."""
+        """Return what begins a tool call in an answer. Raises TemplateError."""
         text = self.with_tools.text
         with _worker_errors():
             return call_tag(text) if knows_tools(text) else "{"
 
     def execute(self, values: Values, as_it_is: bool = False) -> str:
-        """The prompt. Raises TemplateError.
+        """Write the prompt. Raises TemplateError.
 
-        A conversation that the template refuses is tried in other forms that say the same, as templates differ in what
-        they take; the error is that of the first. as_it_is: no other form.
+        Templates differ in what they accept. If the template rejects a conversation, equivalent forms are tried; the
+        error is that of the first form. as_it_is: try no other form.
         """
         if values.tools and self.with_tools is not self:
             return self.with_tools.execute(values, as_it_is)
-        refused = None
         messages = _with_ids([_message(message) for message in values.messages])
-        for messages in [messages] if as_it_is else _forms(messages):
+        try:
+            text = self._conversation(values, messages)
+        except TooCostly:
+            raise
+        except TemplateError:
+            text = None if as_it_is else self._in_another_form(values, messages)
+            if text is None:
+                raise
+        return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
+
+    def _in_another_form(self, values: Values, messages: list[dict]) -> str | None:
+        """Return the prompt of the first form that the template accepts, or None."""
+        for form in _other_forms(messages):
             try:
-                text = self._conversation(values, messages)
+                return self._conversation(values, form)
             except TooCostly:
                 raise
-            except TemplateError as error:
-                refused = refused or error
-            else:
-                return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
-        raise refused
+            except TemplateError:
+                continue
+        return None
 
-    def _conversation(self, values, messages) -> str:
-        """An answer that comes last is continued; thoughts alone follow the place where an answer would begin."""
+    def _conversation(self, values: Values, messages: list[dict]) -> str:
+        """Write the prompt. A final assistant message is continued; thinking alone is appended to the prompt."""
         last = messages[-1] if messages else {}
         if last.get("role") != "assistant" or last.get("tool_calls"):
             return self._render(values, messages, asks=True)
@@ -162,11 +179,11 @@ class JinjaTemplate:
             text = text.rstrip()[: -len(opening)]
         return f"{text}{opening}\n{last['thinking'].strip()}\n{closing}\n\n"
 
-    def _continued(self, values, messages) -> str:
-        """What the template writes up to the last message's content, and the content as it is.
+    def _continued(self, values: Values, messages: list[dict]) -> str:
+        """Write the prompt up to the content of the last message, followed by that content unchanged.
 
-        A mark in place of the content shows where it belongs, whatever the template would do to it. Where the template
-        shows no mark, the content follows the place where an answer would begin.
+        A mark replaces the content to find its place, because templates may rewrite the content. If the mark does not
+        appear, the content follows the prompt for a new answer.
         """
         *before, last = messages
         content, mark = last["content"], "answer" + secrets.token_hex(16)
@@ -182,11 +199,11 @@ class JinjaTemplate:
         opening, closing = thinking_tags(self.text)
         if opening and (opening in content or closing in content):
             begun = "" if opening in content else self._render(values, before, asks=True)
-            # Thoughts that an open tag of the prompt began: the content is what the model wrote behind it.
+            # The prompt opened the thinking, so the content is what the model wrote after the opening tag.
             text = begun if begun.rstrip().endswith(opening) else _without_empty_thoughts(text, opening, closing)
         return text.replace(mark, content) + content
 
-    def _render(self, values, messages, *, asks) -> str:
+    def _render(self, values: Values, messages: list[dict], *, asks: bool) -> str:
         variables = {"documents": None, "add_generation_prompt": asks, **self.tokens}
         if values.is_think_set:
             variables |= {"enable_thinking": values.think, "thinking": values.think}
@@ -197,16 +214,16 @@ class JinjaTemplate:
             messages, variables["tools"] = placed(messages, values.tools, place)
             variables["messages"] = as_parts(messages, typed_roles(self.text))
             answer = worker.ask(self.text, variables)
-            if "error" in answer and not values.tools:  # some templates are written for conversations with tools only
+            if "error" in answer and not values.tools:  # some templates require a list of tools
                 second = worker.ask(self.text, variables | {"tools": []})
                 answer = answer if "error" in second else second
         if "error" in answer:
-            raise TemplateError(f"the chat template in the model's file: {answer['error']}", "execute")
+            raise TemplateError(f"the chat template in the model file: {answer['error']}", "execute")
         return answer["text"]
 
 
 def _without_empty_thoughts(text: str, opening: str, closing: str) -> str:
-    """Without the tags that some templates put before an answer that has no thoughts: the answer brings its own."""
+    """Remove the tags that some templates write before an answer without thinking: the answer contains its own."""
     bare = text.rstrip()
     if bare.endswith(closing):
         bare = bare.removesuffix(closing)
@@ -215,7 +232,7 @@ def _without_empty_thoughts(text: str, opening: str, closing: str) -> str:
 
 
 def _message(message: dict) -> dict:
-    """In the words of Hugging Face; what is empty is left out, for templates ask whether it is there."""
+    """Convert a message to Hugging Face's keys. Empty values are omitted, because templates test for keys."""
     plain = {"role": message["role"], "content": message.get("content") or ""}
     if message.get("thinking"):
         plain |= {"reasoning_content": message["thinking"], "thinking": message["thinking"]}
@@ -236,9 +253,7 @@ def _message(message: dict) -> dict:
 
 
 def _with_ids(messages: list[dict]) -> list[dict]:
-    """Calls without an id get one of nine characters, which some templates insist on; results without one answer the
-    first call left open.
-    """
+    """Add missing ids: nine characters for a call, as some templates require; the first open call's id for a result."""
     open_ids, number = [], 0
     for message in messages:
         for call in message.get("tool_calls") or ():
@@ -251,11 +266,8 @@ def _with_ids(messages: list[dict]) -> list[dict]:
     return messages
 
 
-def _forms(messages: list[dict]):
-    """The conversation as it is; with arguments of calls as text; without a system message and neighbours of one
-    role.
-    """
-    yield messages
+def _other_forms(messages: list[dict]) -> Iterator[list[dict]]:
+    """Yield equivalent forms: with call arguments as JSON text, then without system messages and repeated roles."""
     if any("tool_calls" in message for message in messages):
         messages = [_with_text_arguments(message) for message in messages]
         yield messages
@@ -268,7 +280,7 @@ def _with_text_arguments(message: dict) -> dict:
     if "tool_calls" not in message:
         return message
 
-    def with_text(function):
+    def with_text(function: dict) -> dict:
         return function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
 
     return message | {
@@ -277,9 +289,7 @@ def _with_text_arguments(message: dict) -> dict:
 
 
 def _simplified(messages: list[dict]) -> list[dict]:
-    """The system text comes before the first question, for some models know no other place; neighbours of one role
-    are merged, but for tool calls and their results.
-    """
+    """Move system texts into the first user message; merge neighbours of a role except calls and results."""
     system = "\n\n".join(
         message["content"] for message in messages if message["role"] == "system" and message["content"]
     )

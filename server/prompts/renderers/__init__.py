@@ -1,6 +1,4 @@
-"""Prompts that no template can write: the formats that a model's config names (RENDERER of a Modelfile). In: Values.
-Out: text.
-"""
+"""Built-in prompt formats that a model's config names (RENDERER in a Modelfile). In: Values. Out: text."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +14,7 @@ _RENDERERS = {
 
 
 class Renderer:
-    """In place of a template. marks_images: it says itself where images stand, so no tag is put into the messages."""
+    """A built-in format with the interface of a template. marks_images: it places the images itself."""
 
     marks_images = True
 
@@ -28,7 +26,7 @@ class Renderer:
 
 
 def named(name: str) -> Renderer:
-    """Raises TemplateError for a name that is none."""
+    """Return the renderer with this name. Raises TemplateError for an unknown name."""
     if name not in _RENDERERS:
         raise TemplateError(f'unknown renderer "{name}"', "execute")
     return Renderer(_RENDERERS[name])

@@ -1,4 +1,4 @@
-"""Prompts of Qwen 3 Coder: ChatML, tools and calls as XML elements."""
+"""Prompts of Qwen 3 Coder: ChatML with tools and calls as XML elements."""
 
 from ...go import encode
 from ...go import text as go_text
@@ -6,7 +6,7 @@ from ..gotemplate import Values, api_values
 
 _ROLE = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
 _BEFORE_TOOLS = "\n\n# Tools\n\nYou have access to the following functions:\n\n<tools>"
-_BEHIND_TOOLS = """
+_AFTER_TOOLS = """
 </tools>
 
 If you choose to call a function ONLY reply in the following format with NO suffix:
@@ -26,17 +26,17 @@ multiple lines
 
 <IMPORTANT>
 Reminder:
-- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested within <tool_call></tool_call> XML tags
+- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested \
+within <tool_call></tool_call> XML tags
 - Required parameters MUST be specified
 - You may provide optional reasoning for your function call in natural language BEFORE the function call, but NOT after
-- If there is no function call available, answer the question like normal with your current knowledge and do not tell the user about function calls
+- If there is no function call available, answer the question like normal with your current knowledge \
+and do not tell the user about function calls
 </IMPORTANT>"""
 
 
 def render(values: Values) -> str:
-    """The first system text comes first, others are left out. An answer without calls that comes last is gone on
-    with.
-    """
+    """Write the prompt. Only the first system message is kept. A final assistant message without calls is continued."""
     system = next(
         (message["content"] for message in values.messages if message["role"] == "system" and message.get("content")),
         "",
@@ -63,13 +63,13 @@ def render(values: Values) -> str:
     return "".join(parts)
 
 
-def _tools(tools) -> str:
+def _tools(tools: list[dict] | None) -> str:
     if not tools:
         return ""
-    return _BEFORE_TOOLS + "".join(map(_tool, tools)) + _BEHIND_TOOLS
+    return _BEFORE_TOOLS + "".join(map(_tool, tools)) + _AFTER_TOOLS
 
 
-def _tool(tool) -> str:
+def _tool(tool: dict) -> str:
     function = tool["function"]
     parameters = function.get("parameters") or {}
     text = f"\n<function>\n<name>{function['name']}</name>"
@@ -92,7 +92,7 @@ def _tool(tool) -> str:
     return text + "\n</parameters>\n</function>"
 
 
-def _call(call) -> str:
+def _call(call: dict) -> str:
     function = call["function"]
     arguments = "".join(
         f"\n<parameter={name}>\n{_value(value)}\n</parameter>"
@@ -101,5 +101,5 @@ def _call(call) -> str:
     return f"\n<tool_call>\n<function={function['name']}>{arguments}\n</function>\n</tool_call>"
 
 
-def _value(value) -> str:
+def _value(value: object) -> str:
     return "null" if value is None else encode.dumps(value) if isinstance(value, (dict, list)) else go_text.value(value)

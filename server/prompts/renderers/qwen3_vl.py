@@ -1,4 +1,4 @@
-"""Prompts of Qwen 3 VL: ChatML, tools and calls as JSON. The kind that thinks begins each answer with its thoughts."""
+"""Prompts of Qwen 3 VL: ChatML with tools and calls as JSON. The thinking variant begins each answer with thinking."""
 
 from ...go import encode
 from ..gotemplate import Values
@@ -9,7 +9,7 @@ You may call one or more functions to assist with the user query.
 
 You are provided with function signatures within <tools></tools> XML tags:
 <tools>"""
-_BEHIND_TOOLS = """
+_AFTER_TOOLS = """
 </tools>
 
 For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
@@ -20,7 +20,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def render(values: Values, *, thinks: bool) -> str:
-    """An answer that comes last is gone on with. Thoughts are shown only behind the last question."""
+    """Write the prompt. A final assistant message is continued. Thinking is shown only after the last question."""
     messages = values.messages
     parts = []
     begins_with_system = bool(messages) and messages[0]["role"] == "system"
@@ -31,7 +31,7 @@ def render(values: Values, *, thinks: bool) -> str:
             + system
             + _BEFORE_TOOLS
             + "".join("\n" + spaced_json(tool) for tool in values.tools)
-            + _BEHIND_TOOLS
+            + _AFTER_TOOLS
         )
     last_question = max(
         (index for index, message in enumerate(messages) if _is_question(message)), default=len(messages) - 1
@@ -58,22 +58,22 @@ def render(values: Values, *, thinks: bool) -> str:
     return "".join(parts)
 
 
-def _is_question(message) -> bool:
+def _is_question(message: dict) -> bool:
     content = message.get("content") or ""
     return message["role"] == "user" and not (
         content.startswith("<tool_response>") and content.endswith("</tool_response>")
     )
 
 
-def _thoughts(message, is_last) -> str:
-    """Thoughts that no content follows stay open, so that the model goes on with them."""
+def _thoughts(message: dict, is_last: bool) -> str:
+    """Write the thinking. Without content it stays open, so the model continues it."""
     thoughts = (message.get("thinking") or "").strip("\n")
     if not is_last and not thoughts:
         return ""
     return f"<think>\n{thoughts}" + ("\n</think>\n\n" if message.get("content") else "")
 
 
-def _calls(message, has_content) -> str:
+def _calls(message: dict, has_content: bool) -> str:
     return "".join(
         ("\n" if has_content or index else "") + f'<tool_call>\n{{"name": "{call["function"]["name"]}", "arguments": '
         f"{spaced_json(call['function'].get('arguments') or {})}}}\n</tool_call>"
@@ -81,8 +81,8 @@ def _calls(message, has_content) -> str:
     )
 
 
-def spaced_json(value) -> str:
-    """JSON as Go writes it, with a space behind each colon and comma."""
+def spaced_json(value: object) -> str:
+    """Write JSON as Go does, with a space after each colon and comma."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{encode.dumps(name)}: {spaced_json(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The built-in parsers of output (PARSER of a Modelfile), chunk by chunk, against what Ollama 0.12.11 gave."""
+"""The built-in output parsers (PARSER in a Modelfile), chunk by chunk, against recordings of Ollama 0.12.11."""
 
 import json
 
@@ -18,7 +18,7 @@ def last_message(vector) -> Message | None:
 
 
 def run(vector):
-    """-> a vector made of what our parser gives."""
+    """Return our parser's results in the form of a vector."""
     try:
         parser = builtin(vector["parser"], tools(vector.get("tools")), last_message(vector))
     except ParseError as error:
@@ -80,7 +80,7 @@ def test_harmony_gives_tools_back_their_names(size):
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_values_that_look_like_markup(size):
-    """Angle brackets and ampersands in a value are text, a tag in it is not."""
+    """Angle brackets and ampersands in a value are text; a tag in it is not."""
     known = tools(
         [
             {

@@ -1,4 +1,4 @@
-"""Thoughts taken out of a model's output, chunk by chunk, against what Ollama 0.12.11 gave."""
+"""Thinking separated from a model's output, chunk by chunk, against recordings of Ollama 0.12.11."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from vkbackend.server.output_parsers.thinking import ThinkingParser
 
 
 def steps(parser, vector):
-    """What a parser gives for each chunk of a vector, in the vector's form."""
+    """Return a parser's result for each chunk of a vector, in the vector's form."""
     got = []
     for step in vector["steps"]:
         parsed = parser.add(step["chunk"])
@@ -62,12 +62,12 @@ def test_a_prompt_that_ends_with_the_opening_tag():
     assert (first.thinking, second.content) == ("why", "so")
 
 
-# The starter model, made to think by a prompt that ends inside its thoughts; a name and arguments are what its template
-# puts into a call.
+# Makes the starter model think: the prompt ends inside the thinking. A call holds a name and arguments.
 TEMPLATE = """{{ range .Messages }}<|im_start|>{{ .Role }}
 {{ if .Thinking }}<think>{{ .Thinking }}</think>
 {{ end }}{{ .Content }}{{ if .ToolCalls }}
-{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}{{ end }}<|im_end|>
+{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end -}}
+{{ end }}<|im_end|>
 {{ end }}{{ range .Tools }}{{ . }}{{ end }}<|im_start|>assistant
 {{ if .Think }}<think>{{ end }}"""
 CALL = {
@@ -91,9 +91,7 @@ TOOL = {
 
 
 def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkeypatch):
-    """On the CPU. Thoughts are free, what follows them is held to the format; a tool call is one whether or not a
-    format made the model write it.
-    """
+    """On the CPU: thinking is free text, the answer obeys the format, and a tool call may come from a format."""
     monkeypatch.delenv("OLLAMA_VULKAN", raising=False)
     contents = model_path("smollm2").read_bytes()
     digest = "sha256:" + hashlib.sha256(contents).hexdigest()

@@ -1,4 +1,4 @@
-"""Tool calls found in a model's output, chunk by chunk, against what Ollama 0.12.11 found."""
+"""Tool calls found in a model's output, chunk by chunk, against recordings of Ollama 0.12.11."""
 
 import json
 import time
@@ -52,9 +52,7 @@ def test_what_was_no_call_comes_back_once():
 
 @pytest.mark.parametrize("tag", ["<tool_call>", "{"])
 def test_a_long_call_is_looked_at_once(tag):
-    """A quarter of a megabyte of arguments full of braces and quotes, a few characters at a time, takes no quadratic
-    time.
-    """
+    """256 KiB of arguments full of braces and quotes, a few characters at a time, take linear time."""
     known = tools(
         [
             {
@@ -73,20 +71,18 @@ def test_a_long_call_is_looked_at_once(tag):
 
 
 def test_many_tools_cost_little():
-    """Parsers run between the answers to other clients, at each piece."""
+    """Parsers run for every piece of every answer, so many tools must not slow them down."""
     known = tools([{"type": "function", "function": {"name": f"tool_{number}_{'x' * 50}"}} for number in range(1000)])
     parser = ToolsParser("<tool_call>", known)
     parser.add("<tool_call>{")
     started = time.process_time()
     for _ in range(200):
         parser.add("abc ")
-    assert (
-        time.process_time() - started < 0.6
-    )  # 0.02 measured; 1.8 where each end of the text is held against each name
+    assert time.process_time() - started < 0.6  # measured 0.02; 1.8 if each end of the text is compared with each name
 
 
 def test_recorded_types_of_parameters():
-    """As templates write them for models that know TypeScript."""
+    """Recorded TypeScript types, as templates write them."""
     template = Template.parse(
         "{{ range .Tools }}{{ range .Function.Parameters.Properties }}{{ .ToTypeScriptType }}{{ end }}{{ end }}{{ "
         ".Messages }}"

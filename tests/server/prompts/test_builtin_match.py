@@ -1,4 +1,4 @@
-"""A built-in Go template stands for a file's Jinja template that is near the known text and writes the same prompts."""
+"""A built-in Go template replaces a close Jinja template that writes the same prompts."""
 
 import asyncio
 import json
@@ -89,7 +89,7 @@ def test_a_text_that_refuses_system_texts_is_judged_without_them(tmp_path):
 
 
 def test_the_tokens_of_the_file_count(tmp_path):
-    """The built-in template writes no token to begin with, which is right only where the tokenizer puts it there."""
+    """The built-in template does not write bos, which is right only if the tokenizer adds it."""
     assert matched(tmp_path, OPENING + CHATML, write_tiny_gguf, architecture="gemma3") == "chatml"
     assert matched(tmp_path, OPENING + CHATML, write_tiny_gguf, architecture="llama") is None
 
@@ -108,7 +108,7 @@ def test_the_distance_costs_little_whatever_the_text():
 
 
 def test_a_model_keeps_the_tools_and_the_policy_of_its_file(tmp_path, monkeypatch):
-    """Through the API: nothing is detected, tools are a capability, and what is sent stands in the prompt."""
+    """Through the API: no template is detected, tools are a capability, and the prompt shows the tools."""
     monkeypatch.setattr(WordTokenizer, "bos_id", None, raising=False)
     text = "{{ 'By policy P.' }}{% if tools %}{{ tools[0].function.name }}{% endif %}" + CHATML + "{{ 'verdict:' }}"
     assert builtin.closest(text).name == "chatml"

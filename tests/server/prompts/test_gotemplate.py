@@ -1,4 +1,4 @@
-"""Templates against the recorded behaviour of Ollama 0.12.11, and against malformed and hostile texts."""
+"""Go templates: the recorded behaviour of Ollama 0.12.11, and malformed and hostile texts."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ def vectors(name):
 
 
 def run(vector):
-    """(stage of a failure or None, text)"""
+    """Return (stage of a failure or None, text)."""
     try:
         return None, Template.parse(vector["template"]).execute(Values(**vector["values"]))
     except TemplateError as error:
@@ -75,7 +75,7 @@ def test_endless_recursion_is_an_error():
 
 
 def doubled(last):
-    """40 templates, each of which calls the next one twice."""
+    """40 templates, each calling the next one twice."""
     calls = "".join(
         f'{{{{define "t{i}"}}}}{{{{template "t{i + 1}" .}}}}{{{{template "t{i + 1}" .}}}}{{{{end}}}}' for i in range(40)
     )
@@ -97,7 +97,7 @@ def doubled(last):
     ids=["loop", "writing loop", "calls", "writing calls", "doubling", "escaping", "variables", "arguments"],
 )
 def test_a_template_costs_neither_all_time_nor_all_memory(text):
-    """Go's engine would go on with any of these until memory or patience ends; one of them ended the whole server."""
+    """Go's engine would run each of these until memory ends; one of them ended the whole server."""
     started = time.process_time()
     with pytest.raises(TemplateError, match="more than [0-9]+ (steps|characters)"):
         render("{{if .Messages}}{{end}}" + text)
@@ -148,7 +148,7 @@ def test_a_template_can_run_again():
     assert template.execute(values) == template.execute(values) == "a:b ENDc:"
 
 
-# Expected texts are the output of Go 1.26's fmt for the same arguments.
+# Expected texts: output of Go 1.26's fmt for the same arguments.
 @pytest.mark.parametrize(
     "layout, values, text",
     [

@@ -1,4 +1,4 @@
-"""Jinja chat templates of GGUF files: what they write, and what hostile ones cannot do."""
+"""Jinja chat templates of GGUF files: the prompts they write, and the limits on hostile ones."""
 
 import asyncio
 import time
@@ -105,9 +105,7 @@ def test_conversations_that_a_template_refuses_are_made_simpler():
 
 
 def test_calls_in_the_forms_that_templates_want():
-    """Some put arguments behind a text, and so want a text; some want ids of nine characters, on calls and on their
-    results.
-    """
+    """Some need arguments as text; some need ids of nine characters on calls and results."""
     calls = [{"function": {"name": name, "arguments": {"a": name}}} for name in ("f", "g")]
     turns = [
         ("user", "x"),
@@ -203,12 +201,12 @@ def test_hostile_templates(text, told):
     start = time.monotonic()
     with pytest.raises(TemplateError, match=told):
         prompt(text, ("user", "x"))
-    assert time.monotonic() - start < 60  # two seconds of the processor's time, on a machine that may be busy
+    assert time.monotonic() - start < 60  # two seconds of processor time, on a machine that may be busy
     assert prompt(CHATML, ("user", "y")) == "<|im_start|>user\ny<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_the_process_can_open_nothing():
-    """What the sandbox keeps from templates, the process cannot do either, were the sandbox to fail."""
+    """The process itself cannot do what the sandbox forbids, in case the sandbox fails."""
     import subprocess
     import sys
 
@@ -236,12 +234,12 @@ def test_a_worker_that_ended_is_started_again():
 def test_a_worker_that_does_not_start(monkeypatch, tmp_path):
     monkeypatch.setattr(process, "WORKER", tmp_path / "nothing.py")
     monkeypatch.setattr("vkbackend.server.prompts.jinja.template.worker", process.Worker())
-    with pytest.raises(TemplateError, match="does not start"):
+    with pytest.raises(TemplateError, match="cannot start the process"):
         prompt(CHATML, ("user", "x"))
 
 
 def test_a_prompt_costs_little():
-    """The process stays: a prompt takes milliseconds, not the tenths of a second that a start takes."""
+    """The process is kept: a prompt takes milliseconds, starting a process takes tenths of a second."""
     prompt(CHATML, ("user", "x"))
     start = time.monotonic()
     for number in range(50):
@@ -249,7 +247,7 @@ def test_a_prompt_costs_little():
     assert (time.monotonic() - start) / 50 < 0.1
 
 
-# No built-in template writes like this one.
+# Unlike any built-in template.
 STRANGE = (
     "{% for m in messages %}~{{ m.role }}~ {{ m.content }} {% endfor %}{% if tools %}T:{{ tools[0].function.name }} "
     "{% endif %}"
@@ -258,9 +256,7 @@ STRANGE = (
 
 
 def test_a_model_whose_file_has_a_template_that_nobody_knows(tmp_path, monkeypatch):
-    """Its prompts, its tool calls and thoughts, and what the server says that it can do; a TEMPLATE of the Modelfile
-    comes first.
-    """
+    """Prompts, tool calls, thinking and capabilities come from the file's template, unless a TEMPLATE is given."""
     from scripted_world import WordTokenizer
 
     monkeypatch.setattr(WordTokenizer, "bos_id", None, raising=False)

@@ -1,4 +1,4 @@
-"""Messages as a file's Jinja template takes them: typed parts of content, and an answer to be continued."""
+"""Messages in a file's Jinja template: content as typed parts, and answers to continue."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_results_of_tools_come_as_parts_too():
 
 def test_a_template_that_drops_what_the_user_says_is_told_of(caplog):
     assert prompt("no words of yours", *TALK) == "no words of yours"
-    assert "does not show what the user says" in caplog.text
+    assert "does not show user messages" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_answer_that_a_template_shows_twice_is_continued_at_its_last_place():
 
 
 def test_the_way_to_an_answer_is_the_template_s_own():
-    """Not always what it writes where an answer would begin."""
+    """It may differ from the prompt for a new answer."""
     loop_of_messages = "{% for m in messages %}[{{ m.role }}]{{ ' ' + m.content | trim + ';' }}{% endfor %}"
     template = loop_of_messages + "{% if add_generation_prompt %}[new]{% endif %}"
     assert prompt(template, ("user", "Q"), ("assistant", " e")) == "[user] Q;[assistant]  e"

@@ -1,4 +1,4 @@
-"""Messages to prompts: recorded cases, and what must hold for all."""
+"""Prompts from messages: recorded cases, and properties that always hold."""
 
 import base64
 import json
@@ -59,7 +59,7 @@ def test_what_is_left_out_are_the_oldest_messages(num_ctx):
     whole = chat_prompt(PLAIN, CONVERSATION, ContextLimit(0, count_words, truncate=False)).text.split()
     assert words[-3:] == ["<user>", "e", "f"] and words[:2] == ["<system>", "sys"]
     assert words[2:] == whole[len(whole) - len(words) + 2 :]
-    assert len(words) <= num_ctx or len(words) == 5  # the last message stays even where it is too long
+    assert len(words) <= num_ctx or len(words) == 5  # the last message stays even if it is too long
 
 
 def test_messages_of_the_caller_stay_as_they_were():

@@ -27,7 +27,7 @@ def test_recorded_prompts():
 
 
 def test_what_no_recording_has():
-    """Several system texts, values and types that are no texts, a call that comes last."""
+    """Several system messages, values and types that are not strings, a call in the last message."""
     tool = {
         "type": "function",
         "function": {
