@@ -1,8 +1,7 @@
-"""Log-probabilities in the shape of /v1/completions: lists of tokens, of numbers, of maps, of offsets, with an entry
-for each token.
+"""Log-probabilities in the shape of /v1/completions: parallel lists of tokens, numbers, maps and offsets.
 
-In: native log-probabilities. Out: LegacyLogprobs. A token that is no whole text is written `bytes:\\xe2\\x82`, as
-OpenAI does, so that no two different tokens read alike in a map.
+In: native log-probabilities. Out: LegacyLogprobs. A token that is not valid UTF-8 by itself is written
+`bytes:\\xe2\\x82`, as OpenAI does, so that different tokens have different keys in a map.
 """
 
 import codecs
@@ -12,9 +11,9 @@ from ..wire.openai import LegacyLogprobs
 
 
 class LegacyWriter:
-    """Writes one choice's log-probabilities, piece after piece; offsets count the characters of the choice's text.
+    """Writes the log-probabilities of one choice, piece by piece; offsets count characters of the choice's text.
 
-    num_top: how many of the likeliest tokens are shown; the token itself is always among them, with the same number.
+    num_top: how many of the most likely tokens are shown; the token itself is always included.
     """
 
     def __init__(self, num_top: int):
@@ -23,27 +22,27 @@ class LegacyWriter:
         self._offset = 0
 
     def write(self, tokens: list[native.Logprob]) -> LegacyLogprobs:
-        """A token without bytes takes no place in the text; one whose logprob is None has no token before it."""
-        found = LegacyLogprobs([], [], [] if self.num_top else None, [])
+        """A token without bytes takes no space in the text; a token whose logprob is None is the first one."""
+        offsets = []
         for token in tokens:
-            found.tokens.append(shown(token))
-            found.token_logprobs.append(token.logprob)
-            found.text_offset.append(self._offset)
+            offsets.append(self._offset)
             self._offset += len(self._decoder.decode(bytes(token.bytes or ())))
-            if self.num_top:
-                found.top_logprobs.append(self._top(token))
-        return found
+        return LegacyLogprobs(
+            tokens=[shown(token) for token in tokens],
+            token_logprobs=[token.logprob for token in tokens],
+            top_logprobs=[self._top(token) for token in tokens] if self.num_top else None,
+            text_offset=offsets,
+        )
 
-    def _top(self, token) -> dict[str, float] | None:
+    def _top(self, token: native.Logprob) -> dict[str, float | None] | None:
         if token.logprob is None:
             return None
-        return {shown(other): other.logprob for other in (token.top_logprobs or ())[: self.num_top]} | {
-            shown(token): token.logprob
-        }
+        likeliest = (token.top_logprobs or ())[: self.num_top]
+        return {shown(other): other.logprob for other in likeliest} | {shown(token): token.logprob}
 
 
 def shown(token: native.TokenLogprob) -> str:
-    """A token as text, or its bytes where they are no text by themselves."""
+    """A token as text, or its bytes if they are not valid UTF-8 by themselves."""
     if not token.bytes:
         return token.token
     try:

@@ -1,18 +1,19 @@
-"""Requests of /v1 turned into native ones, as Ollama 0.12.11 turns them.
+"""Requests of /v1 converted to native ones, as Ollama 0.12.11 converts them.
 
-In: dataclasses of openai/messages.py. Out: dataclasses of the native messages.py, and `Extras`, what OpenAI
-documents and Ollama ignores. Raises InvalidRequest in the words of Ollama, or its own for what only this server
-knows.
+In: dataclasses of wire/openai.py. Out: dataclasses of wire/native.py, and `Extras`: parameters that OpenAI documents
+and Ollama ignores. Raises InvalidRequest, in Ollama's words where Ollama has such an error.
 """
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..go.binding import bind
+from ..go.binding import D, bind
 from ..go.decode import JSONSyntaxError, Object, parse_first
-from ..go.kinds import BindError, to_plain
 from ..go.encode import RawJSON
+from ..go.kinds import BindError, to_plain
 from ..wire import conversation, native, openai
 from .errors import InvalidRequest
 
@@ -21,8 +22,8 @@ IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 EFFORTS = {"high": "high", "medium": "medium", "low": "low", "none": False}
 
 
-def read(cls, body: bytes):
-    """A body as a `cls` of openai/messages.py."""
+def read(cls: type[D], body: bytes) -> D:
+    """A request body as a `cls` of wire/openai.py."""
     try:
         return bind(cls, body)
     except JSONSyntaxError as error:
@@ -33,9 +34,10 @@ def read(cls, body: bytes):
 
 @dataclass(frozen=True)
 class Extras:
-    """num_choices: answers to each prompt; logit_bias: as the option of that name takes it; echo: the prompt comes
-    first, with its log-probabilities; logprobs: how many of the likeliest tokens are shown with each on
-    /v1/completions, None for no log-probabilities.
+    """Parameters without a native counterpart.
+
+    num_choices: answers per prompt; logit_bias: token id to bias; echo: begin with the prompt and its
+    log-probabilities; logprobs: alternatives shown per token on /v1/completions, None for no log-probabilities.
     """
 
     num_choices: int = 1
@@ -45,6 +47,7 @@ class Extras:
 
 
 def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extras:
+    """The request's extras. Raises InvalidRequest."""
     num_choices = 1 if ask.n is None else ask.n
     if not 1 <= num_choices <= MAX_CHOICES:
         raise InvalidRequest(f"n must be between 1 and {MAX_CHOICES}, not {num_choices}")
@@ -69,9 +72,10 @@ def of_choice(ask, extras: Extras, number: int):
 
 
 def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
+    """The native request of a chat completion."""
     if not ask.messages:
         raise InvalidRequest("[] is too short - 'messages'")
-    options = {
+    options: dict[str, Any] = {
         "temperature": 1.0 if ask.temperature is None else ask.temperature,
         "top_p": 1.0 if ask.top_p is None else ask.top_p,
     }
@@ -97,7 +101,7 @@ def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
     )
 
 
-def _add_numbers(options, ask):
+def _add_numbers(options: dict[str, Any], ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> None:
     limit = ask.max_tokens if ask.max_completion_tokens is None else ask.max_completion_tokens
     if limit is not None:
         options["num_predict"] = limit
@@ -105,8 +109,10 @@ def _add_numbers(options, ask):
         options["seed"] = ask.seed
 
 
-def _format(response_format) -> RawJSON | None:
-    kind = response_format.type.lower().strip() if response_format else ""
+def _format(response_format: openai.ResponseFormat | None) -> RawJSON | None:
+    if response_format is None:
+        return None
+    kind = response_format.type.lower().strip()
     if kind == "json_object":
         return RawJSON('"json"')
     if kind == "json_schema" and response_format.json_schema:
@@ -114,7 +120,7 @@ def _format(response_format) -> RawJSON | None:
     return None
 
 
-def _think(ask) -> bool | str | None:
+def _think(ask: openai.ChatCompletionRequest) -> bool | str | None:
     effort = ask.reasoning.effort if ask.reasoning else ask.reasoning_effort
     if not effort:
         return None
@@ -124,7 +130,7 @@ def _think(ask) -> bool | str | None:
 
 
 def _conversation(asked: list[openai.Message]) -> list[native.Message] | None:
-    """A message of parts becomes one message per part."""
+    """Native messages; a message with several parts becomes one message per part."""
     found = []
     for message in asked:
         calls = _tool_calls(message)
@@ -156,24 +162,24 @@ def _conversation(asked: list[openai.Message]) -> list[native.Message] | None:
     return found or None
 
 
-def _go_type(value) -> str:
-    """A JSON value's type in Go's words."""
+def _go_type(value: Any) -> str:
+    """Go's name for the type of a decoded JSON value."""
     if value is None:
         return "<nil>"
     names = {bool: "bool", str: "string", float: "float64", list: "[]interface {}", dict: "map[string]interface {}"}
     return names[type(value)]
 
 
-def _tool_name(message, asked) -> str:
-    """The name of the tool that answers: given, or found by the id of its call."""
+def _tool_name(message: openai.Message, asked: Sequence[openai.Message]) -> str:
+    """Name of the tool whose result a message holds: as given, or looked up by the id of its call."""
     if message.name or not message.tool_call_id:
         return message.name
     calls = [call for other in asked for call in other.tool_calls or () if call.id == message.tool_call_id]
     return calls[-1].function.name if calls else ""
 
 
-def _tool_calls(message) -> list[conversation.ToolCall] | None:
-    """Arguments come as JSON text and leave as a map; calls are counted anew."""
+def _tool_calls(message: openai.Message) -> list[conversation.ToolCall] | None:
+    """Native tool calls: arguments parsed from their JSON text, calls renumbered."""
     found = []
     for index, call in enumerate(message.tool_calls or ()):
         try:
@@ -189,7 +195,7 @@ def _tool_calls(message) -> list[conversation.ToolCall] | None:
     return found or None
 
 
-def _part(role: str, part) -> native.Message:
+def _part(role: str, part: Any) -> native.Message:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return native.Message(role=role, content=part["text"])
@@ -203,7 +209,7 @@ def _part(role: str, part) -> native.Message:
 
 
 def _image(url: str) -> bytes:
-    """The picture inside a data: URL."""
+    """Image bytes of a data: URL."""
     start = next((start for kind in ("", *IMAGE_TYPES) if url.startswith(start := f"data:{kind};base64,")), None)
     if start is None:
         raise InvalidRequest("invalid image input")
@@ -217,8 +223,8 @@ def _image(url: str) -> bytes:
 
 
 def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:
-    """Of the prompt as a text; a list of prompts is for `prompts`."""
-    options = {
+    """The native request of a completion. Its prompt is empty if there is a list of them: see `prompts`."""
+    options: dict[str, Any] = {
         "frequency_penalty": ask.frequency_penalty,
         "presence_penalty": ask.presence_penalty,
         "temperature": 1.0 if ask.temperature is None else ask.temperature,
@@ -245,9 +251,10 @@ def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:
     )
 
 
-def prompts(asked: str | list, num_choices: int = 1) -> list[str | list[int]]:
-    """The texts, or lists of token ids, that `prompt` holds: a text, a list of texts, a list of ids, or a list of
-    lists of ids. num_choices: answers to each; all answers to a request together must leave room for other clients.
+def prompts(asked: str | list[Any], num_choices: int = 1) -> list[str | list[int]]:
+    """The prompts of a request, which holds a text, a list of texts, a list of token ids, or a list of such lists.
+
+    num_choices: answers per prompt; the total is limited so that other clients get their turn. Raises InvalidRequest.
     """
     if isinstance(asked, str):
         return [asked]
@@ -268,7 +275,7 @@ def prompts(asked: str | list, num_choices: int = 1) -> list[str | list[int]]:
     return asked
 
 
-def _is_id(value) -> bool:
+def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -276,6 +283,7 @@ def _is_id(value) -> bool:
 
 
 def embed_request(ask: openai.EmbedRequest) -> native.EmbedRequest:
+    """The native request of embeddings."""
     if ask.encoding_format and ask.encoding_format.lower() not in ("float", "base64"):
         raise InvalidRequest(
             f"Invalid value for 'encoding_format' = {ask.encoding_format}. Supported values: ['float', 'base64']."

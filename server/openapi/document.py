@@ -1,12 +1,14 @@
-"""Puts the OpenAPI document together. In: the table of operations. Out: a dict that JSON can hold."""
+"""Builds the OpenAPI document. In: the table of operations. Out: a dict that JSON can hold."""
 
 from dataclasses import fields
+from typing import Any
 
+from ..wire.openai import ErrorResponse
 from .operations import NDJSON, OPERATIONS, Operation
 from .schemas import Schemas
 
 JSON = "application/json"
-# What the page sends until its reader changes it; what a request need not say is left out.
+# Values in the example requests of the page; optional fields are left out.
 EXAMPLES = {
     "model": "smollm2",
     "prompt": "The sky is",
@@ -20,10 +22,9 @@ NATIVE_ERROR = {"type": "object", "required": ["error"], "properties": {"error":
 
 
 def build(version: str) -> dict:
-    """`version`: of this server."""
-    from ..wire.openai import ErrorResponse
-
-    schemas, paths = Schemas(), {}
+    """The document; `version` is the server's."""
+    schemas = Schemas()
+    paths: dict[str, dict[str, dict]] = {}
     openai_error = schemas.of_class(ErrorResponse)
     for (method, path), operation in OPERATIONS.items():
         error = openai_error if path.startswith("/v1/") else NATIVE_ERROR
@@ -34,9 +35,9 @@ def build(version: str) -> dict:
             "title": "vkbackend",
             "version": version,
             "license": {"name": "MIT"},
-            "description": "GGUF language models on any Vulkan GPU: the APIs of Ollama 0.12.11 and of OpenAI, and "
+            "description": "GGUF language models on any Vulkan GPU: the APIs of Ollama 0.12.11 and OpenAI, with "
             "log-probabilities of every token. "
-            "Numbers of logprob are natural logarithms of the softmax of the raw logits.",
+            "A logprob is the natural logarithm of the softmax of the raw logits.",
         },
         "paths": paths,
         "components": {"schemas": dict(sorted(schemas.components.items()))},
@@ -45,7 +46,7 @@ def build(version: str) -> dict:
 
 def _operation(method: str, path: str, operation: Operation, schemas: Schemas, error: dict) -> dict:
     name = method.lower() + path.replace("/", "_").replace("{", "").replace("}", "")
-    made = {"operationId": name, "summary": operation.summary, "tags": [operation.tag]}
+    made: dict[str, Any] = {"operationId": name, "summary": operation.summary, "tags": [operation.tag]}
     if operation.parameters:
         made["parameters"] = [
             {
@@ -72,8 +73,8 @@ def _operation(method: str, path: str, operation: Operation, schemas: Schemas, e
         made["requestBody"] = {"required": True, "content": {JSON: content}}
     made["responses"] = {str(operation.status): _success(operation, schemas)}
     if operation.request == "application/octet-stream":
-        made["responses"]["200"] = {"description": "it was there already"}
-    failure = {"description": "what went wrong, in words"}
+        made["responses"]["200"] = {"description": "the blob already exists"}
+    failure = {"description": "error message"}
     made["responses"]["default"] = failure if method == "HEAD" else failure | {"content": {JSON: {"schema": error}}}
     return made
 
@@ -83,16 +84,17 @@ def _success(operation: Operation, schemas: Schemas) -> dict:
         return {"description": "done"}
     if isinstance(operation.answer, str):
         return {"description": "text", "content": {operation.answer: {"schema": {"type": "string"}}}}
-    schema = operation.answer if isinstance(operation.answer, dict) else schemas.of_class(operation.answer)
-    content = {JSON: {"schema": schema}}
+    if isinstance(operation.answer, dict):
+        return {"description": "the answer", "content": {JSON: {"schema": operation.answer}}}
+    content = {JSON: {"schema": schemas.of_class(operation.answer)}}
     if not operation.stream:
         return {"description": "the answer", "content": content}
     chunk = schemas.of_class(operation.chunk or operation.answer)
     if operation.early:
         chunk = {"anyOf": [chunk, schemas.of_class(operation.early)]}
-    lines = "a line of JSON each" if operation.stream == NDJSON else "an event each, `[DONE]` last"
-    asked = "unless `stream` is false" if operation.streams_unasked else "where `stream` is true"
+    form = "one line of JSON each" if operation.stream == NDJSON else "one event each, then `[DONE]`"
+    condition = "unless `stream` is false" if operation.streams_by_default else "if `stream` is true"
     return {
-        "description": f"the answer as one object, or, {asked}, as a stream of objects, {lines}",
+        "description": f"the answer as one object, or, {condition}, as a stream of objects, {form}",
         "content": content | {operation.stream: {"schema": chunk}},
     }

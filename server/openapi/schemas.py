@@ -1,25 +1,24 @@
 """JSON schemas of the dataclasses in `wire`, from the kinds of their fields.
 
-In: classes and kinds. Out: schemas, with each class once under `components`, by its name (`openai.` in front of
-those of /v1).
+In: classes and kinds. Out: schemas; each class is once under `components`, by its name (with the prefix `openai.`
+for those of /v1).
 """
 
 from dataclasses import fields
+from typing import Any
 
 from ..go import binding, kinds
 from ..wire import conversation, native, openai
 
 REFERENCE = "#/components/schemas/"
-TEXT, FLAG, WHOLE, NUMBER, ANYTHING = (
-    {"type": "string"},
-    {"type": "boolean"},
-    {"type": "integer", "format": "int64"},
-    {"type": "number"},
-    {},
-)
+TEXT: dict[str, Any] = {"type": "string"}
+FLAG: dict[str, Any] = {"type": "boolean"}
+WHOLE: dict[str, Any] = {"type": "integer", "format": "int64"}
+NUMBER: dict[str, Any] = {"type": "number"}
+ANYTHING: dict[str, Any] = {}
 NUMBERS = {"type": "array", "items": NUMBER}
 TEXTS = {"oneOf": [TEXT, {"type": "array", "items": TEXT}]}
-# What a field takes where its kind does not tell: (class, JSON name) -> schema.
+# Schemas of fields whose kind is not specific enough; SPECIAL assigns them.
 FORMAT = {
     "oneOf": [{"const": "json"}, {"type": "object", "description": "a JSON schema"}, {"const": ""}, {"type": "null"}]
 }
@@ -27,8 +26,8 @@ STOP = {"oneOf": [TEXT, {"type": "array", "items": TEXT}, {"type": "null"}]}
 OPTIONS = {
     "type": ["object", "null"],
     "additionalProperties": True,
-    "description": "temperature, top_k, seed, num_predict, num_ctx and the others "
-    "of a Modelfile's PARAMETER; logit_bias: {token id: bias}",
+    "description": "temperature, top_k, seed, num_predict, num_ctx and the other parameters of a Modelfile; "
+    "logit_bias: {token id: bias}",
     "properties": {
         "temperature": NUMBER,
         "top_k": WHOLE,
@@ -44,9 +43,8 @@ OPTIONS = {
     },
 }
 LOAD_PROGRESS = FLAG | {
-    "description": "of a stream: while the model is loaded, lines of LoadProgressResponse (at most ten a second) come "
-    "before the "
-    "answer; errors are then lines, too"
+    "description": "in a stream: LoadProgressResponse lines (at most ten per second) before the answer, while the "
+    "model is loaded; errors then come as lines, too"
 }
 TOP_LOGPROBS = WHOLE | {"minimum": 0, "maximum": 20}
 CONTENT = {
@@ -71,7 +69,8 @@ PROMPT = {
     "oneOf": [TEXT, {"type": "array", "items": {}}],
     "description": "a text, a list of texts, a list of token ids, or a list of lists of token ids",
 }
-SPECIAL = {
+# (class, JSON name) -> schema
+SPECIAL: dict[tuple[type, str], dict[str, Any]] = {
     **{
         (cls, "options"): OPTIONS
         for cls in (native.GenerateRequest, native.ChatRequest, native.EmbedRequest, native.EmbeddingRequest)
@@ -102,24 +101,26 @@ SPECIAL = {
     },
     (native.CreateRequest, "license"): TEXTS,
 }
-# Names that older clients use for another field of the same request.
+# Fields that older clients send in place of another one.
 DEPRECATED = {"name", "quantization"}
 
 
 class Schemas:
-    """`of(kind)` -> a schema; `components` fills up with the classes that were met."""
+    """Makes schemas, and collects the classes they refer to in `components`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.components: dict[str, dict] = {}
 
-    def of_class(self, cls) -> dict:
+    def of_class(self, cls: type) -> dict:
+        """A reference to the component of `cls`."""
         name = component_name(cls)
         if name not in self.components:
-            self.components[name] = {}  # a class may hold itself
+            self.components[name] = {}  # ends the recursion of a class that contains itself
             self.components[name] = self._object(cls)
         return {"$ref": REFERENCE + name}
 
-    def of(self, kind) -> dict:
+    def of(self, kind: kinds.Kind[Any]) -> dict:
+        """The schema of a field of this kind."""
         if isinstance(kind, binding.Struct):
             return self.of_class(kind.cls)
         if isinstance(kind, binding.Pointer):
@@ -130,28 +131,26 @@ class Schemas:
             return nullable({"type": "object", "additionalProperties": self.of(kind.inner)})
         return next(schema for plain, schema in PLAIN if isinstance(kind, type(plain)))
 
-    def _object(self, cls) -> dict:
+    def _object(self, cls: type) -> dict:
         properties, required = {}, []
+        is_request = cls.__name__.endswith("Request")
         for field in fields(cls):
-            name, is_request = field.metadata["name"], cls.__name__.endswith("Request")
+            name = field.metadata["name"]
             properties[name] = SPECIAL.get((cls, name)) or self.of(field.metadata["kind"])
             if is_request and name in DEPRECATED:
                 properties[name] = properties[name] | {"deprecated": True}
             if name in ("model", "source", "destination") if is_request else not field.metadata["omit_empty"]:
                 required.append(name)
-        described = (
-            {}
-            if not cls.__doc__ or cls.__doc__.startswith(f"{cls.__name__}(")
-            else {"description": " ".join(cls.__doc__.split())}
-        )
-        return (
-            {"type": "object", "properties": properties}
-            | ({"required": required} if required and is_top_level(cls) else {})
-            | described
-        )
+        schema: dict[str, Any] = {"type": "object", "properties": properties}
+        if required and is_top_level(cls):
+            schema["required"] = required
+        if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("):  # written, not made by @dataclass
+            schema["description"] = " ".join(cls.__doc__.split())
+        return schema
 
 
-PLAIN = [  # the first one that fits; kinds derived from others come first
+# The first match counts, so subclasses come before their base.
+PLAIN: list[tuple[kinds.Kind[Any], dict[str, Any]]] = [
     (kinds.TIME, TEXT | {"format": "date-time"}),
     (kinds.STRING, TEXT),
     (kinds.BOOL, FLAG),
@@ -162,7 +161,7 @@ PLAIN = [  # the first one that fits; kinds derived from others come first
     (kinds.BYTES, TEXT | {"format": "byte", "description": "base64"}),
     (
         kinds.DURATION,
-        {"type": ["string", "number"], "description": "such as 5m or 1h30m, or seconds; negative: for ever"},
+        {"type": ["string", "number"], "description": "such as 5m or 1h30m, or seconds; negative: forever"},
     ),
     (kinds.THINK, {"enum": [True, False, "high", "medium", "low"]}),
     (conversation.PROPERTY_TYPE, TEXTS),
@@ -170,7 +169,8 @@ PLAIN = [  # the first one that fits; kinds derived from others come first
 ]
 
 
-def nullable(schema: dict) -> dict:
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, with null allowed."""
     if not schema:
         return schema
     if isinstance(schema.get("type"), str):
@@ -178,12 +178,13 @@ def nullable(schema: dict) -> dict:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def is_top_level(cls) -> bool:
-    """Parts of requests are looked at leniently, as Go does: nothing in them is required."""
+def is_top_level(cls: type) -> bool:
+    """Whether `cls` is a whole request or answer. Nothing is required in the nested parts, as in Go."""
     return cls.__name__.endswith(
         ("Request", "Response", "Completion", "Chunk", "List", "Model", "ListedModel", "RunningModel")
     )
 
 
-def component_name(cls) -> str:
+def component_name(cls: type) -> str:
+    """Name of a class under `components`."""
     return ("openai." if cls.__module__ == openai.__name__ else "") + cls.__name__

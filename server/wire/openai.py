@@ -242,7 +242,7 @@ class LegacyLogprobs:
 
     tokens: list[str] | None = wire(ListOf(STRING), "tokens")
     token_logprobs: list[float | None] = wire(ANY, "token_logprobs")
-    top_logprobs: list[dict[str, float] | None] | None = wire(ANY, "top_logprobs")
+    top_logprobs: list[dict[str, float | None] | None] | None = wire(ANY, "top_logprobs")
     text_offset: list[int] | None = wire(ListOf(INT), "text_offset")
 
 

@@ -92,3 +92,15 @@ def test_answers_fit(tmp_path):
                 jsonschema.validate(await answer.json(), schema)
 
     talk(Store(tmp_path / "store"), conversation)
+
+
+@pytest.mark.parametrize(
+    "path, condition",
+    [
+        ("/api/chat", "unless `stream` is false"),
+        ("/v1/chat/completions", "if `stream` is true"),
+        ("/v1/completions", "if `stream` is true"),
+    ],
+)
+def test_the_document_says_when_a_route_streams(path, condition):
+    assert condition in DOCUMENT["paths"][path]["post"]["responses"]["200"]["description"]
