@@ -99,7 +99,7 @@ class Run:
         """
         run = copy.copy(self)
         run.prompt, run.parser = prompt, parser
-        run.generation = replace(self.generation, prompt_tokens=self._tokens(prompt), format=format)
+        run.generation = replace(self.generation, prompt=self._tokens(prompt), format=format)
         return run
 
     async def pieces(self, make_answer):
@@ -108,7 +108,7 @@ class Run:
         Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model
         that goes away, a tool call that cannot be read.
         """
-        if not self.generation.truncate and len(self.generation.prompt_tokens) > self.generation.num_ctx:
+        if not self.generation.truncate and len(self.generation.prompt) > self.generation.num_ctx:
             raise ApiError(400, TOO_LONG)
         held = []  # log-probabilities of tokens that no answer has shown yet
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from vkbackend.engine.prompt import token_ids
 from vkbackend.engine.request import Finished, Piece, PromptLogprobs, Purpose
 
 from .. import pools
@@ -58,14 +59,14 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
     if extras.echo:  # never cut
         ask = replace(ask, truncate=False)
     run = Run(plan, model, ask, prompt if isinstance(prompt, str) else "", request)
-    tokens = run.generation.prompt_tokens if isinstance(prompt, str) else prompt
+    tokens = token_ids(run.generation.prompt) if isinstance(prompt, str) else prompt
     unknown = next((token for token in tokens if token >= model.tokenizer.vocab_size), None)
     if unknown is not None:
         raise ApiError(400, f"prompt: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}")
     is_scored = extras.echo and extras.logprobs is not None and len(tokens) > 1
     run.generation = replace(
         run.generation,
-        prompt_tokens=tokens,
+        prompt=tokens,
         prompt_logprobs=is_scored,
         truncate=run.generation.truncate and not extras.echo,
         purpose=Purpose.SCORE if ask.options.get("num_predict") == 0 else Purpose.TEXT,
@@ -74,7 +75,7 @@ def _make_run(plan, model, ask, prompt, extras, request) -> Run:
 
 
 async def _run(run: Run, ask, prompt, extras, request) -> AsyncIterator[GenerateResponse]:
-    tokens, generates = run.generation.prompt_tokens, run.generation.purpose is Purpose.TEXT
+    tokens, generates = token_ids(run.generation.prompt), run.generation.purpose is Purpose.TEXT
     echoes = extras.echo and not run.generation.prompt_logprobs
     async for event in events.engine_events(run.model.engine, run.generation, lambda: streams.has_left(request)):
         if echoes:  # not before the engine has taken the prompt: what it refuses must not begin an answer

@@ -46,8 +46,8 @@ class LengthEngine:
         if self.error:
             listener(Failed(VkbackendError(self.error)))
         else:
-            listener(Embedding(np.array([len(request.prompt_tokens.text.encode()), *self.more], np.float32)))
-            listener(Finished(FinishReason.STOP, len(request.prompt_tokens), 0.1, 0, 0.0, []))
+            listener(Embedding(np.array([len(request.prompt.text.encode()), *self.more], np.float32)))
+            listener(Finished(FinishReason.STOP, len(request.prompt), 0.1, 0, 0.0, []))
         return self
 
     def cancel(self):

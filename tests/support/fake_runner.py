@@ -104,6 +104,8 @@ class FakeRunner:
         scored_chunk=128,
         page_size=8,
         num_pages=None,
+        width=4,
+        max_part=256,
     ):
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
         self.context_length, self.max_sequences, self.prefill_chunk, self.scored_chunk = (
@@ -112,6 +114,7 @@ class FakeRunner:
             prefill_chunk,
             scored_chunk,
         )
+        self.width, self.max_part = width, max_part
         pages = -(-context_length // page_size)
         self.pages = PagedCache(num_pages or pages * max_sequences, page_size, max_sequences, pages)
         self.stored = np.full(
@@ -164,6 +167,11 @@ class FakeRunner:
         try:
             for item in work:
                 assert item.tokens and 0 <= item.outputs <= len(item.tokens) and len(item.targets) <= len(item.tokens)
+                assert (
+                    item.inputs is None
+                    or item.inputs.limits is None
+                    or item.inputs.limits.max() < self.length(item.sequence_id) + len(item.tokens)
+                ), "a step ends inside of a whole part"
                 self.pages.extend(self.sequences[item.sequence_id], item.tokens)
         except BaseException:
             self._undo(work, lengths)

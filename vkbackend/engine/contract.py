@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from .prompt import Cell, RowInputs
+
 
 @dataclass(frozen=True)
 class SequenceWork:
@@ -19,14 +21,17 @@ class SequenceWork:
     targets: a `ScoredRow` for each of the first of them, with the logit of the token named here; candidates: with
     its largest logits outputs: a row of logits for so many of the last of them hidden: the hidden state of the last
     one, f32 (width,)
+
+    inputs: what the step must know of `tokens` where some are rows of embeddings, or come after such.
     """
 
     sequence_id: int
-    tokens: Sequence[int]
+    tokens: Sequence[Cell]
     outputs: int = 0
     targets: Sequence[int] = ()
     candidates: bool = False
     hidden: bool = False
+    inputs: RowInputs | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -66,6 +71,7 @@ class Runner(Protocol):
 
     context_length: tokens that one sequence can hold; max_sequences: how many may be open at a time;
     prefill_chunk: tokens that one step takes best; scored_chunk: those of them that are scored.
+    width: of embeddings; max_part: rows of the largest part whose rows see each other.
     """
 
     context_length: int
@@ -73,8 +79,10 @@ class Runner(Protocol):
     max_sequences: int
     prefill_chunk: int
     scored_chunk: int
+    width: int
+    max_part: int
 
-    def open_sequence(self, tokens: Sequence[int]) -> int:
+    def open_sequence(self, tokens: Sequence[Cell]) -> int:
         """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever
         sequence.
         """
@@ -84,7 +92,7 @@ class Runner(Protocol):
         """Tokens that the sequence holds."""
         ...
 
-    def num_known(self, tokens: Sequence[int]) -> int:
+    def num_known(self, tokens: Sequence[Cell]) -> int:
         """How many of the first of `tokens` a sequence opened now would hold at least."""
         ...
 
@@ -96,7 +104,7 @@ class Runner(Protocol):
         """Forget what closed sequences held."""
         ...
 
-    def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
+    def has_room(self, growth: Mapping[int, int], beginning: Sequence[Cell] = (), num_tokens: int = 0) -> bool:
         """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with
         `beginning`.
         """

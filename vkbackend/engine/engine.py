@@ -98,7 +98,7 @@ class Engine:
             if request.constraint:
                 raise RequestError("a request has a format and a constraint; give it one of them")
             request = replace(request, constraint=self._grammars.constraint(request.format))
-        generation = Generation(request, listener, self.tokenizer, self.runner.context_length, self.runner.vocab_size)
+        generation = Generation(request, listener, self.tokenizer, self.runner)
         with self._wake:
             if self.failure is not None:
                 kind = DeviceLost if isinstance(self.failure, DeviceLost) else VkbackendError

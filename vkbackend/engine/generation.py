@@ -2,7 +2,7 @@
 
 In: a request, then what the runner computes for it. Out: events to its listener. A row is worked on in two parts:
 `take_outputs` finds the next token, which the next step needs; `deliver` turns it into text and events while the
-device runs that step. It knows neither the runner nor the thread it is called on.
+device runs that step. Of the runner it knows the limits, of the thread that it is called on nothing.
 """
 
 import logging
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RequestError
-from .contract import LogitsRow, ScoredRow, SequenceWork
+from .contract import LogitsRow, Runner, ScoredRow, SequenceWork
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
+from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
 from .request import (
     Embedding,
     Event,
@@ -69,17 +70,17 @@ class Sampled:
 class Generation:
     """State of one request, from submit to its last event.
 
-    tokens: all that its context holds, the prompt and later what was sampled; num_cached: how many of them have run
+    tokens: the cells of its context, the prompt and later what was sampled; num_cached: how many of them have run
     sequence_id: the runner's sequence, None while it waits for one
     ended: why there will be no further token, None while there will be
     Raises RequestError for a request that cannot be run.
     """
 
-    def __init__(self, request: GenerationRequest, listener: Listener, tokenizer, context_length: int, vocab_size: int):
-        _check(request, vocab_size)
+    def __init__(self, request: GenerationRequest, listener: Listener, tokenizer, runner: Runner):
         self.request = request
-        self.num_ctx = min(request.num_ctx or context_length, context_length)
-        self.prompt, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
+        self.num_ctx = min(request.num_ctx or runner.context_length, runner.context_length)
+        _check(request, runner, self.num_ctx)
+        self.prompt, self._parts, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
         self.tokens = list(self.prompt)
         self.num_cached = 0
         self.sequence_id: int | None = None
@@ -90,7 +91,7 @@ class Generation:
         self.admission = self.last_prefill = self.num_overtaken = 0
 
         self._listener, self._tokenizer = listener, tokenizer
-        self._sampler = Sampler(request.options, self.prompt, self.num_ctx)
+        self._sampler = Sampler(request.options, token_ids(self.prompt), self.num_ctx)
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
         is_scored = request.prompt_logprobs or request.purpose is Purpose.SCORE
@@ -123,8 +124,19 @@ class Generation:
         """Whether its prompt's tokens are scored as they run."""
         return self._scores is not None
 
+    def num_runnable(self, room: int) -> int:
+        """How many of the pending tokens a step of at most `room` may take. 0 where the next ones must run in one
+        step and are more: `num_together`.
+        """
+        return self._parts.num_uncut(self.num_cached, min(room, self.num_pending))
+
     @property
-    def reusable(self) -> list[int]:
+    def num_together(self) -> int:
+        """How many of the pending tokens must run in one step, at least."""
+        return self._parts.num_together(self.num_cached)
+
+    @property
+    def reusable(self) -> list[Cell]:
         """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that
         are to be scored.
         """
@@ -150,7 +162,7 @@ class Generation:
         if not self._started:
             self._started = time.perf_counter()
         first, purpose, is_last = self.num_cached, self.request.purpose, num_tokens == self.num_pending
-        targets = () if not self.is_scored else self.prompt[first + 1 : first + num_tokens + 1]
+        targets = token_ids(self.prompt[first + 1 : first + num_tokens + 1]) if self.is_scored else ()
         return SequenceWork(
             self.sequence_id,
             self.tokens[first : first + num_tokens],
@@ -158,6 +170,7 @@ class Generation:
             targets,
             len(targets) > 0 and self.request.top_logprobs > 0,
             is_last and purpose is Purpose.EMBEDDING,
+            self._parts.inputs(first, first + num_tokens),
         )
 
     def have_run(self, num_tokens: int) -> None:
@@ -171,7 +184,9 @@ class Generation:
     def shift(self) -> None:
         """Drop half of the tokens behind num_keep, as Ollama does. What remains must run again, at other positions."""
         num_discard = max((self.num_ctx - self.num_keep) // 2, 1)
-        del self.tokens[self.num_keep : self.num_keep + num_discard]
+        first, last = self._parts.widened(self.num_keep, self.num_keep + num_discard)
+        del self.tokens[first:last]
+        self._parts, self.num_keep = self._parts.without(first, last), first
 
     # -- what comes out
 
@@ -254,7 +269,7 @@ class Generation:
                 prompt_seconds=self._first_token - self._started if self._first_token else 0.0,
                 tokens=self._num_sampled,
                 decode_seconds=self._last_token - self._first_token,
-                context=self.prompt + self._sampled[: self._text.num_sent],
+                context=token_ids(self.prompt) + self._sampled[: self._text.num_sent],
                 end=self._end,
             )
         )
@@ -283,17 +298,34 @@ class Generation:
             self.cancelled = True
 
 
-def _check(request: GenerationRequest, vocab_size: int) -> None:
-    if len(request.prompt_tokens) == 0:
+def _check(request: GenerationRequest, runner: Runner, num_ctx: int) -> None:
+    if len(request.prompt) == 0:
         raise RequestError("the prompt has no tokens; give it some text, or a beginning-of-text token")
-    unknown = next((token for token in request.prompt_tokens if not 0 <= token < vocab_size), None)
-    if unknown is not None:
-        raise RequestError(
-            f"token {unknown} is not in the model's vocabulary of {vocab_size}; was the context made with another "
-            f"model?"
-        )
+    vocab_size = runner.vocab_size
+    for item in request.prompt:
+        if isinstance(item, EmbeddingPart):
+            _check_part(item, request, runner, num_ctx)
+        elif not 0 <= item < vocab_size:
+            raise RequestError(
+                f"token {item} is not in the model's vocabulary of {vocab_size}; was the context made with another "
+                f"model?"
+            )
     if not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
         raise RequestError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {request.top_logprobs}")
+
+
+def _check_part(part: EmbeddingPart, request: GenerationRequest, runner: Runner, num_ctx: int) -> None:
+    if request.prompt_logprobs or request.purpose is Purpose.SCORE:
+        raise RequestError("a prompt with embeddings cannot be scored: only tokens have log-probabilities")
+    if part.rows.shape[1] != runner.width:
+        raise RequestError(f"embeddings are {part.rows.shape[1]} wide; the model takes {runner.width}")
+    if len(part) > num_ctx:
+        raise RequestError(f"{len(part)} rows of embeddings exceed the context length of {num_ctx}; raise num_ctx")
+    if part.is_whole and len(part) > runner.max_part:
+        raise RequestError(
+            f"{len(part)} rows of embeddings must run in one step, which takes {runner.max_part} here; open the model "
+            f"with a larger max_part"
+        )
 
 
 def tokens_kept(num_keep: int, num_tokens: int, adds_bos: bool, num_ctx: int) -> int:
@@ -304,16 +336,21 @@ def tokens_kept(num_keep: int, num_tokens: int, adds_bos: bool, num_ctx: int) ->
     return min(wanted, num_ctx - 1)  # a shift must find something to drop
 
 
-def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[int], int]:
-    """(the prompt, without its middle where it is longer than num_ctx; how many tokens at its start are kept for
-    good).
+def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[Cell], PartLayout, int]:
+    """(the cells of the prompt, without its middle where it is longer than num_ctx; where its parts lie; how many
+    cells at its start are kept for good). A part that does not fit is dropped as a whole.
     """
-    prompt = [int(token) for token in request.prompt_tokens]
+    prompt, parts = lay_out(request.prompt)
     num_keep = tokens_kept(request.num_keep, len(prompt), adds_bos, num_ctx)
     excess = len(prompt) - num_ctx
     if excess > 0:
         if not request.truncate:
             raise RequestError("the input length exceeds the context length")
         logger.warning("the prompt of %d tokens is cut to the context of %d", len(prompt), num_ctx)
-        prompt = prompt[:num_keep] + prompt[num_keep + excess :]
-    return prompt, num_keep
+        num_keep, last = parts.widened(num_keep, num_keep + excess)
+        prompt, parts = prompt[:num_keep] + prompt[last:], parts.without(num_keep, last)
+        if not prompt:
+            raise RequestError(
+                f"the embeddings of the prompt do not fit the context length of {num_ctx}; raise num_ctx"
+            )
+    return prompt, parts, num_keep

@@ -7,6 +7,8 @@ from typing import Protocol, Union
 
 import numpy as np
 
+from .prompt import PromptItem
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -68,6 +70,7 @@ class Purpose(StrEnum):
 class GenerationRequest:
     """One text to be continued, or to be looked at.
 
+    prompt: token ids and `EmbeddingPart`s. Tokens' penalties, log-probabilities and `Finished.context` leave parts out.
     purpose: SCORE tells the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING tells
     the hidden state of its last token (an Embedding event), likewise. num_predict: tokens at most; 0 or below: ten
     times num_ctx. num_ctx: tokens of context, the runner's own where None. num_keep: tokens at the start that
@@ -79,7 +82,7 @@ class GenerationRequest:
     PromptLogprobs event comes first; the whole prompt runs anew for it.
     """
 
-    prompt_tokens: Sequence[int]
+    prompt: Sequence[PromptItem]
     options: SamplingOptions = field(default_factory=SamplingOptions)
     num_predict: int = -1
     stop: Sequence[str] = ()
@@ -144,10 +147,10 @@ class Piece:
 class Finished:
     """The last event of a generation that went well.
 
-    prompt_tokens: of the prompt as it was run, whether or not the cache held some of them
+    prompt_tokens: of the prompt as it was run, rows of embeddings included, whether or not the cache held some of them
     tokens: sampled ones, with an end token and those cut off by a stop string
     prompt_seconds: from its first step to its first token; decode_seconds: from the first token to the last (0 for one)
-    context: the prompt as it was run, then the sampled tokens that reached the text
+    context: the tokens of the prompt as it was run, then the sampled tokens that reached the text
     end: the end token that was sampled last, if one was, where log-probabilities are asked for
     """
 

@@ -59,7 +59,7 @@ class ModelRunner:
         kv_type = fitting_kind(kv_type, config.head_dim)
         self.model, self.kv_type = model, kv_type
         self.prefill_chunk, self.max_sequences = prefill_chunk, max_sequences
-        self.context_length, self.vocab_size = context_length, config.vocab_size
+        self.context_length, self.vocab_size, self.width = context_length, config.vocab_size, config.width
         self.scored_chunk = rows_at_once(self.vocab_size)
         pages = -(-context_length // PAGE_SIZE)
         page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
@@ -158,6 +158,8 @@ class ModelRunner:
     def submit(self, work: list[SequenceWork]) -> None:
         """Begin a step; `wait` must come before anything else is asked of the runner. Raises what `step` raises."""
         for item in work:
+            if item.inputs is not None:
+                raise RequestError("this runner takes prompts of token ids only")
             bad = [token for token in (*item.tokens, *item.targets) if not 0 <= token < self.vocab_size]
             if bad:
                 raise RequestError(f"token {bad[0]} is outside of the vocabulary of {self.vocab_size}")
@@ -243,6 +245,11 @@ class ModelRunner:
             done = [_frozen(output) if isinstance(output, RowOutput) else output for output in self.executor.wait()]
             self._found.update(zip(self._places, done))
             first, num_targets = last, next_target
+
+    @property
+    def max_part(self) -> int:
+        """Rows of the largest part of a prompt that must run in one step."""
+        return self.executor_tokens
 
     @property
     def executor_tokens(self) -> int:

@@ -3,7 +3,8 @@
 Admission is first come, first served, except that a prompt for which there are not enough pages may be overtaken a
 few times by shorter ones. Every generation that decodes runs its one token in every step, so a long prompt never
 holds it up for longer than one chunk. What is left of the chunk goes to prompts, the one that waited longest first:
-prompts take turns chunk by chunk, so a short one need not wait for the end of a long one. Where pages run out, the
+prompts take turns chunk by chunk, so a short one need not wait for the end of a long one. Embeddings that must run in
+one step wait until they are first, and may then be more than what is left of the chunk. Where pages run out, the
 generation admitted last gives way.
 """
 
@@ -66,7 +67,9 @@ class Scheduler:
         room, scored_room = max(self._chunk - len(decodes), 1), self._scored_chunk
         shares = []
         for generation in sorted(prefills, key=lambda generation: generation.last_prefill):
-            num_tokens = min(room, generation.num_pending, scored_room if generation.is_scored else room)
+            num_tokens = generation.num_runnable(max(min(room, scored_room if generation.is_scored else room), 0))
+            if num_tokens == 0 and not shares:
+                num_tokens = generation.num_together
             if num_tokens == 0:
                 continue
             self._turn += 1
