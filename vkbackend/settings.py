@@ -6,7 +6,6 @@ row cannot use is warned of once and counts as unset; quotes around a value are 
 
 import hashlib
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -331,15 +330,3 @@ def models_folder() -> Path:
 def log_level() -> int:
     """OLLAMA_DEBUG as a level of Python's logging: Go's steps of 4 are its steps of 10, and INFO is 20."""
     return max(1, 20 + get("OLLAMA_DEBUG") * 10 // 4)
-
-
-def log_level_name() -> str:
-    """OLLAMA_DEBUG's level in Go's words: INFO, DEBUG, DEBUG-4, WARN."""
-    level = get("OLLAMA_DEBUG")
-    least, name = max(
-        (least, name)
-        for least, name in ((-math.inf, "DEBUG"), (0, "INFO"), (4, "WARN"), (8, "ERROR"))
-        if least <= level
-    )
-    beyond = level - (-4 if name == "DEBUG" else least)
-    return f"{name}{beyond:+d}" if beyond else name

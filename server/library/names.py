@@ -121,7 +121,3 @@ def scheme(text: str) -> str:
     """
     before, separator, _ = text.partition("://")
     return before.lower() if separator else ""
-
-
-def is_valid_namespace(text: str) -> bool:
-    return _NAMESPACE.fullmatch(text) is not None

@@ -2,8 +2,7 @@
 loaded.
 
 In: a GGUF file and its config. Out: `Sizes`, from which `needs(layout)` gives what the rules of
-`placement/layout.py` ask for. `estimated_cache` is Ollama's own estimate from metadata, for files that need not be
-of an architecture that runs here.
+`placement/layout.py` ask for.
 """
 
 from dataclasses import dataclass
@@ -13,31 +12,7 @@ from ..models.upload import BLOCK
 from ..models.weights import loaded_tensors
 from .layout import Layout, Needs
 
-CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0, "q4_0": 0.5}  # of an element, as estimated: scales are not counted
-GEMMA3_GLOBAL_EVERY = 6
-
-
-def estimated_cache(metadata: dict, *, num_ctx: int, num_parallel: int, num_batch: int, kind: str) -> list[int]:
-    """Bytes of each layer's keys and values. kind: of OLLAMA_KV_CACHE_TYPE, empty for f16. Layers that see a window
-    store that and a batch.
-    """
-    architecture = metadata["general.architecture"]
-
-    def of(key, default=None):
-        return metadata.get(f"{architecture}.{key}", default)
-
-    heads = of("attention.head_count")
-    width = of("embedding_length") // heads
-    elements = of("attention.head_count_kv", heads) * (
-        of("attention.key_length", width) + of("attention.value_length", width)
-    )
-    window = of("attention.sliding_window", 0)
-
-    def tokens(layer):
-        is_local = architecture == "gemma3" and window and layer % GEMMA3_GLOBAL_EVERY != GEMMA3_GLOBAL_EVERY - 1
-        return min(num_parallel * window + num_batch, num_ctx * num_parallel) if is_local else num_ctx * num_parallel
-
-    return [int(tokens(layer) * elements * CACHE_BYTES.get(kind, 2.0)) for layer in range(of("block_count"))]
+CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0, "q4_0": 0.5}  # bytes per element, without the scales of blocks
 
 
 def packed_bytes(info) -> int:
