@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
+from ..graph.model import Caches
+from ..models.hyperparameters import Hyperparameters
 from ..models.layers import Attention, Embedding, GatedLinear, Rope
+from ..models.weights import Weights
 
 LOCAL_ROPE_BASE = 10000.0
 GLOBAL_EVERY = 6  # layers 5, 11, 17, ... see the whole context
@@ -32,14 +35,14 @@ class Config:
     logit_softcap: float
 
     @classmethod
-    def from_gguf(cls, meta) -> "Config":
-        """meta: `weights.Hyperparameters`, which looks up under "gemma3."."""
-        head_dim, num_layers = meta.int("attention.key_length", 256), meta.num_layers()
-        width, heads = meta.int("embedding_length"), meta.int("attention.head_count")
-        kv_heads = meta.int("attention.head_count_kv", heads)
+    def from_gguf(cls, meta: Hyperparameters) -> "Config":
+        """meta: looks up keys under "gemma3."."""
+        head_dim, num_layers = meta.get_int("attention.key_length", 256), meta.num_layers()
+        width, heads = meta.get_int("embedding_length"), meta.get_int("attention.head_count")
+        kv_heads = meta.get_int("attention.head_count_kv", heads)
         meta.check_heads(heads, kv_heads, head_dim, head_dim)
         meta.check_dense()
-        feed_forward = meta.int("feed_forward_length")
+        feed_forward = meta.get_int("feed_forward_length")
         meta.check_shapes(
             width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim
         )
@@ -50,15 +53,15 @@ class Config:
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             feed_forward=feed_forward,
-            context_length=meta.int("context_length"),
+            context_length=meta.get_int("context_length"),
             vocab_size=meta.vocab_size,
-            norm_eps=meta.float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.float("rope.freq_base", 1_000_000.0, least=1.0),
+            norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
+            rope_base=meta.get_float("rope.freq_base", 1_000_000.0, least=1.0),
             rope_scale=meta.linear_rope_scale(),
-            window=meta.int("attention.sliding_window", 0, least=0),
+            window=meta.get_int("attention.sliding_window", 0, least=0),
             # The 27B model alone (62 layers) scales by the width per head instead of head_dim.
             attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
-            logit_softcap=meta.float("final_logit_softcapping", 0.0),
+            logit_softcap=meta.get_float("final_logit_softcapping", 0.0),
         )
 
     def is_global(self, layer: int) -> bool:
@@ -66,7 +69,7 @@ class Config:
 
 
 class Block:
-    def __init__(self, w, cfg: Config, ropes: dict[bool, Rope]):
+    def __init__(self, w: Weights, cfg: Config, ropes: dict[bool, Rope]):
         everywhere = cfg.is_global(w.layer)
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
         self.attention = Attention(
@@ -78,15 +81,15 @@ class Block:
         self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
         self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps, cfg.width)
 
-    def __call__(self, x: Value, step) -> Value:
-        x = self.post_attention_norm(self.attention(x, self.attn_norm, step), residual=x)
+    def __call__(self, x: Value, caches: Caches) -> Value:
+        x = self.post_attention_norm(self.attention(x, self.attn_norm, caches), residual=x)
         return self.post_ffw_norm(self.down(self.gated(x, self.ffn_norm)), residual=x)
 
 
 class Model:
     Config = Config
 
-    def __init__(self, w, cfg: Config):
+    def __init__(self, w: Weights, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width**0.5)
         ropes = {
@@ -97,11 +100,11 @@ class Model:
         self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width)
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
 
-    def __call__(self, graph: Graph, step) -> Value:
+    def __call__(self, graph: Graph, caches: Caches) -> Value:
         x = self.embed(graph)
         for i, block in enumerate(self.blocks):
             with graph.scope(f"blk.{i}"):
-                x = block(x, step)
+                x = block(x, caches)
         return x
 
     def logits(self, x: Value) -> Value:

@@ -1,35 +1,43 @@
-"""Symbolic values and the nodes between them: what a model's forward pass is, before it has a place to run.
+"""Symbolic values and the nodes between them: a model's forward pass as data.
 
-In: a model called on the values of a `Graph`. Out: `graph.nodes`, in an order in which every input is made before it
-is used. A graph is built for one number of token slots, so every shape is concrete. It knows nothing of devices: the
-planner gives values places, the executors run nodes.
+In: a model called on the values of a `Graph`. Out: `graph.nodes`, in an order that makes every value before it is
+used. A graph is built for one number of token slots, so every shape is concrete. This module knows nothing about
+devices: the planner assigns memory to values, and the executors run nodes.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
+from typing import Any
 
 from ..ops import OPS
 from ..ops.op import Op
+from ..ops.packed import PackedMatrix
+from .cache import CacheTensor
 from .step import StepShape
+from .vector import Vector
+
+Constant = PackedMatrix | Vector | CacheTensor
 
 
 class Kind(Enum):
-    ACTIVATION = "activation"  # made and consumed within a step: a place in the arena for as long as it lives
-    STEP = "step"  # an array of the step buffer, written by the host before each run
-    RESULT = "result"  # read by the host after each run
-    STATE = "state"  # lives across steps: the KV cache
+    ACTIVATION = "activation"  # made and consumed within a step, in the arena
+    STEP = "step"  # an array of the step buffer, written by the host before each step
+    RESULT = "result"  # read by the host after each step
+    STATE = "state"  # kept across steps: the KV cache
     WEIGHT = "weight"  # constant
 
 
 @dataclass(eq=False)
 class Value:
-    """A matrix, or a column range of one. `shape[0]` counts rows; a row's elements are neighbours.
+    """A matrix, or a column range of one. `shape[0]` is the number of rows; the elements of a row are contiguous.
 
-    base:       the value whose storage this is a part of (itself for a whole value)
+    base:       the value whose storage this one is a part of; itself for a whole value
     offset:     first element within the base's storage
     row_stride: elements from one row to the next
-    constant:   the weight, vector or cache behind a WEIGHT or STATE value
+    constant:   the weight, vector or cache of a WEIGHT or STATE value
     """
 
     graph: "Graph"
@@ -39,19 +47,19 @@ class Value:
     kind: Kind
     offset: int = 0
     row_stride: int = 0
-    base: "Value" = None
-    constant: object = None
+    part_of: InitVar["Value | None"] = None
+    constant: Constant | None = None
+    base: "Value" = field(init=False)
 
-    def __post_init__(self):
-        self.base = self.base or self
-        columns = elements(self.shape[1:])
-        # Rows of matrices begin at a multiple of four elements: kernels read them in fours.
-        self.row_stride = self.row_stride or (
-            -(-columns // 4) * 4 if self.kind is Kind.ACTIVATION and self.dtype == "float32" else columns
-        )
+    def __post_init__(self, part_of: "Value | None"):
+        self.base = part_of or self
+        if not self.row_stride:
+            self.row_stride = math.prod(self.shape[1:])
+            if self.kind is Kind.ACTIVATION and self.dtype == "float32":
+                self.row_stride = -(-self.row_stride // 4) * 4  # kernels read activations in vectors of four
 
     def columns(self, first: int, count: int, name: str = "") -> "Value":
-        """The columns first ... first+count-1 as a view: no copy, the same storage."""
+        """Columns first ... first + count - 1, as a view of the same storage."""
         return Value(
             self.graph,
             self.graph.full_name(name) if name else self.name,
@@ -64,42 +72,38 @@ class Value:
         )
 
     def reshape(self, *shape: int) -> "Value":
-        """The same rows with their columns split differently, such as (tokens, heads, head_dim)."""
-        if elements(shape) != elements(self.shape) or shape[0] != self.shape[0]:
-            raise ValueError(f"{self.name}: {self.shape} cannot be seen as {shape}: rows must stay as they are")
+        """A view of the same rows with their columns split differently, such as (tokens, heads, head_dim)."""
+        if math.prod(shape) != math.prod(self.shape) or shape[0] != self.shape[0]:
+            raise ValueError(f"{self.name}: {self.shape} cannot be viewed as {shape}: a view keeps the rows")
         return Value(self.graph, self.name, shape, self.dtype, self.kind, self.offset, self.row_stride, self.base)
 
 
 @dataclass(eq=False)
 class Node:
-    """One call of an op: `op.reference(*inputs, **attrs)` gives what is stored in `outputs`."""
+    """One call of an op: `op.reference(*inputs, **attrs)` returns the values of `outputs`."""
 
     name: str
     op: Op
     inputs: list[Value | None]
     outputs: list[Value]
-    attrs: dict = field(default_factory=dict)
-
-
-def elements(shape) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 class Graph:
     """Records nodes while a model is called.
 
-    lasting: what the host may read after the step, beside the results: nothing else takes its place. step_shape:
-    token slots T of the step, rows M that get logits, and what else a `StepShape` says; num_sequences,
-    num_pages_per_sequence: shape (S, P) of the page table. keep: intermediates are to be seen, so models fuse less.
+    step_shape: sizes of the step. num_sequences, pages_per_sequence: shape (S, P) of the page table. keep:
+    intermediates will be read, so models fuse fewer ops. precision: of the matrix products called from here on.
+    lasting: activations that the host may read after the step, so their memory is not reused.
     """
 
     def __init__(self, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False):
         num_tokens, num_outputs = step_shape.num_tokens, step_shape.num_outputs
-        self.num_tokens, self.num_outputs, self.step_shape, self.keep = num_tokens, num_outputs, step_shape, keep
-        self.precision = step_shape.precision  # of the products called from here on
+        self.num_tokens = num_tokens
+        self.num_outputs = num_outputs
+        self.step_shape = step_shape
+        self.keep = keep
+        self.precision = step_shape.precision
         self.nodes: list[Node] = []
         self.constants: dict[int, Value] = {}
         self.logits: Value | None = None
@@ -119,12 +123,12 @@ class Graph:
             "hidden_rows": self._step("hidden_rows", (step_shape.num_hidden,)),
         }
 
-    def _step(self, name, shape):
+    def _step(self, name: str, shape: tuple[int, ...]) -> Value:
         return Value(self, name, shape, "int32", Kind.STEP)
 
     @contextmanager
-    def scope(self, name: str):
-        """Names made within get the prefix `name.`, so that intermediates are called blk.3.attn_norm and the like."""
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix names made within with `name.`, which gives intermediates names like blk.3.attn_norm."""
         self._scope.append(name)
         try:
             yield
@@ -134,28 +138,36 @@ class Graph:
     def full_name(self, name: str) -> str:
         return ".".join([*self._scope, name])
 
-    def constant(self, thing, shape, kind: Kind = Kind.WEIGHT, dtype: str = "float32") -> Value:
-        """The value of a weight or a cache; the same thing is always the same value."""
-        value = self.constants.get(id(thing))
+    def constant(self, constant: Constant) -> Value:
+        """The value of a weight or a cache; always the same one for the same object."""
+        value = self.constants.get(id(constant))
         if value is None:
-            value = self.constants[id(thing)] = Value(
-                self, getattr(thing, "name", ""), tuple(shape), dtype, kind, constant=thing
+            is_cache = isinstance(constant, CacheTensor)
+            value = Value(
+                self,
+                constant.name,
+                tuple(constant.shape),
+                constant.dtype if is_cache else "float32",
+                Kind.STATE if is_cache else Kind.WEIGHT,
+                constant=constant,
             )
+            self.constants[id(constant)] = value
         return value
 
-    def new(self, name: str, shape, dtype: str = "float32", kind: Kind = Kind.ACTIVATION) -> Value:
+    def new(self, name: str, shape: Sequence[int], dtype: str = "float32", kind: Kind = Kind.ACTIVATION) -> Value:
+        """A value of its own storage, for an op to write."""
         return Value(self, self.full_name(name), tuple(shape), dtype, kind)
 
-    def input(self, name: str, shape) -> Value:
-        """An activation that the caller of the executor gives (`run(step, inputs={name: array})`)."""
+    def input(self, name: str, shape: Sequence[int]) -> Value:
+        """An activation that the executor's caller provides (`run(step, inputs={name: array})`)."""
         value = self.inputs[name] = Value(self, name, tuple(shape), "float32", Kind.ACTIVATION)
         return value
 
-    def call(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs) -> None:
-        """Append one op whose outputs have been made by `new` (or are views of such, or of its inputs: in place)."""
+    def call(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs: Any) -> None:
+        """Append an op. Its outputs were made by `new`, or are views of such values, or of its inputs (in place)."""
         self.nodes.append(Node(outputs[0].name, OPS[op], inputs, outputs, attrs))
 
-    def call_with_scratch(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs) -> None:
-        """`call`, with the memory that the op wants for itself made as well."""
+    def call_with_scratch(self, op: str, inputs: list[Value | None], outputs: list[Value], **attrs: Any) -> None:
+        """`call`, with scratch memory for the op as further outputs."""
         scratch = [self.new(f"{op}_scratch", shape, dtype) for shape, dtype in OPS[op].scratch(inputs, **attrs)]
         self.call(op, inputs, [*outputs, *scratch], **attrs)

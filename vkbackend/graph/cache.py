@@ -1,10 +1,12 @@
-"""The KV cache's storage: two paged tensors per layer, on the device or as numpy arrays for the twins."""
+"""Storage of the KV cache: two paged tensors per layer, on a device or as numpy arrays for the twins."""
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..device.buffers import Arena, Buffer
 from ..device.host_memory import available_host_memory
 from ..ops import q8_cache
 from ..ops.q8_cache import Q8Cache, cache_bytes
@@ -12,14 +14,15 @@ from ..ops.q8_cache import Q8Cache, cache_bytes
 log = logging.getLogger(__name__)
 
 DTYPES = {"f32": "float32", "f16": "float16", "q8_0": q8_cache.NAME}  # OLLAMA_KV_CACHE_TYPE -> element type
-SHARE_FOR_SPEED = 0.25  # of the memory that is free: a half-float cache of the twins that takes less is kept in f32
+# An f16 cache on the CPU is kept in f32, which is faster, if it takes at most this share of free memory.
+SHARE_FOR_SPEED = 0.25
 
 
 def fitting_kind(kind: str, head_dim: int) -> str:
-    """A key of DTYPES: `kind`, or f16 where heads are no whole number of q8_0's blocks."""
+    """`kind`, a key of DTYPES, or "f16" if `kind` is q8_0 and a head is not a whole number of its blocks."""
     if DTYPES[kind] == q8_cache.NAME and head_dim % q8_cache.BLOCK:
         log.warning(
-            "OLLAMA_KV_CACHE_TYPE=%s stores blocks of %d elements, heads of this model have %d: f16 is taken instead",
+            "OLLAMA_KV_CACHE_TYPE=%s needs heads of a multiple of %d elements, this model's have %d; using f16",
             kind,
             q8_cache.BLOCK,
             head_dim,
@@ -29,25 +32,24 @@ def fitting_kind(kind: str, head_dim: int) -> str:
 
 
 class HalfValues(np.ndarray):
-    """A float32 array whose elements are half floats: what is stored is rounded to them. numpy reads it several
-    times as fast as float16.
-    """
+    """A float32 array that rounds what is stored to float16. numpy reads it several times as fast as float16."""
 
-    def __setitem__(self, at, values):
+    def __setitem__(self, at: Any, values: np.ndarray):
         super().__setitem__(at, np.asarray(values).astype(np.float16))
 
 
 @dataclass(eq=False)
 class CacheTensor:
-    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim), element type `dtype` (a value of
-    DTYPES).
+    """Keys or values of one layer: (num_pages, page_size, kv_heads, head_dim); dtype is a value of DTYPES.
+
+    buffer: on a device. array: on the CPU.
     """
 
     name: str
     shape: tuple[int, int, int, int]
     dtype: str
-    buffer: object = None  # device
-    array: np.ndarray | Q8Cache | None = None  # twins
+    buffer: Buffer | None = None
+    array: np.ndarray | Q8Cache | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -57,23 +59,38 @@ class CacheTensor:
 
 
 class CacheStorage:
-    """All layers' caches. kind: a key of DTYPES. `arena` None keeps them as numpy arrays: half floats as
-    `HalfValues` where there is room for them.
+    """The caches of all layers.
+
+    kind: a key of DTYPES. arena: device memory for them; without one they are numpy arrays, f16 as `HalfValues` if
+    there is enough free memory.
     """
 
     def __init__(
-        self, num_layers: int, num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, kind: str, arena=None
+        self,
+        num_layers: int,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        kind: str,
+        arena: Arena | None = None,
     ):
         dtype = DTYPES[kind]
-        self.page_size, self.num_pages, self.num_kv_heads, self.kind = page_size, num_pages, num_kv_heads, kind
+        self.page_size = page_size
+        self.num_pages = num_pages
+        self.num_kv_heads = num_kv_heads
+        self.kind = kind
         shape = (num_pages, page_size, num_kv_heads, head_dim)
         num_elements = 2 * num_layers * int(np.prod(shape))
         if arena is not None:
             arena.expect(2 * num_layers * cache_bytes(shape, dtype))
         as_f32 = dtype == "float16" and arena is None and 4 * num_elements <= SHARE_FOR_SPEED * available_host_memory()
-        self.layers = []
+        self.layers: list[tuple[CacheTensor, CacheTensor]] = []  # keys and values of each
         for layer in range(num_layers):
-            pair = tuple(CacheTensor(f"blk.{layer}.{which}_cache", shape, dtype) for which in "kv")
+            pair = (
+                CacheTensor(f"blk.{layer}.k_cache", shape, dtype),
+                CacheTensor(f"blk.{layer}.v_cache", shape, dtype),
+            )
             for tensor in pair:
                 if arena is None and dtype == q8_cache.NAME:
                     tensor.array = Q8Cache.zeros(shape)

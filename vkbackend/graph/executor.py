@@ -1,46 +1,50 @@
-"""Runs a model's steps on a Vulkan device: recorded once per size, replayed from then on.
+"""Runs a model's steps on a Vulkan device. A step of each size is recorded once and then replayed.
 
-In: a model whose weights are placed on the device, its cache, `StepInputs`. Out: `RowOutput`s. A step of n tokens
-runs in the plan of the next bucket (1, 2, 4, ... token slots); unused slots have position -1. A plan is made once
-per bucket: the model is called on symbolic values, activations get places, dispatches are recorded, and then only
+In: a model whose weights are on the device, its cache, `StepInputs`. Out: what `step.step_outputs` returns. A step of
+n tokens uses the plan of the next larger bucket (1, 2, 4, ... token slots); unused slots have position -1. To make a
+plan, the model is called on symbolic values, activations are placed, and dispatches are recorded. After that, only
 the step buffer changes.
 """
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import settings
+from .. import _native, settings
 from ..device import host_memory
 from ..device.buffers import Buffer
+from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
 from ..errors import DeviceError
 from ..ops import attention, matmul
 from ..ops.op import TensorView
-from ..ops.packed import PackedMatrix
 from ..ops.tuning import Tuning
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
 from .forward import CacheValues, build
+from .model import Model
 from .planner import ALIGNMENT, plan_arena, storage_bytes
-from .step import StepInputs, StepShape, bucket, check_kept, step_outputs
+from .step import StepInputs, StepOutput, StepShape, bucket, check_kept, step_outputs
+from .views import Views
 
-# A submission is cut where it would take longer than about 100 ms on a small integrated GPU: drivers reset the device
-# on long ones.
+# Longer steps are split into several submissions, of about 100 ms on a small integrated GPU: drivers reset the device
+# during long ones.
 SUBMISSION_FLOPS = 20e9
-TUNED_AT = 2  # with the first run of a shape, somebody waits for a first token
-ROUNDED_TOKENS = 16  # steps of so many take VKBACKEND_PREFILL's precision
-
+TUNED_AT = 2  # tune before the second run of a shape: during the first, a user is waiting for a token
+ROUNDED_TOKENS = 16  # fewest tokens in a step for VKBACKEND_PREFILL's precision to apply
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Plan:
-    """One recorded step shape. results: the graph's results where the host reads them. is_tuned: nothing is left to
-    be measured. num_runs: how often it was run.
+    """A recorded step shape.
+
+    results: the graph's results, where the host reads them. is_tuned: every kernel of it was measured. num_runs: how
+    often it ran.
     """
 
     graph: Graph
@@ -56,20 +60,20 @@ class Plan:
 
 
 class DeviceExecutor:
-    """run(step) -> rows, or submit(step), later wait() -> rows; read(name) -> an intermediate of the last step;
-    timings() -> seconds of each dispatch; phases: (name, begin, end) of what the host did in the last step, by
-    time.perf_counter.
+    """`run(step)` returns the step's outputs; `submit(step)` and `wait()` are its two halves.
 
-    max_tokens, max_outputs, max_scored: the largest step. keep: give every intermediate memory of its own, so that
-    `read` finds it. tuned_at: the run of a step shape before which its kernels are measured, where they never were.
-    timestamps: measure each dispatch. skip_barrier: leave out one derived barrier of single-submission plans (to
-    show it is needed).
+    `read(name)` returns an intermediate of the last step, `timings()` the seconds of each dispatch. phases: (name,
+    begin, end) of what the host did in the last step, by time.perf_counter.
+
+    max_tokens, max_outputs, max_scored: sizes of the largest step. keep: do not reuse the memory of intermediates, for
+    `read`. tuned_at: the run of a step shape before which its kernels are measured. timestamps: time each dispatch.
+    skip_barrier: leave out one derived barrier of plans with a single submission, to show that it is needed.
     """
 
     def __init__(
         self,
-        device,
-        model,
+        device: Device,
+        model: Model,
         cache: CacheStorage,
         *,
         num_sequences: int,
@@ -82,10 +86,20 @@ class DeviceExecutor:
         skip_barrier: int | None = None,
         tuned_at: int = TUNED_AT,
     ):
-        self.device, self.model, self.cache = device, model, cache
-        self.max_tokens, self.max_outputs, self.max_scored = max_tokens, max_outputs, max_scored
+        self.device = device
+        self.model = model
+        self.cache = cache
+        self.max_tokens = max_tokens
+        self.max_outputs = max_outputs
+        self.max_scored = max_scored
         self.table_shape = (num_sequences, pages_per_sequence)
-        self._lengths = {
+        self.keep = keep
+        self.timestamps = timestamps
+        self.skip_barrier = skip_barrier
+        self.tuned_at = tuned_at
+        self.precision = _precision(device)
+        self.phases: list[tuple[str, float, float]] = []
+        self._lengths = {  # of the arrays in the step buffer
             "tokens": max_tokens,
             "positions": max_tokens,
             "sequences": max_tokens,
@@ -93,44 +107,31 @@ class DeviceExecutor:
             "scored_rows": max_scored,
             "targets": max_scored,
             "hidden_rows": max_outputs,
-        }  # of the step buffer's lists
-        self.keep, self.timestamps, self.skip_barrier = keep, timestamps, skip_barrier
-        self._plans: dict[StepShape, Plan] = {}
-        self.tuned_at = tuned_at
-        self.precision = _precision(device)
-        self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
-        self._activations = self._results = self._readback = None
-        self._last: Plan | None = None
-        self._is_running = False  # submitted and not waited for
-        self._step: StepInputs | None = None
-        self.phases: list[tuple[str, float, float]] = []
+        }
         self._step_buffers = self._make_step_buffers()
+        self._plans: dict[StepShape, Plan] = {}
+        self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
+        self._activations: _native.Memory | None = None
+        self._results: _native.Memory | None = None
+        self._readback: _native.Memory | None = None
+        self._last: Plan | None = None
+        self._running: tuple[Plan, StepInputs] | None = None  # submitted, not waited for
 
-    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list:
-        """inputs: arrays (n, ...) for what the graph declares as its inputs beside the step's arrays. -> what
-        `step.step_outputs` says.
+    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[StepOutput]:
+        """Run one step; returns what `step.step_outputs` returns.
 
-        Raises ValueError where the step is larger than the executor was made for, DeviceError, DeviceLost.
+        inputs: arrays (n, ...) for the inputs that the graph declares with `Graph.input`. Raises ValueError if the
+        step is larger than the executor's largest, DeviceError, DeviceLost.
         """
         self.submit(step, inputs)
         return self.wait()
 
     def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
-        """Begin a step. Until `wait` has returned, nothing else may be asked of the executor or its device."""
-        if self._is_running:
+        """Begin a step. Do not use the executor or its device until `wait` has returned."""
+        if self._running is not None:
             raise ValueError("a step is running; wait for it first")
         begin = time.perf_counter()
-        count, wanted, scored = (
-            len(step.tokens),
-            max(len(step.output_rows), len(step.hidden_rows)),
-            len(step.scored_rows),
-        )
-        if count > self.max_tokens or wanted > self.max_outputs or scored > self.max_scored:
-            raise ValueError(
-                f"a step of {count} tokens, {wanted} outputs and {scored} scored rows; made for {self.max_tokens}, "
-                f"{self.max_outputs} "
-                f"and {self.max_scored}"
-            )
+        self._check_size(step)
         plan = self._plan_to_run(self.step_shape(step))
         for name, value in plan.graph.step.items():
             if name != "page_table" and value.shape[0]:
@@ -138,33 +139,44 @@ class DeviceExecutor:
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
         for name, array in (inputs or {}).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
-        self._last, self._step = plan, step
+        self._last = plan
         filled = time.perf_counter()
         self._submit(plan.programs)
+        self._running = plan, step
         self.phases = [("fill", begin, filled), ("submit", filled, time.perf_counter())]
 
-    def _submit(self, programs: list[Program]) -> None:
+    def _check_size(self, step: StepInputs) -> None:
+        """Raises ValueError."""
+        num_tokens, num_scored = len(step.tokens), len(step.scored_rows)
+        num_outputs = max(len(step.output_rows), len(step.hidden_rows))
+        if num_tokens > self.max_tokens or num_outputs > self.max_outputs or num_scored > self.max_scored:
+            raise ValueError(
+                f"the step has {num_tokens} tokens, {num_outputs} outputs and {num_scored} scored rows; the executor's "
+                f"limits are {self.max_tokens}, {self.max_outputs} and {self.max_scored}"
+            )
+
+    @staticmethod
+    def _submit(programs: list[Program]) -> None:
         for at, program in enumerate(programs):
             try:
                 program.submit()
             except DeviceError:
-                for before in programs[:at]:  # they use what the next step writes
+                for before in programs[:at]:  # they read the step buffer, which the next step writes
                     before.wait()
                 raise
-        self._is_running = True
 
-    def wait(self) -> list:
-        """The outputs of the step that was submitted. Raises DeviceError, DeviceLost, ValueError where none was."""
-        if not self._is_running:
+    def wait(self) -> list[StepOutput]:
+        """The outputs of the submitted step. Raises ValueError if none was submitted, DeviceError, DeviceLost."""
+        if self._running is None:
             raise ValueError("no step was submitted")
-        self._is_running = False
-        for program in self._last.programs:
+        plan, step = self._running
+        self._running = None
+        for program in plan.programs:
             program.wait()
         done = time.perf_counter()
-        plan, results = self._last, [view.buffer.array(view.dtype, view.shape) for view in self._last.results]
         outputs = step_outputs(
-            self._step,
-            results,
+            step,
+            [view.buffer.array(view.dtype, view.shape) for view in plan.results],
             lambda row: self._logits(plan, plan.graph.logits, row),
             lambda row: self._logits(plan, plan.graph.scored_logits, row),
         )
@@ -172,15 +184,17 @@ class DeviceExecutor:
         return outputs
 
     def read(self, name: str) -> np.ndarray:
-        """An intermediate as the last step left it, such as "blk.3.attn_norm", with a row per token slot. Raises
-        KeyError with the names that there are, ValueError without `keep` (memory is used again within a step) or
-        before one.
+        """An intermediate of the last step, such as "blk.3.attn_norm", with one row per token slot.
+
+        Raises KeyError, which lists the known names; ValueError without `keep` (a step reuses memory) or before the
+        first step.
         """
         check_kept(self.keep, self._last is not None)
-        found = {}
+        assert self._last is not None
+        found: dict[str, TensorView] = {}
         for value, view in self._last.views.items():
             if value.base.kind is Kind.ACTIVATION:
-                found.setdefault(value.name, view)  # the value itself comes before what others see of it
+                found.setdefault(value.name, view)  # a value comes before the views of it
         if name not in found:
             raise KeyError(f"{name}; there are: {', '.join(found)}")
         view = found[name]
@@ -188,13 +202,13 @@ class DeviceExecutor:
         return whole[:, view.offset : view.offset + view.row_elements].reshape(view.shape)
 
     def timings(self) -> list[tuple[Dispatch, float]]:
-        """Each dispatch of the last step with its seconds on the device's clock. Raises ValueError without
-        `timestamps` or before a step.
+        """Each dispatch of the last step, and its seconds by the device's clock. Raises ValueError without
+        `timestamps` or before the first step.
         """
         if not self.timestamps:
-            raise ValueError("made without timestamps=True: nothing was measured")
+            raise ValueError("dispatches are not timed without timestamps=True")
         if self._last is None:
-            raise ValueError("nothing was measured yet: run a step first")
+            raise ValueError("there are no timings yet: run a step first")
         return [pair for program in self._last.programs for pair in zip(program.dispatches, program.timings())]
 
     def step_shape(self, step: StepInputs) -> StepShape:
@@ -207,19 +221,18 @@ class DeviceExecutor:
             else 1
         )
         precision = self.precision
-        # Whoever decodes gets the same bits whoever runs beside it.
+        # A sequence that decodes must get the same bits whatever else is in the step.
         if precision != "float32" and (num_tokens < ROUNDED_TOKENS or 1 in np.bincount(step.sequences)):
             precision = "float32"
-        num_outputs, num_scored, num_hidden = (
-            bucket(len(rows), most) if len(rows) else 0
-            for rows, most in (
-                (step.output_rows, self.max_outputs),
-                (step.scored_rows, self.max_scored),
-                (step.hidden_rows, self.max_outputs),
-            )
-        )
         return StepShape(
-            num_tokens, num_outputs, decode, splits, precision, num_scored, step.with_candidates, num_hidden
+            num_tokens,
+            _row_bucket(step.output_rows, self.max_outputs),
+            decode,
+            splits,
+            precision,
+            _row_bucket(step.scored_rows, self.max_scored),
+            step.with_candidates,
+            _row_bucket(step.hidden_rows, self.max_outputs),
         )
 
     def plan(self, shape: StepShape) -> Plan:
@@ -242,56 +255,45 @@ class DeviceExecutor:
         return plan
 
     def _record(self, graph: Graph, measure: bool) -> Plan:
-        """measure: kernels that were not yet, else they are taken by rule."""
-        places = plan_arena(graph, self.keep)
-        self._activations = self._at_least(self._activations, places.num_bytes, "device")
-        offsets, result_bytes = {}, 0
-        for value in graph.results:
-            offsets[value] = result_bytes
-            result_bytes += storage_bytes(value)
-        if result_bytes:
-            self._results = self._at_least(
-                self._results, result_bytes, "readback" if self.device.is_unified else "device"
-            )
-            self._readback = (
-                self._results if self.device.is_unified else self._at_least(self._readback, result_bytes, "readback")
-            )
-
-        views: dict[Value, TensorView] = {}
-        steps = {value: name for name, value in graph.step.items()}
-
-        def view(value):
-            if value is None or isinstance(value.constant, PackedMatrix):
-                return value and value.constant
-            if value not in views:
-                base = value.base
-                if base.kind is Kind.ACTIVATION:
-                    buffer = Buffer(self._activations, places.offsets[base], storage_bytes(base))
-                elif base.kind is Kind.RESULT:
-                    buffer = Buffer(self._results, offsets[base], storage_bytes(base))
-                elif base.kind is Kind.STEP:
-                    buffer = self._step_buffers[steps[base]]
-                else:
-                    buffer = value.constant.buffer
-                views[value] = TensorView(buffer, value.shape, value.dtype, value.offset, value.row_stride)
-            return views[value]
-
-        dispatches, is_tuned = [], True
+        """measure: measure kernels that were not measured yet; otherwise choose them by rule."""
+        views = self._place(graph)
+        dispatches: list[Dispatch] = []
+        is_tuned = True
         for node in graph.nodes:
-            inputs, outputs = [view(value) for value in node.inputs], [view(value) for value in node.outputs]
+            inputs = [views.of(value) for value in node.inputs]
+            outputs = [views.of(value) for value in node.outputs]
             chosen = self._tuning.fastest(node.op, inputs, outputs, node.attrs, measure)
             if chosen is None:
-                chosen, is_tuned = self._tuning.likely(node.op, inputs, node.attrs), False
+                chosen = self._tuning.likely(node.op, inputs, node.attrs)
+                is_tuned = False
             dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **chosen)
-        made = [views[value] for value in graph.results]
+        made = [views.found[value] for value in graph.results]
         results = [
             replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made
         ]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
-        return Plan(graph, self._programs(dispatches, copies), views, results, is_tuned)
+        return Plan(graph, self._programs(dispatches, copies), views.found, results, is_tuned)
 
-    def _programs(self, dispatches, copies) -> list[Program]:
-        parts, flops = [[]], 0
+    def _place(self, graph: Graph) -> Views:
+        """Make room for the activations and results of `graph`."""
+        arena = plan_arena(graph, self.keep)
+        self._activations = self._at_least(self._activations, arena.num_bytes, "device")
+        result_offsets: dict[Value, int] = {}
+        result_bytes = 0
+        for value in graph.results:
+            result_offsets[value] = result_bytes
+            result_bytes += storage_bytes(value)
+        if result_bytes and self.device.is_unified:
+            self._results = self._readback = self._at_least(self._results, result_bytes, "readback")
+        elif result_bytes:
+            self._results = self._at_least(self._results, result_bytes, "device")
+            self._readback = self._at_least(self._readback, result_bytes, "readback")
+        step_buffers = {value: self._step_buffers[name] for name, value in graph.step.items()}
+        return Views(self._activations, arena, self._results, result_offsets, step_buffers)
+
+    def _programs(self, dispatches: list[Dispatch], copies: Sequence[tuple[Buffer, Buffer]]) -> list[Program]:
+        parts: list[list[Dispatch]] = [[]]
+        flops = 0
         for dispatch in dispatches:
             if flops and flops + dispatch.flops > SUBMISSION_FLOPS:
                 parts.append([])
@@ -303,13 +305,11 @@ class DeviceExecutor:
             for part in parts
         ]
 
-    def _at_least(self, memory, num_bytes, kind):
-        """`memory` where it is large enough, else new memory; plans that were recorded keep what they have."""
-        return (
-            memory
-            if memory is not None and memory.size >= num_bytes
-            else self.device.memory(max(num_bytes, ALIGNMENT), kind)
-        )
+    def _at_least(self, memory: "_native.Memory | None", num_bytes: int, kind: str) -> "_native.Memory":
+        """`memory` if it is large enough, else new memory. Plans that were recorded with the old one keep it."""
+        if memory is not None and memory.size >= num_bytes:
+            return memory
+        return self.device.memory(max(num_bytes, ALIGNMENT), kind)
 
     def _make_step_buffers(self) -> dict[str, Buffer]:
         shapes = {"page_table": self.table_shape, **{name: (size,) for name, size in self._lengths.items()}}
@@ -321,21 +321,24 @@ class DeviceExecutor:
             offset += size
         return buffers
 
-    def _fill(self, name, values, unused):
+    def _fill(self, name: str, values: np.ndarray, unused: int) -> None:
         array = self._step_buffers[name].array(np.int32, (self._lengths[name],))
         array[: len(values)] = values
         array[len(values) :] = unused
 
-    def _logits(self, plan: Plan, logits: Value, row: int) -> np.ndarray:
+    def _logits(self, plan: Plan, logits: Value | None, row: int) -> np.ndarray:
+        assert logits is not None
         view = plan.views[logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)
         return self.device.download(part, np.float32, (view.shape[1],))
 
 
-def _precision(device) -> str:
-    """VKBACKEND_PREFILL, or float32 where this device has no such products or VKBACKEND_DETERMINISTIC asks for
-    decode's.
-    """
+def _row_bucket(rows: np.ndarray, most: int) -> int:
+    return bucket(len(rows), most) if len(rows) else 0
+
+
+def _precision(device: Device) -> str:
+    """VKBACKEND_PREFILL; float32 if the device has no such matrix products, or with VKBACKEND_DETERMINISTIC."""
     wanted = "float32" if settings.get("VKBACKEND_DETERMINISTIC") else settings.get("VKBACKEND_PREFILL")
     missing = [feature for feature in matmul.requires(precision=wanted) if not device.supports(feature)]
     if missing:

@@ -1,13 +1,12 @@
-"""The ops as functions on symbolic values: what the files in `models/` are written in. Shapes as in
-docs/architecture.md.
-"""
+"""The ops as functions on symbolic values, for layers and architectures. Shapes: see vkbackend/ops/README.md."""
 
 from ..ops.matmul import precision_for
+from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
 
 
 def embed(weight: Value, *, scale: float = 1.0) -> Value:
-    """Rows of `weight` (vocabulary, d) for the step's tokens -> (T, d), times `scale`."""
+    """Rows of `weight` (vocabulary, d) for the step's tokens, times `scale` -> (T, d)."""
     graph = weight.graph
     y = graph.new("embed", (graph.num_tokens, weight.shape[1]))
     graph.call("embed", [graph.step["tokens"], weight], [y], scale=scale)
@@ -41,12 +40,13 @@ def matmul(
     out: Value | None = None,
     name: str = "matmul",
 ) -> Value:
-    """(rms_norm(x) or x) (T, K) times weight (N, K) transposed [+ bias (N)] [+ residual] -> (T, N), or into the
-    columns `out`.
+    """x (T, K), or rms_norm(x) if `norm` is given, times weight (N, K) transposed [+ bias (N)] [+ residual] -> (T, N).
 
-    gate "silu" or "gelu": act of the first half of the columns times the second half -> (T, N / 2).
+    gate: "silu" or "gelu" of the first half of the columns times the second half -> (T, N / 2). out: value to write
+    into, instead of a new one.
     """
     y = out or x.graph.new(name, (x.shape[0], weight.shape[0] // (2 if gate else 1)))
+    assert isinstance(weight.constant, PackedMatrix)
     precision = precision_for(weight.constant, x.graph.precision)
     x.graph.call(
         "matmul",
@@ -71,19 +71,21 @@ def attend(
     n_rot: int,
     pairing: str,
     eps: float,
-    **attrs,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Value:
-    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; attention of the rotated queries ->
-    (T, heads, head_dim).
+    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache; attention of its rotated
+    queries -> (T, heads, head_dim).
 
-    attrs: scale, window, softcap. One op where every token is of a sequence of its own, otherwise two.
+    One op if each token belongs to a different sequence, otherwise two.
     """
     graph = qkv.graph
     if not graph.step_shape.decode or graph.keep:
         q = split_heads(
             qkv, turns, q_norm, k_norm, k_cache, v_cache, num_heads=num_heads, n_rot=n_rot, pairing=pairing, eps=eps
         )
-        return attention(q, k_cache, v_cache, **attrs)
+        return attention(q, k_cache, v_cache, scale=scale, window=window, softcap=softcap)
     step, y = graph.step, graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
     inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
     graph.call_with_scratch(
@@ -94,13 +96,15 @@ def attend(
         pairing=pairing,
         eps=eps,
         **_splits(graph),
-        **attrs,
+        scale=scale,
+        window=window,
+        softcap=softcap,
     )
     return y
 
 
-def _splits(graph: Graph) -> dict:
-    """The twins know nothing of splits."""
+def _splits(graph: Graph) -> dict[str, int]:
+    """`splits` only if there are any: the twins have no such argument."""
     return {"splits": graph.step_shape.splits} if graph.step_shape.splits > 1 else {}
 
 
@@ -117,7 +121,7 @@ def split_heads(
     pairing: str,
     eps: float,
 ) -> Value:
-    """qkv (T, heads + 2 kv_heads, head_dim): keys and values go to the cache; -> rotated queries (T, heads,
+    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache -> rotated queries (T, heads,
     head_dim).
     """
     graph = qkv.graph
@@ -134,17 +138,21 @@ def split_heads(
     return q
 
 
-def attention(q: Value, k_cache: Value, v_cache: Value, *, name: str = "attention", **attrs) -> Value:
-    """Causal attention of q (T, heads, head_dim) over the cache -> same shape; attrs: scale, window, softcap."""
+def attention(
+    q: Value, k_cache: Value, v_cache: Value, *, scale: float, window: int = 0, softcap: float = 0.0
+) -> Value:
+    """Causal attention of q (T, heads, head_dim) over the cache -> like q."""
     graph = q.graph
     step = graph.step
-    y = graph.new(name, q.shape)
+    y = graph.new("attention", q.shape)
     graph.call_with_scratch(
         "attention",
         [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]],
         [y],
         **_splits(graph),
-        **attrs,
+        scale=scale,
+        window=window,
+        softcap=softcap,
     )
     return y
 
@@ -169,7 +177,7 @@ def _gated(op: str, gate: Value, up: Value) -> Value:
 
 
 def rows(x: Value, which: str = "output_rows") -> Value:
-    """The rows of x (T, n) that an array of the step names: "output_rows", "scored_rows" or "hidden_rows" -> (M, n)."""
+    """Rows of x (T, n) selected by an array of the step: "output_rows", "scored_rows" or "hidden_rows" -> (M, n)."""
     graph = x.graph
     y = graph.new(which, (graph.step[which].shape[0], x.shape[1]))
     graph.call("gather_rows", [x, graph.step[which]], [y])

@@ -1,7 +1,7 @@
-"""Gives every activation a place in one arena: two values share bytes only where their lifetimes do not touch.
+"""Places activations in one arena. Two of them share memory only if their lifetimes do not overlap.
 
-In: the nodes of a graph. Out: the offset of each base value and the size of the arena, in bytes.
-First fit over values in the order they are made; a step's activations are few and large, so nothing cleverer is needed.
+In: the nodes of a graph. Out: the offset of each base value and the size of the arena, in bytes. Values are placed
+first fit, in the order they are made: a step has few and large activations, so this is good enough.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class ArenaPlan:
 
 
 def storage_bytes(value: Value) -> int:
-    """Bytes that a whole value occupies (every element type here is 4 bytes wide)."""
+    """Size of a whole value, in bytes. Every element type of activations and results has 4 bytes."""
     return -(-value.shape[0] * value.row_stride * 4 // ALIGNMENT) * ALIGNMENT
 
 
 def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
-    """Place the activations of `graph`. With `keep`, nothing is reused, so that every intermediate can be read
-    afterwards.
+    """Place the activations of `graph`. With `keep`, no memory is reused, so every intermediate can be read after the
+    step.
     """
     lasting = {value.base for value in graph.lasting}
     first: dict[Value, int] = {}
@@ -37,7 +37,7 @@ def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
 
     offsets: dict[Value, int] = {}
     end = 0
-    for value in first:  # insertion order: the order in which values are made
+    for value in first:  # in the order they are made
         size = storage_bytes(value)
         taken = sorted(
             (offsets[other], offsets[other] + storage_bytes(other))

@@ -1,155 +1,122 @@
-"""Runs a model whose layers lie in several places: some on the CPU's twins, some on one device, some on another.
+"""Runs a model whose layers are in several places: the CPU and one or more devices.
 
-In: parts, each a model of some layers with what runs them, in the order in which a token passes them; `StepInputs`.
-Out: `RowOutput`s, as from the executor of one place. Between parts a step's hidden states (tokens, width) cross by
-host memory. All parts but the last run in `submit`, so that only the last one overlaps with the host's other work.
-Each part keeps the cache of its own layers; pages are the same ones everywhere.
+In: parts (`parts.LoadedPart`) in the order of the layers, and `StepInputs`. Out: as from the executor of one place.
+Between parts, the hidden states (tokens, width) of a step go through host memory. All parts but the last run in
+`submit`, so only the last one overlaps with other work of the host. Each part has the cache of its own layers; page
+numbers are the same in all of them.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from ..device.buffers import Arena
-from .builder import Graph, Kind, Value
+from ..device.context import Device
+from ..device.dispatch import Dispatch
 from .cache import CacheStorage
 from .executor import DeviceExecutor
-from .forward import CacheValues
+from .model import Config
 from .numpy_executor import NumpyExecutor
-from .step import RowOutput, StepInputs
+from .parts import HIDDEN, LoadedPart, PartModel
+from .step import NO_ROWS, StepInputs, StepOutput
 
-HIDDEN = "hidden"
-NO_ROWS = np.zeros(0, np.int32)
-ROWS = [
-    field.name for field in fields(StepInputs) if field.name.endswith("_rows")
-]  # of a step: what is wanted of the output
+# Fields of a step that ask for outputs.
+ROWS = [field.name for field in fields(StepInputs) if field.name.endswith("_rows")]
 
-
-@dataclass
-class PartModel:
-    """Some layers of a model, as executors call one. span: which (`models.placement.Span`); the states that come in
-    are an input of its graph where it does not begin with the embedding, and those that go out are its result where
-    it does not end with the logits.
-    """
-
-    layers: object
-    span: object
-    width: int
-
-    def __call__(self, graph: Graph, caches: CacheValues) -> Value:
-        span = self.span
-        x = self.layers.embed(graph) if span.has_input else graph.input(HIDDEN, (graph.num_tokens, self.width))
-        own = _OwnCaches(caches, span.first)
-        for number in span.blocks:
-            with graph.scope(f"blk.{number}"):
-                x = self.layers.blocks[number](x, own)
-        if not span.has_output:
-            out = graph.new(HIDDEN, x.shape, kind=Kind.RESULT)
-            graph.call("scale", [x], [out], factor=1.0)
-            graph.results = [out]
-        return x
-
-    def logits(self, x: Value) -> Value:
-        return self.layers.logits(x)
-
-    @property
-    def output_norm(self):
-        return self.layers.output_norm
-
-
-@dataclass
-class _OwnCaches:
-    """A part's caches, asked for by the numbers that layers have in the whole model."""
-
-    caches: CacheValues
-    first: int
-
-    def cache(self, graph: Graph, layer: int):
-        return self.caches.cache(graph, layer - self.first)
+Inputs = dict[str, np.ndarray] | None
 
 
 class _HandingOn(DeviceExecutor):
     def result(self) -> np.ndarray:
-        """What the last step's graph made for others than the sampler."""
+        """The hidden states of the last step."""
+        assert self._last is not None
         view = self._last.results[0]
         return view.buffer.array(view.dtype, view.shape).copy()
 
 
 class _CpuPart:
     def __init__(self, model: PartModel, cache: CacheStorage, keep: bool):
-        self.model, self.cache = model, cache
+        self.model = model
+        self.cache = cache
         self.executor = NumpyExecutor(model, cache, keep)
-        self._begun = None
 
-    def begin(self, step: StepInputs, inputs) -> None:
-        self._begun = step, inputs
+    def begin(self, step: StepInputs, inputs: Inputs) -> None:
+        self.executor.submit(step, inputs)
 
-    def finish(self) -> list[RowOutput]:
-        return self.executor.run(*self._begun)
+    def finish(self) -> list[StepOutput]:
+        return self.executor.wait()
 
     def handed_on(self, count: int) -> np.ndarray:
+        """The hidden states of the step's `count` tokens."""
         return self.executor.results[0][:count]
 
 
 class _DevicePart:
-    def __init__(self, device, model: PartModel, cache: CacheStorage, sizes: dict):
-        self.model, self.cache = model, cache
+    def __init__(self, device: Device, model: PartModel, cache: CacheStorage, sizes: Mapping[str, Any]):
+        self.model = model
+        self.cache = cache
         self.executor = _HandingOn(device, model, cache, **sizes)
 
-    def begin(self, step: StepInputs, inputs) -> None:
+    def begin(self, step: StepInputs, inputs: Inputs) -> None:
         self.executor.submit(step, inputs)
 
-    def finish(self) -> list[RowOutput]:
+    def finish(self) -> list[StepOutput]:
         return self.executor.wait()
 
     def handed_on(self, count: int) -> np.ndarray:
+        """The hidden states of the step's `count` tokens."""
         return self.executor.result()[:count]
 
 
 class SplitExecutor:
-    """run(step) -> rows, or its halves submit(step) and wait().
+    """`run(step)` returns the step's outputs; `submit(step)` and `wait()` are its two halves.
 
-    parts: (device or None, a model's layers, their span), see `models.LoadedPart`. config: the model's. num_pages,
-    page_size, kind: of the cache. sizes: `DeviceExecutor`'s num_sequences, pages_per_sequence, max_tokens,
-    max_outputs, keep, timestamps, tuned_at.
+    config: the model's. num_pages, page_size, kind: of the cache, see `CacheStorage`. sizes: keyword arguments of
+    `DeviceExecutor`: num_sequences, pages_per_sequence, max_tokens, max_outputs, keep, timestamps, tuned_at.
     """
 
-    def __init__(self, parts, config, *, num_pages: int, page_size: int, kind: str, **sizes):
+    def __init__(
+        self,
+        parts: Sequence[LoadedPart],
+        config: Config,
+        *,
+        num_pages: int,
+        page_size: int,
+        kind: str,
+        **sizes: Any,
+    ):
         self.parts: list[_CpuPart | _DevicePart] = []
         for part in parts:
-            model, span = PartModel(part.layers, part.span, config.width), part.span
+            model = PartModel(part.layers, part.span, config.width)
             arena = None if part.device is None else Arena(part.device, "device")
             cache = CacheStorage(
-                len(span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena
+                len(part.span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena
             )
-            self.parts.append(
-                _CpuPart(model, cache, sizes.get("keep", False))
-                if part.device is None
-                else _DevicePart(part.device, model, cache, sizes)
-            )
+            if part.device is None:
+                self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)))
+            else:
+                self.parts.append(_DevicePart(part.device, model, cache, sizes))
         self._last: _CpuPart | _DevicePart | None = None
 
     @property
     def num_bytes(self) -> int:
-        """Of all parts' caches."""
+        """Size of all parts' caches."""
         return sum(part.cache.num_bytes for part in self.parts)
 
-    def run(self, step: StepInputs) -> list[RowOutput]:
+    def run(self, step: StepInputs) -> list[StepOutput]:
         """Raises what the parts' executors raise."""
         self.submit(step)
         return self.wait()
 
     def submit(self, step: StepInputs) -> None:
-        """Run the step through all parts but the last one, and begin that."""
-        # Where nothing is wanted of the output, a part of the output alone has nothing to do.
-        wants = any(len(getattr(step, name)) for name in ROWS)
-        parts = (
-            self.parts
-            if wants
-            else [part for part in self.parts if part.model.span.blocks or part.model.span.has_input]
-        )
+        """Run the step through all parts but the last, and begin that one."""
+        parts = self.parts
+        if not any(len(getattr(step, name)) for name in ROWS):  # no outputs: skip a part that only computes them
+            parts = [part for part in parts if part.model.span.blocks or part.model.span.has_input]
         inner = StepInputs(step.tokens, step.positions, step.sequences, step.page_table, NO_ROWS)
-        inputs = None
+        inputs: Inputs = None
         for part in parts[:-1]:
             part.begin(inner, inputs)
             part.finish()
@@ -157,12 +124,15 @@ class SplitExecutor:
         self._last = parts[-1]
         self._last.begin(step, inputs)
 
-    def wait(self) -> list[RowOutput]:
+    def wait(self) -> list[StepOutput]:
+        """The outputs of the submitted step. Raises ValueError if none was submitted, and what the last part raises."""
+        if self._last is None:
+            raise ValueError("no step was submitted")
         return self._last.finish()
 
     def read(self, name: str) -> np.ndarray:
         """An intermediate of the last step, as the executor of its part gives it. Raises KeyError, ValueError."""
-        missing = None
+        missing = KeyError(name)
         for part in self.parts:
             try:
                 return part.executor.read(name)
@@ -170,6 +140,6 @@ class SplitExecutor:
                 missing = error
         raise missing
 
-    def timings(self) -> list:
-        """Of the dispatches on devices. Raises ValueError without `timestamps`."""
+    def timings(self) -> list[tuple[Dispatch, float]]:
+        """Each dispatch on a device, and its seconds. Raises ValueError without `timestamps`."""
         return [timing for part in self.parts if isinstance(part, _DevicePart) for timing in part.executor.timings()]

@@ -1,6 +1,6 @@
-"""What goes into one step and what comes out, whichever executor runs it."""
+"""Inputs and outputs of one step, the same for every executor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -8,22 +8,25 @@ import numpy as np
 
 from ..ops.top_k import CAPACITY
 
-CANDIDATES = 128  # a row brings at least its so many largest logits
+CANDIDATES = 128  # an output row has at least this many of its largest logits
 
+# Shared, as most fields of most steps are empty.
+NO_ROWS = np.zeros(0, np.int32)
+NO_LOGITS = np.zeros(0, np.float32)
 
-NO_ROWS, NO_LOGITS = np.zeros(0, np.int32), np.zeros(0, np.float32)  # shared: steps are many
+RowReader = Callable[[int], np.ndarray]  # number of a row -> all its logits, f32 (vocabulary,)
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """One step's tokens, of any number of sequences.
+    """The tokens of one step, from any number of sequences.
 
-    tokens, positions, sequences: (n,) int32; sequences are rows of page_table
-    page_table: (S, P) int32, physical page of each logical page
-    output_rows: (m,) int32, indices into tokens whose logits are wanted, ascending
-    scored_rows, targets: (s,) int32, likewise of those of which one logit each is wanted, and the token that it is of
-    with_candidates: the largest logits of scored rows, too
-    hidden_rows: (h,) int32, likewise of those whose hidden state is wanted
+    tokens, positions, sequences: (n,) int32; a sequence is a row of page_table
+    page_table: (S, P) int32, the physical page of each logical page
+    output_rows: (m,) int32, ascending indices into tokens whose logits are wanted
+    scored_rows, targets: (s,) int32, ascending indices of which one logit is wanted, and that logit's token id
+    with_candidates: also return the largest logits of scored rows
+    hidden_rows: (h,) int32, ascending indices whose hidden states are wanted
     """
 
     tokens: np.ndarray
@@ -39,12 +42,12 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a recorded step can hold: token slots, output rows, scored rows (and whether with candidates), rows of
-    hidden states.
+    """The sizes that a step is recorded for: token slots, output rows, scored rows and rows of hidden states.
 
-    decode: every token is of a sequence of its own, so none needs what another one stores
-    splits: groups that share the context of each head, where it is long
-    precision: in which the layers' products are computed, one of `ops.matmul.PRECISIONS`
+    decode: each token belongs to a different sequence, so none reads what another one stores
+    splits: workgroups that share the context of each head; 1 for short contexts
+    precision: of the layers' matrix products, one of `ops.matmul.PRECISIONS`
+    with_candidates: scored rows also return their largest logits
     """
 
     num_tokens: int
@@ -59,9 +62,9 @@ class StepShape:
 
 @dataclass(frozen=True)
 class RowOutput:
-    """Logits of one output row: the log-sum-exp of the whole row and its largest entries, by logit descending, then id.
+    """Logits of one output row: its log-sum-exp and its largest entries, sorted by logit (descending), then by id.
 
-    `full()` reads the whole row, f32 (vocabulary,); it is valid until the next step.
+    `full()` reads the whole row, f32 (vocabulary,). It is valid until the next step.
     """
 
     log_sum_exp: float
@@ -70,9 +73,65 @@ class RowOutput:
     full: Callable[[], np.ndarray] = field(repr=False)
 
 
-def row_output(stats, count, ids, values, full) -> RowOutput:
-    """One row of top_k's outputs -> RowOutput. Where there were more candidates than places, the row itself is read."""
-    log_sum_exp = float(stats[0])
+@dataclass(frozen=True)
+class ScoredRow:
+    """Logits of a row that is scored, not sampled: its log-sum-exp, the target's logit, and its largest entries if the
+    step has `with_candidates`.
+    """
+
+    log_sum_exp: float
+    target_logit: float
+    ids: np.ndarray = field(default_factory=lambda: NO_ROWS)
+    logits: np.ndarray = field(default_factory=lambda: NO_LOGITS)
+
+
+StepOutput = RowOutput | ScoredRow | np.ndarray  # an array is a hidden state, f32 (width,)
+
+
+def step_outputs(
+    step: StepInputs, results: Sequence[np.ndarray], full: RowReader, scored_full: RowReader
+) -> list[StepOutput]:
+    """Convert the results of `forward.build`'s graph: a RowOutput for each output row, then a ScoredRow for each
+    scored row, then the hidden states.
+
+    full, scored_full: read a whole row of logits; only called for rows that exist.
+    """
+    remaining = iter(results)
+    outputs: list[StepOutput] = []
+    if len(step.output_rows):
+        outputs += _row_outputs(len(step.output_rows), next(remaining), remaining, full)
+    if len(step.scored_rows):
+        outputs += _scored_rows(step, next(remaining), remaining, scored_full)
+    if len(step.hidden_rows):
+        hidden = next(remaining)
+        outputs += [hidden[m].copy() for m in range(len(step.hidden_rows))]
+    return outputs
+
+
+def _scored_rows(
+    step: StepInputs, stats: np.ndarray, remaining: Iterator[np.ndarray], full: RowReader
+) -> Iterator[ScoredRow]:
+    num_rows = len(step.scored_rows)
+    picked = next(remaining)
+    rows = _row_outputs(num_rows, stats, remaining, full) if step.with_candidates else []
+    for m in range(num_rows):
+        candidates = (rows[m].ids, rows[m].logits) if rows else ()
+        yield ScoredRow(float(stats[m, 0]), float(picked[m]), *candidates)
+
+
+def _row_outputs(num_rows: int, stats: np.ndarray, remaining: Iterator[np.ndarray], full: RowReader) -> list[RowOutput]:
+    """remaining: begins with the counts, ids and values of `ops.top_k`."""
+    counts, ids, values = next(remaining), next(remaining), next(remaining)
+    return [
+        _row_output(float(stats[m, 0]), int(counts[m]), ids[m].copy(), values[m].copy(), partial(full, m))
+        for m in range(num_rows)
+    ]
+
+
+def _row_output(
+    log_sum_exp: float, count: int, ids: np.ndarray, values: np.ndarray, full: Callable[[], np.ndarray]
+) -> RowOutput:
+    """One row of top_k's outputs. If there were more candidates than `CAPACITY`, they are taken from the whole row."""
     if count > CAPACITY:
         row = full()
         ids = np.flatnonzero(row >= np.partition(row, -CANDIDATES)[-CANDIDATES])
@@ -83,67 +142,19 @@ def row_output(stats, count, ids, values, full) -> RowOutput:
     return RowOutput(log_sum_exp, ids[order].astype(np.int32), values[order], full)
 
 
-@dataclass(frozen=True)
-class ScoredRow:
-    """What is read of a row that nobody samples from: the log-sum-exp, the target's logit, and the largest entries
-    where they were wanted.
-    """
-
-    log_sum_exp: float
-    target_logit: float
-    ids: np.ndarray = field(default_factory=lambda: NO_ROWS)
-    logits: np.ndarray = field(default_factory=lambda: NO_LOGITS)
-
-
-def step_outputs(
-    step: StepInputs,
-    results: list[np.ndarray],
-    full: Callable[[int], np.ndarray],
-    scored_full: Callable[[int], np.ndarray],
-) -> list:
-    """The results of `forward.build` -> a RowOutput for each output row, a ScoredRow for each scored one, the hidden
-    states f32 (width,).
-
-    full, scored_full: read a whole row of logits.
-    """
-    left, found = list(results), []
-    if len(step.output_rows):
-        stats, counts, ids, values = (left.pop(0) for _ in range(4))
-        found += [
-            row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(full, m))
-            for m in range(len(step.output_rows))
-        ]
-    if len(step.scored_rows):
-        stats, picked = left.pop(0), left.pop(0)
-        counts, ids, values = (left.pop(0) for _ in range(3)) if step.with_candidates else (None, None, None)
-        for m in range(len(step.scored_rows)):
-            row = (
-                row_output(stats[m], counts[m], ids[m].copy(), values[m].copy(), partial(scored_full, m))
-                if step.with_candidates
-                else None
-            )
-            found.append(ScoredRow(float(stats[m, 0]), float(picked[m]), *((row.ids, row.logits) if row else ())))
-    if len(step.hidden_rows):
-        hidden = left.pop(0)
-        found += [hidden[m].copy() for m in range(len(step.hidden_rows))]
-    return found
-
-
 def bucket(count: int, largest: int) -> int:
-    """The smallest size >= count, at most `largest`: recorded steps come in sizes of 1, 2, 4, 8, 16, 24, 32, 48, 64,
-    96, 128 ...
-    """
+    """The smallest recorded size >= count (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128 ...), at most `largest`."""
     size = 1
     while size < count:
         size *= 2
-    if size >= 32 and count <= size * 3 // 4:  # unused places cost as much as used ones
+    if size >= 32 and count <= size * 3 // 4:  # unused slots cost as much as used ones
         size = size * 3 // 4
     return min(size, largest)
 
 
 def check_kept(keep: bool, has_run: bool) -> None:
-    """Raises ValueError where an executor has no intermediates to show."""
+    """Raises ValueError if an executor has no intermediates to read."""
     if not keep:
-        raise ValueError("made without keep=True: intermediates were not kept")
+        raise ValueError("intermediates are not kept without keep=True")
     if not has_run:
         raise ValueError("there are no intermediates yet: run a step first")

@@ -4,22 +4,31 @@ In: placed weights (`weights.Weights`) and a config. Out: callables on symbolic 
 architecture.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
+from ..graph.model import Caches, Config
+from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
 from ..ops.rope import turns_per_position
-from .vector import Vector
+
+if TYPE_CHECKING:  # weights.py makes layers
+    from .weights import Weights
 
 
 class Linear:
-    """One or several weights with the same input, computed side by side into one (T, sum of rows) buffer; the
-    input's norm goes along. biases: of each weight, None where it has none.
+    """One or several weights with the same input, computed into one (T, sum of rows) buffer.
+
+    biases: one per weight, or None. norm: of the input, fused into the products.
     """
 
     def __init__(self, stacks: list[PackedMatrix], biases: list[Vector | None], name: str):
-        self.stacks, self.biases, self.name = stacks, biases, name
+        self.stacks = stacks
+        self.biases = biases
+        self.name = name
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
     def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
@@ -32,10 +41,10 @@ class Linear:
             whole = rows == self.num_rows
             F.matmul(
                 x,
-                graph.constant(weight, weight.shape),
+                graph.constant(weight),
                 out=y if whole else y.columns(first, rows),
                 residual=residual if whole or residual is None else residual.columns(first, rows),
-                bias=constant(graph, bias),
+                bias=optional(graph, bias),
                 **fused,
             )
             first += rows
@@ -43,92 +52,103 @@ class Linear:
 
 
 class GatedLinear:
-    """act(gate(x)) * up(x) with the input's norm: one product where both weights have one format. gate: "silu" or
-    "gelu".
-    """
+    """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format. gate: "silu" or "gelu"."""
 
-    def __init__(self, w, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
-        self.gate, self.name, self.rows = gate, name, rows
-        self.both, self.bias = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns) or (None, None)
-        self.apart = (
-            None if self.both else w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
-        )
+    def __init__(self, w: "Weights", gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
+        self.gate = gate
+        self.name = name
+        self.rows = rows
+        self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
+        self.bias = w.bias(["ffn_gate", "ffn_up"], [rows, rows]) if self.weight else None
+        if not self.weight:
+            self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
     def __call__(self, x: Value, norm: "RMSNorm") -> Value:
-        if self.apart:
-            gate_up = self.apart(x, norm)
+        if not self.weight:
+            gate_up = self.separate(x, norm)
             return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
         x, fused = prepared(x, norm)
-        return F.matmul(
-            x, constant(x.graph, self.both), bias=constant(x.graph, self.bias), gate=self.gate, name=self.name, **fused
-        )
+        weight, bias = x.graph.constant(self.weight), optional(x.graph, self.bias)
+        return F.matmul(x, weight, bias=bias, gate=self.gate, name=self.name, **fused)
 
 
-def constant(graph: Graph, weight: PackedMatrix | Vector | None) -> Value | None:
-    """The value of a weight that may not be there."""
-    return weight and graph.constant(weight, weight.shape)
+def optional(graph: Graph, vector: Vector | None) -> Value | None:
+    """The value of a vector that may be missing."""
+    return graph.constant(vector) if vector is not None else None
 
 
-def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict]:
-    """x and the arguments with which a product norms it; normed on its own where intermediates are to be seen."""
+def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict[str, Any]]:
+    """x, and the arguments that fuse the norm into a product; a separate norm if intermediates are kept."""
     if norm is None:
         return x, {}
     if x.graph.keep:
         return norm(x), {}
-    return x, {"norm": x.graph.constant(norm.weight, norm.weight.shape), "eps": norm.eps}
+    return x, {"norm": x.graph.constant(norm.weight), "eps": norm.eps}
 
 
 class RMSNorm:
     def __init__(self, weight: Vector, eps: float, name: str):
-        self.weight, self.eps, self.name = weight, eps, name
+        self.weight = weight
+        self.eps = eps
+        self.name = name
 
     def __call__(self, x: Value, residual: Value | None = None) -> Value:
-        return F.rms_norm(
-            x, x.graph.constant(self.weight, self.weight.shape), eps=self.eps, residual=residual, name=self.name
-        )
+        return F.rms_norm(x, x.graph.constant(self.weight), eps=self.eps, residual=residual, name=self.name)
 
 
 class Embedding:
     def __init__(self, weight: PackedMatrix, scale: float = 1.0):
-        self.weight, self.scale = weight, scale
+        self.weight = weight
+        self.scale = scale
 
     def __call__(self, graph: Graph) -> Value:
-        return F.embed(graph.constant(self.weight, self.weight.shape), scale=self.scale)
+        return F.embed(graph.constant(self.weight), scale=self.scale)
 
 
 class Rope:
-    """How some layers rotate their queries and keys. pairing: "adjacent" (2i, 2i+1) or "halves" (i, i + n_rot/2)."""
+    """How layers rotate queries and keys. pairing: "adjacent" (2i, 2i + 1) or "halves" (i, i + n_rot / 2)."""
 
     def __init__(
-        self, w, base: float, n_rot: int, pairing: str, freq_scale: float = 1.0, freq_factors: np.ndarray | None = None
+        self,
+        w: "Weights",
+        base: float,
+        n_rot: int,
+        pairing: str,
+        freq_scale: float = 1.0,
+        freq_factors: np.ndarray | None = None,
     ):
-        self.n_rot, self.pairing = n_rot, pairing
-        self.turns = w.made("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
+        self.n_rot = n_rot
+        self.pairing = pairing
+        self.turns = w.constant("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
 
 
 class Attention:
     """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
 
-    def __init__(self, w, cfg, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
-        self.cfg, self.rope, self.scale, self.window, self.softcap = cfg, rope, scale, window, softcap
+    def __init__(self, w: "Weights", cfg: Config, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
+        self.cfg = cfg
+        self.rope = rope
+        self.scale = scale
+        self.window = window
+        self.softcap = softcap
         q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
         self.qkv = w.linear(
             "attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv"
         )
         self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
-        self.q_norm = w.norm("attn_q_norm", cfg.norm_eps, cfg.head_dim, required=False)
-        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim, required=self.q_norm is not None)
+        self.q_norm = w.optional_norm("attn_q_norm", cfg.norm_eps, cfg.head_dim)
+        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim) if self.q_norm else None
         self.layer = w.layer
 
-    def __call__(self, x: Value, norm: RMSNorm, step, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
-        k_cache, v_cache = step.cache(graph, self.layer)
-        norms = [each and graph.constant(each.weight, each.weight.shape) for each in (self.q_norm, self.k_norm)]
+        k_cache, v_cache = caches.cache(graph, self.layer)
         y = F.attend(
             qkv,
-            graph.constant(self.rope.turns, self.rope.turns.shape),
-            *norms,
+            graph.constant(self.rope.turns),
+            optional(graph, self.q_norm and self.q_norm.weight),
+            optional(graph, self.k_norm and self.k_norm.weight),
             k_cache,
             v_cache,
             num_heads=cfg.num_heads,

@@ -1,81 +1,78 @@
-"""GGUF file -> a model that executors run. Architectures are found by their file's name: `general.architecture` =
-"llama" is `architectures/llama.py`, which exports `Config` and `Model`.
+"""Loads a GGUF file as a model that executors can run.
+
+An architecture is a file of `architectures/` with a `Config` and a `Model`: `general.architecture` = "llama" selects
+`architectures/llama.py`.
 """
 
 import importlib
 import logging
 import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from ..device.context import Device
 from ..device.host_memory import available_host_memory
 from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
-from ..ops.packed import expand
+from ..graph.model import Config, LayeredModel
+from ..graph.parts import LoadedPart, Span
+from ..ops.packed import PackedMatrix, expand
 from ..progress import LoadProgress
-from .upload import DevicePlacer, Span, SpanPlacer
-from .weights import Hyperparameters, Weights, check_types, loaded_tensors
+from .hyperparameters import Hyperparameters
+from .upload import upload
+from .weights import Weights, check_types, loaded_tensors
 
-SHARE_FOR_WEIGHTS = 0.75  # of the memory that is free; the rest is for caches, activations and other programs
+SHARE_FOR_WEIGHTS = 0.75  # of free memory; the rest is for caches, activations and other programs
 
 log = logging.getLogger(__name__)
 
-# Found by name at run time: architectures are written in terms of this folder's layers.
+# Imported by name at run time, because architectures import this folder.
 _architectures = importlib.import_module("..architectures", __package__)
 ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(_architectures.__path__))
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A GGUF file whose header was read and found sound."""
+    """A GGUF file whose header was read and checked. make_layers: the architecture's `Model`."""
 
-    path: object
+    path: str | Path
     gguf: GGUFFile
     architecture: str
-    config: object
-    make: object  # the architecture's Model, called with weights and config
+    config: Config
+    make_layers: Callable[[Weights, Config], LayeredModel]
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors that are loaded, as they are in the file."""
+        """Size in the file of all tensors that are loaded."""
         return sum(info.num_bytes for info in loaded_tensors(self.gguf).values())
 
 
 @dataclass
-class LoadedPart:
-    """Some layers of a model in one place. device: None for the twins. layers: a whole model, of which only those of
-    `span` have their weights there. num_bytes: what they take there.
-    """
-
-    span: Span
-    device: object
-    layers: object
-    num_bytes: int
-
-
-@dataclass
 class LoadedModel:
-    """A model's layers with their weights. device: where they lie, None for the twins. num_bytes: what they take
-    there; for the twins the file and what of it is kept dequantized. parts: where they lie in several places, in the
-    order in which a token passes them; else empty.
+    """A model's layers with their weights, in one place or in several.
+
+    device, layers: where the weights are (None: on the CPU), and the layers; both None if the model is in several
+    places, which `parts` lists in the order of the layers. num_bytes: memory that the weights take; on the CPU, the
+    file and its dequantized weights.
     """
 
     gguf: GGUFFile
     architecture: str
-    config: object
-    layers: object
-    device: object
+    config: Config
+    layers: LayeredModel | None
+    device: Device | None
     num_bytes: int
     parts: list[LoadedPart] = field(default_factory=list)
 
 
-def read(path) -> ModelFile:
-    """Raises GGUFError, UnsupportedModel."""
+def read(path: str | Path) -> ModelFile:
+    """Open a GGUF file and check its header. Raises GGUFError, UnsupportedModel."""
     try:
         gguf = GGUFFile.open(path)
     except OSError as error:
         raise GGUFError(
-            f"{path} cannot be read ({error.strerror or error}); give the path of a GGUF file, and see that it may be "
-            f"read"
+            f"{path} cannot be read ({error.strerror or error}); check that it is a GGUF file and that you may read it"
         ) from None
     architecture = gguf.metadata.get("general.architecture", str)
     if architecture not in ARCHITECTURES:
@@ -87,92 +84,89 @@ def read(path) -> ModelFile:
     return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
 
 
-def load(path, device=None, progress: LoadProgress | None = None) -> LoadedModel:
-    """Open a GGUF file (or take a `ModelFile`) and place its weights on `device` (None: keep them as numpy arrays
-    for the twins). progress: is told how far that is.
+def load(
+    path: str | Path | ModelFile, device: Device | None = None, progress: LoadProgress | None = None
+) -> LoadedModel:
+    """Load a GGUF file, or a `ModelFile`, with its weights on `device`, or on the CPU without one.
 
-    Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is allocated), DeviceError.
+    progress: is updated during the load. Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is
+    allocated), DeviceError.
     """
     file = path if isinstance(path, ModelFile) else read(path)
-    gguf, config = file.gguf, file.config
-    _check_memory(file.path, file.num_bytes, device)
-    weights = Weights(gguf)
-    layers = file.make(weights, config)
-    weights.check_all_used()
+    _check_memory(file, device)
     progress = progress or LoadProgress()
+    weights, layers = _make(file)
     progress.begin(file.num_bytes)
     if device is None:
-        num_bytes = file.num_bytes + _expand(file.path, weights.factors, progress)
-        progress.end()
-        gguf.release_pages()
-        return LoadedModel(gguf, file.architecture, config, layers, None, num_bytes)
-    # Built again, on the device: the first one, which took no copies, found the file whole before anything was moved.
-    placer = DevicePlacer(device, file.num_bytes, progress)
-    layers = file.make(Weights(gguf, placer), config)
+        num_bytes = file.num_bytes + _expand(file, weights.factors, progress)
+    else:
+        num_bytes = upload(weights.made, device, file.num_bytes, progress)
     progress.end()
-    gguf.release_pages()
-    return LoadedModel(gguf, file.architecture, config, layers, device, placer.arena.num_bytes)
+    file.gguf.release_pages()
+    return LoadedModel(file.gguf, file.architecture, file.config, layers, device, num_bytes)
 
 
-def load_parts(file: ModelFile, places: list[tuple[Span, object]], progress: LoadProgress | None = None) -> LoadedModel:
-    """A model in several places: (layers, device or None) in the order in which a token passes them, all layers and
-    each once.
+def load_parts(
+    file: ModelFile, places: Sequence[tuple[Span, Device | None]], progress: LoadProgress | None = None
+) -> LoadedModel:
+    """Load a model into several places: spans that cover all layers in order, each with its device (None: the CPU).
 
     Raises UnsupportedModel, OutOfMemory, DeviceError.
     """
-    weights = Weights(file.gguf)
-    file.make(weights, file.config)
-    weights.check_all_used()
-    parts = []
-    held = [
-        [info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name)] for span, _ in places
+    sizes = [
+        sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name))
+        for span, _ in places
     ]
+    made = [_make(file) for _ in places]  # all of them first, which finds faults of the file before anything is moved
     progress = progress or LoadProgress()
-    progress.begin(sum(map(sum, held)))
-    for (span, device), sizes in zip(places, held):
+    progress.begin(sum(sizes))
+    parts = []
+    for (span, device), size, (weights, layers) in zip(places, sizes, made):
         if device is None:
-            weights = Weights(file.gguf)
-            layers = file.make(weights, file.config)
-            num_bytes = sum(sizes) + _expand(
-                file.path, [matrix for matrix in weights.factors if span.holds(matrix.name)], progress
-            )
+            factors = [matrix for matrix in weights.factors if span.holds(matrix.name)]
+            num_bytes = size + _expand(file, factors, progress)
         else:
-            placer = SpanPlacer(device, sum(sizes), span, progress)
-            layers = file.make(Weights(file.gguf, placer), file.config)
-            num_bytes = placer.arena.num_bytes
+            held = [weight for weight in weights.made if span.holds(weight.name)]
+            num_bytes = upload(held, device, size, progress)
         parts.append(LoadedPart(span, device, layers, num_bytes))
     progress.end()
     file.gguf.release_pages()
-    return LoadedModel(
-        file.gguf, file.architecture, file.config, None, None, sum(part.num_bytes for part in parts), parts
-    )
+    total = sum(part.num_bytes for part in parts)
+    return LoadedModel(file.gguf, file.architecture, file.config, None, None, total, parts)
 
 
-def _expand(path, factors, progress: LoadProgress) -> int:
-    """Keep what the twins multiply with dequantized, so far as there is room for it -> bytes that this took."""
-    free = available_host_memory()
-    taken, wanted = (
-        expand(factors, int(free * SHARE_FOR_WEIGHTS), progress.add),
-        sum(matrix.f32_bytes for matrix in factors),
-    )
-    if taken < wanted:
+def _make(file: ModelFile) -> tuple[Weights, LayeredModel]:
+    """The layers of a model, whose weights are views of the file. Raises GGUFError, UnsupportedModel."""
+    weights = Weights(file.gguf)
+    layers = file.make_layers(weights, file.config)
+    weights.check_all_used()
+    return weights, layers
+
+
+def _expand(file: ModelFile, factors: list[PackedMatrix], progress: LoadProgress) -> int:
+    """Dequantize the weights the CPU path multiplies by, as far as memory allows. Returns the bytes used."""
+    budget = int(available_host_memory() * SHARE_FOR_WEIGHTS)
+    used = expand(factors, budget, progress.add)
+    wanted = sum(matrix.f32_bytes for matrix in factors)
+    if used < wanted:
         log.warning(
-            "%s needs %.2f GiB for its weights in f32, of which this machine has room for %.2f GiB: the others are "
-            "dequantized anew for "
-            "each token, which is slow; close other programs, use a smaller model, or a Vulkan device",
-            path,
+            "%s needs %.2f GiB for its weights in f32, and this machine has room for %.2f GiB: the other weights are "
+            "dequantized again for each token, which is slow; close other programs, use a smaller model, or a Vulkan "
+            "device",
+            file.path,
             wanted / 2**30,
-            taken / 2**30,
+            used / 2**30,
         )
-    return taken
+    return used
 
 
-def _check_memory(path, num_bytes: int, device) -> None:
-    where, free = (
-        (device.info.name, device.free_memory(num_bytes)) if device else ("this machine", available_host_memory())
-    )
-    if num_bytes > free:
+def _check_memory(file: ModelFile, device: Device | None) -> None:
+    if device is None:
+        where, free = "this machine", available_host_memory()
+    else:
+        where, free = device.info.name, device.free_memory(file.num_bytes)
+    if file.num_bytes > free:
         raise OutOfMemory(
-            f"{path} needs {num_bytes / 2**30:.2f} GiB for its weights; {where} has {free / 2**30:.2f} GiB free: "
-            "close other programs, or use a smaller model or quantization"
+            f"{file.path} needs {file.num_bytes / 2**30:.2f} GiB for its weights; {where} has {free / 2**30:.2f} GiB "
+            "free: close other programs, or use a smaller model or quantization"
         )

@@ -8,7 +8,7 @@ In: a GGUF file and its config. Out: `Sizes`, from which `needs(layout)` gives w
 from dataclasses import dataclass
 
 from ..gguf.quants import FORMATS
-from ..models.upload import BLOCK
+from ..graph.parts import BLOCK
 from ..models.weights import loaded_tensors
 from .layout import Layout, Needs
 

@@ -15,8 +15,8 @@ from ..device import selection
 from ..device.host_memory import available_host_memory, free_swap
 from ..engine.runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
 from ..errors import DeviceError, OutOfMemory, RequestError
+from ..graph.parts import Span
 from ..models.load import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
-from ..models.upload import Span
 from ..models.weights import loaded_tensors
 from ..progress import LoadProgress
 from . import layout as layouts

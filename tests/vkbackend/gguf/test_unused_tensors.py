@@ -44,9 +44,7 @@ def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
 
 def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
     path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output_norm.bias": (WIDTH,)})
-    monkeypatch.setattr(
-        "vkbackend.models.load.DevicePlacer", lambda device: pytest.fail("weights were about to be placed")
-    )
+    monkeypatch.setattr("vkbackend.models.load.upload", lambda *_: pytest.fail("weights were about to be placed"))
     with pytest.raises(UnsupportedModel, match="output_norm.bias"):
         load(path, device)
 

@@ -45,7 +45,7 @@ def factors(model) -> list[PackedMatrix]:
         for part in (block.attention.qkv, block.attention.output, block.down)
         for stack in part.stacks
     ]
-    return [*linear, *(block.gated.both for block in blocks), *model.layers.output.stacks]
+    return [*linear, *(block.gated.weight for block in blocks), *model.layers.output.stacks]
 
 
 @pytest.fixture
@@ -215,11 +215,11 @@ def test_bytes_of_a_cache_of_bytes(head_dim, of_a_position):
 
 def test_cache_of_bytes_wants_whole_blocks(caplog):
     assert fitting_kind("q8_0", 96) == "q8_0" and not caplog.text
-    assert fitting_kind("q8_0", 80) == "f16" and "heads of this model have 80: f16 is taken" in caplog.text
+    assert fitting_kind("q8_0", 80) == "f16" and "this model's have 80; using f16" in caplog.text
     assert fitting_kind("f32", 80) == "f32"
 
 
-def test_a_step_lets_go_of_what_it_does_not_need(tmp_path):
+def test_a_step_frees_what_it_no_longer_needs(tmp_path):
     """After each call only what a later one reads is there: the activations of one layer, not of all."""
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=6))
     runner = ModelRunner(model, context_length=64)
@@ -229,5 +229,5 @@ def test_a_step_lets_go_of_what_it_does_not_need(tmp_path):
     for call in plan.calls:
         alive |= {place.base for place in call.outputs if place is not None}
         most = max(most, len(alive))
-        alive -= set(call.over)
+        alive -= set(call.unused)
     assert most <= 6 < len(plan.names)

@@ -11,8 +11,8 @@ from vulkan_drivers import DEFAULT, run_on
 
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
+from vkbackend.graph.parts import Span
 from vkbackend.models import load
-from vkbackend.models.upload import Span
 from vkbackend.tokenizer import Tokenizer
 
 NUM_BLOCKS = 4

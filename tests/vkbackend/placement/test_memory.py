@@ -3,8 +3,8 @@
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend.graph.parts import Span
 from vkbackend.models import load
-from vkbackend.models.upload import Span
 from vkbackend.placement.layout import Part
 from vkbackend.placement.needs import Sizes
 

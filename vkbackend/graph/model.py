@@ -1,0 +1,78 @@
+"""What executors expect of a model. Architectures provide it; nothing here knows them."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .builder import Graph, Value
+from .vector import Vector
+
+
+class Config(Protocol):
+    """The sizes that every architecture's `Config` has."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def norm_eps(self) -> float: ...
+
+
+class Caches(Protocol):
+    """The KV caches of a step, by layer."""
+
+    def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
+        """The keys and the values of one layer."""
+        ...
+
+
+class Norm(Protocol):
+    @property
+    def weight(self) -> Vector: ...
+
+    @property
+    def eps(self) -> float: ...
+
+
+class Model(Protocol):
+    """A forward pass on symbolic values."""
+
+    @property
+    def output_norm(self) -> Norm:
+        """The norm before the logits."""
+        ...
+
+    def __call__(self, graph: Graph, caches: Caches, /) -> Value:
+        """The hidden states (T, width) of the step's tokens."""
+        ...
+
+    def logits(self, x: Value) -> Value:
+        """Hidden states (M, width) -> logits (M, vocabulary)."""
+        ...
+
+
+class LayeredModel(Model, Protocol):
+    """A model whose layers can be called one by one, so that they can be in several places."""
+
+    @property
+    def embed(self) -> Callable[[Graph], Value]: ...
+
+    @property
+    def blocks(self) -> Sequence[Callable[[Value, Caches], Value]]: ...

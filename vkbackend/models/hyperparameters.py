@@ -1,0 +1,139 @@
+"""An architecture's sizes and constants, read from the metadata of a GGUF file and checked.
+
+In: an open `GGUFFile`. Out: numbers, with errors that name the key. Sizes are compared with the shapes of tensors
+before anything is allocated by them.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import GGUFError, UnsupportedModel
+from ..gguf.reader import GGUFFile
+from .weights import check_shape
+
+LARGEST = 1 << 24  # above every real hyperparameter: a larger one would only show up as running out of memory
+
+Number = TypeVar("Number", int, float)
+
+
+class Hyperparameters:
+    """Look-ups under the architecture's prefix: `get_int("block_count")` reads "llama.block_count"."""
+
+    def __init__(self, gguf: GGUFFile):
+        self.gguf = gguf
+        self.architecture: str = gguf.metadata.get("general.architecture", str)
+
+    def get_int(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Raises GGUFError if the key is missing without a default, of another type, or not in least..LARGEST."""
+        return self._within(key, self._get(key, int, default), least, LARGEST)
+
+    def get_float(self, key: str, default: float | None = None, least: float = 0.0) -> float:
+        """Raises GGUFError if the key is missing without a default, of another type, not finite, or below `least`."""
+        return self._within(key, self._get(key, float, default), least, float(np.finfo(np.float32).max))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding; 0 without one."""
+        embedding = self.gguf.tensors.get("token_embd.weight")
+        return embedding.shape[0] if embedding else 0
+
+    def num_layers(self) -> int:
+        """`block_count`. Raises GGUFError if the file lacks the tensors of the last layer, because making layers takes
+        time and memory.
+        """
+        count = self.get_int("block_count")
+        if f"blk.{count - 1}.attn_norm.weight" not in self.gguf.tensors:
+            raise GGUFError(
+                f"{self.gguf.path}: tensor blk.{count - 1}.attn_norm.weight is missing, but the metadata says there "
+                f"are {count} layers; the file is incomplete or badly converted"
+            )
+        return count
+
+    def linear_rope_scale(self) -> float:
+        """The factor on positions: 1 / the factor of linear scaling. Raises UnsupportedModel for other kinds.
+
+        Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear if only a factor is given,
+        older files call the factor `rope.scale_linear`, and a factor of 0 means no scaling.
+        """
+        key = f"{self.architecture}.rope.scaling.type"
+        kind = self.gguf.metadata.get(key, str, "linear")
+        if kind == "none":
+            return 1.0
+        if kind != "linear":
+            raise UnsupportedModel(
+                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear"
+            )
+        factor = self.get_float("rope.scaling.factor", self.get_float("rope.scale_linear", 0.0))
+        return 1.0 / factor if factor else 1.0
+
+    def check_shapes(self, *, width: int, feed_forward: int, q_width: int, kv_width: int) -> None:
+        """Compare sizes with the tensors of the first layer, before they are used to allocate. Raises GGUFError."""
+        for name, shape in (
+            ("token_embd", (None, width)),
+            ("blk.0.attn_q", (q_width, width)),
+            ("blk.0.attn_k", (kv_width, width)),
+            ("blk.0.attn_v", (kv_width, width)),
+            ("blk.0.attn_output", (width, q_width)),
+            ("blk.0.ffn_gate", (feed_forward, width)),
+        ):
+            info = self.gguf.tensors.get(f"{name}.weight")
+            if info:
+                check_shape(self.gguf.path, info, shape)
+
+    def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
+        """Raises GGUFError if these contradict each other, UnsupportedModel if the kernels cannot compute them."""
+        if num_heads % num_kv_heads or num_rotated > head_dim or num_rotated % 2:
+            raise GGUFError(
+                f"{self.gguf.path} is damaged: {num_heads} heads of {head_dim}, of which {num_rotated} rotate, on "
+                f"{num_kv_heads} key heads"
+            )
+        if head_dim % 8:
+            raise UnsupportedModel(
+                f"{self.gguf.path} has heads of {head_dim} elements; attention here needs a multiple of 8"
+            )
+
+    def check_dense(self) -> None:
+        """Raises UnsupportedModel for a mixture of experts."""
+        experts = self.get_int("expert_count", 0, least=0)
+        if experts:
+            raise UnsupportedModel(
+                f"{self.gguf.path} is a mixture of {experts} experts, which is not implemented; use a dense "
+                f"{self.architecture} model"
+            )
+
+    def _within(self, key: str, value: Number, least: Number, largest: Number) -> Number:
+        if not least <= value <= largest:
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}, must be {least} to {largest}; "
+                f"the file is damaged or badly converted"
+            )
+        return value
+
+    def _get(self, key: str, kind: type[Number], default: Number | None) -> Number:
+        full, metadata = f"{self.architecture}.{key}", self.gguf.metadata
+        if full in metadata and metadata.array_length(full) is not None:
+            return self._same_in_all_layers(full, kind)
+        return metadata.get(full, kind) if default is None else metadata.get(full, kind, default)
+
+    def _same_in_all_layers(self, full: str, kind: type[Number]) -> Number:
+        """The number that an array has for every layer. Raises GGUFError; UnsupportedModel if they differ."""
+        values = self.gguf.metadata.get(full, list)
+        num_layers = self.gguf.metadata.get(f"{self.architecture}.block_count", int)
+        wanted = "iu" if kind is int else "iuf"
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in wanted:
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {full} is an array that holds no {kind.__name__}s; the file is "
+                f"damaged or badly converted"
+            )
+        if len(values) != num_layers:
+            raise GGUFError(
+                f"{self.gguf.path}: metadata key {full} has {len(values)} values for {num_layers} layers; the file is "
+                f"damaged or badly converted"
+            )
+        if (values != values[0]).any():
+            raise UnsupportedModel(
+                f"{self.gguf.path}: {full} differs from layer to layer ({values.min()} to {values.max()}), which is "
+                f"not implemented; use a model whose layers are all alike"
+            )
+        return kind(values[0])
