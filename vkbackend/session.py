@@ -57,7 +57,7 @@ class Session:
         self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
 
     def rows(self, tokens):
-        """Yield, for each token, the `RowOutput` of what may follow it. Rows are valid until the next is asked for,
+        """Yield, for each token, the `LogitsRow` of what may follow it. Rows are valid until the next is asked for,
         and until another call of this session runs a step. Raises ValueError for what is not a list of token ids,
         RequestError for ids outside of the vocabulary.
         """

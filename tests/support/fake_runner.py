@@ -11,10 +11,12 @@ control.
 
 import re
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 
 from vkbackend.engine.kv_cache import CachedSequence, PagedCache
+from vkbackend.graph.step import LogitsRow
 
 
 class FakeTokenizer:
@@ -58,30 +60,21 @@ class FakeTokenizer:
         return token_id < 2
 
 
-class FakeRow:
-    """A LogitsRow of a given whole row; brings its `candidates` largest logits and counts the reads of the rest."""
-
-    def __init__(self, logits, candidates=128):
-        self._full = np.asarray(logits, np.float32)
-        order = np.argsort(-self._full, kind="stable")[:candidates]
-        self.ids, self.logits = order.astype(np.int32), self._full[order]
-        top = float(self._full.max()) if len(self._full) else -np.inf
-        with np.errstate(all="ignore"):
-            rest = float(np.log(np.sum(np.exp(self._full.astype(np.float64) - top))))
-        self.log_sum_exp = top if top == np.inf else top + rest
-        self.num_full_reads = 0
-
-    def full(self):
-        self.num_full_reads += 1
-        return self._full
+def logits_row(logits, candidates=128) -> LogitsRow:
+    """The LogitsRow of a whole row of logits, with its `candidates` largest. `full` is a Mock, which counts reads."""
+    whole = np.asarray(logits, np.float32)
+    order = np.argsort(-whole, kind="stable")[:candidates]
+    top = float(whole.max()) if len(whole) else -np.inf
+    with np.errstate(all="ignore"):
+        rest = float(np.log(np.sum(np.exp(whole.astype(np.float64) - top))))
+    log_sum_exp = top if top == np.inf else top + rest
+    return LogitsRow(log_sum_exp, order.astype(np.int32), whole[order], Mock(return_value=whole))
 
 
-class FakeScore:
-    """A ScoredRow of a row."""
-
-    def __init__(self, row, target, candidates):
-        self.log_sum_exp, self.target_logit = row.log_sum_exp, float(row.full()[target])
-        self.ids, self.logits = (row.ids, row.logits) if candidates else (row.ids[:0], row.logits[:0])
+def scored_row(logits, target, candidates) -> LogitsRow:
+    """The LogitsRow of a position that is scored: with its target's logit, without `full`."""
+    row = logits_row(logits, 128 if candidates else 0)
+    return LogitsRow(row.log_sum_exp, row.ids, row.logits, target_logit=float(logits[target]))
 
 
 class FakeRunner:
@@ -191,9 +184,9 @@ class FakeRunner:
         for item, length in zip(work, lengths):
             tokens = self._store(self.sequences[item.sequence_id], length)
             for at, target in enumerate(item.targets, length + 1):
-                rows.append(FakeScore(FakeRow(self.row(self._next(item.sequence_id, at))), target, item.candidates))
+                rows.append(scored_row(self.row(self._next(item.sequence_id, at)), target, item.candidates))
             for at in range(len(tokens) - item.outputs + 1, len(tokens) + 1):
-                rows.append(FakeRow(self.row(self._next(item.sequence_id, at))))
+                rows.append(logits_row(self.row(self._next(item.sequence_id, at))))
             if item.hidden:
                 rows.append(np.array([len(tokens), *tokens[-3:]], np.float32))
         for item in work:

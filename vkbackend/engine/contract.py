@@ -1,28 +1,27 @@
-"""What the engine and a runner hand each other. The engine knows a runner by this module alone, so tests can bring
-their own.
+"""The contract between the engine and a runner. The engine uses a runner through this module only, so tests can
+substitute their own.
 
-In one direction: `SequenceWork`, tokens to append to a sequence. In the other: what follows them, as `LogitsRow`s,
-`ScoredRow`s, hidden states.
+In: `SequenceWork`, tokens to append to a sequence. Out: `StepOutput`s, the rows of logits and hidden states that
+these tokens produced.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
+from ..graph.step import StepOutput
 from .prompt import Cell, RowInputs
 
 
 @dataclass(frozen=True)
 class SequenceWork:
-    """Tokens that a step appends to one sequence, and what is wanted of them, in this order:
+    """Tokens that a step appends to one sequence, and the outputs to return for them, in this order:
 
-    targets: a `ScoredRow` for each of the first of them, with the logit of the token named here; candidates: with
-    its largest logits outputs: a row of logits for so many of the last of them hidden: the hidden state of the last
-    one, f32 (width,)
-
-    inputs: what the step must know of `tokens` where some are rows of embeddings, or come after such.
+    targets: score the first len(targets) tokens: a `LogitsRow` for each, whose target is the token given here
+    candidates: scored rows bring their largest logits, too
+    outputs: the number of trailing tokens that get a `LogitsRow`
+    hidden: return the hidden state of the last token, f32 (width,)
+    inputs: rows of embeddings among `tokens`, and their positions; None if the step needs neither
     """
 
     sequence_id: int
@@ -36,34 +35,6 @@ class SequenceWork:
     @property
     def num_outputs(self) -> int:
         return len(self.targets) + self.outputs + self.hidden
-
-
-class LogitsRow(Protocol):
-    """Raw logits of one position. `ids` and `logits` hold at least the 128 largest, or the whole vocabulary where it
-    is smaller.
-
-    log_sum_exp: natural logarithm of the sum of exp(logit) over the whole vocabulary
-    ids, logits: (n,) int32 and (n,) float32, by logit descending, ties by lower id
-    """
-
-    log_sum_exp: float
-    ids: np.ndarray
-    logits: np.ndarray
-
-    def full(self) -> np.ndarray:
-        """The whole row, (vocab,) float32; valid until the runner's next step is submitted."""
-        ...
-
-
-class ScoredRow(Protocol):
-    """What is read of a position that nobody samples from. ids and logits: as a LogitsRow's; empty unless candidates
-    were asked for.
-    """
-
-    log_sum_exp: float
-    target_logit: float
-    ids: np.ndarray
-    logits: np.ndarray
 
 
 class Runner(Protocol):
@@ -114,7 +85,7 @@ class Runner(Protocol):
         """Begin a step that appends every work's tokens; `wait` comes before anything else is asked of the runner."""
         ...
 
-    def wait(self) -> list[LogitsRow | ScoredRow | np.ndarray]:
+    def wait(self) -> list[StepOutput]:
         """What the step that was submitted was asked for, in the order of its work. Where it fails, no sequence has
         changed.
         """

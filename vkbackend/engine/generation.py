@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..errors import RequestError
-from .contract import LogitsRow, Runner, ScoredRow, SequenceWork
+from ..graph.step import LogitsRow, StepOutput
+from .contract import Runner, SequenceWork
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
 from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
 from .request import (
@@ -190,7 +189,7 @@ class Generation:
 
     # -- what comes out
 
-    def take_outputs(self, work: SequenceWork, outputs: Sequence[LogitsRow | ScoredRow | np.ndarray]) -> None:
+    def take_outputs(self, work: SequenceWork, outputs: Sequence[StepOutput]) -> None:
         """What was wanted of the tokens that have just run. Samples the next one once all have; sets `ended` where
         nothing comes after it.
 

@@ -8,7 +8,7 @@ import codecs
 
 import numpy as np
 
-from .contract import LogitsRow
+from ..graph.step import LogitsRow
 from .request import TokenLogprob
 
 MAX_TOP_LOGPROBS = 20

@@ -1,11 +1,12 @@
 """Tokens of many sequences -> one step of a model -> rows of logits. Keeps the KV cache's pages.
 
-In: `SequenceWork`s. Out: `graph.step.RowOutput`s (they are `LogitsRow`s). The engine's thread alone calls it.
+In: `SequenceWork`s. Out: `StepOutput`s. The engine's thread alone calls it.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..graph.cache import DTYPES, CacheStorage, cache_bytes, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
-from ..graph.step import NO_ROWS, RowOutput, StepInputs
+from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
 from ..models.load import LoadedModel
 from .contract import SequenceWork
 from .kv_cache import CachedSequence, PagedCache
@@ -69,9 +70,8 @@ class ModelRunner:
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
         self._submitted: list[SequenceWork] | None = None
-        self._found: dict[
-            int, object
-        ] = {}  # place among the outputs -> output, of the parts of the submitted step that are over
+        # Outputs of the finished parts of the submitted step, by their place among its outputs.
+        self._found: dict[int, StepOutput] = {}
         self._most_rows = {
             "output_rows": max(MAX_OUTPUTS, max_sequences),
             "scored_rows": self.scored_chunk,
@@ -146,7 +146,7 @@ class ModelRunner:
         """
         self.pages.truncate(self.sequences[sequence_id], length)
 
-    def step(self, work: list[SequenceWork]) -> list:
+    def step(self, work: list[SequenceWork]) -> list[StepOutput]:
         """Append every work's tokens to its sequence; what each of them wants, in order.
 
         A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages
@@ -170,7 +170,7 @@ class ModelRunner:
                 self.pages.extend(self.sequences[item.sequence_id], item.tokens)
             self._submit(work, lengths)
 
-    def wait(self) -> list:
+    def wait(self) -> list[StepOutput]:
         """The outputs of the step that was submitted. Raises what `step` raises."""
         work = self._submitted
         lengths = [self.length(item.sequence_id) - len(item.tokens) for item in work]
@@ -242,8 +242,7 @@ class ModelRunner:
             if last == len(tokens):
                 return
             # What full() would read is about to be overwritten.
-            done = [_frozen(output) if isinstance(output, RowOutput) else output for output in self.executor.wait()]
-            self._found.update(zip(self._places, done))
+            self._found.update(zip(self._places, map(_frozen, self.executor.wait())))
             first, num_targets = last, next_target
 
     @property
@@ -261,9 +260,12 @@ def rows_at_once(vocab_size: int) -> int:
     return min(max(SCORED_BYTES // (4 * vocab_size), 1), PREFILL_CHUNK)
 
 
-def _frozen(row: RowOutput) -> RowOutput:
-    whole = row.full()
-    return RowOutput(row.log_sum_exp, row.ids, row.logits, lambda: whole)
+def _frozen(output: StepOutput) -> StepOutput:
+    """Read the whole row of logits now, so that `full` stays valid after the next part."""
+    if not isinstance(output, LogitsRow) or output.is_scored:
+        return output
+    whole = output.full()
+    return replace(output, full=lambda: whole)
 
 
 def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max_sequences: int) -> int:

@@ -3,7 +3,7 @@
 The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw;
 float32.
 
-A row brings its largest raw logits only (`work.LogitsRow`). They are enough when it is certain which tokens come
+A row brings its largest raw logits only (`graph.step.LogitsRow`). They are enough when it is certain which tokens come
 first: bias, penalties and a constraint change what the row has brought exactly, and an unseen token lies at or below
 the row's last logit, where it stays as long as nothing can raise it. A token that lands above that floor beats every
 unseen one. Where the chain needs more tokens than are certain, the whole row is read.
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import VkbackendError
-from .contract import LogitsRow
+from ..graph.step import LogitsRow
 from .pcg import RandomDraws
 from .request import SamplingOptions
 

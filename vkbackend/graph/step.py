@@ -1,7 +1,7 @@
 """Inputs and outputs of one step, the same for every executor."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -60,39 +60,40 @@ class StepShape:
     num_hidden: int = 0
 
 
-@dataclass(frozen=True)
-class RowOutput:
-    """Logits of one output row: its log-sum-exp and its largest entries, sorted by logit (descending), then by id.
-
-    `full()` reads the whole row, f32 (vocabulary,). It is valid until the next step.
-    """
-
-    log_sum_exp: float
-    ids: np.ndarray
-    logits: np.ndarray
-    full: Callable[[], np.ndarray] = field(repr=False)
+def _not_read() -> np.ndarray:
+    raise ValueError("only rows named by `output_rows` can be read whole")
 
 
 @dataclass(frozen=True)
-class ScoredRow:
-    """Logits of a row that is scored, not sampled: its log-sum-exp, the target's logit, and its largest entries if the
-    step has `with_candidates`.
+class LogitsRow:
+    """Raw logits of one position: a summary of the whole row, and its candidates.
+
+    log_sum_exp: natural logarithm of the sum of exp(logit) over the whole vocabulary
+    ids, logits: the candidates, (n,) int32 and (n,) float32, by logit descending, ties by lower id. At least the
+    CANDIDATES largest, or the whole vocabulary if it is smaller; empty for a scored row without candidates
+    full: returns the whole row, (vocab,) float32, until the next step is submitted; ValueError for a scored row
+    target_logit: the target token's logit; None unless the row is scored
     """
 
     log_sum_exp: float
-    target_logit: float
     ids: np.ndarray = field(default_factory=lambda: NO_ROWS)
     logits: np.ndarray = field(default_factory=lambda: NO_LOGITS)
+    full: Callable[[], np.ndarray] = field(default=_not_read, repr=False)
+    target_logit: float | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        return self.target_logit is not None
 
 
-StepOutput = RowOutput | ScoredRow | np.ndarray  # an array is a hidden state, f32 (width,)
+StepOutput = LogitsRow | np.ndarray  # an array is a hidden state, f32 (width,)
 
 
 def step_outputs(
     step: StepInputs, results: Sequence[np.ndarray], full: RowReader, scored_full: RowReader
 ) -> list[StepOutput]:
-    """Convert the results of `forward.build`'s graph: a RowOutput for each output row, then a ScoredRow for each
-    scored row, then the hidden states.
+    """Convert the results of `forward.build`'s graph: a LogitsRow for each output row, then for each scored row,
+    then the hidden states.
 
     full, scored_full: read a whole row of logits; only called for rows that exist.
     """
@@ -110,16 +111,16 @@ def step_outputs(
 
 def _scored_rows(
     step: StepInputs, stats: np.ndarray, remaining: Iterator[np.ndarray], full: RowReader
-) -> Iterator[ScoredRow]:
+) -> Iterator[LogitsRow]:
     num_rows = len(step.scored_rows)
     picked = next(remaining)
     rows = _row_outputs(num_rows, stats, remaining, full) if step.with_candidates else []
     for m in range(num_rows):
-        candidates = (rows[m].ids, rows[m].logits) if rows else ()
-        yield ScoredRow(float(stats[m, 0]), float(picked[m]), *candidates)
+        row = LogitsRow(float(stats[m, 0]), target_logit=float(picked[m]))
+        yield replace(row, ids=rows[m].ids, logits=rows[m].logits) if rows else row
 
 
-def _row_outputs(num_rows: int, stats: np.ndarray, remaining: Iterator[np.ndarray], full: RowReader) -> list[RowOutput]:
+def _row_outputs(num_rows: int, stats: np.ndarray, remaining: Iterator[np.ndarray], full: RowReader) -> list[LogitsRow]:
     """remaining: begins with the counts, ids and values of `ops.top_k`."""
     counts, ids, values = next(remaining), next(remaining), next(remaining)
     return [
@@ -130,7 +131,7 @@ def _row_outputs(num_rows: int, stats: np.ndarray, remaining: Iterator[np.ndarra
 
 def _row_output(
     log_sum_exp: float, count: int, ids: np.ndarray, values: np.ndarray, full: Callable[[], np.ndarray]
-) -> RowOutput:
+) -> LogitsRow:
     """One row of top_k's outputs. If there were more candidates than `CAPACITY`, they are taken from the whole row."""
     if count > CAPACITY:
         row = full()
@@ -139,7 +140,7 @@ def _row_output(
     else:
         ids, values = ids[:count], values[:count]
     order = np.lexsort((ids, -values))
-    return RowOutput(log_sum_exp, ids[order].astype(np.int32), values[order], full)
+    return LogitsRow(log_sum_exp, ids[order].astype(np.int32), values[order], full)
 
 
 def bucket(count: int, largest: int) -> int:

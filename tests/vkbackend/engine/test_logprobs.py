@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fake_runner import FakeRow, FakeTokenizer
+from fake_runner import FakeTokenizer, logits_row
 from shared_data import shared
 
 from vkbackend.engine.logprobs import token_logprob, token_text
@@ -23,7 +23,7 @@ def test_as_recorded():
     cases = [case for case in json.loads(shared("vectors/logprobs.json").read_text()) if case["logits"]]
     assert cases
     for case in cases:
-        row = FakeRow([number(value) for value in case["logits"]])
+        row = logits_row([number(value) for value in case["logits"]])
         result = token_logprob(row, case["selected"], case["top_k"], NumberedTokens())
         expected = case["output"]
         assert result.text == expected["token"], case["name"]
@@ -37,22 +37,22 @@ def test_as_recorded():
 
 def test_token_outside_the_candidates_reads_the_whole_row():
     logits = np.linspace(5, -5, 1000)
-    row = FakeRow(logits, candidates=128)
+    row = logits_row(logits, candidates=128)
     result = token_logprob(row, 900, 2, NumberedTokens())
-    assert row.num_full_reads == 1
+    assert row.full.call_count == 1
     assert result.logprob == pytest.approx(logits[900] - np.log(np.exp(logits).sum()), rel=1e-5)
     assert [entry.token_id for entry in result.top] == [0, 1]
 
 
 def test_probabilities_sum_to_one():
-    row = FakeRow(np.random.default_rng(3).normal(size=20))
+    row = logits_row(np.random.default_rng(3).normal(size=20))
     total = sum(np.exp(entry.logprob) for entry in token_logprob(row, 0, 20, NumberedTokens()).top)
     assert total == pytest.approx(1, abs=1e-5)
 
 
 def test_bytes_are_the_tokens_own_when_it_is_a_part_of_a_character():
     tokenizer = FakeTokenizer([b" \xe6", b"\xf0\x9f"])
-    entry = token_logprob(FakeRow(np.zeros(8)), tokenizer.id(b" \xe6"), 0, tokenizer)
+    entry = token_logprob(logits_row(np.zeros(8)), tokenizer.id(b" \xe6"), 0, tokenizer)
     assert (entry.bytes, entry.text) == (b" \xe6", " \ufffd")
     assert token_text(b"\xf0\x9f") == "\ufffd\ufffd"
     assert token_text("日本".encode()) == "日本"

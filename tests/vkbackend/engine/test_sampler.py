@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fake_runner import FakeRow
+from fake_runner import logits_row
 from shared_data import shared
 
 from vkbackend.engine import sampler as chain
@@ -87,13 +87,13 @@ def test_greedy_as_recorded():
         if "NaN" in case["logits"]:
             continue  # ours is an error, see test_not_a_number
         sampler = Sampler(SamplingOptions(temperature=0, **PLAIN))
-        assert sampler.sample(FakeRow(logits_of(case))) == case["id"], case["name"]
+        assert sampler.sample(logits_row(logits_of(case))) == case["id"], case["name"]
 
 
 def test_seeded_draws_as_recorded():
     for case in vectors("seeded_draws"):
         sampler = Sampler(options(case))
-        row = FakeRow(logits_of(case))
+        row = logits_row(logits_of(case))
         assert [sampler.sample(row) for _ in case["ids"]] == case["ids"], case["name"]
 
 
@@ -110,34 +110,34 @@ def test_options_out_of_range_are_clamped_as_recorded():
     for case in vectors("new_sampler"):
         given = dict(temperature=case["temperature"], top_p=case["top_p"], min_p=case["min_p"])
         left, right = SamplingOptions(seed=1, **given, **PLAIN), SamplingOptions(seed=1, **case["effective"], **PLAIN)
-        draws = [[sampler.sample(FakeRow(values)) for _ in range(20)] for sampler in (Sampler(left), Sampler(right))]
+        draws = [[sampler.sample(logits_row(values)) for _ in range(20)] for sampler in (Sampler(left), Sampler(right))]
         assert draws[0] == draws[1], case["name"]
 
 
 def test_not_a_number_is_an_error_at_every_temperature():
     for temperature in (0.0, 0.8):
         with pytest.raises(VkbackendError, match="NaN"):
-            Sampler(SamplingOptions(temperature=temperature)).sample(FakeRow([1.0, math.nan]))
+            Sampler(SamplingOptions(temperature=temperature)).sample(logits_row([1.0, math.nan]))
 
 
 def test_greedy_ties_go_to_the_lowest_id():
     logits = np.zeros(500, np.float32)
     logits[[300, 40, 41]] = 2
-    assert Sampler(SamplingOptions(temperature=0, **PLAIN)).sample(FakeRow(logits)) == 40
+    assert Sampler(SamplingOptions(temperature=0, **PLAIN)).sample(logits_row(logits)) == 40
 
 
 def test_repeat_penalty_divides_positive_and_multiplies_negative_logits():
     greedy = SamplingOptions(temperature=0, repeat_penalty=2.0)
-    assert Sampler(greedy, prompt=[0]).sample(FakeRow([3.0, 2.0])) == 1  # 1.5 < 2
-    assert Sampler(greedy, prompt=[0]).sample(FakeRow([-1.0, -1.5])) == 1  # -2 < -1.5
-    assert Sampler(greedy).sample(FakeRow([3.0, 2.0])) == 0
+    assert Sampler(greedy, prompt=[0]).sample(logits_row([3.0, 2.0])) == 1  # 1.5 < 2
+    assert Sampler(greedy, prompt=[0]).sample(logits_row([-1.0, -1.5])) == 1  # -2 < -1.5
+    assert Sampler(greedy).sample(logits_row([3.0, 2.0])) == 0
 
 
 def test_penalties_look_back_on_repeat_last_n_tokens():
     def first(last_n, prompt, num_ctx=4):
         return Sampler(
             SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=last_n), prompt, num_ctx
-        ).sample(FakeRow([3.0, 2.0]))
+        ).sample(logits_row([3.0, 2.0]))
 
     assert first(2, [0, 5, 5]) == 0  # out of sight
     assert first(3, [0, 5, 5]) == 1
@@ -147,7 +147,7 @@ def test_penalties_look_back_on_repeat_last_n_tokens():
 
 
 def test_presence_once_and_frequency_per_occurrence():
-    row = FakeRow([3.0, 2.0])
+    row = logits_row([3.0, 2.0])
     assert Sampler(SamplingOptions(temperature=0, presence_penalty=0.6, **PLAIN), [0, 0]).sample(row) == 0
     assert Sampler(SamplingOptions(temperature=0, frequency_penalty=0.6, **PLAIN), [0]).sample(row) == 0
     assert Sampler(SamplingOptions(temperature=0, frequency_penalty=0.6, **PLAIN), [0, 0]).sample(row) == 1
@@ -155,7 +155,7 @@ def test_presence_once_and_frequency_per_occurrence():
 
 def test_accepted_tokens_are_penalised():
     sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0))
-    row = FakeRow([3.0, 2.0, 1.6])
+    row = logits_row([3.0, 2.0, 1.6])
     taken = []
     for _ in range(3):
         taken.append(sampler.sample(row))
@@ -166,7 +166,7 @@ def test_accepted_tokens_are_penalised():
 def test_accepted_tokens_push_earlier_ones_out_of_sight():
     """A token that comes twice counts until its second occurrence is out of sight."""
     sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=3), [0, 0, 5])
-    row, taken = FakeRow([3.0, 2.0]), []
+    row, taken = logits_row([3.0, 2.0]), []
     for token_id in (5, 5, 5):
         taken.append(sampler.sample(row))
         sampler.accept(token_id)
@@ -206,7 +206,7 @@ def test_candidates_give_what_the_whole_row_gives(name, spread):
             drawn = []
             for candidates in (16, 128, 700):
                 sampler = Sampler(SamplingOptions(seed=seed, **CHAINS[name]), prompt)
-                row = FakeRow(logits, candidates)
+                row = logits_row(logits, candidates)
                 for _ in range(5):
                     drawn.append(sampler.sample(row, allowed))
                     sampler.accept(drawn[-1])
@@ -215,7 +215,7 @@ def test_candidates_give_what_the_whole_row_gives(name, spread):
 
 
 def test_a_penalised_token_that_lands_on_the_floor_may_lose_to_an_unseen_one():
-    row = FakeRow([0, 0, 0, 0, 0, 3.0, 0, 3.0, 0, 6.0], candidates=2)  # brings 9 and 5
+    row = logits_row([0, 0, 0, 0, 0, 3.0, 0, 3.0, 0, 6.0], candidates=2)  # brings 9 and 5
     assert Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0), [9, 5]).sample(row) == 7
 
 
@@ -223,9 +223,9 @@ def test_the_whole_row_is_read_only_where_it_must_be():
     logits = np.linspace(20, -20, 2000).astype(np.float32)
 
     def reads(prompt=(), **chain_options):
-        row = FakeRow(logits)
+        row = logits_row(logits)
         Sampler(SamplingOptions(seed=1, **chain_options), prompt).sample(row)
-        return row.num_full_reads
+        return row.full.call_count
 
     assert reads() == 0
     assert reads(prompt=range(64)) == 0  # 64 penalised, the others carry on
@@ -242,18 +242,18 @@ def test_the_whole_row_is_read_only_where_it_must_be():
 def test_no_allowed_token_is_an_error():
     for temperature in (0.0, 1.0):
         with pytest.raises(VkbackendError, match="no token is allowed"):
-            Sampler(SamplingOptions(temperature=temperature)).sample(FakeRow([1.0, 2.0]), np.array([False, False]))
+            Sampler(SamplingOptions(temperature=temperature)).sample(logits_row([1.0, 2.0]), np.array([False, False]))
 
 
 def test_draws_follow_the_probabilities():
     sampler = Sampler(SamplingOptions(temperature=1.0, top_k=0, top_p=1.0, seed=5, **PLAIN))
-    row = FakeRow(np.log([0.6, 0.3, 0.1]))
+    row = logits_row(np.log([0.6, 0.3, 0.1]))
     counts = Counter(sampler.sample(row) for _ in range(3000))
     assert [counts[token] / 3000 for token in range(3)] == pytest.approx([0.6, 0.3, 0.1], abs=0.04)
 
 
 def test_seeds_repeat_and_no_seed_does_not():
-    row = FakeRow(np.zeros(100))
+    row = logits_row(np.zeros(100))
     wide = dict(temperature=1.0, top_k=0, top_p=1.0)
 
     def run(seed):
@@ -296,7 +296,7 @@ def test_extreme_options_give_a_token_or_a_sentence_and_no_warning(extreme, temp
             more = {"temperature": temperature, **extreme}
             sampler = Sampler(SamplingOptions(seed=3, **more), [0, 1, 1, 2, 5, 5], num_ctx=64)
             try:
-                token = sampler.sample(FakeRow(logits * np.float32(scale), count))
+                token = sampler.sample(logits_row(logits * np.float32(scale), count))
                 assert 0 <= token < len(logits) and token != 4
                 sampler.accept(token)
             except VkbackendError as error:

@@ -126,7 +126,7 @@ def test_what_runs_in_one_step_is_told_apart(path, place, architecture):
     for sequence, each in zip(ids, work):
         apart.append(
             [
-                output.full() if hasattr(output, "full") else output
+                output if isinstance(output, np.ndarray) or output.is_scored else output.full()
                 for output in alone.step([SequenceWork(sequence, **each)])
             ]
         )
@@ -140,6 +140,8 @@ def test_what_runs_in_one_step_is_told_apart(path, place, architecture):
             (expected.target_logit, expected.log_sum_exp), abs=1e-4
         )
         assert list(row.ids[:5]) == list(expected.ids[:5]) and len(row.ids) >= 128
+    with pytest.raises(ValueError, match="output_rows"):
+        found[1].full()
     np.testing.assert_allclose(found[20].full(), last, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found[21], hidden, rtol=0, atol=1e-4)
 
