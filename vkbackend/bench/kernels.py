@@ -44,11 +44,9 @@ def _measure(device, name: str) -> KernelSpeed:
     place(weight, device, arena)
     x, y = (TensorView(arena.allocate(4 * columns), (1, columns)) for columns in (K, ROWS))
     device.upload(x.buffer, rng.standard_normal(K, np.float32))
-    tiles = [candidate["tile"] for candidate in matmul.candidates(device, [x, weight, None, None, None])]
-    products = {
-        tile[0]: Program(device, matmul.dispatch(device, [x, weight, None, None, None], [y], tile=tile))
-        for tile in tiles
-    }
+    inputs = (x, weight, None, None, None)
+    tiles = [candidate["tile"] for candidate in matmul.candidates(device, inputs)]
+    products = {tile[0]: Program(device, matmul.dispatch(device, inputs, [y], tile=tile)) for tile in tiles}
     loads = {tile[0]: Program(device, _load(device, weight, y, tile[0])) for tile in tiles}
     seconds = {(kind, rows): float("inf") for kind in ("product", "load") for rows in products}
     for turn in range(ROUNDS + 1):

@@ -1,21 +1,24 @@
-"""Element by element: silu_mul, gelu_mul, add, scale, softcap.
+"""Elementwise ops: silu_mul, gelu_mul, add, scale, softcap.
 
-a, b: (rows, n) f32 -> (rows, n) f32, dense; n is a multiple of 4. Column ranges of wider matrices are fine as inputs.
+a, b: (rows, n) f32 -> (rows, n) f32, dense; n is a multiple of 4. Inputs may be column ranges of wider matrices.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div, elementwise_variant
+from .op import Case, Op, TensorView, ceil_div, elementwise_variant
 from .signature import Signature
 
 GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
 
 
-def silu_mul(gate, up):
+def silu_mul(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """gate * sigmoid(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
     y = -gate
-    with np.errstate(over="ignore"):  # exp overflows to infinity for gates below -88: the quotient is then the right 0
+    with np.errstate(over="ignore"):  # for gates below -88 exp gives infinity, and the quotient 0 is right
         np.exp(y, out=y)
     y += 1
     np.divide(gate, y, out=y)
@@ -23,7 +26,7 @@ def silu_mul(gate, up):
     return y
 
 
-def gelu_mul(gate, up):
+def gelu_mul(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """gelu(gate) * up, gelu in its tanh form (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
     y = gate * gate
     y *= np.float32(0.044715)
@@ -38,21 +41,27 @@ def gelu_mul(gate, up):
     return y
 
 
-def add(a, b):
+def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b."""
     return a + b
 
 
-def scale(a, *, factor):
+def scale(a: np.ndarray, *, factor: float) -> np.ndarray:
+    """a * factor."""
     return a * np.float32(factor)
 
 
-def softcap(a, *, cap):
+def softcap(a: np.ndarray, *, cap: float) -> np.ndarray:
     """cap * tanh(a / cap)."""
     return np.float32(cap) * np.tanh(a / np.float32(cap))
 
 
-def _dispatcher(name, attribute=None):
-    def dispatch(device, inputs, outputs, **attrs):
+def _dispatcher(name: str, attribute: str = "") -> Callable[..., list[Dispatch]]:
+    """attribute: the op's only attribute, passed to the kernel as `parameter`."""
+
+    def dispatch(
+        device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView], **attrs: float
+    ) -> list[Dispatch]:
         a, b = inputs[0], inputs[-1]
         rows, n4 = a.shape[0], a.row_elements // 4
         return [
@@ -61,7 +70,7 @@ def _dispatcher(name, attribute=None):
                 (a.buffer, b.buffer),
                 (outputs[0].buffer,),
                 (ceil_div(n4, 64), rows, 1),
-                push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs.get(attribute, 0.0)},
+                push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs[attribute] if attribute else 0.0},
                 label=name,
             )
         ]
@@ -69,11 +78,11 @@ def _dispatcher(name, attribute=None):
     return dispatch
 
 
-def _cases(arguments, **attrs):
-    def case(label, rows, n, spread):
+def _cases(num_arguments: int, **attrs: float) -> tuple[Case, ...]:
+    def case(label: str, rows: int, n: int, spread: int) -> Case:
         return Case(
             label,
-            lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread) for _ in range(arguments)],
+            lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread) for _ in range(num_arguments)],
             attrs,
             2e-5,
             2e-5,
@@ -82,7 +91,7 @@ def _cases(arguments, **attrs):
     return case("one row", 1, 1536, 1), case("odd", 5, 132, 3), case("large values", 3, 64, 40)
 
 
-def _signature(*names):
+def _signature(*names: str) -> Signature:
     return Signature(*[f"{name} (rows, n) f32" for name in names], multiples={"n": 4})
 
 

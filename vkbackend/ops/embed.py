@@ -1,21 +1,32 @@
-"""Embedding: rows of a quantized matrix, dequantized, times `scale`.
+"""Embedding lookup: rows of a quantized matrix, dequantized and multiplied by `scale`.
 
 tokens: (T,) i32, weight: (vocabulary, K) -> (T, K) f32. Every token must be a row of the weight.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div
+from .op import Case, Op, TensorView, ceil_div
 from .packed import FORMATS, PackedMatrix
 from .signature import Signature
 
 
-def reference(tokens, weight, *, scale=1.0):
+def reference(tokens: np.ndarray, weight: PackedMatrix, *, scale: float = 1.0) -> np.ndarray:
+    """The numpy twin."""
     return weight.rows(tokens) * np.float32(scale)
 
 
-def dispatch(device, inputs, outputs, *, scale=1.0):
+def dispatch(
+    device: Device,
+    inputs: tuple[TensorView, PackedMatrix],
+    outputs: Sequence[TensorView],
+    *,
+    scale: float = 1.0,
+) -> list[Dispatch]:
+    """One dispatch per part of the weight; one invocation per 32 elements."""
     tokens, weight = inputs
     num_tokens, k = outputs[0].shape
     return [
@@ -31,7 +42,7 @@ def dispatch(device, inputs, outputs, *, scale=1.0):
     ]
 
 
-def _case(name, k, scale=1.0):
+def _case(name: str, k: int, scale: float = 1.0) -> Case:
     return Case(
         f"{name} {k} wide",
         lambda rng: [np.array([0, 36, 5, 5, 17], np.int32), PackedMatrix.random(rng, name, 37, k)],

@@ -1,20 +1,25 @@
-"""Some rows of a matrix: y[m] = x[rows[m]], zeros where rows[m] is negative (an unused output).
+"""Gather rows of a matrix: y[m] = x[rows[m]], or zeros if rows[m] is negative (an unused output).
 
 x: (T, n) f32, rows: (M,) i32 -> (M, n) f32. n is a multiple of 4.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div
+from .op import Case, Op, TensorView, ceil_div
 from .signature import Signature
 
 
-def reference(x, rows):
+def reference(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The numpy twin."""
     return np.where(rows[:, None] < 0, np.float32(0), x[np.maximum(rows, 0)])
 
 
-def dispatch(device, inputs, outputs):
+def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView]) -> list[Dispatch]:
+    """One invocation per four elements."""
     x, rows = inputs
     n4 = x.row_elements // 4
     return [

@@ -1,19 +1,32 @@
-"""Store a step's keys and values at their pages of the cache, in place.
+"""Store a step's keys and values in the pages of the cache, in place.
 
 k, v: (T, kv_heads, head_dim) f32, positions, sequences: (T,) i32 (position negative: slot unused), page_table: (S,
 P) i32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> the caches. head_dim is even: an
-invocation writes two elements, or, of q8_0, two blocks.
+invocation writes two elements, or two blocks of q8_0.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import q8_cache
-from .op import Case, Op, ceil_div
+from .op import Case, Op, TensorView, ceil_div
+from .q8_cache import Cache
 from .signature import Signature
 
 
-def reference(k, v, positions, sequences, page_table, k_cache, v_cache):
+def reference(
+    k: np.ndarray,
+    v: np.ndarray,
+    positions: np.ndarray,
+    sequences: np.ndarray,
+    page_table: np.ndarray,
+    k_cache: Cache,
+    v_cache: Cache,
+) -> tuple[Cache, Cache]:
+    """The numpy twin."""
     used = positions >= 0
     position = positions[used]
     page_size = k_cache.shape[1]
@@ -23,7 +36,8 @@ def reference(k, v, positions, sequences, page_table, k_cache, v_cache):
     return k_cache, v_cache
 
 
-def dispatch(device, inputs, outputs):
+def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView]) -> list[Dispatch]:
+    """One invocation per two elements, or two blocks of q8_0."""
     k, v, positions, sequences, page_table = inputs[:5]
     k_cache, v_cache = outputs
     width, head_dim = k.row_elements, k.shape[2]
@@ -47,13 +61,13 @@ def dispatch(device, inputs, outputs):
     ]
 
 
-def _case(label, tokens, kv_heads, head_dim, dtype):
-    def make(rng):
+def _case(label: str, tokens: int, kv_heads: int, head_dim: int, dtype: str) -> Case:
+    def make(rng: np.random.Generator) -> list:
         shape = (7, 16, kv_heads, head_dim)
         positions = np.arange(tokens, dtype=np.int32) + 13
         if tokens > 2:
             positions[1] = -1
-        values = _beside_codes if dtype == q8_cache.NAME else _normal
+        values = _near_codes if dtype == q8_cache.NAME else _normal
         return [
             values(rng, (tokens, kv_heads, head_dim)),
             values(rng, (tokens, kv_heads, head_dim)),
@@ -64,18 +78,17 @@ def _case(label, tokens, kv_heads, head_dim, dtype):
             q8_cache.random(rng, shape, dtype),
         ]
 
-    return Case(
-        label, make, {}, 0.0, 0.0 if dtype == "float32" else 1e-3
-    )  # drivers may round to half either way: one unit
+    rtol = 0.0 if dtype == "float32" else 1e-3  # one unit: drivers may round to half either way
+    return Case(label, make, {}, 0.0, rtol)
 
 
-def _normal(rng, shape):
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal(shape, np.float32)
 
 
-def _beside_codes(rng, shape):
-    """Values whose codes do not depend on how a device divides: near multiples of their block's 127th part, the
-    largest of which is there.
+def _near_codes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Values whose codes do not depend on how a device rounds divisions: each is near a multiple of its block's
+    scale, and each block contains 127 times its scale.
     """
     blocks = (*shape[:-1], shape[-1] // q8_cache.BLOCK, q8_cache.BLOCK)
     codes = rng.integers(-126, 127, blocks) + rng.uniform(-0.45, 0.45, blocks)

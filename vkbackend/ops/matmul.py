@@ -1,45 +1,57 @@
-"""Matrix product with quantized weights, with what stands before and after it in a model:
-y = [act(gate) * up of] (rms_norm(x) or x) W^T [+ bias] [+ residual], dequantized on the way, summed in f32.
+"""Matrix product with quantized weights, fused with the ops before and after it in a model:
+y = [act(gate) * up of] (rms_norm(x) or x) W^T [+ bias] [+ residual], dequantized on the fly, summed in f32.
 
 x: (T, K) f32, weight: (N, K) of any format in `gguf.quants.FORMATS`, norm: (K,) f32 or None, residual: (T, N) f32 or
-None, bias: (N,) f32 or None -> (T, N) f32 gate "silu" or "gelu": the weight is `gated`, its first N rows (and
-elements of the bias) the gate and its last N up (Shazeer 2020, https://arxiv.org/abs/2002.05202).
+None, bias: (N,) f32 or None -> (T, N) f32. gate "silu" or "gelu": the weight is `gated`; its first N rows (and elements
+of the bias) are the gate and its last N are up (Shazeer 2020, https://arxiv.org/abs/2002.05202).
 
-On the device every (row, token) is one chain of fma along K, or, on a GPU, `num_slices` of them added up in order;
-the same in every variant: bits do not depend on the batch. precision says otherwise where it is not "float32": x
-(normed) is rounded in blocks of 32 along K, to float16 or to 8 bits, as multiples of the largest of its block or of
-that one's 127th part; for devices that compute those faster. The same holds for products in float16.
+On the device every (row, token) is one chain of fma along K or, on a GPU, `num_slices` chains added up in order. This
+order is the same in every variant, so bits do not depend on the batch. The precisions "float16" and "int8" round x
+(after the norm) in blocks of 32 along K, relative to the block's largest magnitude: to float16, or to 8 bits in steps
+of 1/127 of it. They are for devices that compute these types faster. In float16 the products are rounded as well.
 """
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import elementwise, rms_norm
-from .op import Case, Op, ceil_div, group_variant
-from .packed import FORMATS, PackedMatrix, row_lanes
+from .matmul_kernels import (
+    MATRIX,
+    SHARED,
+    TILE_TOKENS,
+    Tile,
+    choose_kernel,
+    matrix_size,
+    num_slices,
+    possible_tiles,
+)
+from .op import Case, Op, Shaped, TensorView
+from .packed import FORMATS, PackedMatrix, Part
 from .signature import Signature
 
-# (rows per lane, tokens per lane) that shaders/variants.toml builds.
-TILES = {
-    "base": ((1, 1), (2, 1), (4, 1), (2, 4), (4, 4)),
-    "subgroup": ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (2, 4), (4, 4), (8, 4), (4, 8)),
-}
-TILES["texel"] = TILES["subgroup"]
-SHARED, TILE_ROWS, TILE_TOKENS = "shared", 64, 32  # the tile of shaders/matmul_tile.comp, handed round in shared memory
-MATRIX, MATRIX_SIDE, MATRIX_SUBGROUPS = (
-    "matrix",
-    64,
-    4,
-)  # shaders/matmul_matrix.comp, float16 only: a square tile of small matrices
-MATRIX_SIZES = ("16x16x16", "8x16x16", "8x8x16", "8x8x8")  # that shaders/variants.toml builds, the best first
-MAX_SLICES = 8
 PRECISIONS = ("float32", "float16", "int8")
-ONE_BY_ONE = 8  # so many rows of x at most does the twin multiply one by one
 GATES = {"": 0, "silu": 1, "gelu": 2}  # GATE_* of shaders/activation.glsl
+ONE_BY_ONE = 8  # up to this many rows of x the twin multiplies row by row
+
+# x, weight, norm, residual, bias
+Inputs = tuple[TensorView, PackedMatrix, TensorView | None, TensorView | None, TensorView | None]
 
 
-def reference(x, weight, norm=None, residual=None, bias=None, *, eps=0.0, gate="", precision="float32"):
-    """The twin."""
+def reference(
+    x: np.ndarray,
+    weight: PackedMatrix,
+    norm: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    *,
+    eps: float = 0.0,
+    gate: str = "",
+    precision: str = "float32",
+) -> np.ndarray:
+    """The numpy twin."""
     if norm is not None:
         x = rms_norm.reference(x, norm, eps=eps)
     if precision != "float32":
@@ -55,8 +67,8 @@ def reference(x, weight, norm=None, residual=None, bias=None, *, eps=0.0, gate="
     return y
 
 
-def rounded(x, precision):
-    """x (T, K) as multiples of a unit per block of 32, f32 again."""
+def rounded(x: np.ndarray, precision: str) -> np.ndarray:
+    """x (T, K) rounded to `precision` with a unit per block of 32; f32 again."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30))
     unit = largest / np.float32(127) if precision == "int8" else largest
@@ -64,9 +76,9 @@ def rounded(x, precision):
     return (whole * unit).reshape(x.shape)
 
 
-def _product(x, weight):
+def _product(x: np.ndarray, weight: PackedMatrix) -> np.ndarray:
     """x W^T, tile by tile. Few rows of x are multiplied one by one (gemv): faster than gemm, which copies the matrix
-    first, and the bits of a row depend on nothing else in the step. Many rows go through gemm, which adds up in
+    first, and the bits of a row do not depend on the rest of the step. Many rows go through gemm, which sums in
     another order.
     """
     y = np.empty((len(x), weight.shape[0]), np.float32)
@@ -80,97 +92,68 @@ def _product(x, weight):
     return y
 
 
-def choose_tile(device, num_tokens: int, num_rows: int, gated: bool) -> tuple[int, int]:
-    """Rows and tokens per lane. A CPU driver has few threads, so it wants the widest tile; a GPU wants enough
-    workgroups first.
-    """
-    tiles = [tile for tile in _possible(device, gated) if tile[1] <= max(num_tokens, 1) or tile[1] == 1]
-    lanes = row_lanes(device)
-    enough = 4 if device.info.is_cpu else 1024
-
-    def value(tile):
-        rows, tokens = tile
-        groups = ceil_div(num_rows, lanes * rows) * ceil_div(num_tokens, tokens)
-        wasted = tokens * ceil_div(num_tokens, tokens) / max(num_tokens, 1)
-        return min(1.0, groups / enough), -wasted if wasted > 1.5 else 0, rows * tokens
-
-    return max(tiles, key=value)
-
-
-def num_slices(device, k: int) -> int:
-    """Of K, for every product with rows of k weights on this device. A GPU has lanes for many times the rows of a
-    matrix, and slices of four blocks or more are worth a subgroup; a CPU driver has not, and the base kernels do
-    without.
-    """
-    if device.info.is_cpu or device.flavor == "base":
-        return 1
-    limits = device.info.limits
-    return max(
-        1, min(MAX_SLICES, k // 128, limits.max_workgroup_invocations // device.lanes, limits.max_workgroup_subgroups)
-    )
+def dispatch(
+    device: Device,
+    inputs: Inputs,
+    outputs: Sequence[TensorView],
+    *,
+    eps: float = 0.0,
+    gate: str = "",
+    tile: Tile | None = None,
+    slices: int = 0,
+    precision: str = "float32",
+) -> list[Dispatch]:
+    """One dispatch per part of the weight. tile: see `choose_kernel`. slices: 0 lets `num_slices` decide."""
+    weight = inputs[1]
+    slices = slices or num_slices(device, weight.shape[1])
+    return [
+        _dispatch_part(device, part, inputs, outputs[0], eps, gate, tile, slices, precision) for part in weight.parts
+    ]
 
 
-def matrix_size(device) -> str | None:
-    """M x N x K of the matrices that MATRIX multiplies on this device; None where it cannot. Drivers with several
-    subgroup sizes have the matrices in some of them only; the size that they choose by themselves is one of these.
-    """
-    info = device.info
-    if (
-        device.flavor == "base"
-        or device.lanes != info.subgroup_size
-        or not device.supports("memory_model")
-        or info.limits.max_workgroup_subgroups < MATRIX_SUBGROUPS
-        or info.limits.max_workgroup_invocations < MATRIX_SUBGROUPS * device.lanes
-    ):
-        return None
-    return next((size for size in MATRIX_SIZES if device.supports(f"cooperative_matrix_{size}")), None)
-
-
-def _possible(device, gated: bool):
-    """A lane needs a row of the gate and one of up."""
-    return [tile for tile in TILES[device.flavor] if not gated or tile[0] % 2 == 0]
-
-
-def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=None, precision="float32"):
-    """tile: one of TILES, SHARED or MATRIX, None for `choose_tile`'s; slices: None for `num_slices`'. Other
-    precisions than float32 have SHARED and, in float16, MATRIX, which is used wherever the device has it: a measured
-    choice would change a result's last bits.
-    """
+def _dispatch_part(
+    device: Device,
+    part: Part,
+    inputs: Inputs,
+    y: TensorView,
+    eps: float,
+    gate: str,
+    tile: Tile | None,
+    slices: int,
+    precision: str,
+) -> Dispatch:
     x, weight, norm, residual, bias = inputs
-    y = outputs[0]
     num_tokens, k = x.shape
+    format_name = weight.format.name
+    kernel = choose_kernel(
+        device,
+        format_name,
+        part.num_rows,
+        num_tokens,
+        gated=bool(gate),
+        tile=tile,
+        slices=slices,
+        precision=precision,
+    )
     halves = 2 if gate else 1
-    slices = slices or num_slices(device, k)
-    size, shape = 0, {}  # required subgroup size; constants of the kernel's own
-    if precision == "float16" and tile is None and matrix_size(device):
-        tile = MATRIX
-    dispatches = []
-    for part in weight.parts:
-        if tile == MATRIX:
-            name, lanes = f"matmul_{weight.format.name}_matrix_{matrix_size(device)}", row_lanes(device)
-            size, shape = lanes, {"THREADS": MATRIX_SUBGROUPS * lanes}
-            groups = (ceil_div(part.num_rows, MATRIX_SIDE), ceil_div(num_tokens, MATRIX_SIDE), 1)
-        elif tile == SHARED or precision != "float32":
-            name, lanes = (
-                f"matmul_{weight.format.name}_tile" + (f"_{precision}" if precision != "float32" else ""),
-                row_lanes(device),
-            )
-            groups, shape = (
-                (ceil_div(part.num_rows, TILE_ROWS), ceil_div(num_tokens, TILE_TOKENS), 1),
-                {"SLICES": slices},
-            )
-        else:
-            rows, tokens = tile or choose_tile(device, num_tokens, part.num_rows, bool(gate))
-            name, lanes, size = group_variant(device, f"matmul_{weight.format.name}_r{rows}_t{tokens}")
-            groups = (ceil_div(part.num_rows, lanes * rows), ceil_div(num_tokens, tokens), 1)
-            shape = {"THREADS": lanes * slices, "SLICES": slices}
-        first = part.first_row // halves
-        outputs_here = min(part.num_rows // halves, y.shape[1] - first)
-        push = {
+    first = part.first_row // halves
+    return Dispatch(
+        kernel.shader,
+        (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer, (bias or y).buffer),
+        (y.buffer,),
+        kernel.groups,
+        {
+            "LANES": kernel.lanes,
+            "HAS_NORM": norm is not None,
+            "GATE": GATES[gate],
+            "HAS_BIAS": bias is not None,
+            **kernel.constants,
+        },
+        {
             "num_tokens": num_tokens,
             "num_rows": part.num_rows,
             "num_blocks": k // 32,
-            "num_outputs": outputs_here,
+            "num_outputs": min(part.num_rows // halves, y.shape[1] - first),
             **x.fours("x"),
             "y_offset": y.offset + first,
             "y_stride": y.stride,
@@ -179,74 +162,72 @@ def dispatch(device, inputs, outputs, *, eps=0.0, gate="", tile=None, slices=Non
             "bias_offset": first,
             "up_bias_offset": weight.shape[0] // 2 + first,
             "eps": eps,
-        }
-        dispatches.append(
-            Dispatch(
-                name,
-                (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer, (bias or y).buffer),
-                (y.buffer,),
-                groups,
-                {
-                    "LANES": lanes,
-                    "HAS_NORM": norm is not None,
-                    "GATE": GATES[gate],
-                    "HAS_BIAS": bias is not None,
-                    **shape,
-                },
-                push,
-                size,
-                flops=2 * num_tokens * part.num_rows * k,
-                label=f"matmul_{weight.format.name}",
-            )
-        )
-    return dispatches
+        },
+        kernel.subgroup_size,
+        flops=2 * num_tokens * part.num_rows * k,
+        label=f"matmul_{format_name}",
+    )
 
 
-def variants(device, inputs, *, precision="float32", **_):
+def variants(device: Device, inputs: Sequence, *, precision: str = "float32", **_: object) -> list[dict]:
+    """All tiles, and on a GPU's flavors some of them with three slices."""
     if precision != "float32":
         return [
             {"tile": tile} for tile in (SHARED, *([MATRIX] if precision == "float16" and matrix_size(device) else []))
         ]
-    tiles = _possible(device, inputs[1].gated)
+    tiles = possible_tiles(device, inputs[1].gated)
     sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), SHARED]
     return [{"tile": tile} for tile in (*tiles, SHARED)] + [{"tile": tile, "slices": 3} for tile in sliced]
 
 
-def candidates(device, inputs, *, gate="", precision="float32", **_):
-    """Tiles with at most as many tokens as there are, and at least half of the most of these. On a CPU device few
-    rows a lane never win, and its compiler takes longer than the rest of a start; nor does shared memory, which is
-    memory like any other there.
+def candidates(
+    device: Device, inputs: Sequence, *, gate: str = "", precision: str = "float32", **_: object
+) -> list[dict]:
+    """Tiles with at most as many tokens as there are, and at least half of the most of these. On a CPU device tiles of
+    few rows per lane never win, and compiling them takes longer than the rest of a start; shared memory does not help
+    either, since it is ordinary memory there.
     """
     if precision != "float32":
         return []
-    num_tokens, fewest = inputs[0].shape[0], 4 if device.info.is_cpu else 1
-    fitting = [tile for tile in _possible(device, bool(gate)) if tile[1] <= num_tokens and tile[0] >= fewest]
-    most = max(tokens for _, tokens in fitting)
-    shared = num_tokens >= TILE_TOKENS // 2 and not device.info.is_cpu
-    return [
-        {"tile": tile} for tile in (*(each for each in fitting if each[1] * 2 >= most), *([SHARED] if shared else []))
-    ]
+    num_tokens = inputs[0].shape[0]
+    fewest_rows = 4 if device.info.is_cpu else 1
+    fitting = [tile for tile in possible_tiles(device, bool(gate)) if tile[1] <= num_tokens and tile[0] >= fewest_rows]
+    most_tokens = max(tokens for _, tokens in fitting)
+    shared = [SHARED] if num_tokens >= TILE_TOKENS // 2 and not device.info.is_cpu else []
+    return [{"tile": tile} for tile in (*(each for each in fitting if each[1] * 2 >= most_tokens), *shared)]
 
 
-def precision_for(weight, wanted: str) -> str:
-    """What a product with `weight` is computed in where `wanted` is asked for: plain numbers have no codes for
+def precision_for(weight: PackedMatrix, wanted: str) -> str:
+    """The precision of a product with `weight` when `wanted` is requested: unquantized weights have no codes for
     integer products.
     """
     return "float32" if wanted == "int8" and weight.format.block_size == 1 else wanted
 
 
-def requires(*, precision="float32", **_):
+def requires(*, precision: str = "float32", **_: object) -> tuple[str, ...]:
+    """Device features that a precision needs."""
     return {"float16": ("float16",), "int8": ("integer_dot_product",)}.get(precision, ())
 
 
-def job(inputs, *, gate="", **_):
+def job(inputs: tuple[Shaped, PackedMatrix, object, object, object], *, gate: str = "", **_: object) -> str:
+    """Format, shape and what is fused, such as "q4_k 128x640x1024 norm"."""
     x, weight, norm, residual, bias = inputs
     words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), ("bias", bias)) if there]
     return " ".join([weight.format.name, f"{x.shape[0]}x{weight.shape[0]}x{weight.shape[1]}", *words])
 
 
-def _case(name, tokens, rows, k, norm=False, residual=False, bias=False, gate="", precision="float32"):
-    def make(rng):
+def _case(
+    name: str,
+    tokens: int,
+    rows: int,
+    k: int,
+    norm: bool = False,
+    residual: bool = False,
+    bias: bool = False,
+    gate: str = "",
+    precision: str = "float32",
+) -> Case:
+    def make(rng: np.random.Generator) -> list:
         x = rng.standard_normal((tokens, k), np.float32)
         return [
             x,
@@ -269,17 +250,17 @@ def _case(name, tokens, rows, k, norm=False, residual=False, bias=False, gate=""
     ]
     attrs = {"eps": 1e-5, "gate": gate} if norm or gate else {}
     if precision != "float32":
-        # int8: a quotient that lies in the middle of two multiples may become either, once in a sum: 3 / 127 times a
-        # weight of 0.05. float16: sums of eight products are rounded at each step, by 2^-11 of what they have reached;
-        # random q8_0 weights are three times as large.
+        # int8: a quotient halfway between two multiples may round either way, once in a sum: 3 / 127 times a weight of
+        # 0.05. float16: sums of eight products are rounded at each step, by 2^-11 of the partial sum; random q8_0
+        # weights are three times as large.
         attrs["precision"] = precision
         atol = 1.2e-3 if precision == "int8" else {"q8_0": 9e-4}.get(name, 3e-4) * k**0.5
         return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, attrs, atol, 2e-4)
-    # Sums of K products of size ~0.1 in another order than BLAS: rounding grows as the square root of K.
+    # Sums of K products of size ~0.1 in another order than BLAS: the rounding error grows as the square root of K.
     return Case(" ".join([f"{name} {tokens}x{rows}x{k}", *words]), make, attrs, 3e-6 * k**0.5, 2e-5)
 
 
-def _cases():
+def _cases() -> Iterator[Case]:
     for name, kind in FORMATS.items():
         k = kind.block_size if kind.block_size == 256 else 96  # an odd number of blocks
         yield _case(name, 1, 200, 3 * k if kind.block_size == 256 else k)

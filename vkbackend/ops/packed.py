@@ -1,4 +1,4 @@
-"""Matrices that stay quantized: as rows of a file for the twins, as packed planes on a device.
+"""Matrices that stay quantized: rows of a file for the twins, packed planes on a device.
 
 In: rows as a GGUF stores them. Out: `PackedMatrix`, and `place`, which packs it into device memory in the layout of
 shaders/quant/README.md.
@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..device.buffers import Arena, Buffer
+from ..device.context import Device
 from ..gguf.quants import FORMATS as BY_TYPE
 from ..gguf.quants import GROUP, QuantFormat
 from .op import BASE_LANES
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
-TILE_BYTES = 4 << 20  # of f32 rows that the twins multiply with at a time: they stay in cache for several tokens
+TILE_BYTES = 4 << 20  # of dequantized rows that the twins use at a time: they stay in cache for several tokens
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,18 @@ class Part:
 
     first_row: int
     num_rows: int
-    quants: object
-    scales: object
+    quants: Buffer
+    scales: Buffer
 
 
 @dataclass(eq=False)
 class PackedMatrix:
     """A matrix (rows, K) of one format: one tensor, or several stacked by rows.
 
-    raws:  the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file
-    gated: two tensors of the same shape, a gate and what it opens; on the device their rows alternate, a group of lanes of each, so that one
-           lane computes both halves of an output
-    parts: where the packed rows lie on the device, in ranges that one binding can hold; empty on the CPU path
+    raws: the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file.
+    gated: two tensors of the same shape, a gate and up. On the device their rows alternate in groups of lanes, so that
+        one lane computes both halves of an output.
+    parts: the packed rows on the device, in ranges that one binding can hold; empty on the CPU path.
     """
 
     name: str
@@ -43,12 +45,14 @@ class PackedMatrix:
     raws: list[np.ndarray]
     gated: bool = False
     parts: list[Part] = field(default_factory=list)
-    _array: np.ndarray | None = None  # dequantized, where `expand` kept it
+    _array: np.ndarray | None = None  # dequantized, if `expand` was called
 
     @classmethod
-    def random(cls, rng, format_name: str, rows: int, k: int, gated: bool = False) -> "PackedMatrix":
-        """Random codes with scales that give elements of about the size that they have in real models. gated: `rows`
-        of each half.
+    def random(
+        cls, rng: np.random.Generator, format_name: str, rows: int, k: int, gated: bool = False
+    ) -> "PackedMatrix":
+        """Random codes, with scales that give elements of the size typical of real models. gated: `rows` is the number
+        of rows of each half.
         """
         if gated:
             halves = [cls.random(rng, format_name, rows, k) for _ in range(2)]
@@ -67,27 +71,28 @@ class PackedMatrix:
 
     @classmethod
     def from_array(cls, array: np.ndarray, name: str = "array") -> "PackedMatrix":
-        """A float32 array (rows, K) as it is: format f32."""
+        """Wrap a float32 array (rows, K); format f32."""
         if array.dtype != np.float32 or array.ndim != 2:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, must be float32 (rows, K)")
-        return cls(name, array.shape, FORMATS["f32"], [np.ascontiguousarray(array).view(np.uint8)])
+        rows, k = array.shape
+        return cls(name, (rows, k), FORMATS["f32"], [np.ascontiguousarray(array).view(np.uint8)])
 
     @property
     def f32_bytes(self) -> int:
-        """What the matrix takes dequantized."""
+        """Bytes of the dequantized matrix."""
         return 4 * self.shape[0] * self.shape[1]
 
     def array(self) -> np.ndarray:
-        """Dequantized, f32 (rows, K)."""
+        """The dequantized matrix, f32 (rows, K)."""
         return self.rows_from(0, self.shape[0]) if self._array is None else self._array
 
     def expand(self) -> None:
-        """Keep the matrix dequantized, so that the twins need not do it at each use."""
+        """Keep a dequantized copy, so that the twins need not dequantize at each use."""
         self._array = self.array()
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, f32 (some rows, K)) from top to bottom. Where a tile ends does not depend on whether the
-        matrix is kept dequantized.
+        """Yield (first row, f32 (rows of the tile, K)) from top to bottom. Tile boundaries do not depend on whether
+        the matrix is kept dequantized.
         """
         step = max(16, TILE_BYTES // (4 * self.shape[1]) // 16 * 16)
         for first in range(0, self.shape[0], step):
@@ -95,9 +100,10 @@ class PackedMatrix:
             yield first, self.rows_from(first, last) if self._array is None else self._array[first:last]
 
     def rows_from(self, first: int, last: int) -> np.ndarray:
-        """Rows first ... last - 1, newly dequantized, f32."""
-        found, at = np.empty((last - first, self.shape[1]), np.float32), 0
-        for raw in self.raws:  # what [first, last) covers of each tensor, whose own first row is `at`
+        """Dequantize rows first ... last - 1, f32."""
+        found = np.empty((last - first, self.shape[1]), np.float32)
+        at = 0  # first row of the current tensor
+        for raw in self.raws:
             some = slice(max(first - at, 0), max(last - at, 0))
             part = raw[some]
             start = at + some.start - first
@@ -106,17 +112,22 @@ class PackedMatrix:
         return found
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Some dequantized rows, f32 (len(ids), K), without touching the others."""
+        """The dequantized rows `ids`, f32 (len(ids), K); the others are not touched."""
         if self._array is not None:
             return self._array[ids]
         raw = self.raws[0] if len(self.raws) == 1 else np.concatenate(self.raws)
         return self.format.dequantize(raw[ids])
 
 
-def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None] = lambda num_bytes: None) -> int:
-    """Keep `matrices` dequantized so far as `budget` bytes reach -> bytes that this took. The others stay as they
-    are in the file: the twins dequantize them tile by tile at each use, which takes little memory, but more time
-    than the product of one token. told: gets the bytes of the file that each one has.
+def _ignore(num_bytes: int) -> None:
+    """The default of `told`."""
+
+
+def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None] = _ignore) -> int:
+    """Keep `matrices` dequantized as far as `budget` bytes allow. Returns the bytes used.
+
+    The twins dequantize the others tile by tile at each use, which needs little memory but takes longer than the
+    product of one token. told: called with each expanded matrix's bytes in the file.
     """
     taken = 0
     for matrix in matrices:
@@ -127,17 +138,19 @@ def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None
     return taken
 
 
-def place(matrix: PackedMatrix, device, arena, told: Callable[[int], None] = lambda num_bytes: None) -> None:
-    """Pack `matrix` into buffers of `arena` and remember them as its parts: straight into device memory where the
-    host can write it, else through the upload ring. told: gets the bytes of the file that were packed, piece by
-    piece. Raises OutOfMemory.
+def place(matrix: PackedMatrix, device: Device, arena: Arena, told: Callable[[int], None] = _ignore) -> None:
+    """Pack `matrix` into buffers of `arena`, which become its parts: directly into device memory if the host can write
+    it, else through the upload ring. told: called with the bytes of the file packed in each piece. Raises OutOfMemory.
     """
     k = matrix.shape[1]
     lanes = row_lanes(device)
     if matrix.gated:
-        raw, unit = _alternating(*matrix.raws, lanes), max(2 * lanes, GROUP)
+        gate, up = matrix.raws
+        raw = _alternating(gate, up, lanes)
+        unit = max(2 * lanes, GROUP)
     else:
-        raw, unit = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws), GROUP
+        raw = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws)
+        unit = GROUP
     rows = len(raw)
     limit = largest_binding(device, matrix)
     step = limit // max(matrix.format.packed_shape(unit, k)) * unit
@@ -161,13 +174,13 @@ def place(matrix: PackedMatrix, device, arena, told: Callable[[int], None] = lam
         told(raw[first : first + count].nbytes)
 
 
-def row_lanes(device) -> int:
-    """How many neighbouring rows the lanes of a group take."""
+def row_lanes(device: Device) -> int:
+    """Number of neighboring rows that the lanes of a group work on."""
     return BASE_LANES if device.flavor == "base" else device.lanes
 
 
 def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
-    """`lanes` rows of one, then of the other, and so on; both filled up with zeros to whole groups."""
+    """`lanes` rows of the gate, `lanes` rows of up, and so on; both padded with zeros to whole groups."""
     missing = -len(gate) % lanes
     pair = [
         np.concatenate([raw, np.zeros((missing, raw.shape[1]), np.uint8)]) if missing else raw for raw in (gate, up)
@@ -175,8 +188,10 @@ def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
     return np.stack([raw.reshape(-1, lanes, raw.shape[1]) for raw in pair], axis=1).reshape(-1, gate.shape[1])
 
 
-def largest_binding(device, matrix: PackedMatrix) -> int:
-    """Bytes of `matrix` that one binding can hold: also as a texel buffer, whose scales are one word per texel."""
+def largest_binding(device: Device, matrix: PackedMatrix) -> int:
+    """Bytes of `matrix` that one binding can hold. With texel buffers the limit is in texels: 16 bytes of quants, or
+    one word of scales.
+    """
     limits = device.info.limits
     if device.flavor != "texel":
         return limits.max_storage_buffer_range

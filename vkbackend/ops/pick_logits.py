@@ -1,21 +1,26 @@
-"""One logit of each row: y[m] = logits[m, ids[m]], zero where ids[m] is negative (an unused row).
+"""One logit of each row: y[m] = logits[m, ids[m]], or zero if ids[m] is negative (an unused row).
 
-logits: (M, V) f32, ids: (M,) i32 -> (M,) f32. What is left to read of a prompt's tokens, whose rows nobody samples
-from.
+logits: (M, V) f32, ids: (M,) i32 -> (M,) f32. Used for prompt log-probabilities: those rows are not sampled from, so
+one logit each is all that is read.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div
+from .op import Case, Op, TensorView, ceil_div
 from .signature import Signature
 
 
-def reference(logits, ids):
+def reference(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The numpy twin."""
     return np.where(ids < 0, np.float32(0), logits[np.arange(len(ids)), np.maximum(ids, 0)])
 
 
-def dispatch(device, inputs, outputs):
+def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView]) -> list[Dispatch]:
+    """One invocation per row."""
     logits, ids = inputs
     rows = ids.shape[0]
     return [
@@ -30,7 +35,7 @@ def dispatch(device, inputs, outputs):
     ]
 
 
-def _case(label, rows, vocabulary, ids):
+def _case(label: str, rows: int, vocabulary: int, ids: list[int]) -> Case:
     return Case(
         label, lambda rng: [rng.standard_normal((rows, vocabulary), np.float32), np.array(ids, np.int32)], {}, 0, 0
     )

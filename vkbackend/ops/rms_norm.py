@@ -4,14 +4,18 @@ x: (T, n) or (T, heads, n) f32, weight: (n,) f32, residual: like x or None -> li
 Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, group_variant
+from .op import Case, Op, TensorView, group_variant
 from .signature import Signature
 
 
-def reference(x, weight, residual=None, *, eps):
+def reference(x: np.ndarray, weight: np.ndarray, residual: np.ndarray | None = None, *, eps: float) -> np.ndarray:
+    """The numpy twin."""
     mean = np.add.reduce(x * x, axis=-1, keepdims=True) / np.float32(x.shape[-1])
     y = x / np.sqrt(mean + np.float32(eps))
     y *= weight
@@ -20,7 +24,14 @@ def reference(x, weight, residual=None, *, eps):
     return y
 
 
-def dispatch(device, inputs, outputs, *, eps):
+def dispatch(
+    device: Device,
+    inputs: tuple[TensorView, TensorView, TensorView | None],
+    outputs: Sequence[TensorView],
+    *,
+    eps: float,
+) -> list[Dispatch]:
+    """One group per row."""
     x, weight, residual = inputs
     tokens, n = x.shape[0], x.shape[-1]
     heads = x.row_elements // n
@@ -40,8 +51,8 @@ def dispatch(device, inputs, outputs, *, eps):
     ]
 
 
-def _case(label, shape, residual=False):
-    def make(rng):
+def _case(label: str, shape: tuple[int, ...], residual: bool = False) -> Case:
+    def make(rng: np.random.Generator) -> list:
         x = rng.standard_normal(shape, np.float32)
         return [
             x,

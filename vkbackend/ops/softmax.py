@@ -3,24 +3,29 @@
 x: (rows, n) f32 -> (rows, n) f32; n is a multiple of 4.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, group_variant
+from .op import Case, Op, TensorView, group_variant
 from .signature import Signature
 
 
-def softmax(x):
+def softmax(x: np.ndarray) -> np.ndarray:
+    """The numpy twin."""
     return np.exp(log_softmax(x))
 
 
-def log_softmax(x):
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """The numpy twin; sums in f64."""
     shifted = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
     return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
 
 
-def _dispatcher(kind):
-    def dispatch(device, inputs, outputs):
+def _dispatcher(kind: str) -> Callable[..., list[Dispatch]]:
+    def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView]) -> list[Dispatch]:
         x = inputs[0]
         name, lanes, size = group_variant(device, kind)
         return [
@@ -39,8 +44,8 @@ def _dispatcher(kind):
     return dispatch
 
 
-def _cases(atol, rtol):
-    def case(label, rows, n, spread):
+def _cases(atol: float, rtol: float) -> tuple[Case, ...]:
+    def case(label: str, rows: int, n: int, spread: int) -> Case:
         return Case(
             label, lambda rng: [rng.standard_normal((rows, n), np.float32) * np.float32(spread)], {}, atol, rtol
         )

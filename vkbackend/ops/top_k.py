@@ -1,15 +1,18 @@
-"""The log-sum-exp of rows of logits and a set of candidates that holds at least the `k` largest of each.
+"""Log-sum-exp of each row of logits, and a set of candidates that contains at least its `k` largest.
 
 logits: (M, V) f32 -> strips (M, S, 2) f32 (scratch: maximum of each strip of 64 and its sum of exponentials), stats
 (M, 4) f32 (log-sum-exp, threshold, maximum, 0), counts (M,) i32, ids (M, CAPACITY) i32, values (M, CAPACITY) f32.
-Candidates are all logits that reach the k-th largest strip maximum; their order on the device is undefined, and
-where counts exceeds CAPACITY the set is not whole and the caller reads the row itself.
+Candidates are all logits that reach the k-th largest strip maximum. Their order on the device is undefined. If counts
+exceeds CAPACITY, the set is incomplete and the caller must read the row itself.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, ceil_div, elementwise_variant, group_variant
+from .op import Case, Op, Scratch, TensorView, ceil_div, elementwise_variant, group_variant
 from .signature import Signature
 
 CAPACITY = 1024
@@ -20,10 +23,11 @@ UNBOUNDED = np.float32(-3.4e38)
 
 
 def num_strips(vocabulary: int) -> int:
+    """Strips per row: whole workgroups of 64."""
     return ceil_div(vocabulary, WORKGROUP) * 64
 
 
-def output_shapes(rows: int, vocabulary: int) -> list[tuple[tuple[int, ...], str]]:
+def output_shapes(rows: int, vocabulary: int) -> Scratch:
     """Shapes and dtypes of the five outputs."""
     return [
         ((rows, num_strips(vocabulary), 2), "float32"),
@@ -34,7 +38,8 @@ def output_shapes(rows: int, vocabulary: int) -> list[tuple[tuple[int, ...], str
     ]
 
 
-def reference(logits, *, k):
+def reference(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, ...]:
+    """The numpy twin."""
     rows, vocabulary = logits.shape
     strips_per_row = num_strips(vocabulary)
     missing = strips_per_row * STRIP - vocabulary
@@ -43,7 +48,7 @@ def reference(logits, *, k):
     highest = tiles.max(axis=2).max(axis=-1)
     sums = np.exp(tiles - highest[:, :, None, :, None]).sum(axis=2).sum(axis=-1)
     highest, sums = highest.reshape(rows, -1), sums.reshape(rows, -1)
-    sums[highest <= LOWEST] = 0  # nothing is there
+    sums[highest <= LOWEST] = 0  # padding only
     strips = np.stack([highest, sums], axis=-1)
 
     stats, counts = np.zeros((rows, 4), np.float32), np.zeros(rows, np.int32)
@@ -64,8 +69,10 @@ def reference(logits, *, k):
     return strips, stats, counts, ids, values
 
 
-def dispatch(device, inputs, outputs, *, k):
-    logits, (strips, stats, counts, ids, values) = inputs[0], outputs
+def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView], *, k: int) -> list[Dispatch]:
+    """Three passes: maximum and sum of each strip; log-sum-exp and threshold of each row; candidates."""
+    logits = inputs[0]
+    strips, stats, counts, ids, values = outputs
     rows, vocabulary = logits.shape
     if logits.offset:
         raise ValueError("top_k reads whole matrices")
@@ -103,8 +110,8 @@ def dispatch(device, inputs, outputs, *, k):
     ]
 
 
-def canonical(outputs):
-    """The same outputs with candidates in order of their ids, unused places and incomplete sets cleared."""
+def canonical(outputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """The outputs with candidates sorted by id, and unused places and incomplete sets cleared."""
     strips, stats, counts, ids, values = outputs
     ids, values = ids.copy(), values.copy()
     for row, count in enumerate(counts):
@@ -115,8 +122,8 @@ def canonical(outputs):
     return strips, stats, counts, ids, values
 
 
-def _case(label, rows, vocabulary, spread, k=128, rounded=False):
-    def make(rng):
+def _case(label: str, rows: int, vocabulary: int, spread: float, k: int = 128, rounded: bool = False) -> Case:
+    def make(rng: np.random.Generator) -> list:
         logits = rng.standard_normal((rows, vocabulary), np.float32) * np.float32(spread)
         return [np.round(logits) if rounded else logits]
 

@@ -1,46 +1,55 @@
-"""Which of an op's kernels does a job fastest on this device: measured before a step runs for the second time, kept
+"""The fastest of an op's kernels for each job on this device: measured before a step runs for the second time, and kept
 in a file per device and driver.
 
-What is not measured yet takes what was fastest for nearly the same job (`likely`), else a default.
+A job that is not measured yet uses the fastest kernel of the most similar job (`likely`), or else a default.
 
 In: an op with its inputs and outputs in device memory. Out: keyword arguments of its `dispatch`. All candidates of a
-job compute the same bits (`Op.candidates`), so neither the choice nor its chance ever shows in a result.
+job compute the same bits (`Op.candidates`), so results do not depend on the choice.
 """
 
 import json
 import logging
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import settings
 from ..device import shaders
+from ..device.context import Device
 from ..device.dispatch import Program
-from .op import Op
+from .op import Op, TensorView
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 6  # each candidate runs once a round; its least time counts
-MOST_SECONDS = (
-    2.0  # no further round after these: a vocabulary's product with a whole prompt takes a second on a software driver
-)
-REPEATED_FLOPS = 50e6  # a job of less is recorded REPEATS times, so that the submission's own time does not hide it
+ROUNDS = 6  # each candidate runs once per round; its shortest time counts
+# No further round starts after this: the output layer for a whole prompt takes a second on a software driver.
+MOST_SECONDS = 2.0
+REPEATED_FLOPS = 50e6  # smaller jobs are recorded REPEATS times, so that the cost of submission does not dominate
 REPEATS = 4
-LEAST_FLOPS = 400_000  # what is smaller takes the default: any kernel is fast enough
+LEAST_FLOPS = 400_000  # smaller jobs use the default: any kernel is fast enough
 
 
 class Tuning:
-    """Of one device. is_on False: what was measured before is used, nothing is measured anew."""
+    """Kernel timings of one device. is_on False: earlier measurements are used, and nothing new is measured."""
 
-    def __init__(self, device, is_on: bool = True):
-        self.device, self.is_on = device, is_on
+    def __init__(self, device: Device, is_on: bool = True):
+        self.device = device
+        self.is_on = is_on
         self.path = settings.cache_folder() / "tuning" / f"{device.info.key}.json"
-        self._of_shaders = shaders.digest()  # an edited shader may be faster or slower than it was
+        self._of_shaders = shaders.digest()  # edited shaders are measured again
         self._found: dict[str, dict] = _read(self.path).get(self._of_shaders, {})
 
-    def fastest(self, op: Op, inputs, outputs, attrs: dict, measure: bool = True) -> dict | None:
-        """Arguments for `op.dispatch` beside `attrs`; empty where the op has no choice, or its own will do. Without
-        `measure`: None where it would have to be measured first.
+    def fastest(
+        self,
+        op: Op,
+        inputs: Sequence,
+        outputs: Sequence[TensorView],
+        attrs: Mapping[str, object],
+        measure: bool = True,
+    ) -> dict | None:
+        """Arguments for `op.dispatch` in addition to `attrs`; empty if the op has no choice or its default will do.
+        Without `measure`: None if the job would have to be measured first.
         """
         candidates = op.candidates(self.device, inputs, **attrs)
         if len(candidates) < 2:
@@ -61,7 +70,7 @@ class Tuning:
         ]
         seconds = _least_seconds(programs)
         best = min(range(len(candidates)), key=seconds.__getitem__)
-        self.device.kernels.keep(before, programs[best].dispatches)  # a software driver holds some MiB for each
+        self.device.kernels.keep(before, programs[best].dispatches)  # a kernel takes several MiB in a software driver
         log.debug(
             "tuned %s: %s",
             job,
@@ -71,29 +80,31 @@ class Tuning:
         self._save()
         return candidates[best]
 
-    def likely(self, op: Op, inputs, attrs: dict) -> dict:
-        """What was fastest for the job that is most like this one, measured with another number of tokens; empty
-        where there is none. So a step that is not measured yet mostly runs the kernels that others have made: a
-        software driver holds some MiB for each.
+    def likely(self, op: Op, inputs: Sequence, attrs: Mapping[str, object]) -> dict:
+        """The fastest kernel of the same job with the nearest number of tokens; empty if none was measured. So a step
+        that is not measured yet mostly runs kernels that already exist: each takes several MiB in a software driver.
         """
-        job, tokens = _without_tokens(self._job(op, inputs, attrs))
-        known = {}  # how far off in tokens -> candidate
+        wanted = _without_tokens(self._job(op, inputs, attrs))
+        if wanted is None:
+            return {}
+        job, num_tokens = wanted
+        known = {}  # difference in tokens -> candidate
         for other, found in self._found.items():
-            other, other_tokens = _without_tokens(other) or ("", 0)  # a damaged file may hold any name
-            if other == job:
+            other_job, other_tokens = _without_tokens(other) or ("", 0)  # a damaged file may hold any name
+            if other_job == job:
                 known |= {
-                    abs(other_tokens - tokens): each
+                    abs(other_tokens - num_tokens): each
                     for each in op.candidates(self.device, inputs, **attrs)
                     if as_stored(each) == found
                 }
         return known[min(known)] if known else {}
 
-    def _job(self, op, inputs, attrs) -> str:
+    def _job(self, op: Op, inputs: Sequence, attrs: Mapping[str, object]) -> str:
         return f"{self.device.flavor}/{self.device.lanes} {op.name} {op.job(inputs, **attrs)}"
 
     def _save(self) -> None:
-        """What another process measured meanwhile is kept. Where nothing can be written, this process goes by its
-        own measurements.
+        """Write the file, keeping what another process has measured in the meantime. If it cannot be written, this
+        process uses its own measurements.
         """
         everything = _read(self.path)
         self._found = everything.get(self._of_shaders, {}) | self._found
@@ -101,23 +112,24 @@ class Tuning:
 
 
 def _without_tokens(job: str) -> tuple[str, int] | None:
-    """ "texel/8 matmul q4_k 128x640x1024 norm" -> ("texel/8 matmul q4_k 640x1024 norm", 128); None for what is no
-    job with tokens.
+    """ "texel/8 matmul q4_k 128x640x1024 norm" -> ("texel/8 matmul q4_k 640x1024 norm", 128); None for other
+    names.
     """
     found = re.fullmatch(r"(.*? )(\d{1,12})x(.*)", job)
-    return found and (found[1] + found[3], int(found[2]))
+    return (found[1] + found[3], int(found[2])) if found else None
 
 
 def as_stored(candidate: dict) -> dict:
-    """As JSON gives it back: lists for tuples."""
+    """The candidate as it reads back from JSON: lists for tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in candidate.items()}
 
 
 def _least_seconds(programs: list[Program]) -> list[float]:
-    """Round by round, so that what disturbs the machine for a while disturbs all alike; the first round makes the
-    kernels.
+    """Shortest time of each program, in seconds. Programs take turns, so that a temporary load affects all alike; the
+    first round compiles the kernels.
     """
-    least, end = [float("inf")] * len(programs), time.perf_counter() + MOST_SECONDS
+    least = [float("inf")] * len(programs)
+    end = time.perf_counter() + MOST_SECONDS
     for turn in range(ROUNDS + 1):
         if turn > 1 and time.perf_counter() > end:
             break
@@ -130,7 +142,7 @@ def _least_seconds(programs: list[Program]) -> list[float]:
 
 
 def _read(path: Path) -> dict:
-    """What is not there, or is damaged, was never measured."""
+    """The measurements in a file; empty if it is missing or damaged."""
     text = settings.read_cached(path)
     if text is None:
         return {}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vkbackend.device import shaders
-from vkbackend.ops import matmul
+from vkbackend.ops import matmul, matmul_kernels
 
 OP_TYPE_FLOAT, OP_CONSTANT, OP_TYPE_MATRIX = 22, 43, 4456
 
@@ -21,7 +21,7 @@ def instructions(code: bytes):
         at += int(words[at] >> 16)
 
 
-@pytest.mark.parametrize("size", matmul.MATRIX_SIZES)
+@pytest.mark.parametrize("size", matmul_kernels.MATRIX_SIZES)
 def test_matrix_types_are_of_floats_declared_before(size):
     m, n, k = map(int, size.split("x"))
     bits, constants, found = {}, {}, set()
@@ -47,18 +47,18 @@ def fake(device, *sizes, flavor="subgroup", lanes=32, **limits):
 
 
 def test_the_best_size_that_is_built_is_taken(device):
-    assert matmul.matrix_size(fake(device, "16x8x8", "8x8x16", "16x16x16")) == "16x16x16"
-    assert matmul.matrix_size(fake(device, "16x8x8")) is None
-    assert matmul.matrix_size(fake(device, "8x8x16", flavor="base")) is None
-    assert matmul.matrix_size(fake(device, "8x8x16", lanes=64)) is None, (
+    assert matmul_kernels.matrix_size(fake(device, "16x8x8", "8x8x16", "16x16x16")) == "16x16x16"
+    assert matmul_kernels.matrix_size(fake(device, "16x8x8")) is None
+    assert matmul_kernels.matrix_size(fake(device, "8x8x16", flavor="base")) is None
+    assert matmul_kernels.matrix_size(fake(device, "8x8x16", lanes=64)) is None, (
         "only the subgroup size that the driver itself takes"
     )
-    assert matmul.matrix_size(fake(device, "8x8x16", subgroups=2)) is None
+    assert matmul_kernels.matrix_size(fake(device, "8x8x16", subgroups=2)) is None
 
 
 def test_every_size_has_variants_of_every_format():
     built = {name.rsplit("_", 1)[1] for name in shaders.variants() if "_matrix_" in name}
-    assert built == set(matmul.MATRIX_SIZES)
+    assert built == set(matmul_kernels.MATRIX_SIZES)
     assert len([name for name in shaders.variants() if "_matrix_" in name]) == len(built) * len(matmul.FORMATS)
 
 
@@ -68,6 +68,6 @@ def test_float16_takes_matrices_wherever_they_are(device, monkeypatch):
     assert matmul.OP.candidates(device, case.make(np.random.default_rng(0)), **case.attrs) == []
     from vkbackend.ops.run import prepare
 
-    monkeypatch.setattr(matmul, "matrix_size", lambda device: "16x16x16")
+    monkeypatch.setattr(matmul_kernels, "matrix_size", lambda device: "16x16x16")
     prepared = prepare(device, matmul.OP, case.make(np.random.default_rng(0)), case.attrs, {})
     assert {dispatch.shader for dispatch in prepared.dispatches} == {"matmul_f32_matrix_16x16x16"}

@@ -16,7 +16,7 @@ from vkbackend.device.dispatch import Program
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.models.load import load
-from vkbackend.ops import OPS, matmul, tuning
+from vkbackend.ops import OPS, matmul_kernels, tuning
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import prepare
 
@@ -66,8 +66,8 @@ def test_slices_give_the_same_bits_whatever_the_tile(device, attrs):
     inputs[2] = np.random.default_rng(6).uniform(0.5, 1.5, 512).astype(np.float32)
     results = {}
     for slices in (1, 3, 8):
-        for tile in [*matmul.TILES["subgroup"], matmul.SHARED]:
-            if attrs and tile != matmul.SHARED and tile[0] % 2:
+        for tile in [*matmul_kernels.TILES["subgroup"], matmul_kernels.SHARED]:
+            if attrs and tile != matmul_kernels.SHARED and tile[0] % 2:
                 continue
             prepared = prepare(device, OPS["matmul"], inputs, attrs | {"eps": 1e-5}, {"tile": tile, "slices": slices})
             Program(device, prepared.dispatches).run()
