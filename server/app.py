@@ -47,7 +47,7 @@ def build_app(
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app.router.add_routes(ROUTES)
     app.on_response_prepare.extend([_as_go_answers, observe.mark])
-    app.cleanup_ctx.append(observe.watch_loop)
+    app.cleanup_ctx.extend([observe.watch_loop, observe.collect_garbage])
     app.on_startup.extend([_rename_old_blobs, _prune])
     if loaded_models is not None:
         app.on_shutdown.append(lambda app: loaded_models.close())

@@ -30,6 +30,7 @@ THREADS = {
     "formats": 2,  # schemas
     "models": 4,  # loading and unloading
     "registry": 4,  # hashing and moving files of a download
+    "garbage": 1,  # freeing what a large request was made of
 }
 LONG_BYTES = 64 << 10  # of a body
 client_left: ContextVar[Callable[[], bool]] = ContextVar("client_left", default=lambda: False)
@@ -38,7 +39,8 @@ _pools: dict[str, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
 
 
-def _pool(name: str) -> ThreadPoolExecutor:
+def executor(name: str) -> ThreadPoolExecutor:
+    """The threads of the pool `name`."""
     with _lock:
         if name not in _pools:
             _pools[name] = ThreadPoolExecutor(THREADS[name], name)
@@ -62,7 +64,7 @@ async def run(name: str, function: Callable, *arguments, **named) -> Any:
             cancellation.check()
             return function(*arguments, **named)
 
-    future = asyncio.get_running_loop().run_in_executor(_pool(name), copy_context().run, call)
+    future = asyncio.get_running_loop().run_in_executor(executor(name), copy_context().run, call)
     try:
         while not future.done():
             await asyncio.wait([future], timeout=LOOK_SECONDS)
@@ -77,5 +79,5 @@ async def run(name: str, function: Callable, *arguments, **named) -> Any:
 async def run_to_end(name: str, function: Callable, *arguments) -> Any:
     """The same for work that others rely on: it runs to its end whoever leaves. Raises what it raises."""
     return await asyncio.shield(
-        asyncio.get_running_loop().run_in_executor(_pool(name), copy_context().run, function, *arguments)
+        asyncio.get_running_loop().run_in_executor(executor(name), copy_context().run, function, *arguments)
     )

@@ -17,6 +17,7 @@ from aiohttp import web
 from vkbackend import settings
 from vkbackend.errors import VkbackendError
 
+from . import garbage
 from .app import build_app
 from .http.address import Address
 from .http.connections import Site
@@ -78,6 +79,7 @@ class Service:
         self.store, self._socket, self._access_log = store, listening, access_log
 
     async def start(self) -> None:
+        garbage.start()
         self._app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
         self._runner = web.AppRunner(self._app, shutdown_timeout=0)
         await self._runner.setup()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from vkbackend import cancellation
 
 from . import encode as go_json
-from .decode import JSONValue, Object, is_array, parse_first
+from .decode import JSONValue, Object, is_array, parsed
 from .folding import fold
 from .kinds import Kind, State, T, TypeMismatch
 
@@ -72,7 +72,7 @@ class ListOf(Kind[list[T] | None]):
         if not is_array(value):
             state.mismatch(value, self.go_type)
             return current
-        return [self.inner.decode(item, "", self.inner.zero(), state) for item in value]
+        return state.keep([self.inner.decode(item, "", self.inner.zero(), state) for item in value])
 
 
 class MapOf(Kind[dict[str, T] | None]):
@@ -88,7 +88,11 @@ class MapOf(Kind[dict[str, T] | None]):
     def encode(self, value: dict[str, T] | None) -> str:
         if value is None:
             return "null"
-        return "{" + ",".join(f"{go_json.dumps(key)}:{self.inner.encode(value[key])}" for key in sorted(value)) + "}"
+        return (
+            "{"
+            + ",".join(f"{go_json.dumps(key)}:{self.inner.encode(value[key])}" for key in go_json.sorted_keys(value))
+            + "}"
+        )
 
     def decode(self, value: JSONValue, raw: str, current: dict[str, T] | None, state: State) -> dict[str, T] | None:
         if value is None:
@@ -99,7 +103,7 @@ class MapOf(Kind[dict[str, T] | None]):
         result = dict(current or {})
         for member in value:
             result[member.name] = self.inner.decode(member.value, member.raw, self.inner.zero(), state)
-        return result
+        return state.keep(result)
 
 
 class Struct(Kind[D]):
@@ -138,7 +142,7 @@ class Struct(Kind[D]):
             state.path.pop()
             setattr(current, item.name, decoded)
         state.struct = outer
-        return current
+        return state.keep(current)
 
 
 class Alias(Struct[A]):
@@ -152,7 +156,7 @@ class Alias(Struct[A]):
         self._alias = Struct(cls, "Alias")
 
     def decode(self, value: JSONValue, raw: str, current: A, state: State) -> A:
-        inner = State()
+        inner = State(state.made)
         try:
             result = self._alias.decode(value, raw, self.cls(), inner)
             if inner.first_error:
@@ -171,13 +175,14 @@ def wire(kind: Kind[T], name: str, *, omit_empty: bool = False) -> T:
     return field(default_factory=kind.zero, metadata={"kind": kind, "name": name, "omit_empty": omit_empty})
 
 
-def bind(cls: type[D], body: bytes) -> D:
-    """A `cls` filled from the first JSON value of `body`.
+def bind(cls: type[D], body: bytes, made: list | None = None) -> D:
+    """A `cls` filled from the first JSON value of `body`. made: gets all containers of the result, inner ones first.
 
     Raises JSONSyntaxError (`.is_empty_body` if there is no value) and BindError.
     """
-    state = State()
-    result = Struct(cls).decode(parse_first(body), "", cls(), state)
+    state = State(made)
+    with parsed(body) as value:
+        result = Struct(cls).decode(value, "", cls(), state)
     if state.first_error:
         raise state.first_error
     return result

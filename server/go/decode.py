@@ -5,6 +5,8 @@ the text, equal keys kept: binding.py decides which one counts). Text after the 
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeAlias, TypeGuard
 
 from vkbackend import cancellation
@@ -16,6 +18,7 @@ from .text import decode_utf8, quote
 MAX_VALUES = 1_000_000
 VALUES_PER_CHECK = 4096  # values between two checks for cancellation
 MAX_DEPTH = 300  # Go allows 10000; more than 300 levels help nobody and would exhaust Python's stack
+ITEMS_PER_PIECE = 4096  # values that are freed in one go
 PIECE = 1 << 20  # most characters for one regular expression, as other threads run only between matches
 _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
 _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
@@ -36,6 +39,8 @@ class JSONSyntaxError(Exception):
 
 class Number(str):
     """A number as written in the text."""
+
+    __slots__ = ()  # without a dictionary of its own the garbage collector has no need to look at it
 
 
 class Member:
@@ -78,6 +83,24 @@ def parse_first(body: bytes) -> JSONValue:
     return _Parser(decode_utf8(body)).first()
 
 
+@contextmanager
+def parsed(body: bytes) -> Iterator[JSONValue]:
+    """The first value of `body`, which is taken apart when the block ends. Raises JSONSyntaxError.
+
+    A tree that is dropped as a whole is freed in one go, which holds up all threads: a tenth of a second for a
+    million values.
+    """
+    parser = _Parser(decode_utf8(body))
+    try:
+        yield parser.first()
+    finally:
+        for items in parser.arrays:
+            while items:
+                del items[-ITEMS_PER_PIECE:]
+        while parser.arrays:
+            del parser.arrays[-ITEMS_PER_PIECE:]
+
+
 def parse_all(text: bytes) -> JSONValue:
     """The only value of `text`, as Go's json.Unmarshal reads it. Raises JSONSyntaxError."""
     parser = _Parser(decode_utf8(text))
@@ -98,6 +121,7 @@ class _Parser:
         self.text = text
         self.at = 0
         self.num_values = 0
+        self.arrays: list[list] = []  # and objects
 
     def first(self) -> JSONValue:
         self.skip_space()
@@ -222,6 +246,7 @@ class _Parser:
         self.at += 1
         self.skip_space()
         items: list[JSONValue] = []
+        self.arrays.append(items)
         if self.peek() == "]":
             self.at += 1
             return items
@@ -240,6 +265,7 @@ class _Parser:
         self.at += 1
         self.skip_space()
         members = Object()
+        self.arrays.append(members)
         if self.peek() == "}":
             self.at += 1
             return members

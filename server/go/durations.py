@@ -6,6 +6,8 @@ A duration is an int of nanoseconds, as everywhere in the API.
 import re
 from typing import Any
 
+from vkbackend import cancellation
+
 SECOND = 1_000_000_000
 FOREVER = (1 << 63) - 1
 MAX_DIGITS = 19  # digits of an int64; Python refuses to read numbers of thousands of digits
@@ -37,37 +39,42 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "replace"))
 
 
+def _invalid(text: str) -> ValueError:
+    return ValueError(f"time: invalid duration {quote(text)}")
+
+
 def parse(text: str) -> int:
     """Nanoseconds of `1h30m`, `1.5s` or `-5m`. Raises ValueError in Go's words (time.ParseDuration)."""
-    invalid = ValueError(f"time: invalid duration {quote(text)}")
     negative = text.startswith("-")
     rest = text[1:] if text[:1] in ("+", "-") else text
     if rest == "0":
         return 0
     if not rest:
-        raise invalid
+        raise _invalid(text)
     total = 0
-    while rest:
-        match = _PART.match(rest)
+    at = 0
+    while at < len(rest):
+        cancellation.check()
+        match = _PART.match(rest, at)
         assert match is not None  # matches any text, even an empty one
         whole = match[1]
         fraction = (match[2] or "")[:MAX_DIGITS]
         unit = match[3]
         if not whole and fraction in ("", "."):
-            raise invalid
+            raise _invalid(text)
         if not unit:
             raise ValueError(f"time: missing unit in duration {quote(text)}")
         if unit not in _UNITS:
             raise ValueError(f"time: unknown unit {quote(unit)} in duration {quote(text)}")
         scale = _UNITS[unit]
         if len(whole.lstrip("0")) > MAX_DIGITS:
-            raise invalid
+            raise _invalid(text)
         total += int(whole.lstrip("0") or 0) * scale
         if len(fraction) > 1:
             total += int(fraction[1:]) * scale // 10 ** (len(fraction) - 1)
         if total > FOREVER + 1 or total > FOREVER and not negative:
-            raise invalid
-        rest = rest[match.end() :]
+            raise _invalid(text)
+        at = match.end()
     return -total if negative else total
 
 

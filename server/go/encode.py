@@ -6,10 +6,11 @@ whose fields are declared with `binding.wire` (a Go struct: keys in the order of
 """
 
 import base64
+import heapq
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FloatType: TypeAlias = type[np.float32] | type[np.float64]
+# Other threads run only between two calls of C functions, each of which is given this much at most:
+PIECE = 64 << 10  # characters
+STRINGS = 4096  # short texts of an array
+KEYS = 32_768  # keys to sort
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 # For a byte that was not UTF-8 (surrogateescape) or half of a surrogate pair, Go writes the escape of U+FFFD.
@@ -55,7 +60,7 @@ def dumps(value: Any) -> str:
     if isinstance(value, RawJSON):
         return _compact(value)
     if isinstance(value, str):
-        return _escape(json.dumps(value, ensure_ascii=False))
+        return _string(value)
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, float):
@@ -63,16 +68,36 @@ def dumps(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return '"' + base64.b64encode(value).decode() + '"'
     if isinstance(value, (list, tuple)):
-        if all(type(item) is str for item in value):  # a vocabulary: in one call, which is much faster
-            return _escape(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        if all(type(item) is str for item in value):  # a vocabulary: many at a time, which is much faster
+            return "[" + ",".join(_strings(value[at : at + STRINGS]) for at in range(0, len(value), STRINGS)) + "]"
         return "[" + ",".join(map(dumps, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted(value)) + "}"
+        return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted_keys(value)) + "}"
     if is_dataclass(value) and not isinstance(value, type):
         return "{" + ",".join(_struct_pairs(value)) + "}"
     if isinstance(value, np.ndarray):
         return _array(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _string(text: str) -> str:
+    if len(text) <= PIECE:
+        return _escape(json.dumps(text, ensure_ascii=False))
+    pieces = (text[at : at + PIECE] for at in range(0, len(text), PIECE))
+    return '"' + "".join(_escape(json.dumps(piece, ensure_ascii=False))[1:-1] for piece in pieces) + '"'
+
+
+def _strings(texts: Sequence[str]) -> str:
+    """The texts without the brackets of an array."""
+    if sum(map(len, texts)) > PIECE:
+        return ",".join(map(_string, texts))
+    return _escape(json.dumps(texts, ensure_ascii=False, separators=(",", ":")))[1:-1]
+
+
+def sorted_keys(values: dict) -> Iterable:
+    """The keys in order. Those of a large dict are sorted in parts."""
+    keys = list(values)
+    return heapq.merge(*(sorted(keys[at : at + KEYS]) for at in range(0, len(keys), KEYS)))
 
 
 def _struct_pairs(value: "DataclassInstance") -> Iterator[str]:

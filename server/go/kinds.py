@@ -5,10 +5,11 @@ raised at the end (`binding.bind`). Types with a decoder of their own raise Bind
 Kinds that hold other kinds are in binding.py.
 """
 
-import base64
 import binascii
 import re
 from typing import Any, Generic, TypeVar
+
+from vkbackend import cancellation
 
 from . import durations
 from . import encode as go_json
@@ -17,7 +18,9 @@ from .human import shortened
 from .text import quote
 
 MAX_INT64 = (1 << 63) - 1
+BASE64_PIECE = 256 << 10  # characters decoded in one go, as other threads run only in between; a multiple of 4
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class BindError(Exception):
@@ -42,12 +45,22 @@ class TypeMismatch(BindError):
 
 
 class State:
-    """Current position (innermost struct, path of field names) and the first error found."""
+    """Current position (innermost struct, path of field names) and the first error found.
 
-    def __init__(self) -> None:
+    made: gets every list, dict and dataclass that is made, inner ones first, if the caller gives one.
+    """
+
+    def __init__(self, made: list | None = None) -> None:
+        self.made = made
         self.struct = ""
         self.path: list[str] = []
         self.first_error: BindError | None = None
+
+    def keep(self, container: C) -> C:
+        """Note a new list, dict or dataclass in `made`."""
+        if self.made is not None:
+            self.made.append(container)
+        return container
 
     def mismatch(self, value: JSONValue, go_type: str, found: str | None = None) -> None:
         """Record that `value` is not a `go_type`, unless an error is recorded already."""
@@ -208,10 +221,12 @@ def to_plain(value: JSONValue, state: State | None = None) -> Any:
     if isinstance(value, Number):
         return _to_float(value, state or State(), None)
     if isinstance(value, Object):
-        return {member.name: to_plain(member.value, state) for member in value}
-    if isinstance(value, list):
-        return [to_plain(item, state) for item in value]
-    return value
+        plain: Any = {member.name: to_plain(member.value, state) for member in value}
+    elif isinstance(value, list):
+        plain = [to_plain(item, state) for item in value]
+    else:
+        return value
+    return plain if state is None else state.keep(plain)
 
 
 class _Raw(Kind[go_json.RawJSON | None]):
@@ -248,17 +263,38 @@ class _Bytes(Kind[bytes | None]):
 
 
 def _base64(text: str, state: State) -> bytes | None:
-    text = text.replace("\r", "").replace("\n", "")
     try:
-        if not text.isascii() or len(text) % 4:
-            raise binascii.Error
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        legal = re.match(r"[A-Za-z0-9+/]*", text)
-        assert legal is not None  # matches the empty text, too
+        return decode_base64(text)
+    except IllegalBase64 as error:
         if state.first_error is None:
-            state.first_error = BindError(f"illegal base64 data at input byte {min(legal.end(), len(text) // 4 * 4)}")
+            state.first_error = BindError(str(error))
         return None
+
+
+class IllegalBase64(ValueError):
+    """The text is not base64; names the first byte that is wrong, as Go does."""
+
+    def __init__(self, at: int):
+        super().__init__(f"illegal base64 data at input byte {at}")
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of a base64 text; line ends in it are skipped. Raises IllegalBase64."""
+    pieces = (text[at : at + BASE64_PIECE] for at in range(0, len(text), BASE64_PIECE))
+    text = "".join(piece.replace("\r", "").replace("\n", "") for piece in pieces)
+    decoded = []
+    for at in range(0, len(text), BASE64_PIECE):
+        cancellation.check()
+        piece = text[at : at + BASE64_PIECE]
+        try:
+            if piece.endswith("=") and at + BASE64_PIECE < len(text):
+                raise ValueError("padding in the middle")
+            decoded.append(binascii.a2b_base64(piece, strict_mode=True))
+        except ValueError:
+            legal = re.match(r"[A-Za-z0-9+/]*", piece)
+            assert legal is not None  # matches the empty text, too
+            raise IllegalBase64(min(at + legal.end(), len(text) // 4 * 4)) from None
+    return b"".join(decoded)
 
 
 class _Duration(Kind[int]):

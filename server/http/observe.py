@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
-from .. import pools
+from .. import garbage, pools
 from ..errors import ApiError
 from . import metrics, request_id
 from .keys import ERROR_ANSWER, RUNNING
@@ -31,6 +31,7 @@ async def observed(request: web.Request, handler) -> web.StreamResponse:
             status = response.status
             return response
     finally:
+        garbage.end()
         resource = request.match_info.route.resource
         metrics.count_request(
             request.method,
@@ -77,5 +78,12 @@ async def watch_loop(app: web.Application):
             metrics.lag.observe(max(time.monotonic() - started - LAG_SECONDS, 0))
 
     task = asyncio.create_task(watch())
+    yield
+    task.cancel()
+
+
+async def collect_garbage(app: web.Application):
+    """A cleanup context: garbage is collected while there are no large requests."""
+    task = asyncio.create_task(garbage.collect_when_quiet())
     yield
     task.cancel()

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from vkbackend.errors import VkbackendError
 
-from .. import pools
+from .. import garbage, pools
 from ..errors import ApiError
 from ..go import encode
 from ..go.binding import bind
@@ -58,7 +58,7 @@ async def bound(request: web.Request, cls, bind=bind):
     """
     body = await limits.read_body(request)
     pools.body_bytes.set(len(body))
-    return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body)
+    return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body, garbage.begin())
 
 
 async def read(request: web.Request, cls):

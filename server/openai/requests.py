@@ -4,8 +4,6 @@ In: dataclasses of wire/openai.py. Out: dataclasses of wire/native.py, and `Extr
 and Ollama ignores. Raises InvalidRequest, in Ollama's words where Ollama has such an error.
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from ..go.binding import D, bind
 from ..go.decode import JSONSyntaxError, Object, parse_first
 from ..go.encode import RawJSON
-from ..go.kinds import BindError, to_plain
+from ..go.kinds import BindError, IllegalBase64, decode_base64, to_plain
 from ..wire import conversation, native, openai
 from .errors import InvalidRequest
 
@@ -22,10 +20,10 @@ IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 EFFORTS = {"high": "high", "medium": "medium", "low": "low", "none": False}
 
 
-def read(cls: type[D], body: bytes) -> D:
-    """A request body as a `cls` of wire/openai.py."""
+def read(cls: type[D], body: bytes, made: list | None = None) -> D:
+    """A request body as a `cls` of wire/openai.py. made: see `binding.bind`."""
     try:
-        return bind(cls, body)
+        return bind(cls, body, made)
     except JSONSyntaxError as error:
         raise InvalidRequest("EOF" if error.is_empty_body else str(error)) from None
     except BindError as error:
@@ -132,9 +130,10 @@ def _think(ask: openai.ChatCompletionRequest) -> bool | str | None:
 def _conversation(asked: list[openai.Message]) -> list[native.Message] | None:
     """Native messages; a message with several parts becomes one message per part."""
     found = []
+    names = {call.id: call.function.name for message in asked for call in message.tool_calls or ()}
     for message in asked:
         calls = _tool_calls(message)
-        tool_name = _tool_name(message, asked) if message.role.lower() == "tool" else ""
+        tool_name = _tool_name(message, names) if message.role.lower() == "tool" else ""
         if isinstance(message.content, list):
             parts = [_part(message.role, part) for part in message.content]
             if parts:
@@ -170,12 +169,9 @@ def _go_type(value: Any) -> str:
     return names[type(value)]
 
 
-def _tool_name(message: openai.Message, asked: Sequence[openai.Message]) -> str:
-    """Name of the tool whose result a message holds: as given, or looked up by the id of its call."""
-    if message.name or not message.tool_call_id:
-        return message.name
-    calls = [call for other in asked for call in other.tool_calls or () if call.id == message.tool_call_id]
-    return calls[-1].function.name if calls else ""
+def _tool_name(message: openai.Message, names: dict[str, str]) -> str:
+    """Name of the tool whose result a message holds: as given, or that of its call. names: of all calls, by id."""
+    return message.name or names.get(message.tool_call_id, "") if message.tool_call_id else message.name
 
 
 def _tool_calls(message: openai.Message) -> list[conversation.ToolCall] | None:
@@ -214,8 +210,8 @@ def _image(url: str) -> bytes:
     if start is None:
         raise InvalidRequest("invalid image input")
     try:
-        return base64.b64decode(url.removeprefix(start).replace("\r", "").replace("\n", ""), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(url.removeprefix(start))
+    except IllegalBase64:
         raise InvalidRequest("invalid message format") from None
 
 

@@ -1,0 +1,62 @@
+"""Long texts are read and written in pieces, and come out as if they were not."""
+
+import base64
+import json
+import random
+
+import pytest
+
+from vkbackend.server.go import encode, kinds
+from vkbackend.server.go.decode import parsed
+
+ODD = ["a", "<", "&", "\u2028", "\ud800", "\udfff", "\U0001f600", '"', "\\", "\n", "\x01", "\u00e9"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 200])
+def test_a_text_is_written_in_pieces_as_in_one(monkeypatch, size):
+    text = "".join(random.Random(size).choices(ODD, k=size))
+    whole = encode.dumps(text), encode.dumps([text, text]), encode.dumps({text + "b": 1, text + "a": 2})
+    for name in ("PIECE", "STRINGS", "KEYS"):
+        monkeypatch.setattr(encode, name, 4)
+    assert (encode.dumps(text), encode.dumps([text, text]), encode.dumps({text + "b": 1, text + "a": 2})) == whole
+
+
+def test_keys_of_a_large_map_are_in_order(monkeypatch):
+    keys = random.Random(0).sample(range(100_000), 50)
+    monkeypatch.setattr(encode, "KEYS", 8)
+    assert list(json.loads(encode.dumps(dict.fromkeys(map(str, keys))))) == sorted(map(str, keys))
+
+
+@pytest.mark.parametrize("size", range(40))
+def test_base64_is_decoded_in_pieces_as_in_one(monkeypatch, size):
+    monkeypatch.setattr(kinds, "BASE64_PIECE", 8)
+    data = random.Random(size).randbytes(size)
+    text = base64.b64encode(data).decode()
+    assert kinds.decode_base64(text) == data
+    assert kinds.decode_base64("\r\n".join(text)) == data
+
+
+@pytest.mark.parametrize(
+    "text, at",
+    [
+        ("QUJDx", 4),
+        ("QUI", 0),
+        ("QUJDQUJDQUJD!UJD", 12),
+        ("QUI=QUJDQUJDQUJD", 3),
+        ("QUJDQUI=QUJDQUJD", 7),
+        ("QUJD\nQUJDQU\u00e9D", 10),
+        ("QUJDQUJDQUJDQ===", 13),
+    ],
+)
+def test_the_first_byte_that_is_no_base64_is_named(monkeypatch, text, at):
+    for piece in (8, 1 << 20):
+        monkeypatch.setattr(kinds, "BASE64_PIECE", piece)
+        with pytest.raises(kinds.IllegalBase64, match=f"at input byte {at}$"):
+            kinds.decode_base64(text)
+
+
+def test_a_parsed_tree_is_taken_apart_at_the_end(monkeypatch):
+    with parsed(b'{"a":[1,[2,{"b":3}]]}') as tree:
+        inner = tree[0].value[1]
+        assert inner[0] == "2" and inner[1][0].name == "b"
+    assert tree == [] and inner == []
