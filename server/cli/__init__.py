@@ -1,5 +1,5 @@
-"""The `vkbackend` command: one file per group of commands, in words and columns those of Ollama's command.
+"""The `vkbackend` command: one file per group of commands, with the texts and columns of Ollama's command.
 
-Commands that work with models speak HTTP to a running server (`client.py`); `devices`, `check` and `bench` work on
-the devices themselves.
+Commands about models send HTTP requests to a server (`client.py`); `devices`, `check` and `bench` use the devices
+directly. A new command is a file here and a row of `main.COMMANDS`.
 """

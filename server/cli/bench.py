@@ -1,11 +1,13 @@
-"""`bench`: how fast a model is here, against what the device can do; against other servers; where a step's time
-goes; single kernels.
-"""
+"""`bench`: measures a model against the device's limits or other servers, the time of each op, or single kernels."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -14,16 +16,27 @@ from vkbackend.errors import NoDevice
 
 from .main import Failure
 
+if TYPE_CHECKING:
+    from vkbackend.bench.compare import Comparison
+    from vkbackend.bench.model import Result
+    from vkbackend.bench.peers import OwnEngine, Peer
+    from vkbackend.device.context import Device
+
+
+Measured: TypeAlias = "tuple[dict | list, list[str], Callable[[], None]]"  # (JSON document, lines of text, write files)
+
 
 class Counts(click.ParamType):
-    """Whole numbers from 1 to `largest`, comma-separated -> tuple."""
+    """Comma-separated whole numbers from 1 to `largest`, converted to a tuple."""
 
     name = "N[,N]"
 
     def __init__(self, largest: int):
         self.largest = largest
 
-    def convert(self, value, param, context):
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -31,16 +44,19 @@ class Counts(click.ParamType):
         except ValueError:
             found = ()
         if not found or min(found) < 1 or max(found) > self.largest:
-            self.fail(
-                f"{value!r} is not a list of whole numbers from 1 to {self.largest}, such as 16,128", param, context
-            )
+            self.fail(f"{value!r} is not a list of whole numbers from 1 to {self.largest}, such as 16,128", param, ctx)
         return found
 
 
 @click.command()
 @click.argument("model", required=False)
 @click.option(
-    "--prompt", "prompts", type=Counts(1 << 20), default="16,128,512", show_default=True, help="Tokens of the prompts."
+    "--prompt",
+    "prompts",
+    type=Counts(1 << 20),
+    default="16,128,512",
+    show_default=True,
+    help="Prompt lengths in tokens.",
 )
 @click.option(
     "--batch",
@@ -48,81 +64,83 @@ class Counts(click.ParamType):
     type=Counts(256),
     default="1,2,4,8",
     show_default=True,
-    help="Sequences that are decoded together.",
+    help="Numbers of sequences decoded together.",
 )
 @click.option(
     "--tokens",
     type=click.IntRange(1, 1 << 20),
     default=32,
     show_default=True,
-    help="Tokens that each sequence decodes.",
+    help="Tokens decoded by each sequence.",
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="How often everything is measured; medians are shown.",
+    help="Number of measurements; medians are shown.",
 )
-@click.option("--long", is_flag=True, help="Decode after 64 and after 2,048 tokens of context, too.")
+@click.option("--long", is_flag=True, help="Also decode after 64 and 2,048 tokens of context.")
 @click.option(
-    "--profile", is_flag=True, help="The time of each op and kernel variant in a decode step and in a prefill step."
+    "--profile", is_flag=True, help="Show the time of each op and kernel variant in a decode and a prefill step."
 )
 @click.option("--trace", type=click.Path(dir_okay=False), help="With --profile: write a trace for ui.perfetto.dev.")
-@click.option("--host-only", is_flag=True, help="The host's share of a decode step, on a driver that does nothing.")
+@click.option(
+    "--host-only", is_flag=True, help="Measure the host's share of a decode step, on a driver that does nothing."
+)
 @click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
 @click.option(
     "--compare",
     "peers",
     default="",
     metavar="[NAME=]URL[,...]",
-    help="Measure other servers side by side, Ollama's or OpenAI's API; of several with one name the better counts.",
+    help="Compare with other servers (Ollama or OpenAI API); of several with one name, the faster counts.",
 )
 @click.option(
     "--own",
     default="",
     metavar="[NAME=]URL",
-    help="With --compare: the server that is ours; default: an engine in this process.",
+    help="With --compare: the vkbackend server (default: an engine in this process).",
 )
 @click.option(
     "--remote-model",
     default="",
-    help="With --compare: the model's name on Ollama-compatible servers, where it differs.",
+    help="With --compare: the model's name on Ollama-compatible servers, if it differs.",
 )
 @click.option(
     "--clients",
     type=Counts(256),
     default="1",
     show_default=True,
-    help="With --compare: so many that decode at the same time.",
+    help="With --compare: numbers of concurrent clients.",
 )
 @click.option(
     "--peer-seconds",
     type=click.FloatRange(1),
     default=60.0,
     show_default=True,
-    help="With --compare: what a slow peer may take.",
+    help="With --compare: time limit for each server in seconds.",
 )
 @click.option(
     "--plot",
     "picture",
     type=click.Path(dir_okay=False),
-    help="Write the rates as a picture (.png, .svg); needs matplotlib.",
+    help="Plot the rates to a .png or .svg file; needs matplotlib.",
 )
 @click.option(
     "--device",
     "index",
     type=int,
     default=None,
-    help="Index of the device (see `vkbackend devices`); default: the one that models run on.",
+    help="Device index (see `vkbackend devices`; default: the one models run on).",
 )
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
-def bench(model, as_json, **options):
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def bench(model: str | None, as_json: bool, **options: Any) -> None:
     """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
     wanted = [name for name in ("profile", "host_only", "kernels", "peers") if options[name]]
     if len(wanted) > 1:
-        raise Failure(f"these exclude each other: {', '.join(FLAGS[name] for name in wanted)}")
+        raise Failure(f"use only one of {', '.join(FLAGS[name] for name in wanted)}")
     mode = wanted[0] if wanted else "rates"
     _check(mode, model, options)
     document, lines, write = MODES[mode](model, options)
@@ -133,16 +151,16 @@ def bench(model, as_json, **options):
 FLAGS = {"profile": "--profile", "host_only": "--host-only", "kernels": "--kernels", "peers": "--compare"}
 
 
-def _check(mode, model, options) -> None:
+def _check(mode: str, model: str | None, options: dict) -> None:
     if options["cpu"] and (mode in ("profile", "host_only", "kernels") or options["index"] is not None):
-        raise Failure("--cpu excludes --device, --profile, --host-only and --kernels")
+        raise Failure("--cpu cannot be used with --device, --profile, --host-only or --kernels")
     if options["trace"] and mode != "profile":
-        raise Failure("--trace writes what --profile finds; give both")
+        raise Failure("--trace requires --profile")
     if options["picture"] and mode not in ("rates", "peers"):
-        raise Failure("--plot shows rates; leave out --profile, --host-only and --kernels")
+        raise Failure("--plot cannot be used with --profile, --host-only or --kernels")
     for path in (options["trace"], options["picture"]):
         if path and not Path(path).absolute().parent.is_dir():
-            raise Failure(f"{path} cannot be written: there is no folder {Path(path).absolute().parent}")
+            raise Failure(f"cannot write {path}: no folder {Path(path).absolute().parent}")
     if options["picture"]:
         from vkbackend.bench.plot import check
 
@@ -152,12 +170,12 @@ def _check(mode, model, options) -> None:
     if mode == "peers" and not options["peers"].strip(", "):
         raise Failure("--compare needs the URL of a server")
     if (options["own"] or options["remote_model"]) and mode != "peers":
-        raise Failure("--own and --remote-model are for --compare")
+        raise Failure("--own and --remote-model require --compare")
     if model is None and mode != "kernels":
-        raise Failure("which model? Give a name (`vkbackend list`) or the path of a GGUF file, or --kernels")
+        raise Failure("no model given: pass a name (see `vkbackend list`), the path of a GGUF file, or --kernels")
 
 
-def _rates(model, options):
+def _rates(model: str, options: dict) -> Measured:
     from vkbackend.bench import bench as measure
 
     from .bench_text import rates_lines
@@ -170,27 +188,28 @@ def _rates(model, options):
     return result.as_dict(), rates_lines(result), partial(_draw, options, result)
 
 
-def _profile(model, options):
+def _profile(model: str, options: dict) -> Measured:
     from vkbackend.bench.profile import profile, write_trace
 
     from .bench_text import profile_lines
 
     path = gguf_path(model)
     with _device(options) as device:
+        assert device is not None  # _check refuses --cpu
         found = profile(path, device, prompt_tokens=max(options["prompts"]))
         name = device.info.name
 
-    def write():
+    def write() -> None:
         if options["trace"]:
             try:
                 write_trace(options["trace"], found, name)
             except OSError as error:
-                raise Failure(f"{options['trace']} cannot be written: {error.strerror or error}") from None
+                raise Failure(f"cannot write {options['trace']}: {error.strerror or error}") from None
 
     return {"model": model, "device": name, "steps": [each.as_dict() for each in found]}, profile_lines(found), write
 
 
-def _host_only(model, options):
+def _host_only(model: str, options: dict) -> Measured:
     from vkbackend.bench.host import measure_apart
 
     from .bench_text import host_lines
@@ -200,8 +219,8 @@ def _host_only(model, options):
     return [asdict(each) for each in found], host_lines(found), lambda: None
 
 
-def _kernels(_, options):
-    """`vkbackend.bench.kernels.measure(device)`: a list of dataclasses of one type."""
+def _kernels(_: str, options: dict) -> Measured:
+    """Measure kernels with `vkbackend.bench.kernels.measure(device)`, which returns dataclasses of one type."""
     from vkbackend.bench.kernels import measure
 
     from .bench_text import dataclass_columns
@@ -211,7 +230,7 @@ def _kernels(_, options):
     return [asdict(each) for each in found], dataclass_columns(found), lambda: None
 
 
-def _compare(model, options):
+def _compare(model: str, options: dict) -> Measured:
     from vkbackend.bench.compare import compare
     from vkbackend.bench.peers import Peer
 
@@ -227,7 +246,7 @@ def _compare(model, options):
         "peer_seconds": options["peer_seconds"],
     }
 
-    def say(text):
+    def say(text: str) -> None:
         click.echo(text, err=True)
 
     if options["own"]:
@@ -239,8 +258,8 @@ def _compare(model, options):
     return asdict(found), comparison_lines(found), partial(_draw, options, found)
 
 
-def _peer(kind, text, model):
-    """`model` is meant for servers that run many; one with OpenAI's API is asked which model it has."""
+def _peer(kind: type[Peer], text: str, model: str) -> Peer:
+    """Create a peer. `model` applies to Ollama-compatible servers; an OpenAI-compatible server reports its model."""
     name, _, url = text.rpartition("=")
     peer = kind(url if "//" in url else f"http://{url}", name)
     if peer.kind == "ollama":
@@ -249,12 +268,13 @@ def _peer(kind, text, model):
 
 
 class _own_engine:
-    """Context manager: an engine for the model on the device that was asked for, as `peers.OwnEngine`."""
+    """Context manager: a `peers.OwnEngine` for the model on the selected device."""
 
-    def __init__(self, model, options):
-        self.path, self.options = gguf_path(model), options
+    def __init__(self, model: str, options: dict):
+        self.path = gguf_path(model)
+        self.options = options
 
-    def __enter__(self):
+    def __enter__(self) -> OwnEngine:
         from vkbackend.bench.peers import OwnEngine
         from vkbackend.engine.engine import Engine
         from vkbackend.engine.runner import ModelRunner
@@ -263,7 +283,7 @@ class _own_engine:
 
         self.held = _device(self.options)
         model = load(self.path, self.held.__enter__())
-        longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # words may be of several tokens
+        longest = 4 * max(self.options["prompts"]) + self.options["tokens"]  # a word may have several tokens
         runner = ModelRunner(
             model,
             context_length=min(longest + 64, model.config.context_length),
@@ -273,33 +293,35 @@ class _own_engine:
         self.engine = Engine(runner, Tokenizer.from_gguf(model.gguf))
         return OwnEngine(self.engine, self.engine.tokenizer)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object):
         self.engine.close()
         self.held.__exit__(*error)
 
 
 class _device:
-    """Context manager: the open device that the options ask for, None for the CPU."""
+    """Context manager: the device selected by the options, or None for the CPU."""
 
-    def __init__(self, options):
-        self.index, self.cpu, self.device = options["index"], options["cpu"], None
+    def __init__(self, options: dict):
+        self.index: int | None = options["index"]
+        self.cpu: bool = options["cpu"]
+        self.device: Device | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> Device | None:
         from vkbackend.device.selection import open_device
 
         if not self.cpu:
             try:
                 self.device = open_device(self.index)
             except NoDevice as error:
-                raise Failure(f"{error}; measure the CPU path with --cpu") from None
+                raise Failure(f"{error}; use --cpu to measure the CPU path") from None
         return self.device
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         if self.device is not None:
             self.device.close()
 
 
-def _draw(options, found) -> None:
+def _draw(options: dict, found: Result | Comparison) -> None:
     if options["picture"]:
         from vkbackend.bench.plot import plot
 
@@ -307,7 +329,7 @@ def _draw(options, found) -> None:
 
 
 def gguf_path(model: str) -> Path:
-    """Of a file, or of a model in the store."""
+    """Return the path of a GGUF file, given its path or the name of a stored model."""
     path = settings.expanded(model)
     if path.is_file():
         return path
@@ -317,7 +339,7 @@ def gguf_path(model: str) -> Path:
 
     stored = Store(settings.models_folder()).get(model)
     if stored.gguf_path is None:
-        raise Failure(f"model '{model}' has no GGUF file to measure")
+        raise Failure(f"model '{model}' has no GGUF file")
     return stored.gguf_path
 
 

@@ -1,14 +1,24 @@
-"""What `bench` found as lines of text."""
+"""Formats the results of `bench` as lines of text."""
+
+from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from ..go.human import human_bytes
 from .terminal.table import columns
 
+if TYPE_CHECKING:
+    from vkbackend.bench.compare import Comparison, Range
+    from vkbackend.bench.device_speed import DeviceSpeed
+    from vkbackend.bench.host import HostShare
+    from vkbackend.bench.model import Result
+    from vkbackend.bench.profile import StepProfile
+
 MEBIBYTE = 1 << 20
 
 
-def rates_lines(result) -> list[str]:
+def rates_lines(result: Result) -> list[str]:
     speed, memory = result.speed, result.memory
     facts = [
         [
@@ -22,21 +32,20 @@ def rates_lines(result) -> list[str]:
         half = f", f16 {speed.f16 / 1e9:.1f} GFLOP/s" if speed.f16 else ""
         facts.append(
             [
-                "it can",
+                "device speed",
                 f"read {speed.read / 1e9:.2f} GB/s, copy {speed.copy / 1e9:.2f} GB/s; f32 {speed.f32 / 1e9:.1f} "
                 f"GFLOP/s{half}",
             ]
         )
     facts += [
-        ["load", f"{result.load_seconds:.2f} s, first token {result.first_token_seconds:.2f} s after it"],
+        ["load", f"{result.load_seconds:.2f} s, first token after another {result.first_token_seconds:.2f} s"],
         [
             "device memory",
-            f"weights {_mib(memory.weights)}, KV cache {_mib(memory.cache)}, the rest {_mib(memory.device_other)}",
+            f"weights {_mib(memory.weights)}, KV cache {_mib(memory.cache)}, other {_mib(memory.device_other)}",
         ],
         [
             "process memory",
-            f"{_mib(memory.process)}, at the most {_mib(memory.process_peak)}, before loading "
-            f"{_mib(memory.process_before)}",
+            f"{_mib(memory.process)}, peak {_mib(memory.process_peak)}, before loading {_mib(memory.process_before)}",
         ],
     ]
     return [*columns(facts), "", *columns(_rate_rows(result), _rate_header(speed))]
@@ -46,7 +55,7 @@ def _mib(num_bytes: int) -> str:
     return f"{num_bytes / MEBIBYTE:.1f} MiB"
 
 
-def _rate_header(speed) -> list[str]:
+def _rate_header(speed: DeviceSpeed | None) -> list[str]:
     return [
         "",
         "TOKENS/S",
@@ -59,7 +68,7 @@ def _rate_header(speed) -> list[str]:
     ]
 
 
-def _rate_rows(result) -> list[list[str]]:
+def _rate_rows(result: Result) -> list[list[str]]:
     rows, speed = [], result.speed
     for rate in result.rates:
         name = (
@@ -82,13 +91,13 @@ def _rate_rows(result) -> list[list[str]]:
     return rows
 
 
-def profile_lines(profiles) -> list[str]:
+def profile_lines(profiles: list[StepProfile]) -> list[str]:
     lines = []
     for each in profiles:
         lines += [
             "",
             f"{each.phase} of {each.tokens} after {each.context} tokens: {1e3 * each.plain_seconds:.2f} ms; "
-            f"with timestamps {1e3 * each.step_seconds:.2f} ms, of it on the device {1e3 * each.device_seconds:.2f} ms",
+            f"with timestamps {1e3 * each.step_seconds:.2f} ms, device {1e3 * each.device_seconds:.2f} ms",
         ]
         rows = [
             [
@@ -107,16 +116,16 @@ def profile_lines(profiles) -> list[str]:
     return lines[1:]
 
 
-def host_lines(found) -> list[str]:
+def host_lines(found: list[HostShare]) -> list[str]:
     rows = [[each.batch, f"{each.turn_ms:.3f}", f"{each.step_ms:.3f}", each.dispatches] for each in found]
     return [
-        f"Of a decode step, outside of the device ({found[0].device}), medians of {found[0].steps} steps:",
-        *columns(rows, ["SEQUENCES", "MS IN ALL", "MS WITHOUT SAMPLING", "DISPATCHES"]),
+        f"Host time of a decode step ({found[0].device}), medians of {found[0].steps} steps:",
+        *columns(rows, ["SEQUENCES", "TOTAL MS", "MS WITHOUT SAMPLING", "DISPATCHES"]),
     ]
 
 
-def comparison_lines(found) -> list[str]:
-    """Rates and ratios as median (least-most)."""
+def comparison_lines(found: Comparison) -> list[str]:
+    """Show rates and ratios as median (least-most)."""
     rows = [
         [
             f"{line.phase} {line.size}" + (f", {line.clients} clients" if line.clients > 1 else ""),
@@ -127,17 +136,17 @@ def comparison_lines(found) -> list[str]:
         ]
         for line in found.lines
     ]
-    return columns(rows, ["", "SERVER", "TOKENS/S", f"{found.own.upper()} / IT", "ROUNDS"])
+    return columns(rows, ["", "SERVER", "TOKENS/S", f"{found.own.upper()} / SERVER", "ROUNDS"])
 
 
-def _range(found, digits: int) -> str:
+def _range(found: Range, digits: int) -> str:
     return f"{found.median:.{digits}f} ({found.least:.{digits}f}-{found.most:.{digits}f})"
 
 
 def dataclass_columns(found: list) -> list[str]:
-    """A header of the fields' names, then a line for each of `found`; floats with four digits."""
+    """Format dataclasses as a table with a column per field; floats with four digits."""
     if not found:
-        return ["nothing was measured"]
+        return ["no measurements"]
     names = [each.name for each in fields(found[0])]
     rows = [
         [f"{value:.4g}" if isinstance(value, float) else value for value in (getattr(each, name) for name in names)]

@@ -1,21 +1,29 @@
-"""`check`: every kernel variant against its numpy twin, on every device of this machine.
+"""`check`: compares every kernel variant with its numpy twin, on every device of this machine.
 
-Out: one line per op with the worst difference as a multiple of what its cases allow; failing kernels by name. Exit
-status 1 where one differs.
+Out: one line per op with the worst difference as a multiple of the tolerance, and the failing kernels by name. Exit
+status 1 if one fails.
 """
+
+from __future__ import annotations
 
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 
 from .main import Failure
 
+if TYPE_CHECKING:
+    from vkbackend.check import Result
+    from vkbackend.device.context import Device
+    from vkbackend.device.discover import DeviceInfo
+
 
 @dataclass
 class OpReport:
-    """passed, failed: results of one op. unavailable: its variants that need a feature which the device lacks."""
+    """Results of one op. unavailable: number of its variants that need a feature the device lacks."""
 
     name: str
     passed: int = 0
@@ -23,7 +31,7 @@ class OpReport:
     unavailable: int = 0
     worst: float = 0.0
 
-    def add(self, result) -> None:
+    def add(self, result: Result) -> None:
         self.worst = max(self.worst, result.worst)
         if result.passed:
             self.passed += 1
@@ -32,13 +40,13 @@ class OpReport:
 
 
 @click.command()
-@click.option("--only", default="", metavar="OP", help="Only ops whose name holds this text.")
+@click.option("--only", default="", metavar="OP", help="Check only ops whose name contains this text.")
 @click.option(
-    "--device", "index", type=int, default=None, help="Only the device of this index (see `vkbackend devices`)."
+    "--device", "index", type=int, default=None, help="Check only the device with this index (see `vkbackend devices`)."
 )
-@click.option("-v", "--verbose", is_flag=True, help="A line for each kernel and case.")
-@click.option("--json", "as_json", is_flag=True, help="All results as JSON.")
-def check(only, index, verbose, as_json):
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for each kernel and case.")
+@click.option("--json", "as_json", is_flag=True, help="Print all results as JSON.")
+def check(only: str, index: int | None, verbose: bool, as_json: bool) -> None:
     """Compare every kernel with its numpy twin on your devices."""
     from vkbackend.device.discover import list_devices
     from vkbackend.device.selection import open_device
@@ -47,10 +55,10 @@ def check(only, index, verbose, as_json):
 
     names = [name for name in OPS if only in name]
     if not names:
-        raise Failure(f"no op's name holds {only!r}; there are: {', '.join(OPS)}")
+        raise Failure(f"no op name contains {only!r}; available: {', '.join(OPS)}")
     indices = [info.index for info in list_devices()] if index is None else [index]
     if not indices:
-        raise NoDevice("no Vulkan device was found; see `vulkaninfo --summary`")
+        raise NoDevice("no Vulkan device found; see `vulkaninfo --summary`")
     documents = []
     for index in indices:
         with closing(open_device(index)) as device:
@@ -64,13 +72,15 @@ def check(only, index, verbose, as_json):
         raise click.exceptions.Exit(1)
 
 
-def check_device(device, only: str, names: list[str], verbose: bool, quiet: bool):
-    """-> ({op: OpReport}, all results). Prints as it goes, unless quiet."""
+def check_device(
+    device: Device, only: str, names: list[str], verbose: bool, quiet: bool
+) -> tuple[dict[str, OpReport], list[Result]]:
+    """Check one device and print progress unless quiet. Returns ({op: OpReport}, all results)."""
     from vkbackend.check import check as run_checks
 
     reports, results = {name: OpReport(name) for name in names}, []
 
-    def say(text):
+    def say(text: str) -> None:
         if not quiet:
             click.echo(text)
 
@@ -99,8 +109,8 @@ def check_device(device, only: str, names: list[str], verbose: bool, quiet: bool
     return reports, results
 
 
-def _unavailable(device, op_name: str) -> int:
-    """Variants of an op that this device cannot run. A variant's name begins with its op's."""
+def _unavailable(device: Device, op_name: str) -> int:
+    """Count an op's variants that this device cannot run. A variant's name begins with the op's name."""
     from vkbackend.device.shaders import variants
 
     return sum(
@@ -114,17 +124,17 @@ def _line(report: OpReport) -> str:
         f"{verdict}  {report.name:<12}  {report.passed:>4} passed  {len(report.failed):>3} failed  "
         f"{report.unavailable:>3} n/a  worst {report.worst:.3g}"
     )
-    return text + " of what is allowed"
+    return text + " of the tolerance"
 
 
-def _result_line(result) -> str:
+def _result_line(result: Result) -> str:
     outcome = "ok" if result.passed else "DIFFERS"
     return f"  {outcome}: {result.kernel} on {result.op} {result.case!r}: " + (
-        result.error or f"{result.worst:.3g} times what is allowed"
+        result.error or f"{result.worst:.3g} times the tolerance"
     )
 
 
-def _document(info, reports: dict[str, OpReport], results: list) -> dict:
+def _document(info: DeviceInfo, reports: dict[str, OpReport], results: list) -> dict:
     ops = [
         {
             "name": report.name,
@@ -149,5 +159,5 @@ def _document(info, reports: dict[str, OpReport], results: list) -> dict:
 
 
 def _finite(number: float) -> float | None:
-    """JSON has no infinity."""
+    """Replace infinities and NaN, which JSON cannot hold, by None."""
     return float(number) if abs(number) < float("inf") else None

@@ -1,13 +1,13 @@
-"""Speaks to a server over HTTP, for the commands.
+"""HTTP client of the commands.
 
-In: a base URL. Out: parsed answers, one by one where they are streamed. Built on http.client: the commands start in
-a tenth of a second.
+In: a base URL. Out: parsed answers, one at a time if they are streamed. Uses http.client, which lets commands start in
+0.1 s.
 """
 
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,11 +20,11 @@ PIECE_BYTES = 1 << 20
 
 
 class NoServer(VkbackendError):
-    """Nothing answers at the address."""
+    """No server answers at the address."""
 
 
 class ServerError(VkbackendError):
-    """The server answered with an error: its words, and the HTTP status (0 inside of a stream)."""
+    """The server answered with an error: its message and the HTTP status (0 inside a stream)."""
 
     def __init__(self, message: str, status: int = 0):
         super().__init__(message)
@@ -32,23 +32,21 @@ class ServerError(VkbackendError):
 
 
 class Client:
-    """url: scheme, host, port and perhaps a path in front of `/api`. Raises NoServer and ServerError from every
-    method.
+    """A client of one server. Every method raises NoServer and ServerError.
+
+    url: scheme, host, port and optionally a path before `/api`.
     """
 
     def __init__(self, url: str):
         self.url = url
         try:
             parts = urlsplit(url)
-            self._secure, self._host, self._port, self._path = (
-                parts.scheme == "https",
-                parts.hostname,
-                parts.port,
-                parts.path.rstrip("/"),
-            )
+            self._host, self._port = parts.hostname or "", parts.port
+            self._secure = parts.scheme == "https"
+            self._path = parts.path.rstrip("/")
         except ValueError as error:
             raise NoServer(
-                f"{url} is no address of a server ({error}); set OLLAMA_HOST to one, such as 127.0.0.1:11434"
+                f"invalid server address {url} ({error}); set OLLAMA_HOST to an address such as 127.0.0.1:11434"
             ) from None
 
     @classmethod
@@ -56,7 +54,7 @@ class Client:
         return cls(from_environment().for_clients.url)
 
     def answers(self) -> bool:
-        """Whether a server is there, be it one that refuses us: its own words come with the next call."""
+        """Whether a server answers. A rejection counts as an answer: the next call reports it."""
         try:
             self._send("HEAD", "/", None, seconds=CONNECT_SECONDS).close()
         except NoServer:
@@ -66,13 +64,13 @@ class Client:
         return True
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
-        """One request, one JSON object (an empty one for an empty answer)."""
+        """Send one request. Returns the JSON object of the answer, empty for an empty answer."""
         with self._send(method, path, body) as answer:
             try:
                 text = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 raise ServerError(
-                    f"the answer of {self.url}{path} broke off ({_reason(error)}); see the server's log"
+                    f"connection to {self.url}{path} lost ({_reason(error)}); see the server's log"
                 ) from None
         try:
             found = json.loads(text) if text.strip() else {}
@@ -81,14 +79,14 @@ class Client:
             return found
         except ValueError:
             raise ServerError(
-                f"{self.url}{path} did not answer with JSON; is it a vkbackend or Ollama server?"
+                f"{self.url}{path} did not return JSON; check that it is a vkbackend or Ollama server"
             ) from None
 
-    def stream(self, path: str, body: dict) -> Iterator[dict]:
-        """The objects of a streamed answer as they arrive. Closing the iterator closes the connection, which ends
-        the request.
+    def stream(self, path: str, body: dict) -> Generator[dict, None, None]:
+        """Yield the objects of a streamed answer as they arrive.
 
-        The last one says `done` or the status `success`; an answer that ends without it has broken off.
+        Closing the generator closes the connection, which cancels the request. The last object has `done` or the status
+        `success`; an answer that ends without it is incomplete and raises ServerError.
         """
         with self._send("POST", path, body) as answer:
             ended = False
@@ -97,15 +95,15 @@ class Client:
                     if line.strip():
                         piece = json.loads(line)
                         if not isinstance(piece, dict):
-                            raise ValueError(f"{line[:40]!r} is no JSON object")
+                            raise ValueError(f"{line[:40]!r} is not a JSON object")
                         if "error" in piece:
                             raise ServerError(str(piece["error"]))
                         ended = bool(piece.get("done")) or piece.get("status") == "success"
                         yield piece
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise ServerError(f"the answer of {self.url}{path} broke off ({error}); see the server's log") from None
+                raise ServerError(f"connection to {self.url}{path} lost ({error}); see the server's log") from None
             if not ended:
-                raise ServerError(f"the answer of {self.url}{path} broke off; see the server's log")
+                raise ServerError(f"incomplete answer from {self.url}{path}; see the server's log")
 
     def has_blob(self, digest: str) -> bool:
         try:
@@ -117,9 +115,9 @@ class Client:
             raise
 
     def upload_blob(self, digest: str, path: Path, progress: Callable[[int], None] = lambda sent: None) -> None:
-        """Send a file; `progress` gets the number of bytes sent so far."""
+        """Send a file and call `progress` with the number of bytes sent so far."""
 
-        def pieces():
+        def pieces() -> Iterator[bytes]:
             sent = 0
             with open(path, "rb") as file:
                 while piece := file.read(PIECE_BYTES):
@@ -130,7 +128,15 @@ class Client:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
         self._send("POST", f"/api/blobs/{digest}", None, pieces(), headers).close()
 
-    def _send(self, method, path, body, data=None, headers=None, seconds=None) -> "_Answer":
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: dict | None,
+        data: bytes | Iterator[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> "_Answer":
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_SECONDS)
         headers = {"User-Agent": "vkbackend"} | (headers or {})
@@ -138,44 +144,45 @@ class Client:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
             connection.connect()
-        except (OSError, ValueError) as error:  # a ValueError: a host that is no name
+        except (OSError, ValueError) as error:  # ValueError: the host is not a valid name
             raise NoServer(
                 f"could not connect to a server at {self.url} ({_reason(error)}); start one with `vkbackend serve`, "
-                "or set OLLAMA_HOST to where it listens"
+                "or set OLLAMA_HOST to its address"
             ) from None
         try:
-            connection.sock.settimeout(seconds)  # None: a model may take its time to load
+            connection.sock.settimeout(seconds)  # None: loading a model may take long
             connection.request(method, self._path + path, data, headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise ServerError(f"{self.url}{path} did not answer ({_reason(error)}); see the server's log") from None
+            raise ServerError(f"no answer from {self.url}{path} ({_reason(error)}); see the server's log") from None
         if response.status >= 400:
             text = response.read().decode("utf-8", "replace")
             connection.close()
             raise ServerError(
-                _error_text(text) or f"{self.url}{path} answered with status {response.status}", response.status
+                _error_text(text) or f"{self.url}{path} returned status {response.status}", response.status
             )
         return _Answer(connection, response)
 
 
 class _Answer:
-    def __init__(self, connection, response):
-        self._connection, self._response = connection, response
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse):
+        self._connection = connection
+        self._response = response
 
     def read(self) -> bytes:
         return self._response.read()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[bytes]:
         return iter(self._response)
 
-    def close(self):
+    def close(self) -> None:
         self._connection.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "_Answer":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         self.close()
 
 

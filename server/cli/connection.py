@@ -1,8 +1,8 @@
-"""Finds the server that a command speaks to, or runs one inside of the command.
+"""Finds the server for a command, or starts one in the command's process.
 
-In: OLLAMA_HOST. Out: a `Client`. A command that needs no long-lived server (`run`, `list`, `show`...) works without
-one: it serves itself on a free loopback port for as long as it lasts. Never where OLLAMA_HOST names another machine:
-the answer would come from the wrong one.
+In: OLLAMA_HOST. Out: a `Client`. Commands that need no long-lived server (`run`, `list`, `show`, ...) work without one:
+they start their own on a free loopback port. They do not if OLLAMA_HOST names another machine, because the answer
+would come from the wrong one.
 """
 
 import sys
@@ -16,17 +16,17 @@ from .client import Client
 
 
 def running_server() -> Client | None:
-    """The server of OLLAMA_HOST, if one answers."""
+    """Return a client of the server at OLLAMA_HOST, or None if none answers."""
     client = Client.from_environment()
     return client if client.answers() else None
 
 
 @contextmanager
 def connected(own_server: bool = False, announce: bool = False) -> Iterator[Client]:
-    """A client of the running server. own_server: start one inside of this process where none runs on this machine;
-    announce: and say so on a terminal, with what models run on.
+    """Context manager: a client of the running server.
 
-    Raises NoServer from the client's first call where there is none.
+    own_server: start one in this process if none runs on this machine. announce: report that on a terminal, with the
+    device models run on. Without a server the client's first call raises NoServer.
     """
     address = from_environment()
     client_url = address.for_clients.url
@@ -38,7 +38,10 @@ def connected(own_server: bool = False, announce: bool = False) -> Iterator[Clie
             from vkbackend.device.selection import survey
 
             click.echo(
-                click.style(f"No server at {client_url}; running here. Models run on: {survey().sentence}", dim=True),
+                click.style(
+                    f"No server at {client_url}; starting one for this command. Models run on: {survey().sentence}",
+                    dim=True,
+                ),
                 err=True,
             )
         with serve() as url:

@@ -1,10 +1,10 @@
-"""The conversation of `run`: lines in, answers out, commands that begin with a slash.
+"""The interactive conversation of `run`, with commands that begin with a slash.
 
-In: a line at a time (prompt_toolkit on a terminal). Out: requests to /api/chat with the whole history, printed answers.
+In: lines (from prompt_toolkit on a terminal). Out: requests to /api/chat with the whole history, and printed answers.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from vkbackend import settings
@@ -18,30 +18,30 @@ from .terminal.cleaning import echo
 
 QUOTES = '"""'
 HELP = """Commands:
-  /set            change how answers are made and shown (/? set)
-  /show           what is known of the model (/? show)
-  /list           the models of the store
-  /load MODEL     go on with another model, from the beginning
-  /save MODEL     keep this conversation and its settings as a model
-  /clear          forget what was said
-  /bye            leave; Ctrl-D does, too
-  /? shortcuts    keys
+  /set            change settings (/? set)
+  /show           show information about the model (/? show)
+  /list           list the models
+  /load MODEL     start a new conversation with another model
+  /save MODEL     save this conversation and its settings as a model
+  /clear          clear the conversation
+  /bye            exit (or press Ctrl-D)
+  /? shortcuts    show the keyboard shortcuts
 
 A message of several lines begins and ends with \"\"\".
 """
-SET_HELP = """What can be set:
-  /set parameter NAME VALUE   an option, such as temperature, seed or num_ctx
-  /set system TEXT            the system message
-  /set history, nohistory     whether typed lines are remembered for the next time
-  /set wordwrap, nowordwrap   lines are broken between words, or by the terminal
-  /set format json, noformat  answers in JSON
-  /set verbose, quiet         figures after each answer
-  /set think, nothink         thinking (/set think high for models with levels)
-  /set color, nocolor         tokens coloured by their probability
-  /set logprobs [N]           a table of tokens and the N likeliest in place of each
-  /set nologprobs             no such table
+SET_HELP = """Settings:
+  /set parameter NAME VALUE   set an option such as temperature, seed or num_ctx
+  /set system TEXT            set the system message
+  /set history, nohistory     save typed lines for the next session, or not
+  /set wordwrap, nowordwrap   wrap lines between words, or let the terminal wrap them
+  /set format json, noformat  answer in JSON, or freely
+  /set verbose, quiet         show timings after each answer, or not
+  /set think, nothink         enable or disable thinking (/set think high for models with levels)
+  /set color, nocolor         colour tokens by their probability, or not
+  /set logprobs [N]           show each token with its N likeliest alternatives
+  /set nologprobs             hide that table
 """
-SHOW_HELP = """What can be shown of the model:
+SHOW_HELP = """Information about the model:
   /show info | license | modelfile | parameters | system | template
 """
 PARAMETER_HELP = """Options, as in a Modelfile:
@@ -50,35 +50,40 @@ PARAMETER_HELP = """Options, as in a Modelfile:
   /set parameter stop TEXT [TEXT ...]
 """
 SHORTCUTS = """Keys:
-  Ctrl-A, Ctrl-E   beginning and end of the line
-  Alt-B, Alt-F     a word back, a word on
-  Ctrl-K, Ctrl-U   cut what follows, what comes before
-  Ctrl-W           cut a word
-  Ctrl-R           search what was typed
+  Ctrl-A, Ctrl-E   go to the beginning, the end of the line
+  Alt-B, Alt-F     go back, forward one word
+  Ctrl-K, Ctrl-U   cut the text after, before the cursor
+  Ctrl-W           cut the word before the cursor
+  Ctrl-R           search the history
   Ctrl-L           clear the screen
-  Ctrl-C           stop an answer
-  Ctrl-D           leave
+  Ctrl-C           stop the answer
+  Ctrl-D           exit
 """
 DEFAULT_ALTERNATIVES = 5
 
 
 class Conversation:
-    """One model, what was said, and settings. `handle` takes a message or a command; False ends the conversation.
-    keeps_lines: whether what is typed is remembered for the next time.
+    """A conversation with one model, its history and settings.
+
+    keeps_lines: whether typed lines are saved for the next session.
     """
 
     def __init__(self, client: Client, model: str, info: dict, common: dict, printing: Printing):
-        self.client, self.common, self.printing = client, dict(common), printing
+        self.client = client
+        self.common = dict(common)
+        self.printing = printing
         self.keeps_lines = True
         self._use(model, info)
 
     def _use(self, model: str, info: dict) -> None:
-        self.model, self.info = model, info
+        self.model = model
+        self.info = info
         self.options: dict = {}
         self.system = ""
         self.messages: list[dict] = []
 
     def handle(self, text: str) -> bool:
+        """Handle a message or a command. Returns False to end the conversation."""
         command, _, rest = text.strip().partition(" ")
         if not command:
             return True
@@ -104,7 +109,7 @@ class Conversation:
         return True
 
     def say(self, text: str) -> None:
-        """Ask and keep both sides; a request that fails or is cut off with Ctrl-C leaves the history as it was."""
+        """Send a message and add it and its answer to the history, unless the request fails or Ctrl-C stops it."""
         message = {"role": "user", "content": text}
         before = [{"role": "system", "content": self.system}] if self.system else []
         body = {
@@ -132,7 +137,7 @@ class Conversation:
         models = self.client.call("GET", "/api/tags").get("models") or []
         echo("\n".join(model_lines(models, prefix)))
 
-    def clear(self, _) -> None:
+    def clear(self, _: str) -> None:
         self.messages = []
         echo("Cleared session context")
 
@@ -239,7 +244,7 @@ class Conversation:
 
 
 def preload(client: Client, model: str, common: dict) -> None:
-    """So that the first answer need not wait for it."""
+    """Load the model before the first message."""
     waiting = Waiting(model)
     body = {"model": model} | {key: common[key] for key in ("keep_alive",) if key in common}
     try:
@@ -262,9 +267,7 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
     conversation = Conversation(client, model, info, common, printing)
 
     class Lines(FileHistory):
-        """/set nohistory keeps lines out of the file from then on. A file that cannot be read or written is done
-        without.
-        """
+        """A history file that /set nohistory stops. A file that cannot be read or written is ignored."""
 
         def load_history_strings(self) -> Iterable[str]:
             try:
@@ -302,9 +305,10 @@ def converse(client: Client, model: str, info: dict, common: dict, printing: Pri
             return
 
 
-def read_message(read_line) -> str:
-    """One message: a line, or the lines between triple quotes. `read_line(is_first)` gives lines; its exceptions
-    pass through.
+def read_message(read_line: Callable[[bool], str]) -> str:
+    """Read one message: a line, or the lines between triple quotes.
+
+    `read_line(is_first)` returns a line; its exceptions propagate.
     """
     text = read_line(True)
     opened = text.strip()

@@ -1,12 +1,15 @@
-"""`create`: a model from a Modelfile, from a folder with one (or with weights and none), or straight from a GGUF
-file.
+"""`create`: creates a model from a Modelfile, a folder with a Modelfile or weights, or a GGUF file.
 
-Through the server where one answers, else into the store of OLLAMA_MODELS directly. The same file under the same
-name again is done in an instant: digests are remembered, and a model that is there already stays as it is.
+Uses the server if one runs, and otherwise writes to the store of OLLAMA_MODELS. Creating the same model again is
+instant: digests of files are cached, and an existing model is left as it is.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,18 +23,21 @@ from .main import Failure
 from .terminal.cleaning import clean
 from .terminal.progress import Progress
 
+if TYPE_CHECKING:
+    from ..wire.native import CreateRequest
+
 
 @click.command()
 @click.argument("model")
 @click.option("-f", "--file", "modelfile", default="", help='Name of the Modelfile (default "Modelfile").')
-@click.option("--gguf", default="", help="Make the model from this GGUF file, without a Modelfile.")
+@click.option("--gguf", default="", help="Create the model from this GGUF file, without a Modelfile.")
 @click.option("-q", "--quantize", default="", help="Quantize the model to this level (e.g. q4_K_M).")
-def create(model, modelfile, gguf, quantize):
+def create(model: str, modelfile: str, gguf: str, quantize: str) -> None:
     """Create a model."""
     client = _server()
     if gguf:
         if modelfile:
-            raise Failure("--gguf and --file exclude each other: a Modelfile names its own file after FROM")
+            raise Failure("use only one of --gguf and --file: a Modelfile names its file after FROM")
         create_from_gguf(client, model, settings.expanded(gguf), quantize)
         return
     request, files = _from_modelfile(modelfile)
@@ -40,25 +46,26 @@ def create(model, modelfile, gguf, quantize):
 
 
 def _server() -> Client | None:
-    """The running server; None where the store is to be written directly. Raises NoServer where OLLAMA_HOST names
-    another machine.
+    """Return the running server, or None to write to the store directly.
+
+    Raises NoServer if OLLAMA_HOST names another machine that does not answer.
     """
     client, address = running_server(), from_environment()
     if client is None and not address.is_local:
         raise NoServer(
-            f"could not connect to a server at {address.url}; set OLLAMA_HOST to where one listens, "
-            "or leave it unset to write to the models on this machine"
+            f"could not connect to a server at {address.url}; set OLLAMA_HOST to a running server, "
+            "or unset it to create the model on this machine"
         )
     return client
 
 
 def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str = "") -> None:
-    """Make `name` stand for a GGUF file, unless it does already. client: None writes to the store on this machine."""
+    """Create the model `name` from a GGUF file unless it exists. client None: write to the store on this machine."""
     if not path.is_file():
         raise Failure(f"{path}: no such file; give the path of a GGUF file")
     digest = file_digest(path, _reading(path))
     if not quantize and _stands_for(client, name, digest):
-        click.echo(f"{name} is there already, from the same file")
+        click.echo(f"{name} already exists with the same file")
         return
     from ..wire.native import CreateRequest
 
@@ -66,13 +73,14 @@ def create_from_gguf(client: Client | None, name: str, path: Path, quantize: str
 
 
 def _stands_for(client: Client | None, name: str, digest: str) -> bool:
-    """Whether the model has this very file, whatever was added to it."""
+    """Whether the model exists with this GGUF file."""
     if client is None:
         from ..library.store import InvalidName, ModelNotFound, Store, StoreError
 
         try:
             stored = Store(settings.models_folder()).get(name)
-            return stored.gguf_path is not None and stored.model_layer.digest == digest and stored.gguf_path.is_file()
+            layer, path = stored.model_layer, stored.gguf_path
+            return layer is not None and layer.digest == digest and path is not None and path.is_file()
         except (InvalidName, ModelNotFound, StoreError):
             return False
     try:
@@ -83,8 +91,8 @@ def _stands_for(client: Client | None, name: str, digest: str) -> bool:
     return any(line.startswith("FROM ") and line.endswith(blob) for line in lines)
 
 
-def _from_modelfile(text: str):
-    """-> (request, files). A name that does not exist is an error; `-` reads stdin."""
+def _from_modelfile(text: str) -> tuple[CreateRequest, dict[str, Path]]:
+    """Read a Modelfile (`-`: stdin). Returns (request, files). Raises Failure if the file does not exist."""
     from ..library import modelfile
     from .modelfile_request import create_request, has_weights
 
@@ -93,7 +101,7 @@ def _from_modelfile(text: str):
         contents, folder = sys.stdin.buffer.read(), Path.cwd()
     elif path.is_file() or path.is_fifo():  # such as a shell's <(...)
         contents, folder = path.read_bytes(), path.resolve().parent
-    elif not text and has_weights(Path.cwd()):  # a folder as its maker publishes it
+    elif not text and has_weights(Path.cwd()):  # a published folder of weights
         contents, folder = b"FROM .", Path.cwd()
     else:
         raise Failure(
@@ -113,8 +121,8 @@ def _from_modelfile(text: str):
     return request, files
 
 
-def _send(client: Client | None, request, files: dict[str, Path]) -> None:
-    """Blobs first, then the request; a line for each step, a bar for what takes its time."""
+def _send(client: Client | None, request: CreateRequest, files: dict[str, Path]) -> None:
+    """Upload the blobs, then send the request. Shows a line for each step and a bar for long ones."""
     if client is None:
         _write_to_store(request, files)
         return
@@ -133,12 +141,12 @@ def _send(client: Client | None, request, files: dict[str, Path]) -> None:
 
 
 def _step(status: str, copied: set[str]) -> str:
-    """A step of the creation. By then every file's blob is there, but those in `copied` only since this command."""
+    """The status of a creation step. Files in `copied` are new layers, although their blobs now exist."""
     words, _, digest = status.rpartition(" ")
     return f"creating new layer {digest}" if words == "using existing layer" and digest in copied else status
 
 
-def _write_to_store(request, files: dict[str, Path]) -> None:
+def _write_to_store(request: CreateRequest, files: dict[str, Path]) -> None:
     from ..errors import ApiError
     from ..go import encode
     from ..go.binding import bind
@@ -149,7 +157,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
 
     store, copied = Store(settings.models_folder()), set()
     store.rename_old_blobs()
-    request = bind(CreateRequest, encode.dumps(request).encode())  # as the server would read it
+    request = bind(CreateRequest, encode.dumps(request).encode())  # parsed as the server would parse it
     with Progress() as progress:
         for digest, path in files.items():
             if not store.blob_path(digest).is_file():
@@ -161,7 +169,7 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
                         tell(upload.size)
                     upload.finish(digest)
 
-        def report(status, digest="", total=0, completed=0):
+        def report(status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
             progress({"status": _step(status, copied), "digest": digest, "total": total, "completed": completed})
 
         try:
@@ -172,16 +180,16 @@ def _write_to_store(request, files: dict[str, Path]) -> None:
             raise Failure(error.message) from None
 
 
-def _copying(progress: Progress, digest: str, path: Path):
-    """-> what is called with the number of bytes of a file that have come into the store."""
+def _copying(progress: Progress, digest: str, path: Path) -> Callable[[int], None]:
+    """Return a callback for the number of bytes of a file that have been copied to the store."""
     total = path.stat().st_size
     return lambda done: progress(
         {"status": f"copying {path.name}", "digest": digest, "total": total, "completed": done}
     )
 
 
-def _reading(path: Path):
-    """Percentages of a file whose digest is computed, on a terminal; nothing elsewhere."""
+def _reading(path: Path) -> Callable[[int], None]:
+    """Return a callback that shows the progress of computing a file's digest, on a terminal only."""
     if not sys.stderr.isatty():
         return lambda done: None
     total = max(path.stat().st_size, 1)

@@ -1,4 +1,4 @@
-"""`devices`: every Vulkan device, what it can do, which ones models would run on, in which order, and why."""
+"""`devices`: lists every Vulkan device with its features, and which ones models would use, in which order and why."""
 
 import json
 
@@ -15,19 +15,20 @@ HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE"
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Everything that is known, as JSON.")
-def devices(as_json):
-    """List Vulkan devices, and which ones are used and why."""
+@click.option("--json", "as_json", is_flag=True, help="Print all details as JSON.")
+def devices(as_json: bool) -> None:
+    """List Vulkan devices, which ones are used, and why."""
     found = survey()
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
         click.echo("\n".join(lines(found)))
     if not found.devices:
-        raise Failure(found.problem or "no Vulkan device was found") if not as_json else click.exceptions.Exit(1)
+        raise Failure(found.problem or "no Vulkan device found") if not as_json else click.exceptions.Exit(1)
 
 
 def lines(found: Survey) -> list[str]:
+    """Format the survey as a table and an explanation of each device."""
     if not found.devices:
         return ["Models run on: CPU"]
     rows = [
@@ -48,7 +49,7 @@ def lines(found: Survey) -> list[str]:
     for device in found.devices:
         text += [
             f"{device.index}: {found.reasons[device.index]}",
-            f"   features: {', '.join(sorted(device.features)) or 'none of the optional ones'}",
+            f"   features: {', '.join(sorted(device.features)) or 'none'}",
         ]
     return (
         text
@@ -56,15 +57,13 @@ def lines(found: Survey) -> list[str]:
         + (
             []
             if found.is_switched_on or found.chosen is None
-            else [f"With OLLAMA_VULKAN=1 they would run on {found.chosen.name}"]
+            else [f"With OLLAMA_VULKAN=1 models would run on {found.chosen.name}"]
         )
     )
 
 
-def _place(device, usable) -> str:
-    """* for the device that comes first, then 2, 3, ... for those that models go to where they do not fit there, or
-    where they are spread.
-    """
+def _place(device: DeviceInfo, usable: list[DeviceInfo]) -> str:
+    """Mark the first device with *, and those that take what does not fit there, or a share, with 2, 3, ..."""
     if device not in usable:
         return ""
     number = usable.index(device) + 1
@@ -76,7 +75,7 @@ def _range(least: int, most: int) -> str:
 
 
 def describe(device: DeviceInfo) -> str:
-    """Type, driver and memory in one line."""
+    """Describe a device in one line: type, driver and memory."""
     return (
         f"{device.name}: {device.type.name.lower()}, {device.driver} {device.driver_version}, Vulkan "
         f"{'.'.join(map(str, device.api))}, "

@@ -1,6 +1,7 @@
-"""SHA-256 digests of files, remembered: a model file of gigabytes is read once, not at each start.
+"""Caches SHA-256 digests of files, so a model file of gigabytes is read once and not at every start.
 
-A digest holds as long as the file's size and time of change are the same. Kept in `digests.json` in the cache folder.
+A digest is valid while the file's size and modification time are unchanged. They are stored in `digests.json` in the
+cache folder.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ PIECE_BYTES = 4 << 20
 
 
 def file_digest(path: Path, progress: Callable[[int], None] = lambda done: None) -> str:
-    """-> "sha256:hex". `progress` gets the bytes read so far where the file must be read."""
+    """Return "sha256:HEX". progress: called with the bytes read so far if the file must be read."""
     path = path.resolve()
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns]
@@ -28,7 +29,7 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda done: None)
     return digest
 
 
-def _compute(path: Path, progress) -> str:
+def _compute(path: Path, progress: Callable[[int], None]) -> str:
     sha, done = hashlib.sha256(), 0
     with open(path, "rb") as file:
         while piece := file.read(PIECE_BYTES):
@@ -43,7 +44,7 @@ def _cache_path() -> Path:
 
 
 def _read() -> dict:
-    """A damaged file is as good as none."""
+    """Read the cache; a damaged file counts as empty."""
     try:
         entries = json.loads(_cache_path().read_text())
         return {path: entry for path, entry in entries.items() if len(entry) == 3}
@@ -52,7 +53,7 @@ def _read() -> dict:
 
 
 def _remember(path: str, entry: list) -> None:
-    """A cache that cannot be had is done without: the file is read again next time."""
+    """Add an entry. If the cache cannot be written, the file is read again next time."""
     entries = {known: value for known, value in _read().items() if os.path.exists(known)}
     try:
         settings.write_whole(_cache_path(), json.dumps(entries | {path: entry}, indent=1).encode())

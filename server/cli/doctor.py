@@ -1,9 +1,9 @@
-"""`doctor`: what somebody who is to help must know, in one file: devices, a quick check of the kernels, 16 tokens on
-the device and on the CPU.
+"""`doctor`: everything a bug report needs, in one file: devices, a quick kernel check, 16 tokens on device and CPU.
 
-Out: the report on stdout and in a file. Exit status 1 where a kernel differs or the device's tokens are not the
-CPU's.
+Out: the report on stdout and in a file. Exit status 1 if a kernel fails or the tokens of device and CPU differ.
 """
+
+from __future__ import annotations
 
 import os
 import platform
@@ -12,12 +12,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vkbackend import settings
 from vkbackend.device.host_memory import total_host_memory
-from vkbackend.device.selection import open_device, survey
+from vkbackend.device.selection import Survey, open_device, survey
 from vkbackend.errors import VkbackendError
 
 from ..go.human import human_bytes_binary
@@ -25,16 +26,20 @@ from ..version import version
 from . import devices as device_words
 from .main import Failure
 
+if TYPE_CHECKING:
+    from vkbackend.device.context import Device
+    from vkbackend.engine.runner import ModelRunner
+
 NUM_TOKENS = 16
-ROUNDS = 3  # in the first one kernels are compiled; of the others the fastest counts
+ROUNDS = 3  # the first compiles kernels; the fastest counts
 PROMPT = "The capital of France is"
-CLOSE = 0.05  # mean difference of log-probabilities that rounding of the cache explains
+CLOSE = 0.05  # mean difference of log-probabilities that rounding in the cache explains
 PACKAGES = ("numpy", "kp", "gguf", "aiohttp", "llguidance")
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Of one place: the tokens with their log-probabilities, and tokens per second after the first."""
+    """Tokens generated on one device, with their log-probabilities. rate: tokens per second after the first."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -50,14 +55,14 @@ class Generated:
     "path",
     type=click.Path(dir_okay=False),
     default=None,
-    help="File of the report (default vkbackend-report-TIME.txt here).",
+    help="Report file (default: vkbackend-report-TIME.txt in this folder).",
 )
-def doctor(model, path):
-    """Examine devices, kernels and a model, and write a report.
+def doctor(model: str | None, path: str | None) -> None:
+    """Check devices, kernels and a model, and write a report.
 
-    MODEL is a name or the path of a GGUF file; without one, the first model of the store is taken.
+    MODEL is a name or the path of a GGUF file (default: the first stored model).
     """
-    path = Path(path or time.strftime("vkbackend-report-%Y%m%d-%H%M%S.txt"))
+    output = Path(path or time.strftime("vkbackend-report-%Y%m%d-%H%M%S.txt"))
     report = _Report()
     is_sound = True
     report.section("System", _system())
@@ -70,23 +75,23 @@ def doctor(model, path):
             report.section("Quick check of the kernels", lines)
         file = _model_file(model)
         if file is None:
-            report.section("Generation", ["skipped: there is no model; give one: vkbackend doctor MODEL"])
+            report.section("Generation", ["skipped: no model; name one: vkbackend doctor MODEL"])
         else:
             is_sound &= _generation(report, file, device)
     finally:
         if device is not None:
             device.close()
     try:
-        path.write_text(report.text)
+        output.write_text(report.text)
     except OSError as error:
-        raise Failure(f"{path} cannot be written: {error.strerror or error}") from None
-    click.echo(f"Report: {path}; nothing in it is secret but the names of your models and folders")
+        raise Failure(f"cannot write {output}: {error.strerror or error}") from None
+    click.echo(f"Report: {output} (it contains the names of your models and folders, and nothing else that is private)")
     if not is_sound:
         raise click.exceptions.Exit(1)
 
 
 class _Report:
-    """Shows sections as they come, and keeps their text."""
+    """Prints sections and keeps their text."""
 
     def __init__(self):
         self.text = ""
@@ -111,11 +116,11 @@ def _package(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "is missing"
+        return "missing"
 
 
-def _open(report, found):
-    """The device that models would run on with OLLAMA_VULKAN=1, whether or not it is set."""
+def _open(report: _Report, found: Survey) -> Device | None:
+    """Open the device that models would run on with OLLAMA_VULKAN=1, whether or not that is set."""
     if found.chosen is None:
         return None
     try:
@@ -125,7 +130,7 @@ def _open(report, found):
         return None
 
 
-def _check(device) -> tuple[list[str], bool]:
+def _check(device: Device) -> tuple[list[str], bool]:
     from vkbackend.check import check
 
     start = time.monotonic()
@@ -133,7 +138,7 @@ def _check(device) -> tuple[list[str], bool]:
     failed = [result for result in results if not result.passed]
     lines = [
         f"DIFFERS: {result.kernel} on {result.op} {result.case!r}: "
-        f"{result.error or f'{result.worst:.3g} times what is allowed'}"
+        f"{result.error or f'{result.worst:.3g} times the tolerance'}"
         for result in failed
     ]
     passed, seconds = len(results) - len(failed), time.monotonic() - start
@@ -150,8 +155,8 @@ def _model_file(model: str | None) -> Path | None:
     return stored[0] if stored else None
 
 
-def _generation(report, file: Path, device) -> bool:
-    """Whether the device's tokens are the CPU's, as far as rounding lets them."""
+def _generation(report: _Report, file: Path, device: Device | None) -> bool:
+    """Compare the tokens of device and CPU. Returns whether they agree up to rounding."""
     lines, made = [f"{file}: {NUM_TOKENS} tokens after {PROMPT!r}"], {}
     for name, place in ((device.info.name, device), ("CPU", None)) if device else (("CPU", None),):
         try:
@@ -166,7 +171,7 @@ def _generation(report, file: Path, device) -> bool:
         is_sound &= is_close
         lines.append(words)
         faster, slower = sorted(made, key=lambda name: -made[name].rate)
-        hint = "OLLAMA_VULKAN=1 is right" if faster != "CPU" else "leave OLLAMA_VULKAN unset"
+        hint = "set OLLAMA_VULKAN=1" if faster != "CPU" else "leave OLLAMA_VULKAN unset"
         lines.append(
             f"{faster} is {made[faster].rate / max(made[slower].rate, 1e-9):.1f} times as fast as {slower} for one "
             f"answer at a time: {hint}"
@@ -176,8 +181,9 @@ def _generation(report, file: Path, device) -> bool:
 
 
 def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
-    """(whether they agree, in words). After two nearly equal candidates texts may part; up to there
-    log-probabilities must be close.
+    """Return (agrees, description).
+
+    Texts may diverge after two nearly equal candidates; up to there log-probabilities must be close.
     """
     same = next(
         (index for index, pair in enumerate(zip(on_device.tokens, on_cpu.tokens)) if pair[0] != pair[1]),
@@ -192,19 +198,21 @@ def compare(on_device: Generated, on_cpu: Generated) -> tuple[bool, str]:
     )
 
 
-def generate(file: Path, device) -> Generated:
-    """The likeliest tokens, one after the other; device None: on the CPU. Raises VkbackendError."""
+def generate(file: Path, device: Device | None) -> Generated:
+    """Decode greedily on a device, or on the CPU if it is None. Raises VkbackendError."""
     from vkbackend.engine.engine import Engine
-    from vkbackend.engine.request import Finished, GenerationRequest, Piece, SamplingOptions
+    from vkbackend.engine.request import Event, Finished, GenerationRequest, Piece, SamplingOptions
     from vkbackend.engine.runner import ModelRunner
     from vkbackend.models.load import load
     from vkbackend.tokenizer import Tokenizer
 
-    runner = ModelRunner(load(file, device), context_length=128, max_sequences=1)
-    tokenizer = Tokenizer.from_gguf(runner.model.gguf)
+    model = load(file, device)
+    runner = ModelRunner(model, context_length=128, max_sequences=1)
+    tokenizer = Tokenizer.from_gguf(model.gguf)
     options = SamplingOptions(temperature=0, repeat_penalty=1.0, logit_bias=dict.fromkeys(tokenizer.eos_ids, -1000.0))
     with closing(_Released(runner)), Engine(runner, tokenizer) as engine:
-        rates = []
+        rates: list[float] = []
+        events: list[Event] = []
         for _ in range(ROUNDS):
             runner.forget()
             events = list(
@@ -218,7 +226,7 @@ def generate(file: Path, device) -> Generated:
 
 
 class _Released:
-    """`close` frees a runner's memory."""
+    """Frees a runner's memory on `close`."""
 
-    def __init__(self, runner):
+    def __init__(self, runner: ModelRunner):
         self.close = runner.release

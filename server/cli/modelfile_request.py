@@ -1,9 +1,10 @@
-"""A parsed Modelfile -> the create request that it asks for.
+"""Converts a parsed Modelfile to a create request.
 
-In: commands of `modelfile.parse`, the Modelfile's folder. Out: `CreateRequest`, and the files whose blobs must be in
-the store first.
+In: the commands from `modelfile.parse`, the Modelfile's folder. Out: `CreateRequest`, and the files to upload as blobs
+first.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vkbackend import settings
@@ -14,7 +15,7 @@ from ..library.modelfile import Command
 from ..wire.native import CreateRequest, Message
 from ..wire.options import format_parameters
 
-# What a Hugging Face folder says about its weights.
+# Files of a Hugging Face folder that describe its weights.
 COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -25,7 +26,7 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-# Accepted in old Modelfiles, without effect.
+# Parameters of old Modelfiles that have no effect.
 DEPRECATED = (
     "penalize_newline",
     "low_vram",
@@ -40,18 +41,24 @@ DEPRECATED = (
 
 
 class ModelfileProblem(VkbackendError):
-    """A Modelfile that cannot become a request."""
+    """The Modelfile cannot be converted to a request."""
 
 
 def create_request(
-    commands: list[Command], folder: Path, digest, warn=lambda text: None
+    commands: list[Command],
+    folder: Path,
+    digest: Callable[[Path], str],
+    warn: Callable[[str], object] = lambda text: None,
 ) -> tuple[CreateRequest, dict[str, Path]]:
-    """digest(path) -> "sha256:..." of a file. -> (request, {digest: path} of the files that FROM and ADAPTER name).
+    """Return (request, {digest: path} of the files that FROM and ADAPTER name).
 
-    What FROM names is a file, or a folder of safetensors or GGUF files, where it exists beside the Modelfile, else a
-    model. Raises ModelfileProblem.
+    FROM names a file or a folder of safetensors or GGUF files, relative to the Modelfile, or else a model.
+    digest(path) returns "sha256:..." of a file. Raises ModelfileProblem.
     """
-    request, parameters, files = CreateRequest(), {}, {}
+    request = CreateRequest()
+    parameters: dict[str, object] = {}
+    files: dict[str, Path] = {}
+    licenses: list[str] = []
     for command in commands:
         if command.name == "model":
             found = _weights(command.args, folder)
@@ -67,7 +74,7 @@ def create_request(
         elif command.name in ("template", "system", "renderer", "parser"):
             setattr(request, command.name, command.args)
         elif command.name == "license":
-            request.license = (request.license or []) + [command.args]
+            licenses.append(command.args)
         elif command.name == "message":
             role, _, content = command.args.partition(": ")
             request.messages = (request.messages or []) + [Message(role=role, content=content)]
@@ -76,11 +83,12 @@ def create_request(
         else:
             _add_parameter(parameters, command)
     request.parameters = parameters or None
+    request.license = licenses or None
     return request, files
 
 
 def _add_parameter(parameters: dict, command: Command) -> None:
-    """A later line takes the place of an earlier one; `stop` collects."""
+    """Add a parameter. A later line overrides an earlier one, except that `stop` lines accumulate."""
     try:
         value = format_parameters({command.name: [command.args]})[command.name]
     except ValueError as error:
@@ -88,7 +96,7 @@ def _add_parameter(parameters: dict, command: Command) -> None:
     parameters[command.name] = parameters.get(command.name, []) + value if isinstance(value, list) else value
 
 
-def _add(files: dict, digest, path: Path) -> str:
+def _add(files: dict, digest: Callable[[Path], str], path: Path) -> str:
     key = digest(path)
     files[key] = path
     return key
@@ -99,7 +107,7 @@ def _path(text: str, folder: Path) -> Path:
 
 
 def _weights(text: str, folder: Path) -> list[Path] | None:
-    """The files that FROM names; None where it names a model."""
+    """Return the files that FROM names, or None if it names a model."""
     path = _path(text, folder)
     if path.is_dir():
         found = _weights_of_folder(path)
@@ -112,11 +120,12 @@ def _weights(text: str, folder: Path) -> list[Path] | None:
 
 
 def has_weights(folder: Path) -> bool:
+    """Whether a folder contains safetensors or GGUF files."""
     return bool(_weights_of_folder(folder))
 
 
 def _weights_of_folder(folder: Path) -> list[Path]:
-    """Safetensors with what belongs to them, or else GGUF files."""
+    """Return the safetensors files and their companions, or the GGUF files if there are none."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     weights = [folder / name for name in chosen(names)]
     return weights + _companions(folder) if weights else [folder / name for name in names if name.endswith(".gguf")]

@@ -1,4 +1,4 @@
-"""`list`, `ps`, `show`, `cp`, `rm`, `stop`: commands about models, each one or two calls to the server."""
+"""`list`, `ps`, `show`, `cp`, `rm`, `stop`: commands about models, each with one or two requests to the server."""
 
 import re
 import time
@@ -16,13 +16,13 @@ from .terminal.cleaning import echo
 from .terminal.table import columns
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
-SHOWN_LINES = 2  # of a system prompt or license
-LONG_ARRAY = 5  # metadata arrays beyond this are cut
+SHOWN_LINES = 2  # of a system message or license
+LONG_ARRAY = 5  # longer metadata arrays are cut
 
 
 @click.command("list")
 @click.argument("prefix", required=False, default="")
-def list_models(prefix):
+def list_models(prefix: str) -> None:
     """List models."""
     with connected(own_server=True) as client:
         models = client.call("GET", "/api/tags").get("models") or []
@@ -31,7 +31,7 @@ def list_models(prefix):
 
 @click.command()
 @click.argument("prefix", required=False, default="")
-def ps(prefix):
+def ps(prefix: str) -> None:
     """List running models."""
     with connected() as client:
         models = client.call("GET", "/api/ps").get("models") or []
@@ -58,7 +58,7 @@ def ps(prefix):
 @click.option("--system", is_flag=True, help="Show the system message of a model.")
 @click.option("--template", is_flag=True, help="Show the template of a model.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
-def show(model, verbose, **parts):
+def show(model: str, verbose: bool, **parts: bool) -> None:
     """Show information for a model."""
     wanted = [name for name in sorted(parts) if parts[name]]
     if len(wanted) > 1:
@@ -71,7 +71,7 @@ def show(model, verbose, **parts):
 @click.command("cp")
 @click.argument("source", shell_complete=model_names)
 @click.argument("destination")
-def copy(source, destination):
+def copy(source: str, destination: str) -> None:
     """Copy a model."""
     with connected(own_server=True) as client:
         client.call("POST", "/api/copy", {"source": source, "destination": destination})
@@ -80,7 +80,7 @@ def copy(source, destination):
 
 @click.command("rm")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
-def remove(models):
+def remove(models: tuple[str, ...]) -> None:
     """Remove models."""
     with connected(own_server=True) as client:
         for model in models:
@@ -95,7 +95,7 @@ def remove(models):
 
 @click.command()
 @click.argument("model", shell_complete=model_names)
-def stop(model):
+def stop(model: str) -> None:
     """Stop a running model."""
     with connected() as client:
         try:
@@ -107,7 +107,7 @@ def stop(model):
 
 
 def unload(client: Client, model: str) -> None:
-    """Out of memory now, or when its last request ends."""
+    """Unload a model as soon as its last request ends."""
     client.call("POST", "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
 
 
@@ -115,7 +115,7 @@ def unload(client: Client, model: str) -> None:
 
 
 def model_lines(models: list[dict], prefix: str = "") -> list[str]:
-    """/api/tags' models -> the table of `list`."""
+    """Format the models of /api/tags as the table of `list`."""
     rows = [
         [model["name"], model["digest"][:12], human_bytes(model["size"]), human_time(age(model["modified_at"]))]
         for model in models
@@ -125,8 +125,9 @@ def model_lines(models: list[dict], prefix: str = "") -> list[str]:
 
 
 def age(text: str) -> int | None:
-    """RFC 3339 -> nanoseconds since then (below zero: in the future), None for the zero time, which stands for
-    never.
+    """Convert an RFC 3339 time to nanoseconds since then; negative if it is in the future.
+
+    Returns None for Go's zero time, which means never.
     """
     match = _TIME.fullmatch(text)
     if match is None or text.startswith("0001-"):
@@ -138,12 +139,13 @@ def age(text: str) -> int | None:
 
 
 def until(expires_at: str) -> str:
+    """Format the time at which a model is unloaded."""
     since = age(expires_at)
     return "Stopping..." if since is not None and since > 0 else human_time(since)
 
 
 def processor(size: int, size_vram: int) -> str:
-    """`100% GPU`, `100% CPU`, `25%/75% CPU/GPU`."""
+    """Format where a model runs: `100% GPU`, `100% CPU`, `25%/75% CPU/GPU`."""
     if size_vram == 0:
         return "100% CPU"
     if size_vram == size:
@@ -155,7 +157,7 @@ def processor(size: int, size_vram: int) -> str:
 
 
 def describe(answer: dict, verbose: bool = False) -> list[str]:
-    """/api/show's answer -> lines in sections."""
+    """Format the answer of /api/show in sections."""
     details, info = answer.get("details") or {}, answer.get("model_info") or {}
     lines = _section(
         "Model",
@@ -202,7 +204,7 @@ def _head(text: str) -> list[list[str]]:
     return [[line] for line in lines[:SHOWN_LINES]] + ([["..."]] if len(lines) > SHOWN_LINES else [])
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     if isinstance(value, list) and len(value) > LONG_ARRAY:
         return f"[{', '.join(str(item) for item in value[:LONG_ARRAY])}, ...+{len(value) - LONG_ARRAY} more]"
     return "" if value is None else str(value)

@@ -1,8 +1,9 @@
-"""`perplexity`: how well a model foresees a text, on the device that models run on."""
+"""`perplexity`: computes a model's perplexity on a text, on the device that models run on."""
 
 import json
 import time
 from contextlib import closing
+from typing import BinaryIO
 
 import click
 
@@ -13,29 +14,33 @@ from .main import Failure
 @click.command()
 @click.argument("file", type=click.File("rb"))
 @click.option(
-    "-m", "--model", default="", metavar="MODEL", help="A name (see `vkbackend list`) or the path of a GGUF file."
+    "-m", "--model", default="", metavar="MODEL", help="Model name (see `vkbackend list`) or path of a GGUF file."
 )
 @click.option(
     "--context",
     type=click.IntRange(2),
     default=None,
-    help="Tokens that the model sees at a time; default: OLLAMA_CONTEXT_LENGTH.",
+    help="Context length in tokens (default: OLLAMA_CONTEXT_LENGTH).",
 )
-@click.option("--tokens", "num_tokens", type=click.IntRange(2), default=None, help="Only so many of the first tokens.")
-@click.option("--cpu", is_flag=True, help="On the CPU.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
-def perplexity(file, model, context, num_tokens, cpu, as_json):
-    """Measure how well MODEL foresees the text of FILE (- for standard input): the lower, the better.
+@click.option(
+    "--tokens", "num_tokens", type=click.IntRange(2), default=None, help="Use only this many tokens from the start."
+)
+@click.option("--cpu", is_flag=True, help="Run on the CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def perplexity(
+    file: BinaryIO, model: str, context: int | None, num_tokens: int | None, cpu: bool, as_json: bool
+) -> None:
+    """Compute MODEL's perplexity on FILE (- for standard input); lower is better.
 
-    A text that is longer than the context is scored in windows that overlap by half.
+    A text longer than the context is scored in windows that overlap by half.
     """
     if not model:
-        raise Failure("which model? Give --model with a name (`vkbackend list`) or the path of a GGUF file")
+        raise Failure("no model given: use --model with a name or the path of a GGUF file")
     try:
         text = file.read().decode()
     except UnicodeDecodeError as error:
         raise Failure(
-            f"{file.name} is no UTF-8 text ({error.reason} at byte {error.start}); convert it first"
+            f"{file.name} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first"
         ) from None
     from vkbackend.engine.perplexity import perplexity as measure
     from vkbackend.placement.opening import open_engine
@@ -64,7 +69,6 @@ def perplexity(file, model, context, num_tokens, cpu, as_json):
         )
     else:
         click.echo(
-            f"perplexity {found.value:.4f} ({-found.mean_logprob:.4f} nats a token) over {found.num_tokens:,} tokens "
-            f"in a context of "
-            f"{found.context:,}; {seconds:.1f} s on {where}"
+            f"perplexity {found.value:.4f} ({-found.mean_logprob:.4f} nats per token) over {found.num_tokens:,} tokens"
+            f", context {found.context:,}; {seconds:.1f} s on {where}"
         )

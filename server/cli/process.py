@@ -1,7 +1,6 @@
-"""What the process of a command has around it: standard streams that are UTF-8 and open, and an end in a sentence
-whatever happens.
+"""Sets up the process of a command: open UTF-8 standard streams, and a one-line message for any error.
 
-Used by `vkbackend.__main__`; imports nothing large, for every command passes through here.
+Used by `vkbackend.__main__`. Imports nothing large, because every command passes through here.
 """
 
 import codecs
@@ -9,24 +8,26 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 ENCODE_ERRORS = "vkbackend-bytes"
 
 
 def use_utf8_mode() -> None:
-    """Start the interpreter again in UTF-8 mode where the locale is not UTF-8: arguments, paths and texts are bytes
-    of UTF-8, as for Ollama."""
+    """Restart the interpreter in UTF-8 mode if the locale is not UTF-8. Arguments and paths are UTF-8, as in Ollama."""
     if sys.flags.utf8_mode or sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or not sys.executable:
         return
     try:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    except OSError:  # as good as it gets: what the locale cannot name is then an error of its own
+    except OSError:  # continue; text that the locale cannot encode raises its own error
         pass
 
 
 def open_streams() -> None:
-    """Standard streams that were closed lead to /dev/null, as in Go: a file or socket must not get their numbers. All
-    are UTF-8."""
+    """Open closed standard streams on /dev/null, as Go does, and switch all three to UTF-8.
+
+    Otherwise a file or socket would get their descriptors.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -41,8 +42,7 @@ def open_streams() -> None:
 
 
 def _encoded(error: UnicodeError) -> tuple[bytes, int]:
-    """What Python kept of bytes that are no UTF-8 (in an argument, a path) is written as these bytes, another lone
-    surrogate as U+FFFD."""
+    """Error handler: write surrogates that stand for bytes of an argument or path as these bytes, others as U+FFFD."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
@@ -54,27 +54,29 @@ codecs.register_error(ENCODE_ERRORS, _encoded)
 
 
 def os_error_text(error: OSError) -> str:
-    """`PATH: permission denied`"""
+    """Format an error as `PATH: permission denied`."""
     text = error.strerror or str(error) or type(error).__name__
     text = text[:1].lower() + text[1:]
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, (str, bytes)) else text
 
 
 def guarded(command: Callable[[], None]) -> int | str | None:
-    """Run a command -> the exit status that it asks for. An error that nobody foresaw is a sentence on stderr and
-    status 1; OLLAMA_DEBUG=1 shows its traceback."""
+    """Run a command and return its exit status.
+
+    An unexpected error becomes a message on stderr and status 1; OLLAMA_DEBUG=1 also shows the traceback.
+    """
     try:
         status = _status_of(command)
         sys.stdout.flush()
     except BrokenPipeError:
-        status = _without_readers()
+        status = _without_reader()
     except OSError as error:
-        status = _told(f"standard output cannot be written: {os_error_text(error)}")
-        _give_up(sys.stdout)
+        status = _failed(f"cannot write to standard output: {os_error_text(error)}")
+        _discard(sys.stdout)
     try:
         sys.stderr.flush()
     except OSError:
-        _give_up(sys.stderr)
+        _discard(sys.stderr)
     return status
 
 
@@ -93,28 +95,30 @@ def _status_of(command: Callable[[], None]) -> int | str | None:
         if settings.get("OLLAMA_DEBUG") < 0:
             traceback.print_exception(error)
         if isinstance(error, OSError):
-            return _told(os_error_text(error))
-        told = " ".join(str(error).split())[:500]
-        return _told(f"unexpected {type(error).__name__}{': ' if told else ''}{told} (OLLAMA_DEBUG=1 shows where)")
+            return _failed(os_error_text(error))
+        text = " ".join(str(error).split())[:500]
+        return _failed(
+            f"unexpected {type(error).__name__}{': ' if text else ''}{text} (set OLLAMA_DEBUG=1 for a traceback)"
+        )
     return 0
 
 
-def _told(text: str) -> int:
+def _failed(text: str) -> int:
     try:
         from .terminal.cleaning import echo
 
         echo(f"Error: {text}", err=True)
     except OSError:
-        pass  # nobody is left to be told
+        pass  # stderr is gone, too
     return 1
 
 
-def _without_readers() -> int:
-    """The reader of our output has gone (`vkbackend list | head -1`): nothing left to say."""
-    _give_up(sys.stdout)
+def _without_reader() -> int:
+    """Handle the end of the reader of our output (`vkbackend list | head -1`)."""
+    _discard(sys.stdout)
     return 1
 
 
-def _give_up(stream) -> None:
-    """What is still to be written goes to /dev/null: Python would complain of it at its end."""
+def _discard(stream: TextIO) -> None:
+    """Redirect a stream to /dev/null, so that Python can flush it at exit without an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

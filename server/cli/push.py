@@ -1,4 +1,4 @@
-"""`push`: a model to a registry, through the running server, or through one inside of this process."""
+"""`push`: pushes a model to a registry, through the running server or one in this process."""
 
 import click
 
@@ -10,7 +10,7 @@ from .pull import exchange
 @click.command()
 @click.argument("model")
 @click.option("--insecure", is_flag=True, help="Use an insecure registry.")
-def push(model, insecure):
+def push(model: str, insecure: bool) -> None:
     """Push a model to a registry."""
     with connected(own_server=True) as client:
         exchange(client, "/api/push", model, insecure)

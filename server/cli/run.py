@@ -1,7 +1,7 @@
-"""`run`: one prompt and its answer, or a conversation.
+"""`run`: answers one prompt, or starts a conversation.
 
-Speaks to the running server; without one, serves itself as long as it lasts. A path to a GGUF file becomes a model
-of that name first.
+Uses the running server, or starts one for as long as the command runs. The path of a GGUF file is first created as a
+model with the file's name.
 """
 
 import json
@@ -40,7 +40,7 @@ FORMATS = ("", "json")
     flag_value=5,
     default=None,
     metavar="[N]",
-    help="Show each token's probability and the N likeliest in its place (default 5) after the answer.",
+    help="After the answer, show each token's probability and its N likeliest alternatives (default 5).",
 )
 @click.option("--format", "response_format", default="", help="Response format (e.g. json).")
 @click.option(
@@ -59,33 +59,33 @@ FORMATS = ("", "json")
     flag_value=True,
     default=None,
     metavar="[BOOLEAN]",
-    help="For embedding models: cut inputs that exceed the context length (the default), or, with --truncate=false, "
-    "refuse them.",
+    help="For embedding models: truncate inputs that exceed the context length (default), or reject them with "
+    "--truncate=false.",
 )
 @click.option(
     "--dimensions",
     type=click.IntRange(0),
     default=0,
-    help="For embedding models: cut the embedding to so many numbers.",
+    help="For embedding models: truncate the embedding to this many dimensions.",
 )
 def run(
-    model,
-    prompt,
-    keepalive,
-    verbose,
-    insecure,
-    no_color,
-    logprobs,
-    response_format,
-    think,
-    hidethinking,
-    nowordwrap,
-    truncate,
-    dimensions,
-):
+    model: str,
+    prompt: tuple[str, ...],
+    keepalive: str,
+    verbose: bool,
+    insecure: bool,
+    no_color: bool,
+    logprobs: int | None,
+    response_format: str,
+    think: str | None,
+    hidethinking: bool,
+    nowordwrap: bool,
+    truncate: bool | None,
+    dimensions: int,
+) -> None:
     """Run a model.
 
-    A model that is not there is pulled first. Without a PROMPT, and with no text piped in, a conversation starts.
+    Pulls the model if it does not exist. Starts a conversation if there is no PROMPT and no piped input.
     """
     common = common_fields(keepalive, response_format, think)
     text = " ".join(prompt)
@@ -111,7 +111,7 @@ def run(
 
 
 def common_fields(keepalive: str, response_format: str, think: str | None) -> dict:
-    """Request fields from options. Raises Failure for values that no request takes."""
+    """Convert options to request fields. Raises Failure for invalid values."""
     common = {}
     if keepalive:
         try:
@@ -120,7 +120,7 @@ def common_fields(keepalive: str, response_format: str, think: str | None) -> di
             raise Failure(str(error)) from None
         common["keep_alive"] = keepalive
     if response_format not in FORMATS:
-        raise Failure(f"invalid response format {response_format!r}; json is the only one")
+        raise Failure(f"invalid response format {response_format!r}; only json is supported")
     if response_format:
         common["format"] = response_format
     if think is not None:
@@ -131,7 +131,7 @@ def common_fields(keepalive: str, response_format: str, think: str | None) -> di
 
 
 def show_or_pull(client: Client, name: str, insecure: bool = False) -> dict:
-    """What /api/show says of a model, which is pulled where it is not there. Raises ServerError."""
+    """Return the answer of /api/show; pulls the model if it does not exist. Raises ServerError."""
     try:
         return client.call("POST", "/api/show", {"model": name})
     except ServerError as error:
@@ -142,7 +142,7 @@ def show_or_pull(client: Client, name: str, insecure: bool = False) -> dict:
 
 
 def model_name(client: Client, text: str) -> str:
-    """`text`, or, where it is the path of a GGUF file, the name of the model made from it."""
+    """Return `text`, or the name of the model created from it if it is the path of a GGUF file."""
     if Path(text).suffix.lower() != ".gguf":
         return text
     path = settings.expanded(text)
@@ -154,11 +154,12 @@ def model_name(client: Client, text: str) -> str:
 
 
 def name_of_file(path: Path) -> str:
-    """The file's name with what no model name may hold replaced by dashes."""
+    """Turn a file's name into a model name: invalid characters become dashes."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-.")[:80] or "model"
 
 
 def answer_once(client: Client, name: str, prompt: str, common: dict, printing: Printing) -> None:
+    """Answer one prompt through /api/generate. Ctrl-C exits with status 130."""
     try:
         print_answer(client, "/api/generate", {"model": name, "prompt": prompt} | common, printing)
     except KeyboardInterrupt:
@@ -166,7 +167,7 @@ def answer_once(client: Client, name: str, prompt: str, common: dict, printing: 
 
 
 def print_embedding(client: Client, name: str, text: str, common: dict) -> None:
-    """A model that only embeds gives the vector as JSON."""
+    """Print the embedding of a text as JSON, for models that only embed."""
     keep = {key: value for key, value in common.items() if key in ("keep_alive", "dimensions", "truncate")}
     answer = client.call("POST", "/api/embed", {"model": name, "input": text} | keep)
     click.echo(json.dumps(answer["embeddings"][0]))

@@ -1,6 +1,7 @@
-"""`serve`: the server in the foreground, until SIGINT or SIGTERM.
+"""`serve`: runs the server in the foreground, until SIGINT or SIGTERM.
 
-Out, on stdout: where it answers, where models run and why, a request to try. On stderr: the log, each device first.
+On stdout: the address, the device models run on and why, a request to try. On stderr: the log, beginning with the
+devices.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Callable
 
 import click
 
@@ -27,47 +29,47 @@ log = logging.getLogger(__name__)
 
 
 @click.command(cls=CommandWithEnvironment)
-def serve():
+def serve() -> None:
     """Start the server."""
     start_log()
     raise_file_limit()
     address = from_environment()
-    listening = listen(address)  # first: a second server must not touch the devices
+    listening = listen(address)  # first, so that a second server does not touch the devices
     found = survey()
     log_devices(found)
     store = Store(settings.models_folder())
     service = Service(listening, store, logging.getLogger("access"))
-    # Port 0 asks for any free one.
+    # Port 0 asks for any free port.
     actual = Address("http", address.host, str(listening.getsockname()[1])).for_clients.url
     asyncio.run(_run(service, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
 
 
 def log_devices(found: Survey) -> None:
+    """Log each device and whether it is used."""
     for device in found.devices:
         reason = found.reasons[device.index] if found.is_switched_on else "not used: OLLAMA_VULKAN is not set"
         log.info("device %d: %s: %s", device.index, describe(device), reason)
     if found.problem:
-        log.log(
-            logging.WARNING if found.is_switched_on else logging.INFO, "no Vulkan device can be used: %s", found.problem
-        )
+        log.log(logging.WARNING if found.is_switched_on else logging.INFO, "no usable Vulkan device: %s", found.problem)
 
 
 def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
+    """Return the lines printed when the server is ready."""
     models = store.list()
     lines = [f"vkbackend {version()} is ready at {url} (Ollama API {VERSION})", f"Models run on: {found.sentence}"]
     if not models:
-        return lines + [f"No models yet in {store.root}; make one: vkbackend create NAME --gguf FILE.gguf"]
+        return lines + [f"No models yet in {store.root}; create one: vkbackend create NAME --gguf FILE.gguf"]
     body = json.dumps(
         {"model": models[0].name.removesuffix(":latest"), "prompt": "Why is the sky blue?", "logprobs": True}
     )
     return lines + [f"Try: curl {url}/api/generate -d '{body}'"]
 
 
-async def _run(service: Service, ready) -> None:
+async def _run(service: Service, ready: Callable[[], None]) -> None:
     stopped = asyncio.Event()
 
-    def stop():
-        if stopped.is_set():  # asked twice: at once
+    def stop() -> None:
+        if stopped.is_set():  # the second signal exits at once
             os._exit(130)
         stopped.set()
 

@@ -32,11 +32,13 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_bench_compare.py": ("test_clients_that_ask_at_the_same_time",),
     "test_builtin_match.py": ("test_a_near_text_that_writes_something_else_is_kept",),
     "test_cli.py": (
+        "test_create_says_which_layers_are_new",
+        "test_run_serves_itself",
+    ),
+    "test_cli_measure.py": (
         "test_bench_of_the_hosts_share",
         "test_bench_on_a_device",
         "test_bench_refuses_what_does_not_go_together",
-        "test_create_says_which_layers_are_new",
-        "test_run_serves_itself",
     ),
     "test_cli_run.py": (
         "test_a_conversation_on_a_terminal",

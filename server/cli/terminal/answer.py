@@ -1,7 +1,9 @@
 """Prints one streamed answer of /api/generate or /api/chat: text, thinking, colours, timings.
 
-In: a client, a request body. Out: text on stdout; the answer's text and its last object for who goes on with them.
+In: a client, a request body. Out: text on stdout; the answer's text and its last object for the caller.
 """
+
+from __future__ import annotations
 
 import json
 import math
@@ -9,6 +11,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,15 +22,22 @@ from .colours import Painter, TokenText
 from .progress import Progress
 from .table import columns
 
-LOADING = "loading model"  # the status of lines that say how far a load is
-SIGN_SECONDS = 0.5  # an answer that comes sooner needs no sign that it will
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from .wordwrap import WordWrap
+
+LOADING = "loading model"  # status of stream lines with the progress of a load
+SIGN_SECONDS = 0.5  # show a sign of progress after this time
 
 
 @dataclass
 class Printing:
-    """How answers look. coloured: each token by its probability. verbose: timings at the end, on stderr.
-    alternatives: how many tokens are shown beside each one after the answer, 0 for no such table. wraps: lines end
-    between words, on a terminal.
+    """How answers are printed.
+
+    coloured: colour each token by its probability. verbose: print timings at the end, on stderr.
+    alternatives: number of alternatives in the table of tokens after the answer; 0 for no table.
+    wraps: wrap lines between words on a terminal.
     """
 
     coloured: bool = False
@@ -39,18 +49,23 @@ class Printing:
 
 @dataclass
 class Answer:
+    """A complete answer. last: the last object of the stream, empty if the answer was stopped."""
+
     text: str = ""
     last: dict = field(default_factory=dict)
     logprobs: list[dict] = field(default_factory=list)
 
 
 def print_answer(client: Client, path: str, body: dict, printing: Printing) -> Answer:
-    """Send `body` to `path` and print what comes. Ctrl-C ends the request and keeps what was printed (`last` is then
-    empty).
+    """Send `body` to `path` and print the answer as it streams in.
+
+    Ctrl-C ends the request; the printed text stays, and the exception propagates.
     """
     if printing.coloured or printing.alternatives:
         body = body | {"logprobs": True, "top_logprobs": printing.alternatives}
-    answer, printer, waiting = Answer(), _Printer(printing), Waiting(body.get("model", ""))
+    answer = Answer()
+    printer = _Printer(printing)
+    waiting = Waiting(body.get("model", ""))
     stream = client.stream(path, body | {"load_progress": True} if waiting.is_shown else body)
     try:
         for piece in stream:
@@ -78,13 +93,16 @@ def print_answer(client: Client, path: str, body: dict, printing: Printing) -> A
 
 
 class _Printer:
+    """Writes thinking and text to stdout."""
+
     def __init__(self, printing: Printing):
-        self._printing, self._tokens = printing, TokenText()
+        self._printing = printing
+        self._tokens = TokenText()
         self._painter = Painter() if printing.coloured else None
         self.is_terminal = sys.stdout.isatty()
         self._is_thinking = False
         self._coloured_any = False
-        self._wrap = None
+        self._wrap: WordWrap | None = None
 
     def thinking(self, text: str) -> None:
         if not text or self._printing.hide_thinking:
@@ -94,7 +112,7 @@ class _Printer:
             self._is_thinking = True
         self._write(text, None)
 
-    def text(self, text: str, logprobs) -> None:
+    def text(self, text: str, logprobs: list[dict] | None) -> None:
         pieces = self._tokens.feed(text, logprobs)
         if not text:
             return
@@ -105,7 +123,7 @@ class _Printer:
         for part, probability in pieces:
             self._write(part, probability)
 
-    def _write(self, text: str, probability) -> None:
+    def _write(self, text: str, probability: float | None) -> None:
         for part, own in self._wrapped(clean(text), probability) if self.is_terminal else [(text, probability)]:
             if self._painter is None:
                 sys.stdout.write(part)
@@ -114,7 +132,7 @@ class _Printer:
         self._coloured_any |= self._painter is not None and probability is not None
         sys.stdout.flush()
 
-    def _wrapped(self, text: str, probability) -> list[tuple[str, float | None]]:
+    def _wrapped(self, text: str, probability: float | None) -> list[tuple[str, float | None]]:
         if not self._printing.wraps:
             return [(text, probability)]
         if self._wrap is None:
@@ -129,17 +147,17 @@ class _Printer:
 
     def end(self) -> None:
         click.echo("\n")
-        if self._coloured_any:
+        if self._painter is not None and self._coloured_any:
             self._painter.legend()
 
 
 def alternatives(logprobs: list[dict]) -> list[str]:
-    """A line for each token: itself, its probability, and the likeliest in its place."""
+    """Format a table of the tokens, their probabilities and the likeliest alternatives."""
 
-    def shown(entry):
+    def shown(entry: dict) -> str:
         return json.dumps(clean(entry["token"]), ensure_ascii=False)
 
-    def chance(entry):
+    def chance(entry: dict) -> str:
         return f"{math.exp(min(entry['logprob'], 0)):.1%}"
 
     return columns(
@@ -156,22 +174,24 @@ def alternatives(logprobs: list[dict]) -> list[str]:
 
 
 class Waiting:
-    """A sign on stderr, where that is a terminal, that the model is being loaded or reads the prompt; from half a
-    second on. A bar in its place where the server says how much of the model is loaded; both are gone when the
-    answer comes.
+    """Shows on a terminal that the model is loading or reading the prompt, after SIGN_SECONDS.
+
+    A bar replaces the sign if the server reports the progress of a load. Both disappear when the answer begins.
     """
 
     def __init__(self, model: str):
-        self._timer = self._bar = None
+        self._timer: threading.Timer | None = None
+        self._bar: Progress | None = None
+        self._status: Status | None = None
         self.is_shown = sys.stderr.isatty() and sys.stdout.isatty()
         if self.is_shown:
-            self._text, self._status = f"{model} is loaded, and reads" if model else "one moment", None
+            self._text = f"waiting for {model}" if model else "waiting"
             self._lock = threading.Lock()
             self._timer = threading.Timer(SIGN_SECONDS, self._show)
             self._timer.daemon = True
             self._timer.start()
 
-    def _show(self):
+    def _show(self) -> None:
         with self._lock:
             if self._timer is not None:
                 from rich.console import Console
@@ -179,21 +199,21 @@ class Waiting:
                 self._status = Console(stderr=True).status(self._text)
                 self._status.start()
 
-    def loading(self, piece: dict):
-        """A line of the stream that says how far the load is."""
+    def loading(self, piece: dict) -> None:
+        """Show a stream line with the progress of a load."""
         if self._bar is None:
             self._end_sign()
             self._bar = Progress(stays=False).__enter__()
         self._bar(piece | {"status": f"loading {piece.get('model', '')}", "digest": LOADING})
 
-    def end(self):
-        """May be called again and again."""
+    def end(self) -> None:
+        """Remove the sign. May be called repeatedly."""
         self._end_sign()
         if self._bar is not None:
             self._bar.__exit__()
             self._bar = None
 
-    def _end_sign(self):
+    def _end_sign(self) -> None:
         if self._timer is None:
             return
         with self._lock:
@@ -204,13 +224,13 @@ class Waiting:
 
 
 def timings(last: dict) -> list[str]:
-    """The figures at the end of an answer, in Ollama's words; durations in nanoseconds."""
+    """Format the timings of an answer as Ollama does. last: the last object of the stream, durations in nanoseconds."""
     lines = []
 
-    def line(name, text):
+    def line(name: str, text: str) -> None:
         lines.append(f"{name + ':':<22}{text}")
 
-    def part(name, count, nanoseconds):
+    def part(name: str, count: int, nanoseconds: int) -> None:
         if count:
             line(f"{name} count", f"{count} token(s)")
         if nanoseconds:

@@ -1,21 +1,23 @@
-"""What may be written to a terminal of texts that others wrote: of models, of servers. Elsewhere (files, pipes) they
-pass untouched."""
+"""Removes control characters from untrusted text (of models, of servers) before it is written to a terminal.
+
+Text written to files and pipes is unchanged.
+"""
 
 import re
 import sys
 
 import click
 
-# What could move a terminal's cursor or worse, and what is no character at all; a model may say anything.
+# Control characters, which could move the cursor or worse, and surrogates.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Without escape sequences; lines and tabs stay."""
+    """Replace control characters except newlines and tabs."""
     return CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def echo(text: str = "", err: bool = False) -> None:
-    """A line on stdout or stderr, cleaned where that is a terminal."""
+    """Write a line to stdout or stderr, cleaned if that is a terminal."""
     is_terminal = (sys.stderr if err else sys.stdout).isatty()
     click.echo(clean(text) if is_terminal else text, err=err, color=True)  # color: click leaves the text as it is

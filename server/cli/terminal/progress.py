@@ -1,31 +1,39 @@
-"""Shows how far a long task is: the objects that /api/pull, push and create stream.
+"""Shows the progress of a long task from the objects that /api/pull, push and create stream.
 
-In: `{"status", "digest", "total", "completed"}`, one after the other. Out, on stderr: on a terminal a bar for each
-digest and a line for each other status, drawn anew ten times a second; elsewhere each status once.
+In: objects `{"status", "digest", "total", "completed"}`. Out, on stderr: on a terminal a bar for each digest and a line
+for each other status, redrawn ten times a second; elsewhere each status once.
 """
+
+from __future__ import annotations
 
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from ...go.human import human_bytes
 from .cleaning import clean
 
-RATE_SECONDS = 5.0  # what a rate is measured over
-LEAST_BAR = 5  # columns; less is none
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+RATE_SECONDS = 5.0  # window of the rate
+LEAST_BAR = 5  # columns; a shorter bar is not shown
 
 
 class Bar:
-    """How far one digest is, and how fast it has come since it was first heard of: what an earlier pull brought does
-    not count.
-    """
+    """The progress of one digest. The rate counts from the first update: bytes of an earlier pull do not count."""
 
     def __init__(self, label: str):
-        self.label, self.total, self.completed = label, 0, 0
+        self.label = label
+        self.total = 0
+        self.completed = 0
         self._samples: deque[tuple[float, int]] = deque()  # (seconds, completed)
 
     def update(self, completed: int, total: int, now: float) -> None:
-        self.completed, self.total = completed, total
+        self.completed = completed
+        self.total = total
         self._samples.append((now, completed))
         while now - self._samples[0][0] > RATE_SECONDS:
             self._samples.popleft()
@@ -36,12 +44,12 @@ class Bar:
 
     @property
     def rate(self) -> float:
-        """Bytes a second; 0 where nothing is known."""
+        """Bytes per second; 0 if unknown."""
         (started, first), (ended, last) = self._samples[0], self._samples[-1]
         return max(last - first, 0) / (ended - started) if ended > started else 0.0
 
     def line(self, width: int) -> str:
-        """`pulling dde5aa3fc5ff:  45% ▕████      ▏ 900 MB/2.0 GB   45 MB/s     24s`, as wide as it may be."""
+        """Format as `pulling dde5aa3fc5ff:  45% ▕████      ▏ 900 MB/2.0 GB   45 MB/s     24s`, filling the width."""
         if not self.total:
             return f"{self.label}: {human_bytes(self.completed)}"
         before = f"{self.label}: {min(self.completed * 100 // self.total, 100):3d}% "
@@ -64,7 +72,7 @@ class Bar:
 
 
 def _short_time(seconds: int) -> str:
-    """`58s`, `1m30s`, `2h05m`."""
+    """Format a time as `58s`, `1m30s` or `2h05m`."""
     if seconds < 60:
         return f"{seconds}s"
     return (
@@ -73,15 +81,15 @@ def _short_time(seconds: int) -> str:
 
 
 class Progress:
-    """A context manager: `progress(piece)` for each object. What was shown stays, unless told otherwise."""
+    """Context manager; call `progress(piece)` for each object. stays: keep the last state on the terminal."""
 
     def __init__(self, stays: bool = True):
         self._stays = stays
         self._lines: list[Bar | str] = []
         self._bars: dict[str, Bar] = {}
-        self._live = None
+        self._live: Live | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -97,7 +105,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         if self._live is not None:
             self._live.stop()
 
@@ -113,7 +121,7 @@ class Progress:
         if digest:
             self._bars[digest].update(piece.get("completed", 0), piece.get("total", 0), time.monotonic())
 
-    def _drawn(self):
+    def _drawn(self) -> Text:
         from rich.text import Text
 
         width = self._console.width - 1

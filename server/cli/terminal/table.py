@@ -1,10 +1,10 @@
-"""Text in columns, as Ollama's command prints it: left-aligned, four spaces apart, no lines."""
+"""Formats tables as Ollama's command does: left-aligned, four spaces apart, without lines."""
 
 GAP = "    "
 
 
 def columns(rows: list[list], header: list[str] | None = None, indent: str = "") -> list[str]:
-    """rows: lists of cells, which may differ in length. -> lines without spaces at their ends."""
+    """Return the lines of a table, without trailing spaces. Rows may differ in length."""
     lines = [[str(cell) for cell in row] for row in ([header] if header else []) + rows]
     widths = [
         max((len(line[at]) for line in lines if at < len(line)), default=0)

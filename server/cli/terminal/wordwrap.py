@@ -1,45 +1,44 @@
-"""Breaks a streamed text between words, as Ollama's `run` does: five columns before the edge of the terminal the word
-that does not fit is taken back and written again on the next line.
+"""Wraps streamed text between words, as Ollama's `run` does.
 
-In: characters with their colours, and the terminal's width. Out: what is to be written, with colours; moves of the
-cursor have none.
+A word that reaches five columns before the edge of the terminal is erased and written again on the next line. In:
+characters with a style, and the terminal's width. Out: pieces to write with their styles; cursor movements have none.
 """
 
-from typing import TypeVar
+from typing import TypeAlias
 
 from rich.cells import get_character_cell_size
 
-MARGIN = 5  # columns at the end of a line that stay free
-LEAST_WIDTH = 10  # narrower terminals break lines themselves
-# Columns less than the terminal: longer words are the terminal's to break, so that a URL stays whole when it is copied.
+MARGIN = 5  # free columns at the end of a line
+LEAST_WIDTH = 10  # text is not wrapped on narrower terminals
+# A word longer than the width less this is left to the terminal to wrap, so that a URL can be copied in one piece.
 LONGEST_WORD = 10
 TAB = 8
 
-Style = TypeVar("Style")
+Style: TypeAlias = float | None  # a token's probability
 
 
 class WordWrap:
-    """Knows the cursor's column and the word that is being written."""
+    """Tracks the cursor's column and the current word."""
 
     def __init__(self):
         self._column = 0
         self._word: list[tuple[str, Style]] = []
-        self._is_long = False  # the word is too long to be taken back
+        self._is_long = False  # the word is too long to move
 
-    def feed(self, text: str, style: Style, width: int) -> list[tuple[str, Style | None]]:
-        """-> pieces to be written. width: of the terminal, which may change; 0 where it is not known."""
+    def feed(self, text: str, style: Style, width: int) -> list[tuple[str, Style]]:
+        """Return the pieces to write. width: current columns of the terminal; 0 if unknown."""
         if width < LEAST_WIDTH:
             return [(text, style)]
-        pieces: list[tuple[str, Style | None]] = []
+        pieces: list[tuple[str, Style]] = []
         for character in text:
             pieces += self._add(character, style, width)
         return _joined(pieces)
 
-    def _add(self, character: str, style: Style, width: int) -> list[tuple[str, Style | None]]:
+    def _add(self, character: str, style: Style, width: int) -> list[tuple[str, Style]]:
         if character == "\n":
             self.__init__()
             return [(character, style)]
-        before: list[tuple[str, Style | None]] = []
+        before: list[tuple[str, Style]] = []
         size = get_character_cell_size(character)
         if self._column + 1 > width - MARGIN and not self._is_long:
             taken_back = sum(get_character_cell_size(each) for each, _ in self._word)
@@ -52,16 +51,16 @@ class WordWrap:
             self._column %= width
         if character in " \t":
             self._is_long = False
-        if character in " \t" or size >= 2:  # a line may end behind each wide character
+        if character in " \t" or size >= 2:  # a line may end after each wide character
             self._word = []
         elif not self._is_long:
             self._word.append((character, style))
         return [*before, (character, style)]
 
 
-def _joined(pieces: list[tuple[str, Style | None]]) -> list[tuple[str, Style | None]]:
-    """Neighbours of one colour as one piece."""
-    joined: list[tuple[str, Style | None]] = []
+def _joined(pieces: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
+    """Join neighbours of one style."""
+    joined: list[tuple[str, Style]] = []
     for text, style in pieces:
         if joined and joined[-1][1] == style:
             joined[-1] = (joined[-1][0] + text, style)

@@ -1,5 +1,5 @@
-"""What `run`, `doctor`, `help` and `completion` do as a user sees them: a missing model is pulled, tokens are shown,
-Ctrl-C stops an answer.
+"""`run`, `doctor`, `help` and `completion` as users see them: a missing model is pulled, tokens are shown, Ctrl-C stops
+an answer.
 """
 
 import os
@@ -75,7 +75,7 @@ def test_help_of_everything(here):
     [(["pu"], {"pull", "push"}), (["run", "--log"], {"--logprobs"}), (["show", "ti"], {"tiny"}), (["rm", "x"], set())],
 )
 def test_completion(here, gguf, words, offered):
-    """What bash asks the command for, as the script of `completion bash` does."""
+    """Ask the command for completions, as the script of `completion bash` does."""
     ok(here("create", "tiny", "--gguf", gguf))
     environment = os.environ | {
         "_VKBACKEND_COMPLETE": "bash_complete",
@@ -107,7 +107,7 @@ def test_completion_scripts(here, shell, words):
 
 
 class Terminal:
-    """A command on a pseudo-terminal: `type` sends keys, `wait_for` reads until a pattern comes."""
+    """A command on a pseudo-terminal: `type` sends keys, `wait_for` reads up to a pattern."""
 
     def __init__(self, arguments, environment):
         self.pid, self.file = pty.fork()
@@ -120,7 +120,7 @@ class Terminal:
         os.write(self.file, text.encode())
 
     def wait_for(self, pattern, seconds=30):
-        """-> what came before it and with it; it is then read no more."""
+        """Return the output up to and including the pattern, and consume it."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.text)):
             assert time.monotonic() < deadline, f"{pattern} did not come: {self.text[-2000:]!r}"
@@ -135,14 +135,14 @@ class Terminal:
         return before
 
     def end(self) -> int:
-        """-> the exit status; 30 seconds are enough."""
+        """Return the exit status within 30 seconds."""
         for _ in range(300):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
             try:
                 while select.select([self.file], [], [], 0)[0] and os.read(self.file, 65536):
-                    pass  # a terminal that nobody reads holds up the writer
+                    pass  # read on: a full terminal blocks the writer
             except OSError:
                 pass
             time.sleep(0.1)
@@ -152,7 +152,7 @@ class Terminal:
 
 
 def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
-    """Ctrl-C stops an answer that would never end, and what was typed is remembered."""
+    """Ctrl-C stops an endless answer, and typed lines are saved."""
     (tmp_path / "Modelfile").write_text(
         f"FROM {gguf}\nPARAMETER num_predict -1\nPARAMETER num_ctx 512\nPARAMETER repeat_penalty 1.5\n"
     )
@@ -191,7 +191,7 @@ def test_doctor_writes_what_a_bug_report_needs(here, gguf, tmp_path):
 
 
 def test_doctor_finds_what_is_wrong(here, gguf, tmp_path, monkeypatch):
-    """Tokens that are not the CPU's: the report says so, and the exit status is 1."""
+    """If tokens differ from the CPU's, the report says so and the exit status is 1."""
     some_device()
     generate = doctor.generate
 
@@ -214,4 +214,4 @@ def test_doctor_without_a_device_or_a_model(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "Models run on: CPU" in done.stdout and "skipped: there is no model" in (tmp_path / "report.txt").read_text()
+    assert "Models run on: CPU" in done.stdout and "skipped: no model" in (tmp_path / "report.txt").read_text()

@@ -1,7 +1,7 @@
-"""What the command line writes, byte by byte: streams that are closed, full, or not UTF-8, escape sequences of
-models, words that wrap.
+"""Output of the command line, byte by byte: streams that are closed, full or not UTF-8, escape sequences of models,
+word wrapping.
 
-Commands run as processes, some of them on a pseudo-terminal; models come from a server made of a few canned answers.
+Commands run as processes, some on a pseudo-terminal; a server with canned answers stands in for models.
 """
 
 import shutil
@@ -19,7 +19,7 @@ CLEANED = "a\ufffd]0;T\ufffdb\ufffdc 數據🩷 ©"
 
 
 def command(environment, *arguments, shell="", **more):
-    """shell: what follows the command in a line of bash."""
+    """Run a command in bash. shell: the text after the command."""
     line = [sys.executable, "-m", "vkbackend", *arguments]
     if shell:
         line = ["bash", "-c", f'"$@" {shell}', "bash", *line]
@@ -27,8 +27,7 @@ def command(environment, *arguments, shell="", **more):
         line,
         cwd=ROOT,
         env=environment | more,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=60,
     )
@@ -45,7 +44,7 @@ def test_a_closed_stream_is_as_good_as_dev_null(environment, closed):
 
 
 def iso_8859_1(folder) -> dict[str, str]:
-    """Variables of a locale that is ISO-8859-1, made on the spot."""
+    """Environment of a newly created ISO-8859-1 locale."""
     if not shutil.which("localedef"):
         missing("localedef is not installed")
     made = subprocess.run(
@@ -112,7 +111,7 @@ def test_errors_are_sentences(environment, tmp_path):
         (["create", "x", "-f", str(tmp_path)], {}, f"{tmp_path}: is a folder"),
         (["create", "x", "-f", str(tmp_path / "binary")], {}, "(line 1): command must be one of"),
         (["create", "x", "-f", str(tmp_path / "loop")], {}, "no such file"),
-        (["run", "broken", "hi"], {}, "broke off"),
+        (["run", "broken", "hi"], {}, "incomplete answer"),
         (["list"], {"OLLAMA_HOST": "[["}, "Invalid IPv6 URL"),
         (["list"], {"OLLAMA_HOST": "a..b:1"}, "label empty or too long"),
         (["list"], {"OLLAMA_HOST": "x" * 300}, "label too long"),
@@ -156,7 +155,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(environment, tmp_path):
         assert done.returncode == 1 and ("Traceback" in done.stderr) == (debug == "1")
         assert (
             done.stderr.splitlines()[-1]
-            == "Error: unexpected IndexError: list index out of range (OLLAMA_DEBUG=1 shows where)"
+            == "Error: unexpected IndexError: list index out of range (set OLLAMA_DEBUG=1 for a traceback)"
         )
 
 
@@ -186,7 +185,7 @@ def test_escape_sequences_of_models_do_not_reach_a_terminal(environment, argumen
 
 
 def screen(text: str, columns: int) -> list[str]:
-    """What a terminal shows of a text with the cursor's moves that `run` makes."""
+    """Return what a terminal shows of a text with the cursor movements of `run`."""
     lines, column = [""], 0
     while text:
         if text.startswith("\x1b["):

@@ -1,14 +1,10 @@
-"""The command line's parts that need no server: addresses, create requests, what is printed, the conversation's
-commands.
-"""
+"""Parts of the command line that need no server: addresses, create requests, printed text, conversation commands."""
 
 import base64
 import io
 import json
 import re
-import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +12,6 @@ import pytest
 from shared_data import shared
 
 from vkbackend.server.cli import conversation, digests, models, run
-from vkbackend.server.cli.client import Client, NoServer, ServerError
 from vkbackend.server.cli.modelfile_request import ModelfileProblem, create_request
 from vkbackend.server.cli.terminal import answer, colours, table
 from vkbackend.server.go import encode
@@ -150,7 +145,7 @@ def test_colours_go_from_green_over_yellow_to_red(monkeypatch):
 
 
 def test_an_interrupted_piece_is_not_printed_again(monkeypatch):
-    """Ctrl-C while a coloured piece is on its way to the terminal: the end and the legend follow it, nothing else."""
+    """Ctrl-C while a coloured piece is written: only the end and the legend follow."""
 
     class Terminal(io.StringIO):
         interrupts = 1
@@ -237,7 +232,7 @@ def test_name_of_file(path, name):
 
 
 class FakeClient:
-    """Keeps what it was asked; answers every message with its number."""
+    """Keeps its requests and answers every message with its number."""
 
     def __init__(self):
         self.chats, self.calls = [], []
@@ -312,7 +307,7 @@ def test_conversation_settings(talk, capsys):
         "Set 'wordwrap' mode.",
         "/set think, nothink",
         "/show info | license | modelfile",
-        "Ctrl-C           stop an answer",
+        "Ctrl-C           stop the answer",
         "/save MODEL",
         "NAME    ID    SIZE    MODIFIED",
         "/set parameter stop TEXT",
@@ -344,81 +339,3 @@ def test_messages_of_several_lines(lines, message):
     rest = iter(lines)
     assert conversation.read_message(lambda is_first: next(rest)) == message
     assert list(rest) == []
-
-
-# --- client
-
-
-@pytest.fixture
-def answering():
-    """serve(bytes) -> the URL of a server that gives these bytes to whoever connects."""
-    open_sockets, threads = [], []
-
-    def serve(reply: bytes) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
-        open_sockets.append(listening)
-
-        def answer_each():
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(reply)
-
-        threads.append(threading.Thread(target=answer_each, daemon=True))
-        threads[-1].start()
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    yield serve
-    for each in open_sockets:
-        each.close()
-
-
-def http(status: str, body: bytes, length: int | None = None) -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
-
-
-@pytest.mark.parametrize(
-    "reply, words, status",
-    [
-        (http("404 Not Found", b'{"error":"model \'x\' not found"}'), "model 'x' not found", 404),
-        (http("400 Bad Request", b'{"error":{"message":"in words","type":"x"}}'), "in words", 400),
-        (http("502 Bad Gateway", b""), "answered with status 502", 502),
-        (http("200 OK", b"<html>"), "did not answer with JSON", 0),
-        (b"", "did not answer", 0),
-        (b"SSH-2.0-x\r\n", "did not answer", 0),
-    ],
-)
-def test_every_bad_answer_is_an_error_in_words(answering, reply, words, status):
-    client = Client(answering(reply))
-    assert client.answers()
-    with pytest.raises(ServerError) as caught:
-        client.call("GET", "/api/tags")
-    assert words in str(caught.value) and caught.value.status == status
-
-
-def test_stream_that_breaks_off_or_ends_with_an_error(answering):
-    client = Client(answering(http("200 OK", b'{"response":"a"}\n{"error":"out of memory"}\n')))
-    stream = client.stream("/api/generate", {})
-    assert next(stream) == {"response": "a"}
-    with pytest.raises(ServerError, match="out of memory"):
-        next(stream)
-    for text in (b'{"response":"a"}\n{"respon', b'{"response":"a"}\n'):
-        with pytest.raises(ServerError, match="broke off"):
-            list(Client(answering(http("200 OK", text, length=99))).stream("/api/generate", {}))
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n" + b'{"response":"a"}\n\r\n'
-    with pytest.raises(ServerError, match="broke off"):
-        list(Client(answering(chunked)).stream("/api/generate", {}))
-    assert list(Client(answering(http("200 OK", b'{"done":true}\n'))).stream("/api/generate", {})) == [{"done": True}]
-
-
-def test_nobody_there():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    client = Client(f"http://127.0.0.1:{port}")
-    assert not client.answers()
-    with pytest.raises(NoServer, match="vkbackend serve"):
-        client.call("GET", "/api/tags")
