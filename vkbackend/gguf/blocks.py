@@ -1,8 +1,8 @@
-"""Pieces from which the formats in formats/ are written: how codes and scales of quantized blocks are taken apart
-and packed.
+"""Building blocks for the formats in formats/: functions that take the codes and scales of quantized blocks apart, and
+pack them for devices.
 
-Unpacking: blocks uint8 (n, type_size). Packing: blocks uint8 (rows, blocks, type_size). Block layouts: ggml-common.h
-of ggml.
+Unpacking: blocks are uint8 (n, type_size). Packing: blocks are uint8 (rows, blocks, type_size). Block layouts: see
+ggml-common.h of ggml.
 """
 
 import numpy as np
@@ -11,35 +11,35 @@ import numpy as np
 
 
 def halves(blocks: np.ndarray, at: int, count: int = 1) -> np.ndarray:
-    """The `count` half floats from byte `at` of each block on -> f32 (n, count)."""
+    """`count` half floats of each block, beginning at byte `at` -> f32 (n, count)."""
     return np.ascontiguousarray(blocks[:, at : at + 2 * count]).view(np.float16).astype(np.float32)
 
 
 def nibbles(blocks: np.ndarray, first: int, run: int) -> np.ndarray:
-    """Bytes `first` ... of each block, in runs of `run`: the low nibbles of a run, then its high ones -> uint8 (n, 2
-    * bytes).
+    """The nibbles of each block from byte `first` on, in runs of `run` bytes: the low nibbles of a run, then its high
+    ones -> uint8 (n, 2 * bytes).
     """
     some = np.ascontiguousarray(blocks[:, first:])
-    whole_run = np.dtype(f"V{run}")  # moved as one item: byte by byte takes ten times as long
+    whole_run = np.dtype(f"V{run}")  # copied as one item, which is ten times as fast as by bytes
     codes = np.empty((some.size // run, 2), whole_run)
     codes[:, 0] = (some & 15).reshape(-1).view(whole_run)
-    codes[:, 1] = (some // 16).reshape(-1).view(whole_run)  # as >> 4, which numpy does not vectorize
+    codes[:, 1] = (some // 16).reshape(-1).view(whole_run)  # the same as >> 4, which numpy does not vectorize
     return codes.view(np.uint8).reshape(len(some), -1)
 
 
 def fifth_bits(blocks: np.ndarray, first: int) -> np.ndarray:
-    """Bit i of the 32 bits from byte `first` on, as 16 where it is set -> uint8 (n, 32)."""
+    """The 32 bits from byte `first` on, 16 for each bit that is set -> uint8 (n, 32)."""
     return np.unpackbits(np.ascontiguousarray(blocks[:, first : first + 4]), axis=1, bitorder="little") * np.uint8(16)
 
 
 def signed(codes: np.ndarray, zero: int) -> np.ndarray:
-    """Codes of which `zero` stands for 0 -> int8."""
+    """Codes minus `zero` -> int8."""
     return (codes - np.uint8(zero)).view(np.int8)
 
 
 def bit_pairs(blocks: np.ndarray, first: int) -> np.ndarray:
-    """The 64 bytes from byte `first` on, in runs of 32: the lowest two bits of a run, then the next ones -> uint8
-    (n, 2, 4, 32).
+    """The pairs of bits of 64 bytes from byte `first` on, in runs of 32 bytes: the lowest pair of each byte of a run,
+    then the next ones -> uint8 (n, 2, 4, 32).
     """
     some = np.ascontiguousarray(blocks[:, first : first + 64]).reshape(-1, 2, 32)
     codes = np.empty((len(some), 2, 4, 32), np.uint8)
@@ -60,7 +60,8 @@ def k_scales(packed: np.ndarray) -> np.ndarray:
     )
 
 
-def k_scales_and_offsets(blocks):
+def k_scales_and_offsets(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and offsets of Q4_K and Q5_K, f32 (n, 8) each."""
     scales = halves(blocks, 0, 2)[:, None] * k_scales(blocks[:, 4:16])  # (n, 8, 2): d * sc, dmin * m
     return scales[..., 0], -scales[..., 1]
 
@@ -69,7 +70,7 @@ def k_scales_and_offsets(blocks):
 
 
 def words(array: np.ndarray) -> np.ndarray:
-    """The last axis' bytes as uint32."""
+    """The bytes of the last axis as uint32."""
     return np.ascontiguousarray(array).view(np.uint32)
 
 
@@ -79,7 +80,7 @@ def half(blocks: np.ndarray, at: int) -> np.ndarray:
 
 
 def paired(halves: np.ndarray) -> np.ndarray:
-    """(rows, blocks) -> (rows, ceil(blocks/2)): even block low, odd block high."""
+    """(rows, blocks) -> (rows, ceil(blocks / 2)): even blocks are the low halves, odd ones the high halves."""
     if halves.shape[1] % 2:
         halves = np.concatenate([halves, np.zeros_like(halves[:, :1])], axis=1)
     return halves[:, 0::2] | halves[:, 1::2] << 16
@@ -91,9 +92,10 @@ def each_bit(bytes_: np.ndarray) -> np.ndarray:
 
 
 def fifth_word(bits: np.ndarray) -> np.ndarray:
-    """(..., 32) of 0/1, one per element of a block -> uint32 (...). The nibble of element 16h + 4w + c is number 2c
-    + h of the block's word w; its fifth bit goes to bit 4(2c + h) + w, from where one shift for all puts it above
-    its nibble.
+    """(..., 32) of 0/1, one per element of a block -> uint32 (...).
+
+    The nibble of element 16h + 4w + c is number 2c + h of the block's word w. Its fifth bit goes to bit 4(2c + h) + w,
+    so that a single shift moves the fifth bits of a whole word above their nibbles.
     """
     shape = bits.shape[:-1]
     return words(
@@ -105,13 +107,14 @@ def fifth_word(bits: np.ndarray) -> np.ndarray:
     )[..., 0]
 
 
-def split_plain(blocks):
+def split_plain(blocks: np.ndarray) -> tuple[np.ndarray, None]:
+    """`QuantFormat.split` of formats without scales."""
     return words(blocks.reshape(len(blocks), -1)), None
 
 
 def nibbles_by_block(qs: np.ndarray) -> np.ndarray:
-    """ggml's K order (64 elements in 32 bytes: low nibbles the first 32, high the next) -> blocks of 16 bytes in
-    q4_0's order.
+    """ggml's K order (64 elements in 32 bytes: the low nibbles are the first 32, the high ones the next) -> blocks of
+    16 bytes in q4_0's order.
 
     qs (..., 32 * n) uint8 -> (..., 2 * n, 16) uint8
     """
@@ -122,8 +125,8 @@ def nibbles_by_block(qs: np.ndarray) -> np.ndarray:
 
 
 def bit_pairs_by_block(qs: np.ndarray) -> np.ndarray:
-    """ggml's two-bit order (128 elements in 32 bytes: the lowest bits of all are the first 32) -> blocks of 8 bytes,
-    whose bits 2n of byte c of word u are element 8n + 4u + c.
+    """ggml's two-bit order (128 elements in 32 bytes: the lowest pair of each byte are the first 32) -> blocks of 8
+    bytes, in which pair n of byte c of word u is element 8n + 4u + c.
 
     qs (..., 64) uint8 -> (..., 8, 8) uint8
     """

@@ -1,4 +1,4 @@
-"""Every tensor format that can be read: each is a file of formats/, found by its name."""
+"""Every tensor format that can be read: the files of formats/."""
 
 import importlib
 import pkgutil

@@ -1,1 +1,1 @@
-"""A file per tensor format, each with a `FORMAT`; its shader include is shaders/quant/NAME.glsl."""
+"""One file per tensor format, each with a `FORMAT`. The shader include is shaders/quant/NAME.glsl."""

@@ -4,15 +4,15 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import split_plain
-from ..quant_format import BLOCK, QuantFormat
+from ..quant_format import BLOCK, QuantFormat, Unpacked
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     return (blocks.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32), None, None
 
 
-def encode(values):
-    """Cut off, not rounded."""
+def encode(values: np.ndarray) -> np.ndarray:
+    """Truncates, does not round."""
     return np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint16)[:, 1::2]).view(np.uint8)
 
 

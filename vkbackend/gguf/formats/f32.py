@@ -4,14 +4,14 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import split_plain
-from ..quant_format import BLOCK, QuantFormat
+from ..quant_format import BLOCK, QuantFormat, Unpacked
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     return blocks.view(np.float32), None, None
 
 
-def encode(values):
+def encode(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).view(np.uint8)
 
 

@@ -4,16 +4,16 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import bit_pairs, bit_pairs_by_block, halves, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     return words(bit_pairs_by_block(blocks[..., 16:80])), np.concatenate(
         [words(blocks[..., 80:84]), words(blocks[..., :16])], axis=-1
     )
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     scales, d = blocks[:, :16], halves(blocks, 80, 2)
     return bit_pairs(blocks, 16).reshape(-1, 256), d[:, :1] * (scales & 15), -(d[:, 1:] * (scales >> 4))
 

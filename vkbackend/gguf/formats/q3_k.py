@@ -4,19 +4,19 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import bit_pairs, bit_pairs_by_block, half, halves, signed, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
 def q3_k_scales(packed: np.ndarray) -> np.ndarray:
-    """Q3_K's 12 bytes of six-bit scales, 32 added -> (..., 16) int8, one for every 16 elements."""
+    """Q3_K's 12 bytes of six-bit scales, stored with 32 added -> (..., 16) int8, one for every 16 elements."""
     low, high = packed[..., :8], packed[..., 8:]
     low = np.concatenate([low & 15, low >> 4], axis=-1)
     high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-1)
     return signed(low | high << 4, 32)
 
 
-def split(blocks):
-    # The third bit of element 4j + c of block i is bit i of byte 4j + c; it goes to bit 8c + j of the block's word.
+def split(blocks: np.ndarray) -> Planes:
+    # The third bit of element 4j + c of block i is bit i of byte 4j + c. It goes to bit 8c + j of the block's word.
     third = np.unpackbits(
         np.ascontiguousarray(blocks[..., :32]).reshape(*blocks.shape[:2], 8, 4, 1), axis=-1, bitorder="little"
     )  # (..., j, c, i)
@@ -27,7 +27,7 @@ def split(blocks):
     )
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     codes, high = bit_pairs(blocks, 32).reshape(-1, 8, 32), np.ascontiguousarray(blocks[:, :32])
     for block in range(8):  # bit `block` of byte i is the third bit of element i of that block
         codes[:, block] |= (high // (1 << block) & 1) * np.uint8(4)

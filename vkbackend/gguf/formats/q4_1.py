@@ -1,16 +1,17 @@
 """Q4_1: 32 codes of 4 bits, half scale and half minimum."""
 
+import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import halves, nibbles, words
-from ..quant_format import BLOCK, QuantFormat
+from ..quant_format import BLOCK, Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     return words(blocks[..., 4:]), words(blocks[..., :4])
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     scale_and_offset = halves(blocks, 0, 2)
     return nibbles(blocks, 4, 16), scale_and_offset[:, :1], scale_and_offset[:, 1:]
 

@@ -4,15 +4,15 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import k_scales, k_scales_and_offsets, nibbles, nibbles_by_block, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     return words(nibbles_by_block(blocks[..., 16:])), np.concatenate([words(blocks[..., :4]), words(scales)], axis=-1)
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     return nibbles(blocks, 16, 32), *k_scales_and_offsets(blocks)
 
 

@@ -4,17 +4,17 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import each_bit, fifth_bits, fifth_word, half, halves, nibbles, paired, signed, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     fifth, d = fifth_word(each_bit(blocks[..., 2:6])), half(blocks, 0)
     if fifth.shape[1] % 2:
         fifth = np.concatenate([fifth, np.zeros_like(fifth[:, :1])], axis=1)
     return words(blocks[..., 6:]), np.stack([fifth[:, 0::2], fifth[:, 1::2], paired(d)], axis=-1)
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     return signed(nibbles(blocks, 6, 16) | fifth_bits(blocks, 2), 16), halves(blocks, 0), None
 
 

@@ -4,16 +4,16 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import each_bit, fifth_bits, fifth_word, halves, nibbles, words
-from ..quant_format import BLOCK, QuantFormat
+from ..quant_format import BLOCK, Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     return words(blocks[..., 8:]), np.concatenate(
         [fifth_word(each_bit(blocks[..., 4:8]))[..., None], words(blocks[..., :4])], axis=-1
     )
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     scale_and_offset = halves(blocks, 0, 2)
     return nibbles(blocks, 8, 16) | fifth_bits(blocks, 4), scale_and_offset[:, :1], scale_and_offset[:, 1:]
 

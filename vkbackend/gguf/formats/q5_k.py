@@ -4,10 +4,10 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import fifth_word, k_scales, k_scales_and_offsets, nibbles, nibbles_by_block, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     scales = np.ascontiguousarray(k_scales(blocks[..., 4:16])).reshape(*blocks.shape[:2], 16)
     high = blocks[..., 16:48]
     fifth = np.stack([fifth_word(high >> block & 1) for block in range(8)], axis=-1)
@@ -16,7 +16,7 @@ def split(blocks):
     )
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     codes, high = nibbles(blocks, 48, 32).reshape(-1, 8, 32), np.ascontiguousarray(blocks[:, 16:48])
     for block in range(8):  # bit `block` of byte i is the fifth bit of element i of that block
         codes[:, block] |= (high // (1 << block) & 1) * np.uint8(16)

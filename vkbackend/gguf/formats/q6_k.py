@@ -4,18 +4,17 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import half, halves, nibbles, signed, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
-    low, high = (
-        blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32),
-        blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32),
-    )
+def split(blocks: np.ndarray) -> Planes:
+    low = blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32)
+    high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     # ggml: in each half of 128, elements 0-31 and 32-63 are the low nibbles of its two chunks, 64-95 and 96-127 the
     # high ones.
     low = np.concatenate([low & 15, low >> 4], axis=-2).reshape(*blocks.shape[:2], 8, 32)
-    # Element 16h + 4w + c of a block: its two high bits go to bits 4(2c + h) + 2(w % 2) of word w / 2, as in _fifth.
+    # As in fifth_word: the two high bits of element 16h + 4w + c of a block go to bits 4(2c + h) + 2(w % 2) of word
+    # w / 2.
     high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(
         *blocks.shape[:2], 8, 2, 2, 2, 4
     )  # (..., h, w / 2, w % 2, c)
@@ -27,7 +26,7 @@ def split(blocks):
     return words(low[..., :16] | low[..., 16:] << 4), scales
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     codes = nibbles(blocks[:, :128], 0, 64).reshape(-1, 2, 4, 32)  # halves of 128 elements, quarters of those
     high = np.ascontiguousarray(blocks[:, 128:192]).reshape(-1, 2, 32)
     for quarter in range(4):

@@ -4,14 +4,14 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from ..blocks import half, halves, paired, words
-from ..quant_format import QuantFormat
+from ..quant_format import Planes, QuantFormat, Unpacked
 
 
-def split(blocks):
+def split(blocks: np.ndarray) -> Planes:
     return words(blocks[..., 2:]) ^ np.uint32(0x80808080), paired(half(blocks, 0))
 
 
-def unpack(blocks):
+def unpack(blocks: np.ndarray) -> Unpacked:
     return blocks[:, 2:].view(np.int8), halves(blocks, 0), None
 
 
