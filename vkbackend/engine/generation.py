@@ -1,8 +1,8 @@
-"""One request on its way through the engine: which tokens are still to run, and what each row of logits turns into.
+"""One request in the engine: which of its tokens are still to run, and what each row of logits becomes.
 
-In: a request, then what the runner computes for it. Out: events to its listener. A row is worked on in two parts:
-`take_outputs` finds the next token, which the next step needs; `deliver` turns it into text and events while the
-device runs that step. Of the runner it knows the limits, of the thread that it is called on nothing.
+In: a request, then the runner's outputs for it. Out: events to its listener. A row is processed in two halves:
+`take_outputs` samples the next token, which the next step needs; `deliver` turns that token into text and events while
+the device runs the step. This module uses only the limits of the runner and works on any thread.
 """
 
 import logging
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import RequestError
 from ..graph.step import LogitsRow, StepOutput
+from ..tokenizer import Tokenizer
 from .contract import Runner, SequenceWork
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
 from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
@@ -32,20 +33,21 @@ from .text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 
-MAX_EQUAL_PIECES = 31  # Ollama's: a model that repeats itself more often than this will not stop by itself
-CONTEXTS_PER_GENERATION = 10  # Ollama's limit of num_predict, in contexts
+MAX_EQUAL_PIECES = 31  # Ollama's limit: a model that repeats a piece more often will not stop by itself
+CONTEXTS_PER_GENERATION = 10  # Ollama's upper limit of num_predict, in contexts
 
 Listener = Callable[[Event], None]
 
 
 class RepeatGuard:
-    """Notices a run of pieces that are equal but for white space around them."""
+    """Detects a run of pieces that are equal except for surrounding white space."""
 
-    def __init__(self):
-        self._last, self._count = None, 0
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self._count = 0
 
     def is_stuck(self, text: str) -> bool:
-        """Whether this piece is one too many of its kind."""
+        """Whether this piece makes the run of equal pieces too long."""
         text = text.strip()
         self._count = self._count + 1 if text == self._last else 1
         self._last = text
@@ -54,10 +56,10 @@ class RepeatGuard:
 
 @dataclass
 class Sampled:
-    """A token that was sampled and not yet delivered.
+    """A sampled token that is not yet delivered.
 
-    logit: its raw one, where its log-probability is asked for; scores: of the prompt, with the first token, where
-    they are
+    logit: its raw logit, if the request has `logprobs`
+    scores: the prompt's log-probabilities, with the first token of a request that has `prompt_logprobs`
     """
 
     token_id: int
@@ -69,13 +71,14 @@ class Sampled:
 class Generation:
     """State of one request, from submit to its last event.
 
-    tokens: the cells of its context, the prompt and later what was sampled; num_cached: how many of them have run
-    sequence_id: the runner's sequence, None while it waits for one
-    ended: why there will be no further token, None while there will be
+    tokens: the cells of its context: the prompt, then the sampled tokens
+    num_cached: the number of cells that have run
+    sequence_id: the runner's sequence; None while it has none
+    ended: the reason for the end; None while more tokens are to come
     Raises RequestError for a request that cannot be run.
     """
 
-    def __init__(self, request: GenerationRequest, listener: Listener, tokenizer, runner: Runner):
+    def __init__(self, request: GenerationRequest, listener: Listener, tokenizer: Tokenizer, runner: Runner):
         self.request = request
         self.num_ctx = min(request.num_ctx or runner.context_length, runner.context_length)
         _check(request, runner, self.num_ctx)
@@ -84,20 +87,20 @@ class Generation:
         self.num_cached = 0
         self.sequence_id: int | None = None
         self.ended: FinishReason | None = None
-        self.cancelled = False  # set from any thread, acted upon by the engine's
-        # Of the scheduler: its rank among the admitted (0: none yet), its last turn, how many were admitted before it
-        # out of turn.
-        self.admission = self.last_prefill = self.num_overtaken = 0
+        self.cancelled = False  # set by any thread, handled by the engine's
+        # Kept by the scheduler:
+        self.admission = 0  # rank among the admitted, 0 before the first admission
+        self.last_prefill = 0  # its last turn
+        self.num_overtaken = 0  # later requests admitted before it
 
-        self._listener, self._tokenizer = listener, tokenizer
+        self._listener: Listener | None = listener
+        self._tokenizer = tokenizer
         self._sampler = Sampler(request.options, token_ids(self.prompt), self.num_ctx)
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
         is_scored = request.prompt_logprobs or request.purpose is Purpose.SCORE
-        self._scores: list[TokenLogprob] | None = [] if is_scored else None  # of the prompt, None once complete
-        self._insight: PromptLogprobs | Embedding | None = (
-            None  # what was asked for in place of a text, before it is delivered
-        )
+        self._scores: list[TokenLogprob] | None = [] if is_scored else None  # of the prompt; None once complete
+        self._insight: PromptLogprobs | Embedding | None = None  # result of a request that samples nothing
         self._fresh: Sampled | None = None
         self._end: TokenLogprob | None = None
         self._sampled: list[int] = []  # end tokens excluded
@@ -110,57 +113,60 @@ class Generation:
 
     @property
     def num_pending(self) -> int:
-        """Tokens still to be run."""
+        """The number of cells that have not run yet."""
         return len(self.tokens) - self.num_cached
 
     @property
     def is_decoding(self) -> bool:
-        """Whether all that is left to run is the token sampled last."""
+        """Whether only the last sampled token is left to run."""
         return self._num_sampled > 0 and self.num_pending == 1
 
     @property
     def is_scored(self) -> bool:
-        """Whether its prompt's tokens are scored as they run."""
+        """Whether the tokens of its prompt are scored as they run."""
         return self._scores is not None
 
     def num_runnable(self, room: int) -> int:
-        """How many of the pending tokens a step of at most `room` may take. 0 where the next ones must run in one
-        step and are more: `num_together`.
+        """The number of pending cells that a step with room for `room` may take. 0 if the next ones must run in one
+        step and need more room: see `num_together`.
         """
         return self._parts.num_uncut(self.num_cached, min(room, self.num_pending))
 
     @property
     def num_together(self) -> int:
-        """How many of the pending tokens must run in one step, at least."""
+        """The number of next pending cells that must run in one step."""
         return self._parts.num_together(self.num_cached)
 
     @property
     def reusable(self) -> list[Cell]:
-        """The tokens that need not run where the cache knows them: the last one must, to give logits, and all that
-        are to be scored.
+        """The cells that may be taken from the cache: all but the last, whose logits are needed; no cells of a scored
+        prompt.
         """
         return [] if self.is_scored else self.tokens[:-1]
 
     @property
     def is_held(self) -> bool:
-        """Whether its listener takes no more events now."""
+        """Whether its listener is full."""
         return getattr(self._listener, "is_full", False)
 
     def start(self, sequence_id: int, num_cached: int) -> None:
-        """Run from here on in a sequence that holds the first num_cached tokens."""
+        """Continue in a sequence that holds the first num_cached cells."""
         self.sequence_id, self.num_cached = sequence_id, num_cached
         if self._scores is not None:
             self._scores = []
 
     def stop(self) -> None:
-        """The sequence is gone; `start` may come again."""
+        """Forget the sequence, which is closed. `start` may follow."""
         self.sequence_id, self.num_cached = None, 0
 
     def work(self, num_tokens: int) -> SequenceWork:
-        """The next tokens to run, and what is wanted of them; `have_run` says that they did."""
+        """The next cells to run, and the outputs wanted for them. Call `have_run` once they have run."""
         if not self._started:
             self._started = time.perf_counter()
-        first, purpose, is_last = self.num_cached, self.request.purpose, num_tokens == self.num_pending
+        first = self.num_cached
+        purpose = self.request.purpose
+        is_last = num_tokens == self.num_pending
+        assert self.sequence_id is not None, "only a started generation has work"
         targets = token_ids(self.prompt[first + 1 : first + num_tokens + 1]) if self.is_scored else ()
         return SequenceWork(
             self.sequence_id,
@@ -173,15 +179,16 @@ class Generation:
         )
 
     def have_run(self, num_tokens: int) -> None:
+        """Count num_tokens more cells as run."""
         self.num_cached += num_tokens
 
     @property
     def context_is_full(self) -> bool:
-        """Whether the token sampled last has no place in the context."""
+        """Whether the last sampled token does not fit the context."""
         return len(self.tokens) > self.num_ctx
 
     def shift(self) -> None:
-        """Drop half of the tokens behind num_keep, as Ollama does. What remains must run again, at other positions."""
+        """Drop half of the cells after num_keep, as Ollama does. The others must run again: their positions change."""
         num_discard = max((self.num_ctx - self.num_keep) // 2, 1)
         first, last = self._parts.widened(self.num_keep, self.num_keep + num_discard)
         del self.tokens[first:last]
@@ -190,22 +197,27 @@ class Generation:
     # -- what comes out
 
     def take_outputs(self, work: SequenceWork, outputs: Sequence[StepOutput]) -> None:
-        """What was wanted of the tokens that have just run. Samples the next one once all have; sets `ended` where
-        nothing comes after it.
+        """Take the outputs of the cells that have just run; once all have run, sample the next token.
 
-        Raises VkbackendError where nothing can be sampled.
+        Sets `ended` if no token follows. Raises VkbackendError if no token can be sampled.
         """
         for row, token_id in zip(outputs, work.targets):
+            assert isinstance(row, LogitsRow) and self._scores is not None
             self._scores.append(self._logprob(row, token_id, row.target_logit))
         if self.num_pending:
             return
         if self.request.purpose is Purpose.TEXT:
-            self._sample(outputs[-1])
+            row = outputs[-1]
+            assert isinstance(row, LogitsRow)
+            self._sample(row)
             return
         self._first_token = self._last_token = time.perf_counter()
-        self._insight = (
-            Embedding(outputs[-1]) if self.request.purpose is Purpose.EMBEDDING else PromptLogprobs(self._scores)
-        )
+        if self.request.purpose is Purpose.EMBEDDING:
+            vector = outputs[-1]
+            assert not isinstance(vector, LogitsRow)
+            self._insight = Embedding(vector)
+        else:
+            self._insight = PromptLogprobs(self._scores or [])
         self.ended = FinishReason.STOP
 
     def _sample(self, row: LogitsRow) -> None:
@@ -228,10 +240,9 @@ class Generation:
             self.ended = FinishReason.LENGTH
 
     def deliver(self) -> None:
-        """Emit what the token sampled last has made ready. Sets `ended` where a stop string came or the text goes
-        round in circles.
+        """Emit the events of the last sampled token. Sets `ended` at a stop string or if the text repeats itself.
 
-        Tokens that ran after it then are no part of the answer.
+        Tokens that ran after it are then not part of the answer.
         """
         if self._insight is not None:
             self._emit(self._insight)
@@ -252,15 +263,15 @@ class Generation:
         elif self.ended is not None and not is_stuck:
             is_stuck = self._emit_piece(self._text.flush())
         if is_stuck:
-            self.ended = FinishReason.LENGTH  # cut short, not brought to an end by the model
+            self.ended = FinishReason.LENGTH  # cut off, not ended by the model
         if self.ended is None and self.request.constraint:
-            self.request.constraint.allowed()  # of the next token, found while the device works on its logits
+            self.request.constraint.allowed()  # computed now, while the device works on the next token's logits
 
     def _logprob(self, row: LogitsRow, token_id: int, logit: float | None = None) -> TokenLogprob:
         return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer, logit)
 
     def finish(self, reason: FinishReason) -> None:
-        """Emit the last event of a generation that went well."""
+        """Emit the last event of a successful generation."""
         self._emit(
             Finished(
                 reason=reason,
@@ -274,11 +285,11 @@ class Generation:
         )
 
     def fail(self, exception: Exception) -> None:
-        """Emit the last event of a generation that did not go well."""
+        """Emit the last event of a failed generation."""
         self._emit(Failed(exception))
 
     def _emit_piece(self, piece: Piece | None) -> bool:
-        """Whether it is held back instead, as one too many of its kind."""
+        """Emit a piece, if there is one. Returns True if it was held back because it repeats too often."""
         if piece is None:
             return False
         if piece.text and self._guard.is_stuck(piece.text):
@@ -292,7 +303,7 @@ class Generation:
         try:
             self._listener(event)
         except Exception:
-            logger.warning("a listener failed, its generation is cancelled", exc_info=True)
+            logger.warning("cancelling a generation whose listener failed", exc_info=True)
             self._listener = None
             self.cancelled = True
 
@@ -328,16 +339,17 @@ def _check_part(part: EmbeddingPart, request: GenerationRequest, runner: Runner,
 
 
 def tokens_kept(num_keep: int, num_tokens: int, adds_bos: bool, num_ctx: int) -> int:
-    """How many tokens at the start of a prompt of num_tokens survive a cut or a shift; a num_keep below 0 stands for
-    all of them.
+    """The number of tokens at the start of a prompt of num_tokens that a cut or a shift keeps. A num_keep below 0
+    keeps all.
     """
-    wanted = (num_tokens if num_keep < 0 else num_keep) + adds_bos  # the beginning-of-text token is kept besides
-    return min(wanted, num_ctx - 1)  # a shift must find something to drop
+    wanted = (num_tokens if num_keep < 0 else num_keep) + adds_bos  # the beginning-of-text token is kept, too
+    return min(wanted, num_ctx - 1)  # a shift must have something to drop
 
 
 def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tuple[list[Cell], PartLayout, int]:
-    """(the cells of the prompt, without its middle where it is longer than num_ctx; where its parts lie; how many
-    cells at its start are kept for good). A part that does not fit is dropped as a whole.
+    """Cut the middle of a prompt that is longer than num_ctx. A part that does not fit is dropped as a whole.
+
+    Returns the cells, the layout of the parts and the number of cells at the start that shifts keep.
     """
     prompt, parts = lay_out(request.prompt)
     num_keep = tokens_kept(request.num_keep, len(prompt), adds_bos, num_ctx)
@@ -345,7 +357,7 @@ def _fit_prompt(request: GenerationRequest, adds_bos: bool, num_ctx: int) -> tup
     if excess > 0:
         if not request.truncate:
             raise RequestError("the input length exceeds the context length")
-        logger.warning("the prompt of %d tokens is cut to the context of %d", len(prompt), num_ctx)
+        logger.warning("cutting a prompt of %d tokens to the context of %d", len(prompt), num_ctx)
         num_keep, last = parts.widened(num_keep, num_keep + excess)
         prompt, parts = prompt[:num_keep] + prompt[last:], parts.without(num_keep, last)
         if not prompt:

@@ -1,9 +1,9 @@
-"""What a caller gives the engine and what it gets back: requests and events, plain data without behaviour."""
+"""Requests and events: what a caller submits to the engine and what it gets back. Plain data without behaviour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from .prompt import PromptItem
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How a token is taken from its logits. Names, defaults and meanings are those of Ollama 0.12.11's options.
+    """How a token is sampled from its logits. Names, defaults and meanings are those of Ollama 0.12.11's options.
 
-    temperature <= 0 takes the likeliest token; top_k <= 0 keeps all; top_p, min_p and typical_p cut by probability,
-    where 1, 0 and 1 keep all. repeat_penalty (1 = none), presence_penalty and frequency_penalty (0 = none) count the
-    last repeat_last_n tokens, prompt included (0 = none of them, -1 = num_ctx). seed -1 draws anew each time.
-    logit_bias is added to the logits before everything else.
+    temperature <= 0 takes the most likely token. top_k <= 0 keeps all tokens; top_p, min_p and typical_p cut by
+    probability: 1, 0 and 1 keep all. repeat_penalty (1 = none), presence_penalty and frequency_penalty (0 = none)
+    apply to the last repeat_last_n tokens, prompt included (0 = no tokens, -1 = num_ctx). seed -1 takes a new random
+    seed for each request. logit_bias maps token ids to numbers added to their logits before everything else.
     """
 
     temperature: float = 0.8
@@ -46,17 +46,18 @@ def default_options(architecture: str) -> SamplingOptions:
 
 
 class TokenConstraint(Protocol):
-    """Restricts which tokens may come next, such as a grammar. One object serves one request."""
+    """Restricts the next token, as a grammar does. One object serves one request."""
 
     def allowed(self) -> np.ndarray:
-        """(vocab,) bool, of the next token. All false is an error: an ended text must allow an end token.
+        """Mask of the tokens that may come next, (vocab,) bool.
 
-        Asked ahead of time, too: until `accept`, the answer is the same.
+        All false is an error: a finished text must allow an end token. May be called several times between two calls
+        of `accept`, with the same result.
         """
         ...
 
     def accept(self, token_id: int) -> None:
-        """Called with each sampled token that does not end the generation."""
+        """Advance by one sampled token. End tokens are not passed."""
         ...
 
 
@@ -68,18 +69,22 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One text to be continued, or to be looked at.
+    """A prompt to continue, to score or to embed.
 
     prompt: token ids and `EmbeddingPart`s. Tokens' penalties, log-probabilities and `Finished.context` leave parts out.
-    purpose: SCORE tells the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING tells
-    the hidden state of its last token (an Embedding event), likewise. num_predict: tokens at most; 0 or below: ten
-    times num_ctx. num_ctx: tokens of context, the runner's own where None. num_keep: tokens at the start that
-    survive a cut of the prompt or a shift of the context; below 0: the whole prompt. shift: a full context drops
-    half of what num_keep does not hold; otherwise generation ends with reason "length". truncate: a prompt longer
-    than num_ctx loses its middle; otherwise it is refused. logprobs: each piece carries its tokens'
-    log-probabilities, with the top_logprobs (0-20) likeliest beside each. format: JSON text as a request has it,
-    `"json"` in quotes or a JSON schema, that the text must keep to; empty: anything goes. prompt_logprobs: a
-    PromptLogprobs event comes first; the whole prompt runs anew for it.
+    purpose: SCORE returns the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING
+    returns the hidden state of its last token (an Embedding event) and samples nothing.
+    num_predict: maximum number of sampled tokens; 0 or below: ten times num_ctx.
+    num_ctx: context length in tokens; None: the runner's.
+    num_keep: number of tokens at the start that a cut of the prompt or a shift of the context keeps; below 0: the
+    whole prompt.
+    shift: a full context drops half of the tokens after num_keep; otherwise generation ends with reason "length".
+    truncate: a prompt longer than num_ctx loses its middle; otherwise it is rejected.
+    logprobs: each piece carries the log-probabilities of its tokens, each with the top_logprobs (0-20) most likely
+    alternatives.
+    format: the JSON text of a request's format, `"json"` in quotes or a JSON schema, that the text must match; empty:
+    no restriction.
+    prompt_logprobs: a PromptLogprobs event comes first. The whole prompt runs again for it, whatever is cached.
     """
 
     prompt: Sequence[PromptItem]
@@ -100,9 +105,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural logarithm of a token's probability under the raw logits. `bytes` are the token's own, `text` shows
-    them: U+FFFD stands for each byte that is no whole character by itself. `top` are the likeliest tokens, likeliest
-    first.
+    """A token and the natural logarithm of its probability under the raw logits.
+
+    bytes: the token's bytes
+    text: the same as text, with U+FFFD for each byte that is not part of a complete character
+    top: the most likely tokens at this position, in descending order
     """
 
     token_id: int
@@ -114,29 +121,29 @@ class TokenLogprob:
 
 class FinishReason(StrEnum):
     STOP = "stop"  # an end token, or a stop string
-    LENGTH = "length"  # num_predict, a full context, or a loop of equal pieces
+    LENGTH = "length"  # num_predict, a full context, or repeated equal pieces
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """How likely each token of the prompt (as it was run) was after those before it; the first one has no entry."""
+    """Log-probability of each token of the prompt, as it was run, given those before it. The first has no entry."""
 
     logprobs: list[TokenLogprob]
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """The prompt's last hidden state after the model's last norm, f32 (width,), not scaled."""
+    """The prompt's last hidden state after the model's final norm, f32 (width,), not scaled."""
 
     vector: np.ndarray
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is ready to be shown, and the log-probabilities of its tokens (none unless asked for).
+    """Text that is ready to be shown, and the log-probabilities of its tokens if the request has `logprobs`.
 
-    The text is empty where tokens that make no valid text have log-probabilities to report.
+    The text is empty if the tokens form no valid text but have log-probabilities to report.
     """
 
     text: str
@@ -145,13 +152,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a generation that went well.
+    """The last event of a successful generation.
 
-    prompt_tokens: of the prompt as it was run, rows of embeddings included, whether or not the cache held some of them
-    tokens: sampled ones, with an end token and those cut off by a stop string
-    prompt_seconds: from its first step to its first token; decode_seconds: from the first token to the last (0 for one)
+    prompt_tokens: length of the prompt as it was run, rows of embeddings included, cached or not
+    tokens: number of sampled tokens, including an end token and those cut off by a stop string
+    prompt_seconds: from the first step to the first token
+    decode_seconds: from the first token to the last, 0 for a single one
     context: the tokens of the prompt as it was run, then the sampled tokens that reached the text
-    end: the end token that was sampled last, if one was, where log-probabilities are asked for
+    end: the end token, if one was sampled and the request has `logprobs`
     """
 
     reason: FinishReason
@@ -165,9 +173,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last event of a generation that did not go well."""
+    """The last event of a failed generation."""
 
     exception: Exception
 
 
-Event = Union[PromptLogprobs, Embedding, Piece, Finished, Failed]
+Event = PromptLogprobs | Embedding | Piece | Finished | Failed

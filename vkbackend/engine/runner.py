@@ -1,10 +1,10 @@
-"""Tokens of many sequences -> one step of a model -> rows of logits. Keeps the KV cache's pages.
+"""Runs steps of a model over many sequences, and owns the pages of their KV cache.
 
-In: `SequenceWork`s. Out: `StepOutput`s. The engine's thread alone calls it.
+In: `SequenceWork`s. Out: `StepOutput`s. Only the engine's thread calls it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ PAGE_SIZE = 32
 PREFILL_CHUNK = 128
 MAX_OUTPUTS = 32
 ROW_KINDS = ("output_rows", "scored_rows", "hidden_rows")  # in the order of `graph.step.step_outputs`
-SCORED_BYTES = 64 << 20  # of logits of prompts that are scored: half of what every device can bind at once
+SCORED_BYTES = 64 << 20  # size limit of the logits scored at once: half of what every device can bind
 
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,12 @@ log = logging.getLogger(__name__)
 class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
-    kv_type: "f16", "f32" or "q8_0". num_pages: of the cache; where None, enough for all sequences, or what the
-    device has room for, so long as one sequence fits. keep, timestamps, tuned_at: as in `DeviceExecutor`. Raises
-    OutOfMemory where the cache does not fit.
+    kv_type: "f16", "f32" or "q8_0"
+    num_pages: pages of the cache; None takes as many as all sequences need, or as many as fit on the device, but at
+    least those of one sequence
+    keep, timestamps, skip_barrier, tuned_at: as in `DeviceExecutor`
+
+    Raises OutOfMemory if the cache does not fit, RequestError for an unknown kv_type.
     """
 
     def __init__(
@@ -69,15 +72,15 @@ class ModelRunner:
         self.pages = PagedCache(num_pages, PAGE_SIZE, max_sequences, pages)
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
-        self._submitted: list[SequenceWork] | None = None
+        self._submitted: list[SequenceWork] = []
         # Outputs of the finished parts of the submitted step, by their place among its outputs.
         self._found: dict[int, StepOutput] = {}
         self._most_rows = {
             "output_rows": max(MAX_OUTPUTS, max_sequences),
             "scored_rows": self.scored_chunk,
             "hidden_rows": max_sequences,
-        }  # of a part
-        self._places: list[int] = []  # of the outputs of the part that runs
+        }  # in one part of a step
+        self._places: list[int] = []  # of the outputs of the part that is running
         sizes = {
             "num_sequences": max_sequences,
             "pages_per_sequence": pages,
@@ -93,6 +96,7 @@ class ModelRunner:
                 model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes
             )
             return
+        assert model.layers is not None, "a model that is not split has its layers"
         arena = None if model.device is None else Arena(model.device, "device")
         self.storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
         if model.device is None:
@@ -102,16 +106,18 @@ class ModelRunner:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the weights and the cache."""
+        """Size of the weights and the cache in bytes."""
         return self.model.num_bytes + self.storage.num_bytes
 
     def release(self) -> None:
-        """Let go of weights, cache and recorded steps; the runner is of no use afterwards."""
-        self.model = self.storage = self.executor = None
+        """Drop weights, cache and recorded steps. The runner cannot be used afterwards."""
+        del self.model, self.storage, self.executor
 
     def open_sequence(self, tokens: Sequence[int] | None = None) -> int:
-        """A new sequence, empty and on its own; with `tokens`, one that shares what it stores with others and
-        already holds as many of the first of `tokens` as are known (`length` says how many). Raises OutOfMemory when
+        """Open a sequence and return its id.
+
+        Without `tokens` it is empty and shares nothing. With `tokens` it shares pages with other sequences and starts
+        with the longest cached prefix of `tokens`; `length` tells how many tokens that is. Raises OutOfMemory if
         max_sequences are open.
         """
         self._next_id += 1
@@ -119,44 +125,44 @@ class ModelRunner:
         return self._next_id
 
     def num_known(self, tokens: Sequence[int]) -> int:
-        """How many of the first of `tokens` a sequence opened with them would hold at least."""
+        """The minimum length of the cached prefix that a sequence opened with `tokens` would start with."""
         return self.pages.num_known(tokens)
 
     def close_sequence(self, sequence_id: int) -> None:
-        """Its place is free; what it shared stays known while nobody needs the room."""
+        """Free the sequence's slot. Pages that it shared stay cached until their room is needed."""
         self.pages.close(self.sequences.pop(sequence_id))
 
     def forget(self) -> None:
-        """Forget what ended sequences left in the cache."""
+        """Drop the cached pages of closed sequences."""
         self.pages.forget()
 
     def length(self, sequence_id: int) -> int:
-        """Tokens in the sequence's cache."""
+        """The number of tokens in the sequence's cache."""
         return self.sequences[sequence_id].length
 
     def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
-        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with
-        `beginning`.
+        """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
+        that begins with `beginning`.
         """
         return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
 
     def truncate(self, sequence_id: int, length: int) -> None:
-        """Forget all but the first `length` tokens of a sequence on its own. Raises ValueError where it shares some
-        of the others.
+        """Drop all but the first `length` tokens of a sequence. Raises ValueError if some of the dropped ones are in
+        shared pages.
         """
         self.pages.truncate(self.sequences[sequence_id], length)
 
     def step(self, work: list[SequenceWork]) -> list[StepOutput]:
-        """Append every work's tokens to its sequence; what each of them wants, in order.
+        """Append the tokens of each work to its sequence; returns the outputs of all works, in order.
 
-        A step that fails changes no sequence. Raises OutOfMemory where one would outgrow the context or the pages
-        are in use, RequestError for a token outside of the vocabulary, DeviceError, DeviceLost.
+        A failed step changes no sequence. Raises OutOfMemory if a sequence would outgrow the context or no pages are
+        left, RequestError for a token outside the vocabulary, DeviceError, DeviceLost.
         """
         self.submit(work)
         return self.wait()
 
     def submit(self, work: list[SequenceWork]) -> None:
-        """Begin a step; `wait` must come before anything else is asked of the runner. Raises what `step` raises."""
+        """Begin a step; call `wait` before any other method. Raises what `step` raises."""
         for item in work:
             if item.inputs is not None:
                 raise RequestError("this runner takes prompts of token ids only")
@@ -165,36 +171,38 @@ class ModelRunner:
                 raise RequestError(f"token {bad[0]} is outside of the vocabulary of {self.vocab_size}")
         self._submitted = work
         lengths = [self.length(item.sequence_id) for item in work]
-        with self._undone_where_it_fails(lengths):
+        with self._undone_on_failure(lengths):
             for item in work:
                 self.pages.extend(self.sequences[item.sequence_id], item.tokens)
             self._submit(work, lengths)
 
     def wait(self) -> list[StepOutput]:
-        """The outputs of the step that was submitted. Raises what `step` raises."""
+        """The outputs of the submitted step. Raises what `step` raises."""
         work = self._submitted
         lengths = [self.length(item.sequence_id) - len(item.tokens) for item in work]
-        with self._undone_where_it_fails(lengths):
+        with self._undone_on_failure(lengths):
             self._found.update(zip(self._places, self.executor.wait()))
         found = [self._found[place] for place in range(len(self._found))]
-        self._submitted, self._found = None, {}
+        self._submitted = []
+        self._found = {}
         for item in work:
             self.pages.commit(self.sequences[item.sequence_id])
         return found
 
     @contextmanager
-    def _undone_where_it_fails(self, lengths: list[int]):
+    def _undone_on_failure(self, lengths: list[int]) -> Iterator[None]:
+        """Truncate the submitted sequences to `lengths` if the body fails."""
         try:
             yield
         except BaseException:
             for item, length in zip(self._submitted, lengths):
                 sequence = self.sequences[item.sequence_id]
                 self.pages.truncate(sequence, min(length, sequence.length))
-            self._submitted = None
+            self._submitted = []
             raise
 
     def _submit(self, work: list[SequenceWork], lengths: list[int]) -> None:
-        """Run all parts of the step but the last, which is submitted. A part is what the executor can take."""
+        """Run all parts of the step but the last, and submit that one. A part is at most what the executor takes."""
         tokens, positions, slots, targets, place = [], [], [], [], 0
         wanted = {kind: [] for kind in ROW_KINDS}  # of each (token, place among the outputs)
         for item, length in zip(work, lengths):
@@ -223,7 +231,7 @@ class ModelRunner:
             for kind, pairs in wanted.items():
                 here = pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last), 0]
                 if len(here) > self._most_rows[kind]:
-                    last = int(here[self._most_rows[kind]])  # the rest of the rows in the next part
+                    last = int(here[self._most_rows[kind]])  # the other rows are left for the next part
             part = {kind: pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last)] for kind, pairs in wanted.items()}
             rows = {kind: pairs[:, 0] - first for kind, pairs in part.items()}
             next_target = num_targets + len(rows.get("scored_rows", ()))
@@ -241,7 +249,7 @@ class ModelRunner:
             )
             if last == len(tokens):
                 return
-            # What full() would read is about to be overwritten.
+            # The next part overwrites what full() reads.
             self._found.update(zip(self._places, map(_frozen, self.executor.wait())))
             first, num_targets = last, next_target
 
@@ -256,7 +264,7 @@ class ModelRunner:
 
 
 def rows_at_once(vocab_size: int) -> int:
-    """Positions that one part of a step scores."""
+    """The number of positions that one part of a step can score."""
     return min(max(SCORED_BYTES // (4 * vocab_size), 1), PREFILL_CHUNK)
 
 
@@ -268,16 +276,22 @@ def _frozen(output: StepOutput) -> StepOutput:
     return replace(output, full=lambda: whole)
 
 
-def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max_sequences: int) -> int:
-    """How many pages the cache gets: `pages` for each sequence, or fewer, down to those of one, where the device has
-    no more room.
+def _fitting_pages(
+    model: LoadedModel, page_shape: tuple[int, int, int], kv_type: str, pages: int, max_sequences: int
+) -> int:
+    """The number of pages of the cache: `pages` for each sequence, or as many as fit on the device, but at least those
+    of one sequence.
+
+    page_shape: (page size, kv heads, head_dim). Raises OutOfMemory if one sequence does not fit.
     """
-    wanted, device = pages * max_sequences, model.device
+    device = model.device
+    wanted = pages * max_sequences
     if device is None:
         return wanted
-    tensor_bytes = cache_bytes((1, *page_shape), DTYPES[kv_type])  # of one page, keys or values of one layer
+    tensor_bytes = cache_bytes((1, *page_shape), DTYPES[kv_type])  # one page of one layer, keys or values
     page_bytes = 2 * model.config.num_layers * tensor_bytes
-    overhead, limit = settings.get("OLLAMA_GPU_OVERHEAD"), device.info.limits.max_storage_buffer_range
+    overhead = settings.get("OLLAMA_GPU_OVERHEAD")
+    limit = device.info.limits.max_storage_buffer_range
     free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)
     hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
     if pages * tensor_bytes > limit:
@@ -292,12 +306,11 @@ def _fitting_pages(model: LoadedModel, page_shape, kv_type: str, pages: int, max
         )
     fitting = min(wanted, limit // tensor_bytes)
     if fitting * page_bytes > free:
-        fitting = max((free - free // 8) // page_bytes, pages)  # what is left is for activations
+        fitting = max((free - free // 8) // page_bytes, pages)  # the rest is for activations
     if fitting < wanted:
         log.warning(
             "%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; "
-            "%s, or fewer "
-            "parallel sequences (OLLAMA_NUM_PARALLEL)",
+            "%s, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)",
             device.info.name,
             fitting * PAGE_SIZE,
             max_sequences,
