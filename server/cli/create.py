@@ -174,7 +174,7 @@ def _write_to_store(request: CreateRequest, files: dict[str, Path]) -> None:
 
         try:
             creation.create(
-                store, request, creation.check(request), report, lambda base: registry.pull(store, base, report)
+                store, request, creation.checked_name(request), report, lambda base: registry.pull(store, base, report)
             )
         except ApiError as error:
             raise Failure(error.message) from None

@@ -1,1 +1,1 @@
-"""Models on disk: the store, its names and blobs, Modelfiles, creation, conversion, registries, descriptions."""
+"""Models on disk: the store, names, Modelfiles, creation, conversion, registries, descriptions."""

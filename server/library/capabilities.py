@@ -1,21 +1,24 @@
-"""What a stored model can do: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
+"""Capabilities of a stored model: `completion`, `embedding`, `vision`, `tools`, `insert`, `thinking`.
 
-In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Found as Ollama
-finds them: keys of the file, variables of the template, text around `.Thinking` in it, and what a built-in parser of
-answers finds; a Jinja template in its place is looked through for the same.
+In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Detected as in
+Ollama: from keys of the file, variables of the template, text around `.Thinking` in it, and what a built-in output
+parser extracts. If the model has a Jinja template instead, that is searched for the same.
 """
+
+from vkbackend.gguf.reader import Metadata
 
 from .. import output_parsers
 from ..prompts import jinja
 from ..prompts.gotemplate import Template, TemplateError
 from ..prompts.marks import thinking_tags
+from .model import StoredModel
 
 _THINKING_FAMILIES = ("gptoss", "gpt-oss")
 
 
-def capabilities(model, metadata) -> list[str]:
-    """`metadata` is that of the model's GGUF file, or None where there is none (a model run elsewhere)."""
-    found = []
+def capabilities(model: StoredModel, metadata: Metadata | None) -> list[str]:
+    """Names of the capabilities. metadata: of the model's GGUF file; None if it has none (a remote model)."""
+    found: list[str] = []
     if metadata is not None:
         architecture = metadata.get("general.architecture", None, "unknown")
         found.append("embedding" if f"{architecture}.pooling_type" in metadata else "completion")
@@ -28,20 +31,16 @@ def capabilities(model, metadata) -> list[str]:
         return found
     variables = template.vars()
     parser = output_parsers.name_of(model)
-    reads_calls, reads_thoughts = output_parsers.knowledge(parser) if parser else (False, False)
+    calls_tools, thinks = output_parsers.knowledge(parser) if parser else (False, False)
     source = jinja.found_in(model, metadata)
     if source is not None:
-        reads_calls, reads_thoughts = (
-            reads_calls or jinja.knows_tools(source.with_tools),
-            reads_thoughts or all(jinja.thinking_tags(source.text)),
-        )
+        calls_tools = calls_tools or jinja.knows_tools(source.with_tools)
+        thinks = thinks or all(jinja.thinking_tags(source.text))
+    thinks = thinks or model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template))
     more = [
-        ("tools", "tools" in variables or reads_calls),
+        ("tools", "tools" in variables or calls_tools),
         ("insert", "suffix" in variables),
         ("vision", bool(model.projector_paths)),
-        (
-            "thinking",
-            model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template)) or reads_thoughts,
-        ),
+        ("thinking", thinks),
     ]
     return found + [name for name, holds in more if holds and name not in found]

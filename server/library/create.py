@@ -1,17 +1,17 @@
-"""Makes a model from uploaded GGUF or safetensors files or from another model: /api/create without the HTTP around
-it.
+"""Creates a model from uploaded GGUF or safetensors files or from another model: /api/create without HTTP.
 
-In: a CreateRequest. Out: a manifest in the store, and texts that tell how far it is, in the order in which Ollama
-tells them. Layers that the request names (template, system, parameters, messages) take the place of the base's;
-licenses are added to it.
+In: a CreateRequest. Out: a manifest in the store, and status texts in Ollama's order. Layers that the request has
+(template, system, parameters, messages) replace those of the base model; licenses are added.
 """
 
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from vkbackend.gguf.reader import GGUFFile
+from vkbackend.gguf.reader import GGUFFile, Metadata
 
 from ..errors import ApiError
 from ..go import encode
@@ -33,41 +33,45 @@ from .model import (
     TEMPLATE,
     Layer,
     ModelNotFound,
-    largest_bytes,
+    max_bytes,
 )
 from .names import ModelName, parse
 from .quantization import CAN_BE_QUANTIZED, quantization_level, quantize_target
-from .store import Store, Upload
+from .store import Store
+from .upload import Upload
 
 _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
 MAX_PATH = 4096
-INVALID_NAME, UNKNOWN_TYPE = "invalid model name", "unknown type"
+INVALID_NAME = "invalid model name"
+UNKNOWN_TYPE = "unknown type"
 NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model before converting it to GGUF"
 
 
+class Report(Protocol):
+    """Receives the progress of a task; `total` and `completed` in bytes."""
+
+    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0) -> None: ...
+
+
 @dataclass
-class Piece:
-    """A layer to be: one whose blob is there (`digest`, perhaps a GGUF file), text that becomes one (`contents`), or
-    a GGUF file that was written for it and waits beside the blobs (`upload`).
-    """
+class NewLayer:
+    """A layer of the new model: an existing blob (`digest`), a text (`contents`), or a new GGUF file (`upload`)."""
 
     media_type: str
     digest: str = ""
     source: str = ""
     contents: bytes = b""
-    status: str = ""  # what to tell about it; by default whether its blob was there before
+    status: str = ""  # status text; by default whether its blob existed before
     gguf: GGUFFile | None = None
     upload: Upload | None = None
 
 
-def check(request: CreateRequest) -> ModelName:
-    """What can be said before any work is done: file names are relative, the name is one. -> the name. Raises
-    ApiError 400.
-    """
+def checked_name(request: CreateRequest) -> ModelName:
+    """The name of the new model. Raises ApiError 400 if it is invalid, or the path of a file is not relative."""
     for path in request.files or {}:
         if len(path) > MAX_PATH:
-            raise ApiError(400, f"file path has {len(path)} characters; give names of at most {MAX_PATH}")
-        # A path in Go's io/fs sense: no empty, "." or ".." element, hence relative and below its folder.
+            raise ApiError(400, f"file path has {len(path)} characters; the limit is {MAX_PATH}")
+        # A valid path of Go's io/fs: no empty, "." or ".." element, hence relative and inside its folder.
         if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
             raise ApiError(400, "file path must be relative")
     name = parse(request.model or request.name)
@@ -77,80 +81,97 @@ def check(request: CreateRequest) -> ModelName:
 
 
 def create(
-    store: Store, request: CreateRequest, name: ModelName, report, pull: Callable[[str], None] | None = None
+    store: Store,
+    request: CreateRequest,
+    name: ModelName,
+    report: Report,
+    pull: Callable[[str], None] | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> None:
-    """`report(status)` is called for each step, while weights are written also with `digest`, `total` and
-    `completed`. `pull(name)` brings a base that is not in the store; without it that is an error. Raises ApiError, a
-    VkbackendError that the caller answers with status 500, and what `pull` raises.
+    """Create the model `name`.
 
-    Reading the base and writing weights take their time and are done first; only then the store is locked, changed,
-    and found to hold all layers still.
+    `report(status)` is called for each step, with `digest`, `total` and `completed` while weights are written.
+    `pull(name)` fetches a base model that is not in the store; without it, a missing one is an error.
+    Raises ApiError, VkbackendErrors that mean status 500, and what `pull` raises.
+
+    Reading the base and writing weights is slow and happens first; the store is locked only to add the layers.
     """
     with ExitStack() as uploads:
-        creation = _Creation(store, request, report, uploads, pull)
-        pieces = creation.prepare(name)
+        creation = _Creation(store, request, report, uploads, pull, is_cancelled)
+        layers = creation.prepare(name)
         with store.lock:
-            creation.write(store.existing_name(name), pieces)
+            creation.write(store.existing_name(name), layers)
     report("success")
 
 
 class _Creation:
-    def __init__(self, store, request, report, uploads, pull):
-        self.store, self.request, self.report, self.uploads, self.pull = store, request, report, uploads, pull
+    def __init__(
+        self,
+        store: Store,
+        request: CreateRequest,
+        report: Report,
+        uploads: ExitStack,
+        pull: Callable[[str], None] | None,
+        is_cancelled: Callable[[], bool],
+    ):
+        self.store = store
+        self.request = request
+        self.report = report
+        self.uploads = uploads
+        self.pull = pull
+        self.is_cancelled = is_cancelled
         self.config = {"renderer": request.renderer, "parser": request.parser}
 
-    def prepare(self, name) -> list[Piece]:
+    def prepare(self, name: ModelName) -> list[NewLayer]:
         request = self.request
         if request.remote_host:
             raise ApiError(
                 400,
-                f"{name.shortest} would run on {request.remote_host}: remote models are not supported yet; leave "
-                f"remote_host out",
+                f"{name.shortest} would run on {request.remote_host}: remote models are not supported; leave out "
+                "remote_host",
             )
         if request.from_:
-            pieces = self.from_model(request.from_)
+            layers = self.from_model(request.from_)
         elif request.files is not None:
-            pieces = self.from_files(request.files)
+            layers = self.from_files(request.files)
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
         if request.adapters is not None:
             raise ApiError(400, NO_ADAPTERS if self.kind_of(request.adapters) else UNKNOWN_TYPE)
-        return self.with_texts(self.quantized(pieces))
+        return self.with_texts(self.quantized(layers))
 
-    def write(self, name, pieces):
+    def write(self, name: ModelName, new_layers: list[NewLayer]) -> None:
         layers, statuses = [], []
-        for piece in pieces:
-            digest, is_new = self.digest_of(piece)
-            layers.append(Layer(piece.media_type, digest, self.blob(digest).stat().st_size, piece.source))
-            statuses.append(piece.status or f"{'creating new' if is_new else 'using existing'} layer {digest}")
-        document = encode.dumps(self.config_document(pieces, layers)).encode()
+        for new in new_layers:
+            digest, is_new = self.digest_of(new)
+            layers.append(Layer(new.media_type, digest, self.blob(digest).stat().st_size, new.source))
+            statuses.append(new.status or f"{'creating new' if is_new else 'using existing'} layer {digest}")
+        document = encode.dumps(self.config_document(new_layers, layers)).encode()
         config = Layer(CONFIG_TYPE, self.store.add_blob(document)[0], len(document))
         for status in [*statuses, "writing manifest"]:
             self.report(status)
         self.store.write_manifest(name, config, layers)
-        self.check_blobs(pieces, layers, document)
+        self.restore_blobs(new_layers, layers, document)
 
-    def check_blobs(self, pieces, layers, config_document):
-        """An Ollama beside us that starts at this moment deletes blobs that no manifest names yet: what we still
-        have comes back.
-        """
+    def restore_blobs(self, new_layers: list[NewLayer], layers: list[Layer], config_document: bytes) -> None:
+        """Write back missing blobs: an Ollama server that starts now prunes blobs that no manifest references yet."""
         if not all(self.store.blob_path(layer.digest).is_file() for layer in layers):
-            for piece in pieces:
-                self.digest_of(piece)
+            for new in new_layers:
+                self.digest_of(new)
         self.store.add_blob(config_document)
         for layer in layers:
             self.blob(layer.digest)
 
-    def digest_of(self, piece) -> tuple[str, bool]:
-        """-> (digest of the piece's blob, whether it is new)."""
-        if piece.upload is not None:
-            is_new = not self.store.blob_path(piece.upload.digest).is_file()
-            return piece.upload.finish(), is_new
-        return self.store.add_blob(piece.contents) if piece.contents else (piece.digest, False)
+    def digest_of(self, layer: NewLayer) -> tuple[str, bool]:
+        """(digest of the layer's blob, whether the blob is new); adds the blob to the store."""
+        if layer.upload is not None:
+            is_new = not self.store.blob_path(layer.upload.digest).is_file()
+            return layer.upload.finish(), is_new
+        return self.store.add_blob(layer.contents) if layer.contents else (layer.digest, False)
 
-    # --- where it comes from
+    # --- base model and files
 
-    def from_model(self, text) -> list[Piece]:
+    def from_model(self, text: str) -> list[NewLayer]:
         base_name = parse(text)
         if not base_name.is_valid:
             raise ApiError(400, INVALID_NAME)
@@ -165,19 +186,16 @@ class _Creation:
             self.config[key] = self.config[key] or base.config.get(key) or ""
         return [self.existing(layer.digest, layer.media_type, base.name) for layer in base.manifest.layers]
 
-    def from_files(self, files) -> list[Piece]:
+    def from_files(self, files: dict[str, str]) -> list[NewLayer]:
         kind = self.kind_of(files)
         if kind == "safetensors":
             return self.from_safetensors(files)
         if kind != "gguf":
             raise ApiError(400, UNKNOWN_TYPE)
-        pieces = []
-        for digest in files.values():
-            pieces += self.from_gguf(digest)
-        return pieces
+        return [layer for digest in files.values() for layer in self.from_gguf(digest)]
 
-    def kind_of(self, files) -> str:
-        """By the first file name that tells, else by what a file begins with."""
+    def kind_of(self, files: dict[str, str]) -> str:
+        """Format of the files: from the first telling file name, otherwise from the first bytes."""
         for path, digest in files.items():
             for ending in ("safetensors", "gguf"):
                 if path.endswith("." + ending):
@@ -189,17 +207,17 @@ class _Creation:
                 return ""
         return ""
 
-    def begins_as_gguf(self, digest) -> bool:
+    def begins_as_gguf(self, digest: str) -> bool:
         with open(self.blob(digest), "rb") as file:
             return file.read(4) == b"GGUF"
 
-    def blob(self, digest):
+    def blob(self, digest: str) -> Path:
         path = self.store.blob_path(digest)
         if not path.is_file():
-            raise ApiError(500, f"blob {digest} is not here; upload it first with POST /api/blobs/{digest}")
+            raise ApiError(500, f"blob {digest} does not exist; upload it first with POST /api/blobs/{digest}")
         return path
 
-    def from_gguf(self, digest) -> list[Piece]:
+    def from_gguf(self, digest: str) -> list[NewLayer]:
         self.report("parsing GGUF")
         if not self.begins_as_gguf(digest):
             raise ApiError(400, "supplied file was not in GGUF format")
@@ -209,71 +227,73 @@ class _Creation:
             raise ApiError(400, NO_ADAPTERS)
         return [self.existing(digest, media_type, str(self.blob(digest)), gguf), *_detected_template(gguf)]
 
-    def from_safetensors(self, files) -> list[Piece]:
-        """Converted and, where that is asked for, quantized in one go."""
+    def from_safetensors(self, files: dict[str, str]) -> list[NewLayer]:
+        """Convert the files, and quantize in the same pass if requested."""
         target = self.target()
         self.report("converting model")
         source = from_folder({path: self.blob(digest) for path, digest in files.items()})
         upload = self.written(source, None if target == source.level else target)
         gguf = GGUFFile.open(upload.path)
-        return [Piece(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
+        return [NewLayer(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
 
     def written(self, source: Source, target: str | None) -> Upload:
-        """A GGUF file of what `source` holds, as `target` where that is another type, not yet a blob. Only quantizing
-        tells how far it is, as in the original."""
+        """A GGUF file of `source`, quantized to `target` if given, that is not a blob yet.
+
+        Progress is reported only if quantizing, as in the original.
+        """
         upload = self.uploads.enter_context(self.store.upload())
         status = f"quantizing {source.level} model to {self.wanted_type()}"
 
-        def tell(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             if target:
                 self.report(status, digest="0" * 19, total=total, completed=done)
 
-        write_model(source, target, upload, tell, getattr(self.report, "cancelled", None))
+        write_model(source, target, upload, progress, self.is_cancelled)
         if target:
             self.report("verifying conversion")
         upload.sync()
         return upload
 
-    # --- layers
-
-    def existing(self, digest, media_type, source, gguf=None) -> Piece:
+    def existing(self, digest: str, media_type: str, source: str, gguf: GGUFFile | None = None) -> NewLayer:
         if gguf is None and media_type in _WEIGHT_TYPES:
             gguf = GGUFFile.open(self.blob(digest))
-        return Piece(media_type, digest, source, gguf=gguf)
+        return NewLayer(media_type, digest, source, gguf=gguf)
 
-    def with_texts(self, pieces) -> list[Piece]:
+    # --- texts
+
+    def with_texts(self, layers: list[NewLayer]) -> list[NewLayer]:
         request = self.request
         if request.template:
             try:
                 Template.parse(request.template)
             except TemplateError as error:
                 raise ApiError(400, f"template error: {error}") from None
-            pieces = [*_without(pieces, TEMPLATE), Piece(TEMPLATE, contents=request.template.encode())]
+            layers = [*_without(layers, TEMPLATE), NewLayer(TEMPLATE, contents=request.template.encode())]
         if request.system:
-            pieces = [*_without(pieces, SYSTEM), Piece(SYSTEM, contents=request.system.encode())]
-        pieces = pieces + [Piece(LICENSE, contents=text.encode()) for text in _licenses(request.license)]
-        parameters = self.parameters_over(pieces)
+            layers = [*_without(layers, SYSTEM), NewLayer(SYSTEM, contents=request.system.encode())]
+        layers = layers + [NewLayer(LICENSE, contents=text.encode()) for text in _licenses(request.license)]
+        parameters = self.parameters_over(layers)
         if parameters:
-            pieces = [*_without(pieces, PARAMS), _json_piece(PARAMS, parameters)]
+            layers = [*_without(layers, PARAMS), _json_layer(PARAMS, parameters)]
         if request.messages:
             messages = [Message(role=message.role, content=message.content) for message in request.messages]
-            pieces = [*_without(pieces, MESSAGES), _json_piece(MESSAGES, messages)]
-        for piece in pieces:
-            _check_size(piece)
-        return pieces
+            layers = [*_without(layers, MESSAGES), _json_layer(MESSAGES, messages)]
+        for layer in layers:
+            _check_size(layer)
+        return layers
 
-    def parameters_over(self, pieces) -> dict:
-        """The request's parameters over those of the base."""
+    def parameters_over(self, layers: list[NewLayer]) -> dict[str, Any]:
+        """Parameters of the base, overridden by those of the request."""
         parameters = {}
-        for piece in pieces:
-            if piece.media_type == PARAMS:
-                parameters |= json.loads(piece.contents) if piece.contents else self.store.read_json(piece.digest)
+        for layer in layers:
+            if layer.media_type == PARAMS:
+                parameters |= json.loads(layer.contents) if layer.contents else self.store.read_json(layer.digest)
         return parameters | (self.request.parameters or {})
 
     # --- quantization
 
     def wanted_type(self) -> str:
-        """`quantize` as it is told: in capital letters."""
+        """`quantize` of the request, in upper case as status texts show it."""
         return (self.request.quantize or self.request.quantization).upper()
 
     def target(self) -> str | None:
@@ -284,27 +304,26 @@ class _Creation:
         except ValueError as error:
             raise ApiError(500, str(error)) from None
 
-    def quantized(self, pieces) -> list[Piece]:
-        """The pieces with their weights as the request wants them."""
+    def quantized(self, layers: list[NewLayer]) -> list[NewLayer]:
+        """The layers, with weights quantized as requested."""
         target = self.target()
-        return [
-            self.quantized_weights(piece, target)
-            if target and piece.gguf is not None and piece.media_type == MODEL and piece.upload is None
-            else piece
-            for piece in pieces
-        ]
+        if target is None:
+            return layers
+        return [self.quantized_weights(layer, layer.gguf, target) if layer.gguf else layer for layer in layers]
 
-    def quantized_weights(self, piece, target) -> Piece:
-        source = from_gguf(piece.gguf)
+    def quantized_weights(self, layer: NewLayer, gguf: GGUFFile, target: str) -> NewLayer:
+        if layer.media_type != MODEL or layer.upload is not None:  # an upload is quantized already
+            return layer
+        source = from_gguf(gguf)
         if source.level == target:
-            return piece
+            return layer
         if source.level not in CAN_BE_QUANTIZED:
             raise ApiError(500, "quantization is only supported for F16 and F32 models")
         upload = self.written(source, target)
-        return replace(piece, digest="", source="", upload=upload, gguf=GGUFFile.open(upload.path))
+        return replace(layer, digest="", source="", upload=upload, gguf=GGUFFile.open(upload.path))
 
-    def config_document(self, pieces, layers) -> dict:
-        weights = [piece.gguf for piece in pieces if piece.gguf]
+    def config_document(self, new_layers: list[NewLayer], layers: list[Layer]) -> dict[str, Any]:
+        weights = [layer.gguf for layer in new_layers if layer.gguf]
         families = [gguf.metadata.get("general.architecture", str, "unknown") for gguf in weights]
         document = {
             "model_format": "gguf" if weights else "",
@@ -321,47 +340,46 @@ class _Creation:
         return document | {key: text for key, text in self.config.items() if text}
 
 
-def _check_size(piece: Piece) -> None:
-    """A text that could not be read back is not written. Raises ApiError 400."""
-    largest = largest_bytes(piece.media_type)
-    if len(piece.contents) > largest:
-        kind = piece.media_type.rpartition(".")[2]
-        size = human_bytes(len(piece.contents))
-        raise ApiError(400, f"{kind} has {size}; a model's may have {largest >> 20} MiB at most")
+def _check_size(layer: NewLayer) -> None:
+    """Raise ApiError 400 for a text too large to be read back."""
+    limit = max_bytes(layer.media_type)
+    if len(layer.contents) > limit:
+        kind = layer.media_type.rpartition(".")[2]
+        raise ApiError(400, f"{kind} has {human_bytes(len(layer.contents))}; the limit is {limit >> 20} MiB")
 
 
-def _detected_template(gguf) -> list[Piece]:
-    """A built-in template, and its parameters, where it stands for the file's own."""
+def _detected_template(gguf: GGUFFile) -> list[NewLayer]:
+    """The built-in template that replaces the file's own, and its parameters, if there is one."""
     matched = jinja.builtin_for(gguf)
     if matched is None:
         return []
-    piece = Piece(TEMPLATE, contents=matched.text.encode(), status=f"using autodetected template {matched.name}")
-    return [piece, _json_piece(PARAMS, matched.parameters)] if matched.parameters else [piece]
+    layer = NewLayer(TEMPLATE, contents=matched.text.encode(), status=f"using autodetected template {matched.name}")
+    return [layer, _json_layer(PARAMS, matched.parameters)] if matched.parameters else [layer]
 
 
-def _media_type(metadata) -> str:
-    kind, architecture = metadata.get("general.type", str, ""), metadata.get("general.architecture", str, "unknown")
+def _media_type(metadata: Metadata) -> str:
+    kind = metadata.get("general.type", str, "")
     if kind == "adapter":
         return ADAPTER
-    is_vision_only = not metadata.get(f"{architecture}.block_count", None, 0) and metadata.get(
-        f"{architecture}.vision.block_count", None, 0
-    )
-    return PROJECTOR if kind == "projector" or is_vision_only else MODEL
+    architecture = metadata.get("general.architecture", str, "unknown")
+    has_text = metadata.get(f"{architecture}.block_count", None, 0)
+    has_vision = metadata.get(f"{architecture}.vision.block_count", None, 0)
+    return PROJECTOR if kind == "projector" or has_vision and not has_text else MODEL
 
 
-def _json_piece(media_type, value) -> Piece:
-    return Piece(media_type, contents=(encode.dumps(value) + "\n").encode())
+def _json_layer(media_type: str, value: Any) -> NewLayer:
+    return NewLayer(media_type, contents=(encode.dumps(value) + "\n").encode())
 
 
-def _without(pieces, media_type) -> list[Piece]:
-    return [piece for piece in pieces if piece.media_type != media_type]
+def _without(layers: list[NewLayer], media_type: str) -> list[NewLayer]:
+    return [layer for layer in layers if layer.media_type != media_type]
 
 
-def _licenses(value) -> list[str]:
-    """One text or a list of them."""
+def _licenses(value: Any) -> list[str]:
+    """Texts of `license`, which is one text or a list of them."""
     if value is None or value == "":
         return []
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ApiError(500, "license must be a text or a list of texts")
+        raise ApiError(500, "license must be a string or a list of strings")
     return [text for text in texts if text]

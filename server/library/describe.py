@@ -1,9 +1,10 @@
-"""What /api/show and /api/tags tell about a stored model.
+"""Descriptions of a stored model for /api/show and /api/tags.
 
 In: a StoredModel. Out: `ModelDetails`, `ShowResponse`. Reads the header of the GGUF file; loads nothing.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ..go import text as go_text
 from ..wire.native import Message, ModelDetails, ShowResponse, TensorDescription
 from . import modelfile
 from .capabilities import capabilities
+from .model import StoredModel
 from .modelfile import Command
 from .quantization import tensor_type_name
 
@@ -21,7 +23,8 @@ _HIDDEN_KEYS = ("general.name", "tokenizer.chat_template")
 _NAME_WIDTH = 30
 
 
-def details(model, parent: str = "") -> ModelDetails:
+def details(model: StoredModel, parent: str = "") -> ModelDetails:
+    """Details from the model's config."""
     config = model.config
     return ModelDetails(
         parent,
@@ -33,10 +36,12 @@ def details(model, parent: str = "") -> ModelDetails:
     )
 
 
-def show(model, system: str = "", options: dict | None = None, verbose: bool = False) -> ShowResponse:
-    """`system` and `options` of the request show in the Modelfile in place of the model's. `verbose` includes whole
-    arrays.
+def show(
+    model: StoredModel, system: str = "", options: dict[str, Any] | None = None, verbose: bool = False
+) -> ShowResponse:
+    """The answer of /api/show.
 
+    system, options: override the model's in the Modelfile shown. verbose: include whole arrays of metadata.
     Raises StoreError, GGUFError, UnsupportedModel.
     """
     gguf = GGUFFile.open(model.gguf_path) if model.gguf_path else None
@@ -76,14 +81,13 @@ def show(model, system: str = "", options: dict | None = None, verbose: bool = F
 
 
 def parameter_count(gguf: GGUFFile) -> int:
+    """Number of elements of all tensors."""
     return sum(math.prod(info.shape) for info in gguf.tensors.values())
 
 
-def model_info(gguf: GGUFFile, verbose: bool) -> dict:
-    """The file's metadata and its number of parameters; arrays are null unless `verbose` (an empty one is an empty
-    list).
-    """
-    info = {"general.parameter_count": parameter_count(gguf)}
+def model_info(gguf: GGUFFile, verbose: bool) -> dict[str, Any]:
+    """Metadata of the file and its number of parameters. Unless `verbose`, arrays are null if they are not empty."""
+    info: dict[str, Any] = {"general.parameter_count": parameter_count(gguf)}
     for key in gguf.metadata:
         if key in _HIDDEN_KEYS:
             continue
@@ -92,21 +96,21 @@ def model_info(gguf: GGUFFile, verbose: bool) -> dict:
     return info
 
 
-def _value(value):
-    """What JSON can hold: numbers that are none (NaN, infinity) are null."""
+def _value(value: Any) -> Any:
+    """`value` for JSON: NaN and infinities become null."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
         return [_value(float(item)) for item in value]
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):
         return None
-    # A number that a 32-bit float holds exactly was written as one, and shows with that many digits.
+    # A number that float32 holds exactly was stored as one and is shown with as many digits.
     with np.errstate(over="ignore"):
         return encode.Float32(value) if float(np.float32(value)) == value else value
 
 
-def modelfile_text(model, system: str, parameters: dict, messages: list[Message]) -> str:
-    """A Modelfile that would make this model again."""
+def modelfile_text(model: StoredModel, system: str, parameters: dict[str, Any], messages: list[Message]) -> str:
+    """A Modelfile that recreates this model."""
     paths = [path for path in (model.gguf_path, *model.projector_paths) if path]
     commands = [Command("model", str(path)) for path in paths[:1]]
     commands += [Command("adapter", str(path)) for path in model.adapter_paths]

@@ -1,9 +1,8 @@
-"""The Modelfile language: `FROM`, `TEMPLATE`, `SYSTEM`, `PARAMETER name value`, `MESSAGE role text`, `LICENSE`,
-`ADAPTER`.
+"""Reads and writes Modelfiles: `FROM`, `TEMPLATE`, `SYSTEM`, `PARAMETER name value`, `MESSAGE role text`, ...
 
-In: text or bytes. Out: a list of `Command`s and back. A command's name is lower case, `model` for FROM and the
-parameter's own name for PARAMETER; a message's argument is `role: text`. Values may stand in double or triple double
-quotes over several lines.
+In: text or bytes. Out: a list of `Command`s, and back. A command's name is lower case, `model` for FROM and the
+parameter's own name for PARAMETER; a message's argument is `role: text`. Values in double or triple double quotes may
+span lines.
 """
 
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from ..go.text import decode_utf8, is_text
 _COMMANDS = ("from", "license", "template", "system", "adapter", "renderer", "parser", "parameter", "message")
 _ROLES = ("system", "user", "assistant")
 _QUOTED_COMMANDS = ("license", "template", "system", "adapter", "renderer", "parser")
-_SPACES, _NEWLINES = " \t", "\r\n"
+_SPACES = " \t"
+_NEWLINES = "\r\n"
 
 
 class ModelfileError(ValueError):
-    """`line` is where it went wrong, 0 where the file as a whole is meant."""
+    """A Modelfile that cannot be read; `line` is 0 if the error concerns the whole file."""
 
     def __init__(self, message: str, line: int = 0):
         super().__init__(f"(line {line}): {message}" if line else message)
@@ -26,6 +26,8 @@ class ModelfileError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
+    """One command, as described above."""
+
     name: str
     args: str
 
@@ -41,20 +43,19 @@ class Command:
 
 
 def _quoted(text: str) -> str:
-    """In quotes where a line break or an outer space would be lost; triple where quotes are inside."""
+    """Quote `text` if it has line breaks or outer spaces; with triple quotes if it contains quotes."""
     if "\n" in text or text[:1] == " " or text[-1:] == " ":
         return f'"""{text}"""' if '"' in text else f'"{text}"'
     return text
 
 
 def write(commands: list[Command]) -> str:
+    """Text of a Modelfile."""
     return "".join(f"{command}\n" for command in commands)
 
 
 def _decode(content: bytes | str) -> str:
-    """Text of a file: UTF-8, or what its byte order mark says; each byte that is no UTF-8 becomes a replacement
-    character.
-    """
+    """Text of a file in UTF-8 or the encoding of its byte order mark; each invalid byte becomes a U+FFFD."""
     if isinstance(content, str):
         return content.removeprefix("\ufeff")
     for mark, encoding in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
@@ -64,7 +65,7 @@ def _decode(content: bytes | str) -> str:
 
 
 def parse(content: bytes | str) -> list[Command]:
-    """Raises ModelfileError."""
+    """Commands of a Modelfile. Raises ModelfileError."""
     commands = _Parser().parse(_decode(content))
     if not any(command.name == "model" for command in commands):
         raise ModelfileError("no FROM line")
@@ -72,7 +73,7 @@ def parse(content: bytes | str) -> list[Command]:
 
 
 def _unquote(text: str) -> str | None:
-    """The value without its quotes; None while a quote is still open."""
+    """The value without its quotes; None if a quote is still open."""
     for mark in ('"""', '"'):
         if text.startswith(mark):
             return text[len(mark) : -len(mark)] if len(text) >= 2 * len(mark) and text.endswith(mark) else None
@@ -84,12 +85,18 @@ def _is_letter(character: str) -> bool:
 
 
 class _Parser:
-    """A machine over characters. State is one of: between (commands), comment, command (its name), parameter (its
-    name), message (its role), value.
+    """A state machine over characters, with a method per state.
+
+    States: between (commands), comment, command (its name), parameter (its name), message (its role), value.
     """
 
-    def __init__(self):
-        self.state, self.line, self.buffer, self.name, self.role, self.commands = "between", 1, "", "", "", []
+    def __init__(self) -> None:
+        self.state = "between"
+        self.line = 1
+        self.buffer = ""
+        self.name = ""
+        self.role = ""
+        self.commands: list[Command] = []
 
     def parse(self, text: str) -> list[Command]:
         for character in text:
@@ -103,40 +110,36 @@ class _Parser:
             raise ModelfileError("unexpected EOF")
         return self.commands
 
-    def enter(self, state, character=""):
-        self.state, self.buffer = state, ""
+    def enter(self, state: str, character: str = "") -> None:
+        self.state = state
+        self.buffer = ""
         self.keep(character)
 
-    def keep(self, character):
-        if is_text(character):  # control and format characters, and spaces other than the plain one, are dropped
+    def keep(self, character: str) -> None:
+        if character and is_text(character):  # drops control and format characters, and spaces other than " "
             self.buffer += character
 
-    def between(self, character):
+    def between(self, character: str) -> None:
         if character == "#":
             self.enter("comment")
         elif character not in _SPACES + _NEWLINES:
             self.enter("command", character)
 
-    def comment(self, character):
+    def comment(self, character: str) -> None:
         if character in _NEWLINES:
             self.enter("between")
 
-    def command(self, character):
+    def command(self, character: str) -> None:
         if _is_letter(character):
             return self.keep(character)
-        if character not in _SPACES:
-            self.bad_command()
         name = self.buffer.lower()
-        if name not in _COMMANDS:
-            self.bad_command()
+        if character not in _SPACES or name not in _COMMANDS:
+            listed = ", ".join(f'"{name}"' for name in _COMMANDS[:-1])
+            raise ModelfileError(f'command must be one of {listed}, or "{_COMMANDS[-1]}"', self.line)
         self.name = "model" if name == "from" else name
-        self.enter({"parameter": "parameter", "message": "message"}.get(name, "value"))
+        self.enter(name if name in ("parameter", "message") else "value")
 
-    def bad_command(self):
-        listed = ", ".join(f'"{name}"' for name in _COMMANDS[:-1])
-        raise ModelfileError(f'command must be one of {listed}, or "{_COMMANDS[-1]}"', self.line)
-
-    def parameter(self, character):
+    def parameter(self, character: str) -> None:
         if _is_letter(character) or character.isascii() and character.isdigit() or character == "_":
             self.keep(character)
         elif character in _SPACES:
@@ -145,7 +148,7 @@ class _Parser:
         else:
             raise ModelfileError(f"unexpected EOF: {self.buffer}")
 
-    def message(self, character):
+    def message(self, character: str) -> None:
         if _is_letter(character):
             self.keep(character)
         elif character in _SPACES:
@@ -156,16 +159,16 @@ class _Parser:
         else:
             raise ModelfileError(f"unexpected EOF: {self.buffer}")
 
-    def value(self, character):
+    def value(self, character: str) -> None:
         if character in _NEWLINES and self.end_value():
             self.enter("between")
         elif character in _SPACES + _NEWLINES:
-            self.buffer += character  # a tab, or a line break inside quotes
+            self.buffer += character  # a tab, or a line break within quotes
         else:
             self.keep(character)
 
     def end_value(self) -> bool:
-        """Take the value if its quotes are closed."""
+        """Add the command if the quotes of its value are closed; returns whether they are."""
         text = _unquote(self.buffer.strip())
         if text is None:
             return False

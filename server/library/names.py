@@ -1,8 +1,8 @@
 """Model names: `[[host/]namespace/]model[:tag]`.
 
-In: what a user or client writes. Out: `ModelName` with its four parts, the shortest way to write it, and its place
-below `manifests/`. Rules of Ollama's types/model/name.go: an absent part takes its default; a promised part that is
-empty (`m:`) makes the name invalid.
+In: text from a user or client. Out: `ModelName` with its four parts, its shortest form, and its path below
+`manifests/`. Rules of Ollama's types/model/name.go: a missing part takes its default; an empty part after or before a
+separator (`m:`) makes the name invalid.
 """
 
 import re
@@ -11,8 +11,10 @@ from pathlib import PurePosixPath
 
 from ..go.folding import fold
 
-DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
-_MISSING = "!MISSING!"  # a part that a separator promised; never valid
+DEFAULT_HOST = "registry.ollama.ai"
+DEFAULT_NAMESPACE = "library"
+DEFAULT_TAG = "latest"
+_MISSING = "!MISSING!"  # an empty part beside a separator; never valid
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
@@ -20,6 +22,8 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 
 @dataclass(frozen=True)
 class ModelName:
+    """The four parts of a name; "" for a part that is not given."""
+
     host: str = ""
     namespace: str = ""
     model: str = ""
@@ -27,18 +31,12 @@ class ModelName:
 
     @property
     def is_valid(self) -> bool:
-        """All four parts are there and hold only what a path may hold."""
-        return all(
-            pattern.fullmatch(part)
-            for pattern, part in (
-                (_HOST, self.host),
-                (_NAMESPACE, self.namespace),
-                (_PART, self.model),
-                (_PART, self.tag),
-            )
-        )
+        """Whether all four parts are there and safe in a path."""
+        parts = (_HOST, self.host), (_NAMESPACE, self.namespace), (_PART, self.model), (_PART, self.tag)
+        return all(pattern.fullmatch(part) for pattern, part in parts)
 
     def with_defaults(self) -> "ModelName":
+        """The name with missing parts filled in, except the model."""
         return replace(
             self,
             host=self.host or DEFAULT_HOST,
@@ -47,13 +45,13 @@ class ModelName:
         )
 
     def __str__(self) -> str:
-        """The parts that are there: `registry.ollama.ai/library/m:latest`."""
+        """All given parts: `registry.ollama.ai/library/m:latest`."""
         text = "".join(part + "/" for part in (self.host, self.namespace) if part) + self.model
         return f"{text}:{self.tag}" if self.tag else text
 
     @property
     def shortest(self) -> str:
-        """Without the default host and namespace: `m:latest`, `ns/m:latest`."""
+        """The name without default host and namespace: `m:latest`, `ns/m:latest`."""
         if fold(self.host) != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
         if fold(self.namespace) != DEFAULT_NAMESPACE:
@@ -62,18 +60,18 @@ class ModelName:
 
     @property
     def file_path(self) -> PurePosixPath:
-        """Below `manifests/`. Raises ValueError for a name that is not valid: such a name never becomes a path."""
+        """Path below `manifests/`. Raises ValueError for an invalid name, which never becomes a path."""
         if not self.is_valid:
             raise ValueError(f"{self} is not a valid model name")
         return PurePosixPath(self.host, self.namespace, self.model, self.tag)
 
     @property
     def folded(self) -> tuple[str, str, str, str]:
-        """Equal for names that differ only in case."""
+        """The parts folded, equal for names that differ only in case."""
         return fold(self.host), fold(self.namespace), fold(self.model), fold(self.tag)
 
     def written_as(self, known: "list[ModelName]") -> "ModelName":
-        """Each part in the case in which one of the known names has it, if any does."""
+        """The name with each part in the case that a known name has it in, if there is one."""
 
         def written(part: str) -> str:
             own = getattr(self, part)
@@ -84,7 +82,7 @@ class ModelName:
 
 
 def parse_bare(text: str) -> ModelName:
-    """The parts written in `text`, nothing filled in."""
+    """The parts given in `text`, without defaults."""
     tag = ""
     if text.rfind(":") > text.rfind("/"):
         text, _, tag = _cut_last(text, ":")
@@ -104,20 +102,18 @@ def _cut_last(text: str, separator: str) -> tuple[str, bool, str]:
 
 
 def parse(text: str) -> ModelName:
-    """The name with defaults filled in; ask `.is_valid` before use."""
+    """The name with defaults filled in; check `.is_valid` before use."""
     return parse_bare(text).with_defaults()
 
 
 def from_file_path(path: str) -> ModelName | None:
-    """`host/namespace/model/tag` -> the name, or None where the path is no valid name's."""
+    """Name of the path `host/namespace/model/tag`, or None if that is not the path of a valid name."""
     parts = path.split("/")
     name = ModelName(*parts) if len(parts) == 4 else ModelName()
     return name if name.is_valid else None
 
 
 def scheme(text: str) -> str:
-    """`http` of `http://host/namespace/model`, nothing where none is written. No part of a name: it tells only how a
-    registry is spoken to.
-    """
+    """`http` of `http://host/namespace/model`, or "". Not part of the name: only the protocol of the registry."""
     before, separator, _ = text.partition("://")
     return before.lower() if separator else ""

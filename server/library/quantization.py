@@ -1,14 +1,15 @@
-"""Names of GGUF file types (`general.file_type`, shown as quantization level) and tensor types, as Ollama spells
-them.
+"""Ollama's names of GGUF file types (`general.file_type`, shown as quantization level) and tensor types.
 
-Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml.h. Types that Ollama has no name for are
+Numbers: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml.h. Types without a name in Ollama are
 `unknown`.
 """
 
 from gguf import GGMLQuantizationType, LlamaFileType
 
+from vkbackend.gguf.reader import Metadata
+
 UNKNOWN = "unknown"
-_MXFP4_FILE_TYPE = 4  # was MOSTLY_Q4_1_SOME_F16, which no file uses any more
+_MXFP4_FILE_TYPE = 4  # formerly MOSTLY_Q4_1_SOME_F16, which no file uses any more
 _NAMED_FILE_TYPES = (
     "F16",
     "Q4_0",
@@ -67,35 +68,35 @@ _PARSED = {
 
 
 def file_type_name(number: int) -> str:
+    """Name of a `general.file_type`."""
     return FILE_TYPES.get(number, UNKNOWN)
 
 
-def quantization_level(metadata) -> str:
-    """The level shown for a GGUF: 0 is what a converter writes that does not know, so it counts as unknown."""
+def quantization_level(metadata: Metadata) -> str:
+    """Quantization level of a GGUF. File type 0 is unknown: converters write it if they do not know."""
     number = metadata.get("general.file_type", None, 0)
     return file_type_name(number) if isinstance(number, int) and number > 0 else UNKNOWN
 
 
 def tensor_type_name(number: int) -> str:
+    """Name of a tensor's type."""
     return TENSOR_TYPES.get(number, UNKNOWN)
 
 
 def parse_file_type(text: str) -> str:
-    """A `quantize` wish -> its full name. Raises ValueError naming the ones there are."""
+    """Full name of a type that Ollama can quantize to. Raises ValueError, in Ollama's words, for others."""
     if text not in _PARSED:
         raise ValueError(f"unsupported quantization type {text} - supported types are {CAN_QUANTIZE_TO}")
     return _PARSED[text]
 
 
-# What `quantize` takes beside those: Ollama 0.12.11 has none of them. Short names mean what llama.cpp means by them.
+# Further types for `quantize`, which Ollama 0.12.11 does not have. Short names are those of llama.cpp.
 _FURTHER = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q5_K_S", "Q5_K_M", "Q6_K")
 _SHORT = {"Q3_K": "Q3_K_M", "Q5_K": "Q5_K_M"}
 CAN_BE_QUANTIZED = ("F32", "F16", "BF16")
 
 
 def quantize_target(text: str) -> str:
-    """What `quantize` asks for, in any case -> the full name of a file type. Raises ValueError as `parse_file_type`
-    does.
-    """
+    """Full name of the file type that `quantize` asks for, in any case. Raises ValueError like `parse_file_type`."""
     text = _SHORT.get(text.upper(), text.upper())
     return text if text in _FURTHER else parse_file_type(text)

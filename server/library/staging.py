@@ -1,8 +1,7 @@
-"""How files come into the store whole: written to a folder beside it, synced, then moved; and the lock between
-processes.
+"""Atomic changes of the store: files are written elsewhere, synced and then moved; and the lock between processes.
 
-In: folders of the store. Out: files to write to, moves that outlast a loss of power. Whoever writes a file holds a
-lock on it, so that what a crash left behind is known from what is still being written.
+In: folders of the store. Out: files to write to, moves that survive a loss of power. A file is locked while it is
+written, which tells it from one that a crash left behind.
 """
 
 import errno
@@ -24,34 +23,34 @@ from .model import StoreBusy, StoreError
 
 log = logging.getLogger(__name__)
 
-PREFIX = ".upload-"  # never a valid blob's or model's name
-GRACE_SECONDS = 60  # between a file's making and its lock
-STALE_SECONDS = 24 * 3600  # after which a file is taken for left behind where the file system knows no locks
-LOCK_POLL_SECONDS = 0.02  # between two tries for a lock that is held
+PREFIX = ".upload-"  # never the start of a blob's or model's name
+GRACE_SECONDS = 60  # for locking a file after its creation
+STALE_SECONDS = 24 * 3600  # age of an abandoned file, if the file system has no locks
+LOCK_POLL_SECONDS = 0.02
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-FULL, CLOSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
-def changing(root: Path):
-    """What the system refuses while the store at `root` is changed becomes a StoreError that says what to do."""
+def changing(root: Path) -> Iterator[None]:
+    """Context in which the store at `root` is changed: OSErrors become StoreErrors that say what to do."""
     try:
         yield
     except OSError as error:
-        advice = (
-            "remove models that nobody needs, or set OLLAMA_MODELS to a folder on another disk"
-            if error.errno in FULL
-            else "let this user write there, or set OLLAMA_MODELS to a folder of its own"
-            if error.errno in CLOSED
-            else "see whether its disk is sound and at hand"
-        )
+        if error.errno in NO_SPACE:
+            advice = "remove models you do not need, or set OLLAMA_MODELS to a folder on another disk"
+        elif error.errno in NO_PERMISSION:
+            advice = "give this user write access, or set OLLAMA_MODELS to another folder"
+        else:
+            advice = "check that its disk is mounted and working"
         raise StoreError(f"the models in {root} cannot be changed ({error.strerror or error}): {advice}") from error
 
 
 def try_lock(descriptor: int) -> bool | None:
-    """Lock an open file against every other descriptor, of this process and of others, until it is closed.
+    """Lock an open file against every other descriptor, in this process and in others, until it is closed.
 
-    -> whether it is locked now; None where the file system knows no locks. Raises OSError.
+    Returns whether that succeeded; None if the file system has no locks. Raises OSError.
     """
     try:
         return lock_descriptor(descriptor, blocking=False)
@@ -62,7 +61,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Made with its parents where it is not there, so that it outlasts a loss of power."""
+    """Create a folder and its parents, durably, unless they exist."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -71,19 +70,19 @@ def make_folder(folder: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the folder's entries to disk: without it a file that was moved there may be gone after a loss of power."""
+    """Flush a folder's entries to disk: otherwise a file moved there may be lost with the power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by the file system
             raise
     finally:
         os.close(descriptor)
 
 
 def place(path: Path, target: Path) -> None:
-    """Let `target` be the file at `path`, which keeps its own name where the file system has hard links."""
+    """Make `target` the file at `path`, which also keeps its own name if the file system has hard links."""
     link = path.with_name(path.name + ".link")
     try:
         os.link(path, link)
@@ -93,41 +92,41 @@ def place(path: Path, target: Path) -> None:
         link = path
     os.replace(link, target)
     if link != path:
-        link.unlink(missing_ok=True)  # still there where both were one file already
+        link.unlink(missing_ok=True)  # os.replace leaves it if both are the same file
     sync_folder(target.parent)
 
 
 class Staging:
-    """Files that are being written, in `folder`, or beside their place where that is on another file system."""
+    """Files being written: in `folder`, or in their target folder if that is on another file system."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def new_file(self, target_folder: Path) -> tuple[Path, BinaryIO]:
-        """-> (path, file open for writing), to be moved into `target_folder`."""
+        """(path, file open for writing) of a new file to be moved into `target_folder`."""
         folder = make_folder(self.folder)
         if folder.stat().st_dev != target_folder.stat().st_dev:
             folder = target_folder
         descriptor, path = tempfile.mkstemp(prefix=PREFIX, dir=folder)
         try:
-            try_lock(descriptor)  # where there are no locks its age counts
-        except OSError:
+            try_lock(descriptor)
+        except OSError:  # without a lock, only its age tells whether it is abandoned
             pass
         return Path(path), os.fdopen(descriptor, "wb")
 
     def clear(self, further: list[Path]) -> None:
-        """Remove what nobody is writing any more, here and in the `further` folders."""
+        """Remove abandoned files, in the own folder and in `further` ones."""
         for folder in (self.folder, *further):
             for path in folder.glob(PREFIX + "*"):
                 try:
-                    if _is_left_behind(path):
-                        log.info("removing unfinished upload %s", path)
+                    if _is_abandoned(path):
+                        log.info("removing abandoned temporary file %s", path)
                         path.unlink()
-                except FileNotFoundError:  # finished this moment
+                except FileNotFoundError:  # finished in the meantime
                     pass
 
 
-def _is_left_behind(path: Path) -> bool:
+def _is_abandoned(path: Path) -> bool:
     age = time.time() - path.lstat().st_mtime
     if age < GRACE_SECONDS or not path.is_file():
         return False
@@ -137,15 +136,17 @@ def _is_left_behind(path: Path) -> bool:
 
 
 class ProcessLock:
-    """Held by one thread of one process at a time, and by that thread as often as it likes. It ends with its process,
-    however that ends.
+    """A re-entrant lock between threads and processes. The system releases it when its process ends.
 
-    A thread waits for VKBACKEND_LOCK_TIMEOUT seconds at most; then entering raises StoreBusy, which names the holder
-    where the system tells.
+    Entering waits for up to VKBACKEND_LOCK_TIMEOUT seconds, then raises StoreBusy, which names the holder if the system
+    tells.
     """
 
     def __init__(self, path: Path):
-        self._path, self._threads, self._depth, self._file = path, threading.RLock(), 0, None
+        self._path = path
+        self._threads = threading.RLock()
+        self._depth = 0
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> "ProcessLock":
         self._acquire(lock_deadline())
@@ -153,7 +154,7 @@ class ProcessLock:
 
     @contextmanager
     def by(self, deadline: float) -> Iterator[None]:
-        """The same for a thread whose wait began before: up to `deadline`, a time of `lock_deadline`."""
+        """Like entering, but waits until `deadline`, a time from `lock_deadline`."""
         self._acquire(deadline)
         try:
             yield
@@ -162,7 +163,7 @@ class ProcessLock:
 
     def _acquire(self, deadline: float) -> None:
         if not self._threads.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise self._busy()  # one of our threads has the lock, or waits for it, too
+            raise self._busy()  # held by another thread of this process, or awaited by one
         try:
             if self._depth == 0:
                 with changing(self._path.parent.parent):
@@ -174,7 +175,7 @@ class ProcessLock:
 
     def _locked_file(self, deadline: float) -> BinaryIO:
         make_folder(self._path.parent)
-        # Opening never waits, whatever stands in its place.
+        # O_NONBLOCK: opening must not wait even if something else, such as a pipe, is in its place.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         file = open(descriptor, "r+b", buffering=0)
         try:
@@ -198,20 +199,21 @@ class ProcessLock:
             f"{seconds} s; try again later (VKBACKEND_LOCK_TIMEOUT sets how long to wait)"
         )
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if self._depth == 0:
+        if self._depth == 0 and self._file is not None:
             self._file.close()
+            self._file = None
         self._threads.release()
 
 
 def lock_deadline() -> float:
-    """Until when (time.monotonic) a change that begins to wait now waits for the lock."""
+    """When a change that starts waiting now gives up waiting for the lock, in time.monotonic() seconds."""
     return time.monotonic() + settings.get("VKBACKEND_LOCK_TIMEOUT")
 
 
 def _holder(path: Path) -> str:
-    """What holds the lock on a file, as far as the system tells."""
+    """Description of the process that holds the lock on a file, as far as the system tells."""
     try:
         status = path.stat()
         inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -10,7 +10,7 @@ from ..http.responses import Report, empty, progress, read
 from ..http.streams import has_left
 from ..library import create as creation
 from ..library import registry
-from ..library.store import DigestMismatch, InvalidDigest
+from ..library.model import DigestMismatch, InvalidDigest
 from ..wire.native import CreateRequest
 
 UPLOAD_PIECE_BYTES = 1 << 20
@@ -18,14 +18,14 @@ UPLOAD_PIECE_BYTES = 1 << 20
 
 async def create(request: web.Request) -> web.StreamResponse:
     ask = await read(request, CreateRequest)
-    name = await pools.run("json", creation.check, ask)  # names of many files
+    name = await pools.run("json", creation.checked_name, ask)  # names of many files
     store = request.app[STORE]
 
     def work(report: Report) -> None:
         def pull(base: str) -> None:
             registry.pull(store, base, report, is_cancelled=lambda: report.cancelled.is_set() or has_left(request))
 
-        creation.create(store, ask, name, report, pull)
+        creation.create(store, ask, name, report, pull, report.cancelled.is_set)
 
     return await progress(request, work, stream=ask.stream is not False)
 

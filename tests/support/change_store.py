@@ -43,14 +43,14 @@ def main(root: str, seed: str, *files: str):
             pass
         except ApiError as error:
             if (
-                error.status != 404 and "is not here; upload it first" not in error.message
+                error.status != 404 and "does not exist; upload it first" not in error.message
             ):  # another deleted the blob between upload and create
                 raise
 
 
 def make(store, name, **request):
     ask = native.CreateRequest(model=name, **request)
-    create.create(store, ask, create.check(ask), lambda status, digest="", total=0, completed=0: None)
+    create.create(store, ask, create.checked_name(ask), lambda status, digest="", total=0, completed=0: None)
 
 
 if __name__ == "__main__":

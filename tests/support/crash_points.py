@@ -26,7 +26,7 @@ MANY = 1000
 
 def make(store, name, **request):
     ask = native.CreateRequest(model=name, **request)
-    create.create(store, ask, create.check(ask), lambda *_, **__: None)
+    create.create(store, ask, create.checked_name(ask), lambda *_, **__: None)
 
 
 def changes(store, path):

@@ -6,7 +6,7 @@ import json
 from pathlib import PurePosixPath, PureWindowsPath
 
 from ..model import InvalidDigest, Layer, parse_json
-from ..store import normal_digest
+from ..upload import normal_digest
 from .errors import RegistryError
 
 LARGEST_BYTES = 4 << 20

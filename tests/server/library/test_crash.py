@@ -221,7 +221,7 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
     ask = native.CreateRequest(model="m", from_="base", system="x")
-    with pytest.raises(ApiError, match=f"blob {digest} is not here"):
+    with pytest.raises(ApiError, match=f"blob {digest} does not exist"):
         create.create(store, ask, parse("m"), lambda status: None)
 
 
@@ -280,6 +280,6 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
 
 def run(store, **request):
     ask = native.CreateRequest(**request)
-    name = create.check(ask)
+    name = create.checked_name(ask)
     create.create(store, ask, name, lambda *_, **__: None)
     store.delete(name)

@@ -13,7 +13,7 @@ from registry_world import push
 from vkbackend.server.cli.main import cli
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create
-from vkbackend.server.library.model import LARGEST_MANIFEST_BYTES, LARGEST_TEXT_BYTES
+from vkbackend.server.library.model import MAX_MANIFEST_BYTES, MAX_TEXT_BYTES
 from vkbackend.server.library.names import parse
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
@@ -103,10 +103,10 @@ def test_the_command_pulls_too(registry, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "field, at_most",
     [
-        ("system", LARGEST_TEXT_BYTES),
-        ("template", LARGEST_TEXT_BYTES),
-        ("license", LARGEST_TEXT_BYTES),
-        ("parameters", LARGEST_MANIFEST_BYTES - 20),
+        ("system", MAX_TEXT_BYTES),
+        ("template", MAX_TEXT_BYTES),
+        ("license", MAX_TEXT_BYTES),
+        ("parameters", MAX_MANIFEST_BYTES - 20),
     ],
 )
 def test_texts_that_could_not_be_read_back_are_not_written(store, tmp_path, monkeypatch, field, at_most):
@@ -118,5 +118,5 @@ def test_texts_that_could_not_be_read_back_are_not_written(store, tmp_path, monk
             create.create(store, ask, parse("m"), lambda *_, **__: None)
             assert len(str(getattr(store.get("m"), "licenses" if field == "license" else field))) >= size
         else:
-            with pytest.raises(ApiError, match="a model's may have (4|64) MiB at most"):
+            with pytest.raises(ApiError, match="the limit is (4|64) MiB"):
                 create.create(store, ask, parse("m"), lambda *_, **__: None)

@@ -353,8 +353,8 @@ def test_a_large_tensor_takes_little_memory(tmp_path):
 def test_a_client_that_left_ends_it(store, tmp_path):
     path, left = random_gguf(tmp_path / "m.gguf"), threading.Event()
     left.set()
-    with store.upload() as upload, pytest.raises(CannotConvert, match="the client has left"):
-        write_model(from_gguf(GGUFFile.open(path)), "Q8_0", upload, lambda done, total: None, left)
+    with store.upload() as upload, pytest.raises(CannotConvert, match="the client closed the request"):
+        write_model(from_gguf(GGUFFile.open(path)), "Q8_0", upload, lambda done, total: None, left.is_set)
 
 
 def test_a_disk_without_room_is_said_at_once(store, tmp_path, monkeypatch):

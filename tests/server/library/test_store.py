@@ -22,7 +22,8 @@ from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create
 from vkbackend.server.library.describe import show
 from vkbackend.server.library.names import parse
-from vkbackend.server.library.store import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, Store, StoreError
+from vkbackend.server.library.model import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, StoreError
+from vkbackend.server.library.store import Store
 from vkbackend.server.loading.engine_loader import load_engine
 from vkbackend.server.prompts.gotemplate import Template
 from vkbackend.server.prompts.marks import thinking_tags
@@ -42,7 +43,7 @@ def blobs(store):
 def build(store, **request):
     """-> the statuses that /api/create would tell."""
     statuses, ask = [], native.CreateRequest(**request)
-    create.create(store, ask, create.check(ask), statuses.append)
+    create.create(store, ask, create.checked_name(ask), statuses.append)
     return statuses
 
 
@@ -309,7 +310,7 @@ def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypa
         (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
         (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"),
         (dict(from_="base", license=5.0), 500, "license must be"),
-        (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported yet"),
+        (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported"),
     ],
 )
 def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, text):
@@ -327,7 +328,7 @@ def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, 
 @pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
 def test_file_names_must_be_relative(path):
     with pytest.raises(ApiError, match="file path must be relative"):
-        create.check(native.CreateRequest(model="m", files={path: "x"}))
+        create.checked_name(native.CreateRequest(model="m", files={path: "x"}))
 
 
 def test_damaged_ggufs_are_refused(store, tmp_path):
@@ -488,7 +489,7 @@ def test_thinking_tags_of_templates():
 
 
 @pytest.mark.parametrize(
-    "number, advice", [(errno.ENOSPC, "remove models that nobody needs"), (errno.EROFS, "let this user write there")]
+    "number, advice", [(errno.ENOSPC, "remove models you do not need"), (errno.EROFS, "give this user write access")]
 )
 def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
     """A disk that is full, a folder that is read-only; and nothing half is left."""

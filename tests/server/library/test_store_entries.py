@@ -12,7 +12,7 @@ from manage_world import talk
 
 from vkbackend.errors import GGUFError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.server.library.model import LARGEST_MANIFEST_BYTES
+from vkbackend.server.library.model import MAX_MANIFEST_BYTES
 from vkbackend.server.library.names import parse
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
 
@@ -119,14 +119,14 @@ def test_a_manifest_that_points_nowhere_keeps_all_blobs(store, tmp_path, monkeyp
         store.get("sound:other")
 
 
-@pytest.mark.parametrize("size, is_read", [(LARGEST_MANIFEST_BYTES, True), (LARGEST_MANIFEST_BYTES + 1, False)])
+@pytest.mark.parametrize("size, is_read", [(MAX_MANIFEST_BYTES, True), (MAX_MANIFEST_BYTES + 1, False)])
 def test_manifests_are_bounded(store, size, is_read):
     path = store.manifests / "registry.ollama.ai/library/sound/latest"
     path.write_bytes(path.read_bytes().ljust(size))
     if is_read:
         assert store.get("sound").name == "sound:latest"
     else:
-        with pytest.raises(StoreError, match="at most 4 MiB are read"):
+        with pytest.raises(StoreError, match="more than the limit of 4 MiB"):
             store.get("sound")
 
 
@@ -218,7 +218,7 @@ def test_without_manifests_no_blob_is_removed(store, state, caplog, monkeypatch)
     with caplog.at_level(logging.WARNING):
         store.prune()
     assert {path.name for path in store.blobs.iterdir()} == before
-    assert "unused blobs" in caplog.text or "no manifests" in caplog.text
+    assert "unreferenced blobs" in caplog.text or "no manifests" in caplog.text
 
 
 def refuse_to_list(folder, monkeypatch):

@@ -55,7 +55,7 @@ def uploaded(store: Store, files: dict) -> dict:
 def run_create(store: Store, **request) -> list[str]:
     """-> what was told, each status once."""
     told, ask = [], native.CreateRequest(**request)
-    create.create(store, ask, create.check(ask), lambda status, **_: told.append(status))
+    create.create(store, ask, create.checked_name(ask), lambda status, **_: told.append(status))
     return list(dict.fromkeys(told))
 
 
