@@ -1,12 +1,12 @@
 """`perplexity`: computes a model's perplexity on a text, on the device that models run on."""
 
-import json
 import time
 from contextlib import closing
 from typing import BinaryIO
 
 import click
 
+from ..go import encode
 from .bench import gguf_path
 from .main import Failure
 
@@ -55,7 +55,7 @@ def perplexity(
         where = opened.device_name
     if as_json:
         click.echo(
-            json.dumps(
+            encode.dumps(
                 {
                     "model": model,
                     "perplexity": found.value,

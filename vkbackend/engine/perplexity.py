@@ -1,8 +1,7 @@
-"""How well a model foresees a text: perplexity, the exponential of the mean of -log p over its tokens.
+"""Perplexity: how well a model predicts a text, as the exponential of the mean of -log p over its tokens.
 
-In: an engine and the tokens of a text. Out: `Perplexity`. A text that is longer than the context is scored in
-windows that overlap by half, so that every token is scored once and, after the first window, has at least half a
-context before it.
+In: an engine and the tokens of a text. Out: `Perplexity`. A text longer than the context is scored in windows that
+overlap by half, so that every token is scored once and, after the first window, follows at least half a context.
 """
 
 import math
@@ -15,7 +14,12 @@ from .engine import Engine
 
 @dataclass(frozen=True)
 class Perplexity:
-    """num_tokens: that were scored, all but the first. mean_logprob: natural logarithm."""
+    """A model's perplexity on a text.
+
+    num_tokens: number of scored tokens, all but the first
+    mean_logprob: mean of the natural logarithms of their probabilities
+    context: length of a window in tokens
+    """
 
     num_tokens: int
     mean_logprob: float
@@ -23,12 +27,17 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        return math.exp(-self.mean_logprob)
+        """exp(-mean_logprob), infinite if that exceeds a float."""
+        try:
+            return math.exp(-self.mean_logprob)
+        except OverflowError:
+            return math.inf
 
 
 def windows(tokens: Sequence[int], context: int, bos_id: int | None = None) -> Iterator[tuple[list[int], int]]:
-    """(tokens of a window, how many of its last are scored in it). bos_id: put at the front of later windows, too,
-    where models want one.
+    """Yield (tokens of a window, number of trailing tokens to score in it).
+
+    bos_id: begins the later windows, too, for models that want it
     """
     tokens = list(tokens)
     yield tokens[:context], min(context, len(tokens)) - 1
@@ -41,17 +50,22 @@ def windows(tokens: Sequence[int], context: int, bos_id: int | None = None) -> I
 
 
 def perplexity(engine: Engine, tokens: Sequence[int], context: int | None = None) -> Perplexity:
-    """context: tokens of a window, at most and by default as many as the engine's sequences hold. Raises
-    RequestError, what `Engine.score` raises.
+    """Compute the perplexity of a text.
+
+    context: length of a window in tokens; the engine's context length is the default and the maximum
+    Raises RequestError if the text has less than two tokens, and what `Engine.score` raises.
     """
-    most = engine.runner.context_length
-    context = min(context or most, most)
+    longest = engine.runner.context_length
+    context = min(context or longest, longest)
     if len(tokens) < 2 or context < 2:
         raise RequestError(
-            f"a text of {len(tokens)} tokens in a context of {context} has none to be foreseen; give it two at least"
+            f"a text of {len(tokens)} tokens in a context of {context} has no tokens to predict; use two or more"
         )
-    tokenizer, total, count = engine.tokenizer, 0.0, 0
+    tokenizer = engine.tokenizer
+    total = 0.0
+    count = 0
     for window, num_scored in windows(tokens, context, tokenizer.bos_id if tokenizer.adds_bos else None):
         scores = engine.score(window)[len(window) - num_scored :]
-        total, count = total + math.fsum(score.logprob for score in scores), count + len(scores)
+        total += math.fsum(score.logprob for score in scores if score is not None)
+        count += len(scores)
     return Perplexity(count, total / count, context)

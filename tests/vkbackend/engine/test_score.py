@@ -3,6 +3,7 @@ continuing it.
 """
 
 import json
+import math
 import re
 import threading
 from functools import lru_cache
@@ -19,7 +20,7 @@ from vulkan_drivers import in_ci
 from vkbackend.engine import runner as runners
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.engine import Engine
-from vkbackend.engine.perplexity import perplexity, windows
+from vkbackend.engine.perplexity import Perplexity, perplexity, windows
 from vkbackend.engine.request import GenerationRequest, PromptLogprobs, Purpose
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
@@ -260,7 +261,7 @@ def test_perplexity_is_the_mean_of_all_windows(path, device):
         assert (found.num_tokens, found.context) == (len(tokens) - 1, 64)
         assert found.value == pytest.approx(np.exp(-np.mean(parts)), rel=1e-9)
         assert perplexity(engine, tokens[:40]).value == pytest.approx(np.exp(-np.mean(parts[:39])), rel=1e-3)
-        with pytest.raises(RequestError, match="two at least"):
+        with pytest.raises(RequestError, match="two or more"):
             perplexity(engine, tokens[:1])
 
 
@@ -277,15 +278,25 @@ def test_the_command(path, tmp_path, device):
     on_cpu = CliRunner().invoke(
         cli, ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30"], input=text.read_bytes()
     )
-    said = r"perplexity [\d.]+ \([\d.]+ nats a token\) over 29 tokens in a context of 512; [\d.]+ s on CPU\n"
+    said = r"perplexity [\d.]+ \([\d.]+ nats per token\) over 29 tokens, context 512; [\d.]+ s on CPU\n"
     assert re.fullmatch(said, on_cpu.output), on_cpu.output
     for arguments, said in (
-        ([str(text)], "which model"),
+        ([str(text)], "no model given"),
         ([str(text), "--model", "no-such-model"], "no-such-model"),
-        ([str(path("llama")), "--model", str(path("llama"))], "no UTF-8 text"),
+        ([str(path("llama")), "--model", str(path("llama"))], "is not UTF-8 text"),
     ):
         done = CliRunner().invoke(cli, ["perplexity", *arguments])
         assert done.exit_code and said in done.output
+
+
+@pytest.mark.parametrize("mean_logprob, said", [(math.nan, "NaN"), (-math.inf, "-Inf"), (-1000.0, "+Inf")])
+def test_the_command_prints_no_numbers_that_json_does_not_have(path, tmp_path, monkeypatch, mean_logprob, said):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox")
+    found = Perplexity(3, mean_logprob, 512)
+    monkeypatch.setattr("vkbackend.engine.perplexity.perplexity", lambda engine, tokens: found)
+    done = CliRunner().invoke(cli, ["perplexity", str(text), "--model", str(path("llama")), "--cpu", "--json"])
+    assert done.exit_code and f"unsupported value: {said}" in done.output
 
 
 @pytest.mark.parametrize("name, on_device, count", SCORED)
