@@ -17,20 +17,19 @@ from vkbackend.errors import RequestError, VkbackendError
 from . import pools
 from .errors import ApiError
 from .http import access, limits, observe, paths, responses
-from .http.keys import ACCESS, ERROR_ANSWER, LOADED_MODELS, RUNNING, STORE
-from .http.responses import error_answer
+from .http.keys import ACCESS, ERROR_ANSWER, RUNNING
+from .http.responses import error_answer, text_answer
 from .http.running import RunningRequests
+from .library.model import InvalidName, ModelNotFound, StoreError
 from .library.staging import StoreBusy
-from .library.store import InvalidName, ModelNotFound, StoreError
 from .openai import errors as openai_errors
-from .routes import chat, create, embed, generate, models, openai, pages, registry, service
+from .routes import create, embed, generation, models, openai, pages, registry, service
+from .routes.context import LOADED_MODELS, STORE
 
 log = logging.getLogger(__name__)
 
 ROUTES = [
-    route
-    for module in (models, create, registry, generate, chat, embed, openai, service, pages)
-    for route in module.ROUTES
+    route for module in (models, create, registry, generation, embed, openai, service, pages) for route in module.ROUTES
 ]
 
 
@@ -64,7 +63,10 @@ async def _rename_old_blobs(app: web.Application):
 
 
 def _error_answer(request: web.Request, error: ApiError) -> web.Response:
-    return openai_errors.answer(error) if request.path.startswith("/v1/") else error_answer(error.status, error.message)
+    """An error in the shape that clients of the route know."""
+    if request.path.startswith("/v1/"):
+        return text_answer(*openai_errors.answer(error))
+    return error_answer(error.status, error.message)
 
 
 async def _prune(app: web.Application):

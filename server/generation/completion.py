@@ -1,98 +1,122 @@
-"""The text that follows a prompt: how /api/generate writes the prompt and reads the answer.
+"""The text that follows a prompt: what /api/generate does its own way.
 
-In: a GenerateRequest, the plan for it, and a loaded model. Out: answers of wire/native.py. Raises ApiError.
+In: a GenerateRequest, then the plan for it and a loaded model. Out: GenerateResponses. Raises ApiError.
 """
+
+from collections.abc import AsyncGenerator, Callable
 
 from vkbackend.tokenizer import TokenizerError
 
 from .. import output_parsers, pools
 from ..errors import ApiError
 from ..go.encode import now
-from ..output_parsers import OutputParser
+from ..library.model import InvalidName, StoredModel
+from ..library.store import Store
+from ..output_parsers import OutputParser, Parsed
 from ..prompts import prompt
-from ..prompts.gotemplate import Template, TemplateError
-from ..prompts.prompt import ContextLimit, Prompt, Thinking, count_tokens
-from ..prompts.style import style_of
+from ..prompts.gotemplate import Template
+from ..prompts.prompt import Prompt, Thinking
 from ..wire.native import GenerateRequest, GenerateResponse, Message
-from .plan import Plan, example_messages
+from .plan import example_messages, refuse_think_level
 from .run import Run
+from .turn import Turn
 
 
-def write_prompt(ask: GenerateRequest, plan: Plan, model) -> Prompt:
-    """The prompt's text. Raises ApiError 500 for what a template cannot do, 400 for a context of another model."""
-    if "mllama" in plan.families and len(ask.images or ()) > 1:
-        raise ApiError(400, prompt.ONE_IMAGE_ONLY)
-    if ask.raw:
-        return Prompt(ask.prompt, list(ask.images or ()))
-    thinking = Thinking(ask.think)
-    try:
-        context_text = model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
-    except TokenizerError as error:
-        raise ApiError(400, f"context: {error}; send what an answer of this model gave") from None
-    try:
+class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
+    verb = "generate"
+
+    def find(self, store: Store) -> StoredModel:
+        return find_model(store, self.ask.model)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.ask.prompt
+
+    def check(self, stored: StoredModel) -> None:
+        if self.ask.raw and (self.ask.template or self.ask.system or self.ask.context):
+            raise ApiError(400, "raw mode does not support template, system, or context")
+        refuse_think_level(self.ask, stored)
+
+    @property
+    def needed(self) -> list[str]:
+        return ["insert"] if self.ask.suffix else []
+
+    @property
+    def pool(self) -> str:
+        return "long prompts" if self.ask.template else super().pool
+
+    def render(self) -> Prompt:
+        """Write the prompt. Raises ApiError 400 for a context of another model."""
+        ask, plan = self.ask, self.plan
+        if "mllama" in plan.families and len(ask.images or ()) > 1:
+            raise ApiError(400, prompt.ONE_IMAGE_ONLY)
+        if ask.raw:
+            return Prompt(ask.prompt, list(ask.images or ()))
+        try:
+            context_text = self.model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
+        except TokenizerError as error:
+            raise ApiError(400, f"context: {error}; send what an answer of this model gave") from None
         if ask.suffix or ask.template:
-            template = Template.parse(ask.template or plan.stored.template)
             return prompt.generate_prompt(
-                template,
+                Template.parse(ask.template or plan.stored.template),
                 prompt=ask.prompt,
                 suffix=ask.suffix,
-                messages=conversation(ask, plan.stored),
+                messages=all_messages(ask, plan.stored),
                 context_text=context_text,
-                thinking=thinking,
+                thinking=Thinking(ask.think),
             )
-        limit = ContextLimit(
-            plan.options.num_ctx,
-            lambda text: count_tokens(model.tokenizer, text, plan.options.num_ctx),
-            ask.truncate is not False,
-            bool(plan.stored.projector_paths),
-        )
-        template = style_of(plan.stored, plan.chat_template, model.tokenizer).template
-        rendered = prompt.chat_prompt(
-            template,
-            conversation(ask, plan.stored),
-            limit,
-            tools=[],
-            thinking=thinking,
-            one_image_only="mllama" in plan.families,
-        )
+        rendered = self.chat_prompt(all_messages(ask, plan.stored), tools=[])
         return Prompt(context_text + rendered.text, rendered.images)
-    except (TemplateError, prompt.PromptError) as error:
-        raise ApiError(500, str(error)) from None
+
+    def begin(self, prompt_text: str, client_left: Callable[[], bool]) -> Run:
+        parser, shows_all = self.make_parser(prompt_text)
+        return Run(self.plan, self.model, self.ask, prompt_text, self.tokens, client_left, parser, shows_all)
+
+    def make_parser(self, prompt_text: str) -> tuple[OutputParser | None, bool]:
+        """(the parser of the answer, whether every piece makes an answer)"""
+        if self.parser_name and not self.ask.raw:
+            return output_parsers.builtin(self.parser_name), False
+        if not self.ask.think:
+            return None, True
+        return output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.tool_tag, None), True
+
+    def make_answer(self, parsed: Parsed) -> GenerateResponse:
+        answer = self.bare_answer()
+        answer.response, answer.thinking, answer.tool_calls = parsed.content, parsed.thinking, parsed.calls or None
+        return answer
+
+    async def answers(self, run: Run) -> AsyncGenerator[GenerateResponse, None]:
+        async for answer in run.pieces(self.make_answer):
+            if answer.done and not self.ask.raw:
+                answer.context = await pools.run(pools.of_prompt(), run.context_after)
+            yield answer
+
+    def bare_answer(self) -> GenerateResponse:
+        return GenerateResponse(model=self.ask.model, created_at=now())
+
+    @staticmethod
+    def join(answers: list[GenerateResponse]) -> GenerateResponse:
+        last = answers[-1]
+        last.response = "".join(answer.response for answer in answers)
+        last.thinking = "".join(answer.thinking for answer in answers)
+        last.tool_calls = [call for answer in answers for call in answer.tool_calls or ()]
+        return last
 
 
-def make_parser(ask: GenerateRequest, plan: Plan, model, prompt_text: str) -> tuple[OutputParser | None, bool]:
-    """(what takes the answer apart, whether every piece of it makes an answer)"""
-    name = "" if ask.raw else output_parsers.name_of(plan.stored)
-    if name:
-        return output_parsers.builtin(name), False
-    style = style_of(plan.stored, plan.chat_template, model.tokenizer) if ask.think else None
-    return output_parsers.by_template(prompt_text, style.thinking_tags, style.tool_tag, None) if style else None, True
+def find_model(store: Store, name: str) -> StoredModel:
+    """Raises ApiError 404 for a name that is invalid, ModelNotFound for one that the store does not have."""
+    try:
+        return store.get(name)
+    except InvalidName:
+        raise ApiError(404, f"model '{name}' not found") from None
 
 
-def conversation(ask: GenerateRequest, stored) -> list[Message]:
-    """System text, the model's example messages (unless a context goes on from them already), and the prompt as the
-    user's words.
+def all_messages(ask: GenerateRequest, stored: StoredModel) -> list[Message]:
+    """The system text, the model's example messages (unless a context already continues from them), and the prompt as
+    the user's message.
     """
     system = ask.system or stored.system
     messages = [Message(role="system", content=system)] if system else []
     if ask.context is None:
         messages += example_messages(stored)
     return [*messages, Message(role="user", content=ask.prompt, images=ask.images)]
-
-
-async def answers(ask: GenerateRequest, run: Run):
-    """One GenerateResponse per piece, then the one with the figures."""
-
-    def make_answer(parsed):
-        return GenerateResponse(
-            model=ask.model,
-            created_at=now(),
-            response=parsed.content,
-            thinking=parsed.thinking,
-            tool_calls=parsed.calls or None,
-        )
-
-    async for answer in run.pieces(make_answer):
-        if answer.done and not ask.raw:
-            answer.context = await pools.run(pools.of_prompt(), run.context_after)
-        yield answer

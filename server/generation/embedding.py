@@ -1,47 +1,98 @@
-"""Texts -> vectors: what /api/embed, /api/embeddings and /v1/embeddings have in common.
+"""Texts to vectors: what /api/embed, /api/embeddings and /v1/embeddings share.
 
-In: a loaded model and texts. Out: the model's last hidden state for each of them, and how many tokens ran. A text
-that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama 0.12.11.
+In: texts and the name of a model. Out: the model's last hidden state for each text, and the number of tokens that
+ran. A text that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama
+0.12.11.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
-from aiohttp import web
 
-from vkbackend.engine.request import Embedding, GenerationRequest, Purpose
+from vkbackend.engine.engine import Engine
+from vkbackend.engine.request import Embedding, Finished, GenerationRequest, Purpose
 from vkbackend.errors import RequestError, VkbackendError
-from vkbackend.gguf.reader import GGUFFile
+from vkbackend.gguf.reader import GGUFFile, Metadata
+from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.long_texts import encode_at_most
 
 from .. import pools
 from ..errors import ApiError
 from ..go import encode
 from ..go.text import quote
-from ..http.keys import LOADED_MODELS, STORE
-from ..http.streams import has_left
-from ..library.model import ModelNotFound
-from ..library.store import InvalidName, StoredModel
+from ..library.model import InvalidName, ModelNotFound, StoredModel
+from ..library.names import parse
+from ..loading.loaded_models import LoadedModel
+from ..wire.native import EmbeddingRequest, EmbeddingResponse, EmbedRequest, EmbedResponse
 from ..wire.options import Options
-from .events import engine_events
+from .context import RequestContext
+from .events import engine_events, nanoseconds
+from .run import UNLOADED
 
-AT_ONCE = 64  # texts of one request that are in the engine's hands
+AT_ONCE = 64  # texts of one request that the engine holds at the same time
 
 
 @dataclass
 class Embedded:
-    """vectors: f32 (width,) each, in the order of the texts. load_seconds: until the model was there."""
+    """vectors: f32 (width,) each, in the order of the texts. load_seconds: from the request until the model was
+    loaded.
+    """
 
     vectors: list[np.ndarray]
     num_tokens: int
     load_seconds: float
 
 
+async def embed_many(context: RequestContext, ask: EmbedRequest) -> EmbedResponse:
+    """The answer of /api/embed: vectors of unit length. Raises ApiError and VkbackendError."""
+    found = await embed(
+        context,
+        ask.model,
+        texts(ask.input),
+        truncate=ask.truncate is not False,
+        dimensions=ask.dimensions,
+        options=ask.options,
+        keep_alive=ask.keep_alive,
+    )
+    if not found.vectors:
+        return EmbedResponse(model=ask.model, embeddings=[])
+    total = nanoseconds(time.monotonic() - context.started)
+    return EmbedResponse(ask.model, found.vectors, total, nanoseconds(found.load_seconds), found.num_tokens)
+
+
+async def embed_one(context: RequestContext, ask: EmbeddingRequest) -> EmbeddingResponse:
+    """The answer of /api/embeddings: one vector, not scaled; without a prompt, an empty one. Raises ApiError and
+    VkbackendError.
+    """
+    if not parse(ask.model).is_valid:
+        raise ApiError(400, "model is required")
+    found = await embed(
+        context,
+        ask.model,
+        [ask.prompt] if ask.prompt else [],
+        options=ask.options,
+        keep_alive=ask.keep_alive,
+        normalized=False,
+    )
+    return EmbeddingResponse(found.vectors[0].astype(np.float64) if found.vectors else np.zeros(0))
+
+
+def texts(value: object) -> list[str]:
+    """`input` of a request: a text (an empty one means none), or a list of texts."""
+    if value is None or value == "":
+        return []
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ApiError(400, "invalid input type")
+    return found
+
+
 async def embed(
-    request: web.Request,
+    context: RequestContext,
     model_name: str,
     texts: list[str],
     *,
@@ -51,25 +102,24 @@ async def embed(
     keep_alive: int | None = None,
     normalized: bool = True,
 ) -> Embedded:
-    """Without texts, the model is loaded and that is all. dimensions: elements that are kept of each vector; all
-    where it is 0, below, or more than there are. normalized: to unit length.
+    """Vectors of texts; without texts, the model is only loaded. dimensions: elements to keep of each vector, all of
+    them if it is 0, negative, or more than there are. normalized: scale to unit length.
 
-    Raises ApiError: no such model, an option of a wrong type, a text that is too long; VkbackendError.
+    Raises ApiError (no such model, an option of a wrong type, a text that is too long) and VkbackendError.
     """
-    started = time.monotonic()
     try:
-        stored = request.app[STORE].get(model_name)
+        stored = context.store.get(model_name)
     except (InvalidName, ModelNotFound):
         raise ApiError(404, f"model {quote(model_name)} not found, try pulling it first") from None
     try:
         chosen = Options.defaults().update(stored.parameters).update(options)
     except ValueError as error:
         raise ApiError(500, str(error)) from None
-    num_ctx = chosen.num_ctx  # as asked for: a loaded model has some at least
-    async with request.app[LOADED_MODELS].acquire(stored, chosen, keep_alive) as model:
-        load_seconds = time.monotonic() - started
+    num_ctx = chosen.num_ctx  # before `acquire` raises it to the smallest that it loads
+    async with context.loaded_models.acquire(stored, chosen, keep_alive) as model:
+        load_seconds = time.monotonic() - context.started
         prompts = await pools.run(pools.of_prompt(), _prompts, stored, model, texts, num_ctx, truncate) if texts else []
-        found = await _run_all(model.engine, prompts, lambda: has_left(request))
+        found = await _run_all(model.engine, prompts, context.client_left)
     vectors = [vector for vector, _ in found]
     if normalized:
         vectors = [normalize(vector) for vector in vectors]
@@ -78,20 +128,26 @@ async def embed(
 
 
 def normalize(vector: np.ndarray) -> np.ndarray:
-    """To unit length, in f32 as Ollama does it: what is too long for a square's f32 becomes zero."""
+    """Scale to unit length, in f32 as Ollama does: a vector whose squared length overflows f32 becomes zero."""
     with np.errstate(over="ignore", divide="ignore"):
         total = np.cumsum(vector * vector, dtype=np.float32)[-1] if len(vector) else np.float32(0)
         return vector * np.float32(1 / np.sqrt(np.float64(total)) if total > 0 else 0)
 
 
-def _prompts(stored: StoredModel, model, texts: list[str], num_ctx: int, truncate: bool) -> list[list[int]]:
-    metadata = (model.gguf or GGUFFile.open(stored.gguf_path)).metadata
+def _prompts(
+    stored: StoredModel, model: LoadedModel, texts: list[str], num_ctx: int, truncate: bool
+) -> list[list[int]]:
+    if model.gguf is not None:
+        metadata = model.gguf.metadata
+    else:
+        assert stored.gguf_path is not None, "a loaded model has a file"
+        metadata = GGUFFile.open(stored.gguf_path).metadata
     return [_prompt(metadata, model.tokenizer, text, num_ctx, truncate) for text in texts]
 
 
-def _prompt(metadata, tokenizer, text: str, num_ctx: int, truncate: bool) -> list[int]:
-    """A text's tokens, at most as many as the context holds. As in Ollama, a place is kept for each of the two marks
-    that the text lacks, even where the model wants none.
+def _prompt(metadata: Metadata, tokenizer: Tokenizer, text: str, num_ctx: int, truncate: bool) -> list[int]:
+    """A text's tokens, at most as many as the context holds. As in Ollama, one place is reserved for each of bos and
+    eos that the text lacks, even if the model wants none.
     """
     architecture = metadata.get("general.architecture", str, "")
     tokens = encode_at_most(tokenizer, text, num_ctx + 1, num_ctx, add_special=False)
@@ -100,20 +156,22 @@ def _prompt(metadata, tokenizer, text: str, num_ctx: int, truncate: bool) -> lis
         mark = metadata.get(f"tokenizer.ggml.{name}_token_id", int, 0)
         if tokens and tokens[index] != mark and metadata.get(f"{architecture}.add_{name}_token", bool, True):
             limit -= 1
-    if len(tokens) > limit:
-        if not truncate:
-            raise ApiError(400, "input exceeds maximum context length")
-        if limit <= 0:
-            raise ApiError(400, "input after truncation exceeds maximum context length")
-        text = tokenizer.decode(tokens[:limit]).decode("utf-8", "replace")
-    return tokenizer.encode(text)
+    if len(tokens) <= limit:
+        return tokenizer.with_special(tokens)
+    if not truncate:
+        raise ApiError(400, "input exceeds maximum context length")
+    if limit <= 0:
+        raise ApiError(400, "input after truncation exceeds maximum context length")
+    return tokenizer.encode(tokenizer.decode(tokens[:limit]).decode("utf-8", "replace"))
 
 
-async def _run_all(engine, prompts: list[list[int]], client_left) -> list[tuple[np.ndarray, int]]:
+async def _run_all(
+    engine: Engine, prompts: list[list[int]], client_left: Callable[[], bool]
+) -> list[tuple[np.ndarray, int]]:
     """(vector, tokens that ran) of each prompt; they share the engine's steps. The first that fails ends the others."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def run(prompt):
+    async def run(prompt: list[int]) -> tuple[np.ndarray, int]:
         async with places:
             return await _run(engine, prompt, client_left)
 
@@ -125,21 +183,23 @@ async def _run_all(engine, prompts: list[list[int]], client_left) -> list[tuple[
             task.cancel()
 
 
-async def _run(engine, prompt: list[int], client_left) -> tuple[np.ndarray, int]:
-    vector = None
+async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:
+    vector, num_tokens = None, 0
     events = engine_events(engine, GenerationRequest(prompt, purpose=Purpose.EMBEDDING), client_left)
     try:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Embedding):
                     vector = event.vector
-                elif vector is None:
-                    raise ApiError(503, "the model was unloaded while it answered; send the request again")
+                elif isinstance(event, Finished):
+                    num_tokens = event.prompt_tokens
     except RequestError as error:
         raise ApiError(400, str(error)) from None
     except VkbackendError as error:
         raise ApiError(500, str(error).strip()) from None
+    if vector is None:
+        raise ApiError(503, UNLOADED)
     unsupported = vector[~np.isfinite(vector)]
     if len(unsupported):  # JSON has no text for them, and base64 would hide them
         raise encode.UnsupportedValue(float(unsupported[0]))
-    return vector, event.prompt_tokens
+    return vector, num_tokens

@@ -1,13 +1,13 @@
-"""Engine events -> answers on the wire: a stream of JSON lines, or one JSON object with the whole answer.
+"""Events of a generation, from the engine's thread to the event loop.
 
-In: an engine and a request for it; answers as dataclasses of messages.py. Out: aiohttp responses. A client that goes
-away, or an error in the middle, cancels the generation.
+In: an engine and a request for it. Out: an asynchronous iterator of events. Closing it, an error, or a client that
+leaves cancels the generation.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 
+from vkbackend.engine.engine import Engine, Handle
 from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, TokenLogprob
 
 from .. import pools
@@ -15,21 +15,21 @@ from ..errors import CLIENT_CLOSED_REQUEST, ApiError
 from ..http import metrics
 from ..wire import native
 
-MOST_EVENTS = 256  # of a generation that nobody has taken; more make it pause
-GONE_CHECK_SECONDS = 0.5  # how soon a client's leaving is seen while no token comes
+MOST_EVENTS = 256  # that wait to be taken; more pause the generation
+GONE_CHECK_SECONDS = 0.5  # how soon a client that left is noticed while no token comes
 
 
 class _Events:
-    """Events of one generation on their way from the engine's thread to the event loop. is_full: nobody takes them,
-    so the generation pauses.
-    """
+    """Events of one generation on their way to the event loop; the engine calls it as its listener."""
 
     def __init__(self):
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
-        self._num_sent = self._num_taken = 0  # the first of the engine's thread alone, the second of the loop's
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._num_sent = 0  # written by the engine's thread alone
+        self._num_taken = 0  # written by the event loop alone
         self._was_full = False
 
-    def __call__(self, event):
+    def __call__(self, event: Event) -> None:
         if isinstance(event, Finished):
             metrics.count_generation(event)
         self._num_sent += 1
@@ -38,8 +38,8 @@ class _Events:
 
     @property
     def is_full(self) -> bool:
-        """Asked by the engine's thread. Once full, until it is half empty: a generation that starts again may have
-        to run some tokens again.
+        """Whether the generation should pause; the engine's thread asks. Stays true until the queue is half empty,
+        because a generation that resumes may have to run some tokens again.
         """
         self._was_full = self._num_sent - self._num_taken >= (MOST_EVENTS // 2 if self._was_full else MOST_EVENTS)
         return self._was_full
@@ -50,15 +50,16 @@ class _Events:
         return event
 
     def has_room_again(self) -> bool:
-        """Whether the engine's thread may have to look again."""
+        """Whether a paused generation can resume, so that the engine should look again."""
         return self._was_full and self._num_sent - self._num_taken < MOST_EVENTS // 2
 
 
 async def engine_events(
-    engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False
-) -> AsyncIterator[Event]:
-    """Pieces and one Finished. Raises what a Failed holds, and ApiError 499 once the client has left; ends the
-    generation when closed.
+    engine: Engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[Event, None]:
+    """Run a generation: its pieces, then one Finished. Closing the iterator cancels the generation.
+
+    Raises the exception of a Failed event, and ApiError 499 once the client has left.
     """
     events = _Events()
     handle = await _submitted(engine, generation, events)
@@ -83,13 +84,14 @@ async def engine_events(
         handle.cancel()
 
 
-async def _submitted(engine, generation: GenerationRequest, listener):
-    """The handle of a generation that was begun. A format is compiled for it, which must not hold up other clients."""
+async def _submitted(engine: Engine, generation: GenerationRequest, listener: _Events) -> Handle:
+    """Submit in a thread if a format has to be compiled, which must not hold up other clients."""
     if not generation.format:
         return engine.submit(generation, listener)
-    handles, is_abandoned = [], False
+    handles: list[Handle] = []
+    is_abandoned = False
 
-    def submit():
+    def submit() -> None:
         handles.append(engine.submit(generation, listener))
         if is_abandoned:
             handles[0].cancel()
@@ -104,15 +106,8 @@ async def _submitted(engine, generation: GenerationRequest, listener):
     return handles[0]
 
 
-async def collect(answers: AsyncIterator) -> tuple[list, object]:
-    """(the answers before the last, the last)"""
-    async with aclosing(answers):
-        everything = [answer async for answer in answers]
-    return everything[:-1], everything[-1]
-
-
 def logprobs(tokens: list[TokenLogprob]) -> list[native.Logprob]:
-    """Log-probabilities as the API shows them."""
+    """The engine's log-probabilities as the API shows them."""
     return [
         native.Logprob(
             token.text,

@@ -1,42 +1,37 @@
-"""How far a model is loaded, told to the clients that ask for it: lines of JSON in front of the answer's stream.
+"""Lines of JSON that show how far a model is loaded, in front of the answer's stream, for clients that ask for them.
 
-In: a request with `load_progress`, whichever request the load was begun for. Out: the loaded model, and a response
-that may have begun.
+In: a request with `load_progress`, whichever request began the load. Out: the loaded model, and a stream that may
+have begun.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import AsyncContextManager
 
-from aiohttp import web
-
-from vkbackend.errors import VkbackendError
-
-from ..errors import ApiError
-from ..http.keys import LOADED_MODELS
-from ..http.streams import Replies, end_early, has_begun, send, write_early
-from ..library.store import StoredModel
+from ..http.line_stream import LineStream
+from ..library.model import StoredModel
+from ..loading.loaded_models import LoadedModel, LoadedModels
 from ..wire.native import ChatRequest, GenerateRequest, LoadProgressResponse
 from ..wire.options import Options
+from .context import RequestContext
 
-SECONDS = 0.1  # between two lines at least
+SECONDS = 0.1  # between two lines, at least
 
 
 @asynccontextmanager
 async def acquire(
-    request: web.Request, ask: GenerateRequest | ChatRequest, stored: StoredModel, options: Options
-) -> AsyncIterator:
-    """`LoadedModels.acquire` for a request; meanwhile lines, where it asks for them and streams."""
-    acquired = request.app[LOADED_MODELS].acquire(stored, options, ask.keep_alive)
-    if not ask.load_progress or ask.stream is False:
+    context: RequestContext, ask: GenerateRequest | ChatRequest, stored: StoredModel, options: Options
+) -> AsyncIterator[LoadedModel]:
+    """`LoadedModels.acquire` for a request. Lines of progress come meanwhile if the request asks for them and streams."""
+    acquired = context.loaded_models.acquire(stored, options, ask.keep_alive)
+    if context.lines is None or not ask.load_progress or ask.stream is False:
         async with acquired as model:
             yield model
         return
     async with AsyncExitStack() as stack:
         entering = asyncio.ensure_future(stack.enter_async_context(acquired))
         try:
-            await _tell(request, ask.model, stored, entering)
+            await _report(context.lines, context.loaded_models, ask.model, stored, entering)
             model = await entering
         finally:
             if not entering.done():
@@ -45,9 +40,11 @@ async def acquire(
         yield model
 
 
-async def _tell(request: web.Request, name: str, stored: StoredModel, entering: asyncio.Future) -> None:
-    """A line each time that more of the model is there, and one when all of it is."""
-    loaded_models, told = request.app[LOADED_MODELS], (0, 0)
+async def _report(
+    lines: LineStream, loaded_models: LoadedModels, name: str, stored: StoredModel, entering: asyncio.Future
+) -> None:
+    """Write a line whenever more of the model is loaded, and one when all of it is."""
+    sent = (0, 0)
     earlier = None if loaded_models.is_loading(stored) else loaded_models.progress
     while True:
         await asyncio.wait([entering], timeout=SECONDS)
@@ -56,26 +53,8 @@ async def _tell(request: web.Request, name: str, stored: StoredModel, entering: 
         progress = loaded_models.progress
         is_ours = progress is not earlier and loaded_models.progress_path == stored.gguf_path
         now = (progress.total, progress.completed) if is_ours else (0, 0)
-        if now[0] and now != told and not _is_behind(request):
-            told = now
-            await write_early(request, LoadProgressResponse(name, "loading model", *now))
+        if now[0] and now != sent and not lines.is_behind:
+            sent = now
+            await lines.write(LoadProgressResponse(name, "loading model", *now))
         if entering.done():
             return
-
-
-def _is_behind(request: web.Request) -> bool:
-    """Whether earlier lines still wait for their reader, who is then spared further ones."""
-    return request.transport is not None and request.transport.get_write_buffer_size() > 0
-
-
-async def answered(
-    request: web.Request, replies: AsyncContextManager[Replies], streams: bool, whole: Callable
-) -> web.StreamResponse:
-    """The native answer. An error behind lines of progress is a line, too: their status was sent already."""
-    try:
-        async with replies as found:
-            return await send(request, found, streams, whole)
-    except (ApiError, VkbackendError) as error:
-        if not has_begun(request):
-            raise
-        return await end_early(request, error)

@@ -1,8 +1,7 @@
-"""What /api/generate and /api/chat have in common: the model, its options, what it can do, and one run of its
-engine.
+"""The plan for a request: its model, the options, and the checks of what the model can do.
 
-In: requests of messages.py. Out: `Plan` (before loading) and answers' parts. Raises ApiError in the words of Ollama
-0.12.11.
+In: requests of `wire/native.py`. Out: a `Plan`, made before the model is loaded. Raises ApiError in the words of
+Ollama 0.12.11.
 """
 
 import logging
@@ -18,29 +17,30 @@ from ..errors import ApiError
 from ..go.human import shortened
 from ..go.text import quote
 from ..library.capabilities import capabilities
-from ..library.store import StoredModel
+from ..library.model import StoredModel
 from ..prompts import jinja
-from ..wire.native import Message
+from ..wire.native import ChatRequest, GenerateRequest, Message
 from ..wire.options import Options
 
 log = logging.getLogger(__name__)
 
 MAX_TOP_LOGPROBS = 20
-MAX_DESCRIBED = 64
-MAX_BIAS = 100  # OpenAI's
-MEANINGLESS = {
-    "num_thread": "numpy's BLAS and the device's driver choose their threads; OMP_NUM_THREADS and LP_NUM_THREADS set "
-    "them",
-    "use_mmap": "files are always mapped, weights are copied to where they are computed",
+MAX_DESCRIBED = 64  # models whose description is remembered
+MAX_BIAS = 100  # as in the OpenAI API
+WITHOUT_EFFECT = {  # options of other engines, and the reason why they do nothing here
+    "num_thread": "numpy's BLAS and the device's driver choose their threads; set OMP_NUM_THREADS or LP_NUM_THREADS",
+    "use_mmap": "files are always mapped; weights are copied to the device that computes with them",
     "use_mlock": "memory is not locked",
-    "numa": "memory is placed by the system",
-    "num_batch": "steps take as many tokens as the device does well with",
-    "low_vram": "num_gpu says how many layers go to the device",
-    "f16_kv": "OLLAMA_KV_CACHE_TYPE says what the cache holds",
+    "numa": "the operating system places memory",
+    "num_batch": "the device determines how many tokens a step takes",
+    "low_vram": "num_gpu sets how many layers go to the device",
+    "f16_kv": "OLLAMA_KV_CACHE_TYPE sets the type of the cache",
 }
+Ask = ChatRequest | GenerateRequest
 
 
-def check_top_logprobs(ask):
+def check_top_logprobs(ask: Ask) -> None:
+    """Raise ApiError 400 for a number that is out of range."""
     if not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
         raise ApiError(400, f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
 
@@ -63,8 +63,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Description:
-    """What the header of a model's file tells. chat_template: the file's own chat template, where prompts are
-    written with it.
+    """What the header of a model's file says. chat_template: the file's own chat template, if prompts are written
+    with it.
     """
 
     architecture: str
@@ -73,10 +73,10 @@ class Description:
 
 
 def describe(stored: StoredModel) -> Description:
-    """Remembered, for a manifest's digest stands for all of it."""
+    """The description of a model, cached by its manifest's digest, which covers all of its files."""
     if stored.digest not in _described:
         while len(_described) >= MAX_DESCRIBED:
-            _described.pop(next(iter(_described)), None)  # the oldest; another thread may have been first
+            _described.pop(next(iter(_described)), None)  # the oldest, unless another thread removed it already
         _described[stored.digest] = _describe(stored)
     return _described[stored.digest]
 
@@ -97,16 +97,16 @@ def _describe(stored: StoredModel) -> Description:
     return Description(architecture, capabilities(stored, metadata), jinja.found_in(stored, metadata))
 
 
-async def make_plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
-    """Checks `needed` capabilities ("insert", "tools"...) and the options, in the order in which Ollama does.
+async def make_plan(stored: StoredModel, ask: Ask, needed: list[str], verb: str, started: float) -> Plan:
+    """Check the `needed` capabilities ("insert", "tools"...) and the options, in the order in which Ollama does.
 
-    `verb` is what the model is asked to do, for the message where it cannot; `started` is the request's
-    time.monotonic(). A model that thinks does so unless told otherwise: `ask.think` becomes True.
+    `verb` is what the model is asked to do, for the error if it cannot; `started` is the request's time.monotonic().
+    A model that can think does so unless told otherwise: `ask.think` becomes True.
     """
     return await pools.run("store", _plan, stored, ask, needed, verb, started)
 
 
-def _plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float) -> Plan:
+def _plan(stored: StoredModel, ask: Ask, needed: list[str], verb: str, started: float) -> Plan:
     description = describe(stored)
     can = description.capabilities
     if "thinking" in can:
@@ -126,13 +126,13 @@ def _plan(stored: StoredModel, ask, needed: list[str], verb: str, started: float
         name for values in (stored.parameters, ask.options or {}) for name, value in values.items() if value is not None
     }
     sampling = replace(sampling_options(options, asked, description.architecture), logit_bias=logit_bias(ask.options))
-    log_meaningless(ask.options)
+    log_options_without_effect(ask.options)
     return Plan(stored, options, sampling, can, description.chat_template, started)
 
 
 def sampling_options(options: Options, asked: set[str], architecture: str) -> SamplingOptions:
-    """The engine's part of the options. The default repeat penalty depends on the architecture; one that was asked
-    for holds everywhere.
+    """The engine's part of the options. The default repeat penalty depends on the architecture; one that is in
+    `asked` always applies.
     """
     penalty = options.repeat_penalty if "repeat_penalty" in asked else default_options(architecture).repeat_penalty
     return SamplingOptions(
@@ -150,14 +150,16 @@ def sampling_options(options: Options, asked: set[str], architecture: str) -> Sa
 
 
 def logit_bias(options: dict | None) -> dict[int, float]:
-    """Of the option `logit_bias`, which is ours: token id -> what is added to its logit. Raises ApiError 400."""
+    """Read the option `logit_bias`, which Ollama does not have: token id -> number added to its logit. Raises
+    ApiError 400.
+    """
     values = (options or {}).get("logit_bias") or {}
     if not isinstance(values, dict):
         raise ApiError(400, 'logit_bias must be an object of token ids and biases, such as {"5": -100}')
     for token, bias in values.items():
         if not re.fullmatch("[0-9]{1,9}", str(token)):
             raise ApiError(
-                400, f"logit_bias: {quote(shortened(str(token)))} is no token id; keys are ids in decimal digits"
+                400, f"logit_bias: {quote(shortened(str(token)))} is not a token id; keys are ids in decimal digits"
             )
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise ApiError(
@@ -166,11 +168,11 @@ def logit_bias(options: dict | None) -> dict[int, float]:
     return {int(token): float(bias) for token, bias in values.items()}
 
 
-def log_meaningless(options: dict | None):
-    """Options that other engines know are accepted, and the log says that they do nothing."""
-    named = [name for name in MEANINGLESS if (options or {}).get(name) is not None]
+def log_options_without_effect(options: dict | None) -> None:
+    """Options of other engines are accepted; the log says that they do nothing."""
+    named = [name for name in WITHOUT_EFFECT if (options or {}).get(name) is not None]
     if named:
-        log.info("options without meaning here: %s", "; ".join(f"{name} ({MEANINGLESS[name]})" for name in named))
+        log.info("options without effect: %s", "; ".join(f"{name} ({WITHOUT_EFFECT[name]})" for name in named))
 
 
 def example_messages(stored: StoredModel) -> list[Message]:
@@ -181,16 +183,17 @@ def example_messages(stored: StoredModel) -> list[Message]:
     ]
 
 
-def refuse_think_level(ask, stored: StoredModel):
-    """Levels (`"high"`) mean something to models that speak Harmony only."""
+def refuse_think_level(ask: Ask, stored: StoredModel) -> None:
+    """Raise ApiError 400 for a level (`"high"`) unless the model uses the Harmony format, the only one with levels."""
     if isinstance(ask.think, str) and output_parsers.name_of(stored) != "harmony":
         raise ApiError(400, f"think value {quote(ask.think)} is not supported for this model")
 
 
 def check_format(format_text: str | None, streams: bool = False) -> str:
-    """`format` as it came, JSON text -> what the engine is to hold the text to; null and "" are none. Raises
-    ApiError for everything else that is neither "json" nor an object; whether an object is a schema is for the
-    engine to say. streams: whether the answer would be a stream.
+    """The request's `format`, JSON text, as the engine takes it; null and "" become "", which means none.
+
+    Raises ApiError for anything else but "json" or an object; the engine checks whether an object is a schema.
+    streams: whether the answer would be a stream.
     """
     if not format_text or format_text in ("null", '""'):
         return ""
@@ -203,19 +206,14 @@ def check_format(format_text: str | None, streams: bool = False) -> str:
     return format_text
 
 
-def check_images(plan: Plan, images: int):
-    """What is said of `images` images: models that have vision do not run with them yet; others, as in Ollama, get
-    no more than their tags.
+def check_images(plan: Plan, num_images: int) -> None:
+    """Refuse images for a vision model, as vision is not implemented: ApiError 400. Other models see only the images'
+    [img-N] tags, as in Ollama.
     """
-    if not images:
+    if not num_images:
         return
     if "vision" in plan.capabilities:
         raise ApiError(
-            400,
-            f"{plan.stored.name} sees images, but only its text part runs here yet; send the request without images",
+            400, f"{plan.stored.name} is a vision model, and vision is not implemented; send the request without images"
         )
-    log.warning(
-        "%s does not see images: %d of the request are left out of its prompt but for their tags",
-        plan.stored.name,
-        images,
-    )
+    log.warning("%s has no vision: of %d images, the prompt holds only the tags", plan.stored.name, num_images)

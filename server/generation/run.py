@@ -1,130 +1,141 @@
 """One generation on a loaded model: a prompt in, pieces of an answer out.
 
-In: a Plan, a loaded model and the prompt's text. Out: answers of wire/native.py, which the caller shapes. Raises
-ApiError.
+In: a Plan, a loaded model, the prompt's text and its tokens. Out: answers of `wire/native.py`, which the caller
+shapes. Raises ApiError.
 """
 
 import copy
 import secrets
 import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-
-from aiohttp import web
+from typing import TypeVar
 
 from vkbackend.engine.generation import tokens_kept
-from vkbackend.engine.request import Finished, GenerationRequest
+from vkbackend.engine.request import Finished, GenerationRequest, Piece, TokenLogprob
 from vkbackend.errors import RequestError
-from vkbackend.tokenizer.long_texts import encode_at_most
 
 from ..errors import ApiError
-from ..http.streams import has_left
+from ..loading.loaded_models import LoadedModel
 from ..output_parsers import OutputParser, Parsed, ParseError
+from ..wire.native import ChatRequest, ChatResponse, GenerateRequest, GenerateResponse
 from .events import engine_events, logprobs, nanoseconds
 from .plan import Plan, check_format
+from .tokens import PromptTokens
 
 ID_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 TOO_LONG = "the input length exceeds the context length"
+UNLOADED = "the model was unloaded while it answered; send the request again"
+
+Answer = TypeVar("Answer", ChatResponse, GenerateResponse)
 
 
-def check_bias(plan: Plan, model):
-    """Raises ApiError 400 for a token that the model does not have."""
-    unknown = next((token for token in plan.sampling.logit_bias if token >= model.tokenizer.vocab_size), None)
+def check_bias(plan: Plan, model: LoadedModel) -> None:
+    """Raise ApiError 400 for a token that the model does not have."""
+    tokenizer = model.tokenizer
+    unknown = next((token for token in plan.sampling.logit_bias if token >= tokenizer.vocab_size), None)
     if unknown is not None:
-        raise ApiError(
-            400, f"logit_bias: token {unknown} is not in the model's vocabulary of {model.tokenizer.vocab_size}"
-        )
+        raise ApiError(400, f"logit_bias: token {unknown} is not in the model's vocabulary of {tokenizer.vocab_size}")
 
 
 class Run:
-    """One generation on a loaded model; `text` is what it has written so far, `parser` what takes it apart.
+    """One generation on a loaded model; `text` is what it has written so far, `parser` splits that into content,
+    thinking and tool calls.
 
-    shows_all: an answer is made of every piece; otherwise of those in which the parser finds something to show.
-    Log-probabilities of what is held back come with the next answer. format None: that of the request.
+    shows_all: every piece makes an answer; otherwise only those in which the parser finds something to show. The
+    log-probabilities of held-back text come with the next answer. format: in place of the request's; None keeps that.
     """
 
     def __init__(
         self,
         plan: Plan,
-        model,
-        ask,
+        model: LoadedModel,
+        ask: ChatRequest | GenerateRequest,
         prompt: str,
-        request: web.Request,
+        tokens: PromptTokens,
+        client_left: Callable[[], bool],
         parser: OutputParser | None = None,
         shows_all: bool = True,
         format: str | None = None,
     ):
         check_bias(plan, model)
         self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
+        self.client_left = client_left
         self.loaded_at = time.monotonic()
         self.text = ""
-        context_length = self._context_length = min(model.context_length, plan.options.num_ctx)
+        self._tokens = tokens
+        self._context_length = min(model.context_length, plan.options.num_ctx)
         self._truncates = ask.truncate is not False
         self.generation = GenerationRequest(
-            self._tokens(prompt),
+            self._prompt_tokens(prompt),
             plan.sampling,
             num_predict=plan.options.num_predict,
             stop=plan.options.stop or [],
             logprobs=ask.logprobs,
             top_logprobs=ask.top_logprobs if ask.logprobs else 0,
-            num_ctx=context_length,
+            num_ctx=self._context_length,
             num_keep=plan.options.num_keep,
             shift=ask.shift is not False,
-            truncate=ask.truncate is not False,
+            truncate=self._truncates,
             format=check_format(ask.format) if format is None else format,
         )
-        self._client_left = lambda: has_left(request)
         self._num_calls = 0
 
-    def _tokens(self, prompt: str) -> list[int]:
-        """The prompt's tokens; of a long one that does not fit, those that the engine would keep, or one more than
-        fit where it must not be cut.
+    def _prompt_tokens(self, prompt: str) -> list[int]:
+        """The prompt's tokens; for a long one that does not fit, those that the engine would keep, or one more than
+        fits if it must not be cut.
         """
         most = self._context_length
         if not self._truncates:
-            return encode_at_most(self.model.tokenizer, prompt, most + 1, most + 1)
+            return self._tokens.prompt(prompt, most + 1, most + 1)
         keep = tokens_kept(self.plan.options.num_keep, most, self.model.tokenizer.adds_bos, most)
-        return encode_at_most(self.model.tokenizer, prompt, most, keep)
+        return self._tokens.prompt(prompt, most, keep)
 
     def context_after(self) -> list[int]:
-        """The tokens of the prompt and the answer, as the answer's `context` shows them; the last ones of a long
-        prompt that did not fit.
+        """The tokens of the prompt and the answer, as the answer's `context` shows them; only the last ones if a long
+        prompt did not fit. Blocks.
         """
-        return encode_at_most(self.model.tokenizer, self.prompt + self.text, self._context_length, add_special=False)
+        return self._tokens.plain(self.prompt + self.text, self._context_length)
 
     def again(self, prompt: str, parser: OutputParser | None, format: str) -> "Run":
-        """A second run in place of this one: from another prompt, held to a format. The answer's text and calls go
-        on.
+        """A second run in place of this one, from another prompt and held to a format. It continues the answer's text
+        and the numbers of its tool calls.
         """
         run = copy.copy(self)
         run.prompt, run.parser = prompt, parser
-        run.generation = replace(self.generation, prompt=self._tokens(prompt), format=format)
+        run.generation = replace(self.generation, prompt=self._prompt_tokens(prompt), format=format)
         return run
 
-    async def pieces(self, make_answer):
-        """`make_answer(Parsed)` for each piece, with its log-probabilities, and a last one with the figures.
+    async def pieces(self, make_answer: Callable[[Parsed], Answer]) -> AsyncGenerator[Answer, None]:
+        """`make_answer` for each piece, with its log-probabilities, and a last one with counts and durations.
 
-        Raises ApiError: a prompt that is too long where it must not be cut, one that the engine refuses, a model
-        that goes away, a tool call that cannot be read.
+        Raises ApiError: a prompt that is too long and must not be cut, one that the engine refuses, a model that was
+        unloaded, a tool call that cannot be read.
         """
-        if not self.generation.truncate and len(self.generation.prompt) > self.generation.num_ctx:
+        if not self.generation.truncate and len(self.generation.prompt) > self._context_length:
             raise ApiError(400, TOO_LONG)
-        held = []  # log-probabilities of tokens that no answer has shown yet
+        held: list[TokenLogprob] = []  # log-probabilities of tokens that no answer has shown yet
         try:
-            async with aclosing(engine_events(self.model.engine, self.generation, self._client_left)) as events:
+            async with aclosing(engine_events(self.model.engine, self.generation, self.client_left)) as events:
                 async for event in events:
-                    is_last = isinstance(event, Finished)
-                    if is_last and event.reason == "cancelled":
-                        raise ApiError(503, "the model was unloaded while it answered; send the request again")
-                    if not is_last:
-                        self.text += event.text
+                    text = ""
+                    if isinstance(event, Finished):
+                        if event.reason == "cancelled":
+                            raise ApiError(503, UNLOADED)
+                    elif isinstance(event, Piece):
+                        text = event.text
+                        self.text += text
                         held += event.logprobs
-                    parsed = self._parse("" if is_last else event.text, is_last)
-                    if is_last or not parsed.is_empty or self.shows_all and (event.text or event.logprobs):
+                    parsed = self._parse(text, isinstance(event, Finished))
+                    shows = not parsed.is_empty or self.shows_all and bool(text or held)
+                    if isinstance(event, Finished) or shows:
                         answer = make_answer(parsed)
                         answer.logprobs, held = logprobs(held), []
-                        yield self.finished(answer, event) if is_last else answer
+                        if isinstance(event, Finished):
+                            self.finish(answer, event)
+                        yield answer
         except RequestError as error:
             raise ApiError(400, str(error)) from None
 
@@ -141,12 +152,11 @@ class Run:
             self._num_calls += 1
         return parsed
 
-    def finished(self, answer, event: Finished):
-        """The last answer: why it ended, counts, and durations in nanoseconds."""
+    def finish(self, answer: ChatResponse | GenerateResponse, event: Finished) -> None:
+        """Fill in the last answer: why it ended, counts, and durations in nanoseconds."""
         answer.done, answer.done_reason = True, str(event.reason)
         answer.total_duration = nanoseconds(time.monotonic() - self.plan.started)
         answer.load_duration = nanoseconds(self.loaded_at - self.plan.started)
         answer.prompt_eval_count, answer.eval_count = event.prompt_tokens, event.tokens
         answer.prompt_eval_duration = nanoseconds(event.prompt_seconds)
         answer.eval_duration = nanoseconds(event.decode_seconds)
-        return answer

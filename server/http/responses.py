@@ -20,11 +20,12 @@ from ..go.kinds import BindError
 from ..library.model import StoreBusy
 from ..wire.native import ProgressResponse
 from . import limits
+from .line_stream import LineStream
 from .running import SHUTTING_DOWN, was_cut_off
 
 log = logging.getLogger(__name__)
 
-JSON, PLAIN_JSON, NDJSON = "application/json; charset=utf-8", "application/json", "application/x-ndjson"
+JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
 
 MOST_TASKS = 64  # creations, pulls and pushes at the same time
 MOST_LINES = 64  # of a task that wait for a slow client
@@ -46,6 +47,10 @@ def plain(status: int, text: str, headers: dict | None = None) -> web.Response:
 
 def json_answer(value, status: int = 200, content_type: str = JSON) -> web.Response:
     return web.Response(status=status, body=encode.dumps(value).encode(), headers={"Content-Type": content_type})
+
+
+def text_answer(status: int, text: str, content_type: str) -> web.Response:
+    return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
 
 
 def error_answer(status: int, message: str, content_type: str = JSON) -> web.Response:
@@ -167,18 +172,15 @@ async def _stream(request, events) -> web.StreamResponse:
     event = await events.get()
     if isinstance(event, Exception):
         return error_answer(*_status_of(event), PLAIN_JSON)
-    response = web.StreamResponse(headers={"Content-Type": NDJSON})
-    await response.prepare(request)
+    lines = LineStream(request)
     try:
         while event is not None:
-            line = event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]}
-            await response.write(encode.dumps(line).encode() + b"\n")
+            await lines.write(event if isinstance(event, ProgressResponse) else {"error": _status_of(event)[1]})
             if not isinstance(event, ProgressResponse):
                 break
             event = await events.get()
     except asyncio.CancelledError:
         if not was_cut_off(request):
             raise
-        await response.write(encode.dumps({"error": SHUTTING_DOWN}).encode() + b"\n")
-    await response.write_eof()
-    return response
+        await lines.write({"error": SHUTTING_DOWN})
+    return await lines.end()

@@ -1,11 +1,13 @@
-"""Answers on their way to the client: a stream of JSON lines, or one JSON object.
+"""Sends what a generation answers: NDJSON lines, server-sent events, or one JSON object.
 
-In: answers as dataclasses of wire/native.py. Out: aiohttp responses.
+In: answers as dataclasses of `wire/`. Out: aiohttp responses. The first part of a stream is encoded before the
+response begins, so an error until then is an answer with a status of its own.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,110 +17,133 @@ from vkbackend.errors import VkbackendError
 from .. import pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
 from ..go import encode
-from .responses import NDJSON, PLAIN_JSON, error_answer, json_answer
+from .line_stream import LineStream
+from .responses import PLAIN_JSON, error_answer, json_answer
 from .running import SHUTTING_DOWN, was_cut_off
+
+log = logging.getLogger(__name__)
+
+EVENT_STREAM = "text/event-stream"
 
 
 @dataclass
 class Replies:
-    """What a request is answered with: `single`, where nothing is generated (a model loaded, a prompt shown), else
-    `pieces`, whose last one has the figures.
+    """What answers a request: `single` if nothing is generated (a model was loaded, a prompt is shown), else
+    `pieces`, the last of which has the counts and durations.
     """
 
     single: object = None
-    pieces: AsyncIterator | None = None
-
-    @property
-    def is_single(self) -> bool:
-        return self.pieces is None
+    pieces: AsyncGenerator | None = None
 
 
 def has_left(request: web.Request) -> bool:
+    """Whether the client has closed its connection."""
     return request.transport is None or request.transport.is_closing()
 
 
-# Of a request: its response, where lines were sent before the answer. Older releases of aiohttp have plain keys only.
-_BEGUN = web.RequestKey("begun stream", web.StreamResponse) if hasattr(web, "RequestKey") else "begun stream"
+async def send(
+    request: web.Request,
+    lines: LineStream,
+    replies: AbstractAsyncContextManager[Replies],
+    streams: bool,
+    whole: Callable[[AsyncGenerator], Awaitable[object]],
+) -> web.StreamResponse:
+    """Send an answer of the native API. lines: the stream, which may have begun with lines of progress; `whole` makes
+    one answer of all pieces.
 
-
-def has_begun(request: web.Request) -> bool:
-    return _BEGUN in request
-
-
-async def write_early(request: web.Request, line: object) -> None:
-    """A line of the stream before the first answer."""
-    await _write_line(await _stream_of(request), line)
-
-
-async def end_early(request: web.Request, error: Exception) -> web.StreamResponse:
-    """An error as the last line of a stream that has begun."""
-    response = await _stream_of(request)
-    await _write_line(response, {"error": error_text(error)})
-    await response.write_eof()
-    return response
-
-
-async def _stream_of(request: web.Request) -> web.StreamResponse:
-    """The response to a request that is a stream, which begins where it has not."""
-    if _BEGUN not in request:
-        response = web.StreamResponse(headers={"Content-Type": NDJSON})
-        await response.prepare(request)
-        request[_BEGUN] = response
-    return request[_BEGUN]
-
-
-async def send(request: web.Request, found: Replies, streams: bool, whole: Callable) -> web.StreamResponse:
-    """The native answer; `whole(pieces)` makes one answer of all. One with thousands of log-probabilities must not
-    hold up other clients.
+    Raises what `replies` and `whole` raise unless the stream has begun: the error is then its last line.
     """
-    if found.is_single and has_begun(request):
-        return await send_stream(request, _only(found.single))
-    if found.is_single:
-        return await pools.run("answers", json_answer, found.single)  # it may show a long prompt
-    if streams:
-        return await send_stream(request, found.pieces)
-    return await pools.run("answers", json_answer, await whole(found.pieces))
+    try:
+        async with replies as found:
+            if found.pieces is None:
+                if lines.has_begun:
+                    return await _send_lines(request, lines, _only(found.single))
+                return await pools.run("answers", json_answer, found.single)  # it may show a long prompt
+            if streams:
+                return await _send_lines(request, lines, found.pieces)
+            # Thousands of log-probabilities must not hold up other clients.
+            return await pools.run("answers", json_answer, await whole(found.pieces))
+    except (ApiError, VkbackendError) as error:
+        if not lines.has_begun:
+            raise
+        await lines.write({"error": error_text(error)})
+        return await lines.end()
 
 
-async def _only(answer) -> AsyncIterator:
+async def _only(answer: object) -> AsyncGenerator[object, None]:
     yield answer
 
 
-async def send_stream(request: web.Request, answers: AsyncIterator) -> web.StreamResponse:
-    """One JSON line per answer. An error before the first answer is the answer, with a status; a later one is the
-    last line.
+async def _send_lines(request: web.Request, lines: LineStream, answers: AsyncGenerator) -> web.StreamResponse:
+    """One JSON line per answer. An error before the first line is the answer, with a status; a later one is the last
+    line.
     """
     async with aclosing(answers):
         try:
-            first = await anext(answers)
+            first = encode.dumps(await anext(answers))
         except (ApiError, VkbackendError) as error:
-            if has_begun(request):
-                return await end_early(request, error)
+            if lines.has_begun:
+                raise
             return error_answer(error.status if isinstance(error, ApiError) else 500, error_text(error), PLAIN_JSON)
-        response = await _stream_of(request)
         try:
-            await _write_line(response, first)
+            await lines.write_text(first)
             async for answer in answers:
-                await _write_line(response, answer)
+                await lines.write(answer)
         except ConnectionError:
             raise
         except asyncio.CancelledError:
             if not was_cut_off(request):
                 raise
-            await _write_line(response, {"error": SHUTTING_DOWN})
+            await lines.write({"error": SHUTTING_DOWN})
         except Exception as error:
-            if not (isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST):
-                await _write_line(response, {"error": error_text(error)})
+            if not _client_is_gone(error):
+                await lines.write({"error": error_text(error)})
+        return await lines.end()
+
+
+async def send_events(
+    request: web.Request, chunks: AsyncGenerator, broken_chunk: Callable[[], object]
+) -> web.StreamResponse:
+    """Send server-sent events: each chunk a `data:` line, `[DONE]` last.
+
+    Raises an error before the first chunk. After a later one `broken_chunk()`, without model and text, is the last
+    chunk and `[DONE]` does not come, as in Ollama 0.12.11.
+    """
+    async with aclosing(chunks):
+        first = await pools.run("answers", encode.dumps, await anext(chunks))  # it may hold a long prompt
+        response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM})
+        await response.prepare(request)
+        try:
+            await _send_event(response, first)
+            async for chunk in chunks:
+                await _send_event(response, encode.dumps(chunk))
+            await _send_event(response, "[DONE]")
+        except ConnectionError:
+            raise
+        except asyncio.CancelledError:
+            if not was_cut_off(request):
+                raise
+            await _send_event(response, encode.dumps(broken_chunk()))
+        except Exception as error:
+            if not _client_is_gone(error):
+                is_foreseen = isinstance(error, (ApiError, VkbackendError))
+                text = error_text(error)
+                log.error("%s: the stream broke off: %s", request.path, text, exc_info=None if is_foreseen else error)
+                await _send_event(response, encode.dumps(broken_chunk()))
         await response.write_eof()
         return response
 
 
-async def _write_line(response, answer):
-    await response.write(encode.dumps(answer).encode() + b"\n")
+async def _send_event(response: web.StreamResponse, text: str) -> None:
+    await response.write(f"data: {text}\n\n".encode())
+
+
+def _client_is_gone(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.status == CLIENT_CLOSED_REQUEST
 
 
 def error_text(error: Exception) -> str:
-    """What a client is told. Errors raised on purpose speak for themselves, others are named."""
+    """The text that a client gets. Errors of the project are their own text; others get the name of their class."""
     if isinstance(error, ApiError):
         return error.message
     return str(error) if isinstance(error, VkbackendError) else f"{type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 In: a StoredModel. Out: `ModelDetails`, `ShowResponse`. Reads the header of the GGUF file; loads nothing.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -12,12 +13,15 @@ from vkbackend.gguf.reader import GGUFFile
 
 from ..go import encode
 from ..go import text as go_text
-from ..wire.native import Message, ModelDetails, ShowResponse, TensorDescription
+from ..wire.native import ListedModel, ListResponse, Message, ModelDetails, ShowResponse, TensorDescription
 from . import modelfile
 from .capabilities import capabilities
-from .model import StoredModel
+from .model import StoredModel, StoreError
 from .modelfile import Command
 from .quantization import tensor_type_name
+from .store import Store
+
+log = logging.getLogger(__name__)
 
 _HIDDEN_KEYS = ("general.name", "tokenizer.chat_template")
 _NAME_WIDTH = 30
@@ -34,6 +38,28 @@ def details(model: StoredModel, parent: str = "") -> ModelDetails:
         config.get("model_type") or "",
         config.get("file_type") or "",
     )
+
+
+def list_models(store: Store) -> ListResponse:
+    """Every model of a store that can be used. Blocks."""
+    listed = []
+    for model in store.list():
+        try:
+            about = details(model)
+        except StoreError as error:  # deleted meanwhile, or without its config
+            log.warning("leaving %s out of the list of models: %s", model.name, error)
+            continue
+        listed.append(
+            ListedModel(
+                model.name,
+                model.name,
+                modified_at=encode.rfc3339_nano(model.modified_at),
+                size=model.size,
+                digest=model.digest,
+                details=about,
+            )
+        )
+    return ListResponse(listed)
 
 
 def show(

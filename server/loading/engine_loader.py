@@ -7,7 +7,7 @@ from vkbackend.errors import UnsupportedModel
 from vkbackend.placement.opening import open_engine
 from vkbackend.progress import LoadProgress
 
-from ..library.store import StoredModel, StoreError
+from ..library.model import StoredModel, StoreError
 from ..wire.options import Options
 from .loaded_models import LoadResult
 

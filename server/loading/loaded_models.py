@@ -18,17 +18,19 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vkbackend import settings
+from vkbackend.engine.engine import Engine
 from vkbackend.errors import OutOfMemory
+from vkbackend.gguf.reader import GGUFFile
 from vkbackend.progress import LoadProgress
+from vkbackend.tokenizer import Tokenizer
 
 from .. import pools
 from ..errors import ApiError
 from ..go import durations, encode
 from ..library.describe import details
-from ..library.store import StoredModel
+from ..library.model import StoredModel
 from ..wire.native import RunningModel
 from ..wire.options import Options
 from .eviction import Resident, first_to_unload
@@ -53,9 +55,9 @@ class LoadResult:
     (device or CPU, layers).
     """
 
-    engine: Any
-    tokenizer: Any
-    gguf: Any
+    engine: Engine
+    tokenizer: Tokenizer
+    gguf: GGUFFile | None
     size: int
     size_vram: int
     context_length: int
@@ -84,7 +86,7 @@ class LoadedModel:
         self.last_used = time.time()
         self.idle = asyncio.Event()
         self.idle.set()
-        self._close = result.close
+        self._close: Callable[[], None] | None = result.close
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -122,8 +124,10 @@ class LoadedModel:
 
     def close(self):
         """Blocks. Lets go of everything: memory on a device is freed with the last object that holds it."""
+        assert self._close is not None, "a model is closed once"
         self._close()
-        self.engine = self.tokenizer = self.gguf = self._close = None
+        del self.engine, self.tokenizer, self.gguf
+        self._close = None
         gc.collect()  # what is part of a cycle would stay until some later collection
 
     def describe(self) -> RunningModel:

@@ -1,6 +1,6 @@
-"""Answers of /v1/chat/completions: the native chat's, once per choice, whole or in chunks."""
+"""Answers of /v1/chat/completions in chunks, made of the native chat's: one stream per choice."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ..wire.native import ChatResponse
@@ -10,10 +10,11 @@ from .choices import interleave
 
 
 async def chunks(
-    id: str, streams: list[AsyncIterator[ChatResponse]], include_usage: bool
-) -> AsyncIterator[ChatCompletionChunk]:
-    """The pieces of all choices as they come; figures, where they are asked for, in one more chunk without choices."""
-    called, prompt_tokens, completion_tokens, model = set(), 0, 0, ""
+    id: str, streams: list[AsyncGenerator[ChatResponse, None]], include_usage: bool
+) -> AsyncGenerator[ChatCompletionChunk, None]:
+    """The pieces of all choices as they come, then, if usage is asked for, one more chunk with it and no choices."""
+    called: set[int] = set()  # choices that called a tool
+    prompt_tokens, completion_tokens, model = 0, 0, ""
     async with aclosing(interleave(streams)) as pieces:
         async for index, piece in pieces:
             if piece.message.tool_calls:

@@ -1,27 +1,31 @@
-"""Several answers to one request, made side by side: the engine computes them together.
+"""Several answers to one request, generated at the same time in the engine's shared steps.
 
-In: asynchronous iterators of native answers, one per choice, each of which takes and gives back its model by itself:
-none waits for the model while it holds it, so that they cannot wait for each other. Out: their items as they come,
-or each one's whole answer.
+In: asynchronous iterators of native answers, one per choice. Each acquires and releases its model by itself: none
+waits for a model while it holds one, so they cannot wait for each other. Out: their items as they come, or each one's
+whole answer.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from typing import Any
 
-MOST_WAITING = 64  # items that nobody has taken; then the streams wait
+from ..generation.context import RequestContext
+from ..generation.turn import Turn, replies
 
-
-async def whole_answer(native, request, ask, started: float):
-    """The answer of one run of `native`, which is routes/chat.py or routes/generate.py."""
-    async with native.replies(request, ask, started) as found:
-        return found.single if found.is_single else await native.whole(found.pieces)
+MOST_WAITING = 64  # items in the queue; when it is full, the streams wait
 
 
-async def pieces(native, request, ask, started: float) -> AsyncIterator:
-    """Its answers one by one."""
-    async with native.replies(request, ask, started) as found:
-        if found.is_single:
+async def whole_answer(context: RequestContext, turn: Turn) -> object:
+    """The whole answer of one turn of the native API."""
+    async with replies(context, turn) as found:
+        return found.single if found.pieces is None else await turn.whole(found.pieces)
+
+
+async def pieces(context: RequestContext, turn: Turn) -> AsyncGenerator:
+    """The answers of one turn, one by one."""
+    async with replies(context, turn) as found:
+        if found.pieces is None:
             yield found.single
             return
         async with aclosing(found.pieces):
@@ -29,13 +33,13 @@ async def pieces(native, request, ask, started: float) -> AsyncIterator:
                 yield piece
 
 
-async def interleave(streams: list[AsyncIterator]) -> AsyncIterator[tuple[int, object]]:
-    """(number of the stream, its next item). The first error of any ends all and is raised; closing this iterator
-    ends all, too.
+async def interleave(streams: list[AsyncGenerator]) -> AsyncGenerator[tuple[int, Any], None]:
+    """(number of the stream, its next item). The first error ends all streams and is raised; closing this iterator
+    ends them, too.
     """
-    queue = asyncio.Queue(MOST_WAITING)
+    queue: asyncio.Queue[tuple[int, Any, Exception | None]] = asyncio.Queue(MOST_WAITING)
 
-    async def follow(number, stream):
+    async def follow(number: int, stream: AsyncGenerator) -> None:
         try:
             async with aclosing(stream):
                 async for item in stream:
@@ -60,7 +64,7 @@ async def interleave(streams: list[AsyncIterator]) -> AsyncIterator[tuple[int, o
 
 
 async def gather(answers: list[Awaitable]) -> list:
-    """All of them; the first error ends the others and is raised."""
+    """Await all answers. The first error ends the others and is raised."""
     tasks = [asyncio.ensure_future(answer) for answer in answers]
     try:
         return await asyncio.gather(*tasks)
@@ -68,7 +72,7 @@ async def gather(answers: list[Awaitable]) -> list:
         await _end(tasks)
 
 
-async def _end(tasks):
+async def _end(tasks: Sequence[asyncio.Future]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

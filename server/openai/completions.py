@@ -1,24 +1,39 @@
-"""Answers of /v1/completions: native ones, one stream of them per choice, whole or in chunks.
+"""Answers of /v1/completions, whole or in chunks, made of native ones: one stream per choice.
 
-Choices of the same prompt stand together; a prompt that several choices share counts once in the figures.
+Choices of the same prompt come one after the other; a prompt that several choices share counts once in the usage.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from .. import pools
+from ..generation.completion import CompletionTurn
+from ..generation.context import RequestContext
 from ..wire.native import GenerateResponse
-from ..wire.openai import Completion, CompletionChoice, CompletionChunk
-from . import answers
-from .choices import interleave
+from ..wire.openai import Completion, CompletionChoice, CompletionChunk, CompletionRequest
+from . import answers, requests, scored
+from .choices import interleave, pieces
 from .legacy_logprobs import LegacyWriter
 from .requests import Extras
 
-MANY = 64  # log-probabilities that are written in a thread of their own
+MANY = 64  # log-probabilities in one piece; more are written in a thread
+
+
+def streams(context: RequestContext, asked: CompletionRequest) -> list[AsyncGenerator[GenerateResponse, None]]:
+    """Native answers to each prompt of a request, one stream per choice. Raises InvalidRequest."""
+    asks, extras = requests.generate_requests(asked), requests.extras(asked)
+    return [
+        scored.answers(context, ask, prompt, extras)
+        if asked.echo or asked.raw or not isinstance(prompt, str)
+        else pieces(context, CompletionTurn(replace(ask, prompt=prompt)))
+        for prompt in requests.prompts(asked.prompt, extras.num_choices)
+        for ask in asks
+    ]
 
 
 def whole(id: str, found: list[GenerateResponse], extras: Extras) -> Completion:
-    """All answers, each of which is whole, in one."""
+    """One answer with all choices, from one whole native answer per choice."""
     choices = [_choice(index, answer, LegacyWriter(extras.logprobs or 0), extras) for index, answer in enumerate(found)]
     prompt_tokens = sum(answer.prompt_eval_count for answer in found[:: extras.num_choices])
     figures = answers.usage(prompt_tokens, sum(answer.eval_count for answer in found))
@@ -26,11 +41,9 @@ def whole(id: str, found: list[GenerateResponse], extras: Extras) -> Completion:
 
 
 async def chunks(
-    id: str, streams: list[AsyncIterator[GenerateResponse]], extras: Extras, include_usage: bool
-) -> AsyncIterator[CompletionChunk]:
-    """The pieces of all choices as they come; figures, where they are asked for, are zeros until one more chunk
-    without choices.
-    """
+    id: str, streams: list[AsyncGenerator[GenerateResponse, None]], extras: Extras, include_usage: bool
+) -> AsyncGenerator[CompletionChunk, None]:
+    """The pieces of all choices as they come. If usage is asked for, it is zero until one more chunk without choices."""
     writers = [LegacyWriter(extras.logprobs or 0) for _ in streams]
     prompt_tokens, completion_tokens, model = 0, 0, ""
     async with aclosing(interleave(streams)) as pieces:
@@ -55,7 +68,5 @@ def broken_chunk(id: str) -> CompletionChunk:
 
 
 def _choice(index: int, answer: GenerateResponse, writer: LegacyWriter, extras: Extras) -> CompletionChoice:
-    shows_logprobs = extras.logprobs is not None and answer.logprobs
-    return CompletionChoice(
-        answer.response, index, answer.done_reason or None, writer.write(answer.logprobs) if shows_logprobs else None
-    )
+    logprobs = writer.write(answer.logprobs) if extras.logprobs is not None and answer.logprobs else None
+    return CompletionChoice(answer.response, index, answer.done_reason or None, logprobs)

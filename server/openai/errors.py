@@ -6,14 +6,12 @@ API refuses is an `api_error`, whatever its status, as in Ollama 0.12.11.
 
 import logging
 
-from aiohttp import web
-
 from vkbackend.errors import RequestError, VkbackendError
 
 from ..errors import ApiError
 from ..go import encode
 from ..http.responses import JSON, PLAIN_JSON
-from ..library.store import InvalidName, ModelNotFound
+from ..library.model import InvalidName, ModelNotFound
 from ..wire.openai import Error, ErrorResponse
 
 log = logging.getLogger(__name__)
@@ -49,8 +47,6 @@ def status_and_text(error: Exception) -> tuple[int, str]:
         return 404, str(error)
     if isinstance(error, (RequestError, InvalidName)):
         return 400, str(error)
-    if isinstance(error, web.HTTPException):  # a body that is too long
-        return error.status, error.reason
     if isinstance(error, VkbackendError):
         log.error("%s", error)
         return 500, str(error)
@@ -58,13 +54,9 @@ def status_and_text(error: Exception) -> tuple[int, str]:
     return 500, f"{type(error).__name__}: {error}"
 
 
-def answer(error: Exception) -> web.Response:
-    """The answer to a request that failed before anything was sent."""
+def answer(error: Exception) -> tuple[int, str, str]:
+    """(status, body, content type) of the answer to a request that failed before anything was sent."""
     if isinstance(error, InvalidRequest):
-        return _response(400, encode.dumps(own_error(400, str(error))), JSON)
+        return 400, encode.dumps(own_error(400, str(error))), JSON
     status, text = status_and_text(error)
-    return _response(status, encode.dumps(native_error(text)) + "\n", PLAIN_JSON)
-
-
-def _response(status, text, content_type):
-    return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
+    return status, encode.dumps(native_error(text)) + "\n", PLAIN_JSON

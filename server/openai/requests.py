@@ -4,9 +4,8 @@ In: dataclasses of wire/openai.py. Out: dataclasses of wire/native.py, and `Extr
 and Ollama ignores. Raises InvalidRequest, in Ollama's words where Ollama has such an error.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..go.binding import D, bind
 from ..go.decode import JSONSyntaxError, Object, parse_first
@@ -55,18 +54,33 @@ def extras(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> Extr
     return Extras(num_choices, ask.logit_bias, bool(ask.echo), shown)
 
 
-def of_choice(ask, extras: Extras, number: int):
-    """The native request of choice `number`: a seed that was asked for counts up, so that choices differ and can be
-    had again.
+def includes_usage(ask: openai.ChatCompletionRequest | openai.CompletionRequest) -> bool:
+    """Whether a stream ends with a chunk that has the usage."""
+    return ask.stream_options is not None and ask.stream_options.include_usage
+
+
+Native = TypeVar("Native", native.ChatRequest, native.GenerateRequest)
+
+
+def _of_choice(ask: Native, extras: Extras, number: int) -> Native:
+    """The native request of choice `number`. A seed that was asked for counts up, so that choices differ and can be
+    repeated.
     """
-    seed = ask.options.get("seed", -1)
-    more = {"seed": seed + number} if seed >= 0 else {}
+    options = ask.options or {}
+    seed = options.get("seed", -1)
+    more: dict = {"seed": seed + number} if seed >= 0 else {}
     if extras.logit_bias:
         more["logit_bias"] = extras.logit_bias
-    return replace(ask, options=ask.options | more)
+    return replace(ask, options=options | more)
 
 
 # --- chat
+
+
+def chat_requests(ask: openai.ChatCompletionRequest) -> list[native.ChatRequest]:
+    """The native requests, one per choice. Raises InvalidRequest."""
+    request, more = chat_request(ask), extras(ask)
+    return [_of_choice(request, more, number) for number in range(more.num_choices)]
 
 
 def chat_request(ask: openai.ChatCompletionRequest) -> native.ChatRequest:
@@ -216,6 +230,14 @@ def _image(url: str) -> bytes:
 
 
 # --- completions
+
+
+def generate_requests(ask: openai.CompletionRequest) -> list[native.GenerateRequest]:
+    """The native requests for one prompt, one per choice. Raises InvalidRequest."""
+    request, more = generate_request(ask), extras(ask)
+    if more.logprobs is not None:
+        request = replace(request, logprobs=True, top_logprobs=more.logprobs)
+    return [_of_choice(request, more, number) for number in range(more.num_choices)]
 
 
 def generate_request(ask: openai.CompletionRequest) -> native.GenerateRequest:

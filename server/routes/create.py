@@ -5,13 +5,13 @@ from aiohttp import web
 from .. import pools
 from ..errors import ApiError
 from ..go.text import quote
-from ..http.keys import STORE
 from ..http.responses import Report, empty, progress, read
 from ..http.streams import has_left
 from ..library import create as creation
 from ..library import registry
 from ..library.model import DigestMismatch, InvalidDigest
 from ..wire.native import CreateRequest
+from .context import STORE
 
 UPLOAD_PIECE_BYTES = 1 << 20
 

@@ -1,22 +1,19 @@
 """Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
 
-import logging
-
 from aiohttp import web
 
 from .. import pools
 from ..errors import ApiError
 from ..go import encode
 from ..go.text import quote
-from ..http.keys import LOADED_MODELS, STORE
 from ..http.responses import empty, json_answer, read
-from ..library import describe as model_info
+from ..library import describe
+from ..library.model import ModelNotFound, StoreError
 from ..library.names import parse
 from ..library.staging import lock_deadline
-from ..library.store import ModelNotFound, Store, StoreError
-from ..wire.native import CopyRequest, DeleteRequest, ListedModel, ListResponse, ProcessResponse, ShowRequest
-
-log = logging.getLogger(__name__)
+from ..library.store import Store
+from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
+from .context import LOADED_MODELS, STORE
 
 VERSION = "0.12.11"  # the version of Ollama's API that is served
 INVALID_PATH = "invalid model path"
@@ -31,29 +28,7 @@ async def version(request: web.Request) -> web.Response:
 
 
 async def tags(request: web.Request) -> web.Response:
-    return json_answer(await pools.run("store", list_models, request.app[STORE]))
-
-
-def list_models(store) -> ListResponse:
-    """Every model that can be used. Blocks."""
-    listed = []
-    for model in store.list():
-        try:
-            details = model_info.details(model)
-        except StoreError as error:  # a model deleted meanwhile, or one without its config: it cannot be used either
-            log.warning("%s is left out of the list: %s", model.name, error)
-            continue
-        listed.append(
-            ListedModel(
-                model.name,
-                model.name,
-                modified_at=encode.rfc3339_nano(model.modified_at),
-                size=model.size,
-                digest=model.digest,
-                details=details,
-            )
-        )
-    return ListResponse(listed)
+    return json_answer(await pools.run("store", describe.list_models, request.app[STORE]))
 
 
 async def show(request: web.Request) -> web.Response:
@@ -66,7 +41,7 @@ async def show(request: web.Request) -> web.Response:
         raise ApiError(500, INVALID_PATH)
 
     def look():
-        return encode.dumps(model_info.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
+        return encode.dumps(describe.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
 
     try:
         body = await pools.run("store", look)

@@ -1,31 +1,35 @@
 """The OpenAI API: /v1/chat/completions, completions, embeddings, models."""
 
 import functools
-import time
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from .. import pools
 from ..errors import ApiError
+from ..generation.chat import ChatTurn
+from ..generation.completion import CompletionTurn
+from ..generation.embedding import embed_many
 from ..go import encode
 from ..go.human import shortened
-from ..http.keys import STORE
-from ..http.responses import PLAIN_JSON, bound
+from ..http.responses import PLAIN_JSON, bound, text_answer
+from ..http.streams import send_events
+from ..library import describe
+from ..library.model import InvalidName, ModelNotFound
 from ..library.names import parse
-from ..library.store import InvalidName, ModelNotFound
-from ..openai import answers, errors, requests, scored
+from ..openai import answers, errors, requests
 from ..openai import chat as openai_chat
 from ..openai import completions as openai_completions
 from ..openai.choices import gather, pieces, whole_answer
-from ..openai.stream import send_events
 from ..wire.openai import ChatCompletionRequest, CompletionRequest, EmbedRequest
-from . import chat, generate, models
-from .embed import answer
+from . import models
+from .context import STORE, context_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def in_openai_shape(handler):
-    """Errors before the first byte as OpenAI's clients know them."""
+def in_openai_shape(handler: Handler) -> Handler:
+    """Errors before the first byte in the shape that OpenAI's clients know."""
 
     @functools.wraps(handler)
     async def answered(request: web.Request) -> web.StreamResponse:
@@ -34,71 +38,55 @@ def in_openai_shape(handler):
         except ConnectionError:
             raise  # the client is gone
         except Exception as error:
-            return errors.answer(error)
+            return text_answer(*errors.answer(error))
 
     return answered
 
 
-async def _answer(make, *arguments) -> web.Response:
-    """What `make(*arguments)` gives. A long one, such as the log-probabilities of a whole context, must not hold up
-    other clients.
+async def _answer(make: Callable, *arguments: object) -> web.Response:
+    """The JSON of `make(*arguments)`. In a thread: a long one, such as the log-probabilities of a whole context, must
+    not hold up other clients.
     """
     body = await pools.run("answers", lambda: (encode.dumps(make(*arguments)) + "\n").encode())
     return web.Response(body=body, headers={"Content-Type": PLAIN_JSON})
 
 
-def _includes_usage(asked) -> bool:
-    return asked.stream_options is not None and asked.stream_options.include_usage
-
-
 @in_openai_shape
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    started, id = time.monotonic(), answers.new_id("chatcmpl")
+    context, id = context_of(request), answers.new_id("chatcmpl")
     asked = await bound(request, ChatCompletionRequest, requests.read)
-    ask, extras = requests.chat_request(asked), requests.extras(asked)
-    asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
+    turns = [ChatTurn(ask) for ask in requests.chat_requests(asked)]
     if asked.stream:
-        chunks = openai_chat.chunks(id, [pieces(chat, request, one, started) for one in asks], _includes_usage(asked))
+        streams = [pieces(context, turn) for turn in turns]
+        chunks = openai_chat.chunks(id, streams, requests.includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_chat.broken_chunk(id))
-    found = await gather([whole_answer(chat, request, one, started) for one in asks])
+    found = await gather([whole_answer(context, turn) for turn in turns])
     return await _answer(answers.chat_completion, id, found)
 
 
 @in_openai_shape
 async def completions(request: web.Request) -> web.StreamResponse:
-    started, id = time.monotonic(), answers.new_id("cmpl")
+    context, id = context_of(request), answers.new_id("cmpl")
     asked = await bound(request, CompletionRequest, requests.read)
-    ask, extras = requests.generate_request(asked), requests.extras(asked)
-    if extras.logprobs is not None:
-        ask = replace(ask, logprobs=True, top_logprobs=extras.logprobs)
-    asks = [requests.of_choice(ask, extras, number) for number in range(extras.num_choices)]
-    prompts = requests.prompts(asked.prompt, extras.num_choices)
-    streams = [
-        scored.answers(request, one, prompt, extras, started)
-        if asked.echo or asked.raw or not isinstance(prompt, str)
-        else pieces(generate, request, replace(one, prompt=prompt), started)
-        for prompt in prompts
-        for one in asks
-    ]
+    streams, extras = openai_completions.streams(context, asked), requests.extras(asked)
     if asked.stream:
-        chunks = openai_completions.chunks(id, streams, extras, _includes_usage(asked))
+        chunks = openai_completions.chunks(id, streams, extras, requests.includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))
-    return await _answer(
-        openai_completions.whole, id, await gather([generate.whole(stream) for stream in streams]), extras
-    )
+    found = await gather([CompletionTurn.whole(stream) for stream in streams])
+    return await _answer(openai_completions.whole, id, found, extras)
 
 
 @in_openai_shape
 async def embeddings(request: web.Request) -> web.Response:
-    started = time.monotonic()
+    context = context_of(request)
     asked = await bound(request, EmbedRequest, requests.read)
-    found = await answer(request, requests.embed_request(asked), started)
+    found = await embed_many(context, requests.embed_request(asked))
     return await _answer(answers.embedding_list, asked.model, found, asked.encoding_format)
 
 
 @in_openai_shape
 async def list_models(request: web.Request) -> web.Response:
-    return await _answer(answers.model_list, await pools.run("store", models.list_models, request.app[STORE]))
+    return await _answer(answers.model_list, await pools.run("store", describe.list_models, request.app[STORE]))
 
 
 @in_openai_shape

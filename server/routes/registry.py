@@ -3,12 +3,12 @@
 from aiohttp import web
 
 from ..errors import ApiError
-from ..http.keys import STORE
 from ..http.responses import progress, read
 from ..http.streams import has_left
 from ..library import registry
 from ..library.names import parse
 from ..wire.native import PullRequest, PushRequest
+from .context import STORE
 
 
 async def pull(request: web.Request) -> web.StreamResponse:

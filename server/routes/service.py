@@ -9,9 +9,9 @@ from vkbackend.device.selection import survey
 
 from .. import openapi, pools
 from ..http import metrics
-from ..http.keys import LOADED_MODELS
 from ..http.responses import json_answer
 from ..version import version
+from .context import LOADED_MODELS
 
 
 async def health(request: web.Request) -> web.Response:

@@ -29,6 +29,9 @@ class WordTokenizer:
         words.text = text
         return words
 
+    def with_special(self, ids):
+        return ids
+
     def decode(self, ids):
         return b"tok " * len(ids)
 

@@ -47,8 +47,11 @@ class FakeTokenizer:
         return self.ids[piece]
 
     def encode(self, text, add_special=True, parse_special=True) -> list[int]:
-        start = [self.bos_id] if self.adds_bos and add_special else []
-        return start + [self.id(word) for word in re.findall(r"\s*\S+|\s+$", text)]
+        ids = [self.id(word) for word in re.findall(r"\s*\S+|\s+$", text)]
+        return self.with_special(ids) if add_special else ids
+
+    def with_special(self, ids) -> list[int]:
+        return [self.bos_id, *ids] if self.adds_bos else list(ids)
 
     def token_bytes(self, token_id) -> bytes:
         return self.pieces[token_id] if token_id < len(self.pieces) else b"<unused %d>" % token_id

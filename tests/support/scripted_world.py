@@ -19,6 +19,10 @@ CALL_ID = re.compile(r'"id":"call_[a-z0-9]{8}"')
 CREATED = re.compile(r'"created_at":"[^"]*"')
 
 
+class Words(list):
+    """Token ids with the `text` that they were made from."""
+
+
 class WordTokenizer:
     """The recorded runner's: words count up from 0, and every id reads back as `tok `."""
 
@@ -30,7 +34,13 @@ class WordTokenizer:
     def encode(self, text, add_special=True, parse_special=True):
         if add_special:
             self.prompts.append(text)
-        return list(range(len(text.split())))
+        words = Words(range(len(text.split())))
+        words.text = text
+        return words
+
+    def with_special(self, ids):
+        self.prompts.append(ids.text)
+        return ids
 
     def decode(self, ids):
         return b"tok " * len(ids)

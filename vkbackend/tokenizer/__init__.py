@@ -100,6 +100,11 @@ class Tokenizer:
             last = self._encode_part(text[start:end], start == 0) + last
         return ids[:keep] + last[len(last) - (most - keep) :]
 
+    def with_special(self, ids: list[int]) -> list[int]:
+        """`encode(text)` from the ids of `encode(text, add_special=False)`."""
+        before, after = self._around(True)
+        return before + ids + after
+
     def _around(self, add_special: bool) -> tuple[list[int], list[int]]:
         vocabulary = self._vocabulary
         return (

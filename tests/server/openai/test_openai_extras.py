@@ -107,8 +107,8 @@ def test_logit_bias_forbids_and_forces_tokens(tmp_path):
     "bias, said",
     [
         ({"5": 101}, "between -100 and 100"),
-        ({"x": 1}, "is no token id"),
-        ({"-1": 1}, "is no token id"),
+        ({"x": 1}, "is not a token id"),
+        ({"-1": 1}, "is not a token id"),
         ({"99999": 1}, "not in the model's vocabulary"),
         ({"5": "much"}, "cannot unmarshal string"),
         ([5], "array"),
@@ -563,7 +563,7 @@ def test_log_probabilities_that_are_no_numbers_are_an_error(tmp_path, number, na
                 "/v1/completions",
                 json={"model": "m", "prompt": "one two", "echo": True, "max_tokens": 0, "logprobs": 1, "stream": True},
             )
-            assert "NaN" not in await answer.text() and "[DONE]" not in await answer.text()
+            assert answer.status == 500 and (await answer.json()) == body
             assert (await client.get("/api/version")).status == 200
 
     run(scenario)

@@ -16,10 +16,10 @@ from vkbackend.server.errors import ApiError
 from vkbackend.server.go import encode
 from vkbackend.server.go.binding import bind
 from vkbackend.server.http.streams import Replies
+from vkbackend.server.library import describe
 from vkbackend.server.library.store import ModelNotFound
-from vkbackend.server.openai import answers, errors, requests
+from vkbackend.server.openai import answers, choices, errors, requests
 from vkbackend.server.openai.errors import own_error, status_error_text
-from vkbackend.server.routes import openai as routes
 from vkbackend.server.wire.native import ChatResponse, EmbedResponse, GenerateResponse, ListResponse
 from vkbackend.server.wire.openai import EmbedRequest
 
@@ -33,7 +33,7 @@ def error_of(value, status):
 
 
 def scripted(vector, cls):
-    """A stand-in of `replies` that says what the recorded handler said."""
+    """A stand-in for `replies` that gives what the recorded handler gave."""
     values = vector["handler_values"]
 
     async def pieces():
@@ -43,7 +43,7 @@ def scripted(vector, cls):
             yield bind(cls, json.dumps(value).encode())
 
     @asynccontextmanager
-    async def replies(request, ask, started):
+    async def replies(context, turn):
         if vector["handler_status"] != 200:
             raise error_of(values[0], vector["handler_status"])
         if vector["handler_streams"]:
@@ -81,11 +81,11 @@ def test_recorded_answers(monkeypatch):
         wrong = []
         async with TestClient(TestServer(build_app(ScriptedStore(), None))) as client:
             for vector in vectors:
-                monkeypatch.setattr(routes.chat, "replies", scripted(vector, ChatResponse))
-                monkeypatch.setattr(routes.generate, "replies", scripted(vector, GenerateResponse))
+                cls = ChatResponse if vector["endpoint"] == "/v1/chat/completions" else GenerateResponse
+                monkeypatch.setattr(choices, "replies", scripted(vector, cls))
                 if vector["endpoint"] == "/v1/models":
                     listed = bind(ListResponse, json.dumps(vector["handler_values"][0]).encode())
-                    monkeypatch.setattr(routes.models, "list_models", lambda store: listed)
+                    monkeypatch.setattr(describe, "list_models", lambda store: listed)
                 method = "GET" if vector["endpoint"].startswith("/v1/models") else "POST"
                 answer = await client.request(method, vector["endpoint"], data=vector["request"].encode())
                 got = answer.status, answer.headers["Content-Type"], normal(await answer.text())
@@ -102,8 +102,7 @@ def test_recorded_embeddings():
     def told(vector):
         (value,) = vector["handler_values"]
         if "error" in value:
-            answer = errors.answer(error_of(value, vector["handler_status"]))
-            return answer.status, answer.text
+            return errors.answer(error_of(value, vector["handler_status"]))[:2]
         asked = requests.read(EmbedRequest, vector["request"].encode())
         return 200, encode.dumps(
             answers.embedding_list(asked.model, bind(EmbedResponse, json.dumps(value).encode()), asked.encoding_format)

@@ -97,7 +97,7 @@ def test_images_are_refused_where_a_model_would_see_them(tmp_path, name):
             return await world.ask(vector_named(name))
 
     status, _, text = asyncio.run(run())
-    assert status == 400 and "sees images" in text and "without images" in text
+    assert status == 400 and "vision is not implemented" in text and "without images" in text
 
 
 TEMPLATE = (
@@ -159,7 +159,7 @@ def test_text_that_only_began_like_a_tag_is_not_lost(tmp_path):
 
 def test_images_for_a_model_without_eyes_are_told_in_the_log(tmp_path, caplog):
     ask_think(tmp_path, ["Hello"], [], messages=[{"role": "user", "content": "see", "images": ["aW1n"]}])
-    assert "think:latest does not see images: 1 of the request" in caplog.text
+    assert "think:latest has no vision: of 1 images" in caplog.text
 
 
 HARMONY_TEMPLATE = (
@@ -249,8 +249,8 @@ def test_a_renderer_that_the_model_names(tmp_path):
     ]
 
 
-def test_options_without_meaning_are_told_in_the_log(tmp_path, caplog):
+def test_the_log_names_options_without_effect(tmp_path, caplog):
     caplog.set_level("INFO")
     ask_think(tmp_path, ["Hello"], [], options={"num_thread": 4, "use_mmap": False, "numa": None, "temperature": 0})
-    line = next(record.getMessage() for record in caplog.records if "without meaning" in record.getMessage())
+    line = next(record.getMessage() for record in caplog.records if "without effect" in record.getMessage())
     assert "num_thread (" in line and "use_mmap (" in line and "numa" not in line and "temperature" not in line

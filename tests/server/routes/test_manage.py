@@ -18,7 +18,7 @@ from vkbackend.server.cli import serve
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire.native import ModelDetails, RunningModel
 
-ELSEWHERE = {"/api/generate": "generate", "/api/chat": "chat", "/v1": "openai"}  # routes of other parts
+ELSEWHERE = {"/api/generate": "generation", "/api/chat": "generation", "/v1": "openai"}  # routes of other parts
 # Recorded without Go's ServeMux, which stands in front of the original's routes and redirects to clean paths.
 UNCLEAN_PATH = "manage-017"
 

@@ -1,0 +1,180 @@
+"""The way of a request of /api/chat or /api/generate: find the model, plan, load it, write the prompt, run, answer.
+
+In: a `Turn`, which holds the request and what is particular to its route. Out: `Replies`, whose pieces are answers of
+`wire/native.py`. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
+
+from .. import output_parsers, pools
+from ..errors import ApiError
+from ..http import limits
+from ..http.streams import Replies
+from ..library.model import StoredModel
+from ..library.store import Store
+from ..loading.loaded_models import LoadedModel
+from ..prompts import prompt
+from ..prompts.gotemplate import TemplateError
+from ..prompts.prompt import ContextLimit, Prompt, Thinking
+from ..prompts.style import PromptStyle, style_of
+from ..wire.native import ChatRequest, ChatResponse, DebugInfo, GenerateRequest, GenerateResponse
+from . import load_progress
+from .context import RequestContext
+from .plan import Plan, check_format, check_images, check_top_logprobs, make_plan
+from .run import Run
+from .tokens import PromptTokens
+
+Ask = TypeVar("Ask", ChatRequest, GenerateRequest)
+Answer = TypeVar("Answer", ChatResponse, GenerateResponse)
+
+
+class Turn(ABC, Generic[Ask, Answer]):
+    """One request and its answer. A subclass says what its route does differently; `replies` calls the methods in the
+    order in which they stand here.
+    """
+
+    verb: ClassVar[str]  # what the model is asked to do, for the error if it cannot
+
+    def __init__(self, ask: Ask):
+        self.ask = ask
+
+    @abstractmethod
+    def find(self, store: Store) -> StoredModel:
+        """The model that the request names. Raises ApiError and ModelNotFound."""
+
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer, so that the request only loads or unloads its model."""
+
+    def check(self, stored: StoredModel) -> None:
+        """Raise ApiError for what can be refused before the model's file is opened."""
+
+    @property
+    @abstractmethod
+    def needed(self) -> list[str]:
+        """The capabilities ("tools", "insert") that the request needs."""
+
+    @property
+    def pool(self) -> str:
+        """The threads that write the prompt."""
+        return pools.of_prompt()
+
+    def write_prompt(self, plan: Plan, model: LoadedModel) -> Prompt:
+        """Write the prompt. Blocks. Raises ApiError 500 for what a template cannot do."""
+        self.plan, self.model = plan, model
+        self.tokens = PromptTokens(model.tokenizer)
+        with template_errors():
+            return self.render()
+
+    @abstractmethod
+    def render(self) -> Prompt:
+        """Write the prompt for `self.plan` and `self.model`. Raises TemplateError and PromptError."""
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raise ApiError for what is refused only after the prompt was written."""
+        check_format(self.ask.format, self.ask.stream is not False)
+        check_images(self.plan, len(prompt.images))
+
+    @abstractmethod
+    def begin(self, prompt_text: str, client_left: Callable[[], bool]) -> Run:
+        """Prepare the run of the engine. Blocks."""
+
+    @abstractmethod
+    def answers(self, run: Run) -> AsyncGenerator[Answer, None]:
+        """One answer per piece that has something to show, then the one with the counts and durations."""
+
+    @abstractmethod
+    def bare_answer(self) -> Answer:
+        """An answer that holds the model's name and the time."""
+
+    @staticmethod
+    @abstractmethod
+    def join(answers: list[Answer]) -> Answer:
+        """All answers in the last one, but for their log-probabilities."""
+
+    def empty_answer(self, reason: str) -> Answer:
+        """The answer to a request that is empty."""
+        answer = self.bare_answer()
+        answer.done, answer.done_reason = True, reason
+        return answer
+
+    @classmethod
+    async def whole(cls, pieces: AsyncGenerator[Answer, None]) -> Answer:
+        """All pieces in one answer."""
+        async with aclosing(pieces):
+            answers = [answer async for answer in pieces]
+        last = cls.join(answers)
+        last.logprobs = [logprob for answer in answers for logprob in answer.logprobs or ()]
+        return last
+
+    # What subclasses use.
+
+    @cached_property
+    def style(self) -> PromptStyle:
+        return style_of(self.plan.stored, self.plan.chat_template, self.model.tokenizer)
+
+    @property
+    def parser_name(self) -> str:
+        """The built-in output parser that the model names, or ""."""
+        return output_parsers.name_of(self.plan.stored)
+
+    def chat_prompt(self, messages: list, tools: list | None) -> Prompt:
+        """The model's own template over messages, of which the oldest are left out if they do not fit the context."""
+        plan = self.plan
+        limit = ContextLimit(
+            plan.options.num_ctx,
+            lambda text: self.tokens.count(text, plan.options.num_ctx),
+            self.ask.truncate is not False,
+            bool(plan.stored.projector_paths),
+        )
+        return prompt.chat_prompt(
+            self.style.template,
+            messages,
+            limit,
+            tools=tools,
+            thinking=Thinking(self.ask.think),
+            one_image_only="mllama" in plan.families,
+        )
+
+
+@contextmanager
+def template_errors() -> Iterator[None]:
+    """Turn the errors of templates into ApiError 500."""
+    try:
+        yield
+    except (TemplateError, prompt.PromptError) as error:
+        raise ApiError(500, str(error)) from None
+
+
+@asynccontextmanager
+async def replies(context: RequestContext, turn: Turn) -> AsyncIterator[Replies]:
+    """A context manager giving the answer to one request; its model stays loaded within the block."""
+    ask = turn.ask
+    check_top_logprobs(ask)
+    limits.check(ask)
+    stored = turn.find(context.store)
+    if turn.is_empty and ask.keep_alive == 0:
+        await context.loaded_models.expire(stored)
+        yield Replies(single=turn.empty_answer("unload"))
+        return
+    turn.check(stored)
+    plan = await make_plan(stored, ask, turn.needed, turn.verb, context.started)
+    async with load_progress.acquire(context, ask, stored, plan.options) as model:
+        if turn.is_empty:
+            yield Replies(single=turn.empty_answer("load"))
+            return
+        # In a thread: a long prompt must not hold up other clients.
+        rendered = await pools.run(turn.pool, turn.write_prompt, plan, model)
+        if ask.debug_render_only:
+            answer = turn.bare_answer()
+            answer.debug_info = DebugInfo(rendered.text, len(rendered.images))
+            yield Replies(single=answer)
+            return
+        turn.check_prompt(rendered)
+        run = await pools.run(turn.pool, turn.begin, rendered.text, context.client_left)
+        yield Replies(pieces=turn.answers(run))

@@ -1,0 +1,21 @@
+"""What routes take from the application and from their request."""
+
+import time
+
+from aiohttp import web
+
+from ..generation.context import RequestContext
+from ..http.line_stream import LineStream
+from ..http.streams import has_left
+from ..library.store import Store
+from ..loading.loaded_models import LoadedModels
+
+STORE = web.AppKey("store", Store)
+LOADED_MODELS = web.AppKey("loaded_models", LoadedModels)
+
+
+def context_of(request: web.Request, lines: LineStream | None = None) -> RequestContext:
+    """Called first in a handler: the durations in the answer count from here. lines: see RequestContext."""
+    return RequestContext(
+        request.app[STORE], request.app[LOADED_MODELS], lambda: has_left(request), time.monotonic(), lines
+    )
