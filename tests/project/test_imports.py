@@ -26,6 +26,16 @@ def test_the_rule_can_be_broken(tmp_path):
     assert done.returncode != 0 and "vkbackend.ops.rope -> vkbackend.device.dispatch" in done.stdout
 
 
+def test_aiohttp_is_seen_below_http(tmp_path):
+    """Without their exceptions, the clients of a registry break the contract."""
+    text = (ROOT / "pyproject.toml").read_text()
+    strict = text.replace('    "server.library.registry.client -> aiohttp",\n', "")
+    assert strict != text
+    (tmp_path / "pyproject.toml").write_text(strict)
+    done = lint(tmp_path / "pyproject.toml")
+    assert done.returncode != 0 and "server.library.registry.client -> aiohttp" in done.stdout
+
+
 def test_the_server_is_imported_by_one_name(tmp_path):
     """A package called `server` in site-packages would collide with anybody's."""
     program = (
