@@ -22,7 +22,9 @@ SECONDS = 0.1  # between two lines, at least
 async def acquire(
     context: RequestContext, ask: GenerateRequest | ChatRequest, stored: StoredModel, options: Options
 ) -> AsyncIterator[LoadedModel]:
-    """`LoadedModels.acquire` for a request. Lines of progress come meanwhile if the request asks for them and streams."""
+    """`LoadedModels.acquire` for a request. If it streams and asks for them, lines of progress
+    come meanwhile.
+    """
     acquired = context.loaded_models.acquire(stored, options, ask.keep_alive)
     if context.lines is None or not ask.load_progress or ask.stream is False:
         async with acquired as model:

@@ -43,7 +43,9 @@ def whole(id: str, found: list[GenerateResponse], extras: Extras) -> Completion:
 async def chunks(
     id: str, streams: list[AsyncGenerator[GenerateResponse, None]], extras: Extras, include_usage: bool
 ) -> AsyncGenerator[CompletionChunk, None]:
-    """The pieces of all choices as they come. If usage is asked for, it is zero until one more chunk without choices."""
+    """The pieces of all choices as they come. If usage is asked for, it is zero until one more chunk, which has no
+    choices.
+    """
     writers = [LegacyWriter(extras.logprobs or 0) for _ in streams]
     prompt_tokens, completion_tokens, model = 0, 0, ""
     async with aclosing(interleave(streams)) as pieces:
