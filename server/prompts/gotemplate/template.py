@@ -116,16 +116,21 @@ def collate(messages: list[dict]) -> tuple[str, list[dict]]:
 
     Tool messages are not merged: each answers its own call.
     """
-    system, collated = [], []
+    system: list[str] = []
+    collated: list[dict] = []
+    contents: list[list[str]] = []  # of each collated message, joined at the end: a conversation may be long
     for message in messages:
         role, content = (message.get("role") or "").lower(), message.get("content") or ""
         if role == "system":
             system.append(content)
-        if collated and collated[-1]["role"] == role != "tool":
-            if content:
-                collated[-1]["content"] = (collated[-1].get("content") or "") + "\n\n" + content
-        else:
+        if not collated or role == "tool" or collated[-1]["role"] != role:
             collated.append({**message, "role": role})
+            contents.append([content])
+        elif content:
+            contents[-1].append(content)
+    for merged, texts in zip(collated, contents):
+        if len(texts) > 1:
+            merged["content"] = "\n\n".join(texts)
     return "\n\n".join(system), collated
 
 

@@ -6,6 +6,7 @@ In: the template's text and the tokens it may name. Out: `JinjaTemplate`, which 
 import json
 import secrets
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -254,15 +255,16 @@ def _message(message: dict) -> dict:
 
 def _with_ids(messages: list[dict]) -> list[dict]:
     """Add missing ids: nine characters for a call, as some templates require; the first open call's id for a result."""
-    open_ids, number = [], 0
+    open_ids: OrderedDict[str, None] = OrderedDict()  # a plain dict is slow at removing its first keys one by one
+    number = 0
     for message in messages:
         for call in message.get("tool_calls") or ():
             call["id"], number = call["id"] or f"call{number:05d}", number + 1
-            open_ids.append(call["id"])
+            open_ids[call["id"]] = None
         if message["role"] == "tool":
-            answered = message.get("tool_call_id") or (open_ids[0] if open_ids else f"call{number:05d}")
+            answered = message.get("tool_call_id") or next(iter(open_ids), f"call{number:05d}")
             message["tool_call_id"] = answered
-            open_ids = [open_id for open_id in open_ids if open_id != answered]
+            open_ids.pop(answered, None)
     return messages
 
 
@@ -294,18 +296,21 @@ def _simplified(messages: list[dict]) -> list[dict]:
         message["content"] for message in messages if message["role"] == "system" and message["content"]
     )
     simpler: list[dict] = []
+    contents: list[list[str]] = []  # of each message of `simpler`, joined at the end: a conversation may be long
     for message in messages:
         if message["role"] == "system":
             continue
+        texts = [message["content"]] if message["content"] else []
         if system and message["role"] == "user":
-            message, system = message | {"content": f"{system}\n\n{message['content']}"}, ""
-        mergeable = message["role"] != "tool" and not (
-            "tool_calls" in message or simpler and "tool_calls" in simpler[-1]
-        )
-        if simpler and mergeable and simpler[-1]["role"] == message["role"]:
-            simpler[-1] = simpler[-1] | {
-                "content": "\n\n".join(filter(None, (simpler[-1]["content"], message["content"])))
-            }
+            texts, system = [f"{system}\n\n{message['content']}"], ""
+        if simpler and _can_merge(simpler[-1], message):
+            contents[-1] += texts
         else:
             simpler.append(message)
-    return simpler
+            contents.append(texts)
+    return [message | {"content": "\n\n".join(texts)} for message, texts in zip(simpler, contents)]
+
+
+def _can_merge(message: dict, following: dict) -> bool:
+    is_plain = "tool_calls" not in message and "tool_calls" not in following
+    return is_plain and message["role"] == following["role"] != "tool"
