@@ -5,7 +5,9 @@ In: a store and the loaded models. Out: an aiohttp application that answers as O
 included. Handlers raise; here an exception becomes a status and `{"error": ...}`.
 """
 
+import functools
 import html
+import json
 import logging
 import threading
 
@@ -14,7 +16,7 @@ from aiohttp import web
 from vkbackend import settings
 from vkbackend.errors import RequestError, VkbackendError
 
-from . import pools
+from . import openapi, pools
 from .errors import ApiError
 from .http import access, limits, observe, paths, responses
 from .http.keys import ACCESS, ERROR_ANSWER, RUNNING
@@ -23,14 +25,11 @@ from .http.running import RunningRequests
 from .library.model import InvalidName, ModelNotFound, StoreError
 from .library.staging import StoreBusy
 from .openai import errors as openai_errors
-from .routes import create, embed, generation, models, openai, pages, registry, service
-from .routes.context import LOADED_MODELS, STORE
+from .routes.context import DOCUMENT, LOADED_MODELS, STORE
+from .routes.table import OPERATIONS, ROUTES
+from .version import version
 
 log = logging.getLogger(__name__)
-
-ROUTES = [
-    route for module in (models, create, registry, generation, embed, openai, service, pages) for route in module.ROUTES
-]
 
 
 def build_app(
@@ -44,7 +43,8 @@ def build_app(
     app[STORE], app[LOADED_MODELS] = store, loaded_models
     app[ERROR_ANSWER] = _error_answer
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
-    app.router.add_routes(ROUTES)
+    app[DOCUMENT] = functools.cache(lambda: json.dumps(openapi.build(version(), OPERATIONS)).encode())
+    app.router.add_routes([route.definition for route in ROUTES])
     app.on_response_prepare.extend([_as_go_answers, observe.mark])
     app.cleanup_ctx.extend([observe.watch_loop, observe.collect_garbage])
     app.on_startup.extend([_rename_old_blobs, _prune])

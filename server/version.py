@@ -1,11 +1,13 @@
-"""Which version of vkbackend this is."""
+"""Versions: vkbackend's own, and that of the Ollama API."""
 
 from importlib import metadata
 from pathlib import Path
 
+OLLAMA_VERSION = "0.12.11"  # of the API that is served; registries refuse models to clients that are too old for them
+
 
 def version() -> str:
-    """Of the installed distribution, or of the source checkout."""
+    """The version of the installed distribution, or of the source checkout."""
     try:
         return metadata.version("vkbackend")
     except metadata.PackageNotFoundError:

@@ -19,9 +19,8 @@ from vkbackend.device.selection import Survey, survey
 from ..http.address import Address, from_environment
 from ..http.connections import raise_file_limit
 from ..library.store import Store
-from ..routes.models import VERSION
 from ..serving import Service, listen, serve_until, start_log
-from ..version import version
+from ..version import OLLAMA_VERSION, version
 from .devices import describe
 from .main import CommandWithEnvironment
 
@@ -56,7 +55,10 @@ def log_devices(found: Survey) -> None:
 def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
     """Return the lines printed when the server is ready."""
     models = store.list()
-    lines = [f"vkbackend {version()} is ready at {url} (Ollama API {VERSION})", f"Models run on: {found.sentence}"]
+    lines = [
+        f"vkbackend {version()} is ready at {url} (Ollama API {OLLAMA_VERSION})",
+        f"Models run on: {found.sentence}",
+    ]
     if not models:
         return lines + [f"No models yet in {store.root}; create one: vkbackend create NAME --gguf FILE.gguf"]
     body = json.dumps(

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..wire.openai import ErrorResponse
-from .operations import NDJSON, OPERATIONS, Operation
+from .operations import NDJSON, Operation, Operations
 from .schemas import Schemas
 
 JSON = "application/json"
@@ -21,12 +21,12 @@ EXAMPLES = {
 NATIVE_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
-def build(version: str) -> dict:
+def build(version: str, operations: Operations) -> dict:
     """The document; `version` is the server's."""
     schemas = Schemas()
     paths: dict[str, dict[str, dict]] = {}
     openai_error = schemas.of_class(ErrorResponse)
-    for (method, path), operation in OPERATIONS.items():
+    for (method, path), operation in operations.items():
         error = openai_error if path.startswith("/v1/") else NATIVE_ERROR
         paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation, schemas, error)
     return {

@@ -1,6 +1,7 @@
 """What routes take from the application and from their request."""
 
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from ..library.store import Store
 from ..loading.loaded_models import LoadedModels
 
 STORE = web.AppKey("store", Store)
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")  # the OpenAPI document as JSON
 LOADED_MODELS = web.AppKey("loaded_models", LoadedModels)
 
 

@@ -57,10 +57,3 @@ async def upload_blob(request: web.Request) -> web.Response:
         except DigestMismatch as error:
             raise ApiError(400, str(error)) from None
     return empty(201)
-
-
-ROUTES = [
-    web.post("/api/create", create),
-    web.head("/api/blobs/{digest}", has_blob),
-    web.post("/api/blobs/{digest}", upload_blob),
-]

@@ -18,6 +18,3 @@ async def embed(request: web.Request) -> web.Response:
 async def embeddings(request: web.Request) -> web.Response:
     context = context_of(request)
     return json_answer(await embed_one(context, await read(request, EmbeddingRequest)))
-
-
-ROUTES = [web.post("/api/embed", embed), web.post("/api/embeddings", embeddings)]

@@ -26,6 +26,3 @@ async def generate(request: web.Request) -> web.StreamResponse:
     context = context_of(request, lines)
     turn = CompletionTurn(await read(request, GenerateRequest))
     return await send(request, lines, replies(context, turn), turn.ask.stream is not False, turn.whole)
-
-
-ROUTES = [web.post("/api/chat", chat), web.post("/api/generate", generate)]

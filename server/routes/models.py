@@ -12,10 +12,10 @@ from ..library.model import ModelNotFound, StoreError
 from ..library.names import parse
 from ..library.staging import lock_deadline
 from ..library.store import Store
+from ..version import OLLAMA_VERSION
 from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
 from .context import LOADED_MODELS, STORE
 
-VERSION = "0.12.11"  # the version of Ollama's API that is served
 INVALID_PATH = "invalid model path"
 
 
@@ -24,7 +24,7 @@ async def root(request: web.Request) -> web.Response:
 
 
 async def version(request: web.Request) -> web.Response:
-    return json_answer({"version": VERSION})
+    return json_answer({"version": OLLAMA_VERSION})
 
 
 async def tags(request: web.Request) -> web.Response:
@@ -104,14 +104,3 @@ def _delete(store, name):
         stored = None
     store.delete(name)
     return None if stored is None or any(other.gguf_path == stored.gguf_path for other in store.list()) else stored
-
-
-ROUTES = [
-    web.get("/", root),
-    web.get("/api/version", version),
-    web.get("/api/tags", tags),
-    web.post("/api/show", show),
-    web.get("/api/ps", running, allow_head=False),
-    web.post("/api/copy", copy),
-    web.delete("/api/delete", delete),
-]

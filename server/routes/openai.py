@@ -99,12 +99,3 @@ async def retrieve_model(request: web.Request) -> web.Response:
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{name}' not found") from None
     return await _answer(answers.model, name, encode.rfc3339_nano(found.modified_at))
-
-
-ROUTES = [
-    web.post("/v1/chat/completions", chat_completions),
-    web.post("/v1/completions", completions),
-    web.post("/v1/embeddings", embeddings),
-    web.get("/v1/models", list_models, allow_head=False),
-    web.get("/v1/models/{model}", retrieve_model, allow_head=False),
-]

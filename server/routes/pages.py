@@ -1,13 +1,17 @@
-"""Routes of the web pages (`web/pages.py`), each with its files."""
+"""Web pages (`web/pages.py`) and their files."""
+
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from .. import pools
 from ..errors import ApiError
-from ..web.pages import PAGES, POLICY, Page
+from ..web.pages import POLICY, Page
 
 
-def _routes(page: Page) -> list[web.RouteDef]:
+def handler(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The function that answers with the page or one of its files."""
+
     async def show(request: web.Request) -> web.Response:
         name = request.match_info.get("file", "index.html")
         found = await pools.run("store", page.read, name)
@@ -23,7 +27,4 @@ def _routes(page: Page) -> list[web.RouteDef]:
             },
         )
 
-    return [web.get(page.path, show), web.get(page.path + "/{file}", show)]
-
-
-ROUTES = [route for page in PAGES for route in _routes(page)]
+    return show

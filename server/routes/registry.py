@@ -37,6 +37,3 @@ async def _exchange(request: web.Request, work, ask: PullRequest, name: str) -> 
         ),
         stream=ask.stream is not False,
     )
-
-
-ROUTES = [web.post("/api/pull", pull), web.post("/api/push", push)]

@@ -23,6 +23,7 @@ import aiohttp
 from yarl import URL
 
 from ...go.text import is_text
+from ...version import OLLAMA_VERSION
 from . import authorization
 from .endpoint import Endpoint
 from .errors import Passing, Refused, RegistryError
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 MOST_REDIRECTS = 10
 ERROR_BYTES, TOKEN_BYTES = 4096, 1 << 20  # what is read of such answers
-OLLAMA_VERSION = "0.12.11"  # registries refuse models to clients that are too old for them
 
 
 @dataclass(frozen=True)

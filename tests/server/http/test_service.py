@@ -15,12 +15,13 @@ from manage_models import make_model
 from prometheus_client.parser import text_string_to_metric_families
 
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.server.app import ROUTES, build_app
+from vkbackend.server.app import build_app
 from vkbackend.server.http import log as service_log
 from vkbackend.server.http import request_id
 from vkbackend.server.http.keys import RUNNING
 from vkbackend.server.library.store import Store
 from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.routes.table import ROUTES
 
 QUICK = {"model": "m", "prompt": "a few words"}
 

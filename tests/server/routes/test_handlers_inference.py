@@ -135,9 +135,7 @@ def ask_think(tmp_path, first, second, model=THINK, **body):
 def test_a_format_holds_although_the_model_does_not_think(tmp_path):
     contents, thoughts, requests = ask_think(tmp_path, ["Hello"], ['{"a": ', "1}"], format="json")
     assert ("".join(contents), thoughts) == ('{"a": 1}', "")
-    assert [request.format for request in requests] == ["", '"json"'] and requests[0].prompt == requests[
-        1
-    ].prompt
+    assert [request.format for request in requests] == ["", '"json"'] and requests[0].prompt == requests[1].prompt
 
 
 def test_a_format_holds_although_the_model_does_nothing_but_think(tmp_path):

@@ -1,23 +1,17 @@
 """Routes for operators and tools: /healthz, /metrics, /api/devices, /openapi.json."""
 
-import functools
-import json
-
 from aiohttp import web
 
 from vkbackend.device.selection import survey
 
-from .. import openapi, pools
+from .. import pools
 from ..http import metrics
 from ..http.responses import json_answer
-from ..version import version
-from .context import LOADED_MODELS
+from .context import DOCUMENT, LOADED_MODELS
 
 
 async def health(request: web.Request) -> web.Response:
-    """Answers at once, also while a model is loaded; a server that ends refuses this request as any other, with
-    status 503.
-    """
+    """Answers at once, even while a model loads. A server that is shutting down answers 503, as on every route."""
     loaded = getattr(request.app[LOADED_MODELS], "loaded", ())
     return json_answer({"status": "ok", "models": [model.stored.name for model in loaded]})
 
@@ -27,22 +21,9 @@ async def prometheus(request: web.Request) -> web.Response:
 
 
 async def devices(request: web.Request) -> web.Response:
-    """Every Vulkan device, which ones models run on, and why: as `vkbackend devices --json`."""
+    """Every Vulkan device, which ones run models, and why; the same as `vkbackend devices --json`."""
     return json_answer(await pools.run("models", lambda: survey().as_dict()))
 
 
-@functools.cache
-def _document() -> dict:
-    return openapi.build(version())
-
-
 async def document(request: web.Request) -> web.Response:
-    return web.Response(body=json.dumps(_document()).encode(), headers={"Content-Type": "application/json"})
-
-
-ROUTES = [
-    web.get("/healthz", health),
-    web.get("/metrics", prometheus),
-    web.get("/api/devices", devices),
-    web.get("/openapi.json", document),
-]
+    return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": "application/json"})
