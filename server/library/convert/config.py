@@ -1,65 +1,73 @@
-"""config.json of a Hugging Face model: numbers looked up with their types and bounds checked.
+"""config.json of a Hugging Face model: values are looked up with their types and bounds checked.
 
-In: the parsed file. Out: `Config`. What is missing or no number is an error that names the key.
+In: the parsed file. Out: `Config`. A missing or invalid value raises an error that names the key.
 """
+
+from typing import Any
 
 from .source import CannotConvert
 
-LARGEST = (1 << 32) - 1
-# Of what is counted or made room for before the weights could tell that it is wrong; far more than any model has.
-LARGEST_OF = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "head_dim": 1 << 16}
-SMALLEST_FLOAT, LARGEST_FLOAT = 1e-37, 3e38
+MAX_INTEGER = (1 << 32) - 1
+# Upper bounds for values that drive allocation before the weights can contradict them; far above any model's.
+MAX_OF = {"num_hidden_layers": 10_000, "hidden_size": 1 << 20, "head_dim": 1 << 16}
+MIN_FLOAT = 1e-37
+MAX_FLOAT = 3e38
 
 
 class Config:
-    """`architecture`: the first name of `architectures`. `path`: where in config.json this object stands, for
-    errors.
+    """An object of config.json; `path`: prefix of its keys in error messages, "" for the whole file.
+
+    architecture: the first name in `architectures`, "" for nested objects.
     """
 
-    def __init__(self, values: dict, path: str = ""):
-        self._values, self._path = values, path
+    def __init__(self, values: dict[str, Any], path: str = ""):
+        self._values = values
+        self._path = path
+        self.architecture = ""
+        if path:
+            return
         names = values.get("architectures")
-        if not path and not (isinstance(names, list) and names and isinstance(names[0], str)):
+        if not (isinstance(names, list) and names and isinstance(names[0], str)):
             raise CannotConvert(
-                'unknown architecture: config.json names none under "architectures"; give the model\'s own config.json'
+                'unknown architecture: config.json has none under "architectures"; provide the model\'s own config.json'
             )
-        self.architecture = "" if path else names[0]
+        self.architecture = names[0]
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
 
-    def get(self, key: str, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, or `default` if it is missing or null."""
         value = self._values.get(key)
         return default if value is None else value
 
     def part(self, key: str) -> "Config | None":
-        """An object within, None where there is none."""
+        """The nested object at `key`, or None."""
         value = self._values.get(key)
         return Config(value, f"{self._path}{key}.") if isinstance(value, dict) else None
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A number from 1 on that fits into 32 bits, and is no larger than LARGEST_OF allows. Raises CannotConvert."""
-        value, largest = self.get(key, default), LARGEST_OF.get(key, LARGEST)
+        """An integer from 1 to the bound of MAX_OF, or 32 bits. Raises CannotConvert."""
+        value = self.get(key, default)
+        largest = MAX_OF.get(key, MAX_INTEGER)
         if type(value) is not int or not 1 <= value <= largest:
-            raise self._wrong(key, value, f"a whole number from 1 to {largest}")
+            raise self._wrong(key, value, f"an integer from 1 to {largest}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number above 0 that a float32 holds. Raises CannotConvert."""
+        """A positive number within float32. Raises CannotConvert."""
         value = self.get(key, default)
-        if type(value) not in (int, float) or not SMALLEST_FLOAT < value < LARGEST_FLOAT:
-            raise self._wrong(key, value, "a number above 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not MIN_FLOAT < value < MAX_FLOAT:
+            raise self._wrong(key, value, "a positive number")
         return float(value)
 
-    def _wrong(self, key: str, value, wanted: str) -> CannotConvert:
+    def _wrong(self, key: str, value: Any, wanted: str) -> CannotConvert:
         return CannotConvert(
-            f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; give the model's own config.json"
+            f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; provide the model's own config.json"
         )
 
     def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:
-        """-> (base, scaling). They stand in `rope_theta` and `rope_scaling`, or together in `rope_parameters`, there
-        perhaps one for each `kind` of layer.
-        """
+        """(base, scaling): from `rope_theta` and `rope_scaling`, or from `rope_parameters`, maybe per layer `kind`."""
         together = self.part("rope_parameters")
         if together is not None and kind is not None and together.part(kind) is not None:
             together = together.part(kind)
@@ -70,4 +78,5 @@ class Config:
         return (source.number("rope_theta") if "rope_theta" in source else None), scaling
 
     def rope_type(self) -> str:
+        """Kind of rope scaling, "" if not given."""
         return str(self.get("rope_type", self.get("type", "")))

@@ -1,13 +1,13 @@
-"""Which files of a folder are a model's weights. In: names. Out: those that are taken. Shared by the server and the
-`create` command.
-"""
+"""Chooses the files of a folder that are a model's weights. Shared by the server and the `create` command."""
 
 import re
 
 
 def chosen(names: list[str]) -> list[str]:
-    """Sorted. Some folders hold a model twice, in the form of its maker (consolidated*.safetensors) and in Hugging
-    Face's (model*.safetensors): then only the latter are taken.
+    """Sorted names of the *.safetensors files to read.
+
+    Some folders have a model twice, in its vendor's form (consolidated*.safetensors) and in Hugging Face's
+    (model*.safetensors); only the latter is chosen then.
     """
     weights = sorted(name for name in names if name.endswith(".safetensors"))
     if any(re.match(r"model\b", _base(name)) for name in weights):

@@ -1,9 +1,10 @@
-"""gemma3, the text model: names, metadata, and norms with their 1 added. q and k stay as they are: both sides turn
-halves.
+"""gemma3, the text model: names, metadata, and norms with 1 added. q and k are unchanged: both sides rotate halves.
 
-Defaults are those of Hugging Face's Gemma3TextConfig: config.json of the larger models names only what differs.
-Their vision part is left out.
+Defaults are those of Hugging Face's Gemma3TextConfig, as config.json of the larger models has only the values that
+differ. Their vision part is left out.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,10 @@ NAMES = LLAMA_NAMES | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-GLOBAL_EVERY = 6  # layers 5, 11, 17... see the whole context
+GLOBAL_EVERY = 6  # layers 5, 11, 17, ... attend to the whole context
 LOCAL_ROPE_BASE = 10000.0
-
-
-IS_TIED = True
-# Where the text model stands beside a vision part: before and since version 4.52 of transformers.
+IS_TIED: bool = True
+# Prefixes of the text model's tensors in a model with vision: before and since version 4.52 of transformers.
 TEXT_PARTS = {
     "language_model.model.": "model.",
     "model.language_model.": "model.",
@@ -34,30 +33,29 @@ VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower."
 
 
 def tensor_name(name: str) -> str | None:
+    """Name in a GGUF; None for a tensor to leave out. Raises CannotConvert for an unknown tensor."""
     if name.startswith(VISION_PARTS):
         return None
-    for beginning, text in TEXT_PARTS.items():
-        if name.startswith(beginning):
-            name = text + name.removeprefix(beginning)
+    for prefix, text_prefix in TEXT_PARTS.items():
+        if name.startswith(prefix):
+            name = text_prefix + name.removeprefix(prefix)
     return translated(name, NAMES, "gemma3")
 
 
-def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
-    """-> (metadata, further tensors). Raises CannotConvert for what gemma3 models do not do where they run here."""
-    num_layers, head_dim = config.whole("num_hidden_layers"), config.whole("head_dim", 256)
+def metadata(config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(metadata, additional tensors). Raises CannotConvert for a variant of gemma3 that this program cannot run."""
+    num_layers = config.whole("num_hidden_layers")
+    head_dim = config.whole("head_dim", 256)
     base, scaling = config.rope("full_attention")
     local_base, _ = config.rope("sliding_attention")
     if "rope_local_base_freq" in config or "rope_parameters" not in config:
         local_base = config.number("rope_local_base_freq", LOCAL_ROPE_BASE)
     is_local = _local_layers(config, num_layers)
-    if is_local != [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)] or local_base not in (
-        None,
-        LOCAL_ROPE_BASE,
-    ):
+    supported = [layer % GLOBAL_EVERY != GLOBAL_EVERY - 1 for layer in range(num_layers)]
+    if is_local != supported or local_base not in (None, LOCAL_ROPE_BASE):
         raise CannotConvert(
-            f"config.json: gemma3 models run here with every {GLOBAL_EVERY}th layer seeing the whole context and the "
-            f"others turning "
-            f"by a base of {LOCAL_ROPE_BASE:g}; this one differs"
+            f"config.json: this gemma3 model is not supported; every {GLOBAL_EVERY}th layer must attend to the whole "
+            f"context, and the others must have a rope base of {LOCAL_ROPE_BASE:g}"
         )
     values = {
         "general.architecture": "gemma3",
@@ -85,7 +83,7 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _local_layers(config: Config, num_layers: int) -> list[bool]:
-    """Which layers look back only as far as the window; config.json says it layer by layer, or by a period."""
+    """Whether each layer attends only within the window; config.json has a list of layers or a period."""
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == num_layers:
         return [kind == "sliding_attention" for kind in kinds]
@@ -94,5 +92,5 @@ def _local_layers(config: Config, num_layers: int) -> list[bool]:
 
 
 def change(name: str, shape: tuple[int, ...], config: Config) -> tuple[None, float]:
-    """-> (the order of rows, what is added)."""
+    """(order of rows, value added to all elements)."""
     return None, 1.0 if name.endswith("_norm.weight") else 0.0

@@ -1,13 +1,14 @@
-"""Writes a GGUF file piece by piece, so that a model of any size takes no more memory than some of its rows.
+"""Writes a GGUF file in pieces of some rows, so that memory does not grow with the model.
 
-In: a `Source`, the type that each tensor is to have, and a function that takes bytes. Out: a GGUF of version 3,
-tensors sorted by name. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+In: a `Source`, types of tensors, and a function that takes bytes. Out: a GGUF of version 3, tensors sorted by name.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import libgguf
 import numpy as np
@@ -19,16 +20,15 @@ from .source import CannotConvert, Source, Tensor
 
 ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
-PIECE_ELEMENTS = 1 << 19  # of a tensor at a time: two megabytes of float32 for each thread
-AHEAD = 8  # pieces that may be finished before the first of them is taken
+PIECE_ELEMENTS = 1 << 19  # elements converted at a time: 2 MiB of float32 per thread
+MAX_PENDING = 8  # pieces computed ahead of the writer
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+Value: TypeAlias = str | bool | int | float | list[str] | np.ndarray
 _ARRAY_TYPES = {"float32": FLOAT32, "int32": INT32, "bool": BOOL, "uint32": UINT32}
 
 
-def pair(key: str, value) -> bytes:
-    """A metadata pair. value: str, bool, int (32 bits without sign), float (32 bits), a list of str, or a numpy
-    array of f32, i32, u32 or bool.
-    """
+def pair(key: str, value: Value) -> bytes:
+    """Bytes of a metadata pair. An int is stored as u32, a float as f32; arrays are of f32, i32, u32 or bool."""
     return _text(key) + _value(value)
 
 
@@ -37,7 +37,7 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value) -> bytes:
+def _value(value: Value) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", STRING) + _text(value)
     if isinstance(value, bool):
@@ -52,12 +52,13 @@ def _value(value) -> bytes:
 
 
 def num_bytes(tensor: Tensor, kind: GGMLQuantizationType) -> int:
+    """Bytes of `tensor` stored as `kind`."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return tensor.num_rows * (tensor.width // block) * block_bytes
 
 
 def total_bytes(source: Source, types: dict[str, GGMLQuantizationType]) -> int:
-    """Of all tensors once they are written as `types` (by name; others stay what they are)."""
+    """Bytes of all tensors with the given types (by name; others keep their own)."""
     return sum(num_bytes(tensor, types.get(tensor.name, tensor.type)) for tensor in source.tensors)
 
 
@@ -67,7 +68,7 @@ def write(
     take: Callable[[bytes], None],
     progress: Callable[[int], None],
 ) -> None:
-    """`take` gets the file's bytes in order; `progress` how many bytes of tensors are done. Raises CannotConvert."""
+    """Pass the file's bytes to `take` in order, and the bytes of tensors done to `progress`. Raises CannotConvert."""
     tensors = sorted(source.tensors, key=lambda tensor: tensor.name)
     header = _header(source, tensors, types)
     take(header + bytes(-len(header) % ALIGNMENT))
@@ -84,7 +85,7 @@ def write(
             source.release()
 
 
-def _header(source, tensors, types) -> bytes:
+def _header(source: Source, tensors: list[Tensor], types: dict[str, GGMLQuantizationType]) -> bytes:
     pairs = [raw for key, raw in source.pairs.items() if key != ALIGNMENT_KEY]
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(pairs)), *pairs]
     offset = 0
@@ -96,40 +97,36 @@ def _header(source, tensors, types) -> bytes:
     return b"".join(parts)
 
 
-def _pieces(tensor: Tensor, kind, pool) -> Iterator[bytes]:
-    """The tensor's bytes as `kind`: several pieces are worked on at a time, few enough that finished ones do not
-    pile up.
-    """
+def _pieces(tensor: Tensor, kind: GGMLQuantizationType, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+    """The tensor's bytes as `kind`, converted in parallel, with at most MAX_PENDING finished pieces waiting."""
     step = max(1, PIECE_ELEMENTS // tensor.width)
     ranges = [(first, min(first + step, tensor.num_rows)) for first in range(0, tensor.num_rows, step)]
 
-    def work(first, last):
-        return (
-            tensor.stored(first, last) if kind is tensor.type else encode(tensor.values(first, last), kind, tensor.name)
-        )
+    def convert(first: int, last: int) -> bytes:
+        if kind is tensor.type:
+            return tensor.stored(first, last)
+        return encode(tensor.values(first, last), kind, tensor.name)
 
-    waiting = deque()
+    waiting: deque[Future[bytes]] = deque()
     for rows in ranges:
-        waiting.append(pool.submit(work, *rows))
-        if len(waiting) > AHEAD:
+        waiting.append(pool.submit(convert, *rows))
+        if len(waiting) > MAX_PENDING:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
 def encode(values: np.ndarray, kind: GGMLQuantizationType, name: str) -> bytes:
-    """f32 (rows, width) -> bytes of `kind`. Raises CannotConvert for what the format cannot hold."""
+    """Bytes of f32 (rows, width) as `kind`. Raises CannotConvert for values that the type cannot hold."""
     if not np.isfinite(values).all():
-        raise CannotConvert(
-            f"tensor {name} holds values that are no numbers; the files are damaged, download them again"
-        )
+        raise CannotConvert(f"tensor {name} has values that are not finite; the files are damaged, download them again")
     if kind is GGMLQuantizationType.F16:
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)
         if not np.isfinite(halves).all():
             raise CannotConvert(
-                f"tensor {name} holds {np.abs(values).max():g}, more than float16 can; quantize the model to another "
-                f"type"
+                f"tensor {name} has a value of {np.abs(values).max():g}, too large for float16; quantize the model "
+                "to another type"
             )
         return halves.tobytes()
     return values.tobytes() if kind is GGMLQuantizationType.F32 else libgguf.quantize_rows(values, kind).tobytes()

@@ -1,12 +1,13 @@
-"""llama (LlamaForCausalLM): names, metadata, and the rows of q and k in the order that GGUF wants.
+"""llama (LlamaForCausalLM): names, metadata, and rows of q and k in GGUF's order.
 
-Hugging Face turns element i of a head together with element i + half, GGUF neighbours 2i and 2i + 1: row 2i + j of a
-head there is row j * half + i here. Long contexts of Llama 3.1 and later come as factors of the angles, a tensor of
-its own (`rope_freqs.weight`).
+Rope pairs element i of a head with i + half in Hugging Face's models, and 2i with 2i + 1 in GGUF: row 2i + j of a GGUF
+head is row j * half + i of Hugging Face's. The factors for long contexts of Llama 3.1 and later are a tensor of its
+own (`rope_freqs.weight`).
 """
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +26,18 @@ NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 TOP_NAMES = {"lm_head": "output", "model.embed_tokens": "token_embd", "model.norm": "output_norm"}
-IS_TIED = False
-# Tables that some files carry though they follow from config.json.
+IS_TIED: bool = False
+# Tables that some files include although config.json implies them.
 LEFT_OUT = re.compile(r".*\.rotary_emb\.inv_freq$|.*\.attention\.(bias|masked_bias)$")
 
 
 def tensor_name(name: str) -> str | None:
+    """Name in a GGUF; None for a tensor to leave out. Raises CannotConvert for an unknown tensor."""
     return translated(name, NAMES, "llama")
 
 
 def translated(name: str, names: dict[str, str], architecture: str) -> str | None:
-    """The name in a GGUF, None for a tensor that is left out. Raises CannotConvert for one that has no place there."""
+    """`tensor_name` with the names of an architecture."""
     part, _, kind = name.rpartition(".")
     if kind in ("weight", "bias"):
         if part in TOP_NAMES:
@@ -46,17 +48,18 @@ def translated(name: str, names: dict[str, str], architecture: str) -> str | Non
     if LEFT_OUT.match(name):
         return None
     raise CannotConvert(
-        f"tensor {name} has no place in a {architecture} model; give the files of the model itself "
+        f"tensor {name} does not belong to a {architecture} model; provide the files of the model itself "
         "(no adapters, no quantized weights)"
     )
 
 
-def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
-    """-> (metadata, further tensors)."""
-    heads, width = config.whole("num_attention_heads"), config.whole("hidden_size")
+def metadata(config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(metadata, additional tensors)."""
+    heads = config.whole("num_attention_heads")
+    width = config.whole("hidden_size")
     head_dim = config.whole("head_dim", width // heads)
     base, scaling = config.rope()
-    values = {
+    values: dict[str, Any] = {
         "general.architecture": "llama",
         "llama.vocab_size": config.whole("vocab_size"),
         "llama.block_count": config.whole("num_hidden_layers"),
@@ -83,14 +86,10 @@ def metadata(config: Config) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def llama3_factors(base: float, head_dim: int, scaling: Config) -> np.ndarray:
-    """What each pair's angle is divided by: slow ones by `factor`, quick ones not at all, those between by something
-    between.
-    """
-    factor, low, high = (
-        scaling.number("factor", 8.0),
-        scaling.number("low_freq_factor", 1.0),
-        scaling.number("high_freq_factor", 4.0),
-    )
+    """Divisor of each rope pair's angle: `factor` for low frequencies, 1 for high ones, interpolated in between."""
+    factor = scaling.number("factor", 8.0)
+    low = scaling.number("low_freq_factor", 1.0)
+    high = scaling.number("high_freq_factor", 4.0)
     original = scaling.whole("original_max_position_embeddings", 8192)
     wavelength = 2 * math.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
     turns = original / wavelength
@@ -101,19 +100,19 @@ def llama3_factors(base: float, head_dim: int, scaling: Config) -> np.ndarray:
 
 
 def change(name: str, shape: tuple[int, ...], config: Config) -> tuple[np.ndarray | None, float]:
-    """-> (the order of rows, what is added)."""
+    """(order of rows, value added to all elements)."""
     heads = config.whole("num_attention_heads")
     count = {"attn_q": heads, "attn_k": config.whole("num_key_value_heads", heads)}.get(name.split(".")[-2])
     if count is None:
         return None, 0.0
     if shape[0] % (2 * count):
         raise CannotConvert(
-            f"tensor {name} has {shape[0]} rows, which {count} heads do not share evenly; is config.json another "
-            f"model's?"
+            f"tensor {name} has {shape[0]} rows, which is not a multiple of 2 * {count} heads; does config.json belong "
+            "to another model?"
         )
     return neighbours(shape[0], count), 0.0
 
 
 def neighbours(num_rows: int, num_heads: int) -> np.ndarray:
-    """Which of Hugging Face's rows each of GGUF's rows is."""
+    """For each row in GGUF's order, its number in Hugging Face's."""
     return np.arange(num_rows).reshape(num_heads, 2, -1).transpose(0, 2, 1).reshape(-1)

@@ -1,50 +1,46 @@
-"""Which type each tensor gets when a model is quantized: most the one asked for, those that matter more a better
-one.
+"""Chooses the type of each tensor of a quantized model: the requested one for most, a better one for important ones.
 
 In: the file type's name ("Q4_K_M") and a model's tensors. Out: {tensor name: type}. The rules are llama.cpp's for
-dense models without an importance matrix (llama-quant.cpp: llama_tensor_get_type), counted by layer; Ollama 0.12.11
-has the same for its types.
+dense models without an importance matrix (llama-quant.cpp: llama_tensor_get_type), by layer number; Ollama 0.12.11
+has the same rules for its types.
 """
 
 import re
+from collections.abc import Sequence
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from .source import Tensor
 
 _T = GGMLQuantizationType
-# Matrices that stay what they are: small ones that decide much, and those of vision parts.
+# Matrices that keep their type: small but important ones, and those of vision parts.
 KEPT = re.compile(
-    r"^(v|mm)\.|_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b|per_layer_token_embd"
+    r"^(v|mm)\.|_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b"
+    r"|per_layer_token_embd"
 )
-# Rows that are no multiple of the K types' 256 elements: something of about that size, in blocks of 32.
+# For rows that are not a multiple of the K types' 256 elements: a type of similar size in blocks of 32.
 FALLBACK = {_T.Q2_K: _T.Q4_0, _T.Q3_K: _T.Q4_0, _T.Q4_K: _T.Q5_0, _T.Q5_K: _T.Q5_1, _T.Q6_K: _T.Q8_0}
-OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+OUTPUT = "output.weight"
+EMBEDDING = "token_embd.weight"
 
 
-def types(file_type: str, tensors: list[Tensor]) -> dict[str, GGMLQuantizationType]:
-    """Of the tensors that change. Tensors that are quantized already stay so."""
+def types(file_type: str, tensors: Sequence[Tensor]) -> dict[str, GGMLQuantizationType]:
+    """New types of the tensors that change, by name. Quantized tensors do not change."""
     plain = _plain_type(file_type)
     names = {tensor.name for tensor in tensors}
     layers = 1 + max((_layer(name) for name in names), default=0)
     heads_per_kv = _heads_per_kv(tensors)
     chosen = {}
     for tensor in tensors:
-        if (
-            not tensor.is_float
-            or len(tensor.shape) < 2
-            or not tensor.name.endswith("weight")
-            or KEPT.search(tensor.name)
-        ):
+        is_weight_matrix = len(tensor.shape) > 1 and tensor.name.endswith("weight")
+        if not tensor.is_float or not is_weight_matrix or KEPT.search(tensor.name):
             continue
         kind = plain
         if block_size(plain) > 1:
-            is_output = tensor.name == OUTPUT or tensor.name == EMBEDDING and OUTPUT not in names
-            kind = (
-                _of_output(plain, tensor)
-                if is_output
-                else _of_layer(file_type, plain, tensor.name, layers, heads_per_kv)
-            )
+            if tensor.name == OUTPUT or tensor.name == EMBEDDING and OUTPUT not in names:
+                kind = _of_output(plain, tensor)
+            else:
+                kind = _of_layer(file_type, plain, tensor.name, layers, heads_per_kv)
             kind = fitting(kind, tensor.width)
         if kind is not tensor.type:
             chosen[tensor.name] = kind
@@ -52,11 +48,12 @@ def types(file_type: str, tensors: list[Tensor]) -> dict[str, GGMLQuantizationTy
 
 
 def block_size(kind: GGMLQuantizationType) -> int:
+    """Elements per block."""
     return GGML_QUANT_SIZES[kind][0]
 
 
 def fitting(kind: GGMLQuantizationType, width: int) -> GGMLQuantizationType:
-    """The type itself where rows of `width` hold whole blocks, else the next best."""
+    """The type itself if rows of `width` elements have whole blocks, otherwise the next best type."""
     if width % block_size(kind):
         kind = FALLBACK.get(kind, kind)
     return kind if width % block_size(kind) == 0 else _T.F16
@@ -66,16 +63,18 @@ def _plain_type(file_type: str) -> GGMLQuantizationType:
     return _T[re.sub(r"_K_[SML]$", "_K", file_type)]
 
 
-def _of_output(plain, tensor) -> GGMLQuantizationType:
-    """What logits come from: 6 bits or more."""
+def _of_output(plain: GGMLQuantizationType, tensor: Tensor) -> GGMLQuantizationType:
+    """Type of the output matrix: at least 6 bits."""
     if plain is _T.Q8_0 or tensor.width % block_size(plain):
         return _T.Q8_0
     return _T.Q6_K
 
 
-def _of_layer(file_type, plain, name, layers, heads_per_kv) -> GGMLQuantizationType:
+def _of_layer(
+    file_type: str, plain: GGMLQuantizationType, name: str, layers: int, heads_per_kv: int
+) -> GGMLQuantizationType:
     layer = _layer(name)
-    # An eighth of the layers at each end, and every third one between them.
+    # The first and last eighth of the layers, and every third one in between.
     gets_more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
     match name.split(".")[-2], file_type:
         case "attn_v", "Q2_K":
@@ -104,7 +103,7 @@ def _layer(name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def _heads_per_kv(tensors) -> int:
-    """Rows of the first layer's q for each of its k."""
+def _heads_per_kv(tensors: Sequence[Tensor]) -> int:
+    """Query heads per KV head, from the rows of q and k in the first layer."""
     rows = {tensor.name: tensor.num_rows for tensor in tensors}
     return rows.get("blk.0.attn_q.weight", 1) // rows.get("blk.0.attn_k.weight", 1)

@@ -1,10 +1,11 @@
-"""config.json against the weights: each tensor must have the shape that config.json's numbers give it.
+"""Checks config.json against the weights: each tensor must have the shape that follows from config.json.
 
-In: a GGUF's metadata as an architecture makes it of config.json, names and shapes of tensors. Out: nothing, or
-CannotConvert with a sentence that names the key, the tensor and both numbers.
+In: GGUF metadata made from config.json; names and shapes of tensors. Out: nothing, or a CannotConvert that names the
+key, the tensor and both numbers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from .source import CannotConvert
 
@@ -14,7 +15,7 @@ HEADS = "heads"
 KV_HEADS = "kv heads"
 HEAD_DIM = "head dim"
 VOCAB = "vocab"
-# Part of a GGUF name -> what its rows and columns count, or the elements of a vector.
+# Part of a GGUF name -> meaning of its rows and columns, or of a vector's elements.
 PARTS = {
     "token_embd": (VOCAB, HIDDEN),
     "output": (VOCAB, HIDDEN),
@@ -37,22 +38,23 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Size:
-    """A number that config.json gives. `text`: the key and the number, as an error tells them."""
+    """A number from config.json; text: key and number as shown in errors."""
 
     text: str
     number: int
 
 
 class Shapes:
-    """metadata: GGUF keys and their values. vocab_size: None where config.json says nothing of it."""
+    """metadata: GGUF keys and values. vocab_size: from config.json, or None."""
 
-    def __init__(self, metadata: dict, vocab_size: int | None):
+    def __init__(self, metadata: dict[str, Any], vocab_size: int | None):
         prefix = metadata["general.architecture"]
 
         def number(key: str) -> int:
             return metadata[f"{prefix}.{key}"]
 
-        head_dim = metadata.get(f"{prefix}.attention.key_length", metadata.get(f"{prefix}.rope.dimension_count"))
+        has_key_length = f"{prefix}.attention.key_length" in metadata
+        head_dim = number("attention.key_length" if has_key_length else "rope.dimension_count")
         heads = number("attention.head_count")
         kv_heads = number("attention.head_count_kv")
         self._sizes = {
@@ -65,7 +67,7 @@ class Shapes:
         }
 
     def check(self, name: str, stored_name: str, shape: tuple[int, ...]) -> None:
-        """name: in a GGUF; stored_name: in the safetensors file. Raises CannotConvert."""
+        """Check the shape of a tensor, `name` in a GGUF and `stored_name` in its file. Raises CannotConvert."""
         _, part, kind = f".{name}".rsplit(".", 2)
         dimensions = PARTS.get(part)
         if dimensions is None:
@@ -75,7 +77,7 @@ class Shapes:
         if len(shape) != len(dimensions):
             raise CannotConvert(
                 f"tensor {stored_name} has shape {list(shape)}, but {len(dimensions)} dimensions are "
-                "expected; are these the files of the model itself?"
+                "expected; do the files belong to the same model?"
             )
         words = ("elements",) if len(shape) == 1 else ("rows", "columns")
         for found, dimension, word in zip(shape, dimensions, words):
@@ -83,7 +85,7 @@ class Shapes:
             if size is not None and found != size.number:
                 raise CannotConvert(
                     f"config.json: {size.text}, but tensor {stored_name} has {found} {word}; "
-                    "is config.json another model's?"
+                    "does config.json belong to another model?"
                 )
 
 

@@ -1,12 +1,14 @@
-"""A Hugging Face model's tokenizer files -> metadata of a GGUF.
+"""Converts a Hugging Face model's tokenizer files to GGUF metadata.
 
-In: functions that read a file of the folder (None where it is not there). Out: {key: value} for `gguf_out.pair`. The
-vocabulary comes from tokenizer.model (SentencePiece, with the scores that it was made with) where there is one, else
-from tokenizer.json. Begin, end and the like come from tokenizer_config.json and generation_config.json; a folder
-without them gets none, as Ollama does it.
+In: functions that read a file of the folder (None if it does not exist). Out: {key: value} for `gguf_out.pair`. The
+vocabulary comes from tokenizer.model (SentencePiece, with its original scores) if there is one, otherwise from
+tokenizer.json. Special tokens come from tokenizer_config.json and generation_config.json; without these there are
+none, as in Ollama.
 """
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from .tokenizer_json import BYTE_LEVEL, Vocabulary, from_sentencepiece, from_tok
 log = logging.getLogger(__name__)
 
 PREFIX = "tokenizer.ggml."
-# Name in tokenizer_config.json -> name in a GGUF (which spells one of them so).
+# Name in tokenizer_config.json -> name in a GGUF, with GGUF's spelling of "separator".
 SPECIAL = {
     "bos": "bos",
     "eos": "eos",
@@ -27,19 +29,26 @@ SPECIAL = {
     "cls": "cls",
     "mask": "mask",
 }
-SWITCHES = ("bos", "eos", "sep")  # of which a GGUF says whether they are put around a text
+SWITCHES = ("bos", "eos", "sep")  # tokens with a GGUF key that says whether they are added to a text
 
 
-def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
-    """json_file(name) -> dict | None, raw_file(name) -> bytes | None. vocab_size: rows of the embedding. Raises CannotConvert."""
-    document, pieces = json_file("tokenizer.json"), raw_file("tokenizer.model")
+def tokenizer_metadata(
+    json_file: Callable[[str], dict[str, Any] | None], raw_file: Callable[[str], bytes | None], vocab_size: int
+) -> dict[str, Any]:
+    """GGUF metadata of the tokenizer.
+
+    json_file, raw_file: contents of a file by its name, or None. vocab_size: rows of the embedding. Raises
+    CannotConvert.
+    """
+    document = json_file("tokenizer.json")
+    pieces = raw_file("tokenizer.model")
     if pieces is not None:
         vocabulary = from_sentencepiece(sentencepiece_file.read(pieces), json_file("added_tokens.json") or {}, document)
     elif document is not None:
         vocabulary = from_tokenizer_json(document)
     else:
         raise CannotConvert(
-            "the tokenizer is missing; give tokenizer.json or tokenizer.model together with the *.safetensors files"
+            "the tokenizer is missing; provide tokenizer.json or tokenizer.model together with the *.safetensors files"
         )
     _fit(vocabulary, vocab_size)
     values = {
@@ -53,26 +62,28 @@ def tokenizer_metadata(json_file, raw_file, vocab_size: int) -> dict:
         values[PREFIX + "merges"] = vocabulary.merges
     if vocabulary.add_space_prefix is not None:
         values[PREFIX + "add_space_prefix"] = vocabulary.add_space_prefix
-    config, generation = json_file("tokenizer_config.json") or {}, json_file("generation_config.json") or {}
+    config = json_file("tokenizer_config.json") or {}
+    generation = json_file("generation_config.json") or {}
     values |= _special_tokens(vocabulary, config, generation, vocabulary.template_of(document or {}))
     template = _chat_template(config, raw_file("chat_template.jinja"), json_file("chat_template.json"))
     return values | ({"tokenizer.chat_template": template} if template else {})
 
 
 def _fit(vocabulary: Vocabulary, vocab_size: int) -> None:
-    """As many tokens as the embedding has rows: it often has more, for the sake of round numbers, and tokens are
-    made up. Where it has fewer, added tokens are left out, which the model never learned (gemma3 has one for
-    images).
+    """Make the number of tokens equal to the embedding's rows.
+
+    The embedding often has more, padded to a round number: dummy tokens are added. If it has fewer, added tokens that
+    the model has never seen are dropped (gemma3 has one for images). Raises CannotConvert.
     """
     lost = range(vocab_size, len(vocabulary.tokens))
     if any(vocabulary.types[token_id] in (Vocabulary.NORMAL, Vocabulary.BYTE) for token_id in lost):
         raise CannotConvert(
-            f"the tokenizer has {len(vocabulary.tokens)} tokens, the embedding only {vocab_size} rows; "
-            "is it another model's?"
+            f"the tokenizer has {len(vocabulary.tokens)} tokens, but the embedding only {vocab_size} rows; "
+            "does it belong to another model?"
         )
     if lost:
         log.warning(
-            "the embedding has %d rows: leaving out the tokens %s",
+            "dropping tokens beyond the embedding's %d rows: %s",
             vocab_size,
             ", ".join(vocabulary.tokens[token_id] for token_id in lost[:8]),
         )
@@ -81,11 +92,14 @@ def _fit(vocabulary: Vocabulary, vocab_size: int) -> None:
         vocabulary.add(f"[PAD{number}]", -1.0, Vocabulary.USER_DEFINED)
 
 
-def _special_tokens(vocabulary: Vocabulary, config: dict, generation: dict, around: dict[str, bool]) -> dict:
-    """Ids, and whether they are put in front or behind: as tokenizer_config.json says, else as the post-processor
-    does (`around`).
+def _special_tokens(
+    vocabulary: Vocabulary, config: dict[str, Any], generation: dict[str, Any], around: dict[str, bool]
+) -> dict[str, Any]:
+    """Ids of special tokens, and whether they are added to texts.
+
+    The latter as tokenizer_config.json says, otherwise as the post-processor does (`around`).
     """
-    values = {}
+    values: dict[str, Any] = {}
     for name, key in SPECIAL.items():
         text = config.get(f"{name}_token")
         text = text.get("content") if isinstance(text, dict) else text
@@ -104,15 +118,14 @@ def _special_tokens(vocabulary: Vocabulary, config: dict, generation: dict, arou
     return values
 
 
-def _ids(value, vocab_size: int) -> list[int]:
-    """One id or a list of them."""
-    return [
-        each for each in (value if isinstance(value, list) else [value]) if type(each) is int and 0 <= each < vocab_size
-    ]
+def _ids(value: Any, vocab_size: int) -> list[int]:
+    """Valid ids in a value that is one id or a list."""
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if type(each) is int and 0 <= each < vocab_size]
 
 
-def _chat_template(config: dict, jinja: bytes | None, document: dict | None) -> str:
-    """A file of its own, or the text in tokenizer_config.json, or of several there the one called "default"."""
+def _chat_template(config: dict[str, Any], jinja: bytes | None, document: dict[str, Any] | None) -> str:
+    """The Jinja template: from its own file, or from tokenizer_config.json, the one called "default" of several."""
     if jinja is not None:
         return jinja.decode("utf-8", "replace")
     template = config.get("chat_template") or (document or {}).get("chat_template") or ""
@@ -121,5 +134,5 @@ def _chat_template(config: dict, jinja: bytes | None, document: dict | None) -> 
             (each.get("template") for each in template if isinstance(each, dict) and each.get("name") == "default"), ""
         )
     if not isinstance(template, str):
-        raise CannotConvert("tokenizer_config.json: chat_template is neither a text nor a list of named texts")
+        raise CannotConvert("tokenizer_config.json: chat_template is neither a string nor a list of named strings")
     return template

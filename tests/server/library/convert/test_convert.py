@@ -416,7 +416,7 @@ def test_the_command_takes_a_folder_as_it_was_published(tmp_path, monkeypatch, s
         (tmp_path / "One").write_text("FROM ./folder/model-00001-of-00002.safetensors")
         result = CliRunner().invoke(cli, ["create", "half", "-f", str(tmp_path / "One")])
         assert (
-            result.exit_code == 1 and "a safetensors file is missing, give all of them" in result.output
+            result.exit_code == 1 and "a safetensors file is missing, provide all of them" in result.output
         )  # but config.json came with it
         for arguments in (
             ["plain"],

@@ -68,7 +68,7 @@ def run_create(store: Store, **request) -> list[str]:
         ("vocab_size", 100, "vocab_size is 100, but tensor (model.embed_tokens|lm_head).weight has .* rows"),
         ("hidden_size", 128, "hidden_size is 128, but tensor .* has 256 (rows|columns|elements)"),
         ("intermediate_size", 500, "intermediate_size is 500, but tensor .*mlp.* has 512 (rows|columns)"),
-        ("num_hidden_layers", 1, r"num_hidden_layers is 1, but the safetensors files hold layer 2 \(blk.1"),
+        ("num_hidden_layers", 1, r"num_hidden_layers is 1, but the safetensors files have layer 2 \(blk.1"),
         ("num_hidden_layers", 3, "num_hidden_layers is 3, but layer 3 lacks all its weights"),
         ("num_attention_heads", 8, "num_attention_heads x head_dim is 8 x 64 = 512, but tensor .*self_attn.* has 256"),
         (
@@ -230,7 +230,7 @@ def test_a_tokenizer_of_another_model_is_refused(sound, tmp_path):
             f"piece{number}": len(document["model"]["vocab"]) + number for number in range(9)
         }
 
-    with pytest.raises(CannotConvert, match=r"the tokenizer has \d+ tokens, the embedding only \d+ rows"):
+    with pytest.raises(CannotConvert, match=r"the tokenizer has \d+ tokens, but the embedding only \d+ rows"):
         from_folder(changed(sound, tmp_path, "tokenizer.json", grow))
 
 
