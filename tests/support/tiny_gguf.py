@@ -39,7 +39,7 @@ def write_tiny_gguf(
     a text. format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format}
     for exceptions. window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
     biases: names of matrices that have one, such as "attn_q" (in every block) or "output". fields: further metadata
-    (int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32
+    (bool, int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32
     tensors.
     """
     rng, bias_rng = (
@@ -108,9 +108,13 @@ def write_tiny_gguf(
             norm(block + "post_ffw_norm")
     for key, value in (fields or {}).items():
         writer.kv_data[0].pop(key, None)
-        {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[
-            type(value)
-        ](key, value)
+        {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }[type(value)](key, value)
     for name, shape in (tensors or {}).items():
         writer.add_tensor(name, rng.uniform(0.5, 1.5, shape).astype(np.float32))
     writer.write_header_to_file()
