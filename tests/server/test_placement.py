@@ -176,7 +176,7 @@ def test_as_many_layers_as_fit_and_the_log_says_why(on_device, gguf, caplog):
     assert (
         "placing " in caplog.text
         and "has 4 MiB free" in caplog.text
-        and "as many as fit; the CPU's part makes it slower" in caplog.text
+        and "as many as fit; layers on the CPU are slower" in caplog.text
     )
     with pytest.raises(OutOfMemory, match="unable to load full model on GPU"):
         open_engine(gguf, context_length=128, whole=True)
@@ -250,7 +250,7 @@ def test_a_main_gpu_that_is_not_there_is_said(on_device, gguf, caplog):
     on_device(64 * MIB)
     with caplog.at_level(logging.WARNING):
         assert len(opened_places(gguf, main_gpu=7)) == 1
-    assert "main_gpu is 7; the devices that may be used are 0" in caplog.text
+    assert "ignoring main_gpu = 7: there are the devices 0" in caplog.text
 
 
 def test_a_device_that_cannot_be_opened_is_done_without(on_device, gguf, monkeypatch):

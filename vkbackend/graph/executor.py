@@ -260,7 +260,7 @@ class DeviceExecutor:
         dispatches: list[Dispatch] = []
         is_tuned = True
         for node in graph.nodes:
-            inputs = [views.of(value) for value in node.inputs]
+            inputs = [views.input(value) for value in node.inputs]
             outputs = [views.of(value) for value in node.outputs]
             chosen = self._tuning.fastest(node.op, inputs, outputs, node.attrs, measure)
             if chosen is None:

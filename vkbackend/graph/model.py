@@ -26,6 +26,9 @@ class Config(Protocol):
     def head_dim(self) -> int: ...
 
     @property
+    def feed_forward(self) -> int: ...
+
+    @property
     def context_length(self) -> int: ...
 
     @property

@@ -23,12 +23,13 @@ class Views:
     step_buffers: dict[Value, Buffer]
     found: dict[Value, TensorView] = field(default_factory=dict)
 
-    def of(self, value: Value | None) -> TensorView | PackedMatrix | None:
-        """The op argument for a value; a matrix is its own."""
+    def input(self, value: Value | None) -> TensorView | PackedMatrix | None:
+        """The argument of an op for one of its inputs; a matrix is its own."""
         if value is None:
             return None
-        if isinstance(value.constant, PackedMatrix):
-            return value.constant
+        return value.constant if isinstance(value.constant, PackedMatrix) else self.of(value)
+
+    def of(self, value: Value) -> TensorView:
         if value not in self.found:
             self.found[value] = TensorView(
                 self._buffer(value.base), value.shape, value.dtype, value.offset, value.row_stride

@@ -1,1 +1,1 @@
-"""Which layers go to which device: what a model needs, what devices have, and the loads that settle it."""
+"""Decides which layers go to which device, from what a model needs and what devices have, by trying to load it."""

@@ -1,10 +1,10 @@
-"""Ollama's rules for devices: which are alike, which come first, how much of each stays free.
+"""Ollama's rules for devices: how they are grouped and ordered, and how much of their memory stays free.
 
-In: what is known of each device (`Gpu`). Out: groups and orders, as pure functions, so that recorded cases can be
-compared with them; `usable()`, the devices of this machine that models may be placed on.
+In: what is known about each device (`Gpu`). Out: groups and orders, as pure functions, which tests compare with
+recorded cases; `usable()`, the devices of this machine that models can be placed on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
 from .. import settings
@@ -17,9 +17,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device as one library shows it; `id` is unique within the library. Memory in bytes; graph: what is already
-    allocated there for the intermediates of the model that is being placed. is_software: a driver that computes on
-    the host's CPU. largest_binding: bytes that a shader sees at once. index: its place in the loader's list.
+    """A device as seen by a library. `id` is unique within the library. Sizes are in bytes.
+
+    graph: memory already allocated for intermediates of the model that is being placed. is_software: the driver runs on
+    the host's CPU. largest_binding: most bytes that one binding of a shader can have. index: position in the Vulkan
+    loader's list.
     """
 
     id: str
@@ -39,12 +41,12 @@ class Gpu:
 
 
 def minimum_memory(library: str) -> int:
-    """Bytes of a device that no model gets: drivers and contexts take about that much."""
+    """Bytes of a device that are not used for models: about what drivers and contexts take."""
     return (512 if library == "Metal" else 457) * MIB
 
 
 def by_performance(gpus: Iterable[Gpu]) -> list[list[Gpu]]:
-    """Dedicated ones and integrated ones apart, in the order in which they come."""
+    """Dedicated and integrated devices as two groups, in the given order."""
     return _grouped(gpus, lambda gpu: gpu.is_integrated)
 
 
@@ -52,27 +54,27 @@ def by_library(gpus: Iterable[Gpu]) -> list[list[Gpu]]:
     return _grouped(gpus, lambda gpu: gpu.library)
 
 
-def _grouped(gpus, kind) -> list[list[Gpu]]:
-    groups: dict[object, list[Gpu]] = {}
+def _grouped(gpus: Iterable[Gpu], kind: Callable[[Gpu], Hashable]) -> list[list[Gpu]]:
+    groups: dict[Hashable, list[Gpu]] = {}
     for gpu in gpus:
         groups.setdefault(kind(gpu), []).append(gpu)
     return list(groups.values())
 
 
 def sorted_for_layout(gpus: Iterable[Gpu]) -> list[Gpu]:
-    """Dedicated ones before integrated ones, then those with more free memory."""
+    """Dedicated devices before integrated ones, then by free memory, most first."""
     return sorted(gpus, key=lambda gpu: (gpu.is_integrated, -gpu.free))
 
 
 def usable() -> list[Gpu]:
-    """What models may be placed on, the preferred device first, with the memory that is free now; empty where they
-    run on the CPU.
+    """The devices that models can be placed on, the preferred one first, with their free memory; empty if models run on
+    the CPU.
     """
     return [_as_gpu(info, device) for info, device in selection.usable()]
 
 
 def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
-    """What shares the host's memory is slower than what has its own: it counts as integrated."""
+    """A device that shares the host's memory counts as integrated: it is slower than one with its own."""
     shares = info.is_unified and not settings.get("VKBACKEND_FORCE_DISCRETE")
     return Gpu(
         info.uuid,

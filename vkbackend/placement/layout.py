@@ -1,9 +1,9 @@
-"""Which layers of a model go to which device: as many as fit, the last ones first; what is left stays on the CPU.
+"""Which layers of a model go to which device: as many as fit, beginning with the last; the rest stays on the CPU.
 
-In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout: `Part`s,
-devices with the layers they get, in the order of the layers. `create_layout` finds one from what is known; `settle`
-tries layouts on whoever can load (`attempt`), which learns the true needs, until one holds. Ollama's rules: the last
-layer is the output, which is left out first; few devices are preferred to many.
+In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout, which is `Part`s
+(devices with their layers) in the order of the layers. `create_layout` computes one from what is known. `settle` tries
+layouts with an `attempt`, which finds out the real needs, until one fits. The rules are Ollama's: the last layer is the
+output, which is left out first; few devices are preferred to many.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ import numpy as np
 from ..errors import OutOfMemory
 from .gpus import Gpu, by_library, by_performance, minimum_memory, sorted_for_layout
 
-PRETEND = 1000  # times the memory that a device has: for a number of layers that the user insists on
+OVERCOMMIT = 1000  # times a device's memory that may be assigned if the user insists on a number of layers
+BACKOFF_STEP = 0.1  # share of free memory given up each time that a layout which should fit does not
 LAST_BACKOFF = 1.0
-BACKOFF_STEP = 0.1  # of the free memory, given up each time that a layout which should fit does not
 
 
 class NeedsAllLayers(OutOfMemory):
-    """The whole model was to go to devices, and does not fit: somebody must give way first."""
+    """The whole model should go to devices but does not fit: another one must be unloaded first."""
 
     def __init__(self):
         super().__init__("unable to load full model on GPU")
@@ -29,7 +29,7 @@ class NeedsAllLayers(OutOfMemory):
 
 @dataclass(frozen=True)
 class Part:
-    """A device and the layers that it gets, ascending."""
+    """A device and its layers, in ascending order."""
 
     library: str
     id: str
@@ -45,8 +45,8 @@ Layout = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. layers: of weights and cache of each, the output last. graphs: of intermediates, by device key; only
-    devices in it are used. input_weights, cpu_graph: what the CPU holds in any case.
+    """Sizes in bytes. layers: weights and cache of each layer, the output last. graphs: intermediates by device key;
+    other devices are not used. input_weights, cpu_graph: always on the CPU.
     """
 
     layers: tuple[int, ...]
@@ -57,9 +57,9 @@ class Needs:
 
 @dataclass(frozen=True)
 class Wishes:
-    """num_gpu: layers on devices, negative leaves it to us. require_full: all of them or an error. spread: over all
-    devices, whatever fits. overhead: bytes of each device that stay free. host_free, host_swap: bytes of the host's
-    memory that may be taken.
+    """num_gpu: layers on devices; negative means automatic. require_full: all of them, or an error. spread: use all
+    devices, even if fewer are enough. overhead: bytes of each device to leave free. host_free, host_swap: bytes of the
+    host's memory that can be used.
     """
 
     num_gpu: int = -1
@@ -71,7 +71,7 @@ class Wishes:
 
 
 class Stage(Enum):
-    """How far an attempt goes: count, allocate, or keep."""
+    """How far an attempt goes: only count, allocate, or keep the memory."""
 
     FIT = "fit"
     ALLOC = "alloc"
@@ -80,7 +80,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attempt says: whether there was room, and what is needed as far as it is known by now."""
+    """The result of an attempt: whether there was room, and the needs as far as they are known."""
 
     success: bool
     needs: Needs
@@ -94,8 +94,8 @@ def num_layers(layout: Layout) -> int:
 
 
 def sizes(layout: Layout, needs: Needs) -> tuple[int, int]:
-    """-> (bytes in all, and of them on devices). A model whose every layer is on a device counts as there
-    altogether: what the CPU keeps in any case is no sign that it computes.
+    """(total bytes, bytes on devices). If every layer is on a device, all bytes count as there: what is always on the
+    CPU does not mean that it computes.
     """
     graphs = sum(needs.graphs.get(part.key, 0) for part in layout)
     on_devices = graphs + sum(needs.layers[layer] for part in layout for layer in part.layers)
@@ -103,11 +103,11 @@ def sizes(layout: Layout, needs: Needs) -> tuple[int, int]:
     return total, total if num_layers(layout) == len(needs.layers) else on_devices
 
 
-def create_layout(gpus: Sequence[Gpu], needs: Needs, wishes: Wishes, backoff: float = 0.0) -> Layout:
-    """backoff: share of the free memory that is not to be relied on. Of several libraries, the one that takes more
-    layers.
+def create_layout(gpus: Sequence[Gpu], needs: Needs, wishes: Wishes, backoff: float | np.float32 = 0.0) -> Layout:
+    """The layout with the most layers on devices of one library.
 
-    Raises NeedsAllLayers where `require_full` does, OutOfMemory where what is left does not fit the host.
+    backoff: share of free memory not to use. Raises NeedsAllLayers (with `require_full`), OutOfMemory if the rest does
+    not fit the host.
     """
     best: Layout = ()
     for group in by_library(sorted_for_layout(gpus)):
@@ -120,14 +120,12 @@ def create_layout(gpus: Sequence[Gpu], needs: Needs, wishes: Wishes, backoff: fl
     return best
 
 
-def _room(gpu: Gpu, needs: Needs, wishes: Wishes, backoff: float) -> int:
-    """Bytes for layers."""
+def _room(gpu: Gpu, needs: Needs, wishes: Wishes, backoff: float | np.float32) -> int:
+    """Bytes of a device that layers can use."""
     if gpu.key not in needs.graphs:
         return 0
     unsure = int(np.float32(gpu.free) * np.float32(backoff))
-    kept = (
-        0 if gpu.is_software else minimum_memory(gpu.library)
-    )  # what a driver on the host's CPU keeps is not the device's
+    kept = 0 if gpu.is_software else minimum_memory(gpu.library)  # a software driver keeps nothing on a device
     return max(0, gpu.free - unsure - kept - wishes.overhead - needs.graphs[gpu.key])
 
 
@@ -150,14 +148,12 @@ def _check(layout: Layout, needs: Needs, wishes: Wishes) -> None:
 
 
 def _assign(layers: list[int], gpus: list[Gpu], wishes: Wishes, last_used: int) -> Layout:
-    """On as few of the devices as can be, those up to `last_used` in any case. Where not all layers fit, without the
-    output: it is the largest and gains the least.
+    """Use as few devices as possible, but all up to `last_used`. If not all layers fit, the output is left out first:
+    it is the largest layer and gains the least.
     """
     wanted = min(len(layers), wishes.num_gpu)
-    if wanted >= 0 or wishes.spread:
-        gpus = [
-            replace(gpu, is_integrated=False) for gpu in gpus
-        ]  # who says how many layers wants all devices treated alike
+    if wanted >= 0 or wishes.spread:  # then all devices are treated alike
+        gpus = [replace(gpu, is_integrated=False) for gpu in gpus]
     found: Layout = ()
     for left_out in range(2):
         here = layers[: len(layers) - left_out]
@@ -172,15 +168,15 @@ def _assign(layers: list[int], gpus: list[Gpu], wishes: Wishes, last_used: int) 
 
 
 def _best_fit(layers: list[int], gpus: list[Gpu], wanted: int, insist: bool) -> Layout:
-    """The most layers that fit, evenly: with the smallest share of each device's memory that still holds as many."""
+    """The most layers that fit, spread evenly: with the smallest share of each device's memory that holds as many."""
     found: Layout = ()
     for group in by_performance(gpus):
-        low, high = np.float32(0), np.float32(PRETEND if wanted >= 0 and insist else 1)
+        low, high = np.float32(0), np.float32(OVERCOMMIT if wanted >= 0 and insist else 1)
         best = _greedy_fit(layers, group, high, wanted)
         most = num_layers(best)
         while high - low > np.float32(1e-6):
             middle = (low + high) / np.float32(2)
-            if middle in (low, high):  # neighbours: nothing lies between
+            if middle in (low, high):  # adjacent floats
                 break
             trial = _greedy_fit(layers, group, middle, wanted)
             if num_layers(trial) == most:
@@ -193,8 +189,8 @@ def _best_fit(layers: list[int], gpus: list[Gpu], wanted: int, insist: bool) -> 
 
 
 def _greedy_fit(layers: list[int], gpus: list[Gpu], share: np.float32, wanted: int) -> Layout:
-    """From the last layer and the last device on: the next device where one is full. Negative `wanted`: all that
-    fit.
+    """Assign layers from the last one and the last device backwards, on to the next device when one is full. Negative
+    `wanted`: all that fit.
     """
     taken: list[list[int]] = [[]]
     free = int(np.float32(gpus[-1].free) * share)
@@ -212,7 +208,7 @@ def _greedy_fit(layers: list[int], gpus: list[Gpu], share: np.float32, wanted: i
 
 
 def _parts(gpus: list[Gpu], taken: list[list[int]]) -> Layout:
-    """taken: layers of the last device, the one before it, ..., each descending."""
+    """taken: descending layers of the last device, of the one before it, and so on."""
     return tuple(
         Part(gpu.library, gpu.id, tuple(reversed(layers)))
         for gpu, layers in zip(gpus[len(gpus) - len(taken) :], reversed(taken))
@@ -220,10 +216,10 @@ def _parts(gpus: list[Gpu], taken: list[list[int]]) -> Layout:
 
 
 def settle(gpus: Sequence[Gpu], count: int, attempt: Attempt, wishes: Wishes) -> tuple[Layout, Outcome]:
-    """A layout for `count` layers that `attempt` could commit, and what it said then. Nothing is known of the needs
-    before the first attempt.
+    """A layout for `count` layers that `attempt` could commit, and its outcome. The needs are unknown before the first
+    attempt.
 
-    Raises what `create_layout` raises, and OutOfMemory where no layout holds.
+    Raises what `create_layout` raises, and OutOfMemory if no layout fits.
     """
     layout = create_layout(gpus, Needs((0,) * count), wishes)
     search = _Search(gpus, attempt, wishes)
@@ -236,10 +232,12 @@ def settle(gpus: Sequence[Gpu], count: int, attempt: Attempt, wishes: Wishes) ->
 
 
 class _Search:
-    """Tries layouts until one is proposed twice: then it is what the needs lead to."""
+    """Tries layouts until the needs lead to one that was tried before."""
 
-    def __init__(self, gpus, attempt: Attempt, wishes: Wishes):
-        self.gpus, self.attempt, self.wishes = gpus, attempt, wishes
+    def __init__(self, gpus: Sequence[Gpu], attempt: Attempt, wishes: Wishes):
+        self.gpus = gpus
+        self.attempt = attempt
+        self.wishes = wishes
         self.tried: set[Layout] = set()
         self.backoff = np.float32(0)
 
@@ -255,11 +253,11 @@ class _Search:
                 return layout
 
     def _following(self, stage: Stage, layout: Layout, outcome: Outcome) -> tuple[Layout, bool] | None:
-        """The layout to try next and whether that was done already; None where `layout` is to stay."""
+        """The next layout, and whether it was already tried successfully; None to keep `layout`."""
         needs, success = outcome.needs, outcome.success
         while True:
             proposed = create_layout(self.gpus, needs, self.wishes, self.backoff)
-            # More is known with each attempt, and all of it is more need: so fewer layers are progress.
+            # Each attempt finds out about more needs, never about fewer, so fewer layers are progress.
             if proposed not in self.tried and num_layers(proposed) <= num_layers(layout):
                 return proposed, False
             if self.wishes.num_gpu < 0 and num_layers(proposed) - num_layers(layout) > 1:
@@ -275,8 +273,8 @@ class _Search:
             self.backoff += np.float32(BACKOFF_STEP)
 
     def _between(self, stage: Stage, few: Layout, many: Layout, needs: Needs) -> tuple[Layout | None, bool]:
-        """Two layouts that lead to each other, since intermediates move with the layers: one with a number of layers
-        between them that holds, and whether the last one tried had room.
+        """For two layouts that lead to each other, because intermediates move with the layers: a layout with a number
+        of layers between theirs that fits, or None; and whether there was room for the last one tried.
         """
         success = False
         for count in range(num_layers(many) - 1, num_layers(few) - 1, -1):
@@ -286,13 +284,13 @@ class _Search:
             if success and num_layers(trial) <= num_layers(
                 create_layout(self.gpus, outcome.needs, self.wishes, self.backoff)
             ):
-                self.tried.clear()  # this went up; coming down again must be possible
+                self.tried.clear()  # the number of layers rose, and must be able to fall again
                 return trial, True
         return None, success
 
 
 def _binary(count: int) -> str:
-    """Binary units with one decimal: 1.5 GiB."""
+    """A size in binary units, with one decimal: 1.5 GiB."""
     for scale, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

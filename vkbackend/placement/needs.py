@@ -1,13 +1,14 @@
-"""What a model takes: bytes of each layer's weights and cache, known from the file's header before anything is
-loaded.
+"""How much memory a model needs: bytes of each layer's weights and cache, from the file's header alone.
 
-In: a GGUF file and its config. Out: `Sizes`, from which `needs(layout)` gives what the rules of
-`placement/layout.py` ask for.
+In: a GGUF file and its config. Out: `Sizes`, whose `needs(layout)` is the input of the rules in `layout.py`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..gguf.quants import FORMATS
+from ..gguf.reader import GGUFFile, TensorInfo
+from ..graph.model import Config
 from ..graph.parts import BLOCK
 from ..models.weights import loaded_tensors
 from .layout import Layout, Needs
@@ -15,18 +16,19 @@ from .layout import Layout, Needs
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0, "q4_0": 0.5}  # bytes per element, without the scales of blocks
 
 
-def packed_bytes(info) -> int:
-    """What a tensor takes on a device."""
+def packed_bytes(info: TensorInfo) -> int:
+    """Size of a tensor on a device."""
     if len(info.shape) != 2 or info.type not in FORMATS:
         return info.num_bytes
-    return sum(FORMATS[info.type].packed_shape(*info.shape))
+    num_rows, num_columns = info.shape
+    return sum(FORMATS[info.type].packed_shape(num_rows, num_columns))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. blocks: weights of each; cache: of one layer; output: of what follows the last block; embedding: of
-    what comes before the first. is_tied: the output is the embedding. activations: of a step's intermediates;
-    logits: of a step's rows of them.
+    """Sizes in bytes. blocks: weights of each block. cache: of one layer. output: what follows the last block, which
+    includes a tied embedding. embedding: what comes before the first block. is_tied: the output is the embedding.
+    activations: intermediates of a step. logits: of a step.
     """
 
     blocks: tuple[int, ...]
@@ -38,9 +40,19 @@ class Sizes:
     logits: int
 
     @classmethod
-    def of(cls, gguf, config, *, cache_tokens: int, cache_bytes: float, max_tokens: int, max_outputs: int) -> "Sizes":
-        """cache_tokens: of all sequences together; cache_bytes: of an element. max_tokens, max_outputs: of a step."""
-        blocks, output, embedding = [0] * config.num_layers, 0, 0
+    def of(
+        cls,
+        gguf: GGUFFile,
+        config: Config,
+        *,
+        cache_tokens: int,
+        cache_bytes: float,
+        max_tokens: int,
+        max_outputs: int,
+    ) -> "Sizes":
+        """cache_tokens: of all sequences. cache_bytes: per element. max_tokens, max_outputs: of a step."""
+        blocks = [0] * config.num_layers
+        output = embedding = 0
         for name, info in loaded_tensors(gguf).items():
             size, found = packed_bytes(info), BLOCK.match(name)
             if found:
@@ -65,12 +77,13 @@ class Sizes:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Of weights and cache, the output last."""
+        """Weights and cache of each layer, the output last."""
         return (*(weights + self.cache for weights in self.blocks), self.output)
 
-    def needs(self, layout: Layout, keys) -> Needs:
-        """keys: of all devices that may be used."""
-        last, graphs = len(self.blocks), dict.fromkeys(keys, 0)
+    def needs(self, layout: Layout, keys: Iterable[tuple[str, str]]) -> Needs:
+        """keys: of all devices that can be used."""
+        last = len(self.blocks)
+        graphs = dict.fromkeys(keys, 0)
         for part in layout:
             if part.layers:
                 has_output = last in part.layers
@@ -78,7 +91,6 @@ class Sizes:
                 if 0 in part.layers and not (has_output and self.is_tied):
                     graphs[part.key] += self.embedding
         placed = {layer for part in layout for layer in part.layers}
-        on_host = (
-            0 if 0 in placed or self.is_tied and last not in placed else self.embedding
-        )  # counted once where it is the output as well
+        # A tied embedding on the host already counts there as the output.
+        on_host = 0 if 0 in placed or self.is_tied and last not in placed else self.embedding
         return Needs(self.layers, graphs, on_host, self.activations if len(placed) <= last else 0)

@@ -1,17 +1,17 @@
-"""A GGUF file -> a running engine on the devices that the environment asks for. What the server's loader and scripts
-call.
-"""
+"""Opens a GGUF file as a running engine, on the devices that the settings select. Used by the server and by scripts."""
 
 import gc
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .. import settings
 from ..device import selection
 from ..engine.engine import Engine
 from ..errors import DeviceError
+from ..gguf.reader import GGUFFile
 from ..models.load import read
 from ..progress import LoadProgress
 from ..tokenizer import Tokenizer
@@ -22,14 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedEngine:
-    """size, size_vram: bytes of the model with its cache, and of them on devices. placement: (device or CPU,
-    layers), in the order of the layers, the output the last. `close` ends the engine's thread and frees everything;
-    it may block.
+    """A loaded model with its engine and tokenizer.
+
+    size, size_vram: bytes of the model with its cache in total, and on devices. placement: (device name or CPU,
+    number of layers) in the order of the layers, the output last. close: stops the engine's thread and frees
+    everything; may block.
     """
 
     engine: Engine
     tokenizer: Tokenizer
-    gguf: object
+    gguf: GGUFFile
     size: int
     size_vram: int
     context_length: int
@@ -42,7 +44,7 @@ class OpenedEngine:
 
 
 def open_engine(
-    path,
+    path: str | Path,
     *,
     context_length: int | None = None,
     num_parallel: int | None = None,
@@ -51,17 +53,20 @@ def open_engine(
     whole: bool = False,
     progress: LoadProgress | None = None,
 ) -> OpenedEngine:
-    """Load a model. context_length: of one sequence, at most what the model was trained for; num_gpu: layers on
-    devices, 0 runs it on the CPU; main_gpu: index of the device that comes first, where all fits there. whole: all
-    layers on devices (where there are any), or OutOfMemory. progress: is told how far the load is.
+    """Load a model and start its engine.
+
+    context_length: of one sequence, limited to what the model was trained with. num_gpu: layers on devices; 0 runs the
+    model on the CPU, negative means automatic. main_gpu: index of the device to use if it holds the whole model. whole:
+    put all layers on devices (if there are any), or raise OutOfMemory. progress: is updated during the load.
 
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
     begin = time.monotonic()
     file = read(path)
-    trained, wanted = file.config.context_length, context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
+    trained = file.config.context_length
+    wanted = context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
     if wanted > trained:
-        log.warning("a context of %d tokens was asked for; %s was trained for %d, which is used", wanted, path, trained)
+        log.warning("%s was trained with a context of %d tokens, not %d; using %d", path, trained, wanted, trained)
     placed = placing.place(
         placing.Request(
             file,
@@ -75,19 +80,18 @@ def open_engine(
         )
     )
     tokenizer = Tokenizer.from_gguf(file.gguf)
-    runner, devices, placement = placed.runner, placed.devices, placed.placement
+    runner, devices = placed.runner, placed.devices
     engine = Engine(runner, tokenizer)
-    name = ", ".join(f"{layers} {'layer' if layers == 1 else 'layers'} on {where}" for where, layers in placement)
     log.info(
         "loaded %s (%s, %.0f MiB): %s, in %.2f s",
         path,
         file.architecture,
         runner.num_bytes / 2**20,
-        name,
+        ", ".join(f"{count} {'layer' if count == 1 else 'layers'} on {where}" for where, count in placed.placement),
         time.monotonic() - begin,
     )
 
-    def close():
+    def close() -> None:
         failure = engine.failure
         engine.close()
         for device in devices:
@@ -99,5 +103,5 @@ def open_engine(
                 selection.forget(device)
 
     return OpenedEngine(
-        engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placement, close
+        engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placed.placement, close
     )

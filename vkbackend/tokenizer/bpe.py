@@ -1,54 +1,57 @@
 """Byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM use it (`tokenizer.ggml.model` = gpt2).
 
-In: a text without special tokens. Out: ids. The pre-tokenizer cuts the text into words; each byte of a word is
-written as one printable character; the pairs of characters merge in the order of `tokenizer.ggml.merges`.
+In: a text without special tokens. Out: ids. The pre-tokenizer splits the text into words, each byte of a word is
+written as one printable character, and pairs of characters are merged in the order of `tokenizer.ggml.merges`.
 """
 
 import re
 from functools import lru_cache
 
+from ..gguf.metadata import Metadata
 from .merging import merge_pairs
 from .pretokenizers import Pretokenizer
 from .sentencepiece import byte_of
 from .texts import Texts
 from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
 
-CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
+CACHED_WORDS = 1 << 15
+CACHED_LENGTH = 64  # longer words are not cached
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's alphabet: byte -> character. Printable Latin-1 stands for itself, the 68 others are U+0100, U+0101 ...
-    in their order.
+    """GPT-2's alphabet, by byte. Printable Latin-1 characters stand for themselves; the other 68 bytes are U+0100,
+    U+0101 ... in order.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-CHARACTER_OF_BYTE = dict(enumerate(_byte_characters()))  # for str.translate of bytes read as Latin-1
+CHARACTER_OF_BYTE = dict(enumerate(_byte_characters()))  # for str.translate, on bytes decoded as Latin-1
 BYTE_OF_CHARACTER = {character: bytes([byte]) for byte, character in CHARACTER_OF_BYTE.items()}
 
 
 class ByteLevelBPE:
-    """Text -> ids and id -> bytes for one byte-level BPE vocabulary."""
+    """A byte-level BPE vocabulary."""
 
-    PLACE_TO_CUT = re.compile(r"(?<=[A-Za-z])(?=[ \n])")  # no pattern of pretokenizers.py reaches across
+    PLACE_TO_CUT = re.compile(r"(?<=[A-Za-z])(?=[ \n])")  # no pattern of pretokenizers.py matches across this
 
-    def __init__(self, metadata):
+    def __init__(self, metadata: Metadata):
         self._pretokenizer = Pretokenizer.named(metadata.get(PREFIX + "pre", str, None))
         self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=self._pretokenizer.add_bos))
-        self._merges = Texts(metadata.strings(PREFIX + "merges"))  # "left right", by rank
+        self._merges = Texts(metadata.strings(PREFIX + "merges"))  # "left right", in order of rank
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
-        """`after_special` makes no difference here: byte-level BPE puts nothing in front."""
-        ids = []
+        """`after_special` has no effect: byte-level BPE adds no space."""
+        ids: list[int] = []
         for word in self._pretokenizer.split(text):
             ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
         return ids
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        id_of, ids = self.vocabulary.tokens.find, []
+        id_of = self.vocabulary.tokens.find
+        ids: list[int] = []
         word = word.encode().decode("latin-1").translate(CHARACTER_OF_BYTE)
         if self._pretokenizer.whole_words and (token_id := id_of(word)) is not None:
             return (token_id,)
@@ -57,18 +60,14 @@ class ByteLevelBPE:
             if token_id is not None:
                 ids.append(token_id)
             else:
-                # No token: its characters one by one. Some vocabularies lack rare bytes (SmolLM2: a few control
-                # characters and the lead bytes F1 and F2); as in llama.cpp only ASCII characters are tried, and the
-                # others are dropped.
-                ids += (
-                    id_of(character)
-                    for character in piece
-                    if character < "\x80" and character in self.vocabulary.tokens
-                )
+                # Some vocabularies lack rare bytes (SmolLM2: a few control characters and the lead bytes F1 and F2).
+                # As in llama.cpp, characters are looked up one by one then, only ASCII ones, and the rest is dropped.
+                characters = (id_of(character) for character in piece if character < "\x80")
+                ids += (token_id for token_id in characters if token_id is not None)
         return tuple(ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token that is in the vocabulary."""
+        """The bytes of a token, whose id must be in the vocabulary."""
         kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
         if kind == TokenType.NORMAL:
             return b"".join(BYTE_OF_CHARACTER.get(character) or character.encode() for character in text)

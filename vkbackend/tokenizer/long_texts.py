@@ -1,26 +1,29 @@
-"""Long texts in parts: places where a text can be cut without a change to its tokens, and the ends of one that is
-longer than its context.
+"""Long texts in parts: where a text can be cut without changing its tokens, and the two ends of a text that is longer
+than the context.
 
-In: a text. Out: its parts, or as many tokens as are wanted of it. A text that cannot fit is not tokenized as a
-whole.
+In: a text. Out: its parts, or some of its tokens. A text that is too long for the context is not tokenized as a whole.
 """
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the package imports this module
+    from . import Tokenizer
 
 LONG = 64 << 10  # characters; a shorter text is one part
-PART = 32 << 10  # characters of a part, where there is a place to cut
-# A word without such a place is cut here where its middle is to be dropped anyway. Runs of one character have their
-# tokens' ends here too, for most lengths of tokens divide it.
+PART = 32 << 10  # fewest characters of a part
+# A word without a place to cut is cut after this many characters if its middle is to be dropped anyway. Most lengths of
+# tokens divide it, so a run of a single character has the end of a token there.
 BLOCK = 55440
-AROUND_CUT = 256  # characters that are looked at for a special token in the way
+AROUND_CUT = 256  # characters before and after a cut in which to look for a special token
 
 
 def parts(text: str, place: re.Pattern, special: list[str]) -> list[tuple[int, int]]:
-    """(start, end) of parts whose tokens, one behind the other, are those of the text.
+    """(start, end) of parts whose tokens together are those of the text.
 
-    place: matches where the tokenizer's words end whatever stands around. special: tokens that a cut at such a place
-    may touch.
+    place: matches where the tokenizer's words end in any context. special: special tokens that a cut at such a place
+    could split or touch; a text with one of them is one part.
     """
     if len(text) <= LONG or any(token in text for token in special):
         return [(0, len(text))]
@@ -34,7 +37,7 @@ def parts(text: str, place: re.Pattern, special: list[str]) -> list[tuple[int, i
 
 
 def _first_place(text: str, place: re.Pattern, start: int) -> int | None:
-    """From `start` on. Looked for bit by bit: other threads get their turn only in between."""
+    """The first match from `start` on. It searches in steps, because other threads cannot run during a search."""
     while start < len(text):
         found = place.search(text, start, start + PART + 1)
         if found is not None:
@@ -44,17 +47,17 @@ def _first_place(text: str, place: re.Pattern, start: int) -> int | None:
 
 
 def blocks(text: str, bounds: list[tuple[int, int]], special: list[str]) -> Iterator[tuple[int, int]]:
-    """The parts, those that are too long cut anywhere but inside of a special token."""
+    """The parts `bounds`, with too long ones cut anywhere except inside special tokens."""
     for start, end in bounds:
         while end - start > 2 * BLOCK:
-            cut = _beside_special(text, start + BLOCK, special)
+            cut = _outside_special(text, start + BLOCK, special)
             yield start, cut
             start = cut
         yield start, end
 
 
-def _beside_special(text: str, cut: int, special: list[str]) -> int:
-    """`cut`, or the beginning of the special token that it lies in."""
+def _outside_special(text: str, cut: int, special: list[str]) -> int:
+    """`cut`, or the start of the special token that it would split."""
     first = cut - AROUND_CUT
     around = text[first : cut + AROUND_CUT]
     for token in special:
@@ -66,10 +69,10 @@ def _beside_special(text: str, cut: int, special: list[str]) -> int:
     return cut
 
 
-def encode_at_most(tokenizer, text: str, most: int, keep: int = 0, add_special: bool = True) -> list[int]:
-    """The tokens of a text; of one that has more than `most`, the first `keep` and the last ones, `most` together.
+def encode_at_most(tokenizer: "Tokenizer", text: str, most: int, keep: int = 0, add_special: bool = True) -> list[int]:
+    """The tokens of a text, at most `most` if it is long: the first `keep` tokens and the last ones.
 
-    A short text is tokenized as a whole, and left as long as it is.
+    The tokens of a text of at most `LONG` characters are returned whole, however many they are.
     """
     if len(text) <= LONG:
         return tokenizer.encode(text, add_special=add_special)

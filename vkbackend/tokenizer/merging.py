@@ -1,7 +1,6 @@
 """Greedy pair merging, shared by byte-level BPE and SentencePiece.
 
-In: the symbols of a text and the rank of every pair that may merge. Out: the symbols left when no pair may merge any
-more.
+In: the symbols of a text, and the rank of every pair that can merge. Out: the symbols left when no pair can merge.
 """
 
 from collections.abc import Callable
@@ -9,26 +8,28 @@ from heapq import heapify, heappop, heappush
 
 
 def merge_pairs(symbols: list[str], rank_of: Callable[[str], int | None], joiner: str) -> list[str]:
-    """Merge the neighbours of the lowest rank, the leftmost first, until no two neighbours have a rank.
+    """Merge the neighbours with the lowest rank, the leftmost first, until no two neighbours have a rank.
 
-    rank_of: the rank of the pair `left + joiner + right`, None if it may not merge. Takes O(n log n) whatever the
-    text; `symbols` is used up.
+    rank_of: the rank of the pair `left + joiner + right`, None if it cannot merge. Takes O(n log n) for any text.
+    Modifies `symbols`.
     """
     count = len(symbols)
-    following, preceding = list(range(1, count + 1)), list(range(-1, count - 1))
-    # ranks[n]: of the pair that begins at symbol n. What was merged into its left neighbour, and what is last, begins
-    # none.
+    following = list(range(1, count + 1))
+    preceding = list(range(-1, count - 1))
+    # ranks[n]: rank of the pair that begins at symbol n; None for the last symbol and for one that was merged into its
+    # left neighbour.
     ranks = [rank_of(left + joiner + right) for left, right in zip(symbols, symbols[1:])] + [None]
-    # An entry is one number, rank * count + left: smallest is the lowest rank, then the leftmost.
+    # An entry is the number rank * count + left, so the smallest is the leftmost pair of the lowest rank.
     heap = [rank * count + left for left, rank in enumerate(ranks) if rank is not None]
     heapify(heap)
     while heap:
         rank, left = divmod(heappop(heap), count)
-        if ranks[left] != rank:  # that pair is no more: one of its halves has merged since
+        if ranks[left] != rank:  # outdated: one half of the pair has been merged since
             continue
         right = following[left]
         merged = symbols[left] = symbols[left] + symbols[right]
-        symbols[right], ranks[right] = "", None
+        symbols[right] = ""
+        ranks[right] = None
         after, before = following[right], preceding[left]
         following[left] = after
         rank = None

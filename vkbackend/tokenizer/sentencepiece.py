@@ -1,7 +1,7 @@
 """SentencePiece as Llama 2, Mistral, Gemma and Phi-3 use it (`tokenizer.ggml.model` = llama).
 
-In: a text without special tokens. Out: ids. Spaces become U+2581; the neighbours whose union is the token of the
-highest score merge first; what forms no token becomes byte tokens.
+In: a text without special tokens. Out: ids. Spaces become U+2581. Neighbours merge in the order of the score of the
+token that they form, highest first. Symbols that are no token become byte tokens.
 """
 
 import re
@@ -11,22 +11,24 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import TokenizerError
+from ..gguf.metadata import Metadata
 from .merging import merge_pairs
 from .texts import Texts
 from .vocabulary import SpecialDefaults, TokenType, Vocabulary
 
 SPACE = "\u2581"
-CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
+CACHED_WORDS = 1 << 15
+CACHED_LENGTH = 64  # longer words are not cached
 
 
 class SentencePiece:
-    """Text -> ids and id -> bytes for one SentencePiece vocabulary."""
+    """A SentencePiece vocabulary."""
 
     DEFAULTS = SpecialDefaults(bos_id=1, eos_id=2, unknown_id=0, add_bos=True, add_space_prefix=True)
 
-    def __init__(self, metadata):
+    def __init__(self, metadata: Metadata):
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
-        # Tokens as ranks: 0 is the highest score, and equal scores have the same rank.
+        # Ranks of tokens: 0 for the highest score, the same for equal scores.
         _, ranks = np.unique(-self.vocabulary.per_token(metadata, "scores", np.float32, 0.0), return_inverse=True)
         self._ranks = memoryview(ranks.astype(np.int32))
         self._byte_ids = self.vocabulary.byte_ids()
@@ -35,17 +37,18 @@ class SentencePiece:
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
-        """`after_special`: the text begins the input or follows a special token, where a space may be put in front."""
+        """after_special: a space may be added before the text."""
         if after_special and self.vocabulary.add_space_prefix:
             text = " " + text
-        ids = []
+        ids: list[int] = []
         for word in self._word_start.split(text.replace(" ", SPACE)):
             if word:
                 ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
         return ids
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        id_of, ids = self.vocabulary.tokens.find, []
+        id_of = self.vocabulary.tokens.find
+        ids: list[int] = []
         for piece in merge_pairs(list(word), self._rank_of, ""):
             token_id = id_of(piece)
             ids += self._as_bytes(piece) if token_id is None else (token_id,)
@@ -56,8 +59,9 @@ class SentencePiece:
         return None if token_id is None else self._ranks[token_id]
 
     def _as_bytes(self, piece: str) -> list[int]:
-        ids = [self._byte_ids[byte] for byte in piece.encode()]
-        if None not in ids:
+        data = piece.encode()
+        ids = [token_id for byte in data if (token_id := self._byte_ids[byte]) is not None]
+        if len(ids) == len(data):
             return ids
         if self.vocabulary.unknown_id is None:
             raise TokenizerError(
@@ -67,7 +71,7 @@ class SentencePiece:
         return [self.vocabulary.unknown_id]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token that is in the vocabulary."""
+        """The bytes of a token, whose id must be in the vocabulary."""
         kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
         if kind == TokenType.NORMAL:
             return text.replace(SPACE, " ").encode()
@@ -77,21 +81,19 @@ class SentencePiece:
 
 
 def byte_of(text: str) -> bytes:
-    """`<0x41>` -> b"A"."""
+    """The byte of a byte token: b"A" for `<0x41>`. Raises TokenizerError."""
     try:
         return bytes([int(text[3:5], 16)])
     except ValueError:
         raise TokenizerError(f"the byte token {text!r} does not look like <0x41>; convert the model again") from None
 
 
-def _word_start(tokens: Texts) -> tuple[re.Pattern, str]:
-    """(pattern, the ASCII letters behind which it matches before a space)
+def _word_start(tokens: Texts) -> tuple[re.Pattern[str], str]:
+    """A pattern that matches, with width 0, where a text can be cut without changing its tokens; and the ASCII letters
+    after which it matches before a space.
 
-    A pattern that matches, without width, where a text can be cut with no token lost.
-
-    That is before a space unless it follows a character that some token has in front of a space ('>' in Gemma 3:
-    '>▁</'). No merge can cross such a place, so the words between are tokenized, and remembered, one by one with the
-    same result.
+    It matches before a space, unless that follows a character which some token has before a space ('>' in Gemma 3:
+    '>▁</'). No merge crosses such a place, so the words between them can be tokenized, and cached, one by one.
     """
     inside = {text[at - 1] for text in tokens if SPACE in text[1:] for at in range(1, len(text)) if text[at] == SPACE}
     followed = "".join(re.escape(character) for character in sorted(inside | {SPACE}))

@@ -1,10 +1,11 @@
-"""Finds tokens that are written out in a text, such as `<|im_start|>`, before the rest is tokenized.
+"""Finds special tokens in a text, such as `<|im_start|>`, before the rest is tokenized.
 
-In: a text. Out: its pieces in order: the id of a special token, or the text between. Longer tokens are looked for
-first, in the whole text, as in llama.cpp; so where two overlap, the longer one wins even if it begins later.
+In: a text. Out: its pieces in order: ids of special tokens, and the texts between. As in llama.cpp, longer tokens are
+searched for first, in the whole text, so of two that overlap, the longer one wins even if it begins later.
 """
 
 import re
+from collections.abc import Iterator
 
 from .vocabulary import TokenType, Vocabulary
 
@@ -13,23 +14,26 @@ SPACES = " \t\n\v\f\r"
 
 
 class SpecialTokens:
-    """Splitter for one vocabulary. `strips_right`: ids of tokens that swallow the white space behind them.
-    `num_ids`: ids from there on are left out.
+    """The special tokens of a vocabulary.
+
+    strips_right: ids of tokens that strip the white space after them. num_ids: larger ids are ignored. texts: of all
+    tokens. at_cuts: texts that a cut between a letter and white space can split or touch.
     """
 
-    def __init__(self, vocabulary: Vocabulary, strips_right=frozenset(), num_ids: int | None = None):
-        self._vocabulary, self._strips_right, self._num_ids = vocabulary, strips_right, num_ids
+    def __init__(self, vocabulary: Vocabulary, strips_right: frozenset[int] = frozenset(), num_ids: int | None = None):
+        self._vocabulary = vocabulary
+        self._strips_right = strips_right
+        self._num_ids = num_ids
         self._groups = self._by_first_pair()
-        # texts: of all of them. at_cuts: those that a cut between a letter and white space can lie inside of or next
-        # to.
         self.texts = [text for group in self._groups.values() for _, _, text in group]
         self.at_cuts = [text for text in self.texts if re.search(r"[A-Za-z](?:\s|$)", text)]
 
     def _by_first_pair(self) -> dict[str, list[tuple[int, int, str]]]:
-        """First two characters (or one, for a token that has one) -> [(-bytes, id, text)]: few groups occur in a
+        """(-bytes, id, text) of tokens, by their first two characters (one, for a token of one). Few groups occur in a
         text, so few tokens are searched for.
         """
-        tokens, groups = self._vocabulary.tokens, {}
+        tokens = self._vocabulary.tokens
+        groups: dict[str, list[tuple[int, int, str]]] = {}
         types = self._vocabulary.types[: self._num_ids]
         special = [token_id for token_id, kind in enumerate(types) if kind in WHEN_PARSED]
         for token_id in special:
@@ -38,17 +42,18 @@ class SpecialTokens:
         return groups
 
     def split(self, text: str, parse_special: bool) -> list[int | str]:
-        """-> ids and non-empty texts in order. Without `parse_special` only user-defined tokens are found."""
+        """Ids and non-empty texts, in order. Without `parse_special` only user-defined tokens are found."""
         if not text:
             return []
-        occurring, types = set(text).union(map(str.__add__, text, text[1:])), self._vocabulary.types
+        types = self._vocabulary.types
+        occurring = set(text).union(map(str.__add__, text, text[1:]))
         found = [
             entry
             for pair in occurring & self._groups.keys()
             for entry in self._groups[pair]
             if (parse_special or types[entry[1]] == TokenType.USER_DEFINED) and entry[2] in text
         ]
-        pieces = [text]
+        pieces: list[int | str] = [text]
         for _, token_id, token in sorted(found):
             pieces = [
                 part
@@ -57,7 +62,7 @@ class SpecialTokens:
             ]
         return pieces
 
-    def _cut(self, piece: str, token: str, token_id: int):
+    def _cut(self, piece: str, token: str, token_id: int) -> Iterator[int | str]:
         parts = piece.split(token)
         for index, part in enumerate(parts):
             if index:

@@ -1,18 +1,21 @@
-"""The tokens of a model as its GGUF lists them, and which of them have a special meaning.
+"""The tokens of a model, and which of them have a special meaning.
 
-In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, the ids of special tokens, the
-set of tokens that end a generation. Knows nothing of how text becomes tokens. Keys:
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what is derived from token texts follows llama.cpp
+In: the `tokenizer.ggml.*` metadata of a GGUF file. Out: `Vocabulary`: texts, types, ids of special tokens, and the
+tokens that end a generation. Knows nothing about how text becomes tokens. Keys:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Rules that go by the texts of tokens are llama.cpp's
 (src/llama-vocab.cpp).
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..errors import TokenizerError
+from ..gguf.metadata import Metadata
 from .texts import Texts
 
 log = logging.getLogger(__name__)
@@ -21,7 +24,7 @@ PREFIX = "tokenizer.ggml."
 
 
 class TokenType(IntEnum):
-    """`tokenizer.ggml.token_type`, by GGUF's numbers."""
+    """Values of `tokenizer.ggml.token_type`."""
 
     UNDEFINED = 0
     NORMAL = 1
@@ -34,7 +37,7 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class SpecialDefaults:
-    """What a kind of tokenizer takes where the file says nothing. An id of None means that there is no such token."""
+    """Defaults of a kind of tokenizer, for keys that are not in the file. None: there is no such token."""
 
     bos_id: int | None = None
     eos_id: int | None = None
@@ -45,9 +48,9 @@ class SpecialDefaults:
     add_space_prefix: bool = False
 
 
-# Files seldom name their turn-ending and fill-in-the-middle tokens by key, so llama.cpp goes by these texts, and so
-# does this (its lists of late 2025; "</s>", added to them later, is left out, for Gemma 3 and Phi-3 have it as ordinary
-# text).
+# Most files have no keys for the tokens that end a turn or fill in the middle. Like llama.cpp, this recognizes them by
+# their texts. The lists are llama.cpp's of late 2025; "</s>", which was added later, is left out, because it is
+# ordinary text in Gemma 3 and Phi-3.
 END_OF_TURN = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -78,7 +81,7 @@ ENDS_GENERATION = (
     "<|end_of_text|>",
     "<end_of_utterance>",
 )
-FILL_IN_THE_MIDDLE = {  # part -> (does it end a generation, texts)
+FILL_IN_THE_MIDDLE = {  # part -> (whether it ends a generation, texts)
     "pre": (
         False,
         ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>"),
@@ -99,16 +102,14 @@ HARMONY_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
 
 class Vocabulary:
-    """The tokens and their meaning.
+    """Tokens and their meaning.
 
-    tokens: Texts by id, as in the file (byte-level or with U+2581 for spaces, as the kind has it).
-    types: bytearray of TokenType by id.
-    bos_id, eos_id, unknown_id, separator_id: int or None. eos_ids: set of all ids that end a generation.
-    add_bos, add_eos, add_space_prefix: bool.
+    tokens: texts by id, as in the file (byte-level, or with U+2581 for spaces). types: `TokenType` by id. bos_id,
+    eos_id, unknown_id, separator_id: None if there is no such token. eos_ids: all tokens that end a generation.
     """
 
-    def __init__(self, metadata, defaults: SpecialDefaults):
-        """Raises GGUFError (a key is missing or of another type), TokenizerError (the keys contradict each other)."""
+    def __init__(self, metadata: Metadata, defaults: SpecialDefaults):
+        """Raises GGUFError (a missing key, or one of another type), TokenizerError (contradictory keys)."""
         self.tokens = Texts(metadata.strings(PREFIX + "tokens"))
         if not self.tokens:
             raise TokenizerError(f"{PREFIX}tokens is empty; the file is damaged or badly converted")
@@ -130,16 +131,16 @@ class Vocabulary:
                 )
         self.eos_ids = self._find_ends(metadata)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tokens)
 
     def byte_ids(self) -> list[int | None]:
-        """The ids of the 256 byte tokens: `<0x41>`, or a token of just that ASCII character, or None."""
+        """The ids of the 256 byte tokens: `<0x41>`, else a token with only that ASCII character, else None."""
         texts = ((f"<0x{byte:02X}>", chr(byte)) if byte < 128 else (f"<0x{byte:02X}>",) for byte in range(256))
         return [next((self.tokens.find(text) for text in each if text in self.tokens), None) for each in texts]
 
-    def per_token(self, metadata, key, dtype, default) -> np.ndarray:
-        """An array with one number per token, or `default` for all."""
+    def per_token(self, metadata: Metadata, key: str, dtype: DTypeLike, default: float) -> np.ndarray:
+        """An array with one number per token; `default` for all if the key is missing. Raises TokenizerError."""
         values = metadata.get(PREFIX + key, list, None)
         if values is None:
             return np.full(len(self.tokens), default, dtype)
@@ -150,30 +151,32 @@ class Vocabulary:
             )
         return np.asarray(values[: len(self.tokens)]).astype(dtype)
 
-    def _special_id(self, metadata, key, default=None) -> int | None:
+    def _special_id(self, metadata: Metadata, key: str, default: int | None = None) -> int | None:
         if default is not None and default >= len(self.tokens):
             default = None
         token_id = metadata.get(PREFIX + key, int, default)
         if token_id is not None and not 0 <= token_id < len(self.tokens):
             log.warning(
-                "%s%s is %d, but there are %d tokens; using %s", PREFIX, key, token_id, len(self.tokens), default
+                "ignoring %s%s = %d: there are %d tokens; using %s", PREFIX, key, token_id, len(self.tokens), default
             )
             return default
         return token_id
 
-    def _known_as(self, metadata, key, texts) -> int | None:
-        """The id under `key`, or else of the first token with one of the texts, which thereby is a control token."""
+    def _ids_of(self, texts: Iterable[str]) -> list[int]:
+        """Ids of the texts that are tokens."""
+        return [token_id for text in texts if (token_id := self.tokens.find(text)) is not None]
+
+    def _known_as(self, metadata: Metadata, key: str, texts: Iterable[str]) -> int | None:
+        """The id under `key`, else the smallest id of a token with one of the texts, which then is a control token."""
         token_id = self._special_id(metadata, key)
         if token_id is None:
-            token_id = min((self.tokens.find(text) for text in texts if text in self.tokens), default=None)
+            token_id = min(self._ids_of(texts), default=None)
             if token_id is not None:
                 self.types[token_id] = TokenType.CONTROL
         return token_id
 
-    def _find_ends(self, metadata) -> set[int]:
-        """All tokens that end a generation; corrects the types of tokens that look like control tokens but are not
-        marked so.
-        """
+    def _find_ends(self, metadata: Metadata) -> set[int]:
+        """All tokens that end a generation. Also corrects the types of control tokens that are not marked as such."""
         ends = {
             self.eos_id,
             self._known_as(metadata, "eot_token_id", END_OF_TURN),
@@ -183,22 +186,20 @@ class Vocabulary:
             token_id = self._known_as(metadata, f"fim_{part}_token_id", texts)
             if is_end:
                 ends.add(token_id)
-        for text in ENDS_GENERATION:
-            if (token_id := self.tokens.find(text)) is not None:
-                ends.add(token_id)
-                self.types[token_id] = TokenType.CONTROL
+        for token_id in self._ids_of(ENDS_GENERATION):
+            ends.add(token_id)
+            self.types[token_id] = TokenType.CONTROL
         ends.update(
             int(token_id)
             for token_id in metadata.get(PREFIX + "eos_token_ids", list, ())
             if 0 <= token_id < len(self.tokens)
         )
 
-        # gpt-oss: the marks of a harmony message are text to its parser, and <|end|> only ends one message of several.
-        for text in HARMONY_MARKS:
-            if (token_id := self.tokens.find(text)) is not None:
-                self.types[token_id] = TokenType.USER_DEFINED
-        end, turn_ends = self.tokens.find("<|end|>"), {self.tokens.find("<|return|>"), self.tokens.find("<|call|>")}
-        if end in ends and None not in turn_ends and turn_ends <= ends:
+        # gpt-oss: its parser reads the marks of a harmony message as text, and <|end|> only ends one of its messages.
+        for token_id in self._ids_of(HARMONY_MARKS):
+            self.types[token_id] = TokenType.USER_DEFINED
+        end, turn_ends = self.tokens.find("<|end|>"), self._ids_of(("<|return|>", "<|call|>"))
+        if end is not None and end in ends and len(turn_ends) == 2 and ends.issuperset(turn_ends):
             ends.discard(end)
             self.types[end] = TokenType.USER_DEFINED
-        return ends - {None}
+        return {token_id for token_id in ends if token_id is not None}

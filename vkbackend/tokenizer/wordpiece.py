@@ -1,19 +1,21 @@
 """WordPiece as BERT embedding models use it (`tokenizer.ggml.model` = bert).
 
-In: a text without special tokens. Out: ids. The text is put into lower case without accents and cut into words and
-punctuation; each word is taken apart into the longest tokens from the left, or is the unknown token. In GGUF files
-the tokens that begin a word carry U+2581 in front; the others continue one.
+In: a text without special tokens. Out: ids. The text is converted to lower case without accents, and split into words
+and punctuation. Each word becomes the longest tokens from left to right, or the unknown token. In GGUF files, tokens
+that begin a word have U+2581 as their first character; the others continue one.
 """
 
 import re
 import unicodedata
 from functools import lru_cache
 
+from ..gguf.metadata import Metadata
 from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
 
 WORD_START = "\u2581"
-CACHED_WORDS, CACHED_LENGTH = 1 << 15, 64
-# Each is a word of its own; U+2B920 as in BERT's tokenizers.
+CACHED_WORDS = 1 << 15
+CACHED_LENGTH = 64  # longer words are not cached
+# Each character in these ranges is a word. U+2B920, not U+2B820, as in BERT's tokenizers.
 CHINESE = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -28,21 +30,19 @@ OTHER_SPACES = "\t\n\v\f\r\x85"
 
 
 class WordPiece:
-    """Text -> ids and id -> bytes for one WordPiece vocabulary."""
+    """A WordPiece vocabulary."""
 
     PLACE_TO_CUT = re.compile("(?<=[A-Za-z])(?= )")
 
-    def __init__(self, metadata):
+    def __init__(self, metadata: Metadata):
         cls_id = metadata.get(PREFIX + "cls_token_id", int, 101)
         self.vocabulary = Vocabulary(
             metadata, SpecialDefaults(bos_id=cls_id, unknown_id=100, separator_id=102, add_bos=True)
         )
-        # BERT brackets a text by [CLS] and [SEP]; in the file's words they are bos and, here, eos.
+        # BERT puts a text between [CLS] and [SEP], which are treated as bos and eos.
         self.vocabulary.add_bos = self.vocabulary.bos_id is not None
-        self.vocabulary.eos_id, self.vocabulary.add_eos = (
-            self.vocabulary.separator_id,
-            self.vocabulary.separator_id is not None,
-        )
+        self.vocabulary.eos_id = self.vocabulary.separator_id
+        self.vocabulary.add_eos = self.vocabulary.separator_id is not None
         self._lower = metadata.get(PREFIX + "normalizer.lowercase", bool, True)
         self._strip_accents = metadata.get(PREFIX + "normalizer.strip_accents", bool, self._lower)
         self._longest = max(map(len, self.vocabulary.tokens))
@@ -50,15 +50,15 @@ class WordPiece:
         self._plain = lru_cache(CACHED_WORDS)(self._normalize)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
-        """`after_special` makes no difference here: every word begins with U+2581."""
-        ids = []
+        """`after_special` has no effect: every word begins with U+2581."""
+        ids: list[int] = []
         for word in "".join(map(self._plain, text)).split(" "):
             if word:
                 ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
         return ids
 
     def _normalize(self, character: str) -> str:
-        """One character -> what stands for it: itself, its plain form, a space, nothing, or itself between spaces."""
+        """What a character is replaced by: itself, its plain form, a space, nothing, or itself between spaces."""
         if self._strip_accents:
             character = unicodedata.normalize("NFD", character)[0]
         category = unicodedata.category(character)
@@ -78,7 +78,9 @@ class WordPiece:
         return f" {plain} " if is_word else plain
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        word, start, ids = WORD_START + word, 0, []
+        word = WORD_START + word
+        ids: list[int] = []
+        start = 0
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
                 token_id = self.vocabulary.tokens.find(word[start:end])
@@ -91,7 +93,7 @@ class WordPiece:
         return tuple(ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token that is in the vocabulary; one that begins a word has a space in front."""
+        """The bytes of a token, whose id must be in the vocabulary; with a leading space if it begins a word."""
         kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
         if kind == TokenType.NORMAL:
             return text.replace(WORD_START, " ").encode()
