@@ -20,6 +20,7 @@ MOST_SECONDS = 60.0  # for which large requests put a full collection off
 CONTAINERS_PER_PIECE = 1000  # freed in one go
 
 made: ContextVar[list | None] = ContextVar("made", default=None)  # containers of the current request
+_usual = gc.get_threshold()
 _large: set[int] = set()  # ids of these lists, of requests that are not answered yet; of the event loop alone
 
 
@@ -28,6 +29,12 @@ def start() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, NEVER)
+
+
+def stop() -> None:
+    """Leave all of it to Python again."""
+    gc.set_threshold(*_usual)
+    gc.unfreeze()
 
 
 async def collect_when_quiet() -> None:

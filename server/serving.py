@@ -95,6 +95,7 @@ class Service:
         """No new requests, those that run are cut off, every model unloaded."""
         await self.end_requests(0)
         await self._runner.cleanup()
+        garbage.stop()
 
 
 def start_log(level: int = logging.INFO) -> None:

@@ -122,9 +122,13 @@ async def embed(
         found = await _run_all(model.engine, prompts, context.client_left)
     vectors = [vector for vector, _ in found]
     if normalized:
-        vectors = [normalize(vector) for vector in vectors]
-        vectors = [normalize(vector[:dimensions]) if 0 < dimensions < len(vector) else vector for vector in vectors]
+        vectors = await pools.run("answers", _normalized, vectors, dimensions)
     return Embedded(vectors, sum(count for _, count in found), load_seconds)
+
+
+def _normalized(vectors: list[np.ndarray], dimensions: int) -> list[np.ndarray]:
+    vectors = [normalize(vector) for vector in vectors]
+    return [normalize(vector[:dimensions]) if 0 < dimensions < len(vector) else vector for vector in vectors]
 
 
 def normalize(vector: np.ndarray) -> np.ndarray:
@@ -169,18 +173,20 @@ async def _run_all(
     engine: Engine, prompts: list[list[int]], client_left: Callable[[], bool]
 ) -> list[tuple[np.ndarray, int]]:
     """(vector, tokens that ran) of each prompt; they share the engine's steps. The first that fails ends the others."""
-    places = asyncio.Semaphore(AT_ONCE)
+    found: list[tuple[np.ndarray, int]] = [(np.zeros(0), 0)] * len(prompts)
+    waiting = iter(enumerate(prompts))
 
-    async def run(prompt: list[int]) -> tuple[np.ndarray, int]:
-        async with places:
-            return await _run(engine, prompt, client_left)
+    async def run() -> None:
+        for place, prompt in waiting:
+            found[place] = await _run(engine, prompt, client_left)
 
-    tasks = [asyncio.create_task(run(prompt)) for prompt in prompts]
+    tasks = [asyncio.create_task(run()) for _ in range(min(AT_ONCE, len(prompts)))]
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+    return found
 
 
 async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:

@@ -6,6 +6,7 @@ Kinds that hold other kinds are in binding.py.
 """
 
 import binascii
+import json
 import re
 from typing import Any, Generic, TypeVar
 
@@ -13,11 +14,12 @@ from vkbackend import cancellation
 
 from . import durations
 from . import encode as go_json
-from .decode import JSONValue, Number, Object, is_array, is_string
+from .decode import JSONValue, Number, Object, is_array, is_string, parsed
 from .human import shortened
 from .text import quote
 
 MAX_INT64 = (1 << 63) - 1
+LOADS_PIECE = 256 << 10  # characters of JSON read in one go: some ten milliseconds
 BASE64_PIECE = 256 << 10  # characters decoded in one go, as other threads run only in between; a multiple of 4
 T = TypeVar("T")
 C = TypeVar("C")
@@ -227,6 +229,27 @@ def to_plain(value: JSONValue, state: State | None = None) -> Any:
     else:
         return value
     return plain if state is None else state.keep(plain)
+
+
+def loads(text: str, made: list | None = None) -> Any:
+    """Like json.loads for a text that `encode.dumps` wrote. A long one is read step by step, as other threads run only
+    in between. made: see `State`.
+    """
+    if len(text) <= LOADS_PIECE:
+        return json.loads(text)
+    state = State(made)
+
+    def plain(value: JSONValue) -> Any:
+        if isinstance(value, Number):
+            return json.loads(value)
+        if isinstance(value, Object):
+            return state.keep({member.name: plain(member.value) for member in value})
+        if isinstance(value, list):
+            return state.keep([plain(item) for item in value])
+        return value
+
+    with parsed(text.encode()) as tree:
+        return plain(tree)
 
 
 class _Raw(Kind[go_json.RawJSON | None]):

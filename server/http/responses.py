@@ -6,6 +6,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -24,10 +26,11 @@ from .line_stream import LineStream
 from .running import SHUTTING_DOWN, was_cut_off
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 
 JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
 
-MOST_TASKS = 64  # creations, pulls and pushes at the same time
+MAX_TASKS = 64  # creations, pulls and pushes at the same time
 MOST_LINES = 64  # of a task that wait for a slow client
 _num_tasks = 0  # that run; of the event loop alone
 LARGE_BODY = 32 << 10  # bytes; up to 15 ms
@@ -57,13 +60,27 @@ def error_answer(status: int, message: str, content_type: str = JSON) -> web.Res
     return json_answer({"error": message}, status, content_type)
 
 
-async def bound(request: web.Request, cls, bind=bind):
-    """The request's body as a `cls`; a large one is read in a thread, for it must not hold up other clients. Raises
-    what `bind` does, and ApiError 413.
-    """
+async def bound(request: web.Request, cls: type[R], bind: Callable[..., R] = bind) -> R:
+    """The request's body as a `cls`, within its limits. Raises what `bind` does, and ApiError 400 and 413."""
     body = await limits.read_body(request)
     pools.body_bytes.set(len(body))
-    return bind(cls, body) if len(body) < LARGE_BODY else await pools.run("json", bind, cls, body, garbage.begin())
+    made = garbage.begin() if len(body) >= LARGE_BODY else None
+
+    def read() -> R:
+        ask = bind(cls, body, made)
+        limits.check(ask)
+        return ask
+
+    return await off_loop(read)
+
+
+async def off_loop(function: Callable[..., R], *arguments: object) -> R:
+    """What `function(*arguments)` returns. If the current request is large, it runs in a thread, since it must not
+    hold up other clients.
+    """
+    if pools.body_bytes.get() < LARGE_BODY:
+        return function(*arguments)
+    return await pools.run("json", function, *arguments)
 
 
 async def read(request: web.Request, cls):
@@ -122,8 +139,8 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
     global _num_tasks
     loop, events = asyncio.get_running_loop(), _Lines()
     report = Report(lambda line: loop.call_soon_threadsafe(events.put, line))
-    if _num_tasks >= MOST_TASKS:
-        raise ApiError(503, f"the server is busy with {MOST_TASKS} tasks; send the request again later")
+    if _num_tasks >= MAX_TASKS:
+        raise ApiError(503, f"the server is busy with {MAX_TASKS} tasks; send the request again later")
 
     def run():
         try:

@@ -7,10 +7,11 @@ and Ollama ignores. Raises InvalidRequest, in Ollama's words where Ollama has su
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from .. import garbage
 from ..go.binding import D, bind
-from ..go.decode import JSONSyntaxError, Object, parse_first
+from ..go.decode import JSONSyntaxError, Object, parsed
 from ..go.encode import RawJSON
-from ..go.kinds import BindError, IllegalBase64, decode_base64, to_plain
+from ..go.kinds import BindError, IllegalBase64, State, decode_base64, to_plain
 from ..wire import conversation, native, openai
 from .errors import InvalidRequest
 
@@ -192,17 +193,19 @@ def _tool_calls(message: openai.Message) -> list[conversation.ToolCall] | None:
     """Native tool calls: arguments parsed from their JSON text, calls renumbered."""
     found = []
     for index, call in enumerate(message.tool_calls or ()):
-        try:
-            arguments = parse_first(call.function.arguments.encode("utf-8", "surrogateescape"))
-        except JSONSyntaxError:
-            arguments = ""
-        if arguments is not None and not isinstance(arguments, Object):
-            raise InvalidRequest("invalid tool call arguments")
-        function = conversation.ToolCallFunction(
-            index, call.function.name, None if arguments is None else to_plain(arguments)
-        )
+        function = conversation.ToolCallFunction(index, call.function.name, _arguments(call.function.arguments))
         found.append(conversation.ToolCall(call.id, function))
     return found or None
+
+
+def _arguments(text: str) -> dict[str, Any] | None:
+    try:
+        with parsed(text.encode("utf-8", "surrogateescape")) as arguments:
+            if arguments is None or isinstance(arguments, Object):
+                return to_plain(arguments, State(garbage.made.get()))
+    except JSONSyntaxError:
+        pass
+    raise InvalidRequest("invalid tool call arguments")
 
 
 def _part(role: str, part: Any) -> native.Message:

@@ -4,7 +4,6 @@ Messages are never changed. The caller passes a function that counts tokens, so 
 Follows Ollama 0.12.11's chatPrompt and GenerateHandler as recorded.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,7 +11,9 @@ from typing import Protocol
 from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.long_texts import encode_at_most
 
+from .. import garbage
 from ..go import encode
+from ..go.kinds import loads
 from ..wire.conversation import Message, Tool, ToolCall
 from .gotemplate import Values
 
@@ -189,4 +190,4 @@ def _template_message(message: Message) -> dict:
 
 def _plain(value: Tool | ToolCall | dict) -> dict:
     """Convert a tool or tool call to the decoded JSON object that templates take."""
-    return value if isinstance(value, dict) else json.loads(encode.dumps(value))
+    return value if isinstance(value, dict) else loads(encode.dumps(value), garbage.made.get())

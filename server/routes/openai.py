@@ -12,7 +12,7 @@ from ..generation.completion import CompletionTurn
 from ..generation.embedding import embed_many
 from ..go import encode
 from ..go.human import shortened
-from ..http.responses import PLAIN_JSON, bound, text_answer
+from ..http.responses import PLAIN_JSON, bound, off_loop, text_answer
 from ..http.streams import send_events
 from ..library import describe
 from ..library.model import InvalidName, ModelNotFound
@@ -55,7 +55,7 @@ async def _answer(make: Callable, *arguments: object) -> web.Response:
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     context, id = context_of(request), answers.new_id("chatcmpl")
     asked = await bound(request, ChatCompletionRequest, requests.read)
-    turns = [ChatTurn(ask) for ask in requests.chat_requests(asked)]
+    turns = [ChatTurn(ask) for ask in await off_loop(requests.chat_requests, asked)]
     if asked.stream:
         streams = [pieces(context, turn) for turn in turns]
         chunks = openai_chat.chunks(id, streams, requests.includes_usage(asked))
@@ -68,7 +68,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def completions(request: web.Request) -> web.StreamResponse:
     context, id = context_of(request), answers.new_id("cmpl")
     asked = await bound(request, CompletionRequest, requests.read)
-    streams, extras = openai_completions.streams(context, asked), requests.extras(asked)
+    streams, extras = await off_loop(openai_completions.streams, context, asked), requests.extras(asked)
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, requests.includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))

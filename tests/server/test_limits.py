@@ -2,9 +2,12 @@
 (docs/limits.md).
 """
 
+import asyncio
 import base64
 import json
 import re
+import threading
+from contextlib import closing
 
 import pytest
 from live_server import LiveServer
@@ -12,8 +15,11 @@ from places import ROOT
 from tiny_server import with_model
 
 from vkbackend.server.errors import ApiError
-from vkbackend.server.go.decode import MAX_VALUES, parse_first
-from vkbackend.server.http import limits
+from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError, parse_first
+from vkbackend.server.http import limits, responses
+from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
+from vkbackend.server.prompts.jinja.process import Worker
+from vkbackend.server.wire import conversation, native, openai
 
 SHORT = {"num_predict": 1, "num_ctx": 512}
 
@@ -68,6 +74,77 @@ def test_a_size_is_accepted_at_its_limit_and_refused_beyond(server, what, ask, f
     assert status == 400 and f"holds {most + 1} {what}, and this server takes {most}" in text
 
 
+CHECKED = [
+    ("tools", lambda size: native.ChatRequest(tools=[conversation.Tool()] * size), limits.MAX_TOOLS),
+    ("tools", lambda size: openai.ChatCompletionRequest(tools=[conversation.Tool()] * size), limits.MAX_TOOLS),
+    ("inputs", lambda size: native.EmbedRequest(input=["a"] * size), limits.MAX_INPUTS),
+    ("inputs", lambda size: openai.EmbedRequest(input=[7] * size), limits.MAX_INPUTS),
+    ("biases", lambda size: native.ChatRequest(options={"logit_bias": biases(size)}), limits.MAX_BIASES),
+    ("biases", lambda size: openai.CompletionRequest(logit_bias=biases(size)), limits.MAX_BIASES),
+    ("stop strings", lambda size: openai.CompletionRequest(stop=["a"] * size), limits.MAX_STOPS),
+    ("messages", lambda size: native.CreateRequest(messages=[conversation.Message()] * size), limits.MAX_MESSAGES),
+    ("files", lambda size: native.CreateRequest(files=dict.fromkeys(map(str, range(size)), "")), limits.MAX_FILES),
+    ("licenses", lambda size: native.CreateRequest(license=["a"] * size), limits.MAX_LICENSES),
+]
+
+
+def biases(size):
+    return dict.fromkeys(map(str, range(size)), 1.0)
+
+
+@pytest.mark.parametrize(
+    "what, ask, most", CHECKED, ids=[f"{type(ask(0)).__name__}: {what}" for what, ask, _ in CHECKED]
+)
+def test_a_number_is_accepted_at_its_limit_and_refused_beyond(what, ask, most):
+    limits.check(ask(most))
+    with pytest.raises(ApiError, match=f"holds {most + 1} {what}, and this server takes {most}; send fewer") as raised:
+        limits.check(ask(most + 1))
+    assert raised.value.status == 400
+
+
+def test_levels_of_json_are_accepted_at_their_limit_and_refused_beyond():
+    parse_first(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+    with pytest.raises(JSONSyntaxError, match="exceeded max depth"):
+        parse_first(b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2))
+
+
+@pytest.mark.parametrize("write", ["Go template", "Jinja template"])
+def test_a_prompt_is_accepted_at_its_limit_and_refused_beyond(write):
+    most = budget.MAX_CHARS
+    text = "x" * most
+
+    def rendered(extra: str) -> int:
+        if write == "Go template":
+            source = "{{ range .Messages }}{{ .Content }}{{ end }}" + extra
+            return len(Template.parse(source).execute(Values(messages=[{"role": "user", "content": text}])))
+        with closing(Worker()) as worker:
+            told = worker.ask("{{ text }}" + extra, {"text": text})
+        if "error" in told:
+            raise TemplateError(told["error"])
+        return len(told["text"])
+
+    assert rendered("") == most
+    with pytest.raises(TemplateError, match=f"writes more than {most} characters"):
+        rendered("x")
+
+
+def test_tasks_are_accepted_at_their_limit_and_refused_beyond(monkeypatch):
+    monkeypatch.setattr(responses, "_num_tasks", responses.MAX_TASKS - 1)
+
+    async def conversation():
+        gate = threading.Event()
+        first = asyncio.create_task(responses.progress(None, lambda report: gate.wait(10), stream=False))
+        await asyncio.sleep(0.1)
+        with pytest.raises(ApiError, match=f"busy with {responses.MAX_TASKS} tasks") as raised:
+            await responses.progress(None, lambda report: None, stream=False)
+        assert raised.value.status == 503
+        gate.set()
+        assert (await first).status == 200
+        assert (await responses.progress(None, lambda report: None, stream=False)).status == 200
+
+    asyncio.run(conversation())
+
+
 def test_a_body_is_accepted_at_its_limit_and_refused_beyond(server):
     body = json.dumps({"model": "m"}).encode()
     assert server.call("POST", "/api/show", body + b" " * ((8 << 20) - len(body)))[0] == 200
@@ -89,6 +166,6 @@ def test_ten_photographs_fit():
 
 def test_the_table_shows_the_limits_in_force():
     table = (ROOT / "docs/limits.md").read_text().replace(",", "")
-    for name in ("MAX_MESSAGES", "MAX_TOOLS", "MAX_STOPS", "MAX_STOP_CHARS", "MAX_FORMAT_CHARS", "MAX_TEMPLATE_CHARS"):
+    for name in filter(re.compile("MAX_").match, vars(limits)):
         assert re.search(rf"`{name}`[^\n]*\| {getattr(limits, name)} ", table), name
     assert re.search(rf"`MAX_VALUES`[^\n]*\| {MAX_VALUES} ", table)
