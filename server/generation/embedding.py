@@ -26,7 +26,7 @@ from ..go import encode
 from ..go.text import quote
 from ..library.model import InvalidName, ModelNotFound, StoredModel
 from ..library.names import parse
-from ..loading.loaded_models import LoadedModel
+from ..loading.loaded_model import LoadedModel
 from ..wire.native import EmbeddingRequest, EmbeddingResponse, EmbedRequest, EmbedResponse
 from ..wire.options import Options
 from .context import RequestContext

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..http.line_stream import LineStream
 from ..library.model import StoredModel
-from ..loading.loaded_models import LoadedModel, LoadedModels
+from ..loading.loaded_model import LoadedModel
+from ..loading.loaded_models import LoadedModels
 from ..wire.native import ChatRequest, GenerateRequest, LoadProgressResponse
 from ..wire.options import Options
 from .context import RequestContext

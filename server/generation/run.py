@@ -17,7 +17,7 @@ from vkbackend.engine.request import Finished, GenerationRequest, Piece, TokenLo
 from vkbackend.errors import RequestError
 
 from ..errors import ApiError
-from ..loading.loaded_models import LoadedModel
+from ..loading.loaded_model import LoadedModel
 from ..output_parsers import OutputParser, Parsed, ParseError
 from ..wire.native import ChatRequest, ChatResponse, GenerateRequest, GenerateResponse
 from .events import engine_events, logprobs, nanoseconds

@@ -16,7 +16,7 @@ from ..http import limits
 from ..http.streams import Replies
 from ..library.model import StoredModel
 from ..library.store import Store
-from ..loading.loaded_models import LoadedModel
+from ..loading.loaded_model import LoadedModel
 from ..prompts import prompt
 from ..prompts.gotemplate import TemplateError
 from ..prompts.prompt import ContextLimit, Prompt, Thinking

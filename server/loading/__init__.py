@@ -1,1 +1,1 @@
-"""Which models are in memory: loading, keeping, giving way."""
+"""The models in memory: loading, keeping and evicting them."""

@@ -1,6 +1,4 @@
-"""The loader that `LoadedModels` is given in a real server: a stored model -> an engine on the devices that the
-environment asks for.
-"""
+"""The server's loader for `LoadedModels`: opens a stored model's engine on the devices that the environment selects."""
 
 from vkbackend.device import selection
 from vkbackend.errors import UnsupportedModel
@@ -9,22 +7,22 @@ from vkbackend.progress import LoadProgress
 
 from ..library.model import StoredModel, StoreError
 from ..wire.options import Options
-from .loaded_models import LoadResult
+from .loaded_model import LoadResult
 
 
 class EngineLoader:
-    """Called with a model and its options: a cache of options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL
-    sequences; as many layers on devices as options.num_gpu says, or as fit. `whole`: all of them, or OutOfMemory, so
-    that other models can give way first. Blocks while it loads.
+    """Called with a model and its options. Its cache holds options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL
+    sequences; options.num_gpu layers go to devices, or as many as fit. `whole`: all layers on devices, or OutOfMemory,
+    so that other models can be unloaded first. Blocks while it loads.
 
-    Raises VkbackendError: no memory, a damaged file, or no support for it.
+    Raises VkbackendError: not enough memory, a damaged file, or a model that is not supported.
     """
 
     def __init__(self, progress: LoadProgress | None = None):
         self._progress = progress
 
     def reporting(self, progress: LoadProgress) -> "EngineLoader":
-        """Such a loader that tells how far it is."""
+        """A loader that reports its progress."""
         return EngineLoader(progress)
 
     def __call__(self, stored: StoredModel, options: Options, whole: bool = False) -> LoadResult:

@@ -1,4 +1,4 @@
-"""Which loaded model gives way to another one, by Ollama's rules."""
+"""Which loaded model is unloaded to make room for another one, by Ollama's rules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resident:
-    """A loaded model as the scheduler sees it. keep_alive: nanoseconds, negative for ever."""
+    """What the rules look at of a loaded model. keep_alive: nanoseconds, negative for forever."""
 
     name: str
     num_users: int
@@ -14,12 +14,12 @@ class Resident:
 
 
 def first_to_unload(residents: Sequence[Resident]) -> int | None:
-    """The index of who gives way: one that nobody uses, else one that somebody does; among them who would be kept
-    for the shortest time, for ever being the longest; among equals by name.
+    """The index of the model to unload, None if there are none: unused models before used ones, among them the one
+    with the shortest keep_alive (forever is the longest), among equals the first by name.
     """
 
-    def wish_to_stay(index: int):
+    def priority(index: int) -> tuple[bool, int, str]:
         resident = residents[index]
         return resident.num_users > 0, resident.keep_alive if resident.keep_alive >= 0 else 1 << 63, resident.name
 
-    return min(range(len(residents)), key=wish_to_stay, default=None)
+    return min(range(len(residents)), key=priority, default=None)

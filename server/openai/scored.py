@@ -23,7 +23,7 @@ from ..generation.run import UNLOADED, Run
 from ..generation.tokens import PromptTokens
 from ..go.encode import now
 from ..http import limits
-from ..loading.loaded_models import LoadedModel
+from ..loading.loaded_model import LoadedModel
 from ..wire import native
 from ..wire.native import GenerateRequest, GenerateResponse
 from .requests import Extras

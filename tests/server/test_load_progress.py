@@ -15,7 +15,7 @@ from vkbackend.errors import OutOfMemory
 from vkbackend.models import load as models
 from vkbackend.placement.opening import open_engine
 from vkbackend.progress import LoadProgress
-from vkbackend.server.loading.loaded_models import LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
 
 
 class SteppingLoader:

@@ -13,7 +13,8 @@ from vkbackend.errors import OutOfMemory
 from vkbackend.server.errors import ApiError
 from vkbackend.server.go import durations
 from vkbackend.server.loading.keep_alive import default_keep_alive
-from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
+from vkbackend.server.loading.loaded_models import LoadedModels
 from vkbackend.server.wire.options import Options
 
 SECOND = durations.SECOND

@@ -6,7 +6,8 @@ import recorded
 
 from vkbackend.device.context import free_beside
 from vkbackend.server.loading.eviction import Resident, first_to_unload
-from vkbackend.server.loading.loaded_models import MIN_CONTEXT, LoadedModel, LoadResult
+from vkbackend.server.loading.loaded_model import LoadedModel, LoadResult
+from vkbackend.server.loading.loaded_models import MIN_CONTEXT
 from vkbackend.server.wire.options import Options
 
 

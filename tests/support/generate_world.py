@@ -13,7 +13,8 @@ from gguf import GGUFWriter
 from vkbackend.engine.engine import Engine
 from vkbackend.server.app import build_app
 from vkbackend.server.library.store import Store
-from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
+from vkbackend.server.loading.loaded_models import LoadedModels
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ from vkbackend.errors import VkbackendError
 from vkbackend.server.app import build_app
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library.store import Store
-from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
+from vkbackend.server.loading.loaded_models import LoadedModels
 
 VARIABLE = re.compile(r'"(total_duration|load_duration)":\d+')
 CALL_ID = re.compile(r'"id":"call_[a-z0-9]{8}"')

@@ -20,7 +20,8 @@ from vkbackend.server.http import log as service_log
 from vkbackend.server.http import request_id
 from vkbackend.server.http.keys import RUNNING
 from vkbackend.server.library.store import Store
-from vkbackend.server.loading.loaded_models import LoadedModels, LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
+from vkbackend.server.loading.loaded_models import LoadedModels
 from vkbackend.server.routes.table import ROUTES
 
 QUICK = {"model": "m", "prompt": "a few words"}

@@ -9,7 +9,7 @@ from embed_world import LengthEngine, Served, WordTokenizer, recorded_gguf
 from recorded import load
 from scripted_world import World, asked_alike
 
-from vkbackend.server.loading.loaded_models import LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
 
 IDS = re.compile(r'"(chatcmpl|cmpl)-\d+"')
 CREATED = re.compile(r'"created":\d+')

@@ -23,7 +23,7 @@ from vkbackend.models.load import load
 from vkbackend.server.generation.embedding import normalize
 from vkbackend.server.generation.events import logprobs
 from vkbackend.server.go import encode as go_json
-from vkbackend.server.loading.loaded_models import LoadResult
+from vkbackend.server.loading.loaded_model import LoadResult
 from vkbackend.tokenizer import Tokenizer
 
 DURATIONS = re.compile(r'"(total_duration|load_duration)":\d+')
