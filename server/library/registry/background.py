@@ -1,16 +1,16 @@
-"""The one event loop that speaks to registries, in a thread of its own: what is shared between pulls belongs to it,
-and needs no locks.
-"""
+"""The event loop of all registry traffic, in its own thread: state that pulls share belongs to it, without locks."""
 
 import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from .errors import Cancelled
 
-ASK_SECONDS = 0.2  # between two looks at whether the work is still wanted
-CANCEL_SECONDS = 5.0  # what it gets to end; a disk may be slow
+T = TypeVar("T")
+POLL_SECONDS = 0.2  # between two calls of is_cancelled
+CANCEL_SECONDS = 5.0  # for cancelled work to end; a disk may be slow
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -24,13 +24,14 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def run(work: Coroutine, is_cancelled: Callable[[], bool]):
-    """The work's result. Once `is_cancelled()`, or on Ctrl-C, the work is cancelled and waited for. Raises
-    Cancelled, and what it raises.
+def run(work: Coroutine[Any, Any, T], is_cancelled: Callable[[], bool]) -> T:
+    """Run `work` on the event loop, and return its result.
+
+    Once `is_cancelled()`, or on Ctrl-C, the work is cancelled and awaited. Raises Cancelled, and what `work` raises.
     """
     ended = threading.Event()
 
-    async def watched():
+    async def watched() -> T:
         try:
             return await work
         finally:
@@ -38,9 +39,9 @@ def run(work: Coroutine, is_cancelled: Callable[[], bool]):
 
     future = asyncio.run_coroutine_threadsafe(watched(), _running_loop())
     try:
-        while not concurrent.futures.wait([future], ASK_SECONDS).done:
+        while not concurrent.futures.wait([future], POLL_SECONDS).done:
             if is_cancelled():
-                raise Cancelled("the client has left")
+                raise Cancelled("the client closed the request")
         return future.result()
     finally:
         if future.cancel():

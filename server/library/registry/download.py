@@ -1,7 +1,7 @@
-"""One blob from a registry into the store: in parts, several at a time, gone on with where an earlier pull ended.
+"""Downloads one blob into the store: in parallel parts, resuming an interrupted pull.
 
-In: an `Endpoint` and a layer. Out: the blob in its place, its digest checked. Pulls of the same blob in this process
-follow one download (`join`), and it ends when the last of them leaves; another process that is at the same blob is
+In: an `Endpoint` and a layer. Out: the blob in its place, its digest verified. Pulls of the same blob in this process
+share one download (`join`), which ends when the last of them leaves. A download of the same blob in another process is
 waited for.
 """
 
@@ -9,16 +9,18 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+from yarl import URL
 
 from ... import pools
 from ..model import DigestMismatch, Layer
 from ..store import Store
 from .client import Client, Credentials
 from .endpoint import Endpoint
-from .errors import Passing, RegistryError
+from .errors import RegistryError, TemporaryFailure
 from .limits import Limits
 from .partial import Part, Partial, check_room, folder_of, num_present, open_partial
 
@@ -26,29 +28,36 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 << 10
 REPORT_SECONDS = 0.1
-SILENT_SECONDS = 1.0  # without a report
-OTHER_PROCESS_SECONDS = 0.3  # between two looks at how far another process is
-_running: dict[Path, "Download"] = {}  # blob -> who fetches it; touched on the registry's event loop only
+REPEAT_SECONDS = 1.0  # a report is repeated if nothing has changed for so long
+OTHER_PROCESS_SECONDS = 0.3  # between two checks of another process's progress
+_running: dict[Path, "Download"] = {}  # by path of the blob; used on the registry's event loop only
+Tell = Callable[[int, int], None]  # receives (completed, total) in bytes
 
 
 class Download:
-    """`task` ends when the blob is there; `fetched` is set while only its digest is left to check. total: 0 where it
-    is not known.
+    """A running download. task: ends when the blob is in its place; fetched: set once only the digest check remains.
+
+    total: size in bytes, 0 if not known.
     """
 
     def __init__(self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
-        self.target, self.layer, self.total, self.num_followers = store.blob_path(layer.digest), layer, layer.size, 0
+        self.target = store.blob_path(layer.digest)
+        self.layer = layer
+        self.total = layer.size
+        self.num_followers = 0
         self._folder = folder_of(store)
-        self._endpoint, self._credentials, self._limits = endpoint, credentials, limits
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._limits = limits
         self._partial: Partial | None = None
         self.fetched = asyncio.Event()
         self.task = asyncio.create_task(self._run())
-        self.task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # somebody has looked at it, followers or none
+        # Marks the exception as retrieved, even if there are no followers any more.
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     @property
     def completed(self) -> int:
+        """Bytes present, including those of earlier pulls and other processes."""
         if self._partial is not None:
             return self._partial.completed
         return num_present(self._folder, self.layer.digest)
@@ -56,67 +65,70 @@ class Download:
     async def _run(self) -> None:
         try:
             async with Client(self._endpoint, self._credentials, self._limits) as client:
-                self._client = client
                 if not self.total:
-                    self.total = await client.retried(self._asked_size)
+                    self.total = await client.retried(lambda: self._size_at(client))
                     check_room(self.target.parent, self.total - self.completed)
-                await self._bring()
+                await self._download(client)
         finally:
             self.fetched.set()
             if _running.get(self.target) is self:
                 del _running[self.target]
 
-    async def _bring(self) -> None:
-        """What an earlier pull left may not be what it wrote (a power cut): if the digest says so, everything is
-        fetched anew, once.
+    async def _download(self, client: Client) -> None:
+        """Download what is missing.
+
+        Parts of an earlier pull may be damaged, by a loss of power: on a wrong digest everything is downloaded again,
+        once.
         """
         while (partial := self._open()) is None:
             await asyncio.sleep(OTHER_PROCESS_SECONDS)
             if self.target.is_file():
                 return
-        was_begun = partial.completed > 0
+        is_resumed = partial.completed > 0
         try:
-            await self._fill(partial)
+            await self._fill(client, partial)
         except DigestMismatch as error:
             log.warning("%s: %s", self._endpoint.base.host, error)
-            if was_begun:
-                self.fetched.clear()
-                await self._bring()
-            else:
+            if not is_resumed:
                 raise RegistryError(
-                    f"{error}: what {self._endpoint.base.host} gave was thrown away; pull again"
+                    f"{error}: the data from {self._endpoint.base.host} was discarded; pull again"
                 ) from None
+            self.fetched.clear()
+            await self._download(client)
 
     def _open(self) -> Partial | None:
         return open_partial(self._folder, self.layer.digest, self.total, self._limits.part_bytes(self.total))
 
-    async def _fill(self, partial: Partial) -> None:
+    async def _fill(self, client: Client, partial: Partial) -> None:
         self._partial = partial
         try:
             if not partial.is_fetched:
-                await self._fetch()
+                await Parts(client, self._endpoint.blob_url(self.layer.digest), partial, self.total).fetch()
                 partial.save()
             self.fetched.set()
-            await _to_its_end(pools.run_to_end("registry", partial.finish, self.layer.digest, self.target))
+            await _to_completion(pools.run_to_end("registry", partial.finish, self.layer.digest, self.target))
         finally:
             if not self.fetched.is_set():
                 partial.save()
             partial.close()
 
-    async def _asked_size(self) -> int:
-        """Content-Length, for a manifest without sizes; 0 where the registry does not say."""
-        async with self._client.open("HEAD", self._endpoint.blob_url(self.layer.digest)) as response:
+    async def _size_at(self, client: Client) -> int:
+        """Content-Length of the blob, for a manifest without sizes; 0 if the registry does not say."""
+        async with client.open("HEAD", self._endpoint.blob_url(self.layer.digest)) as response:
             return response.content_length or 0
 
-    async def watch(self, tell) -> None:
-        """Until everything is fetched: `tell(completed, total)` as it gets further, at most ten times a second, and
-        every second where it does not. Raises what the download failed with.
+    async def watch(self, tell: Tell) -> None:
+        """Wait until everything is fetched, calling `tell` on progress.
+
+        At most ten times a second, and once a second without progress. Raises the download's error.
         """
         told, told_at = None, 0.0
         while not self.fetched.is_set():
-            now, state = time.monotonic(), (self.completed, self.total)
-            if state != told or now - told_at > SILENT_SECONDS:
-                told, told_at = state, now
+            now = time.monotonic()
+            state = (self.completed, self.total)
+            if state != told or now - told_at > REPEAT_SECONDS:
+                told = state
+                told_at = now
                 tell(*state)
             await asyncio.wait([self.task], timeout=REPORT_SECONDS)
         if self.task.done():
@@ -124,46 +136,60 @@ class Download:
         if told is not None:
             tell(self.total or self.completed, self.total)
 
-    async def watch_to_the_end(self, tell) -> None:
-        """Until the blob is in its place."""
+    async def watch_to_the_end(self, tell: Tell) -> None:
+        """Wait until the blob is in its place, calling `tell` on progress. Raises the download's error."""
         while not self.task.done():
             await self.watch(tell)
             await asyncio.wait([self.task], timeout=REPORT_SECONDS)
         self.task.result()
 
-    # --- parts
 
-    async def _fetch(self) -> None:
-        """The first part alone until the answer to it shows that the registry knows ranges; then the others beside
-        it.
-        """
-        queue = deque(part for part in self._partial.parts if not part.is_done)
-        self._queue, self._is_answered, self._knows_ranges = queue, asyncio.Event(), False
+class Parts:
+    """Fetches the missing parts of a blob, several at a time if the registry supports ranges."""
+
+    def __init__(self, client: Client, url: URL, partial: Partial, total: int):
+        self._client = client
+        self._url = url
+        self._partial = partial
+        self._total = total
+        self._queue = deque(part for part in partial.parts if not part.is_done)
+        self._is_answered = asyncio.Event()
+        self._knows_ranges = False
+
+    async def fetch(self) -> None:
+        """Fetch the first part alone until its response shows that the registry supports ranges, then others too."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._work())
                 await self._is_answered.wait()
-                for _ in range(min(self._limits.parallel - 1, len(queue)) if self._knows_ranges else 0):
-                    group.create_task(self._work())
+                if self._knows_ranges:
+                    for _ in range(min(self._client.limits.parallel - 1, len(self._queue))):
+                        group.create_task(self._work())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
     async def _work(self) -> None:
         while self._queue:
-            part = self._queue.popleft()
-            await self._client.retried(lambda: self._fetch_part(part), lambda: part.completed)
+            await self._fetch_with_retries(self._queue.popleft())
         self._is_answered.set()
 
+    async def _fetch_with_retries(self, part: Part) -> None:
+        await self._client.retried(lambda: self._fetch_part(part), lambda: part.completed)
+
     async def _fetch_part(self, part: Part) -> None:
-        """One try at what is missing of a part."""
-        start, is_whole = part.offset + part.completed, part.size is None or part.size == self.total
-        headers = {} if is_whole and start == 0 else {"Range": f"bytes={start}-{part.offset + part.size - 1}"}
-        async with self._client.open("GET", self._endpoint.blob_url(self.layer.digest), headers) as response:
+        """One attempt to fetch the missing bytes of a part."""
+        start = part.offset + part.completed
+        headers = {}
+        if part.size is None and start:
+            headers = {"Range": f"bytes={start}-"}
+        elif part.size is not None and (start or part.size != self._total):
+            headers = {"Range": f"bytes={start}-{part.offset + part.size - 1}"}
+        async with self._client.open("GET", self._url, headers) as response:
             if headers and response.status == 200:
                 part = self._start_over(part)
             elif headers and not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-                raise Passing(
-                    f"{response.url.host} gave other bytes than those asked for "
+                raise TemporaryFailure(
+                    f"{response.url.host} sent a different range than requested "
                     f"({response.headers.get('Content-Range')})"
                 )
             self._knows_ranges = bool(headers) and response.status == 206
@@ -171,9 +197,9 @@ class Download:
             await self._read(response, part)
 
     def _start_over(self, part: Part) -> Part:
-        """The registry gives the whole blob whatever is asked for: from its beginning, as one part."""
+        """Start over as one part: the registry ignores ranges and sends the whole blob."""
         if self._knows_ranges:
-            raise Passing(f"{self._endpoint.base.host} did not give the range it was asked for")
+            raise TemporaryFailure(f"{self._url.host} ignored the requested range")
         self._queue.clear()
         return self._partial.become_one_part()
 
@@ -186,24 +212,25 @@ class Download:
         if part.size is None:
             part.size = part.completed
         if not part.is_done:
-            raise Passing(f"{response.url.host} ended {part.size - part.completed} bytes too early")
+            raise TemporaryFailure(f"{response.url.host} ended {part.size - part.completed} bytes too early")
 
 
 def join(
     store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits
 ) -> tuple[Download, bool]:
-    """-> (the download of a blob, whether it was begun for us). Every follower leaves it once."""
-    target, is_own = store.blob_path(layer.digest), False
+    """(the download of a blob, whether this call has started it). Each caller must `leave` it once."""
+    target = store.blob_path(layer.digest)
     download = _running.get(target)
+    is_own = download is None
     if download is None:
-        download, is_own = Download(store, layer, endpoint, credentials, limits), True
+        download = Download(store, layer, endpoint, credentials, limits)
         _running[target] = download
     download.num_followers += 1
     return download, is_own
 
 
 async def leave(download: Download) -> None:
-    """Waits for the end of a download that nobody follows any more: then its parts are safe."""
+    """Stop following a download. The last follower cancels it, and waits until its parts are saved."""
     download.num_followers -= 1
     if not download.num_followers and not download.task.done():
         download.task.cancel()
@@ -212,10 +239,8 @@ async def leave(download: Download) -> None:
         await asyncio.wait([download.task])
 
 
-async def _to_its_end(work) -> None:
-    """Like `await work`, but a cancellation waits for it: a thread cannot be stopped, and must not lose the file it
-    works on.
-    """
+async def _to_completion(work: Awaitable[object]) -> None:
+    """Await `work`; on cancellation wait for its end: a thread cannot be stopped, and must not lose its file."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

@@ -1,19 +1,20 @@
-"""What goes wrong between us and a registry."""
+"""Errors of pulls and pushes."""
 
 from vkbackend.errors import VkbackendError
 
 
 class RegistryError(VkbackendError):
-    """The registry cannot be reached, refuses, or gives what it should not: trying again at once would not help."""
+    """The registry cannot be reached, refuses a request, or sends invalid data: an immediate retry would not help."""
 
 
 class Cancelled(VkbackendError):
-    """Whoever asked has gone."""
+    """The client no longer wants the result."""
 
 
-class Passing(Exception):
-    """A failure that may be gone at the next try: a connection cut, a stall, 429 or 5xx. after_seconds: when the
-    registry wants to be asked again, None where it did not say.
+class TemporaryFailure(Exception):
+    """A failure worth a retry: a lost connection, a stall, status 429 or 5xx.
+
+    after_seconds: how long the registry asks to wait, or None.
     """
 
     def __init__(self, message: str, after_seconds: float | None = None):
@@ -22,7 +23,7 @@ class Passing(Exception):
 
 
 class Refused(RegistryError):
-    """An answer with an error status: the status, and what the registry says to it."""
+    """A response with an error status that is not temporary."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)

@@ -1,11 +1,11 @@
-"""A blob that is not whole yet: its file and, beside it, how much of each part is there.
+"""A partly downloaded blob: its file and, next to it, the progress of each part.
 
-    ROOT/.vkbackend/pulls/sha256-HEX        as long as the blob will be, with holes
+    ROOT/.vkbackend/pulls/sha256-HEX        as large as the blob, with holes
     ROOT/.vkbackend/pulls/sha256-HEX.json   {"size", "parts": [[offset, size, completed], ...]}
 
-One process at a time writes to it: the file is locked, and a lock goes with its process, however that ends. The
-state never claims bytes that were not written; it may lag behind by SAVE_SECONDS. What a power cut makes of the bytes,
-the digest tells in the end.
+One process at a time writes to it: the file is locked, and the system releases the lock when the process ends. The
+state never claims bytes that were not written, but may lag behind by SAVE_SECONDS. Damage from a loss of power is found
+by the final digest check.
 """
 
 import errno
@@ -17,6 +17,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...go.human import human_bytes
 from ..model import DigestMismatch, parse_json, read_plain
@@ -28,14 +29,14 @@ log = logging.getLogger(__name__)
 
 FOLDER = "pulls"
 SAVE_SECONDS = 0.5
-STALE_SECONDS = 14 * 24 * 3600  # a pull that nobody has gone on with
-LARGEST_STATE_BYTES = 4 << 20
+STALE_SECONDS = 14 * 24 * 3600  # age at which an abandoned pull is removed
+MAX_STATE_BYTES = 4 << 20
 HASH_PIECE_BYTES = 4 << 20
 
 
 @dataclass
 class Part:
-    """size None: until the answer ends."""
+    """A range of the blob, in bytes. size None: up to the end of the response."""
 
     offset: int
     size: int | None
@@ -43,14 +44,17 @@ class Part:
 
     @property
     def is_done(self) -> bool:
+        """Whether all bytes are there."""
         return self.completed == self.size
 
 
 class Partial:
-    """Belongs to whoever opened it, until `close` or `finish`. size 0: not known."""
+    """An open and locked partial blob, until `close`, `drop` or `finish`. size: in bytes, 0 if not known."""
 
     def __init__(self, path: Path, descriptor: int, size: int, part_bytes: int):
-        self.path, self._descriptor, self.size = path, descriptor, size
+        self.path = path
+        self.size = size
+        self._descriptor = descriptor
         self.parts = self._known_parts() or self._fresh_parts(part_bytes)
         self._saved_at = 0.0
 
@@ -64,32 +68,35 @@ class Partial:
         return [Part(offset, min(part_bytes, self.size - offset)) for offset in range(0, self.size, part_bytes)]
 
     def _known_parts(self) -> list[Part]:
-        """What the state file says, where it fits the file; else none."""
+        """Parts in the state file; empty if it does not match the file."""
         state = read_state(self.path)
         if not self.size or not state or state["size"] != self.size or os.fstat(self._descriptor).st_size != self.size:
             return []
-        parts = [Part(*numbers) for numbers in state["parts"]]
-        ends = [0, *(part.offset + part.size for part in parts)]
-        fits = ends[-1] == self.size and all(
-            part.offset == end and 0 <= part.completed <= part.size for part, end in zip(parts, ends)
-        )
-        return parts if fits else []
+        end = 0
+        for offset, size, completed in state["parts"]:
+            if offset != end or not 0 <= completed <= size:
+                return []
+            end += size
+        return [Part(*numbers) for numbers in state["parts"]] if end == self.size else []
 
     def become_one_part(self) -> Part:
-        """Everything anew, from the first byte to the last: the registry knows no ranges."""
+        """Start over as a single part, for a registry that does not support ranges."""
         self.parts = [Part(0, self.size or None)]
         self.save()
         return self.parts[0]
 
     @property
     def completed(self) -> int:
+        """Bytes present."""
         return sum(part.completed for part in self.parts)
 
     @property
     def is_fetched(self) -> bool:
+        """Whether all bytes are present."""
         return all(part.is_done for part in self.parts)
 
     def write(self, part: Part, piece: bytes) -> None:
+        """Append `piece` to a part. Raises RegistryError."""
         try:
             view = memoryview(piece)
             while view:
@@ -99,13 +106,13 @@ class Partial:
         except OSError as error:
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             raise RegistryError(
-                f"{self.path} cannot be written ({reason}); what is there is kept: pull again once there is room"
+                f"cannot write {self.path} ({reason}); the downloaded parts are kept: free some space and pull again"
             ) from None
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Best effort: a full disk may leave no room for it, and then it lags behind."""
+        """Write the state file, if possible; on a full disk it may lag behind."""
         self._saved_at = time.monotonic()
         if self.size:
             state = {"size": self.size, "parts": [[part.offset, part.size, part.completed] for part in self.parts]}
@@ -114,14 +121,12 @@ class Partial:
                 temporary.write_text(json.dumps(state))
                 os.replace(temporary, _state_path(self.path))
             except OSError as error:
-                log.warning("%s cannot be written (%s)", temporary, error.strerror)
+                log.warning("cannot write %s (%s)", temporary, error.strerror)
 
     # --- its end
 
     def finish(self, digest: str, target: Path) -> None:
-        """Move the contents to their place, if they are what `digest` says. Raises DigestMismatch, after which
-        nothing is left of them.
-        """
+        """Move the contents to `target` if they match `digest`; otherwise drop them and raise DigestMismatch."""
         found = self._digest()
         if found != digest:
             self.drop()
@@ -134,42 +139,42 @@ class Partial:
         self.close()
 
     def _digest(self) -> str:
-        sha, offset = hashlib.sha256(), 0
+        sha = hashlib.sha256()
+        offset = 0
         while piece := os.pread(self._descriptor, HASH_PIECE_BYTES, offset):
             sha.update(piece)
             offset += len(piece)
         return f"sha256:{sha.hexdigest()}"
 
     def drop(self) -> None:
+        """Remove the files."""
         self.path.unlink(missing_ok=True)
         _state_path(self.path).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Keeps what is there; its lock is given up."""
+        """Release the lock, keeping the files."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def folder_of(store: Store) -> Path:
-    """Where a store's partial files are: on the file system of its blobs, so that a finished one is moved at no
-    cost.
-    """
+    """Folder of a store's partial blobs, on the file system of its blobs: finished ones are moved, not copied."""
     own = make_folder(store.staging.folder)
     return own / FOLDER if own.stat().st_dev == store.blobs.stat().st_dev else store.blobs / f".{FOLDER}"
 
 
 def open_partial(folder: Path, digest: str, size: int, part_bytes: int) -> Partial | None:
-    """The contents of `digest` as far as they are here; None while another process is at them."""
+    """The partial blob of `digest`, existing or new; None if another process has it open."""
     path = partial_path(make_folder(folder), digest)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if try_lock(descriptor) is False:  # where there are no locks, the digest tells of two that wrote at once
+            if try_lock(descriptor) is False:  # None: without locks, the digest check finds concurrent writes
                 os.close(descriptor)
                 return None
-            if _is_same_file(descriptor, path):  # else it was finished or dropped a moment ago
+            if _is_same_file(descriptor, path):  # otherwise it was finished or dropped in the meantime
                 return Partial(path, descriptor, size, part_bytes)
         except BaseException:
             os.close(descriptor)
@@ -178,54 +183,49 @@ def open_partial(folder: Path, digest: str, size: int, part_bytes: int) -> Parti
 
 
 def partial_path(folder: Path, digest: str) -> Path:
+    """File of a partial blob."""
     return folder / digest.replace(":", "-")
 
 
-def read_state(path: Path) -> dict | None:
-    """What the state file of a partial file says, if it can be read."""
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Contents of the state file of a partial blob; None if it cannot be read or is invalid."""
     try:
-        state = parse_json(read_plain(_state_path(path), LARGEST_STATE_BYTES)[0])
-        return (
-            state
-            if all(isinstance(number, int) for part in state["parts"] for number in [state["size"], *part])
-            and _has_triples(state)
-            else None
-        )
+        state = parse_json(read_plain(_state_path(path), MAX_STATE_BYTES)[0])
+        numbers = [state["size"], *(number for part in state["parts"] for number in part)]
+        is_valid = all(len(part) == 3 for part in state["parts"]) and all(isinstance(each, int) for each in numbers)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _has_triples(state: dict) -> bool:
-    return all(len(part) == 3 for part in state["parts"])
+    return state if is_valid else None
 
 
 def num_present(folder: Path, digest: str) -> int:
-    """Bytes that a pull begun earlier, or in another process, has brought."""
+    """Bytes present from an earlier pull or one in another process."""
     state = read_state(partial_path(folder, digest))
     return sum(completed for _, _, completed in state["parts"]) if state else 0
 
 
 def remove_stale(folder: Path) -> None:
-    """Parts that nobody has gone on with for STALE_SECONDS."""
+    """Remove partial blobs unchanged for STALE_SECONDS."""
     for path in folder.glob("sha256-*"):
         try:
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
-        except FileNotFoundError:  # gone on with, or removed, this moment
+        except FileNotFoundError:  # finished or removed in the meantime
             pass
 
 
 def check_room(blobs: Path, missing: int) -> None:
-    """Raises RegistryError where so many bytes, which are still to come, do not fit."""
+    """Raise RegistryError if `missing` bytes do not fit on the disk of `blobs`."""
     free = free_bytes(blobs)
     if missing > free:
         raise RegistryError(
-            f"{human_bytes(missing)} are still to come, but only {human_bytes(free)} are free in {blobs}; "
-            "make room, or set OLLAMA_MODELS to a folder on another disk"
+            f"{human_bytes(missing)} remain to be downloaded, but only {human_bytes(free)} are free in {blobs}; "
+            "free some space, or set OLLAMA_MODELS to a folder on another disk"
         )
 
 
 def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
 
 

@@ -1,10 +1,9 @@
-"""A model from a registry: its manifest, the blobs that are not here yet, and at the very end the manifest's place
-in the store.
-"""
+"""Pulls a model: its manifest, then the missing blobs, and only at the end the manifest's file in the store."""
 
 from functools import partial
 
 from ... import pools
+from ..create import Report
 from ..model import MANIFEST_TYPE, Layer
 from ..store import Store
 from . import manifest
@@ -15,43 +14,45 @@ from .errors import Refused, RegistryError
 from .limits import Limits
 from .partial import check_room, folder_of, num_present, remove_stale
 
-MOST_ROUNDS = 3  # of bringing blobs: others may delete what was just brought
+MAX_ROUNDS = 3  # of downloading blobs, which other programs may delete in the meantime
 
 
-async def pull_model(store: Store, text: str, report, insecure: bool, credentials: Credentials, limits: Limits) -> None:
+async def pull_model(
+    store: Store, text: str, report: Report, insecure: bool, credentials: Credentials, limits: Limits
+) -> None:
+    """Pull the model called `text`. Raises RegistryError, InvalidName and StoreError."""
     endpoint = resolve(text, insecure)
     report("pulling manifest")
     contents = await _manifest(endpoint, credentials, limits)
-    config, layers = manifest.parse(contents, endpoint.name.shortest)
+    config, layers = manifest.read_manifest(contents, endpoint.name.shortest)
     wanted = list({layer.digest: layer for layer in [*layers, config] if layer.digest}.values())
     await pools.run_to_end("registry", _prepare, store, wanted)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         await _fetch(store, wanted, endpoint, report, credentials, limits)
         report("writing manifest")
         if await pools.run_to_end("registry", _write, store, endpoint, contents, wanted):
             report("success")
             return
     raise RegistryError(
-        f"blobs of {endpoint.name.shortest} vanish from {store.blobs} as fast as they come; is something else "
-        f"deleting them?"
+        f"blobs of {endpoint.name.shortest} disappear from {store.blobs} during the pull; is another program "
+        "deleting them?"
     )
 
 
 async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits) -> bytes:
     async with Client(endpoint, credentials, limits) as client:
 
-        async def attempt():
+        async def attempt() -> bytes:
             async with client.open("GET", endpoint.manifest_url, {"Accept": MANIFEST_TYPE}) as response:
-                return await read_at_most(response, manifest.LARGEST_BYTES)
+                return await read_at_most(response, manifest.MAX_BYTES)
 
         try:
             return await client.retried(attempt, is_first=True)
         except Refused as error:
             if error.status == 404:
                 raise RegistryError(
-                    f"pull model manifest: file does not exist: {endpoint.base.host} knows no "
-                    f"{endpoint.name.shortest}; "
-                    "look at its name and tag"
+                    f"pull model manifest: file does not exist: {endpoint.base.host} has no "
+                    f"{endpoint.name.shortest}; check its name and tag"
                 ) from None
             raise RegistryError(f"pull model manifest: {error}") from None
         except RegistryError as error:
@@ -59,8 +60,9 @@ async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits
 
 
 def _prepare(store: Store, wanted: list[Layer]) -> None:
-    """Clears away what old pulls left, and sees that there is room."""
-    blobs, folder = store.blobs, folder_of(store)
+    """Remove remains of old pulls, and check that there is room."""
+    blobs = store.blobs
+    folder = folder_of(store)
     remove_stale(folder)
     missing = sum(
         max(layer.size - num_present(folder, layer.digest), 0) for layer in wanted if not _is_there(store, layer)
@@ -69,7 +71,7 @@ def _prepare(store: Store, wanted: list[Layer]) -> None:
 
 
 def _is_there(store: Store, layer: Layer) -> bool:
-    """By its size only: what is in the store was checked when it came."""
+    """Whether a blob exists. Only its size is checked: its digest was verified when it was added."""
     try:
         size = store.blob_path(layer.digest).stat().st_size
     except OSError:
@@ -78,10 +80,11 @@ def _is_there(store: Store, layer: Layer) -> bool:
 
 
 async def _fetch(
-    store: Store, wanted: list[Layer], endpoint: Endpoint, report, credentials: Credentials, limits: Limits
+    store: Store, wanted: list[Layer], endpoint: Endpoint, report: Report, credentials: Credentials, limits: Limits
 ) -> None:
-    """One blob after the other, each in parts; then their digests."""
-    followed, fetched = [], []
+    """Download one blob after the other; then wait for their digest checks."""
+    followed = []
+    fetched = []
     try:
         for layer in wanted:
             tell = partial(_tell, report, layer)
@@ -98,7 +101,7 @@ async def _fetch(
                     break
                 except RegistryError:
                     if is_own:
-                        raise  # else it was another's registry that failed; ours may do better
+                        raise  # otherwise the registry of another pull has failed: try our own
         report("verifying sha256 digest")
         for download, tell in fetched:
             await download.watch_to_the_end(tell)
@@ -107,12 +110,12 @@ async def _fetch(
             await leave(download)
 
 
-def _tell(report, layer: Layer, completed: int, total: int) -> None:
+def _tell(report: Report, layer: Layer, completed: int, total: int) -> None:
     report(f"pulling {layer.digest[7:19]}", layer.digest, total or layer.size, completed)
 
 
 def _write(store: Store, endpoint: Endpoint, contents: bytes, wanted: list[Layer]) -> bool:
-    """False where blobs have gone in the meantime: with a model deleted that shared them."""
+    """Write the manifest; False if blobs have disappeared, for example with a deleted model that shared them."""
     with store.lock:
         if not all(_is_there(store, layer) for layer in wanted):
             return False

@@ -95,7 +95,7 @@ def test_an_upload_that_hangs_is_given_up(proxy, source):
         location = f"http://127.0.0.1:{deaf.getsockname()[1]}/v2/up"
         proxy.fault = lambda seen: Answer(202, {"Location": location}) if seen.kind == "POST uploads" else None
         limits = registry.Limits(tries=2, backoff_seconds=0.02, stall_seconds=0.3)
-        with pytest.raises(registry.RegistryError, match="took nothing|fell silent"):
+        with pytest.raises(registry.RegistryError, match="accepted no data|sent nothing"):
             push(source, text, limits=limits)
 
 
@@ -138,7 +138,7 @@ def test_models_that_are_not_whole_are_not_pushed(proxy, source):
     with pytest.raises(registry.RegistryError, match="cannot be read"):
         push(source, text)
     os.mkfifo(source.blob_path(source.manifest(parse(text)).layers[0].digest))
-    with pytest.raises(registry.RegistryError, match="cannot be read .it is not a plain file"):
+    with pytest.raises(registry.RegistryError, match="cannot be read .not a regular file"):
         push(source, text)
     (source.manifests / parse(text).file_path).write_bytes(b"{")
     with pytest.raises(StoreError, match="damaged"):
