@@ -1,3 +1,3 @@
-"""HTTP itself: bodies and answers, streams, access rules, request ids, limits, metrics, the log, the requests that
-run.
+"""HTTP itself: bodies and answers, streams, connections, access rules, request ids, limits, metrics, the log and the
+running requests.
 """

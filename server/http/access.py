@@ -1,8 +1,8 @@
-"""Who may call: the Host header (against DNS rebinding) and the Origin header (CORS).
+"""Access rules: the Host header (against DNS rebinding) and the Origin header (CORS).
 
-In: host and origin texts, the address the server listens on. Out: yes or no, and the headers of a CORS answer. As
-Ollama decides: the Host only matters on a loopback address; an origin that is not allowed is refused with status 403
-whatever the method.
+In: hosts and origins as text, and the address the server listens on. Out: whether they are allowed, and headers of
+CORS answers. Follows Ollama: the Host matters only on a loopback address; a forbidden origin gets status 403 whatever
+the method.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vkbackend import settings
 
-from .address import as_ip_address, split_host_port
+from .address import IPAddress, as_ip_address, split_host_port
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -39,14 +39,14 @@ ALLOWED_HEADERS = ",".join(
     ]
 )
 PREFLIGHT_SECONDS = 43200
-_HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]{0,1024}")  # what Go's net/http takes
+_HOST_HEADER = re.compile(r"[A-Za-z0-9!$%&'()*+,.:;=\[\]_~-]{0,1024}")  # what Go's net/http accepts
 
 
 def allowed_origins(extra: str | None = None) -> list[str]:
-    """Those of OLLAMA_ORIGINS (or `extra`), then local pages and desktop applications. `*` stands for any text."""
-    extra = settings.get("OLLAMA_ORIGINS") if extra is None else extra
-    extra = extra.strip().strip("\"'")
-    origins = extra.split(",") if extra else []
+    """The origins of OLLAMA_ORIGINS (or `extra`), local pages and desktop applications. `*` stands for any text."""
+    text: str = settings.get("OLLAMA_ORIGINS") if extra is None else extra
+    text = text.strip().strip("\"'")
+    origins = text.split(",") if text else []
     for host in _LOCAL_HOSTS:
         origins += [f"http://{host}", f"https://{host}", f"http://{host}:*", f"https://{host}:*"]
     return origins + [f"{scheme}://*" for scheme in _APP_SCHEMES]
@@ -54,7 +54,7 @@ def allowed_origins(extra: str | None = None) -> list[str]:
 
 @dataclass
 class AccessRules:
-    """`listen_address` is an IP address as text, or None where Hosts are not checked (a Unix socket, a test)."""
+    """listen_address: an IP address as text; None if Hosts are not checked (a Unix socket, a test)."""
 
     listen_address: str | None
     origins: list[str]
@@ -64,7 +64,7 @@ class AccessRules:
         try:
             return self.listen_address is not None and ipaddress.ip_address(self.listen_address).is_loopback
         except ValueError:
-            # A name: "localhost" is a loopback address, of any other we cannot be sure that it is not.
+            # A name: "localhost" is a loopback address, and any other name might be.
             return True
 
     def allows_host(self, header: str) -> bool:
@@ -73,7 +73,7 @@ class AccessRules:
         return _is_local_address(_without_port(header)) or self.names_this_machine(header)
 
     def names_this_machine(self, header: str) -> bool:
-        """By name, not by address."""
+        """Whether the header has a name of this machine, not an address."""
         host = _without_port(header).lower()
         return host in ("", "localhost", socket.gethostname().lower()) or host.endswith(_LOCAL_DOMAINS)
 
@@ -86,12 +86,12 @@ class AccessRules:
 
 
 def is_host_header(text: str) -> bool:
-    """Whether it holds nothing that no host and port can hold."""
+    """Whether the text holds only characters that a host and port can have."""
     return _HOST_HEADER.fullmatch(text) is not None
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """A page of this server itself."""
+    """Whether the request comes from a page of this server."""
     return origin in (f"http://{host}", f"https://{host}")
 
 
@@ -103,7 +103,7 @@ def _matches(rule: str, origin: str) -> bool:
 
 
 def _without_port(header: str) -> str:
-    """`[::1]:80` -> `::1`, `host:80` -> `host`; what is not of these forms stays as it is, and is no address then."""
+    """`[::1]:80` -> `::1`, `host:80` -> `host`; any other form stays unchanged, and is then not an address."""
     try:
         return split_host_port(header)[0]
     except ValueError:
@@ -120,13 +120,13 @@ def _is_local_address(host: str) -> bool:
 _PRIVATE = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
 
 
-def _is_private(address) -> bool:
+def _is_private(address: IPAddress) -> bool:
     return any(address in network for network in _PRIVATE if network.version == address.version)
 
 
-def _is_own(address) -> bool:
-    """Whether an interface of this machine has the address: only then can a socket be bound to it (or if it stands
-    for many machines).
+def _is_own(address: IPAddress) -> bool:
+    """Whether an interface of this machine has the address: only then can a socket be bound to it. Multicast and
+    broadcast addresses, which can be bound too, do not count.
     """
     if address.is_multicast or str(address) == "255.255.255.255":
         return False

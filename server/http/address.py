@@ -1,7 +1,7 @@
-"""OLLAMA_HOST -> the address that the server listens on and clients call.
+"""The address that the server listens on and clients call, from OLLAMA_HOST.
 
-In: the variable's text. Out: `Address`. Rules of Ollama's envconfig.Host: a scheme picks the default port, brackets
-and quotes may be left on, a port that is none becomes the default, and what follows the first slash is a path.
+In: the variable's text. Out: `Address`. Follows Ollama's envconfig.Host: the scheme selects the default port, brackets
+and quotes are allowed, an invalid port becomes the default, and everything after the first slash is a path.
 """
 
 import ipaddress
@@ -11,17 +11,19 @@ from urllib.parse import quote
 
 from vkbackend import settings
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 DEFAULT_PORT = "11434"
 _SCHEME_PORTS = {"http": "80", "https": "443"}
 _PORT = re.compile(r"[+-]?[0-9]+")
-# What a host may hold in a URL without being escaped (RFC 3986, sub-delims and the brackets of IPv6).
+# Characters of a host that a URL does not escape (RFC 3986: sub-delims and the brackets of IPv6).
 _HOST_SAFE = "!$&'()*+,;=:[]<>\""
-_PATH_SAFE = "/$&+,:;=@"  # what Go's net/url leaves as it is in a path
+_PATH_SAFE = "/$&+,:;=@"  # characters of a path that Go's net/url does not escape
 
 
 @dataclass(frozen=True)
 class Address:
-    """`port` is text as it was written (`080`); `port_number` is what it means."""
+    """port: text as it was written (`080`); `port_number` is its value."""
 
     scheme: str
     host: str
@@ -43,7 +45,7 @@ class Address:
 
     @property
     def bare_host(self) -> str:
-        """The host; of an IPv4 address written as an IPv6 one, the IPv4 address."""
+        """The host; for an IPv4 address written as an IPv6 one, the IPv4 address."""
         address = as_ip_address(self.host)
         return self.host if address is None or address.version == 6 else str(address)
 
@@ -55,13 +57,13 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether a server there would be one on this machine."""
+        """Whether a server there would be on this machine."""
         address = as_ip_address(self.host)
         return self.is_wildcard or (address.is_loopback if address is not None else self.host == "localhost")
 
     @property
     def for_clients(self) -> "Address":
-        """Where a client reaches a server that listens here: every interface becomes the loopback one."""
+        """Where a client reaches a server that listens here: the wildcard address becomes the loopback one."""
         if not self.is_wildcard:
             return self
         return Address(self.scheme, "::1" if self.host == "::" else "127.0.0.1", self.port, self.path)
@@ -72,7 +74,7 @@ def from_environment() -> Address:
 
 
 def parse(text: str) -> Address:
-    """Any text gives an address; what cannot be read falls back to the default's part."""
+    """The address that a text means. Never fails: a part that cannot be read becomes the default's."""
     text = text.strip().strip("\"'").strip()
     if text == "ollama.com":
         return Address("https", "ollama.com", "443")
@@ -90,8 +92,8 @@ def parse(text: str) -> Address:
     return Address(scheme, host, port, path)
 
 
-def as_ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is no address. An IPv4 address written as an IPv6 one (`::ffff:127.0.0.1`) is the IPv4 address."""
+def as_ip_address(text: str) -> IPAddress | None:
+    """The IP address, None if the text is not one. `::ffff:127.0.0.1` is the IPv4 address 127.0.0.1."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -105,8 +107,8 @@ def _bare_host(text: str) -> str:
 
 
 def split_host_port(text: str) -> tuple[str, str]:
-    """`host:port`, `[ipv6]:port` -> (host, port). Raises ValueError where a part is missing or doubtful (Go's
-    net.SplitHostPort).
+    """`host:port`, `[ipv6]:port` -> (host, port), as Go's net.SplitHostPort. Raises ValueError if a part is missing or
+    ambiguous.
     """
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")

@@ -1,14 +1,15 @@
-"""Connections of clients: how large a request's head may be, how long a request may take to arrive, how many are open.
+"""Client connections: limits on a request's head, on the time it takes to arrive, and on the number of connections.
 
 In: a listening socket and an aiohttp runner. Out: `Site`, which accepts, and a `Connection` for each client. Heads are
-bounded as in Go's net/http; the times are settings. Near the limit of open files a new client takes the place of the
-one that was silent the longest.
+limited as in Go's net/http; the times are settings. Near the limit of open files, a new client replaces the one that
+has been silent the longest.
 """
 
 import asyncio
 import logging
 import resource
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -26,14 +27,16 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 1 << 20  # request line and headers together
 MAX_HEADERS = 16384
 HEAD_END = b"\r\n\r\n"
-LINGER_SECONDS = 0.5  # in which a client that still sends can read why it is refused, as in Go
-LOOK_SECONDS = 1.0  # between two looks for requests that no longer arrive
-RETRY_SECONDS = 0.5  # between two attempts to accept where there is no room
+LINGER_SECONDS = 0.5  # for a client that is still sending to read why it is refused, as in Go
+LOOK_SECONDS = 1.0  # between two checks for stalled requests
+RETRY_SECONDS = 0.5  # between two attempts to accept when there is no room
 WARNING_SECONDS = 60.0  # between two warnings about that
-RESERVED_FILES = 64  # that connections leave to models, blobs and registries
+RESERVED_FILES = 64  # open files that connections leave to models, blobs and registries
 
 
 class StalledBody(ApiError):
+    """A body that stopped arriving."""
+
     def __init__(self, seconds: float):
         super().__init__(408, f"the body of the request stopped arriving for {seconds:g} s; send it again")
 
@@ -42,7 +45,8 @@ class Connection(RequestHandler):
     """One client. Uses `_messages`, `_request_count`, `_handle_request` and `_lingering_time` of aiohttp's protocol."""
 
     def __init__(self, site: "Site", **options: Any):
-        # Fields may be as long as a whole head: the bound is that of all of them together.
+        assert site.server is not None, "connections are accepted by a runner that is set up"
+        # A field may be as long as a whole head: the limit is on all of them together.
         super().__init__(
             site.server,
             loop=site.loop,
@@ -53,26 +57,27 @@ class Connection(RequestHandler):
             **options,
         )
         self._site = site
-        self._body = EMPTY_PAYLOAD  # of the request that came last
-        self._head_bytes = 0  # of the next request, as far as it has arrived
-        self._before = b""  # the last bytes of that
-        self._framing_bytes = 0  # of the body, since the last byte of its contents: sizes of chunks, trailers
+        self._body = EMPTY_PAYLOAD  # of the latest request
+        self._head_bytes = 0  # of the next request, received so far
+        self._before = b""  # the last bytes of those
+        self._framing_bytes = 0  # chunk sizes and trailers of the body, since the last byte of its contents
         self._is_answering = self._is_refused = False
-        self._silent_since = site.loop.time()  # the last bytes came, or the last answer was given
-        self._unread_bytes, self._unread_since = 0, self._silent_since  # of the answer, and since when they are as many
-        # Of the next request. None between requests: a connection may be kept open for later.
+        self._silent_since = site.loop.time()  # when the last bytes came, or the last answer was sent
+        self._unread_bytes = 0  # of the answer
+        self._unread_since = self._silent_since  # when that number last changed
+        # When the next request began. None between requests: a client may keep its connection open for later.
         self._head_since: float | None = self._silent_since
 
     @property
     def silent_since(self) -> float | None:
-        """Time of the event loop at which a request stopped arriving; None while one that is complete is answered."""
+        """When a request stopped arriving, by the event loop's clock; None while a complete one is being answered."""
         return None if self._is_answering and self._body.is_eof() else self._silent_since
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
         now = self._silent_since = self._site.loop.time()
-        if data and self._body.is_eof():  # aiohttp calls with none to parse what it has kept
+        if data and self._body.is_eof():  # aiohttp calls without data to parse what it has buffered
             self._head_since = self._head_since or now
             end = (self._before + data).find(HEAD_END)
             self._head_bytes += len(data) if end < 0 else end + len(HEAD_END) - len(self._before)
@@ -95,7 +100,12 @@ class Connection(RequestHandler):
         self._site.connections.discard(self)
         super().connection_lost(exc)
 
-    async def _handle_request(self, request, start_time, request_handler):
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
         self._is_answering = True
         try:
             return await super()._handle_request(
@@ -108,18 +118,18 @@ class Connection(RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer bytes that are no HTTP as Go does, without a traceback."""
+        """Answer bytes that are not HTTP as Go does, without a traceback."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        log.debug("no HTTP from %s: %s", request.remote, exc.message)
+        log.debug("not HTTP from %s: %s", request.remote, exc.message)
         answer = web.Response(status=400, text="400 Bad Request")
         answer.force_close()
         return answer
 
     def _refuse(self) -> None:
-        """Answer 431, unless an answer is being sent, and read for a moment more.
+        """Answer 431, unless an answer is being sent, and continue to read for a moment.
 
-        A connection that is closed while its client sends is reset, and the client never reads why.
+        Closing a connection while its client sends resets it, and the client would never read why.
         """
         self._is_refused = True
         transport = self.transport
@@ -136,9 +146,10 @@ class Connection(RequestHandler):
         self._site.loop.call_later(LINGER_SECONDS, self.force_close)
 
     def end_if_stalled(self, now: float, head_seconds: float, body_seconds: float) -> None:
+        """Close the connection, or end its request with 408, if a head or a body has stopped arriving."""
         if self.transport is None:
             return
-        if not self.transport.is_reading():  # we are slow, not the client
+        if not self.transport.is_reading():  # the server is slow, not the client
             self._silent_since = now
         elif self._is_answering and not self._body.is_eof():
             if now - self._silent_since > body_seconds:
@@ -148,8 +159,10 @@ class Connection(RequestHandler):
             self.force_close()
 
     def end_if_unread(self, now: float, seconds: float) -> None:
-        """Close the connection of a client that has read nothing of its answer for so long."""
-        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        """Close the connection if its client has read nothing of its answer for that long."""
+        if self.transport is None:
+            return
+        unread = self.transport.get_write_buffer_size()
         if unread == 0 or unread != self._unread_bytes:
             self._unread_bytes, self._unread_since = unread, now
         elif now - self._unread_since > seconds:
@@ -157,6 +170,7 @@ class Connection(RequestHandler):
             self.transport.abort()
 
     def drop(self) -> None:
+        """Close the connection at once."""
         self._site.connections.discard(self)
         if self.transport is not None:
             self.transport.abort()
@@ -167,7 +181,7 @@ async def _not_found(request: web.BaseRequest) -> web.Response:
 
 
 class Site(web.BaseSite):
-    """Accepts on `listening` from `start` to `stop`. options: of aiohttp's RequestHandler."""
+    """Accepts connections on `listening` from `start` to `stop`. options: for aiohttp's RequestHandler."""
 
     def __init__(self, runner: web.AppRunner, listening: socket.socket, **options: Any):
         super().__init__(runner)
@@ -210,26 +224,26 @@ class Site(web.BaseSite):
             except OSError as error:
                 await self._wait(error.strerror or str(error))
             except Exception:
-                log.exception("a client could not be accepted")
+                log.exception("cannot accept a client")
 
     async def _wait(self, reason: str) -> None:
         if self.loop.time() - self._warned_at >= WARNING_SECONDS:
             self._warned_at = self.loop.time()
-            log.warning("new clients wait: %s; raise `ulimit -n`, or LimitNOFILE of a service", reason)
+            log.warning("new clients have to wait: %s; raise `ulimit -n`, or LimitNOFILE of a systemd service", reason)
         await asyncio.sleep(RETRY_SECONDS)
 
     def _make_room(self) -> bool:
-        """Whether one more connection can be opened; it may take the place of the one that was silent the longest."""
+        """Whether one more connection can be opened, if necessary by dropping the one that was silent the longest."""
         if len(self.connections) < self._most:
             return True
         silent = [
-            connection
+            (since, connection)
             for connection in self.connections
-            if connection.transport is not None and connection.silent_since is not None
+            if connection.transport is not None and (since := connection.silent_since) is not None
         ]
         if not silent:
             return False
-        min(silent, key=lambda connection: connection.silent_since).drop()
+        min(silent, key=lambda pair: pair[0])[1].drop()
         return True
 
     async def _look(self) -> None:
@@ -243,18 +257,18 @@ class Site(web.BaseSite):
 
 
 def raise_file_limit() -> None:
-    """The soft limit of open files to the hard one, as programs in Go do at their start."""
+    """Raise the soft limit of open files to the hard one, as programs in Go do when they start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        log.warning("at most %d files can be open: %s", soft, error)
+        log.warning("cannot raise the limit of %d open files: %s", soft, error)
 
 
 def most_connections() -> int:
-    """As many as the limit of open files allows, less what the rest of the server needs."""
+    """How many connections the limit of open files allows, less what the rest of the server needs."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = 1 << 20

@@ -1,5 +1,5 @@
-"""Limits on what a request may hold; docs/limits.md lists them all. Two are settings: VKBACKEND_MAX_BODY_BYTES
-(blobs are streamed and know none) and VKBACKEND_MAX_IMAGES.
+"""Limits on the contents of a request; docs/limits.md lists them all. Two are settings: VKBACKEND_MAX_BODY_BYTES
+(blobs are streamed and have no limit) and VKBACKEND_MAX_IMAGES.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ..wire.native import CreateRequest
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_024
-MAX_STOPS = 256  # they are looked for behind every token
+MAX_STOPS = 256  # they are searched for after every token
 MAX_STOP_CHARS = 1_024
 MAX_FORMAT_CHARS = 256 << 10  # a second or so to compile
 MAX_TEMPLATE_CHARS = 100_000
@@ -28,7 +28,7 @@ def max_body_bytes() -> int:
 
 
 async def read_body(request: web.Request) -> bytearray:
-    """Raises ApiError 413 for a body of more than VKBACKEND_MAX_BODY_BYTES, as soon as that is known."""
+    """Read the body. Raises ApiError 413 as soon as it is known to be larger than VKBACKEND_MAX_BODY_BYTES."""
     most, body = max_body_bytes(), bytearray()
     too_large = ApiError(
         413, f"the request's body is larger than {most} bytes; send less, or raise VKBACKEND_MAX_BODY_BYTES"
@@ -43,9 +43,9 @@ async def read_body(request: web.Request) -> bytearray:
 
 
 def check(ask: object) -> None:
-    """`ask`: any request of wire/. Raises ApiError 400 that names what is too large, its size and the limit.
+    """Check any request of `wire/`. Raises ApiError 400 that names what is too large, its size and the limit.
 
-    Of a large request it is called in a thread, right after its body was read.
+    For a large request this is called in a thread, right after its body was read.
     """
     for what, size, most in _sizes(ask):
         if size > most:
@@ -62,7 +62,7 @@ def check(ask: object) -> None:
 
 
 def _sizes(ask: object) -> Iterator[tuple[str, int, int]]:
-    """(what it is, how much of it the request holds, the limit)"""
+    """(name, size in the request, limit) of each limited thing."""
     options = getattr(ask, "options", None) or {}
     stops = options.get("stop") or getattr(ask, "stop", None)
     stops = [stop for stop in stops if isinstance(stop, str)] if isinstance(stops, list) else []
@@ -82,6 +82,6 @@ def _sizes(ask: object) -> Iterator[tuple[str, int, int]]:
 
 
 def _items(ask: object, name: str) -> list:
-    """A field's list; an empty one where the request has no such field, or no list in it."""
+    """A field's list; empty if the request has no such field or it is not a list."""
     value = getattr(ask, name, None)
     return value if isinstance(value, list) else []

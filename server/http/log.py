@@ -1,36 +1,39 @@
-"""The log: lines of text, or with VKBACKEND_LOG_FORMAT=json objects that a collector of logs reads; either way with
-the request's id.
+"""The log: lines of text, or with VKBACKEND_LOG_FORMAT=json, JSON objects for a log collector; both with the request's
+id.
 """
 
 import json
 import logging
 import time
 
+from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from . import request_id
 
 FIELDS = ("method", "path", "status", "seconds", "bytes", "remote")  # of a line about an answered request
-MAX_PATH = 1024  # characters of it that are logged
+MAX_PATH = 1024  # logged characters of a path
 TEXT = "%(asctime)s %(levelname)s %(tag)s%(message)s"
 
 
 class TextFormatter(logging.Formatter):
+    """One line of text per record, with the request's id."""
+
     def __init__(self):
         super().__init__(TEXT)
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         id = getattr(record, "request_id", "") or request_id.current.get()
         record.tag = f"[{id}] " if id else ""
         return super().format(record)
 
 
 class JSONFormatter(logging.Formatter):
-    """One object a line: time (RFC 3339, UTC), level, logger, message; request_id within a request; `FIELDS` of an
-    answered one.
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message; within a request also request_id; for
+    an answered request also `FIELDS`.
     """
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
@@ -47,16 +50,14 @@ class JSONFormatter(logging.Formatter):
 
 
 def formatter(format: str) -> logging.Formatter:
-    """format: VKBACKEND_LOG_FORMAT, "text" or "json"."""
+    """The formatter for VKBACKEND_LOG_FORMAT, "text" or "json"."""
     return JSONFormatter() if format == "json" else TextFormatter()
 
 
 class AccessLogger(AbstractAccessLogger):
-    """A line for each answered request; runs outside of the request's own context, hence takes the id from the
-    answer.
-    """
+    """Logs each answered request. It runs outside of the request's context, so it takes the id from the answer."""
 
-    def log(self, request, response, time):
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         path = request.raw_path[:MAX_PATH]
         remote = (request.remote or "").removeprefix("::ffff:")  # an IPv4 client, on a socket for both families
         fields = {

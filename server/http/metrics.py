@@ -1,9 +1,10 @@
-"""What /metrics tells Prometheus: requests, tokens, the event loop of this process, and the models in memory at the
-time of asking.
+"""Metrics for Prometheus: requests, tokens, the event loop of this process, and the models in memory at the moment.
 
-In: `count_request` and `count_generation` as things happen, the loaded models when asked. Out: text. Counters belong
-to the process, as Prometheus expects; two applications in one process (tests) count together.
+In: `count_request` and `count_generation` when these happen, the loaded models when /metrics is called. Out: text.
+Counters belong to the process, as Prometheus expects; two applications in one process (tests) share them.
 """
+
+from collections.abc import Iterator
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -16,6 +17,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 
+from vkbackend.engine.request import Finished
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REGISTRY = CollectorRegistry()
@@ -24,14 +27,16 @@ ProcessCollector(registry=REGISTRY)
 _requests = Counter("vkbackend_requests", "Answered requests", ["method", "route", "status"], registry=REGISTRY)
 _seconds = Histogram(
     "vkbackend_request_seconds",
-    "From a request's first byte to its answer's last",
+    "Time from the first byte of a request to the last of its answer",
     ["route"],
     registry=REGISTRY,
     buckets=(0.005, 0.02, 0.1, 0.5, 2, 5, 10, 30, 60, 300),
 )
-running = Gauge("vkbackend_requests_running", "Requests that are being answered", registry=REGISTRY)
-_tokens = Counter("vkbackend_tokens", "Tokens of prompts, and generated ones", ["kind"], registry=REGISTRY)
-_generations = Counter("vkbackend_generations", "Generations by why they ended", ["reason"], registry=REGISTRY)
+running = Gauge("vkbackend_requests_running", "Requests being answered", registry=REGISTRY)
+_tokens = Counter("vkbackend_tokens", "Prompt tokens and generated tokens", ["kind"], registry=REGISTRY)
+_generations = Counter(
+    "vkbackend_generations", "Generations by the reason why they ended", ["reason"], registry=REGISTRY
+)
 lag = Histogram(
     "vkbackend_event_loop_lag_seconds",
     "How late the event loop is while requests run",
@@ -40,39 +45,39 @@ lag = Histogram(
 )
 
 
-def count_request(method: str, route: str, status: int, seconds: float):
-    """`route`: its pattern (`/api/blobs/{digest}`), not the path: there must not be a time series for each name that
-    somebody tries.
+def count_request(method: str, route: str, status: int, seconds: float) -> None:
+    """route: the route's pattern (`/api/blobs/{digest}`), not the path, which would make a time series of each name
+    that a client tries.
     """
     _requests.labels(method if method in METHODS else "other", route, status).inc()
     _seconds.labels(route).observe(seconds)
 
 
-def count_generation(finished):
-    """`finished`: the engine's last event. From any thread."""
+def count_generation(finished: Finished) -> None:
+    """finished: the last event of a generation. Called from any thread."""
     _tokens.labels("prompt").inc(finished.prompt_tokens)
     _tokens.labels("generated").inc(finished.tokens)
     _generations.labels(str(finished.reason)).inc()
 
 
 class _Models:
-    """Collects what is in memory when it is asked. `loaded_models` None: nothing."""
+    """Collects metrics of the models in memory when Prometheus asks. loaded_models None: there are none."""
 
-    def __init__(self, loaded_models):
+    def __init__(self, loaded_models: object):
         self._loaded_models = loaded_models
 
-    def collect(self):
+    def collect(self) -> Iterator[GaugeMetricFamily]:
         models = list(getattr(self._loaded_models, "loaded", ()))
         yield GaugeMetricFamily("vkbackend_models_loaded", "Models in memory", len(models))
         yield GaugeMetricFamily(
             "vkbackend_load_queue",
-            "Requests that wait for a model to be loaded",
+            "Requests waiting for a model to load",
             getattr(self._loaded_models, "num_waiting", 0),
         )
         users = GaugeMetricFamily("vkbackend_model_users", "Requests that use a model", labels=["model"])
         memory = GaugeMetricFamily("vkbackend_model_memory_bytes", "A model's memory", labels=["model", "where"])
         sequences = GaugeMetricFamily(
-            "vkbackend_sequences", "Generations of a model that run or wait", labels=["model"]
+            "vkbackend_sequences", "Running and waiting generations of a model", labels=["model"]
         )
         pages = GaugeMetricFamily("vkbackend_cache_pages", "Pages of a model's cache", labels=["model", "state"])
         for model in models:
@@ -93,8 +98,8 @@ class _Models:
         yield from (users, memory, sequences, pages)
 
 
-def text(loaded_models) -> bytes:
-    """In Prometheus' text format."""
+def text(loaded_models: object) -> bytes:
+    """All metrics in the text format of Prometheus. loaded_models: LoadedModels or None."""
     models = CollectorRegistry()
     models.register(_Models(loaded_models))
     return generate_latest(REGISTRY) + generate_latest(models)

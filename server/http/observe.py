@@ -1,7 +1,8 @@
-"""The outermost middleware: each request gets its id, is counted, and is refused or cut off where the server ends."""
+"""The outermost middleware: gives each request its id, counts it, and refuses or ends it when the server shuts down."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 
 from aiohttp import web
@@ -13,14 +14,16 @@ from .keys import ERROR_ANSWER, RUNNING
 from .running import SHUTTING_DOWN
 from .streams import has_left
 
-LAG_SECONDS = 0.05  # between two looks at how late the event loop is
-_has_begun: ContextVar[bool] = ContextVar("answer_has_begun")  # of the request that the current task answers
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+LAG_SECONDS = 0.05  # between two measurements of the event loop's lag
+_has_begun: ContextVar[bool] = ContextVar("answer_has_begun")  # for the request of the current task
 
 
 @web.middleware
-async def observed(request: web.Request, handler) -> web.StreamResponse:
+async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer one request. Context variables stay set for the rest of the task: the answer may be sent afterwards."""
     started, running = time.monotonic(), request.app[RUNNING]
-    # For the rest of this task, which answers one request: the answer may be sent after this function.
     request_id.current.set(request_id.of_header(request.headers.get(request_id.HEADER, "")))
     pools.client_left.set(lambda: has_left(request))
     _has_begun.set(False)
@@ -41,7 +44,8 @@ async def observed(request: web.Request, handler) -> web.StreamResponse:
         )
 
 
-async def _ended(request, handler) -> web.StreamResponse:
+async def _ended(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's answer, or a refusal if the server shuts down before it begins."""
     running = request.app[RUNNING]
     if running.is_ending:
         return _refusal(request)
@@ -53,24 +57,24 @@ async def _ended(request, handler) -> web.StreamResponse:
         return _refusal(request)
 
 
-def _refusal(request) -> web.Response:
-    """In the shape that the route's clients know."""
+def _refusal(request: web.Request) -> web.Response:
+    """A 503 in the shape that clients of the route know."""
     error = ApiError(503, SHUTTING_DOWN)
     answer = request.app[ERROR_ANSWER](request, error)
     answer.force_close()
     return answer
 
 
-async def mark(request: web.Request, response: web.StreamResponse):
-    """For `on_response_prepare`: the answer begins now."""
+async def mark(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler of `on_response_prepare`: notes that the answer begins and adds the request's id."""
     _has_begun.set(True)
     response.headers[request_id.HEADER] = request_id.current.get()
 
 
-async def watch_loop(app: web.Application):
-    """A cleanup context: how late the loop is, while there are requests to be late for."""
+async def watch_loop(app: web.Application) -> AsyncIterator[None]:
+    """Cleanup context that measures the event loop's lag while requests run."""
 
-    async def watch():
+    async def watch() -> None:
         while True:
             await app[RUNNING].any.wait()
             started = time.monotonic()
@@ -82,8 +86,8 @@ async def watch_loop(app: web.Application):
     task.cancel()
 
 
-async def collect_garbage(app: web.Application):
-    """A cleanup context: garbage is collected while there are no large requests."""
+async def collect_garbage(app: web.Application) -> AsyncIterator[None]:
+    """Cleanup context that collects garbage while there are no large requests."""
     task = asyncio.create_task(garbage.collect_when_quiet())
     yield
     task.cancel()

@@ -1,4 +1,4 @@
-"""Clean paths: a request for `//a`, `/./a` or `/b/../a` is redirected to `/a`, as Go's ServeMux does.
+"""Clean paths: redirects requests for `//a`, `/./a` and `/b/../a` to `/a`, as Go's ServeMux does.
 
 In: the target of a request as its client wrote it. Out: the target of the redirect, always a path on this server.
 """
@@ -7,14 +7,14 @@ import posixpath
 import re
 from urllib.parse import quote
 
-MOST_COST = 1 << 25  # of looking a path up, in bytes that are copied: about 20 ms
+MOST_COST = 1 << 25  # of looking a path up, in copied bytes: about 20 ms
 _UNCLEAN = re.compile(r"//|/\.\.?(?:/|$)")
-# RFC 3986's characters of a path. Not the backslash: browsers take it for a slash, and two of these begin a host.
+# RFC 3986's characters of a path. Not the backslash: browsers read it as a slash, and two slashes begin a host.
 _SAFE = "/%:@!$&'()*+,;=~"
 
 
 def split(target: str) -> tuple[str, str]:
-    """`/path?query`, `http://host/path?query` -> (path, "?query"); the path is as it was written."""
+    """`/path?query`, `http://host/path?query` -> (path, "?query"). The path is not decoded."""
     if not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, mark, query = target.partition("?")
@@ -22,18 +22,18 @@ def split(target: str) -> tuple[str, str]:
 
 
 def authority(target: str) -> str:
-    """`host:port` of `http://host:port/path`, nothing of `/path`."""
+    """`host:port` of `http://host:port/path`, empty for `/path`."""
     return "" if target.startswith("/") else target.partition("://")[2].partition("/")[0].partition("?")[0]
 
 
 def is_too_deep(target: str) -> bool:
-    """Whether looking for a route would take long: aiohttp copies the path once for each of its segments."""
+    """Whether finding the route would take long: aiohttp copies the path once for each of its segments."""
     path = split(target)[0]
     return len(path) * path.count("/") > MOST_COST
 
 
 def cleaned(target: str) -> str | None:
-    """The target with a clean path and its query as it is; None where the path is clean already."""
+    """The target with a clean path and the same query; None if the path is clean already."""
     path, query = split(target)
     if not _UNCLEAN.search(path):
         return None
@@ -44,11 +44,11 @@ def cleaned(target: str) -> str | None:
 
 
 def without_slash(target: str) -> str | None:
-    """The target without the slash at the end of its path, or None where there is none."""
+    """The target without the slash at the end of its path; None if there is none."""
     path, query = split(target)
     return escaped(path[:-1]) + query if path.endswith("/") and path != "/" else None
 
 
 def escaped(path: str) -> str:
-    """Fit for a Location header."""
+    """The path as a Location header can hold it."""
     return quote(path.encode("utf-8", "surrogateescape"), safe=_SAFE)

@@ -1,6 +1,6 @@
-"""Each request's id: the one its client gave (X-Request-Id) or a new one, in the answer and in every line of the log.
+"""Request ids: the client's (X-Request-Id) or a new one, in the answer and in every line of the log.
 
-`current` holds it while the request is answered, in threads that were started for it, too.
+`current` holds the id while a request is answered, also in threads that work for it.
 """
 
 import re
@@ -9,9 +9,9 @@ from contextvars import ContextVar
 
 HEADER = "X-Request-Id"
 current: ContextVar[str] = ContextVar("request_id", default="")
-_FIT = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")  # nothing that could forge a line of the log
+_SAFE = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")  # no character that could forge a line of the log
 
 
 def of_header(text: str) -> str:
-    """The client's id where it is fit for a log; else a new one."""
-    return text if _FIT.fullmatch(text) else secrets.token_hex(8)
+    """The client's id if it is safe to log, else a new one."""
+    return text if _SAFE.fullmatch(text) else secrets.token_hex(8)

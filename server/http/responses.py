@@ -1,6 +1,4 @@
-"""Requests in, answers out, in the shapes gin gives them: bodies bound to a dataclass, JSON, empty and plain
-answers, progress streams.
-"""
+"""Bodies of requests bound to dataclasses, and answers as gin writes them: JSON, empty, plain text, progress."""
 
 import asyncio
 import logging
@@ -31,9 +29,9 @@ R = TypeVar("R")
 JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
 
 MAX_TASKS = 64  # creations, pulls and pushes at the same time
-MOST_LINES = 64  # of a task that wait for a slow client
-_num_tasks = 0  # that run; of the event loop alone
-LARGE_BODY = 32 << 10  # bytes; up to 15 ms
+MOST_LINES = 64  # lines of a task that wait for a slow client
+LARGE_BODY = 32 << 10  # bytes; a smaller body is read in at most 15 ms
+_num_tasks = 0  # running ones; used by the event loop alone
 
 
 class EmptyResponse(web.Response):
@@ -48,7 +46,7 @@ def plain(status: int, text: str, headers: dict | None = None) -> web.Response:
     return web.Response(status=status, body=text.encode(), headers={"Content-Type": "text/plain"} | (headers or {}))
 
 
-def json_answer(value, status: int = 200, content_type: str = JSON) -> web.Response:
+def json_answer(value: object, status: int = 200, content_type: str = JSON) -> web.Response:
     return web.Response(status=status, body=encode.dumps(value).encode(), headers={"Content-Type": content_type})
 
 
@@ -61,7 +59,7 @@ def error_answer(status: int, message: str, content_type: str = JSON) -> web.Res
 
 
 async def bound(request: web.Request, cls: type[R], bind: Callable[..., R] = bind) -> R:
-    """The request's body as a `cls`, within its limits. Raises what `bind` does, and ApiError 400 and 413."""
+    """The request's body as a `cls`, checked against the limits. Raises what `bind` does, and ApiError 400 and 413."""
     body = await limits.read_body(request)
     pools.body_bytes.set(len(body))
     made = garbage.begin() if len(body) >= LARGE_BODY else None
@@ -75,16 +73,14 @@ async def bound(request: web.Request, cls: type[R], bind: Callable[..., R] = bin
 
 
 async def off_loop(function: Callable[..., R], *arguments: object) -> R:
-    """What `function(*arguments)` returns. If the current request is large, it runs in a thread, since it must not
-    hold up other clients.
-    """
+    """Call `function(*arguments)`, in a thread if the current request is large: it must not hold up other clients."""
     if pools.body_bytes.get() < LARGE_BODY:
         return function(*arguments)
     return await pools.run("json", function, *arguments)
 
 
-async def read(request: web.Request, cls):
-    """The request's body as a `cls` of messages.py. Raises ApiError 400 in Ollama's words."""
+async def read(request: web.Request, cls: type[R]) -> R:
+    """The request's body as a `cls` of `wire/native.py`. Raises ApiError 400 in Ollama's words, and 413."""
     try:
         return await bound(request, cls)
     except JSONSyntaxError as error:
@@ -94,21 +90,21 @@ async def read(request: web.Request, cls):
 
 
 class Report:
-    """What a long task tells: `report(status)`, or with `digest`, `total` and `completed` in bytes. `cancelled` is
-    set once the client has left; a task that can be gone on with later ends then, others take no notice.
+    """How a long task reports progress: `report(status)`, or with `digest`, `total` and `completed` in bytes.
+    `cancelled` is set once the client has left; resumable tasks stop then, others run to completion.
     """
 
-    def __init__(self, send):
+    def __init__(self, send: Callable[[ProgressResponse], object]):
         self.cancelled = threading.Event()
         self._send = send
 
-    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0):
+    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
         self._send(ProgressResponse(status, digest, total, completed))
 
 
 class _Lines:
-    """What a task has told and nobody has sent yet. Of a long task whose client does not read, only the latest of
-    each kind is kept.
+    """Reports of a task that are not sent yet. If the client does not read, only the latest report of each kind is
+    kept.
     """
 
     def __init__(self):
@@ -131,10 +127,10 @@ class _Lines:
         return self._waiting.popleft()
 
 
-async def progress(request: web.Request, work, stream: bool) -> web.StreamResponse:
-    """Run `work(report: Report)` in a thread; each report is a line of NDJSON, or only the last one the answer.
+async def progress(request: web.Request, work: Callable[[Report], object], stream: bool) -> web.StreamResponse:
+    """Run `work` in a thread. Each report is a line of NDJSON; without `stream`, the last one is the answer.
 
-    An error before the first line sets the status; after it, it is a last line.
+    An error before the first line sets the status; a later one is the last line.
     """
     global _num_tasks
     loop, events = asyncio.get_running_loop(), _Lines()
@@ -142,16 +138,16 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
     if _num_tasks >= MAX_TASKS:
         raise ApiError(503, f"the server is busy with {MAX_TASKS} tasks; send the request again later")
 
-    def run():
+    def run() -> None:
+        end = None
         try:
             work(report)
-            end = None
         except Exception as error:
             end = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(ended, end)
 
-    def ended(end):
+    def ended(end: Exception | None) -> None:
         global _num_tasks
         _num_tasks -= 1
         events.put(end)
@@ -162,7 +158,7 @@ async def progress(request: web.Request, work, stream: bool) -> web.StreamRespon
     try:
         return await (_stream if stream else _last)(request, events)
     finally:
-        report.cancelled.set()  # of no effect on a task that has ended
+        report.cancelled.set()  # no effect on a task that has ended
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
@@ -176,7 +172,7 @@ def _status_of(error: Exception) -> tuple[int, str]:
     return 500, f"{type(error).__name__}: {error}"
 
 
-async def _last(request, events) -> web.Response:
+async def _last(request: web.Request, events: _Lines) -> web.Response:
     latest = ProgressResponse()
     while isinstance(event := await events.get(), ProgressResponse):
         latest = event
@@ -185,7 +181,7 @@ async def _last(request, events) -> web.Response:
     return json_answer(latest, content_type=PLAIN_JSON)
 
 
-async def _stream(request, events) -> web.StreamResponse:
+async def _stream(request: web.Request, events: _Lines) -> web.StreamResponse:
     event = await events.get()
     if isinstance(event, Exception):
         return error_answer(*_status_of(event), PLAIN_JSON)

@@ -286,7 +286,7 @@ def test_serve_lets_streams_end_before_it_does(here, tmp_path, gguf, drain, leng
         assert lines[-1]["done"] and lines[-1]["eval_count"] == length and seconds < 20, lines[-1]
     else:
         assert "shutting down" in lines[-1].get("error", "") and 1 <= seconds < 6, lines[-1]
-        assert any("1 requests are cut off" in entry["message"] for entry in entries)
+        assert any("cancelling 1 running requests" in entry["message"] for entry in entries)
 
 
 def test_serve_logs_every_device(here, tmp_path):
