@@ -40,9 +40,11 @@ class SequenceWork:
 class Runner(Protocol):
     """Owns the model and its KV cache. Called on the engine's thread only.
 
-    context_length: tokens that one sequence can hold; max_sequences: how many may be open at a time;
-    prefill_chunk: tokens that one step takes best; scored_chunk: those of them that are scored.
-    width: of embeddings; max_part: rows of the largest part whose rows see each other.
+    context_length: maximum number of tokens in a sequence
+    max_sequences: maximum number of open sequences
+    prefill_chunk: the best number of tokens in a step; scored_chunk: maximum number of scored ones
+    width: width of embeddings
+    max_part: maximum number of rows in a part whose rows see each other
     """
 
     context_length: int
@@ -54,39 +56,35 @@ class Runner(Protocol):
     max_part: int
 
     def open_sequence(self, tokens: Sequence[Cell]) -> int:
-        """A new sequence, which holds as many of the first of `tokens` as the cache still knows, from whatever
-        sequence.
-        """
+        """Open a sequence, which starts with the longest cached prefix of `tokens`, and return its id."""
         ...
 
     def length(self, sequence_id: int) -> int:
-        """Tokens that the sequence holds."""
+        """The number of tokens in the sequence."""
         ...
 
     def num_known(self, tokens: Sequence[Cell]) -> int:
-        """How many of the first of `tokens` a sequence opened now would hold at least."""
+        """The minimum length of the cached prefix that a sequence opened now would start with."""
         ...
 
     def close_sequence(self, sequence_id: int) -> None:
-        """Its tokens stay known as long as there is room."""
+        """Close a sequence. Its tokens stay cached as long as there is room."""
         ...
 
     def forget(self) -> None:
-        """Forget what closed sequences held."""
+        """Drop what closed sequences left in the cache."""
         ...
 
     def has_room(self, growth: Mapping[int, int], beginning: Sequence[Cell] = (), num_tokens: int = 0) -> bool:
-        """Whether each sequence could grow by so many tokens, beside a new one of num_tokens that begins with
-        `beginning`.
+        """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
+        that begins with `beginning`.
         """
         ...
 
     def submit(self, work: list[SequenceWork]) -> None:
-        """Begin a step that appends every work's tokens; `wait` comes before anything else is asked of the runner."""
+        """Begin a step that appends the tokens of each work. Call `wait` before any other method."""
         ...
 
     def wait(self) -> list[StepOutput]:
-        """What the step that was submitted was asked for, in the order of its work. Where it fails, no sequence has
-        changed.
-        """
+        """The outputs of the submitted step, in the order of its work. A failed step changes no sequence."""
         ...

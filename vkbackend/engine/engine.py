@@ -5,8 +5,8 @@
         ...
 
 Each turn of the thread admits waiting requests, asks the scheduler for a step and submits it to the runner. While
-the device works, the texts of the tokens before are made and sent; then the rows come, and a token is sampled from
-each. The thread sleeps on a condition variable while there is nothing to do.
+the device works, the engine sends the text of the previous tokens; then it reads the rows of logits and samples a token
+from each. The thread sleeps on a condition variable while there is nothing to do.
 """
 
 import logging
@@ -19,6 +19,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import DeviceLost, RequestError, VkbackendError
+from ..graph.step import StepOutput
+from ..tokenizer import Tokenizer
 from .contract import Runner, SequenceWork
 from .generation import Generation, Listener
 from .grammar import Grammars
@@ -37,48 +39,52 @@ from .scheduler import DEFAULT_CHUNK, Scheduler
 
 logger = logging.getLogger(__name__)
 
-# tokens that everyone must have room for before another one is admitted, so that it need not soon give way again
+# Tokens that every running generation must have room for before another is admitted, so that the new one is not
+# preempted again soon.
 GROWTH = 32
 
 
 class Handle:
-    """A submitted request, to be given up before its end."""
+    """A submitted request, which can be cancelled. Its methods may be called on any thread."""
 
     def __init__(self, engine: "Engine", generation: Generation):
-        self._engine, self._generation = engine, generation
+        self._engine = engine
+        self._generation = generation
 
     def cancel(self) -> None:
-        """End it soon, with Finished("cancelled"); nothing happens when it has ended. From any thread."""
+        """End the generation soon, with Finished("cancelled"). Does nothing if it has ended."""
         self._engine._cancel(self._generation)
 
     def wake(self) -> None:
-        """Its listener is full no longer. From any thread."""
+        """Tell the engine that the listener is no longer full."""
         self._engine._look_again()
 
 
 class Engine:
-    """Runs the generations of one model. `failure` is the exception that ended the engine's thread, or None.
+    """Runs the generations of one model.
 
-    Raises RequestError for a runner that has room for no sequence: nothing could ever be admitted.
+    failure: the exception that ended the engine's thread, or None
+    Raises RequestError if the runner has no room for a sequence.
     """
 
-    def __init__(self, runner: Runner, tokenizer):
+    def __init__(self, runner: Runner, tokenizer: Tokenizer):
         if runner.max_sequences < 1:
             raise RequestError(
                 f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more"
             )
-        self.runner, self.tokenizer = runner, tokenizer
+        self.runner = runner
+        self.tokenizer = tokenizer
         self.failure: Exception | None = None
         self._grammars = Grammars(tokenizer, runner.vocab_size)
         self._scheduler = Scheduler(
             getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK)
         )
-        self._running: list[Generation] = []  # of the engine's thread alone
-        self._undelivered: list[
-            Generation
-        ] = []  # likewise: who has a token to deliver; those that ended with it run no more
-        self._parked: list[Generation] = []  # likewise: those whose listener is full
-        self._waiting: deque[Generation] = deque()  # guarded by _wake, as is _closing
+        # Used by the engine's thread only:
+        self._running: list[Generation] = []
+        self._undelivered: list[Generation] = []  # with a token to deliver; may have ended with it
+        self._parked: list[Generation] = []  # with a full listener
+        # Guarded by _wake:
+        self._waiting: deque[Generation] = deque()
         self._closing = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
@@ -87,12 +93,12 @@ class Engine:
     # -- for callers, on any thread
 
     def submit(self, request: GenerationRequest, listener: Listener) -> Handle:
-        """Start a generation. listener(event) is called on the engine's thread: pieces, then one Finished or Failed.
+        """Start a generation. The engine's thread calls listener(event): pieces, then one Finished or Failed.
 
-        A listener must be quick; one that raises cancels its own generation. While it has an attribute `is_full`
-        that is true, its generation pauses and leaves its place to others; after `Handle.wake` the engine looks
-        again. With a `format` that is new, this may take a second. Raises RequestError for a request that cannot be
-        run, GrammarError for its format, VkbackendError when the engine is closed or has failed.
+        A listener must return quickly; one that raises cancels its own generation. While its attribute `is_full`, if
+        it has one, is true, its generation pauses and leaves its place to others; `Handle.wake` makes the engine look
+        again. Compiling a new `format` may take seconds. Raises RequestError for a request that cannot be run,
+        GrammarError for its format, VkbackendError if the engine is closed or has failed.
         """
         if request.format:
             if request.constraint:
@@ -110,9 +116,9 @@ class Engine:
         return Handle(self, generation)
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
-        """The request's events in order, the last one Finished; raises the exception of a Failed.
+        """Yield the request's events in order, up to Finished. Raises the exception of a Failed event.
 
-        Leaving the loop early cancels the generation. Not for use on the engine's own thread.
+        Leaving the loop early cancels the generation. Do not call this on the engine's own thread.
         """
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         handle = self.submit(request, events.put)
@@ -128,38 +134,40 @@ class Engine:
             handle.cancel()
 
     def score(self, tokens: Sequence[int], top_logprobs: int = 0) -> list[TokenLogprob | None]:
-        """How likely each token is after those before it, with the likeliest ones beside it; None for the first. No
-        longer than the context.
+        """The log-probability of each token given those before it, with the top_logprobs most likely alternatives; None
+        for the first. The text must fit the context.
 
-        The whole text runs, in one pass; on a device, nothing of the vocabulary's size is read. Raises what
-        `generate` raises.
+        Runs the whole text in one pass, without reading whole rows of logits from the device. Raises what `generate`
+        raises.
         """
-        return [
-            None,
-            *self._insight(
-                GenerationRequest(tokens, purpose=Purpose.SCORE, top_logprobs=top_logprobs, truncate=False)
-            ).logprobs,
-        ]
+        found = self._insight(
+            GenerationRequest(tokens, purpose=Purpose.SCORE, top_logprobs=top_logprobs, truncate=False)
+        )
+        assert isinstance(found, PromptLogprobs)
+        return [None, *found.logprobs]
 
     def embed(self, tokens: Sequence[int]) -> np.ndarray:
-        """The text's last hidden state after the model's last norm, f32 (width,). No longer than the context. Raises
-        what `generate` raises.
+        """The text's last hidden state after the model's final norm, f32 (width,). The text must fit the context.
+        Raises what `generate` raises.
         """
-        return self._insight(GenerationRequest(tokens, purpose=Purpose.EMBEDDING, truncate=False)).vector
+        found = self._insight(GenerationRequest(tokens, purpose=Purpose.EMBEDDING, truncate=False))
+        assert isinstance(found, Embedding)
+        return found.vector
 
-    def _insight(self, request: GenerationRequest) -> PromptLogprobs | Embedding:
+    def _insight(self, request: GenerationRequest) -> Event:
+        """The only event before Finished of a request that samples nothing."""
         first, *_ = self.generate(request)
         if isinstance(first, Finished):
-            raise VkbackendError("the engine was closed before it came to an end; load the model again")
+            raise VkbackendError("the engine was closed before the request was done; load the model again")
         return first
 
     @property
     def num_unfinished(self) -> int:
-        """Generations that run or wait; exact between steps only."""
+        """Number of running and waiting generations. Exact between steps only."""
         return len(self._running) + len(self._waiting) + len(self._parked)
 
     def close(self) -> None:
-        """Cancel what runs and waits, give the cache back and end the thread. The runner stays open. May be called
+        """Cancel all generations, free the cache's pages and end the thread. The runner stays open. May be called
         twice.
         """
         with self._wake:
@@ -171,7 +179,7 @@ class Engine:
     def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _cancel(self, generation: Generation) -> None:
@@ -200,7 +208,7 @@ class Engine:
             self._end(None)
 
     def _wait_for_work(self) -> bool:
-        """Sleep until there is something to do; False at the end."""
+        """Sleep until there is something to do. Returns False if the engine is closing."""
         with self._wake:
             self._wake.wait_for(
                 lambda: (
@@ -214,7 +222,7 @@ class Engine:
             return not self._closing
 
     def _end(self, failure: Exception | None) -> None:
-        """Give every generation its last event; none can come after this."""
+        """Give every generation its last event, and accept no more requests."""
         self._deliver()
         with self._wake:
             self._closing, self.failure = True, failure
@@ -245,8 +253,8 @@ class Engine:
             generation.finish(FinishReason.CANCELLED)
 
     def _park(self) -> None:
-        """Those whose listener is full give up their place: what they stored stays known while there is room for it,
-        as after `_preempt`. Those whose listener has room again are the next to be admitted.
+        """Move generations with a full listener out of the running ones. Those whose listener has room again are
+        admitted next. As after `_preempt`, what they stored stays cached while there is room.
         """
         for generation in [generation for generation in self._running if generation.is_held]:
             self._retire(generation)
@@ -276,13 +284,11 @@ class Engine:
                 self._running.append(generation)
 
     def _fits(self, generation: Generation) -> bool:
-        """Whether there are pages for its tokens, those that the others still have to run, and some more for each."""
+        """Whether there are pages for its tokens, the pending tokens of the others, and GROWTH more for each."""
         if not self._running:
-            return True  # if it finds no room now, it never will: running it says why
+            return True  # if it does not fit now, it never will; running it raises the reason
         most = self.runner.context_length
-        growth = {
-            other.sequence_id: min(len(other.tokens) + GROWTH, most) - other.num_cached for other in self._running
-        }
+        growth = {each.sequence_id: min(len(each.tokens) + GROWTH, most) - each.num_cached for each in self._running}
         return self.runner.has_room(growth, generation.reusable, min(len(generation.tokens) + GROWTH, most))
 
     def _start(self, generation: Generation) -> None:
@@ -290,12 +296,12 @@ class Engine:
         generation.start(sequence_id, self.runner.length(sequence_id))
 
     def _start_again(self, generation: Generation) -> None:
-        """From what the cache knows of its tokens now."""
+        """Continue from the longest cached prefix of its tokens."""
         self.runner.close_sequence(generation.sequence_id)
         self._start(generation)
 
     def _turn(self) -> None:
-        """One step: submit it, deliver the tokens of the one before while it runs, wait for it, sample."""
+        """Run one step: submit it, deliver the previous step's tokens while it runs, wait for it, sample."""
         try:
             submitted = self._submit()
             self._deliver()
@@ -317,15 +323,15 @@ class Engine:
             self._retire(generation)
 
     def _submit(self) -> list[tuple[Generation, SequenceWork]]:
-        """Begin the next step, if there is anything to run. Where there are not enough pages for it, the youngest
-        give way.
+        """Begin the next step, if there is anything to run. Preempt the youngest generations if it needs more pages
+        than there are.
         """
         for generation in self._running:
             if generation.context_is_full:
                 generation.shift()
                 self._start_again(generation)
             elif generation.num_pending > 1 and self.runner.num_known(generation.reusable) > generation.num_cached:
-                self._start_again(generation)  # another one has stored meanwhile what this one was about to compute
+                self._start_again(generation)  # another generation has stored what this one was about to compute
         shares = self._scheduler.next_step(self._running)
         while len(self._running) > 1 and not self.runner.has_room(
             {share.generation.sequence_id: share.num_tokens for share in shares}
@@ -338,30 +344,30 @@ class Engine:
         return submitted
 
     def _preempt(self, generation: Generation) -> None:
-        """Take its pages away. It goes on later, at once where the cache then still knows its tokens."""
-        logger.debug("the KV cache is full: a generation of %d tokens gives way", len(generation.tokens))
+        """Free the pages of a generation, which waits and later continues from what is still cached."""
+        logger.debug("the KV cache is full: preempting a generation of %d tokens", len(generation.tokens))
         self._retire(generation)
         with self._wake:
             self._waiting.appendleft(generation)
 
-    def _take(self, generation: Generation, work: SequenceWork, outputs) -> None:
+    def _take(self, generation: Generation, work: SequenceWork, outputs: Sequence[StepOutput]) -> None:
         try:
             generation.take_outputs(work, outputs)
         except DeviceLost:
             raise
-        except Exception as exception:  # of its sampler or constraint: no one else's business
+        except Exception as exception:  # its sampler or constraint failed, which concerns only this generation
             self._retire(generation)
             generation.fail(exception)
             return
-        self._undelivered.append(generation)  # whatever it has to tell
+        self._undelivered.append(generation)
 
     def _deliver(self) -> None:
-        """Emit what the last step's tokens have made ready, and the last event of those that end with it."""
+        """Emit the events of the last step's tokens, and the last events of generations that ended."""
         undelivered, self._undelivered = self._undelivered, []
         for generation in undelivered:
             try:
                 generation.deliver()
-            except Exception as exception:  # of its tokenizer
+            except Exception as exception:  # its tokenizer failed
                 generation.ended = FinishReason.CANCELLED
                 generation.fail(exception)
             else:
@@ -369,20 +375,21 @@ class Engine:
                     continue
                 generation.finish(generation.ended)
             with self._wake:
-                if generation in self._waiting:  # it had given way
+                if generation in self._waiting:  # it was preempted
                     self._waiting.remove(generation)
             if generation in self._parked:
                 self._parked.remove(generation)
 
     def _retire(self, generation: Generation) -> None:
-        """It runs no more; what it stored stays known, so that a following request can continue from there."""
+        """Stop running a generation. What it stored stays cached, so that a later request can continue from there."""
         self._running.remove(generation)
         self.runner.close_sequence(generation.sequence_id)
         generation.stop()
 
     def _clear_running(self) -> list[Generation]:
-        """Stop all, and forget the cache, after a failure that leaves its contents unknown, or at the end. -> those
-        without a last event.
+        """Stop all generations and clear the cache, whose contents are unknown after a failure.
+
+        Returns the generations that still need their last event.
         """
         running = list(self._running)
         for generation in running:

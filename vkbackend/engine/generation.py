@@ -73,7 +73,6 @@ class Generation:
 
     tokens: the cells of its context: the prompt, then the sampled tokens
     num_cached: the number of cells that have run
-    sequence_id: the runner's sequence; None while it has none
     ended: the reason for the end; None while more tokens are to come
     Raises RequestError for a request that cannot be run.
     """
@@ -85,7 +84,7 @@ class Generation:
         self.prompt, self._parts, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
         self.tokens = list(self.prompt)
         self.num_cached = 0
-        self.sequence_id: int | None = None
+        self._sequence_id: int | None = None
         self.ended: FinishReason | None = None
         self.cancelled = False  # set by any thread, handled by the engine's
         # Kept by the scheduler:
@@ -145,19 +144,27 @@ class Generation:
         return [] if self.is_scored else self.tokens[:-1]
 
     @property
+    def sequence_id(self) -> int:
+        """The runner's sequence, between `start` and `stop`."""
+        assert self._sequence_id is not None, "this generation has no sequence"
+        return self._sequence_id
+
+    @property
     def is_held(self) -> bool:
         """Whether its listener is full."""
         return getattr(self._listener, "is_full", False)
 
     def start(self, sequence_id: int, num_cached: int) -> None:
         """Continue in a sequence that holds the first num_cached cells."""
-        self.sequence_id, self.num_cached = sequence_id, num_cached
+        self._sequence_id = sequence_id
+        self.num_cached = num_cached
         if self._scores is not None:
             self._scores = []
 
     def stop(self) -> None:
         """Forget the sequence, which is closed. `start` may follow."""
-        self.sequence_id, self.num_cached = None, 0
+        self._sequence_id = None
+        self.num_cached = 0
 
     def work(self, num_tokens: int) -> SequenceWork:
         """The next cells to run, and the outputs wanted for them. Call `have_run` once they have run."""
@@ -166,7 +173,6 @@ class Generation:
         first = self.num_cached
         purpose = self.request.purpose
         is_last = num_tokens == self.num_pending
-        assert self.sequence_id is not None, "only a started generation has work"
         targets = token_ids(self.prompt[first + 1 : first + num_tokens + 1]) if self.is_scored else ()
         return SequenceWork(
             self.sequence_id,

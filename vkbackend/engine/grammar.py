@@ -1,9 +1,8 @@
-"""Structured output: a request's `format` -> which tokens may come next, so that the text is JSON of that form.
+"""Structured output: turns a request's `format` into masks of allowed tokens, so that the text matches the format.
 
-In: `format` as a request has it (`"json"` in quotes: any object; else a JSON schema) and the model's tokenizer. Out:
-a `TokenConstraint` per generation. The grammar and its masks are llguidance's. Where a schema says more than
-llguidance knows (`not`, `uniqueItems`), the rest of it holds and the log names what does not. Numbers of a schema
-are bounded, so that an answer ends.
+In: a request's `format` (`"json"` in quotes: any object; else a JSON schema) and the model's tokenizer. Out: a
+`TokenConstraint` per generation. llguidance compiles the grammar and computes the masks. Keywords that it does not
+support (`not`, `uniqueItems`) are ignored and logged. The digits of numbers are limited, so that an answer ends.
 """
 
 import json
@@ -11,64 +10,77 @@ import logging
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from ..errors import RequestError, VkbackendError
+from ..tokenizer import Tokenizer
 from .schema import ASSERTIONS, COMBINING, CleanSchema, cleaned
+from .schema_limits import STACK_BYTES, Budget, check_size
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 log = logging.getLogger(__name__)
 
 JSON = '"json"'
-LONGEST_TOKEN = 32  # bytes that are looked for at once where a tokenizer cannot be asked
-MAX_NAMED = 20  # parts of a format that the log names
-MAX_KEPT = 16  # compiled formats: a client seldom changes its schema from one request to the next
-# Between JSON's parts the model may write a space, or a line end and an indent: what it has learnt to write, but not
-# blanks without end.
-OPTIONS = {"lenient": True, "whitespace_flexible": True, "whitespace_pattern": r" |\n[ \t]{0,20}"}
+LONGEST_TOKEN = 32  # bytes; the longest piece that is looked up if the tokenizer does not encode a text exactly
+MAX_NAMED = 20  # ignored parts of a format that are logged
+MAX_KEPT = 16  # compiled formats: clients rarely change their schema between requests
+# Between the parts of JSON the model may write a space, or a line end and an indent, as it learned to do, but not
+# white space without end.
+OPTIONS: "JsonCompileOptions" = {
+    "lenient": True,
+    "whitespace_flexible": True,
+    "whitespace_pattern": r" |\n[ \t]{0,20}",
+}
 
-# How a schema is read: each way leaves out more than the one before, until some text fits.
-READINGS = (
-    {"closes": True},
-    {"closes": False},
-    {"closes": False, "without": ASSERTIONS},
-    {"closes": False, "without": ASSERTIONS | {"required", *COMBINING}},
+# Ways to read a schema, as arguments of `cleaned`: (closes, without). Each ignores more than the one before; the first
+# that some text satisfies is used.
+READINGS: tuple[tuple[bool, frozenset[str]], ...] = (
+    (True, frozenset()),
+    (False, frozenset()),
+    (False, ASSERTIONS),
+    (False, ASSERTIONS | {"required", *COMBINING}),
 )
-# Wide enough for objects with thousands of optional fields; a compilation ends within a second or so, a mask within 20
-# ms.
+# Sufficient for objects with thousands of optional fields. A mask takes at most 20 ms.
 LIMITS = LLParserLimits(
     max_items_in_row=50_000, step_max_items=200_000, initial_lexer_fuel=10_000_000, verbose_errors=False
 )
 
 
 class GrammarError(VkbackendError):
-    """A format is no schema that text can be held to. Its text is Ollama's; the log says why."""
+    """A format is not a schema that can be compiled. The text is Ollama's; the log gives the reason."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("invalid JSON schema in format")
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """A tokenizer with the interface that llguidance expects."""
 
     is_tokenizer_wrapper = True
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self.bos_token_id, self.eos_token_id = tokenizer.bos_id, min(tokenizer.eos_ids)
+        self.bos_token_id = tokenizer.bos_id
+        self.eos_token_id = min(tokenizer.eos_ids)
         self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
+        # These are never part of a text.
         self.special_token_ids = [
             token_id for token_id in range(tokenizer.vocab_size) if tokenizer.is_control(token_id)
-        ]  # never text
+        ]
 
     def __call__(self, text: str) -> list[int]:
-        """The tokens in which the model would write a text that nothing else can come in place of."""
+        """Encode a text that the grammar forces."""
         ids = self._tokenizer.encode(text, add_special=False, parse_special=False)
-        return (
-            ids if self._tokenizer.decode(ids) == text.encode() else self._longest_first(text.encode())
-        )  # some put a space in front
+        # Some tokenizers put a space in front of a text.
+        return ids if self._tokenizer.decode(ids) == text.encode() else self._longest_first(text.encode())
 
     def _longest_first(self, data: bytes) -> list[int]:
         ids, at = [], 0
@@ -94,90 +106,117 @@ class _Vocabulary:
 
 
 class Grammars:
-    """The formats of one model, compiled when first asked for. vocab_size: columns of its logits. From any thread."""
+    """The compiled formats of one model. Safe to use from several threads. vocab_size: length of a row of logits."""
 
-    def __init__(self, tokenizer, vocab_size: int):
-        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int):
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._vocabulary: LLTokenizer | None = None
-        self._numbers: _Numbers | None = None
         self._compiled: OrderedDict[str, tuple[LLMatcher, int | None]] = OrderedDict()
 
     def constraint(self, format_text: str) -> "JsonConstraint":
-        """A constraint for one generation. A schema that is new takes a while: a second for one of 200 KB, and for a
-        model's first.
+        """A constraint for one generation.
 
-        Raises GrammarError for what is no schema, RequestError where the model has no end token: its texts could
-        never end.
+        A new schema takes time: about a second for one of 200 KB, and a second more for a model's first. Raises
+        GrammarError if the format is not a schema or too large to compile (see `schema_limits`), RequestError if the
+        model has no end token, since its texts could never end.
         """
         with self._lock:
             if format_text not in self._compiled:
-                self._compiled[format_text] = self._compile(format_text)
+                self._compiled[format_text] = _with_large_stack(lambda: self._compile(format_text))
                 if len(self._compiled) > MAX_KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(format_text)
             matcher, num_digits = self._compiled[format_text]
-            if num_digits is not None and self._numbers is None:
-                self._numbers = _Numbers(self._tokenizer)
             bound = None if num_digits is None else NumberBound(self._numbers, num_digits)
             return JsonConstraint(matcher.deep_copy(), self._vocab_size, bound)
 
+    @cached_property
+    def _numbers(self) -> "_Numbers":
+        return _Numbers(self._tokenizer)
+
     def _compile(self, format_text: str) -> tuple[LLMatcher, int | None]:
-        """(the grammar, digits that a number may have at most)"""
+        """Returns the grammar and the maximum number of digits in a row in its numbers, None for no limit."""
         if format_text == JSON:
             return self._matcher({"type": "object"}), None
         try:
             schema = json.loads(format_text, parse_int=_number)
             if not isinstance(schema, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             matcher, clean = self._read(schema)
         except (ValueError, RecursionError) as error:
-            log.warning("a format cannot be read (%s)", error)
+            log.warning("rejecting a format: %s", error)
             raise GrammarError() from None
-        # a schema that holds nothing but itself shows only now that there is no text to begin with
+        # A schema whose only content is itself is found here: no token can begin its text.
         matcher.compute_bitmask()
         if matcher.is_error():
-            log.warning("a format is no schema that text can be held to: %s", matcher.get_error())
+            log.warning("rejecting a format that cannot be compiled: %s", matcher.get_error())
             raise GrammarError()
         left_out = clean.left_out + matcher.get_grammar_warnings()
         if left_out:
-            log.warning("a format is held to in part; left out: %s", "; ".join(left_out[:MAX_NAMED]))
+            log.warning("ignoring parts of a format: left out %s", "; ".join(left_out[:MAX_NAMED]))
         return matcher, clean.num_digits
 
     def _read(self, schema: dict) -> tuple[LLMatcher, CleanSchema]:
-        takes_pattern = cache(lambda pattern: self._is_grammar({"type": "string", "pattern": pattern}))
-        for reading in READINGS:
-            clean = cleaned(schema, takes_pattern, **reading)
+        """The grammar of the first of READINGS that works, or of the last. Raises InvalidSchema."""
+        budget = Budget()
+
+        @cache
+        def takes_pattern(pattern: str) -> bool:
+            budget.check()
+            return self._is_grammar({"type": "string", "pattern": pattern})
+
+        for closes, without in READINGS[:-1]:
+            clean = cleaned(schema, takes_pattern, closes=closes, without=without)
             matcher = self._matcher(clean.schema)
             if not matcher.is_error():
-                break
-            log.debug("no text fits a format, read with %s: %s", reading, matcher.get_error())
-        return matcher, clean
+                return matcher, clean
+            log.debug("no text matches a format, read with %s, %s: %s", closes, without, matcher.get_error())
+            budget.check()
+        closes, without = READINGS[-1]
+        clean = cleaned(schema, takes_pattern, closes=closes, without=without)
+        return self._matcher(clean.schema), clean
 
     def _is_grammar(self, schema: dict) -> bool:
         return not LLMatcher.validate_grammar(_grammar(schema), self._for_llguidance())
 
     def _matcher(self, schema: dict) -> LLMatcher:
+        check_size(schema)
         return LLMatcher(self._for_llguidance(), _grammar(schema), log_level=0, limits=LIMITS)
 
     def _for_llguidance(self) -> LLTokenizer:
         if not self._tokenizer.eos_ids:
             raise RequestError(
-                "format: the model's file names no token that ends a text, so one of a given form could not end; "
-                "leave format out"
+                "format: the model's file has no end token, so a text of a given format could not end; leave format out"
             )
         if self._vocabulary is None:
             tokenizer = self._tokenizer
-            self._vocabulary = LLTokenizer(
-                _Vocabulary(tokenizer), n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids)
-            )
+            wrapper: Any = _Vocabulary(tokenizer)  # has what llguidance's TokenizerWrapper has
+            self._vocabulary = LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=sorted(tokenizer.eos_ids))
         return self._vocabulary
 
 
+Result = TypeVar("Result")
+_stack_lock = threading.Lock()
+
+
+def _with_large_stack(work: Callable[[], Result]) -> Result:
+    """Call a function in a thread with STACK_BYTES of stack. An overflow in llguidance would end the process."""
+    with _stack_lock:
+        usual = threading.stack_size(STACK_BYTES)
+        try:
+            pool = ThreadPoolExecutor(1, "grammar")
+            future = pool.submit(work)
+        finally:
+            threading.stack_size(usual)
+    with pool:
+        return future.result()
+
+
 def _grammar(schema: dict) -> str:
-    text = re.sub(
-        "[\ud800-\udfff]", "\ufffd", json.dumps(schema, ensure_ascii=False)
-    )  # halves of characters, which no text can have
+    # Surrogates cannot occur in a text.
+    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(schema, ensure_ascii=False))
     return LLMatcher.grammar_from_json_schema(text, defaults=OPTIONS)
 
 
@@ -186,24 +225,26 @@ def _number(text: str) -> int | float:
 
 
 class _Numbers:
-    """The digits of a vocabulary's tokens: how many each begins with, and the longest of its other runs."""
+    """Digits in the tokens of a vocabulary: how many each begins with, and the longest run of the others."""
 
-    def __init__(self, tokenizer):
-        pieces = map(tokenizer.token_bytes, range(tokenizer.vocab_size))
-        runs = [re.match(rb"([0-9]*)(.*)", piece, re.DOTALL) for piece in pieces]
-        self.leading = np.array([len(run[1]) for run in runs])
-        self.inner = np.array([max(map(len, re.findall(rb"[0-9]+", run[2])), default=0) for run in runs])
+    def __init__(self, tokenizer: Tokenizer):
+        pieces = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
+        rests = [piece.lstrip(b"0123456789") for piece in pieces]
+        self.leading = np.array([len(piece) - len(rest) for piece, rest in zip(pieces, rests)])
+        self.inner = np.array([max(map(len, re.findall(rb"[0-9]+", rest)), default=0) for rest in rests])
         self.token_bytes = tokenizer.token_bytes
         self.most = int(max(self.leading.max(), self.inner.max()))
 
 
 class NumberBound:
-    """Where in a JSON text a generation is, as far as digits go: no number may have more than num_digits in a row."""
+    """Limits the digits in a row of the numbers in a JSON text to num_digits."""
 
     def __init__(self, numbers: _Numbers, num_digits: int):
-        self._numbers, self._num_digits = numbers, num_digits
-        self._in_string, self._is_escaped = False, False
-        self._run = 0  # digits of the number that the text ends in
+        self._numbers = numbers
+        self._num_digits = num_digits
+        self._in_string = False
+        self._is_escaped = False
+        self._run = 0  # digits at the end of the text
 
     def accept(self, token_id: int) -> None:
         for byte in self._numbers.token_bytes(token_id):
@@ -215,7 +256,7 @@ class NumberBound:
                 self._run = self._run + 1 if ord("0") <= byte <= ord("9") else 0
 
     def narrowed(self, allowed: np.ndarray) -> np.ndarray:
-        """`allowed` (vocab,) without the tokens that would make a number too long."""
+        """The mask `allowed` (vocab,) without the tokens that would make a number too long."""
         if self._in_string or self._run + self._numbers.most <= self._num_digits:
             return allowed
         leading, inner = self._numbers.leading, self._numbers.inner
@@ -225,31 +266,35 @@ class NumberBound:
         return narrowed
 
     def single_digits(self, allowed: np.ndarray) -> list[int]:
-        """Those of the allowed tokens that are a digit and nothing else."""
+        """The allowed tokens of one byte, where only a number may continue."""
         return [
             token_id for token_id in np.flatnonzero(allowed).tolist() if len(self._numbers.token_bytes(token_id)) == 1
         ]
 
     def ends(self, allowed: np.ndarray) -> bool:
-        """Whether a number that may go on with any of the allowed tokens may also end."""
+        """Whether a number that any of the allowed tokens may follow can also end."""
         return bool((self._numbers.leading[allowed[: len(self._numbers.leading)]] == 0).any())
 
 
 class JsonConstraint:
-    """A `TokenConstraint`: how far one text has come in its grammar. Raises VkbackendError where the grammar grows
-    beyond all bounds.
+    """A `TokenConstraint`: the state of one text in its grammar.
+
+    Its methods raise VkbackendError if the grammar exceeds llguidance's limits.
     """
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, bound: NumberBound | None = None):
-        self._matcher, self._vocab_size, self._bound = matcher, vocab_size, bound
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._bound = bound
         self._allowed: np.ndarray | None = None
 
     def allowed(self) -> np.ndarray:
+        """Mask of the tokens that may come next, (vocab,) bool."""
         if self._allowed is None:
             self._allowed = self._mask(self._matcher)
             self._check()
             if self._bound is not None:
-                self._allowed = self._bounded(self._allowed)
+                self._allowed = self._bounded(self._allowed, self._bound)
         return self._allowed
 
     def _mask(self, matcher: LLMatcher) -> np.ndarray:
@@ -258,22 +303,23 @@ class JsonConstraint:
         mask[: len(bits)] = bits
         return mask
 
-    def _bounded(self, allowed: np.ndarray) -> np.ndarray:
-        narrowed = self._bound.narrowed(allowed)
+    def _bounded(self, allowed: np.ndarray, bound: NumberBound) -> np.ndarray:
+        narrowed = bound.narrowed(allowed)
         if narrowed.any() or not allowed.any():
             return narrowed
-        # The number does not fit yet, such as 5.0000000000000000 where it must be above 5: the digit that makes it fit
-        # comes.
-        ending = [token_id for token_id in self._bound.single_digits(allowed) if self._can_end_after(token_id)]
+        # The number is as long as allowed, but not valid yet, such as 5.0000000000000000 where it must exceed 5: allow
+        # one more digit that makes it valid.
+        ending = [token_id for token_id in bound.single_digits(allowed) if self._can_end_after(token_id, bound)]
         narrowed[ending] = True
         return narrowed if ending else allowed
 
-    def _can_end_after(self, digit: int) -> bool:
+    def _can_end_after(self, digit: int, bound: NumberBound) -> bool:
         matcher = self._matcher.deep_copy()
         matcher.consume_token(digit)
-        return self._bound.ends(self._mask(matcher))
+        return bound.ends(self._mask(matcher))
 
     def accept(self, token_id: int) -> None:
+        """Advance by one token."""
         self._allowed = None
         self._matcher.consume_token(token_id)
         self._check()
@@ -283,5 +329,5 @@ class JsonConstraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise VkbackendError(
-                f"format: the grammar cannot be gone on with ({self._matcher.get_error()}); use a simpler schema"
+                f"format: the grammar cannot be continued ({self._matcher.get_error()}); use a simpler schema"
             )

@@ -1,9 +1,9 @@
 """Pages of the KV cache: which physical page holds which tokens of which sequence.
 
-In: sequences that open, grow and end. Out: rows of the step buffer's page table. A page is free, or one sequence's
-own while it fills, or known (`prefix_cache`) when it is full: then any number of sequences that begin alike hold it,
-nobody writes to it, and it is kept after their end until its place is needed. The bytes themselves belong to the
-executor (`graph.cache`); this module only counts pages, so it can be tested without a device.
+In: sequences that open, grow and close. Out: rows of the step buffer's page table. A page is free, or owned by one
+sequence while it fills, or known (`prefix_cache`) once it is full: then any number of sequences with the same beginning
+share it, it is not written any more, and it is kept after they close until its room is needed. The memory belongs to
+the executor (`graph.cache`); this module only counts pages, so it can be tested without a device.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,11 @@ from .prefix_cache import KnownPage, PrefixCache
 
 @dataclass
 class CachedSequence:
-    """One sequence in the cache. `slot` is its row in the page table.
+    """One sequence in the cache.
 
+    slot: its row in the page table
     is_shared: whether its full pages become known
-    pages: physical pages in order; the first of them are the known ones, which are not written any more
+    pages: physical pages in order; the known ones, which are not written any more, come first
     """
 
     slot: int
@@ -46,10 +47,10 @@ class PagedCache:
         self.table = np.zeros((max_sequences, pages_per_sequence), np.int32)
 
     def open(self, tokens: Sequence[int] | None = None) -> CachedSequence:
-        """A new sequence: empty, and on its own, without `tokens`; else one that shares its pages and already holds
-        as many of the first of `tokens` as are known (`.length` says how many).
+        """Open a sequence.
 
-        Raises OutOfMemory when max_sequences are open.
+        Without `tokens` it is empty and shares nothing. With `tokens` it shares its pages and starts with the longest
+        known prefix of `tokens`. Raises OutOfMemory if max_sequences are open.
         """
         if not self.free_slots:
             raise OutOfMemory(
@@ -75,14 +76,14 @@ class PagedCache:
         sequence.tokens = list(tokens[:length])
 
     def num_known(self, tokens: Sequence[int]) -> int:
-        """How many of the first of `tokens` lie in known full pages."""
+        """Length of the prefix of `tokens` that is in known full pages."""
         return len(self.prefixes.find(tokens)) * self.page_size
 
     def has_room(
         self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0
     ) -> bool:
-        """Whether each of these sequences could grow by so many tokens, beside a new one of num_tokens that begins
-        with `beginning`.
+        """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
+        that begins with `beginning`.
         """
         known = self.prefixes.find(beginning)
         needed = self._count(num_tokens) - len(known) if num_tokens else 0
@@ -91,13 +92,13 @@ class PagedCache:
 
     @property
     def num_available(self) -> int:
-        """Pages that a sequence could get: free ones, and those that nobody uses."""
+        """Number of pages that a sequence could get: the free and the unused ones."""
         return len(self.free_pages) + len(self.prefixes.unused)
 
     def extend(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
-        """Make room for more tokens; either all of them fit or nothing changes. `commit` says that they were stored.
+        """Append tokens, which `commit` declares stored. Changes nothing if not all of them fit.
 
-        Raises OutOfMemory when the sequence would outgrow the context or all pages are in use.
+        Raises OutOfMemory if the sequence would outgrow the context or all pages are in use.
         """
         needed = self._count(sequence.length + len(tokens))
         if needed > self.pages_per_sequence:
@@ -109,29 +110,28 @@ class PagedCache:
         if missing > self.num_available:
             raise OutOfMemory(
                 f"the KV cache is full: {missing} pages of {self.page_size} tokens needed, {self.num_available} of "
-                f"{self.num_pages} "
-                "not in use; use a smaller num_ctx, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
+                f"{self.num_pages} not in use; use a smaller num_ctx, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)"
             )
         for _ in range(missing):
             self._append(sequence, self.free_pages.pop() if self.free_pages else self.prefixes.evict())
         sequence.tokens.extend(tokens)
 
     def commit(self, sequence: CachedSequence) -> None:
-        """The sequence's tokens are stored: its full pages become known, for whoever begins with the same tokens."""
+        """Declare the sequence's tokens stored: its full pages become known."""
         if not sequence.is_shared:
             return
         for index in range(len(sequence.known), sequence.length // self.page_size):
             tokens = tuple(sequence.tokens[index * self.page_size : (index + 1) * self.page_size])
             known = self.prefixes.add(self._last_known(sequence), tokens, sequence.pages[index])
-            if known.page != sequence.pages[index]:  # another sequence stored the same meanwhile: one copy is enough
+            if known.page != sequence.pages[index]:  # another sequence has stored the same: keep one copy
                 self.free_pages.append(sequence.pages[index])
                 sequence.pages[index] = self.table[sequence.slot, index] = known.page
             self.prefixes.use(known)
             sequence.known.append(known)
 
     def truncate(self, sequence: CachedSequence, length: int) -> None:
-        """Forget all tokens from `length` on and give their whole pages back. Raises ValueError where known pages
-        hold some of them.
+        """Drop all tokens from `length` on and free their whole pages. Raises ValueError if known pages hold some of
+        them.
         """
         if not len(sequence.known) * self.page_size <= length <= sequence.length:
             raise ValueError(
@@ -144,7 +144,7 @@ class PagedCache:
         del sequence.tokens[length:]
 
     def close(self, sequence: CachedSequence) -> None:
-        """The sequence ends. What it stored stays known while nobody needs the place, the beginning of a page, too."""
+        """Close a sequence. What it stored stays known until its room is needed, including a partly filled page."""
         if sequence.is_shared:
             self._keep_end(sequence)
         self.truncate(sequence, len(sequence.known) * self.page_size)
@@ -172,7 +172,7 @@ class PagedCache:
         return sequence.known[-1] if sequence.known else self.prefixes.root
 
     def _count(self, num_tokens: int) -> int:
-        """Pages for so many tokens."""
+        """Number of pages for num_tokens tokens."""
         return -(-num_tokens // self.page_size)
 
     def _append(self, sequence: CachedSequence, page: int) -> None:

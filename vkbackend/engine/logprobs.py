@@ -1,7 +1,6 @@
-"""How likely a sampled token was: log-probabilities of the raw logits, before bias, penalties, temperature and
-constraint.
+"""Log-probabilities of tokens, from the raw logits: before bias, penalties, temperature and constraint.
 
-In: a row of logits and the token taken from it. Out: `TokenLogprob`, natural logarithms.
+In: a row of logits and the sampled token. Out: `TokenLogprob`, natural logarithms.
 """
 
 import codecs
@@ -9,12 +8,14 @@ import codecs
 import numpy as np
 
 from ..graph.step import LogitsRow
+from ..tokenizer import Tokenizer
 from .request import TokenLogprob
 
 MAX_TOP_LOGPROBS = 20
 
 
-def _replace_each_byte(error: UnicodeDecodeError) -> tuple[str, int]:
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
     return "\ufffd" * (error.end - error.start), error.end
 
 
@@ -22,23 +23,22 @@ codecs.register_error("vkbackend_replace_each_byte", _replace_each_byte)
 
 
 def token_text(data: bytes) -> str:
-    """A token's bytes as text, one U+FFFD for each byte that is no part of a whole character (as Go's JSON writes
-    it).
-    """
+    """A token's bytes as text, with U+FFFD for each byte that is not part of a complete character, as in Go's JSON."""
     return data.decode("utf-8", "vkbackend_replace_each_byte")
 
 
 def logit_of(row: LogitsRow, token_id: int) -> float:
-    """A token's raw logit. Reads the whole row only where the token is not among the row's largest logits."""
+    """A token's raw logit. Reads the whole row only if the token is not among the row's candidates."""
     place = np.flatnonzero(row.ids == token_id)
     return float(row.logits[place[0]] if len(place) else row.full()[token_id])
 
 
 def token_logprob(
-    row: LogitsRow, token_id: int, top_logprobs: int, tokenizer, logit: float | None = None
+    row: LogitsRow, token_id: int, top_logprobs: int, tokenizer: Tokenizer, logit: float | None = None
 ) -> TokenLogprob:
-    """A token's log-probability, with those of the `top_logprobs` likeliest tokens, likeliest first. logit: where it
-    is known already.
+    """A token's log-probability, with those of the `top_logprobs` most likely tokens in descending order.
+
+    logit: the token's raw logit, if it is known
     """
     logit = logit_of(row, token_id) if logit is None else logit
     top = [
@@ -48,6 +48,8 @@ def token_logprob(
     return _described(token_id, logit - row.log_sum_exp, tokenizer, top)
 
 
-def _described(token_id: int, logprob: float, tokenizer, top: list[TokenLogprob] | None = None) -> TokenLogprob:
+def _described(
+    token_id: int, logprob: float, tokenizer: Tokenizer, top: list[TokenLogprob] | None = None
+) -> TokenLogprob:
     data = tokenizer.token_bytes(token_id)
     return TokenLogprob(token_id, token_text(data), data, logprob, top or [])

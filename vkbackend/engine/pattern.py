@@ -1,10 +1,9 @@
-"""Regular expressions as JSON schemas have them (those of ECMAScript) -> those that a grammar can hold a text to."""
+"""Translates the regular expressions of JSON schemas (those of ECMAScript) into ones that a grammar can enforce."""
 
 import re
 from dataclasses import dataclass
 
-# An escape, a class of characters, the beginning of a group (how it begins), the end of one, a quantifier, any other
-# character.
+# An escape, a character class, the beginning of a group, its end, a quantifier, any other character.
 _PARTS = re.compile(
     r"(?P<escape>\\(?:k<[^>]*>|[1-9][0-9]*|c[A-Za-z]|.))|(?P<set>\[\^?(?:\\.|[^\]\\])*\])"
     r"|(?P<look>\(\?(?:[=!]|<[=!]))|(?P<comment>\(\?\#[^)]*\))|(?P<group>\((?:\?>|\?P?<[A-Za-z_$][\w$]*>|\?:)?)|(?P<end>\))"
@@ -18,8 +17,9 @@ _EMPTY_SETS = {"[]": r"[^\s\S]", "[^]": r"[\s\S]"}
 
 @dataclass(frozen=True)
 class Pattern:
-    """What is left of a regular expression. ahead: expressions that the same text fits, which stood in look-aheads
-    at its beginning.
+    """A regular expression without look-arounds.
+
+    ahead: expressions that the same text must match, from look-aheads at the beginning
     """
 
     text: str
@@ -27,16 +27,19 @@ class Pattern:
 
 
 def without_look_around(pattern: str) -> Pattern:
-    """The pattern without what looks around (and word boundaries), its groups plain, its back references as
-    anything: every text that fits the pattern fits the result. What is no regular expression comes back in some form
-    that is none either.
+    """Remove look-arounds and word boundaries from a pattern, make its groups plain, and let its back references match
+    anything. Every text that matches the pattern matches the result. An invalid expression stays invalid.
     """
     pieces: list[str] = []
     ahead: list[str] = []
-    depth, begin, is_gone, has_branches = 0, 0, False, False
-    skipping = 0  # the depth within a look-around
+    depth = 0
+    begin = 0  # of the look-ahead being skipped
+    is_gone = False  # whether the previous part was removed
+    has_branches = False
+    skipping = 0  # depth within a look-around
     for part in _PARTS.finditer(pattern):
-        kind, text = part.lastgroup, part[0]
+        kind = part.lastgroup or ""  # every alternative of _PARTS is named
+        text = part[0]
         if skipping:
             skipping += {"look": 1, "group": 1, "end": -1}.get(kind, 0)
             is_gone = True
@@ -47,7 +50,7 @@ def without_look_around(pattern: str) -> Pattern:
         elif kind == "comment" or text in (r"\b", r"\B"):
             is_gone = True
         elif kind == "quantifier" and is_gone:
-            continue  # of what is no longer there
+            continue  # it applies to a removed part
         else:
             is_gone = False
             depth += {"group": 1, "end": -1}.get(kind, 0)
@@ -71,5 +74,5 @@ def _plain(kind: str, text: str) -> str:
 
 
 def _escaped(match: re.Match) -> str:
-    """Signs that mean something within a set only outside of ECMAScript."""
+    """Escape characters that are special in a class of other dialects, but not in ECMAScript's."""
     return match[0] if match[0].startswith("\\") else "".join("\\" + sign for sign in match[0])

@@ -1,4 +1,4 @@
-"""Seeded random numbers, equal to those of Go's math/rand/v2, so that a seed gives the draws that Ollama users know.
+"""Seeded random numbers, equal to those of Go's math/rand/v2, so that a seed gives the same draws as in Ollama.
 
 Generator: PCG-DXSM with 128 bits of state (O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good
 Algorithms", with the DXSM output of NumPy and Go). Streams of one seed: sequence seed, and seed xor 0x9E3779B9.
@@ -15,13 +15,14 @@ _STREAM = 0x9E3779B9
 
 
 class RandomDraws:
-    """Uniform numbers in [0, 1). seed -1 takes a seed from the operating system."""
+    """Uniform random numbers. seed -1 takes a seed from the operating system."""
 
     def __init__(self, seed: int):
         seed = secrets.randbits(64) if seed == -1 else seed & _MASK_64
         self._state = (seed << 64) | (seed ^ _STREAM)
 
     def uint64(self) -> int:
+        """The next 64 random bits."""
         self._state = (self._state * _MULTIPLIER + _INCREMENT) & _MASK_128
         high, low = self._state >> 64, self._state & _MASK_64
         high ^= high >> 32
@@ -30,5 +31,5 @@ class RandomDraws:
         return high * (low | 1) & _MASK_64
 
     def float32(self) -> float:
-        """A multiple of 2^-24: exact in float32."""
+        """A number in [0, 1): a multiple of 2^-24, which is exact in float32."""
         return (self.uint64() >> 32 & 0xFFFFFF) / (1 << 24)

@@ -3,10 +3,10 @@
 The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw;
 float32.
 
-A row brings its largest raw logits only (`graph.step.LogitsRow`). They are enough when it is certain which tokens come
-first: bias, penalties and a constraint change what the row has brought exactly, and an unseen token lies at or below
-the row's last logit, where it stays as long as nothing can raise it. A token that lands above that floor beats every
-unseen one. Where the chain needs more tokens than are certain, the whole row is read.
+A row has only its candidates, the largest raw logits (`graph.step.LogitsRow`). They suffice if it is certain which
+tokens come first: bias, penalties and a constraint change the candidates exactly, and every other token is at or below
+the last candidate's logit, as long as nothing can raise it. A candidate that stays above this floor precedes all other
+tokens. If the chain needs more tokens than are certain, the whole row is read.
 """
 
 import math
@@ -20,16 +20,16 @@ from ..graph.step import LogitsRow
 from .pcg import RandomDraws
 from .request import SamplingOptions
 
-_COLDEST = 1e-7  # Ollama's least temperature, so that 0 divides
+_COLDEST = 1e-7  # Ollama's smallest temperature: avoids a division by 0
 
 
 def apply_temperature(values: np.ndarray, temperature: float) -> np.ndarray:
-    """Logits, float32 -> logits, sharper below temperature 1 and flatter above."""
+    """Divide logits, float32, by the temperature: below 1 it sharpens the distribution, above it flattens."""
     return values / np.float32(max(temperature, _COLDEST))
 
 
 def softmax(values: np.ndarray) -> np.ndarray:
-    """Logits, float32 -> probabilities, float32. Raises VkbackendError where they sum to NaN or there are none."""
+    """Convert logits, float32, to probabilities, float32. Raises VkbackendError if there are none or they are NaN."""
     if len(values) == 0:
         raise VkbackendError("sample: no logits provided to sample")
     with np.errstate(invalid="ignore"):
@@ -41,14 +41,12 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 
 def count_top_k(num_values: int, k: int) -> int:
-    """How many of num_values sorted logits top_k keeps: all of them for k <= 0."""
+    """The number of logits that top_k keeps: all for k <= 0."""
     return num_values if k <= 0 else min(k, num_values)
 
 
 def count_top_p(probabilities: np.ndarray, p: float) -> int:
-    """How many of the descending probabilities top_p keeps: up to the one that takes their sum above p, at least
-    one.
-    """
+    """The number of descending probabilities that top_p keeps: up to the one that takes their sum above p."""
     if p >= 1:
         return len(probabilities)
     sums = np.cumsum(probabilities, dtype=np.float32)
@@ -56,13 +54,13 @@ def count_top_p(probabilities: np.ndarray, p: float) -> int:
 
 
 def count_min_p(probabilities: np.ndarray, p: float) -> int:
-    """How many of the descending probabilities min_p keeps: those of at least p times the first."""
+    """The number of descending probabilities that min_p keeps: those of at least p times the first."""
     threshold = probabilities[0] * np.float32(p)
     return int(np.count_nonzero(probabilities >= threshold))
 
 
 def keep_typical(probabilities: np.ndarray, p: float) -> np.ndarray:
-    """Indices, ascending, of the tokens whose surprise is nearest the entropy and whose sum is the first above p.
+    """Ascending indices of the tokens whose surprise is closest to the entropy, up to a probability sum above p.
 
     Meister et al., "Locally Typical Sampling" (2022).
     """
@@ -80,8 +78,9 @@ def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted ids and logits -> the tokens that may be drawn and their probabilities (those before the cuts, not
-    rescaled).
+    """Apply the chain from top_k to min_p to sorted ids and logits.
+
+    Returns the tokens that may be drawn and their probabilities, which are not rescaled after the cuts.
     """
     count = count_top_k(len(values), options.top_k)
     ids, probabilities = ids[:count], softmax(apply_temperature(values[:count], options.temperature))
@@ -95,27 +94,28 @@ def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) 
 
 
 def draw(ids: np.ndarray, probabilities: np.ndarray, uniform: float) -> int:
-    """The token at which the running sum of the probabilities reaches `uniform` of their total."""
+    """The token at which the cumulative probability reaches `uniform` times the total."""
     sums = np.cumsum(probabilities, dtype=np.float32)
     return int(ids[np.searchsorted(sums, np.float32(uniform) * sums[-1], side="left")])
 
 
 class Sampler:
-    """The sampling state of one generation: its random numbers and the tokens that penalties look back on.
+    """The sampling state of one generation: its random numbers and the tokens that penalties apply to.
 
-    prompt: all prompt tokens; num_ctx: how far repeat_last_n = -1 looks back.
+    prompt: all prompt tokens
+    num_ctx: the number of tokens that repeat_last_n = -1 stands for
     """
 
     def __init__(self, options: SamplingOptions, prompt: Iterable[int] = (), num_ctx: int = 0):
         self.options = options
         self._draws = RandomDraws(options.seed)
-        # A penalty of 0 or below would divide by zero or turn signs around: it counts as none.
+        # A penalty of 0 or below would divide by zero or change signs, so it counts as none.
         self._repeat = options.repeat_penalty if options.repeat_penalty > 0 else 1.0
         self._penalises = self._repeat != 1 or options.presence_penalty != 0 or options.frequency_penalty != 0
         window = num_ctx if options.repeat_last_n < 0 else options.repeat_last_n
         self._window = deque(prompt, maxlen=window if self._penalises else 0)
         self._counts = Counter(self._window)
-        # Whether a token that the row did not bring could come to lie above those that it brought.
+        # Whether a token that is not a candidate could rise above the candidates.
         self._can_raise = (
             self._repeat < 1
             or options.presence_penalty < 0
@@ -134,13 +134,13 @@ class Sampler:
         self._window.append(token_id)
         self._counts[token_id] += 1
 
-    # Extreme options take logits beyond float32: they become infinite or NaN without a word, as in Go, and are judged
-    # as such.
+    # Extreme options take logits beyond float32. They become infinite or NaN without a warning, as in Go, and are
+    # handled as such.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
     def sample(self, row: LogitsRow, allowed: np.ndarray | None = None) -> int:
-        """The next token's id. allowed: (vocab,) bool, tokens that a constraint admits.
+        """The next token's id. allowed: (vocab,) bool, the mask of a constraint.
 
-        Raises VkbackendError when the logits are NaN or no token is allowed.
+        Raises VkbackendError if the logits are NaN or no token is allowed.
         """
         if math.isnan(row.log_sum_exp):
             raise VkbackendError("sample: logits sum to NaN, check model output")
@@ -159,16 +159,13 @@ class Sampler:
         return draw(*distribution(ids, values, self.options), self._draws.float32())
 
     def _candidates(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
-        """The row's tokens with their changed logits, sorted, and how many of the first are certainly the first of
-        all.
-        """
+        """The candidates with changed logits, sorted, and how many of them certainly precede all other tokens."""
         ids, raw = row.ids, row.logits
         values = self._changed(ids, raw, allowed)
         if values is raw:
             return ids, values, len(ids)
         floor = raw[-1]
-        # Unseen tokens at the floor have higher ids than the unchanged ones here, so those keep their place before
-        # them.
+        # Other tokens at the floor have higher ids than the unchanged candidates there, so they come after them.
         certain = (values > floor) | ((values == floor) & (raw == floor))
         order = np.lexsort((ids, -values))
         ids, values, certain = ids[order], values[order], certain[order]
@@ -176,17 +173,17 @@ class Sampler:
         return ids, values, int(uncertain[0]) if len(uncertain) else len(ids)
 
     def _enough(self, values: np.ndarray, certain: int) -> bool:
-        """Whether the first `certain` tokens are all that the chain after the penalties looks at."""
+        """Whether the chain after the penalties needs only the first `certain` tokens."""
         options = self.options
         if certain == 0:
             return False
         if 0 < options.top_k <= certain:
             return True
-        # Without a cut by sums, min_p alone says who stays, and it needs nothing but the first token's logit.
+        # Without a cut by sums, only min_p decides, and it depends on the first token's logit alone.
         if options.top_p < 1 or 0 < options.typical_p < 1 or not 0 < options.min_p <= 1:
             return False
         below = math.exp(min(0.0, float(values[certain - 1] - values[0]) / max(options.temperature, _COLDEST)))
-        return below < options.min_p * 0.999  # float32 must not decide otherwise
+        return below < options.min_p * 0.999  # a margin for float32's rounding
 
     def _whole_row(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         raw = np.asarray(row.full(), np.float32)
@@ -205,7 +202,7 @@ class Sampler:
         return ids, values
 
     def _changed(self, ids: np.ndarray, raw: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-        """Logits after bias, penalties and constraint: `raw` itself where nothing changes, else a new array."""
+        """Logits after bias, penalties and constraint: `raw` itself if nothing changes, else a new array."""
         values = raw
         bias, counts = self.options.logit_bias, self._counts
         if bias or counts:
@@ -220,9 +217,7 @@ class Sampler:
 
     @staticmethod
     def _places(ids: np.ndarray, wanted: Iterable[int]) -> list[tuple[int, int]]:
-        """(token, its index in ids) of those of the wanted tokens that are among them. ids: a row's candidates, or
-        the whole vocabulary in order.
-        """
+        """(token, index in ids) of each wanted token in ids, which are candidates or the whole vocabulary in order."""
         if ids[0] == 0 and ids[-1] == len(ids) - 1 and np.array_equal(ids, np.arange(len(ids))):
             return [(token_id, token_id) for token_id in wanted if 0 <= token_id < len(ids)]
         places = {token_id: index for index, token_id in enumerate(ids.tolist())}

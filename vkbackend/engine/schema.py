@@ -1,9 +1,9 @@
-"""A JSON schema as clients send it -> one that llguidance takes and that says the same, as far as it can.
+"""Rewrites a client's JSON schema so that llguidance accepts it, with the same meaning as far as possible.
 
-In: the schema of a request's `format`, parsed. Out: `CleanSchema`. References are resolved here, so a definition may
-have any name. A keyword that is null or of a wrong type counts as absent. What no grammar can hold a text to is left
-out and named, and the rest still holds. Objects that list their properties have no others, as in Ollama: a model
-that may go on adding some seldom stops.
+In: the parsed schema of a request's `format`. Out: `CleanSchema`. References are resolved here, so a definition may
+have any name. A keyword that is null or of a wrong type counts as absent. Keywords that a grammar cannot enforce are
+left out and listed; the others still hold. Objects that list their properties have no others, as in Ollama: a model
+that may add more rarely stops.
 """
 
 import math
@@ -14,39 +14,34 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from .pattern import without_look_around
 from .schema_addresses import Addresses, InvalidSchema
+from .schema_values import MAX_COUNT, TYPES, digits_in, exponent, fits, is_writable, whole
 
-MAX_DIGITS = 16  # of a number, before and behind the point and in its exponent, as in Ollama's grammar
-MAX_COUNT = 2**31 - 1  # of characters and items: as far as repetitions go in llguidance
-MAX_NAMED = 80  # characters of a client's text in the log
+MAX_DIGITS = 16  # of a number: before the point, after it, and in the exponent, as in Ollama's grammar
+MAX_NAMED = 80  # logged characters of a client's text
 LARGEST_BOUND = 2.0**63
 SMALLEST_STEP = Decimal(1).scaleb(-MAX_DIGITS)
 LARGEST = 10**MAX_DIGITS - 1
 
-TYPES = {
-    "string": str,
-    "boolean": bool,
-    "null": type(None),
-    "array": list,
-    "object": dict,
-    "integer": int,
-    "number": float,
-}
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 COMBINING = ("allOf", "anyOf", "oneOf")
-# What an object says more of itself than its properties.
+# Keywords with which an object can have more than its `properties`.
 SAYS_MORE = {"additionalProperties", "patternProperties", "$ref", *COMBINING}
 ASSERTIONS = frozenset({*(name for pair in COUNTS for name in pair), *LOWER, *UPPER, "multipleOf", "pattern", "format"})
 UNSUPPORTED = {
-    "not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames", "dependentRequired", "dependentSchemas",
-    "dependencies", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef", "disallow", "extends", "divisibleBy",
+    "not", "if", "then", "else", "uniqueItems", "contains", "minContains", "maxContains", "propertyNames",
+    "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems", "unevaluatedProperties",
+    "$dynamicRef", "$recursiveRef", "disallow", "extends", "divisibleBy",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CleanSchema:
-    """left_out: keywords with their values, for the log. num_digits: how many a number of the schema may have in a row:
-    MAX_DIGITS, or what its own constants and bounds need."""
+    """A schema for llguidance.
+
+    left_out: ignored keywords with their values, for the log
+    num_digits: maximum number of digits in a row in a number: MAX_DIGITS, or more if constants or bounds need it
+    """
 
     schema: dict
     left_out: list[str]
@@ -56,9 +51,11 @@ class CleanSchema:
 def cleaned(
     schema: dict, takes_pattern: Callable[[str], bool], *, closes: bool = True, without: frozenset[str] = frozenset()
 ) -> CleanSchema:
-    """takes_pattern: whether a regular expression can become part of a grammar. closes: objects that list their
-    properties have no others. without: keywords to leave out.
+    """Rewrite a schema.
 
+    takes_pattern: whether a regular expression can become part of a grammar
+    closes: objects that list their properties have no others
+    without: keywords to leave out
     Raises InvalidSchema.
     """
     cleaner = _Cleaner(schema, takes_pattern, closes, without)
@@ -66,12 +63,15 @@ def cleaned(
 
 
 class _Cleaner:
-    """Schemas that are referred to become definitions of the root, r0, r1 ...: those that are closed and those that
-    stay open apart.
+    """Referenced schemas become definitions r0, r1, ... of the root. One that is used both closed and open becomes two
+    definitions.
     """
 
     def __init__(self, root: dict, takes_pattern: Callable[[str], bool], closes: bool, without: frozenset[str]):
-        self._root, self._takes_pattern, self._closes, self._without = root, takes_pattern, closes, without
+        self._root = root
+        self._takes_pattern = takes_pattern
+        self._closes = closes
+        self._without = without
         self.left_out: dict[str, None] = {}
         self.num_digits = 0
         self._addresses = Addresses(root)
@@ -80,6 +80,7 @@ class _Cleaner:
 
     def whole(self) -> dict:
         result = self._schema(self._root, False)
+        assert isinstance(result, dict), "the root is an object"
         definitions = {}
         while self._waiting:
             name, target, is_open = self._waiting.popleft()
@@ -91,7 +92,7 @@ class _Cleaner:
         self.left_out[f"{keyword} {text if len(text) <= MAX_NAMED else text[:MAX_NAMED] + '...'}"] = None
 
     def _schema(self, node: object, is_open: bool) -> dict | bool:
-        """is_open: others speak of the same object, so that its properties are not all there are."""
+        """is_open: other schemas apply to the same object, which may therefore have more properties."""
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -128,7 +129,7 @@ class _Cleaner:
             self._leave_out("type", given["type"])
 
     def _constants(self, given: dict, result: dict) -> None:
-        """`const` and `enum`. Where a type fits none of them they count, as in Ollama, and not the type."""
+        """`const` and `enum`. If none of the values has the `type`, it is ignored, as in Ollama."""
         values = given.get("enum", [])
         if values == [] and "enum" in given or not isinstance(values, list):
             self._leave_out("enum", values)
@@ -137,7 +138,7 @@ class _Cleaner:
             values = [given["const"]]
         writable = []
         for value in values:
-            if _is_writable(value):
+            if is_writable(value):
                 writable.append(value)
             else:
                 self._leave_out("enum", value)
@@ -145,16 +146,16 @@ class _Cleaner:
             return
         kinds = result.get("type", [])
         kinds = kinds if isinstance(kinds, list) else [kinds]
-        fitting = [value for value in writable if any(_fits(value, kind) for kind in kinds)]
+        fitting = [value for value in writable if any(fits(value, kind) for kind in kinds)]
         if kinds and not fitting:
             self._leave_out("type", result.pop("type"))
-        self.num_digits = max(self.num_digits, *map(_digits_in, fitting or writable))
+        self.num_digits = max(self.num_digits, *map(digits_in, fitting or writable))
         result["enum"] = fitting or writable
 
     def _counts(self, given: dict, result: dict) -> None:
         for least, most in COUNTS:
             for name in (least, most):
-                count = _whole(given.get(name))
+                count = whole(given.get(name))
                 if count is not None and count >= 0:
                     result[name] = min(count, MAX_COUNT)
                 elif name in given:
@@ -163,7 +164,7 @@ class _Cleaner:
                 self._leave_out(least, result.pop(least))
 
     def _bounds(self, given: dict, result: dict) -> None:
-        """Of numbers, as bounds that numbers of MAX_DIGITS digits reach or do not reach."""
+        """Bounds of numbers, rounded to what MAX_DIGITS digits can express."""
         lower = self._tightest(given, LOWER, upward=True)
         upper = self._tightest(given, UPPER, upward=False)
         if (
@@ -180,10 +181,11 @@ class _Cleaner:
         self._multiple(given, result)
 
     def _tightest(self, given: dict, names: tuple[str, str], upward: bool) -> tuple[str, Decimal] | None:
-        """The bound of this side that counts, if any. Until 2017 `exclusiveMinimum` was true or false: of what kind
-        `minimum` is."""
+        """The effective bound on one side, if any. Until 2017, `exclusiveMinimum` was a boolean that applied to
+        `minimum`.
+        """
         inclusive, exclusive = names
-        found = []
+        found: list[tuple[str, Decimal]] = []
         for name in names:
             value = given.get(name)
             if isinstance(value, bool) and name == exclusive or value is None:
@@ -193,26 +195,21 @@ class _Cleaner:
             elif abs(value) < LARGEST_BOUND:
                 found.append((exclusive if given.get(exclusive) is True else name, Decimal(repr(value))))
             elif (value < 0) == upward:
-                found.append(
-                    (inclusive, Decimal(-LARGEST if upward else LARGEST))
-                )  # holds for all numbers of MAX_DIGITS digits
+                # Holds for all numbers of MAX_DIGITS digits.
+                found.append((inclusive, Decimal(-LARGEST if upward else LARGEST)))
             else:
                 self._leave_out(name, value)
         if not found:
             return None
         name, bound = max(found, key=lambda item: (item[1] if upward else -item[1], item[0] == exclusive))
-        rounded = (
-            bound.quantize(SMALLEST_STEP, ROUND_CEILING if upward else ROUND_FLOOR)
-            if bound.as_tuple().exponent < -MAX_DIGITS
-            else bound
-        )
+        rounded = bound
+        if exponent(bound) < -MAX_DIGITS:
+            rounded = bound.quantize(SMALLEST_STEP, ROUND_CEILING if upward else ROUND_FLOOR)
         if rounded != bound:
             return inclusive, rounded
         if name == exclusive and bound == 0 and "integer" not in str(given.get("type")):
-            return (
-                inclusive,
-                SMALLEST_STEP if upward else -SMALLEST_STEP,
-            )  # a number must not begin as 0.0... and find no end
+            # Otherwise a number could begin as 0.0... without end.
+            return inclusive, SMALLEST_STEP if upward else -SMALLEST_STEP
         return name, bound
 
     def _multiple(self, given: dict, result: dict) -> None:
@@ -226,15 +223,11 @@ class _Cleaner:
             and multiple > 0
         )
         number = Decimal(repr(multiple)).normalize() if is_number else None
-        if (
-            number is None
-            or number.as_tuple().exponent < -MAX_DIGITS
-            or number.scaleb(-min(number.as_tuple().exponent, 0)) >= 2**32
-        ):
+        if number is None or exponent(number) < -MAX_DIGITS or number.scaleb(-min(exponent(number), 0)) >= 2**32:
             self._leave_out("multipleOf", multiple)
             return
         result["multipleOf"] = multiple
-        # A number that has become as long as it may must be a multiple by then.
+        # A number of the maximum length must be a multiple.
         if not any(name in result for name in LOWER):
             result["minimum"] = -LARGEST
         if not any(name in result for name in UPPER):
@@ -291,7 +284,7 @@ class _Cleaner:
             result["required"] = names
 
     def _close(self, given: dict, result: dict, required: list[str], is_open: bool) -> None:
-        """Closes the object where that is for it to say. `required` loses names that the schema itself forbids."""
+        """Close the object if nothing else gives it properties. Removes forbidden names from `required`."""
         properties = result.get("properties", {})
         if "properties" in result and self._closes and not is_open and not given.keys() & SAYS_MORE:
             properties.update({name: True for name in required if name not in properties})
@@ -315,13 +308,14 @@ class _Cleaner:
         }
         for pattern in patterns.keys() - taken.keys():
             self._leave_out("patternProperties", pattern)
-            result.pop("additionalProperties", None)  # the names of that pattern must stay possible
+            result.pop("additionalProperties", None)  # names that match the pattern must stay possible
         if taken:
             result["patternProperties"] = taken
 
     def _array(self, given: dict, result: dict) -> None:
-        items, first = given.get("items"), given.get("prefixItems")
-        if isinstance(items, list):  # until 2020, a list was what prefixItems is now
+        items = given.get("items")
+        first = given.get("prefixItems")
+        if isinstance(items, list):  # until 2020, this is what prefixItems is now
             first, items = items if first is None else first, given.get("additionalItems")
         if isinstance(first, list):
             if first:
@@ -334,7 +328,7 @@ class _Cleaner:
             self._leave_out("items", items)
 
     def _others(self, node: dict, given: dict, result: dict, is_open: bool) -> None:
-        """`$ref` and schemas that hold together: parts of one object stay open for one another."""
+        """`$ref` and combined schemas. Those that describe the same object stay open."""
         parts = [name for name in ("$ref", "properties", "patternProperties", *COMBINING) if name in given]
         is_open = is_open or len(parts) > 1
         for name in COMBINING:
@@ -356,38 +350,3 @@ class _Cleaner:
             self._names[key] = f"r{len(self._names)}"
             self._waiting.append((self._names[key], target, is_open))
         result["$ref"] = f"#/$defs/{self._names[key]}"
-
-
-def _whole(value: object) -> int | None:
-    """4 of 4 and of 4.0, None of what is no whole number; beyond all bounds MAX_COUNT."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        return None
-    if abs(value) > MAX_COUNT:
-        return MAX_COUNT if value > 0 else -1
-    return int(value) if value == int(value) else None
-
-
-def _is_writable(value: object) -> bool:
-    """Whether JSON has a text for it: a number beyond all doubles has none."""
-    if isinstance(value, list):
-        return all(map(_is_writable, value))
-    if isinstance(value, dict):
-        return all(map(_is_writable, value.values()))
-    return not isinstance(value, (int, float)) or abs(value) < 2.0**1023
-
-
-def _fits(value: object, kind: str) -> bool:
-    if kind in ("integer", "number"):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and (kind == "number" or value == int(value))
-    return isinstance(value, TYPES[kind])
-
-
-def _digits_in(value: object) -> int:
-    """Of the longest of its numbers, written without an exponent."""
-    if isinstance(value, (list, dict)):
-        return max(map(_digits_in, value.values() if isinstance(value, dict) else value), default=0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return 0
-    _, digits, exponent = Decimal(repr(value)).as_tuple()
-    return max(len(digits) + exponent, len(digits), -exponent, 1)

@@ -1,21 +1,22 @@
-"""Where the references of a JSON schema lead: JSON pointers, anchors and ids within one document."""
+"""Resolves the references of a JSON schema: JSON pointers, anchors and ids within one document."""
 
 from urllib.parse import unquote, urljoin
 
-LONGEST_REFERENCE = 80  # characters of a client's text in the log
+LONGEST_REFERENCE = 80  # logged characters of a reference
 
 
 class InvalidSchema(ValueError):
-    """An object that is no schema: a type that there is not, a reference to nothing. Its text is for the log."""
+    """A schema cannot be used: it has an unknown type, a reference to nothing, or is too large. The text is for the
+    log."""
 
 
 class Addresses:
-    """All places of one document that references can name."""
+    """The places of one document that references can name."""
 
     def __init__(self, root: dict):
         self._root = root
-        self._bases: dict[int, str] = {}  # of each object in the document: the address that its references count from
-        self._named: dict[str, dict] = {"": root}  # address, with or without an anchor
+        self._bases: dict[int, str] = {}  # id of each object in the document -> base address of its references
+        self._named: dict[str, dict] = {"": root}  # address, with or without an anchor -> object
         waiting: list[tuple[object, str]] = [(root, "")]
         while waiting:
             node, base = waiting.pop()
@@ -37,9 +38,9 @@ class Addresses:
         return base
 
     def find(self, reference: str, node: dict) -> dict | bool | None:
-        """The schema that `reference` in `node` means, None for one of another document.
+        """The schema that `reference` in `node` refers to; None if it is in another document.
 
-        Raises InvalidSchema where the document has no such place.
+        Raises InvalidSchema if the document has no such place.
         """
         address, _, fragment = reference.partition("#")
         address = _join(self._bases[id(node)], address)
@@ -53,7 +54,7 @@ class Addresses:
             place = self._place(start, fragment, address)
             if isinstance(place, (dict, bool)):
                 return place
-        raise InvalidSchema(f"$ref {reference[:LONGEST_REFERENCE]!r} leads to no schema")
+        raise InvalidSchema(f"$ref {reference[:LONGEST_REFERENCE]!r} does not refer to a schema")
 
     def _place(self, start: object, fragment: str, address: str) -> object:
         if not fragment.startswith("/"):

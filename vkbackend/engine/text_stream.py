@@ -1,9 +1,8 @@
-"""Bytes of tokens -> pieces of whole characters, with stop strings held back and cut off.
+"""Turns the bytes of tokens into pieces of whole characters, and cuts the text at stop strings.
 
-A token waits while what is waiting ends in the beginning of a stop string or in a part of a character; then all that
-waits leaves as one piece, together with the log-probabilities of its tokens. Bytes that are no UTF-8 end their
-piece: the piece is the valid text before them. Every token that is not cut off by a stop string has its
-log-probabilities reported, in a piece without text where there is none.
+A token is held back while the pending bytes end in the beginning of a stop string or in an incomplete character; then
+all pending tokens leave as one piece, with their log-probabilities. A piece ends before bytes that are not valid UTF-8.
+The log-probabilities of every token that no stop string cuts off are reported, in a piece without text if need be.
 """
 
 from collections.abc import Sequence
@@ -12,17 +11,17 @@ from .request import Piece, TokenLogprob
 
 
 def find_stop(data: bytes, stops: Sequence[bytes]) -> bytes | None:
-    """The first of `stops`, in their order, that occurs in data. An empty stop string occurs everywhere."""
+    """The first of `stops`, in the given order, that occurs in data. An empty stop string always occurs."""
     return next((stop for stop in stops if stop in data), None)
 
 
 def ends_in_stop_prefix(data: bytes, stops: Sequence[bytes]) -> bool:
-    """Whether data ends in a beginning of one of the stop strings."""
+    """Whether data ends in the beginning of a stop string."""
     return any(_ends_in_beginning(data, stop) for stop in stops)
 
 
 def _ends_in_beginning(data: bytes, stop: bytes) -> bool:
-    """Looks only where the first byte of `stop` stands, for stop strings may be many and as long as a request."""
+    """Compares only where the first byte of `stop` occurs: there may be many stop strings, as long as a request."""
     at = data.find(stop[:1], max(0, len(data) - len(stop))) if stop else -1
     while at >= 0:
         if stop.startswith(data[at:]):
@@ -32,7 +31,7 @@ def _ends_in_beginning(data: bytes, stop: bytes) -> bool:
 
 
 def cut_at_stop(pieces: Sequence[bytes], stop: bytes) -> tuple[list[bytes], bool]:
-    """(pieces before the first `stop` in their joined bytes, whether the last of these lost a part of itself)."""
+    """Returns (the pieces before the first `stop` in their joined bytes, whether the last of them was cut)."""
     remaining = b"".join(pieces).find(stop)
     if remaining < 0:
         return list(pieces), False
@@ -48,10 +47,10 @@ def cut_at_stop(pieces: Sequence[bytes], stop: bytes) -> tuple[list[bytes], bool
 
 
 def ends_inside_character(data: bytes) -> bool:
-    """Whether data ends in the first bytes of a UTF-8 character whose other bytes are still to come."""
+    """Whether data ends in an incomplete UTF-8 character."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
-        if byte & 0xC0 == 0x80:  # continuation: the character begins further back
+        if byte & 0xC0 == 0x80:  # continuation byte
             continue
         length = 2 if byte & 0xE0 == 0xC0 else 3 if byte & 0xF0 == 0xE0 else 4 if byte & 0xF8 == 0xF0 else 1
         return back < length
@@ -59,7 +58,7 @@ def ends_inside_character(data: bytes) -> bool:
 
 
 def valid_prefix(data: bytes) -> str:
-    """The longest text that data begins with."""
+    """The text before the first byte that is not valid UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -67,21 +66,22 @@ def valid_prefix(data: bytes) -> str:
 
 
 class TextStream:
-    """The text of one generation. `stopped` tells that a stop string came; nothing may be pushed after that.
+    """The text of one generation.
 
-    num_sent: tokens that have left; those that wait or that a stop string cut off entirely are not among them.
+    stopped: whether a stop string occurred; `push` must not be called after that
+    num_sent: number of tokens that left in pieces, without those that a stop string cut off entirely
     """
 
     def __init__(self, stops: Sequence[str] = ()):
-        # A lone surrogate cannot occur in a text; passing it on keeps it from matching anything.
+        # A lone surrogate cannot occur in a text; encoded this way, it never matches.
         self._stops = [stop.encode("utf-8", "surrogatepass") for stop in stops]
-        self._pieces: list[bytes] = []  # waiting tokens
-        self._logprobs: list[TokenLogprob | None] = []  # theirs
+        self._pieces: list[bytes] = []  # bytes of the pending tokens
+        self._logprobs: list[TokenLogprob | None] = []  # of the pending tokens
         self.num_sent = 0
         self.stopped = False
 
     def push(self, data: bytes, logprob: TokenLogprob | None = None) -> Piece | None:
-        """Take one token's bytes; the piece that is ready now, or None."""
+        """Add a token's bytes. Returns the piece that is ready now, or None."""
         self._pieces.append(data)
         self._logprobs.append(logprob)
         waiting = b"".join(self._pieces)
@@ -96,8 +96,8 @@ class TextStream:
         return self.flush()
 
     def flush(self) -> Piece | None:
-        """All that waits, at the end of the generation: part of a stop string is text after all, part of a character
-        is not.
+        """The pending tokens as a piece, at the end of the generation: part of a stop string is text, part of a
+        character is not.
         """
         text = valid_prefix(b"".join(self._pieces))
         logprobs = [logprob for logprob in self._logprobs if logprob is not None]

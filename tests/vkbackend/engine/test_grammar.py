@@ -69,7 +69,7 @@ def test_what_no_schema_can_be(grammars, tokenizer, caplog):
     assert "banana" in caplog.text
     endless = JsonTokenizer()
     endless.eos_ids = set()
-    with pytest.raises(RequestError, match="names no token that ends a text"):
+    with pytest.raises(RequestError, match="has no end token"):
         Grammars(endless, 300).constraint("{}")
 
 
