@@ -57,7 +57,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
         """Prepare the run. A format that the request asks for waits until the model has thought."""
         if self.parser is None:
             tags = self.style.thinking_tags if self.ask.think else None
-            self.parser = output_parsers.by_template(prompt_text, tags, self.style.tool_tag, self.ask.tools)
+            self.parser = output_parsers.by_template(prompt_text, tags, self.style.calls, self.ask.tools)
         else:
             self.parser = self.with_calls(self.parser)
         self.format_waits = bool(check_format(self.ask.format)) and self.may_think
@@ -77,7 +77,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
         """A built-in parser; if it does not know tool calls, followed by the one for the template's calls."""
         if not self.ask.tools or parser.knows_tools:
             return parser
-        return output_parsers.ThoughtsThenCalls(parser, output_parsers.by_tag(self.style.tool_tag, self.ask.tools))
+        return output_parsers.ThoughtsThenCalls(parser, output_parsers.by_format(self.style.calls, self.ask.tools))
 
     @property
     def may_think(self) -> bool:
@@ -126,7 +126,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
         if name:
             parser = self.with_calls(output_parsers.builtin(name, self.ask.tools, ANSWER_BEGUN))
         else:
-            parser = output_parsers.by_template(prompt_text, None, self.style.tool_tag, self.ask.tools)
+            parser = output_parsers.by_template(prompt_text, None, self.style.calls, self.ask.tools)
         return run.again(prompt_text, parser, self.ask.format or "")
 
     def bare_answer(self) -> ChatResponse:

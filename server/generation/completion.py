@@ -78,7 +78,7 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
             return output_parsers.builtin(self.parser_name), False
         if not self.ask.think:
             return None, True
-        return output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.tool_tag, None), True
+        return output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.calls, None), True
 
     def make_answer(self, parsed: Parsed) -> GenerateResponse:
         answer = self.bare_answer()

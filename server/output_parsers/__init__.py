@@ -8,9 +8,11 @@ from collections.abc import Callable
 from functools import partial
 
 from ..prompts import ModelTexts
+from ..prompts.call_format import CallFormat, CallShape
 from ..prompts.marks import CODER_TAG
 from ..wire.conversation import Message, Tool
 from .harmony import HarmonyParser
+from .marked import MarkedCallsParser
 from .parsed import BuiltinParser, OutputParser, Parsed, ParseError
 from .passthrough import PassthroughParser
 from .tagged import Qwen3CoderParser, Qwen3VLParser
@@ -58,13 +60,17 @@ def knowledge(name: str) -> tuple[bool, bool]:
     return parser.knows_tools, parser.knows_thinking
 
 
-def by_tag(tool_tag: str, tools: list[Tool]) -> OutputParser:
-    """Create a parser for tool calls that begin with a tag."""
-    return Qwen3CoderParser(tools, None) if tool_tag == CODER_TAG else ToolsParser(tool_tag, tools)
+def by_format(calls: CallFormat, tools: list[Tool], prompt: str = "") -> OutputParser:
+    """Create a parser for tool calls in this format. prompt: the text before the answer."""
+    if calls.shape is not CallShape.JSON:
+        return MarkedCallsParser(calls, tools, prompt)
+    if calls.tag == CODER_TAG:
+        return Qwen3CoderParser(tools, None)
+    return ToolsParser(calls.tag, tools, calls.name_key, calls.arguments_key)
 
 
 def by_template(
-    prompt: str, thinking_tags: tuple[str, str] | None, tool_tag: str, tools: list[Tool] | None
+    prompt: str, thinking_tags: tuple[str, str] | None, calls: CallFormat, tools: list[Tool] | None
 ) -> OutputParser | None:
     """Create a parser from what a template tells, or return None if there is nothing to look for.
 
@@ -73,10 +79,10 @@ def by_template(
     thoughts = None
     if thinking_tags and all(thinking_tags):
         thoughts = ThinkingParser(*thinking_tags, opened=prompt.strip().endswith(thinking_tags[0]))
-    calls = by_tag(tool_tag, tools) if tools else None
-    if thoughts and calls:
-        return ThoughtsThenCalls(thoughts, calls)
-    return thoughts or calls
+    tool_calls = by_format(calls, tools, prompt) if tools else None
+    if thoughts and tool_calls:
+        return ThoughtsThenCalls(thoughts, tool_calls)
+    return thoughts or tool_calls
 
 
 class ThoughtsThenCalls:
@@ -100,7 +106,7 @@ __all__ = [
     "ThinkingParser",
     "ThoughtsThenCalls",
     "builtin",
-    "by_tag",
+    "by_format",
     "by_template",
     "knowledge",
     "name_of",

@@ -91,7 +91,7 @@ class Qwen3CoderParser:
         arguments, at = {}, 0
         while (parameter := _tag(body, "parameter", at)) is not None:
             key, value, at = parameter
-            arguments[key] = _typed(value.removeprefix("\n").removesuffix("\n"), _types(properties.get(key)))
+            arguments[key] = typed(value.removeprefix("\n").removesuffix("\n"), types_of(properties.get(key)))
         return ToolCallFunction(0, name, arguments)
 
 
@@ -106,7 +106,8 @@ def _tag(text: str, tag: str, at: int) -> tuple[str, str, int] | None:
     return opening[1], text[opening.end() : end], end + len(f"</{tag}>")
 
 
-def _types(prop: ToolProperty | None) -> list[str]:
+def types_of(prop: ToolProperty | None) -> list[str]:
+    """The names of the types that a property allows."""
     if prop is None:
         return []
     if prop.any_of:
@@ -114,7 +115,7 @@ def _types(prop: ToolProperty | None) -> list[str]:
     return prop.type or []
 
 
-def _typed(text: str, types: list[str]) -> object:
+def typed(text: str, types: list[str]) -> object:
     """Convert a parameter's text to the most specific of its types that fits; otherwise return the text."""
     if text.lower() == "null":
         return None

@@ -21,19 +21,21 @@ _MARKS = re.compile(r'[{}"\\]')
 class ToolsParser:
     """Parses tool calls after `tag`.
 
+    name_key, arguments_key: their keys in an object.
     A bare `{` or `[` counts as a tag only at the start of the answer; text that turns out not to be a call is returned
     as content.
     """
 
-    def __init__(self, tag: str, tools: list[Tool]):
+    def __init__(self, tag: str, tools: list[Tool], name_key: str = "name", arguments_key: str = "arguments"):
         self.tag = tag
+        self._keys = name_key, arguments_key
         self.names = [tool.function.name for tool in tools]
         self.found_tag = self.ended = False
         self.num_calls = 0
         self._held = ""
         self._in_order = sorted(self.names)
         self._longest = max(map(len, self.names), default=0)
-        self._objects = _Objects()
+        self._objects = ObjectFinder()
         self._brackets = re.compile(f"[{re.escape(tag + _CLOSINGS[tag])}]") if tag in _CLOSINGS else None
         self._counted = 0  # held characters whose brackets are counted
         self._depth = 0  # brackets open there
@@ -82,13 +84,13 @@ class ToolsParser:
         if name is None:
             return None
         data, object_end = self._objects.first(self._held)
-        arguments = None if data is None else _arguments(data, name)
+        arguments = None if data is None else _arguments(data, name, *self._keys)
         if arguments is None:
             return None
         call = ToolCall("", ToolCallFunction(self.num_calls, name, arguments))
         self.num_calls += 1
         self._held = self._held[max(name_end, object_end) :]
-        self._objects, self._counted, self._depth = _Objects(), 0, 0
+        self._objects, self._counted, self._depth = ObjectFinder(), 0, 0
         return call
 
     def _first_name(self) -> tuple[str | None, int]:
@@ -123,7 +125,7 @@ class ToolsParser:
         return False
 
 
-class _Objects:
+class ObjectFinder:
     """Finds the first JSON object in a growing text. Looks at each character once."""
 
     def __init__(self):
@@ -155,12 +157,12 @@ class _Objects:
             return
         self.depth -= 1
         if self.depth == 0 and self.start >= 0:
-            data = _json_object(text[self.start : at + 1])
+            data = json_object(text[self.start : at + 1])
             self.start, self.result = -1, (data, at if data is not None else 0)
         self.depth = max(self.depth, 0)
 
 
-def _json_object(text: str) -> dict | None:
+def json_object(text: str) -> dict | None:
     try:
         value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
     except JSONSyntaxError:
@@ -168,32 +170,26 @@ def _json_object(text: str) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _arguments(data: dict, tool_name: str) -> dict | None:
+def _arguments(data: dict, tool_name: str, name_key: str, arguments_key: str) -> dict | None:
     """The arguments in an object: its `arguments` or `parameters` if it has a name, the value under the tool's name,
     or the object itself.
     """
-    found, arguments = _search(data, tool_name)
+    found, arguments = _search(data, tool_name, name_key, arguments_key)
     return arguments if found else data
 
 
-def _search(data: dict, tool_name: str) -> tuple[bool, dict | None]:
+def _search(data: dict, tool_name: str, name_key: str, arguments_key: str) -> tuple[bool, dict | None]:
     """Return (found, arguments): whether this object or one inside says what the arguments are."""
-    if "name" in data:
-        return True, next(
-            (
-                found
-                for found in map(_as_arguments, (data.get("arguments"), data.get("parameters")))
-                if found is not None
-            ),
-            None,
-        )
+    if name_key in data:
+        values = (data.get(key) for key in (arguments_key, "arguments", "parameters"))
+        return True, next((found for found in map(_as_arguments, values) if found is not None), None)
     under_name = _as_arguments(data.get(tool_name))
     if under_name is not None:
         return True, under_name
     for value in data.values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
-                found, arguments = _search(item, tool_name)
+                found, arguments = _search(item, tool_name, name_key, arguments_key)
                 if found:
                     return True, arguments
     return False, None
@@ -201,4 +197,4 @@ def _search(data: dict, tool_name: str) -> tuple[bool, dict | None]:
 
 def _as_arguments(value: object) -> dict | None:
     """An object, or the object that a string holds; otherwise None."""
-    return value if isinstance(value, dict) else _json_object(value) if isinstance(value, str) else None
+    return value if isinstance(value, dict) else json_object(value) if isinstance(value, str) else None

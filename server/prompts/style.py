@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from vkbackend.tokenizer import Tokenizer
 
 from . import ModelTexts, jinja, renderers
+from .call_format import CallFormat
 from .gotemplate import Template
 from .marks import tag_of, thinking_tags
 from .prompt import PromptTemplate
@@ -17,11 +18,11 @@ from .prompt import PromptTemplate
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """thinking_tags: (opening, closing), empty if thinking is not marked. tool_tag: begins a tool call."""
+    """thinking_tags: (opening, closing), empty if thinking is not marked. calls: how tool calls are written."""
 
     template: PromptTemplate
     thinking_tags: tuple[str, str]
-    tool_tag: str
+    calls: CallFormat
 
 
 def style_of(stored: ModelTexts, jinja_source: jinja.Source | None, tokenizer: Tokenizer) -> PromptStyle:
@@ -32,7 +33,7 @@ def style_of(stored: ModelTexts, jinja_source: jinja.Source | None, tokenizer: T
     if jinja_source is not None:
         text = jinja_source.text
         template = jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer)
-        return PromptStyle(template, jinja.thinking_tags(text), template.call_tag())
+        return PromptStyle(template, jinja.thinking_tags(text), template.call_format())
     style = _go_style(stored.template)
     renderer = stored.config.get("renderer")
     return replace(style, template=renderers.named(renderer)) if renderer else style
@@ -42,4 +43,4 @@ def style_of(stored: ModelTexts, jinja_source: jinja.Source | None, tokenizer: T
 def _go_style(text: str) -> PromptStyle:
     """Cached, because parsing a template takes longer than running it."""
     template = Template.parse(text)
-    return PromptStyle(template, thinking_tags(template), tag_of(template))
+    return PromptStyle(template, thinking_tags(template), CallFormat(tag_of(template)))

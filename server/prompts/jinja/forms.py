@@ -1,17 +1,16 @@
 """Finds by trial which forms of messages and tools a template takes: it ignores the forms it does not know.
 
-In: the template's text. Out: roles whose content is a list of parts, the place of tools, the tag of tool calls.
+In: the template's text. Out: roles whose content is a list of parts, the place of tools.
 The functions raise WorkerEnded and WorkerDoesNotStart.
 """
 
 import functools
 import json
 import logging
-import re
 from enum import Enum, auto
 
 from .process import worker
-from .tags import knows_tools, reads_tools_from_messages, thinking_tags, tool_tag
+from .tags import knows_tools, reads_tools_from_messages
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ _TOOL = {
         },
     },
 }
-_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how templates write special tokens
 
 
 def _message(role: str, content: str = "a") -> dict:
@@ -62,10 +60,10 @@ def typed_roles(template: str) -> frozenset[str]:
     """Return the roles whose content the template shows only as a list, `[{"type": "text", "text": ...}]`."""
     typed: frozenset[str] = frozenset()
     for role, messages in _PROBES.items():
-        plain = _written(template, as_parts(messages, typed))
+        plain = written(template, as_parts(messages, typed))
         if _MARK in (plain or ""):
             continue
-        if _MARK in (_written(template, as_parts(messages, typed | {role})) or ""):
+        if _MARK in (written(template, as_parts(messages, typed | {role})) or ""):
             typed |= {role}
         elif plain is not None and role in ("user", "system"):
             _warn(f"does not show {role} messages")
@@ -86,7 +84,7 @@ def tools_place(template: str) -> ToolsPlace:
 
     def shows(place: ToolsPlace) -> bool:
         messages, tools = placed([_message("user")], [_TOOL], place)
-        return _MARK in (_written(template, as_parts(messages, typed_roles(template)), tools) or "")
+        return _MARK in (written(template, as_parts(messages, typed_roles(template)), tools) or "")
 
     places = list(ToolsPlace) if reads_tools_from_messages(template) else [ToolsPlace.VARIABLE]
     found = next((place for place in places if shows(place)), None)
@@ -105,39 +103,7 @@ def placed(messages: list[dict], tools: list[dict] | None, place: ToolsPlace) ->
     return [messages[0] | {"tools": value}, *messages[1:]], None
 
 
-@functools.lru_cache(maxsize=64)
-def call_tag(template: str) -> str:
-    """Return what begins a tool call: a known tag in the template's text, the text before a rendered call, or `{`."""
-    tag = tool_tag(template)
-    if tag:
-        return tag
-    typed = typed_roles(template)
-    begun = _written(template, as_parts([_message("user"), _message("assistant", _MARK)], typed), asks=False) or ""
-    for arguments in ({"city": "Rome"}, '{"city": "Rome"}'):
-        # No tools in the prompt: they would contain the mark, too.
-        written = _written(template, as_parts([_message("user"), _call(_MARK, arguments)], typed), asks=False) or ""
-        if _MARK in written:
-            return _tag_before(written.partition(_MARK)[0], begun.partition(_MARK)[0], thinking_tags(template)) or "{"
-    return "{"
-
-
-def _tag_before(text: str, answer_begun: str, thoughts: tuple[str, str]) -> str:
-    """Return the tag at the end of `text`, a prompt up to a called name. answer_begun: the prompt up to an answer."""
-    same = next(
-        (at for at, pair in enumerate(zip(text, answer_begun)) if pair[0] != pair[1]), min(len(text), len(answer_begun))
-    )
-    opened = max(text.rfind("<", 0, same), text.rfind("[", 0, same))
-    if opened >= 0 and not re.search(r"[>\]\s]", text[opened:same]):
-        same = opened  # the two differ inside a tag
-    tag = text[same:]
-    if thoughts[1]:
-        tag = tag.rpartition(thoughts[1])[2]
-    tag = tag.partition("{")[0].strip()
-    special = _SPECIAL.match(tag)
-    return special[0] if special else tag.rstrip("[ \t\n")
-
-
-def _written(template: str, messages: list[dict], tools: list[dict] | None = None, asks: bool = True) -> str | None:
+def written(template: str, messages: list[dict], tools: list[dict] | None = None, asks: bool = True) -> str | None:
     """Render the template. Returns None if it rejects the messages."""
     variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": asks}
     return worker.ask(template, variables | {"bos_token": "", "eos_token": ""}).get("text")

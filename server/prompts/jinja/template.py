@@ -15,8 +15,10 @@ from vkbackend.gguf.reader import Metadata
 from vkbackend.tokenizer import Tokenizer
 
 from .. import ModelTexts
+from ..call_format import CallFormat
 from ..gotemplate import TemplateError, Values
-from .forms import ToolsPlace, as_parts, call_tag, placed, tools_place, typed_roles
+from .calls import call_format
+from .forms import ToolsPlace, as_parts, placed, tools_place, typed_roles
 from .process import WorkerDoesNotStart, WorkerEnded, worker
 from .tags import knows_tools, thinking_tags
 
@@ -129,11 +131,11 @@ class JinjaTemplate:
             template.with_tools = cls(source.tool_text, *rest)
         return template
 
-    def call_tag(self) -> str:
-        """Return what begins a tool call in an answer. Raises TemplateError."""
+    def call_format(self) -> CallFormat:
+        """Return how calls are written in an answer. Raises TemplateError."""
         text = self.with_tools.text
         with _worker_errors():
-            return call_tag(text) if knows_tools(text) else "{"
+            return call_format(text) if knows_tools(text) else CallFormat()
 
     def execute(self, values: Values, as_it_is: bool = False) -> str:
         """Write the prompt. Raises TemplateError.

@@ -110,7 +110,7 @@ JSON = '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments |
     ],
 )
 def test_the_tag_of_calls_is_what_a_template_writes_before_one(text, tag):
-    assert jinja.JinjaTemplate(text).call_tag() == tag
+    assert jinja.JinjaTemplate(text).call_format().tag == tag
 
 
 def test_calls_that_are_no_json_are_read():
@@ -127,7 +127,7 @@ def test_calls_that_are_no_json_are_read():
             }
         ]
     )
-    parser = by_template("", None, jinja.JinjaTemplate(text).call_tag(), known)
+    parser = by_template("", None, jinja.JinjaTemplate(text).call_format(), known)
     answer = "Yes.\n<tool_call>\n<function=f>\n<parameter=n>\n3\n</parameter>\n"
     answer += "<parameter=s>\na\nb\n</parameter>\n</function>\n</tool_call>"
     parsed = parser.add(answer, done=True)
