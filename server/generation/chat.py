@@ -13,7 +13,7 @@ from ..go.encode import now
 from ..library.model import StoredModel
 from ..library.names import parse
 from ..library.store import Store
-from ..output_parsers import OutputParser, Parsed, harmony
+from ..output_parsers import BuiltinParser, OutputParser, Parsed, harmony
 from ..prompts.prompt import Prompt
 from ..wire.native import ChatRequest, ChatResponse, Message
 from .plan import check_format, example_messages, refuse_think_level
@@ -42,11 +42,11 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
 
     def render(self) -> Prompt:
         self.messages = all_messages(self.ask, self.plan.stored)
-        self.parser: OutputParser | None = None
+        self.builtin_parser: BuiltinParser | None = None
         self.tools = self.ask.tools
         if self.parser_name:
-            self.parser = output_parsers.builtin(self.parser_name, self.ask.tools, self.messages[-1])
-            self.tools = self.parser.tools if self.ask.tools else self.ask.tools
+            self.builtin_parser = output_parsers.builtin(self.parser_name, self.ask.tools, self.messages[-1])
+            self.tools = self.builtin_parser.tools if self.ask.tools else self.ask.tools
         return self.chat_prompt(self.messages, self.tools)
 
     def check_prompt(self, prompt: Prompt) -> None:
@@ -55,11 +55,11 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
 
     def begin(self, prompt_text: str, client_left: Callable[[], bool]) -> Run:
         """Prepare the run. A format that the request asks for waits until the model has thought."""
-        if self.parser is None:
+        if self.builtin_parser is None:
             tags = self.style.thinking_tags if self.ask.think else None
             self.parser = output_parsers.by_template(prompt_text, tags, self.style.calls, self.ask.tools)
         else:
-            self.parser = self.with_calls(self.parser)
+            self.parser = self.with_calls(self.builtin_parser)
         self.format_waits = bool(check_format(self.ask.format)) and self.may_think
         return Run(
             self.plan,
@@ -73,7 +73,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
             format="" if self.format_waits else None,
         )
 
-    def with_calls(self, parser: OutputParser) -> OutputParser:
+    def with_calls(self, parser: BuiltinParser) -> OutputParser:
         """A built-in parser; if it does not know tool calls, followed by the one for the template's calls."""
         if not self.ask.tools or parser.knows_tools:
             return parser

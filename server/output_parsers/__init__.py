@@ -100,6 +100,7 @@ class ThoughtsThenCalls:
 
 __all__ = [
     "BUILTIN",
+    "BuiltinParser",
     "OutputParser",
     "ParseError",
     "Parsed",
