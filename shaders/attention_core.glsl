@@ -51,9 +51,9 @@ vec4 low[HEADS * LANE_EIGHTS], high[HEADS * LANE_EIGHTS];  // the chunk's weight
 float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, where not SPLIT
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
 
-// Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of one of
-// the tile's positions. The loops around them are unrolled, so that lanes are constants and a shuffle is one
-// instruction on llvmpipe.
+// Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of
+// one of the tile's positions. The loops around them are unrolled, so that lanes are constants and a shuffle
+// is one instruction on llvmpipe.
 #ifdef SUBGROUP
 #define QUERY(h, j) subgroupShuffle(lane_fours[(h) * LANE_FOURS + (j) / LANES], (j) % LANES)
 #define WEIGHT(h, s, lane) subgroupShuffle(score[(h) * STEPS + (s)], lane)

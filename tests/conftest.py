@@ -19,7 +19,8 @@ if DEFAULT.manifest is not None and not os.environ.get("VK_DRIVER_FILES"):
 
 def _open(force_discrete: bool = False):
     from vkbackend.device.context import Device
-    from vkbackend.device.discover import choose, list_devices
+    from vkbackend.device.choosing import choose
+    from vkbackend.device.discover import list_devices
     from vkbackend.errors import NoDevice
 
     try:
@@ -51,7 +52,7 @@ def device():
 def integrated_device(device):
     """The default device, taken for a GPU that shares the host's memory."""
     from vkbackend.device.context import Device
-    from vkbackend.device.discover import DeviceType
+    from vkbackend.device.device_info import DeviceType
 
     opened = Device(replace(device.info, type=DeviceType.INTEGRATED))
     yield opened

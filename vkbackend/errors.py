@@ -1,6 +1,12 @@
 """Errors a user may see. Each text says what, which, and what to do next."""
 
 
+def brief(value: object) -> str:
+    """The repr of a value, shortened for an error text."""
+    shown = f"{value:#x}" if isinstance(value, int) and abs(value) >= 1 << 200 else repr(value)
+    return shown if len(shown) <= 60 else shown[:60] + "..."
+
+
 class VkbackendError(Exception):
     """Base of every error raised on purpose; its text is fit to be shown to a user."""
 

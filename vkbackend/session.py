@@ -4,6 +4,7 @@ by name, the time of each dispatch. For people who write or debug shaders; the s
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from .device.buffers import Arena
 from .device.context import Device
 from .engine.contract import SequenceWork
 from .engine.runner import PAGE_SIZE, ModelRunner
-from .errors import RequestError
+from .errors import RequestError, brief
 from .graph.cache import CacheStorage
 from .graph.step import StepInputs
 from .models.load import load
@@ -24,7 +25,8 @@ class Session:
     """path: a GGUF file. device: an open `Device`, or None for the numpy twins. kv_type: "f16", "f32" or "q8_0".
 
     keep: give every intermediate memory of its own, so that `read` finds it. timestamps: measure each dispatch.
-    Raises what `models.load` and `ModelRunner` raise.
+    Raises what `models.load` and `ModelRunner` raise. If the device is lost, the call that lost it raises DeviceLost
+    and the next one loads the model again.
     """
 
     def __init__(
@@ -38,23 +40,38 @@ class Session:
         timestamps: bool = False,
     ):
         if isinstance(context_length, bool) or not isinstance(context_length, (int, np.integer)) or context_length < 1:
-            raise ValueError(f"context_length is {_brief(context_length)}, must be a whole number of tokens from 1 on")
+            raise ValueError(f"context_length is {brief(context_length)}, must be a whole number of tokens from 1 on")
         if device is not None and not isinstance(device, Device):
             raise ValueError(
-                f"device is {_brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy "
+                f"device is {brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy "
                 f"twins"
             )
-        self.model = load(path, device)
+        self.path = path
         self.device = device
-        self.runner = ModelRunner(
-            self.model,
+        self._make_runner = partial(
+            ModelRunner,
             context_length=context_length,
             kv_type=kv_type,
             prefill_chunk=CHUNK,
             keep=keep,
             timestamps=timestamps,
         )
+        self._load()
         self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
+
+    def _load(self) -> None:
+        self.model = load(self.path, self.device)
+        self.runner = self._make_runner(self.model)
+        self._generation = self.device.generation if self.device else 0
+
+    def _reload_if_lost(self) -> None:
+        """Load the model again if its device was lost: its weights and cache went with it."""
+        if self.device is None:
+            return
+        self.device.reopen_if_lost()
+        if self.device.generation != self._generation:
+            del self.model, self.runner  # makes room for the new ones
+            self._load()
 
     def rows(self, tokens):
         """Yield, for each token, the `LogitsRow` of what may follow it. Rows are valid until the next is asked for,
@@ -74,6 +91,7 @@ class Session:
     @contextmanager
     def _sequence(self):
         """The id of an open sequence. A session holds one: rows that were not read to the end give way."""
+        self._reload_if_lost()
         for left in list(self.runner.sequences):
             self.runner.close_sequence(left)
         sequence = self.runner.open_sequence()
@@ -97,11 +115,11 @@ class Session:
         for at, token in enumerate(ids):
             if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
                 raise ValueError(
-                    f"tokens[{at}] is {_brief(token)} ({type(token).__name__}), must be a token id, a whole number"
+                    f"tokens[{at}] is {brief(token)} ({type(token).__name__}), must be a token id, a whole number"
                 )
             if not 0 <= token < self.runner.vocab_size:
                 raise RequestError(
-                    f"tokens[{at}] is {_brief(token)}, which is outside of the vocabulary of {self.runner.vocab_size}"
+                    f"tokens[{at}] is {brief(token)}, which is outside of the vocabulary of {self.runner.vocab_size}"
                 )
         return [int(token) for token in ids]
 
@@ -125,12 +143,14 @@ class Session:
         """An intermediate of the last step, such as "blk.3.attn_norm" (token slots, ...). Needs keep=True and a step
         before it, else ValueError; KeyError lists the names.
         """
+        self._reload_if_lost()
         return self.runner.executor.read(name)
 
     def timings(self) -> list:
         """(Dispatch, seconds) of the last step. Raises ValueError without a device, without timestamps=True or
         before a step.
         """
+        self._reload_if_lost()
         return self.runner.executor.timings()
 
     def run_layer(self, layer: int, x: np.ndarray) -> np.ndarray:
@@ -139,9 +159,10 @@ class Session:
 
         Raises ValueError for a layer that is not there, or x of another width or dtype.
         """
+        self._reload_if_lost()
         runner, config = self.runner, self.model.config
         if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer < config.num_layers:
-            raise ValueError(f"run_layer: layer is {_brief(layer)}, must be 0 ... {config.num_layers - 1}")
+            raise ValueError(f"run_layer: layer is {brief(layer)}, must be 0 ... {config.num_layers - 1}")
         try:
             x = np.asarray(x)
         except ValueError as error:
@@ -176,12 +197,6 @@ class Session:
             )
         run.run(step, inputs={"layer_input": np.ascontiguousarray(x)})
         return run.read(alone.output_name)[:tokens]
-
-
-def _brief(value) -> str:
-    """Enough of a value for an error text."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:60] + "..."
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Recorder:
 
 def dressed(info, target: Target):
     """The description of lavapipe with the target's lanes and features."""
-    from vkbackend.device.discover import DeviceType
+    from vkbackend.device.device_info import DeviceType
 
     matrix = {"cooperative_matrix", f"cooperative_matrix_{target.matrix}"} if target.matrix else set()
     return replace(
@@ -142,7 +142,8 @@ def row_of(dispatch) -> dict:
 def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
     """All kernels of all MODELS and FORMATS on a device that looks like `target`."""
     from vkbackend.device.context import Device
-    from vkbackend.device.discover import choose, list_devices
+    from vkbackend.device.choosing import choose
+    from vkbackend.device.discover import list_devices
     from vkbackend.engine.runner import ModelRunner
     from vkbackend.graph.forward import CacheValues, build
     from vkbackend.models.load import load

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from vkbackend.device.discover import DeviceInfo
+from vkbackend.device.device_info import DeviceInfo
 from vkbackend.device.selection import Survey, survey
 
 from ..go.human import human_bytes_binary

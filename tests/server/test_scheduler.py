@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import recorded
 
-from vkbackend.device.context import free_beside
+from vkbackend.device.context import free_bytes
 from vkbackend.server.loading.eviction import Resident, first_to_unload
 from vkbackend.server.loading.loaded_model import LoadedModel, LoadResult
 from vkbackend.server.loading.loaded_models import MIN_CONTEXT
@@ -30,7 +30,7 @@ def test_what_is_free_beside_loaded_models():
             )
 
         return [
-            free_beside(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]
+            free_bytes(device["free_memory"], device["total_memory"], taken(device)) for device in vector["devices"]
         ], vector["free_after"]
 
     recorded.check(recorded.load("scheduler", "update_free_space"), got_and_wanted)

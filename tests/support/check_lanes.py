@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from vkbackend import check
 from vkbackend.device.context import Device
-from vkbackend.device.discover import DeviceType, choose, list_devices
+from vkbackend.device.choosing import choose
+from vkbackend.device.device_info import DeviceType
+from vkbackend.device.discover import list_devices
 from vkbackend.ops import OPS
 
 LARGE = ("attention", "decode_attention", "matmul")

@@ -13,7 +13,8 @@ import numpy as np
 
 from vkbackend.device.buffers import Arena
 from vkbackend.device.context import Device
-from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.choosing import choose
+from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import Dispatch, Program
 from vkbackend.device.shaders import compile_glsl
 from vkbackend.errors import DeviceLost

@@ -9,7 +9,8 @@ import time
 
 from vkbackend.check import check
 from vkbackend.device.context import Device
-from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.choosing import choose
+from vkbackend.device.discover import list_devices
 from vkbackend.device.shaders import variants
 
 device = Device(choose(list_devices()).device)

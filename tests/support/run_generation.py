@@ -11,7 +11,8 @@ import json
 import time
 
 from vkbackend.device.context import Device
-from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.choosing import choose
+from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import SHADER_WRITE, STAGE_COMPUTE, STAGE_HOST, Recorder
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import PREFILL_CHUNK, ModelRunner

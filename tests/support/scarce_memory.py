@@ -17,7 +17,9 @@ def limit_memory() -> None:
         host_memory.available_host_memory = discover.available_host_memory = lambda: free
     if device := os.environ.get("DEVICE_GIB"):
         total = int(float(device) * 2**30)
-        discover._memory = lambda *arguments: (total, min(total, discover.available_host_memory()))
+        discover.Memory.of = lambda *arguments: discover.Memory(
+            total, min(total, discover.available_host_memory()), problem=""
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """One opened device: its queue, its memory, its kernels.
 
 In: a `DeviceInfo` from `discover`. Out: `Device`, from which buffers, kernels and programs are made. Several threads
-(engines, loads) may use one: the queue and the memory for copies are locked; what a thread allocates and records is
-its own.
+(engines, loads) may use one device: its queue and its memory for copies are locked; allocations and recordings belong
+to the thread that made them.
 """
 
 import gc
@@ -11,15 +11,18 @@ import weakref
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import _native
-from ..errors import NoDevice, OutOfMemory
+from ..errors import DeviceLost, NoDevice, OutOfMemory
 from . import vulkan
 from . import vulkan_constants as vk
 from .buffers import Buffer
-from .discover import FEATURE_STRUCTS, DeviceInfo, DeviceType, current_free_memory, feature_chain
+from .device_info import DeviceInfo, DeviceType
+from .discover import FEATURE_STRUCTS, current_free_memory, feature_chain
 from .failures import translated
-from .shaders import KernelCache
+from .shaders import KernelCache, load_pipeline_cache
+from .vulkan import CData
 
 LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
 VISIBLE = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
@@ -32,55 +35,63 @@ USAGE = (
     | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
 )
 UPLOAD_BYTES = 16 << 20
-SMALLEST_COUNTERS = 4096  # bytes: enough for most models' decode steps
+SMALLEST_COUNTERS = 4096  # bytes; enough for the decode steps of most models
 
 
 class Device:
-    """A Vulkan device opened with every feature that `discover.FEATURES` knows and it has.
+    """A Vulkan device, opened with every feature of `device_info.FEATURES` that it has.
 
-    info: its `DeviceInfo`. is_unified: the host writes weights in place (integrated, CPU); otherwise they go through
-    a ring. force_discrete: treat any device as a GPU with memory of its own, which the host cannot see: it gets a
-    GPU's kernels, too. Raises DeviceError where the driver refuses, NoDevice where the device is gone.
+    is_unified: the host writes weights in place (integrated, CPU); otherwise they go through a ring.
+    force_discrete: treat any device as a GPU with memory of its own, which the host cannot see, and with a GPU's
+        kernels.
+    is_lost: a step timed out, or the driver reset the device; see `reopen_if_lost`.
+    Raises DeviceError if the driver refuses, NoDevice if the device is gone.
     """
 
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
         self.info = info = replace(info, type=DeviceType.DISCRETE) if force_discrete else info
         self.is_unified = info.is_unified
         self._force_discrete = force_discrete
-        self.flavor = info.flavors[0]  # which family of kernel variants ops choose; `check` runs the others too
-        self.lanes = info.subgroup_size  # subgroup size that they ask for
-        self.allocated_bytes = self.peak_bytes = 0  # now, and at the most until now
+        self.flavor = info.flavors[0]  # family of kernel variants that ops choose; `check` runs the others as well
+        self.lanes = info.subgroup_size  # subgroup size that ops require
+        self.allocated_bytes = self.peak_bytes = 0  # peak_bytes: the largest so far
         self.queue_lock = threading.Lock()  # of vkQueueSubmit
         self._copy_lock = threading.Lock()  # of the two rings
-        self.is_lost = False  # a step of this device timed out, or the driver reset it
+        self._reopen_lock = threading.Lock()
+        self.is_lost = False
+        self.generation = 0  # how often the device was reopened; buffers and programs belong to one generation
         self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
-        self._staging = None
-        self._readback = None
-        self._counters = None
-        self._hidden = weakref.WeakSet()  # mapped memory that `force_discrete` makes believe the host cannot see
+        self._staging: _native.Memory | None = None
+        self._readback: _native.Memory | None = None
+        self._counters: Buffer | None = None
+        self._memories: weakref.WeakSet[_native.Memory] = weakref.WeakSet()  # of this generation
+        self._hidden: weakref.WeakSet[_native.Memory] = (
+            weakref.WeakSet()
+        )  # mapped, but treated as invisible to the host
 
     def supports(self, feature: str) -> bool:
+        """Whether the device has a feature of `device_info.FEATURES`, or a size of cooperative matrices."""
         return feature in self.info.features
 
     def free_memory(self, wanted: int = 0) -> int:
-        """Bytes that may be taken now: what the driver says, or, where it says nothing, what was not allocated here.
+        """Bytes that can be allocated now: as the driver reports, or, if it reports nothing, all that was not allocated
+        here.
 
-        Where that is less than `wanted`, memory of things that nobody holds any more, such as a runner given up, is
-        let go of first.
+        If that is less than `wanted`, memory of unreachable objects, such as a discarded runner, is freed first.
         """
         free = self._free_memory()
         if free < wanted:
-            gc.collect()  # graphs and their values hold each other, so their memory waits for the collector
+            gc.collect()  # graphs and their values form reference cycles
             free = self._free_memory()
         return free
 
     def _free_memory(self) -> int:
-        return free_beside(current_free_memory(self._physical, self.info), self.info.memory_total, self.allocated_bytes)
+        return free_bytes(current_free_memory(self._physical, self.info), self.info.memory_total, self.allocated_bytes)
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
-        """Allocate. kind: `device` (fastest for the device; host-visible too on unified devices), `step` (host
-        writes, device reads), `readback` (device writes, host reads: cached). Raises OutOfMemory.
+        """Allocate. kind: `device` (fastest for the device; on unified devices also visible to the host), `step` (host
+        writes, device reads) or `readback` (device writes, host reads: cached). Raises OutOfMemory.
         """
         wanted = {
             "device": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT] if self.is_unified else [LOCAL, 0],
@@ -89,7 +100,7 @@ class Device:
         }[kind]
         if num_bytes > self.info.memory_total:
             raise OutOfMemory(
-                f"{self.info.name}: {num_bytes} bytes asked for, the device has {self.info.memory_total} in all"
+                f"{self.info.name}: {num_bytes} bytes requested, the device has {self.info.memory_total} in total"
             )
         with translated(f"{self.info.name}: allocating {num_bytes} bytes"):
             try:
@@ -100,6 +111,7 @@ class Device:
         self.allocated_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
         weakref.finalize(memory, self._freed, num_bytes)
+        self._memories.add(memory)
         if kind == "device" and self._force_discrete:
             self._hidden.add(memory)
         return memory
@@ -107,28 +119,36 @@ class Device:
     def _freed(self, num_bytes: int) -> None:
         self.allocated_bytes -= num_bytes
 
+    def check_current(self, memory: _native.Memory) -> None:
+        """Raise DeviceLost if `memory` was allocated before the device was reopened: the driver's new device must not
+        use it.
+        """
+        if memory not in self._memories:
+            raise DeviceLost(
+                f"{self.info.name} was lost and opened again: this buffer was made before; load the model again"
+            )
+
     def counters(self, count: int) -> Buffer:
-        """At least `count` uint32 that are 0 whenever no dispatch runs: a kernel that counts in them leaves them so.
-        All share them, so a dispatch must name them among its writes. Raises OutOfMemory.
+        """At least `count` uint32 that are 0 whenever no dispatch runs: a kernel that counts in them resets them. All
+        dispatches share them, so they must be among a dispatch's writes. Raises OutOfMemory.
         """
         if self._counters is None or self._counters.num_bytes < 4 * count:
             size = max(4 * count, SMALLEST_COUNTERS)
-            self._counters = Buffer(
-                self.memory(size, "device"), 0, size
-            )  # what was recorded with smaller ones keeps those
-            self.upload(self._counters, np.zeros(size, np.uint8))
+            counters = Buffer(self.memory(size, "device"), 0, size)  # recordings with the smaller ones keep those
+            self.upload(counters, np.zeros(size, np.uint8))
+            self._counters = counters
         return self._counters
 
-    def _is_visible(self, memory) -> bool:
+    def _is_visible(self, memory: _native.Memory) -> bool:
         return memory.is_mapped and memory not in self._hidden
 
     @property
     def ring_bytes(self) -> int:
-        """Of the memory through which host and device copy to each other; it is made on first use and stays."""
+        """Bytes of the memory through which host and device copy to each other; allocated on first use, then kept."""
         return sum(memory.size for memory in (self._staging, self._readback) if memory is not None)
 
-    def upload(self, buffer, array: np.ndarray) -> None:
-        """Copy `array`'s bytes to the start of `buffer`, wherever it lies."""
+    def upload(self, buffer: Buffer, array: np.ndarray) -> None:
+        """Copy `array`'s bytes to the start of `buffer`. Raises ValueError if they do not fit."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if data.nbytes > buffer.num_bytes:
             raise ValueError(f"{data.nbytes} bytes do not fit a buffer of {buffer.num_bytes}")
@@ -138,14 +158,14 @@ class Device:
         with self._copy_lock:
             if self._staging is None:
                 self._staging = self.memory(UPLOAD_BYTES, "step")
-            staging = np.frombuffer(self._staging, np.uint8)
+            staging = np.frombuffer(memoryview(self._staging), np.uint8)
             for at in range(0, data.nbytes, UPLOAD_BYTES):
                 part = data[at : at + UPLOAD_BYTES]
                 staging[: part.nbytes] = part
                 self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
 
-    def download(self, buffer, dtype, shape) -> np.ndarray:
-        """The start of `buffer` as a fresh array, wherever it lies."""
+    def download(self, buffer: Buffer, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+        """Copy the start of `buffer` into a new array."""
         count = int(np.prod(shape))
         num_bytes = count * np.dtype(dtype).itemsize
         if self._is_visible(buffer.memory):
@@ -154,38 +174,50 @@ class Device:
         with self._copy_lock:
             if self._readback is None:
                 self._readback = self.memory(UPLOAD_BYTES, "readback")
-            source = np.frombuffer(self._readback, np.uint8)
+            source = np.frombuffer(memoryview(self._readback), np.uint8)
             for at in range(0, num_bytes, UPLOAD_BYTES):
                 part = min(UPLOAD_BYTES, num_bytes - at)
                 self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
                 out[at : at + part] = source[:part]
         return out.view(dtype).reshape(shape)
 
-    def _copy(self, source, source_offset, target, target_offset, num_bytes):
+    def _copy(
+        self, source: _native.Memory, source_offset: int, target: _native.Memory, target_offset: int, num_bytes: int
+    ) -> None:
         from .dispatch import Recorder
 
         recorder = Recorder(self)
         recorder.copy(source, source_offset, target, target_offset, num_bytes)
         recorder.finish().run()
 
-    def renew(self) -> None:
-        """Open a lost device again. What was made on it before stays of no use. Raises what opening it raises."""
-        if self.is_lost:
-            self._staging = self._readback = self._counters = None
-            self.kernels.clear()
+    def reopen_if_lost(self) -> None:
+        """Open the device again if it was lost; does nothing otherwise. Every call that starts from data of the host
+        (run_shader, run_op, loading a model) does this first.
+
+        Buffers, kernels and programs made before stay unusable. Raises what opening the device raises.
+        """
+        with self._reopen_lock:
+            if not self.is_lost:
+                return
+            self._drop_all()
+            self._memories.clear()
             self._context, self._physical = _open(self.info)
+            self.generation += 1
             self.is_lost = False
 
-    def close(self) -> None:
-        """Save the pipeline cache and let go of everything made here that nobody else holds."""
-        self.kernels.save()
+    def _drop_all(self) -> None:
         self.kernels.clear()
         self._staging = self._readback = self._counters = None
 
+    def close(self) -> None:
+        """Save the pipeline cache and drop the references to all that was made here."""
+        self.kernels.save()
+        self._drop_all()
 
-def _open(info: DeviceInfo) -> tuple:
-    """-> (_native.Context, VkPhysicalDevice): the context owns the instance and the device, the handle is good for
-    as long as it lives.
+
+def _open(info: DeviceInfo) -> tuple[_native.Context, CData]:
+    """-> (context, VkPhysicalDevice). The context owns the instance and the device; the handle is valid as long as the
+    context lives.
     """
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
@@ -201,8 +233,6 @@ def _open(info: DeviceInfo) -> tuple:
     except BaseException:
         lib.vkDestroyInstance(instance, ffi.NULL)
         raise
-    from .shaders import load_pipeline_cache
-
     context = _native.Context(
         vulkan.address(instance),
         vulkan.address(physical),
@@ -213,19 +243,20 @@ def _open(info: DeviceInfo) -> tuple:
     return context, physical
 
 
-def _create(physical, info: DeviceInfo):
+def _create(physical: CData, info: DeviceInfo) -> CData:
+    """A VkDevice with one compute queue."""
     ffi, lib = vulkan.load()
-    basic = ffi.new("VkPhysicalDeviceProperties*")
+    basic = vulkan.new("VkPhysicalDeviceProperties*")
     lib.vkGetPhysicalDeviceProperties(physical, basic)
     features, structs = feature_chain(physical, basic.apiVersion, info.extensions)
-    # Bounds checks on every access cost time and hide faults; everything else that the driver offers is left on.
+    # Bounds checks on every access cost time and hide faults; all other features that the driver offers stay enabled.
     features.features.robustBufferAccess = 0
     wanted = []
     for _, minor, name in FEATURE_STRUCTS:
         if info.api[1] < minor and name in info.extensions:
-            wanted.append(ffi.new("char[]", name.encode()))
-    names = ffi.new("char*[]", wanted)
-    priority = ffi.new("float[]", [1.0])
+            wanted.append(vulkan.new("char[]", name.encode()))
+    names = vulkan.new("char*[]", wanted)
+    priority = vulkan.new("float[]", [1.0])
     queue = vulkan.struct(
         "VkDeviceQueueCreateInfo", queueFamilyIndex=info.compute_family, queueCount=1, pQueuePriorities=priority
     )
@@ -237,13 +268,13 @@ def _create(physical, info: DeviceInfo):
         enabledExtensionCount=len(wanted),
         ppEnabledExtensionNames=names,
     )
-    device = ffi.new("VkDevice*")
+    device = vulkan.new("VkDevice*")
     vulkan.check(lib.vkCreateDevice(physical, create, ffi.NULL, device), f"{info.name}: vkCreateDevice")
     return device[0]
 
 
-def free_beside(free: int, total: int, taken: int) -> int:
-    """A device's free bytes: what is left of the whole beside what was taken here, or what its driver says where
-    that is less. A driver that does not see what was allocated a moment ago says too much.
+def free_bytes(reported: int, total: int, allocated: int) -> int:
+    """A device's free bytes: the total less what was allocated here, or what its driver reports if that is less. A
+    driver that does not see recent allocations reports too much.
     """
-    return min(free, max(0, total - taken))
+    return min(reported, max(0, total - allocated))

@@ -1,60 +1,15 @@
-"""Which Vulkan devices are there, what can they do, and which one to use.
-
-Out: `list_devices() -> list[DeviceInfo]` in the driver's order, `choose(...) -> Choice` with the reason in words.
-Opens nothing.
+"""Lists the Vulkan devices and what they can do: `list_devices() -> list[DeviceInfo]`, in the driver's order. Opens
+nothing.
 """
 
-from dataclasses import asdict, dataclass, field
-from enum import IntEnum
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
-from ..errors import NoDevice
 from . import cooperative_matrix, vulkan
 from . import vulkan_constants as constants
+from .device_info import FEATURES, DeviceInfo, DeviceType, Limits
 from .host_memory import available_host_memory
-
-
-class DeviceType(IntEnum):
-    OTHER = 0
-    INTEGRATED = 1
-    DISCRETE = 2
-    VIRTUAL = 3
-    CPU = 4
-
-
-# Dedicated GPUs first, software renderers last.
-PREFERENCE = [DeviceType.DISCRETE, DeviceType.VIRTUAL, DeviceType.INTEGRATED, DeviceType.OTHER, DeviceType.CPU]
-
-FEATURES = (
-    "subgroup_basic",
-    "subgroup_ballot",
-    "subgroup_arithmetic",
-    "subgroup_shuffle",
-    "subgroup_size_control",
-    "storage16",
-    "storage8",
-    "float16",
-    "int8",
-    "int16",
-    "int64",
-    "integer_dot_product",
-    "memory_model",
-    "cooperative_matrix",
-    "float64",
-    "subgroup_vote",
-    "subgroup_shuffle_relative",
-    "subgroup_clustered",
-    "subgroup_quad",
-    "uniform_storage16",
-    "push_constant16",
-    "uniform_storage8",
-    "push_constant8",
-    "memory_model_device_scope",
-)
-
-# What the kernels of the flavors `subgroup` and `texel` need.
-SUBGROUP_FEATURES = frozenset(
-    ("subgroup_basic", "subgroup_ballot", "subgroup_arithmetic", "subgroup_shuffle", "subgroup_size_control")
-)
+from .vulkan import CData
 
 SUBGROUP_BITS = {
     "subgroup_basic": constants.VK_SUBGROUP_FEATURE_BASIC_BIT,
@@ -68,104 +23,44 @@ SUBGROUP_BITS = {
 }
 
 NEVER_CORE = 1 << 10  # a minor version of Vulkan that no device has
-# Where optional features are told and asked for: (struct, the minor version of Vulkan that has it, the extension that
-# has it before).
+STORAGE_16_BIT = "VkPhysicalDevice16BitStorageFeatures"
+STORAGE_8_BIT = "VkPhysicalDevice8BitStorageFeatures"
+FLOAT16_INT8 = "VkPhysicalDeviceShaderFloat16Int8Features"
+SUBGROUP_SIZE_CONTROL = "VkPhysicalDeviceSubgroupSizeControlFeatures"
+INTEGER_DOT_PRODUCT = "VkPhysicalDeviceShaderIntegerDotProductFeatures"
+MEMORY_MODEL = "VkPhysicalDeviceVulkanMemoryModelFeatures"
+COOPERATIVE_MATRIX = "VkPhysicalDeviceCooperativeMatrixFeaturesKHR"
+# The structs through which optional features are queried and enabled: (struct, the minor version of Vulkan that
+# contains it, the extension that contains it in earlier versions).
 FEATURE_STRUCTS = (
-    ("VkPhysicalDevice8BitStorageFeatures", 2, "VK_KHR_8bit_storage"),
-    ("VkPhysicalDeviceShaderFloat16Int8Features", 2, "VK_KHR_shader_float16_int8"),
-    ("VkPhysicalDeviceSubgroupSizeControlFeatures", 3, "VK_EXT_subgroup_size_control"),
-    ("VkPhysicalDeviceShaderIntegerDotProductFeatures", 3, "VK_KHR_shader_integer_dot_product"),
-    ("VkPhysicalDeviceVulkanMemoryModelFeatures", 2, "VK_KHR_vulkan_memory_model"),
-    ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", NEVER_CORE, "VK_KHR_cooperative_matrix"),
+    (STORAGE_8_BIT, 2, "VK_KHR_8bit_storage"),
+    (FLOAT16_INT8, 2, "VK_KHR_shader_float16_int8"),
+    (SUBGROUP_SIZE_CONTROL, 3, "VK_EXT_subgroup_size_control"),
+    (INTEGER_DOT_PRODUCT, 3, "VK_KHR_shader_integer_dot_product"),
+    (MEMORY_MODEL, 2, "VK_KHR_vulkan_memory_model"),
+    (COOPERATIVE_MATRIX, NEVER_CORE, "VK_KHR_cooperative_matrix"),
 )
+# feature of FEATURES -> (struct, member)
+FEATURE_MEMBERS = {
+    "storage16": (STORAGE_16_BIT, "storageBuffer16BitAccess"),
+    "storage8": (STORAGE_8_BIT, "storageBuffer8BitAccess"),
+    "uniform_storage16": (STORAGE_16_BIT, "uniformAndStorageBuffer16BitAccess"),
+    "push_constant16": (STORAGE_16_BIT, "storagePushConstant16"),
+    "uniform_storage8": (STORAGE_8_BIT, "uniformAndStorageBuffer8BitAccess"),
+    "push_constant8": (STORAGE_8_BIT, "storagePushConstant8"),
+    "memory_model_device_scope": (MEMORY_MODEL, "vulkanMemoryModelDeviceScope"),
+    "float16": (FLOAT16_INT8, "shaderFloat16"),
+    "int8": (FLOAT16_INT8, "shaderInt8"),
+    "integer_dot_product": (INTEGER_DOT_PRODUCT, "shaderIntegerDotProduct"),
+    "memory_model": (MEMORY_MODEL, "vulkanMemoryModel"),
+    "cooperative_matrix": (COOPERATIVE_MATRIX, "cooperativeMatrix"),
+}
 HOST_COHERENT = constants.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | constants.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
-ROOMY_TEXEL_BUFFER = 1 << 24  # elements; Vulkan promises 65,536
-
-
-@dataclass(frozen=True)
-class Limits:
-    max_storage_buffer_range: int
-    min_storage_buffer_offset_alignment: int
-    max_texel_buffer_elements: int
-    min_texel_buffer_offset_alignment: int
-    max_push_constants_bytes: int
-    max_workgroup_invocations: int
-    max_workgroup_subgroups: int
-    max_workgroup_size: tuple[int, int, int]
-    max_workgroup_count: tuple[int, int, int]
-    max_shared_memory_bytes: int
-    max_allocations: int
-    timestamp_period_ns: float
-    max_storage_buffers: int = 4  # of one shader; Vulkan promises so many
-
-
-@dataclass(frozen=True)
-class DeviceInfo:
-    """One physical device. Memory in bytes; `memory_free` is what may be taken now (see `_memory`)."""
-
-    index: int
-    name: str
-    type: DeviceType
-    vendor_id: int
-    driver: str
-    driver_version: str
-    api: tuple[int, int, int]
-    uuid: str
-    subgroup_size: int
-    subgroup_min: int
-    subgroup_max: int
-    features: frozenset[str]
-    limits: Limits
-    memory_total: int
-    memory_free: int
-    compute_family: int
-    timestamp_bits: int
-    extensions: frozenset[str] = field(repr=False, default=frozenset())
-    problem: str = ""  # why nothing can run here; empty where something can
-
-    @property
-    def is_unified(self) -> bool:
-        """The host writes the device's own memory: integrated GPUs and CPU devices."""
-        return self.type in (DeviceType.INTEGRATED, DeviceType.CPU)
-
-    @property
-    def is_cpu(self) -> bool:
-        """A software driver: threads instead of a GPU."""
-        return self.type is DeviceType.CPU
-
-    @property
-    def flavors(self) -> tuple[str, ...]:
-        """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel
-        buffers, which llvmpipe gathers much faster than storage buffers), `subgroup`, `base` (no optional feature).
-        """
-        if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2):
-            return ("base",)
-        # Not where only small things fit a texel buffer: they would be cut into many parts.
-        texel_first = self.is_cpu and self.limits.max_texel_buffer_elements >= ROOMY_TEXEL_BUFFER
-        return ("texel", "subgroup", "base") if texel_first else ("subgroup", "texel", "base")
-
-    @property
-    def subgroup_sizes(self) -> tuple[int, ...]:
-        """Every subgroup size that a kernel may ask for."""
-        return tuple(size for size in (4, 8, 16, 32, 64, 128) if self.subgroup_min <= size <= self.subgroup_max)
-
-    @property
-    def key(self) -> str:
-        """Names this device with this driver, for caches."""
-        return f"{self.uuid}-{self.driver_version}".replace(" ", "_").replace("/", "_")
-
-    def as_dict(self) -> dict:
-        described = asdict(self) | {
-            "type": self.type.name.lower(),
-            "api": ".".join(map(str, self.api)),
-            "features": sorted(self.features),
-        }
-        del described["extensions"], described["problem"]  # the reason says it
-        return described
+MEMORY_BUDGET = "VK_EXT_memory_budget"
 
 
 def list_devices() -> list[DeviceInfo]:
-    """All devices that can compute. Raises NoDevice where there is no loader or no driver."""
+    """All devices that can compute. Raises NoDevice if there is no loader or no driver."""
     ffi, lib = vulkan.load()
     instance = vulkan.new_instance()
     try:
@@ -177,12 +72,13 @@ def list_devices() -> list[DeviceInfo]:
         lib.vkDestroyInstance(instance, ffi.NULL)
 
 
-def describe(instance, index: int, physical) -> DeviceInfo | None:
-    """Facts about one physical device; None where it has no compute queue or only Vulkan 1.0."""
-    ffi, lib = vulkan.load()
-    basic = ffi.new("VkPhysicalDeviceProperties*")
+def describe(instance: CData, index: int, physical: CData) -> DeviceInfo | None:
+    """A physical device; None if it has no compute queue or supports only Vulkan 1.0."""
+    _, lib = vulkan.load()
+    basic = vulkan.new("VkPhysicalDeviceProperties*")
     lib.vkGetPhysicalDeviceProperties(physical, basic)
-    if basic.apiVersion < vulkan.API_1_1:
+    api = basic.apiVersion
+    if api < vulkan.API_1_1:
         return None
     family = _compute_family(physical)
     if family is None:
@@ -193,78 +89,77 @@ def describe(instance, index: int, physical) -> DeviceInfo | None:
     size_control = vulkan.struct("VkPhysicalDeviceSubgroupSizeControlProperties")
     subgroup = vulkan.struct("VkPhysicalDeviceSubgroupProperties")
     identity = vulkan.struct("VkPhysicalDeviceIDProperties", next_=subgroup)
-    properties = vulkan.struct("VkPhysicalDeviceProperties2", next_=identity)
     last = subgroup
-    if _has(basic.apiVersion, 2, "VK_KHR_driver_properties", extensions):
-        last.pNext, last = driver, driver
-    if _has(basic.apiVersion, 3, "VK_EXT_subgroup_size_control", extensions):
+    if _has(api, 2, "VK_KHR_driver_properties", extensions):
+        last.pNext = driver
+        last = driver
+    if _has(api, 3, "VK_EXT_subgroup_size_control", extensions):
         last.pNext = size_control
-    lib.vkGetPhysicalDeviceProperties2(physical, properties)
+    lib.vkGetPhysicalDeviceProperties2(physical, vulkan.struct("VkPhysicalDeviceProperties2", next_=identity))
 
-    p, limits = properties.properties, properties.properties.limits
-    size = subgroup.subgroupSize
-    features = _features(physical, basic.apiVersion, extensions, subgroup)
+    kind = DeviceType(basic.deviceType) if basic.deviceType in iter(DeviceType) else DeviceType.OTHER
+    features = _features(physical, api, extensions, subgroup)
     if "cooperative_matrix" in features:
         features |= {f"cooperative_matrix_{size}" for size in cooperative_matrix.sizes(instance, physical)}
-    kind = DeviceType(p.deviceType) if p.deviceType in iter(DeviceType) else DeviceType.OTHER
-    total, free = _memory(physical, kind, "VK_EXT_memory_budget" in extensions)
+    memory = Memory.of(physical, kind, extensions)
+    size = subgroup.subgroupSize
     return DeviceInfo(
         index=index,
-        name=ffi.string(p.deviceName).decode(),
+        name=vulkan.text(basic.deviceName),
         type=kind,
-        vendor_id=p.vendorID,
-        driver=f"{ffi.string(driver.driverName).decode()} {ffi.string(driver.driverInfo).decode()}".strip()
-        or "unknown",
-        driver_version=f"{p.driverVersion:#x}",
-        api=(p.apiVersion >> 22, p.apiVersion >> 12 & 0x3FF, p.apiVersion & 0xFFF),
+        vendor_id=basic.vendorID,
+        driver=f"{vulkan.text(driver.driverName)} {vulkan.text(driver.driverInfo)}".strip() or "unknown",
+        driver_version=f"{basic.driverVersion:#x}",
+        api=(api >> 22, api >> 12 & 0x3FF, api & 0xFFF),
         uuid=bytes(identity.deviceUUID).hex(),
         subgroup_size=size,
         subgroup_min=size_control.minSubgroupSize or size,
         subgroup_max=size_control.maxSubgroupSize or size,
         features=features,
-        limits=Limits(
-            max_storage_buffer_range=limits.maxStorageBufferRange,
-            min_storage_buffer_offset_alignment=limits.minStorageBufferOffsetAlignment,
-            max_texel_buffer_elements=limits.maxTexelBufferElements,
-            min_texel_buffer_offset_alignment=limits.minTexelBufferOffsetAlignment,
-            max_push_constants_bytes=limits.maxPushConstantsSize,
-            max_workgroup_invocations=limits.maxComputeWorkGroupInvocations,
-            max_workgroup_subgroups=size_control.maxComputeWorkgroupSubgroups or 1,
-            max_workgroup_size=tuple(limits.maxComputeWorkGroupSize),
-            max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
-            max_shared_memory_bytes=limits.maxComputeSharedMemorySize,
-            max_allocations=limits.maxMemoryAllocationCount,
-            timestamp_period_ns=limits.timestampPeriod,
-            max_storage_buffers=min(
-                limits.maxPerStageDescriptorStorageBuffers,
-                limits.maxDescriptorSetStorageBuffers,
-                limits.maxPerStageResources,
-            ),
-        ),
-        memory_total=total,
-        memory_free=free,
+        limits=_limits(basic.limits, size_control),
+        memory_total=memory.total,
+        memory_free=memory.free,
         compute_family=family[0],
         timestamp_bits=family[1],
         extensions=frozenset(extensions),
-        problem=_memory_problem(physical),
+        problem=memory.problem,
     )
 
 
-def _has(api: int, minor: int, extension: str, extensions: set[str]) -> bool:
+def _limits(limits: CData, size_control: CData) -> Limits:
+    return Limits(
+        max_storage_buffer_range=limits.maxStorageBufferRange,
+        min_storage_buffer_offset_alignment=limits.minStorageBufferOffsetAlignment,
+        max_texel_buffer_elements=limits.maxTexelBufferElements,
+        min_texel_buffer_offset_alignment=limits.minTexelBufferOffsetAlignment,
+        max_push_constants_bytes=limits.maxPushConstantsSize,
+        max_workgroup_invocations=limits.maxComputeWorkGroupInvocations,
+        max_workgroup_subgroups=size_control.maxComputeWorkgroupSubgroups or 1,
+        max_workgroup_size=tuple(limits.maxComputeWorkGroupSize),
+        max_workgroup_count=tuple(limits.maxComputeWorkGroupCount),
+        max_shared_memory_bytes=limits.maxComputeSharedMemorySize,
+        max_allocations=limits.maxMemoryAllocationCount,
+        timestamp_period_ns=limits.timestampPeriod,
+        max_storage_buffers=min(
+            limits.maxPerStageDescriptorStorageBuffers,
+            limits.maxDescriptorSetStorageBuffers,
+            limits.maxPerStageResources,
+        ),
+    )
+
+
+def _has(api: int, minor: int, extension: str, extensions: AbstractSet[str]) -> bool:
     return (api >> 12 & 0x3FF) >= minor or api >> 22 > 1 or extension in extensions
 
 
-def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, object]]:
-    """-> (VkPhysicalDeviceFeatures2 filled by the driver, its chained structs by name): only structs that the device
-    knows.
+def feature_chain(physical: CData, api: int, extensions: AbstractSet[str]) -> tuple[CData, dict[str, CData]]:
+    """-> (VkPhysicalDeviceFeatures2 filled in by the driver, its chained structs by name). Contains only structs that
+    the device knows.
     """
-    ffi, lib = vulkan.load()
-    structs: dict[str, object] = {
-        "VkPhysicalDevice16BitStorageFeatures": vulkan.struct("VkPhysicalDevice16BitStorageFeatures")
-    }
-    for name, minor, extension in FEATURE_STRUCTS:
-        if _has(api, minor, extension, extensions):
-            structs[name] = vulkan.struct(name)
+    _, lib = vulkan.load()
+    names = [STORAGE_16_BIT]
+    names += [name for name, minor, extension in FEATURE_STRUCTS if _has(api, minor, extension, extensions)]
+    structs = {name: vulkan.struct(name) for name in names}
     features = vulkan.struct("VkPhysicalDeviceFeatures2")
     previous = features
     for each in structs.values():
@@ -274,38 +169,32 @@ def feature_chain(physical, api: int, extensions) -> tuple[object, dict[str, obj
     return features, structs
 
 
-def _features(physical, api, extensions, subgroup) -> frozenset[str]:
+def _features(physical: CData, api: int, extensions: AbstractSet[str], subgroup: CData) -> frozenset[str]:
     features, structs = feature_chain(physical, api, extensions)
-    core, compute_stage = features.features, subgroup.supportedStages & constants.VK_SHADER_STAGE_COMPUTE_BIT
-    operations = subgroup.supportedOperations if compute_stage else 0
-    present = {name: operations & bit for name, bit in SUBGROUP_BITS.items()}
-    present |= {"float64": core.shaderFloat64, "int64": core.shaderInt64, "int16": core.shaderInt16}
-    for name, struct, field_name in (
-        ("storage16", "VkPhysicalDevice16BitStorageFeatures", "storageBuffer16BitAccess"),
-        ("storage8", "VkPhysicalDevice8BitStorageFeatures", "storageBuffer8BitAccess"),
-        ("uniform_storage16", "VkPhysicalDevice16BitStorageFeatures", "uniformAndStorageBuffer16BitAccess"),
-        ("push_constant16", "VkPhysicalDevice16BitStorageFeatures", "storagePushConstant16"),
-        ("uniform_storage8", "VkPhysicalDevice8BitStorageFeatures", "uniformAndStorageBuffer8BitAccess"),
-        ("push_constant8", "VkPhysicalDevice8BitStorageFeatures", "storagePushConstant8"),
-        ("memory_model_device_scope", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModelDeviceScope"),
-        ("float16", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderFloat16"),
-        ("int8", "VkPhysicalDeviceShaderFloat16Int8Features", "shaderInt8"),
-        ("integer_dot_product", "VkPhysicalDeviceShaderIntegerDotProductFeatures", "shaderIntegerDotProduct"),
-        ("memory_model", "VkPhysicalDeviceVulkanMemoryModelFeatures", "vulkanMemoryModel"),
-        ("cooperative_matrix", "VkPhysicalDeviceCooperativeMatrixFeaturesKHR", "cooperativeMatrix"),
-    ):
-        present[name] = struct in structs and getattr(structs[struct], field_name)
-    control = structs.get("VkPhysicalDeviceSubgroupSizeControlFeatures")
-    present["subgroup_size_control"] = control and control.subgroupSizeControl and control.computeFullSubgroups
+    core = features.features
+    in_compute = subgroup.supportedStages & constants.VK_SHADER_STAGE_COMPUTE_BIT
+    operations = subgroup.supportedOperations if in_compute else 0
+    present = {name: bool(operations & bit) for name, bit in SUBGROUP_BITS.items()}
+    present |= {
+        "float64": bool(core.shaderFloat64),
+        "int64": bool(core.shaderInt64),
+        "int16": bool(core.shaderInt16),
+    }
+    for name, (struct, member) in FEATURE_MEMBERS.items():
+        present[name] = struct in structs and bool(getattr(structs[struct], member))
+    control = structs.get(SUBGROUP_SIZE_CONTROL)
+    present["subgroup_size_control"] = control is not None and bool(
+        control.subgroupSizeControl and control.computeFullSubgroups
+    )
     return frozenset(name for name in FEATURES if present[name])
 
 
-def _compute_family(physical) -> tuple[int, int] | None:
-    """-> (index, timestamp bits) of the first queue family that computes."""
+def _compute_family(physical: CData) -> tuple[int, int] | None:
+    """-> (index, timestamp bits) of the first queue family that can compute."""
     ffi, lib = vulkan.load()
-    count = ffi.new("uint32_t*")
+    count = vulkan.new("uint32_t*")
     lib.vkGetPhysicalDeviceQueueFamilyProperties(physical, count, ffi.NULL)
-    families = ffi.new("VkQueueFamilyProperties[]", count[0])
+    families = vulkan.new("VkQueueFamilyProperties[]", count[0])
     lib.vkGetPhysicalDeviceQueueFamilyProperties(physical, count, families)
     for index in range(count[0]):
         if families[index].queueFlags & constants.VK_QUEUE_COMPUTE_BIT:
@@ -313,38 +202,47 @@ def _compute_family(physical) -> tuple[int, int] | None:
     return None
 
 
-def _memory(physical, kind: DeviceType, has_budget: bool) -> tuple[int, int]:
-    """-> (total, free) bytes of the device's own heaps. Free is the driver's budget where it tells one; on devices
-    that share the host's memory never more than the host has available.
+@dataclass(frozen=True)
+class Memory:
+    """A device's own heaps: bytes in total, and bytes that can be allocated now. problem: why no buffer can be made;
+    empty if one can.
+
+    free is the driver's budget if it reports one, else the total. On devices that share the host's memory it is at most
+    what the host has available.
     """
-    ffi, lib = vulkan.load()
-    budget = vulkan.struct("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
-    memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2", next_=budget if has_budget else None)
-    lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
-    heaps = memory.memoryProperties.memoryHeaps[0 : memory.memoryProperties.memoryHeapCount]
-    local = [i for i, heap in enumerate(heaps) if heap.flags & constants.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT] or list(
-        range(len(heaps))
-    )
-    total = sum(heaps[i].size for i in local)
-    # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT): a driver that says so, such as a mock one,
-    # tells none.
-    told = has_budget and any(budget.heapBudget[i] for i in local)
-    free = sum(max(0, budget.heapBudget[i] - budget.heapUsage[i]) for i in local) if told else total
-    if kind in (DeviceType.INTEGRATED, DeviceType.CPU):
-        free = min(free, available_host_memory())
-    return total, free
+
+    total: int
+    free: int
+    problem: str
+
+    @classmethod
+    def of(cls, physical: CData, kind: DeviceType, extensions: AbstractSet[str]) -> "Memory":
+        """Ask the driver."""
+        _, lib = vulkan.load()
+        has_budget = MEMORY_BUDGET in extensions
+        budget = vulkan.struct("VkPhysicalDeviceMemoryBudgetPropertiesEXT")
+        asked = vulkan.struct("VkPhysicalDeviceMemoryProperties2", next_=budget if has_budget else None)
+        lib.vkGetPhysicalDeviceMemoryProperties2(physical, asked)
+        properties = asked.memoryProperties
+        heaps = properties.memoryHeaps[0 : properties.memoryHeapCount]
+        local = [at for at, heap in enumerate(heaps) if heap.flags & constants.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
+        local = local or list(range(len(heaps)))
+        total = free = sum(heaps[at].size for at in local)
+        # A heap's budget is never 0 (VkPhysicalDeviceMemoryBudgetPropertiesEXT). A driver that says so, such as a mock
+        # one, reports no budget.
+        if has_budget and any(budget.heapBudget[at] for at in local):
+            free = sum(max(0, budget.heapBudget[at] - budget.heapUsage[at]) for at in local)
+        if kind in (DeviceType.INTEGRATED, DeviceType.CPU):
+            free = min(free, available_host_memory())
+        return cls(total, free, _memory_problem(properties))
 
 
-def _memory_problem(physical) -> str:
-    """Why no buffer can be made; empty where one can. A driver without hardware behind it has no heap of any size."""
-    ffi, lib = vulkan.load()
-    memory = vulkan.struct("VkPhysicalDeviceMemoryProperties2")
-    lib.vkGetPhysicalDeviceMemoryProperties2(physical, memory)
-    found = memory.memoryProperties
-    sizes = [heap.size for heap in found.memoryHeaps[0 : found.memoryHeapCount]]
+def _memory_problem(properties: CData) -> str:
+    """A driver without hardware behind it has no heap of any size."""
+    sizes = [heap.size for heap in properties.memoryHeaps[0 : properties.memoryHeapCount]]
     types = [
         kind
-        for kind in found.memoryTypes[0 : found.memoryTypeCount]
+        for kind in properties.memoryTypes[0 : properties.memoryTypeCount]
         if kind.heapIndex < len(sizes) and sizes[kind.heapIndex]
     ]
     if not types:
@@ -354,81 +252,8 @@ def _memory_problem(physical) -> str:
     return ""
 
 
-def current_free_memory(physical, info: DeviceInfo) -> int:
-    """`info.memory_free` as it is now, asked of the handle that is open: a new instance would start validation
-    layers anew, which empties the file that they write to.
+def current_free_memory(physical: CData, info: DeviceInfo) -> int:
+    """`info.memory_free` at this moment, read through the open handle: a new instance would restart the validation
+    layers, which truncates their log.
     """
-    return _memory(physical, info.type, "VK_EXT_memory_budget" in info.extensions)[1]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The device to use first and, for every device, why it was chosen or not. usable: all that models may be placed
-    on, in the order in which they are preferred.
-    """
-
-    device: DeviceInfo
-    reasons: dict[int, str]
-    usable: list[DeviceInfo]
-
-
-def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
-    """Pick by type: discrete, virtual, integrated, other; CPU devices only where they are named in `visible`
-    (GGML_VK_VISIBLE_DEVICES: indices, comma-separated), or the best one where nothing else is there. Among equals
-    the one with more memory. A device on which nothing can run is never picked.
-
-    Raises NoDevice where nothing is left.
-    """
-    reasons = {}
-    named = _indices(visible, devices)
-    left = []
-    for device in devices:
-        if device.problem:
-            reasons[device.index] = f"cannot be used: {device.problem}"
-        elif named is not None and device.index not in named:
-            reasons[device.index] = f"not in GGML_VK_VISIBLE_DEVICES={visible}"
-        else:
-            left.append(device)
-    if named is None and any(device.type is not DeviceType.CPU for device in left):
-        for device in [device for device in left if device.type is DeviceType.CPU]:
-            reasons[device.index] = "a CPU device, and a GPU is there; name it in GGML_VK_VISIBLE_DEVICES to use it"
-            left.remove(device)
-    if not left:
-        broken = "; ".join(f"{device.name} cannot be used: {device.problem}" for device in devices if device.problem)
-        if broken and named is None:
-            raise NoDevice(
-                f"no Vulkan device can be used ({broken}); install your GPU's driver, and see `vkbackend devices`"
-            )
-        raise NoDevice(
-            f"no Vulkan device is left: GGML_VK_VISIBLE_DEVICES={visible!r} of {len(devices)} found; see `vkbackend "
-            f"devices`"
-            if devices
-            else "no Vulkan device was found; see `vulkaninfo --summary`"
-        )
-    usable = sorted(left, key=lambda device: (PREFERENCE.index(device.type), -device.memory_total, device.index))
-    best = usable[0]
-    for device in usable[1:]:
-        reasons[device.index] = f"{best.type.name.lower()} device {best.index} comes first"
-    alone = (
-        "named in GGML_VK_VISIBLE_DEVICES"
-        if named is not None
-        else "the only device"
-        if len(devices) == 1
-        else "best by type and memory"
-    )
-    reasons[best.index] = f"chosen: {best.type.name.lower()}, {alone}"
-    if named is None and best.is_cpu:
-        usable = [best]  # several software drivers would share one CPU
-    return Choice(best, reasons, usable)
-
-
-def _indices(visible: str, devices: list[DeviceInfo]) -> set[int] | None:
-    if not visible.strip():
-        return None
-    try:
-        return {int(part) for part in visible.split(",") if part.strip()}
-    except ValueError:
-        raise NoDevice(
-            f"GGML_VK_VISIBLE_DEVICES={visible!r} is not a list of device indices such as 0,1; "
-            f"there are {len(devices)}: see `vkbackend devices`"
-        ) from None
+    return Memory.of(physical, info.type, info.extensions).free

@@ -1,13 +1,13 @@
-"""Dispatches -> one recorded kp.Sequence with the barriers that their reads and writes ask for.
+"""Dispatches -> one recorded kp.Sequence, with the barriers that their reads and writes require.
 
-In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. What a dispatch reads and writes is
-declared, never guessed: two dispatches get a barrier between them only where one writes bytes that the other reads
-or writes.
+In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. Dispatches declare what they read and
+write: two of them get a barrier in between only if one writes bytes that the other reads or writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from .failures import translated
 from .interface import Value
 from .shaders import interface
 
-RUN_LIMIT_NS = 120 * 10**9  # a step that takes longer than this is taken for lost
+if TYPE_CHECKING:
+    from .context import Device
+
+RUN_LIMIT_NS = 120 * 10**9  # a device whose step takes longer counts as lost
 
 STAGE_COMPUTE = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
 STAGE_TRANSFER = vk.VK_PIPELINE_STAGE_TRANSFER_BIT
@@ -33,11 +36,14 @@ HOST_READ, HOST_WRITE = vk.VK_ACCESS_HOST_READ_BIT, vk.VK_ACCESS_HOST_WRITE_BIT
 class Dispatch:
     """One run of a kernel.
 
-    shader: variant name in shaders/variants.toml. Bindings: `reads`, then `writes` (a buffer in `writes` may be read
-    too). groups: workgroups in x, y, z. constants, push: a value for each specialization constant and each member of
-    the push-constant block, by their names in the shader. subgroup_size: required size, 0 = any. flops, label: for
-    profiles. constant_words: (constant_id, word) of each constant; push_words: the block's words. Raises DeviceError
-    for an unknown shader, an unknown or missing name, or a value that does not fit its type.
+    shader: variant name in shaders/variants.toml.
+    reads, writes: the bindings, in this order; a buffer in `writes` may be read as well.
+    groups: workgroups in x, y, z.
+    constants, push: a value for each specialization constant and each member of the push-constant block, by name.
+    subgroup_size: required size, 0 = any.
+    flops, label: for profiles.
+    constant_words: (constant_id, word) of each constant. push_words: the words of the push-constant block.
+    Raises DeviceError for an unknown shader, an unknown or missing name, or a value that does not fit its type.
     """
 
     shader: str
@@ -52,22 +58,24 @@ class Dispatch:
     constant_words: tuple[tuple[int, int], ...] = field(init=False)
     push_words: tuple[int, ...] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = interface(self.shader)
         object.__setattr__(self, "constant_words", names.constant_words(self.constants))
         object.__setattr__(self, "push_words", names.push_words(self.push))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes bound: an upper bound of what is moved."""
+        """Bytes bound: an upper bound of the bytes moved."""
         return sum(buffer.num_bytes for buffer in (*self.reads, *self.writes))
 
 
-def hazard_points(dispatches) -> list[int]:
-    """Indices of the dispatches before which a barrier must stand: read after write, write after read, write after
-    write on overlapping bytes since the barrier before.
+def hazard_points(dispatches: Iterable[Dispatch]) -> list[int]:
+    """Indices of the dispatches that need a barrier before them: read after write, write after read or write after
+    write of overlapping bytes since the previous barrier.
     """
-    points, reads, writes = [], [], []
+    points: list[int] = []
+    reads: list[Buffer] = []
+    writes: list[Buffer] = []
     for index, dispatch in enumerate(dispatches):
         conflict = any(a.overlaps(b) for a in (*dispatch.reads, *dispatch.writes) for b in writes) or any(
             a.overlaps(b) for a in dispatch.writes for b in reads
@@ -81,9 +89,13 @@ def hazard_points(dispatches) -> list[int]:
 
 
 class Recorder:
-    """Records into one kp.Sequence, with host writes made visible first and results made visible to the host last."""
+    """Records into one kp.Sequence. It begins with a barrier that makes host writes visible to the device and ends with
+    one that makes results visible to the host.
 
-    def __init__(self, device):
+    Raises DeviceLost for buffers made before the device was reopened.
+    """
+
+    def __init__(self, device: "Device"):
         self.device = device
         self.sequence = device._context.sequence()
         self.capture = _native.OpCapture()
@@ -95,28 +107,40 @@ class Recorder:
             SHADER_READ | SHADER_WRITE | TRANSFER_READ | TRANSFER_WRITE,
         )
 
-    def _barrier(self, from_stage, from_access, to_stage, to_access):
+    def _barrier(self, from_stage: int, from_access: int, to_stage: int, to_access: int) -> None:
         self.sequence.record(_native.OpBarrier(from_stage, from_access, to_stage, to_access))
 
-    def compute_barrier(self):
+    def compute_barrier(self) -> None:
+        """Between dispatches."""
         self._barrier(STAGE_COMPUTE, SHADER_READ | SHADER_WRITE, STAGE_COMPUTE, SHADER_READ | SHADER_WRITE)
 
-    def transfer_barrier(self):
+    def transfer_barrier(self) -> None:
+        """Between dispatches and copies."""
         self._barrier(STAGE_COMPUTE, SHADER_WRITE, STAGE_TRANSFER, TRANSFER_READ)
 
-    def dispatch(self, dispatch: Dispatch):
+    def dispatch(self, dispatch: Dispatch) -> None:
+        """Record one dispatch, without a barrier."""
         kernel = self.device.kernels.get(dispatch)
         ranges = [(buffer.memory, buffer.offset, buffer.num_bytes) for buffer in (*dispatch.reads, *dispatch.writes)]
+        for memory, _, _ in ranges:
+            self.device.check_current(memory)
         with translated(f"{self.device.info.name}: {dispatch.shader}"):
             self.sequence.record(_native.OpDispatch(kernel, ranges, list(dispatch.groups), list(dispatch.push_words)))
 
-    def copy(self, source, source_offset, target, target_offset, num_bytes):
+    def copy(
+        self, source: _native.Memory, source_offset: int, target: _native.Memory, target_offset: int, num_bytes: int
+    ) -> None:
+        """Record a copy, without a barrier."""
+        self.device.check_current(source)
+        self.device.check_current(target)
         self.sequence.record(_native.OpCopy(source, source_offset, target, target_offset, num_bytes))
 
-    def timestamp(self, timestamps, index):
+    def timestamp(self, timestamps: _native.Timestamps, index: int) -> None:
+        """Record the time at this point."""
         self.sequence.record(_native.OpTimestamp(timestamps, index))
 
     def finish(self) -> "Recording":
+        """End the recording."""
         self._barrier(STAGE_COMPUTE | STAGE_TRANSFER, SHADER_WRITE | TRANSFER_WRITE, STAGE_HOST, HOST_READ)
         context = self.device._context
         return Recording(self.device, _native.Submission(context, self.sequence, self.capture), context)
@@ -124,9 +148,11 @@ class Recorder:
 
 @dataclass
 class Recording:
-    device: object
-    submission: object
-    context: object
+    """A finished recording, which can run many times. context: of the device at the time of recording."""
+
+    device: "Device"
+    submission: _native.Submission
+    context: _native.Context
 
     def run(self, limit_ns: int = RUN_LIMIT_NS) -> None:
         """Submit and wait, without the GIL. Raises DeviceLost, DeviceError."""
@@ -134,56 +160,64 @@ class Recording:
         self.wait(limit_ns)
 
     def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
-        """Hand it to the device, which runs it after what was submitted before. limit_ns: of a run before that is
-        not known to be over.
+        """Submit without waiting; the device runs submissions in order. limit_ns: for a previous run of this recording
+        that is not known to be done.
         """
-        with self.device.queue_lock, self._lost_is_kept(), translated(f"{self.device.info.name}: running a step"):
+        with self.device.queue_lock, self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
             self.submission.submit(limit_ns)
 
     def wait(self, limit_ns: int = RUN_LIMIT_NS) -> None:
-        """Until it is done, without the GIL. Raises DeviceLost, DeviceError."""
-        with self._lost_is_kept(), translated(f"{self.device.info.name}: running a step"):
+        """Wait until it is done, without the GIL. Raises DeviceLost, DeviceError."""
+        with self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
             self.submission.wait(limit_ns)
 
     @contextmanager
-    def _lost_is_kept(self):
-        """The device is told that it is lost, where this recording was made on it as it is open now."""
+    def _marking_loss(self) -> Iterator[None]:
+        """Mark the device as lost on DeviceLost, unless it was reopened since this recording was made."""
         try:
             yield
         except DeviceLost:
-            self.device.is_lost = self.device.is_lost or self.context is self.device._context
+            if self.context is self.device._context:
+                self.device.is_lost = True
             raise
 
 
 class Program:
-    """Dispatches recorded once. `run()` replays them; `timings()` gives seconds per dispatch where `timestamps` was
-    asked for.
+    """Dispatches recorded once. `run()` replays them; `timings()` gives the seconds of each, if made with `timestamps`.
 
     skip_barrier: leave out the barrier before `barriers[skip_barrier]`, to show that it is needed.
     copies: (source, target) buffers, copied after the last dispatch.
-    Raises DeviceError where the device refuses, such as timestamps of a queue that has no clock.
+    Raises DeviceError if the device refuses, such as timestamps of a queue that has no clock.
     """
 
-    def __init__(self, device, dispatches, timestamps: bool = False, skip_barrier: int | None = None, copies=()):
-        self.device, self.dispatches = device, [device.kernels.fitting(dispatch) for dispatch in dispatches]
+    def __init__(
+        self,
+        device: "Device",
+        dispatches: Iterable[Dispatch],
+        timestamps: bool = False,
+        skip_barrier: int | None = None,
+        copies: Sequence[tuple[Buffer, Buffer]] = (),
+    ):
+        self.device = device
+        self.dispatches = [device.kernels.fitting(dispatch) for dispatch in dispatches]
         self.barriers = hazard_points(self.dispatches)
         if timestamps and not device.info.timestamp_bits:
             raise DeviceError(
-                f"{device.info.name} counts no timestamps on its compute queue; run without timestamps=True and time "
-                f"whole steps"
+                f"{device.info.name} supports no timestamps on its compute queue; run without timestamps=True and time "
+                "whole steps"
             )
         left_out = None if skip_barrier is None else self.barriers[skip_barrier]
         before = set(self.barriers) - {left_out}
         self._timestamps = _native.Timestamps(device._context, len(self.dispatches) + 1) if timestamps else None
         self._has_run = False
         recorder = Recorder(device)
-        if timestamps:
+        if self._timestamps is not None:
             recorder.timestamp(self._timestamps, 0)
         for index, dispatch in enumerate(self.dispatches):
             if index in before:
                 recorder.compute_barrier()
             recorder.dispatch(dispatch)
-            if timestamps:
+            if self._timestamps is not None:
                 recorder.timestamp(self._timestamps, index + 1)
         if copies:
             recorder.transfer_barrier()
@@ -197,22 +231,22 @@ class Program:
         self.wait()
 
     def submit(self) -> None:
-        """Hand it to the device, which runs it after what was submitted before."""
+        """Submit without waiting; the device runs submissions in order."""
         self._recording.submit()
 
     def wait(self) -> None:
-        """Until it is done. Raises DeviceLost, DeviceError."""
+        """Wait until it is done. Raises DeviceLost, DeviceError."""
         self._recording.wait()
         self._has_run = True
 
     def timings(self) -> list[float]:
-        """Seconds of each dispatch of the last run, from the device's own clock. Raises ValueError without
-        `timestamps` or before a run.
+        """Seconds of each dispatch in the last run, by the device's clock. Raises ValueError without `timestamps` or
+        before a run.
         """
         if self._timestamps is None:
             raise ValueError("made without timestamps=True: nothing was measured")
         if not self._has_run:
             raise ValueError("nothing was measured yet: run the program first")
-        mask = np.uint64((1 << self.device.info.timestamp_bits) - 1)  # the clock starts again at 2^bits
+        mask = np.uint64((1 << self.device.info.timestamp_bits) - 1)  # the clock wraps around at 2^bits
         ticks = np.array(self._timestamps.read(), np.uint64)
         return [float(tick & mask) * self.device.info.limits.timestamp_period_ns * 1e-9 for tick in np.diff(ticks)]

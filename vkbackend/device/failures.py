@@ -1,5 +1,7 @@
 """Failures of Vulkan and Kompute as exceptions of this package."""
 
+from types import TracebackType
+
 from .. import _native
 from ..errors import DeviceError, DeviceLost, OutOfMemory
 from . import vulkan_constants as vk
@@ -10,16 +12,20 @@ LOST = (vk.VK_ERROR_DEVICE_LOST, vk.VK_TIMEOUT)
 
 
 class translated:
-    """Turns the extension's VulkanError into the project's errors, with what was being done in front."""
+    """Context manager that turns the extension's VulkanError into this package's errors. doing: what was being done,
+    for the error's text.
+    """
 
     def __init__(self, doing: str):
         self.doing = doing
 
-    def __enter__(self):
+    def __enter__(self) -> "translated":
         return self
 
-    def __exit__(self, kind, error, _):
-        if kind is not _native.VulkanError:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, _native.VulkanError):
             return
         text, result = error.args
         if result in OUT_OF_MEMORY:
@@ -29,6 +35,6 @@ class translated:
         if result in LOST:
             raise DeviceLost(
                 f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log "
-                f"(dmesg)"
+                "(dmesg). The next call opens the device again"
             ) from error
         raise DeviceError(f"{self.doing}: {text}") from error

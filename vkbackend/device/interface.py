@@ -1,7 +1,7 @@
-"""The names of a shader's specialization constants and push constants, and the words that carry their values.
+"""Names and types of a shader's specialization constants and push constants, and the words of their values.
 
-In: what shaders/build.py reads from GLSL, or SPIR-V. Out: `Interface`, with which a `Dispatch`
-turns {name: value} into words when it is made.
+In: declarations that shaders/build.py reads from GLSL, or a SPIR-V module. Out: `Interface`, with which a `Dispatch`
+converts {name: value} to words.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import DeviceError, brief
 from .spirv import Module
 
 Value = int | float | bool
@@ -17,9 +17,7 @@ _INTEGER_RANGES = {"uint": (0, 2**32 - 1), "int": (-(2**31), 2**31 - 1)}
 
 
 def as_word(value: Value, glsl_type: str) -> int | None:
-    """The uint32 that carries a value of a GLSL type (bool, int, uint, float); None where the value does not fit the
-    type.
-    """
+    """A value of a GLSL type (bool, int, uint, float) as a uint32; None if it does not fit the type."""
     if isinstance(value, (bool, np.bool_)):
         return int(value) if glsl_type == "bool" else None
     if glsl_type == "float" and isinstance(value, (int, float, np.integer, np.floating)):
@@ -32,7 +30,7 @@ def as_word(value: Value, glsl_type: str) -> int | None:
 
 @dataclass(frozen=True)
 class Interface:
-    """constants: name -> (constant_id, GLSL type); push: name -> GLSL type, in the order of the block."""
+    """constants: name -> (constant_id, GLSL type). push: name -> GLSL type, in the order of the push-constant block."""
 
     shader: str
     constants: Mapping[str, tuple[int, str]]
@@ -40,9 +38,10 @@ class Interface:
 
     @classmethod
     def of_module(cls, shader: str, module: Module) -> "Interface":
-        """By the names in SPIR-V; a constant without one, such as that of a local size, goes by its number.
+        """The names in a SPIR-V module. A constant without one, such as a local size, is named by its number.
 
-        Raises DeviceError for a constant that is not a scalar of 32 bits."""
+        Raises DeviceError for a constant that is not a scalar of 32 bits.
+        """
         members = module.push.type.members if module.push else ()
         for name, kind in [(each.name, each.type) for each in (*module.constants.values(), *members)]:
             if kind.kind not in ("bool", "int", "uint", "float") or kind.kind != "bool" and kind.bits != 32:
@@ -54,8 +53,8 @@ class Interface:
         )
 
     def constant_words(self, values: Mapping[str, Value]) -> tuple[tuple[int, int], ...]:
-        """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name and for a value of
-        another type.
+        """(constant_id, word) of each constant. Raises DeviceError for an unknown or missing name, or a value that does
+        not fit its type.
         """
         self._check_names("specialization constant", self.constants, values)
         return tuple((number, self._word(name, kind, values[name])) for name, (number, kind) in self.constants.items())
@@ -65,18 +64,18 @@ class Interface:
         self._check_names("push constant", self.push, values)
         return tuple(self._word(name, kind, values[name]) for name, kind in self.push.items())
 
-    def _check_names(self, what: str, known, values) -> None:
+    def _check_names(self, what: str, known: Mapping[str, object], values: Mapping[str, Value]) -> None:
         if known.keys() == values.keys():
             return
-        there = ", ".join(known) or "none"
+        listed = ", ".join(known) or "none"
         for name in values:
             if name not in known:
-                raise DeviceError(f"shader {self.shader} has no {what} {name}; it has: {there}")
+                raise DeviceError(f"shader {self.shader} has no {what} {name}; it has: {listed}")
         missing = ", ".join(name for name in known if name not in values)
-        raise DeviceError(f"shader {self.shader}: {what} {missing} has no value; all must be given: {there}")
+        raise DeviceError(f"shader {self.shader}: {what} {missing} has no value; required: {listed}")
 
     def _word(self, name: str, kind: str, value: Value) -> int:
         word = as_word(value, kind)
         if word is None:
-            raise DeviceError(f"shader {self.shader}: {name} is a {kind}, which {value!r} is not")
+            raise DeviceError(f"shader {self.shader}: {name} is {brief(value)}, must be of type {kind}")
         return word

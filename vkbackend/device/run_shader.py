@@ -1,130 +1,127 @@
-"""Any compute shader on numpy arrays: for people who write one.
+"""Run any compute shader on numpy arrays, for shader development.
 
 y, = run_shader(device, glsl, inputs=[x], outputs=[(x.shape, "float32")], groups=(4, 1, 1))
 """
 
 import hashlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
-from ..errors import DeviceError
-from . import shader_checks, spirv
-from .buffers import Arena
+from ..errors import DeviceError, brief
+from . import shader_checks, spirv, spirv_reader
+from .buffers import Arena, Buffer
 from .context import Device
+from .device_info import DeviceInfo
 from .dispatch import Dispatch, Program
 from .interface import Interface
 from .scalars import pack_push, pack_scalar
 from .shader_checks import Given
 from .shaders import compile_glsl
 
-MOST_PUSH_VALUES = 1 << 16  # no device has a push-constant block of as many
+MOST_PUSH_VALUES = 1 << 16  # more than any device's push-constant block holds
 
 
 def run_shader(
-    device,
-    glsl: str,
+    device: Device,
+    glsl: str | bytes,
     *,
-    inputs=(),
-    outputs=(),
-    groups=(1, 1, 1),
-    push=(),
-    constants=None,
+    inputs: Iterable[np.ndarray] = (),
+    outputs: Iterable[tuple] = (),
+    groups: Sequence[int] | np.ndarray = (1, 1, 1),
+    push: Iterable | Mapping[str, object] = (),
+    constants: dict | None = None,
     target: str = "vulkan1.1",
     subgroup_size: int = 0,
 ) -> list[np.ndarray]:
     """Compile `glsl` and run it once.
 
-    inputs: arrays, bound as storage buffers 0, 1, ... of set 0; outputs: (shape, dtype) each, bound after them and
-    zero before the run. Their dtypes are those that the shader declares. groups: workgroups in x, y, z; push: a
-    number for each scalar of the push-constant block, in its order, or {name: number}; constants: {constant_id or
-    name: number}, of those that are to differ from their defaults; subgroup_size: a required size, 0 for any.
-    Returns the outputs. Raises DeviceError with the compiler's message, where the shader and what is given do not
-    fit each other, where a number does not fit its type, and where the device refuses; DeviceLost where the run took
-    too long: the next call opens the device again.
+    inputs: arrays, bound as storage buffers 0, 1, ... of set 0. outputs: (shape, dtype) each, bound after the inputs
+        and zero before the run. Dtypes must be those that the shader declares.
+    groups: workgroups in x, y, z.
+    push: a number for each scalar of the push-constant block, in order, or {name: number}.
+    constants: {constant_id or name: number}; the others keep their defaults.
+    target: the Vulkan version to compile for. subgroup_size: a required size, 0 for any.
+    Returns the outputs. Raises DeviceError with the compiler's message, if the shader and the arguments do not match,
+    if a number does not fit its type, or if the device refuses; DeviceLost if the run takes too long (the next call
+    opens the device again).
     """
     if not isinstance(device, Device):
         raise DeviceError(f"device is {type(device).__name__}, must be an open device: vkbackend.open_device()")
     arrays = [_array(each, f"inputs[{at}]") for at, each in enumerate(_listed(inputs, "inputs"))]
     results = [_result(each, f"outputs[{at}]") for at, each in enumerate(_listed(outputs, "outputs"))]
-    groups, subgroup_size = _groups(groups), _whole(subgroup_size, "subgroup_size")
+    workgroups = _groups(groups)
+    subgroup_size = _whole(subgroup_size, "subgroup_size")
     code = compile_glsl(glsl, target)
-    module, info = spirv.read(code), device.info
+    module = spirv_reader.read(code)
+    info = device.info
     shader_checks.check_entry(module)
     given = [Given(f"inputs[{at}]", each.shape, each.dtype, False) for at, each in enumerate(arrays)]
     shader_checks.check_bindings(module, given + results, info)
     shader_checks.check_features(module, info)
     words = _constants(module, constants)
-    push = _push(module, push, info)
-    shader_checks.check_workgroups(module, groups, words, subgroup_size, info)
+    push_words = _push(module, push, info)
+    shader_checks.check_workgroups(module, workgroups, words, subgroup_size, info)
 
-    device.renew()
+    device.reopen_if_lost()
     name = "run_shader-" + hashlib.sha256(code).hexdigest()[:16]
-    device.kernels.add(name, code, interface=_interface(name, words, push))
+    device.kernels.add(name, code, interface=_interface(name, words, push_words))
     arena = Arena(device, "device", 1 << 20)
-
-    def place(array):
-        buffer = arena.allocate(array.nbytes).slice(
-            0, array.nbytes
-        )  # the shader's length() counts the array's elements
-        device.upload(buffer, array)
-        return buffer
-
-    reads = tuple(place(array) for array in arrays)
-    writes = tuple(place(np.zeros(each.shape, each.dtype)) for each in results)
-    Program(
-        device,
-        [
-            Dispatch(
-                name,
-                reads,
-                writes,
-                groups,
-                {str(key): word for key, word in words.items()},
-                {f"word {at}": word for at, word in enumerate(push)},
-                subgroup_size,
-            )
-        ],
-    ).run()
+    reads = tuple(_place(device, arena, array) for array in arrays)
+    writes = tuple(_place(device, arena, np.zeros(each.shape, each.dtype)) for each in results)
+    dispatch = Dispatch(
+        name,
+        reads,
+        writes,
+        workgroups,
+        {str(key): word for key, word in words.items()},
+        {f"word {at}": word for at, word in enumerate(push_words)},
+        subgroup_size,
+    )
+    Program(device, [dispatch]).run()
     return [device.download(buffer, each.dtype, each.shape) for buffer, each in zip(writes, results)]
 
 
-def _listed(values, name: str) -> list:
-    if isinstance(values, (str, bytes, np.ndarray, Mapping)):
+def _place(device: Device, arena: Arena, array: np.ndarray) -> Buffer:
+    buffer = arena.allocate(array.nbytes).slice(0, array.nbytes)  # the shader's length() counts the array's elements
+    device.upload(buffer, array)
+    return buffer
+
+
+def _listed(values: object, name: str) -> list:
+    if isinstance(values, (str, bytes, np.ndarray, Mapping)) or not isinstance(values, Iterable):
         raise DeviceError(f"{name} is {type(values).__name__}, must be a list")
-    try:
-        return list(values)
-    except TypeError:
-        raise DeviceError(f"{name} is {type(values).__name__}, must be a list") from None
+    return list(values)
 
 
-def _whole(value, name: str) -> int:
+def _whole(value: object, name: str) -> int:
     try:
-        if isinstance(value, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
             raise TypeError
         return operator.index(value)
-    except TypeError:
-        raise DeviceError(f"{name} is {value!r:.60}, must be a whole number") from None
+    except TypeError:  # arrays of several elements have __index__, too
+        raise DeviceError(f"{name} is {brief(value)}, must be an integer") from None
 
 
-def _groups(groups) -> tuple[int, int, int]:
+def _groups(groups: object) -> tuple[int, int, int]:
     if isinstance(groups, np.ndarray):
         groups = groups.tolist()
     if not isinstance(groups, (list, tuple)) or len(groups) != 3:
         raise DeviceError(
-            f"groups is {groups!r:.60}, must be three whole numbers: workgroups in x, y and z, such as (4, 1, 1)"
+            f"groups is {brief(groups)}, must be three integers: workgroups in x, y and z, such as (4, 1, 1)"
         )
     x, y, z = (_whole(each, f"groups[{at}]") for at, each in enumerate(groups))
     return x, y, z
 
 
-def _array(value, name: str) -> np.ndarray:
-    """In C order and the machine's byte order. Raises DeviceError for what holds no numbers, or none at all."""
+def _array(value: object, name: str) -> np.ndarray:
+    """The array in C order and the machine's byte order. Raises DeviceError if it is empty or not of numbers."""
     if not isinstance(value, np.ndarray) and not isinstance(value, np.generic):
         raise DeviceError(
-            f"{name} is {type(value).__name__}, must be a numpy array: np.array(values, dtype) says which numbers the "
-            f"shader gets"
+            f"{name} is {type(value).__name__}, must be a numpy array: np.array(values, dtype) sets the type that the "
+            "shader reads"
         )
     value = np.asarray(value)
     _check_dtype(value.dtype, value.shape, name)
@@ -133,16 +130,14 @@ def _array(value, name: str) -> np.ndarray:
 
 def _check_dtype(dtype: np.dtype, shape: tuple[int, ...], name: str) -> None:
     if dtype.kind not in "iuf" and not (dtype.kind == "V" and dtype.fields):
-        raise DeviceError(f"{name} has dtype {dtype}; a shader reads whole numbers and floats")
+        raise DeviceError(f"{name} has dtype {dtype}; a shader reads integers and floats")
     if 0 in shape:
-        raise DeviceError(
-            f"{name} has shape {shape}: it holds nothing, and a storage buffer holds at least one element"
-        )
+        raise DeviceError(f"{name} has shape {shape}: it is empty, and a storage buffer needs at least one element")
 
 
-def _result(value, name: str) -> Given:
+def _result(value: object, name: str) -> Given:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise DeviceError(f"{name} is {value!r:.60}, must be (shape, dtype), such as ((4, 8), 'float32')")
+        raise DeviceError(f"{name} is {brief(value)}, must be (shape, dtype), such as ((4, 8), 'float32')")
     shape, dtype = value
     shape = tuple(
         _whole(size, f"{name}: a size")
@@ -153,22 +148,22 @@ def _result(value, name: str) -> Given:
             raise TypeError("None")
         dtype = np.dtype(dtype).newbyteorder("=")
     except (TypeError, ValueError) as error:
-        raise DeviceError(f"{name}: {value[1]!r:.60} is no dtype ({error}); float32 is one") from None
+        raise DeviceError(f"{name}: {brief(value[1])} is not a dtype ({error}); use one such as float32") from None
     if any(size < 0 for size in shape):
-        raise DeviceError(f"{name} has shape {shape}: sizes are positive")
+        raise DeviceError(f"{name} has shape {shape}: sizes must be positive")
     _check_dtype(dtype, shape, name)
     return Given(name, shape, dtype, True)
 
 
 def _interface(name: str, words: dict[int, int], push: tuple[int, ...]) -> Interface:
-    """Of words that are packed already, by their numbers."""
+    """Constants and push constants that are already packed as words, named by their numbers."""
     return Interface(
         name, {str(key): (key, "uint") for key in words}, {f"word {at}": "uint" for at in range(len(push))}
     )
 
 
-def _constants(module: spirv.Module, constants) -> dict[int, int]:
-    """{constant_id: word} of all of 32 bits, with their defaults where nothing is given."""
+def _constants(module: spirv.Module, constants: object) -> dict[int, int]:
+    """{constant_id: word} of all constants of 32 bits; those not given have their defaults."""
     if not isinstance(constants, (dict, type(None))):
         raise DeviceError(f"constants is {type(constants).__name__}, must be {{constant_id: number}}")
     numbers = {constant.name: number for number, constant in module.constants.items()}
@@ -184,45 +179,47 @@ def _constants(module: spirv.Module, constants) -> dict[int, int]:
             known = (
                 ", ".join(f"{each} ({constant.name})" for each, constant in sorted(module.constants.items())) or "none"
             )
-            raise DeviceError(f"the shader has no specialization constant {key!r:.60}; it has: {known}")
+            raise DeviceError(f"the shader has no specialization constant {brief(key)}; it has: {known}")
         if key not in words:
             raise DeviceError(f"constants[{key}] has {declared.type.bits} bits; only constants of 32 bits can be set")
         words[key] = int.from_bytes(pack_scalar(declared.type, value, f"constants[{key}]"), "little")
     return words
 
 
-def _push(module: spirv.Module, push, info) -> tuple[int, ...]:
+def _push(module: spirv.Module, push: object, info: DeviceInfo) -> tuple[int, ...]:
     """The push-constant block as words."""
     if isinstance(push, Mapping):
         push = _by_name(module, push)
-    values = _flat(_listed(push if not isinstance(push, np.ndarray) else push.tolist(), "push"), "push")
+    elif isinstance(push, np.ndarray):
+        push = push.tolist()
+    values = _flat(_listed(push, "push"), "push")
     if module.push is None:
         if values:
-            raise DeviceError(f"push has {len(values)} values, and the shader declares no push constants")
+            raise DeviceError(f"push has {len(values)} values, but the shader declares no push constants")
         return ()
-    size, most = module.push.type.num_bytes, info.limits.max_push_constants_bytes
+    size = module.push.type.num_bytes
+    most = info.limits.max_push_constants_bytes
     if size > most:
-        raise DeviceError(f"the push constants take {size} bytes; {info.name} has at most {most}")
+        raise DeviceError(f"the push constants take {size} bytes; {info.name} allows at most {most}")
     packed = pack_push(module.push.type, values)
     return tuple(np.frombuffer(packed, "<u4").tolist())
 
 
 def _by_name(module: spirv.Module, push: Mapping) -> list:
-    """{member: value} in the order of the push-constant block."""
+    """The values of {member: value} in the order of the push-constant block."""
     names = [member.name for member in module.push.type.members] if module.push else []
-    unknown, missing = [name for name in push if name not in names], [name for name in names if name not in push]
-    if unknown or missing:
+    if set(push) != set(names):
         raise DeviceError(
             f"push has {', '.join(map(repr, push)) or 'no values'}; the shader declares {', '.join(names) or 'none'}"
         )
     return [push[name] for name in names]
 
 
-def _flat(values: list, name: str, depth: int = 0) -> list:
-    """Numbers in vectors, arrays and structs one after the other."""
+def _flat(values: Sequence, name: str, depth: int = 0) -> list:
+    """The numbers in vectors, arrays and structs, in order."""
     if depth > spirv.DEEPEST_TYPE:
         raise DeviceError(f"{name} is nested too deeply")
-    flat = []
+    flat: list = []
     for value in values:
         if isinstance(value, np.ndarray):
             value = value.tolist()

@@ -1,8 +1,8 @@
 """The devices that this process uses: chosen by the environment, each opened once, when a model first needs it.
 
-In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, what there is and
-what would be used and why; `usable()`, what models may be placed on; `opened(uuid)`, an open `Device`. Devices are
-known by their UUID: indices are the loader's order, which is no property of a device.
+In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, all devices, and
+which of them would be used and why; `usable()`, the devices that models may be placed on; `opened(uuid)`, an open
+`Device`. Devices are identified by UUID: indices are the loader's order and may change.
 """
 
 import logging
@@ -11,23 +11,25 @@ from dataclasses import dataclass, field, replace
 
 from .. import settings
 from ..errors import DeviceError, NoDevice, VkbackendError
+from .choosing import choose
 from .context import Device
-from .discover import DeviceInfo, choose, list_devices
+from .device_info import DeviceInfo
+from .discover import list_devices
 
 log = logging.getLogger(__name__)
 
 PROBE_BYTES = 4096
-PLENTY = 1 << 20  # free bytes with which a device that cannot make a buffer of PROBE_BYTES never can
+PLENTY = 1 << 20  # a device with this much free memory that cannot allocate PROBE_BYTES never can
 SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a Vulkan device"
 
 
 @dataclass(frozen=True)
 class Survey:
-    """devices: all there are. chosen: the one that models are loaded on first when Vulkan is switched on, None where
-    there is none.
+    """The devices of this machine, and which of them models would use.
 
-    usable: all that models may be placed on, the chosen one first. reasons: why each device was chosen or not, by
-    index. problem: why no device can be used, empty where one can.
+    chosen: the preferred device, used if Vulkan is switched on; None if there is none. usable: all devices that models
+    may be placed on, the chosen one first. reasons: why each device was chosen or not, by index. problem: why no device
+    can be used; empty if one can.
     """
 
     devices: list[DeviceInfo] = field(default_factory=list)
@@ -39,12 +41,13 @@ class Survey:
 
     @property
     def uses_device(self) -> bool:
+        """Whether models run on a device."""
         return self.is_switched_on and self.chosen is not None
 
     @property
     def sentence(self) -> str:
         """Where models run and why."""
-        if self.uses_device:
+        if self.is_switched_on and self.chosen is not None:
             others = "".join(f", then {info.name}" for info in self.usable[1:])
             return f"{self.chosen.name} ({self.reasons[self.chosen.index]}){others}"
         if self.is_switched_on:
@@ -69,7 +72,9 @@ class Survey:
 
 
 def survey(devices: list[DeviceInfo] | None = None) -> Survey:
-    """Of `devices`, or of all that there are now. Opens nothing and never raises: no device is an answer, too."""
+    """Survey `devices`, or all that can be listed now. Opens nothing and never raises: a missing driver becomes the
+    `problem`.
+    """
     is_switched_on = settings.get("OLLAMA_VULKAN")
     try:
         devices = _with_problems(list_devices() if devices is None else devices)
@@ -88,7 +93,7 @@ def survey(devices: list[DeviceInfo] | None = None) -> Survey:
     return Survey(devices, choice.device, choice.reasons, "", is_switched_on, choice.usable)
 
 
-_problems: dict[str, str] = {}  # by UUID: why a device that was opened cannot be used
+_problems: dict[str, str] = {}  # by UUID: why a device cannot be used, found out when it was opened
 
 
 def _with_problems(devices: list[DeviceInfo]) -> list[DeviceInfo]:
@@ -97,13 +102,12 @@ def _with_problems(devices: list[DeviceInfo]) -> list[DeviceInfo]:
 
 _lock = threading.Lock()
 _open: dict[str, Device] = {}  # by UUID
-_listed: list[DeviceInfo] = []  # what was there when a model was last loaded
+_listed: list[DeviceInfo] = []  # the devices when a model was last loaded
 
 
 def _survey_to_load() -> Survey:
-    """Devices are listed anew where one of those that count is not open: the list has its free memory. An open one
-    is asked for that itself: a new instance would start validation layers anew, which empties the file that they
-    write to.
+    """Re-enumerate unless every usable device is already open: the list contains their free memory. Open devices are
+    asked directly, because a new VkInstance would restart the validation layers, which truncates their log.
     """
     global _listed
     found = survey(_listed) if _listed else Survey()
@@ -114,9 +118,9 @@ def _survey_to_load() -> Survey:
 
 
 def usable() -> list[tuple[DeviceInfo, Device | None]]:
-    """The devices that models may be placed on, the preferred one first, each with its open `Device` if there is one.
+    """The devices that models may be placed on, the preferred one first, each with its `Device` if it is open.
 
-    Empty where models run on the CPU: no device was asked for, or none can be used (logged).
+    Empty if models run on the CPU: Vulkan is switched off, or no device can be used (logged).
     """
     found = _survey_to_load()
     if not found.uses_device:
@@ -127,7 +131,7 @@ def usable() -> list[tuple[DeviceInfo, Device | None]]:
 
 
 def num_usable() -> int:
-    """How many devices models are placed on; 0 where they run on the CPU."""
+    """Number of devices that models may be placed on; 0 if they run on the CPU."""
     found = _survey_to_load()
     return len(found.usable) if found.uses_device else 0
 
@@ -139,18 +143,20 @@ def opened(uuid: str) -> Device:
             found = _survey_to_load()
             info = next((info for info in found.usable if info.uuid == uuid), None)
             if info is None:
-                raise NoDevice(f"the device with UUID {uuid} is not there, or not to be used; see `vkbackend devices`")
+                raise NoDevice(f"the device with UUID {uuid} is missing or excluded; see `vkbackend devices`")
             try:
                 _open[uuid] = _opened(info)
             except DeviceError as error:
-                log.warning("%s could not be opened: %s; what is loaded now does without it", info.name, error)
+                log.warning("%s could not be opened: %s; loading the model without it", info.name, error)
                 raise
             log.info("device %d: %s (%s)", info.index, info.name, found.reasons[info.index])
         return _open[uuid]
 
 
 def forget(device: Device | None = None) -> None:
-    """Let go of a device, so that it is opened anew: after it was lost; of all where none is named, at the end."""
+    """Close a device, so that the next model opens it again, after it was lost. Without an argument: close all, at the
+    end of the process.
+    """
     with _lock:
         gone = [uuid for uuid, each in _open.items() if device is None or each is device]
         closing = [_open.pop(uuid) for uuid in gone]
@@ -159,7 +165,7 @@ def forget(device: Device | None = None) -> None:
 
 
 def open_device(index: int | None = None) -> Device:
-    """Open a device by its index in `list_devices()`, or the best one. Raises NoDevice, DeviceError."""
+    """Open a device by its index in `list_devices()`, or the preferred one. Raises NoDevice, DeviceError."""
     devices = _with_problems(list_devices())
     if index is None:
         return _opened(choose(devices, settings.get("GGML_VK_VISIBLE_DEVICES")).device)
@@ -172,7 +178,7 @@ def open_device(index: int | None = None) -> Device:
 
 
 def _opened(info: DeviceInfo) -> Device:
-    """Raises NoDevice for a device on which no buffer can be made; it is not chosen again."""
+    """Open a device and check that it can allocate. Raises NoDevice if it cannot; it is not chosen again then."""
     if info.problem:
         raise NoDevice(f"{info.name} cannot be used: {info.problem}; see `vkbackend devices`")
     device = Device(info, force_discrete=settings.get("VKBACKEND_FORCE_DISCRETE"))
@@ -180,7 +186,7 @@ def _opened(info: DeviceInfo) -> Device:
         for kind in ("device", "step", "readback"):
             device.memory(PROBE_BYTES, kind)
     except VkbackendError as error:
-        if device.free_memory() > PLENTY:  # else it is only full
+        if device.free_memory() > PLENTY:  # otherwise it is only full
             _problems[info.uuid] = f"it cannot make a buffer ({error})"
         raise NoDevice(f"{info.name} cannot make a buffer ({error}); see `vkbackend devices`") from error
     return device

@@ -1,8 +1,7 @@
-"""Compares what a shader's SPIR-V declares with what is given to it and with what the device can do, before anything
-is made of either.
+"""Checks a shader's SPIR-V against its arguments and against the device, before a pipeline or buffer is created.
 
-In: `spirv.Module`, arrays, workgroups, a `DeviceInfo`. Each `check_...` raises DeviceError, which names the thing,
-its limit and its value.
+In: `spirv.Module`, arrays, workgroups, a `DeviceInfo`. Each `check_...` raises DeviceError, which names the item, its
+limit and its value.
 """
 
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DeviceError
-from .discover import DeviceInfo
+from .device_info import DeviceInfo
 from .scalars import scalar_name
 from .spirv import COMPUTE, STORAGE_BUFFER, UNIFORM, WORKGROUP, Module, Type, Variable
 
-# Capabilities of SPIR-V that a device may have here, and the feature that gives each; "" where every Vulkan device has
-# it.
+# SPIR-V capabilities that can be enabled, and the feature that each needs; "" if every Vulkan device has it.
 CAPABILITIES = {
     0: "",
     1: "",
@@ -46,6 +44,7 @@ CAPABILITIES = {
     6019: "integer_dot_product",
     6022: "cooperative_matrix",
 }
+# Names of common capabilities that are not enabled, for errors.
 NAMES = {
     12: "Int64Atomics",
     43: "Sampled1D",
@@ -59,13 +58,18 @@ NAMES = {
     6033: "AtomicFloat32AddEXT",
     6034: "AtomicFloat64AddEXT",
 }
-SPIRV_OF_VULKAN = {(1, 0): (1, 0), (1, 1): (1, 3), (1, 2): (1, 5), (1, 3): (1, 6)}
+SPIRV_OF_VULKAN = {  # Vulkan version -> highest SPIR-V version
+    (1, 0): (1, 0),
+    (1, 1): (1, 3),
+    (1, 2): (1, 5),
+    (1, 3): (1, 6),
+}
 DTYPES = {"int": "i", "uint": "u", "float": "f"}
 
 
 @dataclass(frozen=True)
 class Given:
-    """A buffer for a binding. name: such as "inputs[0]"; is_output: whether the shader is to write it."""
+    """A buffer for a binding. name: such as "inputs[0]". is_output: whether the shader should write it."""
 
     name: str
     shape: tuple[int, ...]
@@ -74,6 +78,7 @@ class Given:
 
     @property
     def num_bytes(self) -> int:
+        """Exact for any shape, unlike products of numpy integers."""
         count = self.dtype.itemsize
         for size in self.shape:
             count *= size
@@ -84,19 +89,21 @@ class Given:
 
 
 def check_entry(module: Module) -> None:
-    """A compute shader named main, and nothing else."""
+    """The module needs a compute entry point named main."""
     if not any(entry.name == "main" and entry.model == COMPUTE for entry in module.entry_points):
         found = ", ".join(f"{entry.name} (stage {entry.model})" for entry in module.entry_points) or "none"
         raise DeviceError(f"the shader has no compute entry point main; it has: {found}")
 
 
 def check_features(module: Module, info: DeviceInfo) -> None:
-    """Of the device: making a pipeline of what it lacks may end the process."""
+    """The device must have the module's version and capabilities: creating a pipeline without them may crash the
+    process.
+    """
     most = max((spirv for vulkan, spirv in SPIRV_OF_VULKAN.items() if vulkan <= info.api[:2]), default=(1, 0))
     if module.version > most:
         raise DeviceError(
             f"the shader is SPIR-V {module.version[0]}.{module.version[1]}; {info.name} (Vulkan "
-            f"{info.api[0]}.{info.api[1]}) reads up to "
+            f"{info.api[0]}.{info.api[1]}) supports up to "
             f"{most[0]}.{most[1]}: compile it for an older target"
         )
     for number in module.capabilities:
@@ -110,7 +117,7 @@ def check_features(module: Module, info: DeviceInfo) -> None:
 
 
 def check_bindings(module: Module, given: list[Given], info: DeviceInfo) -> None:
-    """Set 0, bindings 0 ... n - 1, each a storage buffer that fits what is given for it."""
+    """The module must declare set 0, bindings 0 ... n - 1, as storage buffers that match the given arrays."""
     what = "; given: " + (", ".join(f"binding {at}: {each}" for at, each in enumerate(given)) or "no buffers")
     seen: dict[int, str] = {}
     for variable in module.bound:
@@ -119,25 +126,25 @@ def check_bindings(module: Module, given: list[Given], info: DeviceInfo) -> None
         if kind != "a storage buffer":
             raise DeviceError(f"{where} is {kind}; only storage buffers can be given{what}")
         if variable.set:
-            raise DeviceError(f"{where} is outside of set 0, in which inputs and outputs are bound{what}")
+            raise DeviceError(f"{where} is outside of set 0, to which inputs and outputs are bound{what}")
         if variable.binding in seen:
-            raise DeviceError(f"{where} is declared twice, as {seen[variable.binding]}, too{what}")
+            raise DeviceError(f"{where} is declared twice, also as {seen[variable.binding]}{what}")
         if (variable.binding or 0) >= len(given):
-            raise DeviceError(f"{where} is declared by the shader, and nothing is given for it{what}")
+            raise DeviceError(f"{where} is declared by the shader, but no array is given for it{what}")
         seen[variable.binding or 0] = variable.name
         _check_fit(where, variable, given[variable.binding or 0])
     for at, each in enumerate(given):
         if at not in seen:
-            raise DeviceError(f"set 0, binding {at} is not declared by the shader, and {each} is given for it")
+            raise DeviceError(f"set 0, binding {at} is not declared by the shader, but {each} is given for it")
     if len(given) > info.limits.max_storage_buffers:
         raise DeviceError(
-            f"{len(given)} storage buffers are bound; {info.name} binds at most {info.limits.max_storage_buffers}"
+            f"{len(given)} storage buffers are bound; {info.name} allows at most {info.limits.max_storage_buffers}"
         )
     for at, each in enumerate(given):
         if each.num_bytes > info.limits.max_storage_buffer_range:
             raise DeviceError(
-                f"set 0, binding {at}: {each} takes {each.num_bytes} bytes; {info.name} binds at most "
-                f"{info.limits.max_storage_buffer_range} at once"
+                f"set 0, binding {at}: {each} takes {each.num_bytes} bytes; {info.name} allows at most "
+                f"{info.limits.max_storage_buffer_range} per binding"
             )
 
 
@@ -145,12 +152,8 @@ def _descriptor(variable: Variable) -> str:
     kind = variable.type
     if kind.kind in ("array", "runtime array"):
         return "an array of descriptors"
-    if (
-        variable.storage == STORAGE_BUFFER
-        and kind.kind == "struct"
-        or variable.storage == UNIFORM
-        and kind.is_buffer_block
-    ):
+    is_struct = variable.storage == STORAGE_BUFFER and kind.kind == "struct"
+    if is_struct or (variable.storage == UNIFORM and kind.is_buffer_block):
         return "a storage buffer"
     if variable.storage == UNIFORM:
         return "a uniform buffer"
@@ -170,38 +173,37 @@ def _check_fit(where: str, variable: Variable, given: Given) -> None:
                 f"{where} holds {scalar_name(scalar)}, {given.name} is {given.dtype}: use {scalar_name(scalar)} "
                 "(array.astype for the numbers, array.view for the bytes)"
             )
-    fixed, last = variable.type.num_bytes, variable.type.members[-1] if variable.type.members else None
+    fixed = variable.type.num_bytes
     if given.num_bytes < fixed:
         raise DeviceError(f"{where} takes at least {fixed} bytes, {given} has {given.num_bytes}")
-    if last is None or last.type.kind != "runtime array":
-        if len(variable.type.members) == 1 and last.type.kind == "array" and last.type.count:
-            _check_stride(where, last.type, given, len(scalars) == 1)
+    members = variable.type.members
+    if not members:
         return
-    stride, start = last.type.stride or last.type.element.num_bytes, last.offset or 0
-    if stride and (given.num_bytes - start) % stride:
-        raise DeviceError(
-            f"{where} holds elements of {stride} bytes from byte {start} on, {given} has {given.num_bytes} bytes"
-        )
-    if len(variable.type.members) == 1:
-        _check_stride(where, last.type, given, len(scalars) == 1)
+    last = members[-1].type
+    if last.kind == "runtime array":
+        stride = last.stride or last.elements[0].num_bytes
+        start = members[-1].offset or 0
+        if stride and (given.num_bytes - start) % stride:
+            raise DeviceError(
+                f"{where} holds elements of {stride} bytes from byte {start} on, {given} has {given.num_bytes} bytes"
+            )
+    if len(members) == 1 and (last.kind == "runtime array" or (last.kind == "array" and last.count)):
+        _check_stride(where, last, given, len(scalars) == 1)
 
 
 def _check_stride(where: str, array: Type, given: Given, is_plain: bool) -> None:
-    """Elements with gaps between them, such as vec3, must be given with their gaps."""
-    if (
-        is_plain
-        and array.stride > array.element.num_bytes > 0
-        and (given.shape[-1] if given.shape else 1) * given.dtype.itemsize % array.stride
-    ):
+    """Arrays must contain the gaps between elements that have some, such as vec3."""
+    size = array.elements[0].num_bytes
+    row_bytes = (given.shape[-1] if given.shape else 1) * given.dtype.itemsize
+    if is_plain and array.stride > size > 0 and row_bytes % array.stride:
         raise DeviceError(
-            f"{where} holds elements of {array.element.num_bytes} bytes that are {array.stride} bytes apart, {given} "
-            f"has none of those gaps: "
+            f"{where} holds elements of {size} bytes that are {array.stride} bytes apart, {given} lacks these gaps: "
             f"give rows of {array.stride // given.dtype.itemsize}"
         )
 
 
 def _scalars(kind: Type) -> set[Type]:
-    """Every type of number in a type."""
+    """The types of all scalars in a type."""
     if kind.is_scalar:
         return {kind}
     if kind.kind == "struct":
@@ -212,21 +214,23 @@ def _scalars(kind: Type) -> set[Type]:
 def check_workgroups(
     module: Module, groups: tuple[int, int, int], constants: dict[int, int], subgroup_size: int, info: DeviceInfo
 ) -> None:
-    """Sizes and numbers of workgroups, shared memory, subgroups. constants: words of specialization constants by id."""
+    """The size and number of workgroups, shared memory and subgroups must be within the device's limits. constants:
+    words of specialization constants by id.
+    """
     limits, name = info.limits, info.name
     for axis, count, most in zip("xyz", groups, limits.max_workgroup_count):
         if not 1 <= count <= most:
-            raise DeviceError(f"groups has {count} workgroups in {axis}; {name} runs 1 to {most}")
+            raise DeviceError(f"groups has {count} workgroups in {axis}; {name} allows 1 to {most}")
     sizes = module.sizes(constants)
     if len(sizes) != 3:
-        raise DeviceError("the shader declares no local size; begin with layout(local_size_x = 64) in;")
+        raise DeviceError("the shader declares no local size; add layout(local_size_x = 64) in;")
     for axis, size, most in zip("xyz", sizes, limits.max_workgroup_size):
         if not 1 <= size <= most:
-            raise DeviceError(f"local_size_{axis} is {size}; {name} has 1 to {most}")
+            raise DeviceError(f"local_size_{axis} is {size}; {name} allows 1 to {most}")
     invocations = sizes[0] * sizes[1] * sizes[2]
     if invocations > limits.max_workgroup_invocations:
         raise DeviceError(
-            f"a workgroup of {sizes[0]} x {sizes[1]} x {sizes[2]} has {invocations} invocations; {name} has at most "
+            f"a workgroup of {sizes[0]} x {sizes[1]} x {sizes[2]} has {invocations} invocations; {name} allows at most "
             f"{limits.max_workgroup_invocations}"
         )
     shared = sum(each.type.num_bytes for each in module.variables if each.storage == WORKGROUP)
@@ -245,7 +249,6 @@ def check_workgroups(
         raise DeviceError(f"local_size_x is {sizes[0]}, must be a multiple of subgroup_size, which is {subgroup_size}")
     if "subgroup_size_control" in info.features and invocations > subgroup_size * limits.max_workgroup_subgroups:
         raise DeviceError(
-            f"a workgroup of {invocations} invocations has more than {limits.max_workgroup_subgroups} subgroups of "
-            f"{subgroup_size}, "
-            f"the most that {name} has"
+            f"a workgroup of {invocations} invocations needs more subgroups of {subgroup_size} than the "
+            f"{limits.max_workgroup_subgroups} that {name} allows"
         )

@@ -1,9 +1,8 @@
 """Shader variants by name -> SPIR-V -> kernels, cached per device and, across processes, in the driver's pipeline
 cache.
 
-In: `shaders/variants.toml`. An installed package finds the SPIR-V that the build made beside the native extension; a
-source checkout compiles what changed on first use (glslangValidator), so that a shader can be edited and run at
-once.
+In: `shaders/variants.toml`. An installed package finds the SPIR-V that the build placed next to the native extension. A
+source checkout compiles changed shaders on first use (glslangValidator), so that they can be edited and run at once.
 """
 
 import codecs
@@ -11,20 +10,31 @@ import importlib.util
 import json
 import subprocess
 import tempfile
-from dataclasses import replace
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .. import _native, settings
 from ..errors import DeviceError
+from .device_info import DeviceInfo
+from .failures import translated
 from .interface import Interface
-from .spirv import read
+from .spirv_reader import read
+
+if TYPE_CHECKING:
+    from .context import Device
+    from .dispatch import Dispatch
 
 TEXEL_BYTES = {"rgba32ui": 16, "r32ui": 4, "rgba32f": 16, "r32f": 4}
 TEXEL_KINDS = {"rgba32ui": 1, "r32ui": 2, "rgba32f": 3, "r32f": 4}  # native.cpp, TEXEL_FORMATS
 TARGETS = ("vulkan1.0", "vulkan1.1", "vulkan1.2", "vulkan1.3")
 SOURCES = Path(__file__).resolve().parents[2] / "shaders"
 INSTALLED = Path(_native.__file__).parent / "spirv"
+MOST_ADDED = 64  # shaders from elsewhere that a device keeps
 
 
 @lru_cache(maxsize=1)
@@ -40,14 +50,16 @@ def _has_sources() -> bool:
 
 @lru_cache(maxsize=1)
 def _installed() -> dict:
-    """What the build left beside the extension: the variants, and a digest of the sources that they were made from."""
+    """The build's variants.json: the variants, and a digest of the sources that they were built from."""
     path = INSTALLED / "variants.json"
     return json.loads(path.read_text()) if path.exists() else {"digest": "", "variants": []}
 
 
 @lru_cache(maxsize=1)
-def _builder():
+def _builder() -> ModuleType:
+    """shaders/build.py as a module."""
     spec = importlib.util.spec_from_file_location("vkbackend_shader_build", SOURCES / "build.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -59,13 +71,13 @@ def _sources_digest() -> str:
 
 
 def digest() -> str:
-    """Changes with every shader's source."""
+    """A hash that changes with the source of any shader."""
     return (_sources_digest() if _has_sources() else _installed()["digest"])[:16]
 
 
 @cache
 def spirv(name: str) -> bytes:
-    """SPIR-V of a variant. Raises DeviceError where it is unknown or does not compile."""
+    """SPIR-V of a variant. Raises DeviceError if it is unknown or does not compile."""
     if name not in variants():
         raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
     if not _has_sources() or _installed()["digest"] == _sources_digest():
@@ -89,11 +101,13 @@ def _compiled(variant: dict) -> bytes:
         return path.read_bytes()
 
 
-_added: dict[str, Interface] = {}  # of shaders that `KernelCache.add` brought, by name
+# By name, of shaders that `KernelCache.add` added: a Dispatch is made without a device. They live as long as one of the
+# caches keeps them.
+_added: weakref.WeakValueDictionary[str, Interface] = weakref.WeakValueDictionary()
 
 
 def interface(name: str) -> Interface:
-    """The constants of a variant, or of a shader that was added. Raises DeviceError where it is unknown."""
+    """The constants of a variant or an added shader. Raises DeviceError if it is unknown."""
     found = _interface_of_variant(name) or _added.get(name)
     if found is None:
         raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
@@ -103,26 +117,28 @@ def interface(name: str) -> Interface:
 @cache
 def _interface_of_variant(name: str) -> Interface | None:
     variant = variants().get(name)
-    return variant and Interface(
-        name, {constant: tuple(each) for constant, each in variant["constants"].items()}, variant["push"]
-    )
+    if variant is None:
+        return None
+    constants = {constant: (number, kind) for constant, (number, kind) in variant["constants"].items()}
+    return Interface(name, constants, variant["push"])
 
 
 def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
-    """Any compute shader's GLSL -> SPIR-V, for `Device.kernels.add`. target: the Vulkan version that it is compiled
+    """Compile the GLSL of any compute shader to SPIR-V, for `Device.kernels.add`. target: the Vulkan version to compile
     for.
 
-    Raises DeviceError with the compiler's message, whatever bytes the source holds, and where the compiler is
-    missing.
+    Raises DeviceError with the compiler's message for any invalid source, and if the compiler is missing.
     """
     if target not in TARGETS:
-        raise DeviceError(f"target is {target!r}; there are: {', '.join(TARGETS)}")
+        raise DeviceError(f"target is {target!r}, must be one of {', '.join(TARGETS)}")
     if not isinstance(source, (str, bytes)):
-        raise DeviceError(f"the GLSL is {type(source).__name__}, must be a text")
+        raise DeviceError(f"the GLSL is {type(source).__name__}, must be a str or bytes")
     data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\0" in data:
-        raise DeviceError(f"GLSL does not compile: byte {data.index(0)} is NUL, where the compiler would stop reading")
+        raise DeviceError(
+            f"GLSL does not compile: byte {data.index(0)} is NUL, at which the compiler would stop reading"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shader.comp"
         path.write_bytes(data)
@@ -143,46 +159,81 @@ def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
         return compiled.read_bytes()
 
 
+Key = tuple[str, tuple[tuple[int, int], ...], int, int, int]
+
+
+@dataclass(frozen=True)
+class _Added:
+    """SPIR-V from elsewhere. requires, texel: as in variants.toml."""
+
+    code: bytes
+    requires: tuple[str, ...]
+    texel: Mapping[str, str]
+    interface: Interface
+
+
 class KernelCache:
     """Kernels of one device by (variant, constants, subgroup size)."""
 
-    def __init__(self, device):
+    def __init__(self, device: "Device"):
         self.device = device
-        self._kernels = {}
-        self._extra: dict[str, dict] = {}
+        self._kernels: dict[Key, _native.Kernel] = {}
+        self._added: dict[str, _Added] = {}
 
-    def add(self, name: str, code: bytes, requires=(), texel=None, interface: Interface | None = None) -> None:
-        """Make SPIR-V from elsewhere usable under `name` in a Dispatch; one that has a variant's name takes its
-        place, with its constants.
+    def add(
+        self,
+        name: str,
+        code: bytes,
+        requires: Iterable[str] = (),
+        texel: Mapping[str, str] | None = None,
+        interface: Interface | None = None,
+    ) -> None:
+        """Make SPIR-V from elsewhere usable under `name` in a Dispatch. It replaces a variant of that name, whose names
+        of constants stay in use.
 
-        interface: the names of its constants; None for those that the SPIR-V has. Raises DeviceError where these are
-        not 32 bits each.
+        Only the last MOST_ADDED are kept, until the device is closed or reopened. interface: the names of its
+        constants; None takes them from the SPIR-V. Raises DeviceError if these are not 32 bits each.
         """
-        self._extra[name] = {"spirv": code, "requires": list(requires), "texel": texel or {}}
-        _added[name] = interface or Interface.of_module(name, read(code))
+        interface = interface or Interface.of_module(name, read(code))
+        known = _added.get(name)
+        if known is not None and known == interface:
+            interface = known  # shared between devices: it lives as long as one of them keeps it
+        _added[name] = interface
+        self._added.pop(name, None)
+        self._added[name] = _Added(code, tuple(requires), texel or {}, interface)
+        while len(self._added) > MOST_ADDED:
+            oldest = next(iter(self._added))
+            del self._added[oldest]
+            self._kernels = {key: kernel for key, kernel in self._kernels.items() if key[0] != oldest}
 
     def missing(self, name: str) -> list[str]:
-        """Features that the variant needs and the device lacks; empty where it can run. Raises DeviceError where it
-        is unknown.
-        """
-        return [feature for feature in self._variant(name)["requires"] if not self.device.supports(feature)]
+        """Features that the variant needs and the device lacks. Raises DeviceError if the variant is unknown."""
+        added = self._added.get(name)
+        requires = added.requires if added else self._variant(name)["requires"]
+        return [feature for feature in requires if not self.device.supports(feature)]
 
     def _variant(self, name: str) -> dict:
-        variant = self._extra.get(name) or variants().get(name)
+        variant = variants().get(name)
         if variant is None:
             raise DeviceError(f"there is no shader variant {name!r}; see shaders/variants.toml")
         return variant
 
-    def fitting(self, dispatch):
-        """The dispatch, with the variant that reads storage buffers in place of one whose texel buffers would be
-        larger than the device allows. Raises DeviceError where there is no such variant.
+    def _texel(self, name: str) -> dict[int, str]:
+        """{binding: format} of the bindings that are texel buffers."""
+        added = self._added.get(name)
+        texel = added.texel if added else self._variant(name)["texel"]
+        return {int(binding): kind for binding, kind in texel.items()}
+
+    def fitting(self, dispatch: "Dispatch") -> "Dispatch":
+        """The dispatch; with a variant that reads storage buffers if its texel buffers would exceed the device's limit.
+        Raises DeviceError if there is no such variant.
         """
         limit = self.device.info.limits.max_texel_buffer_elements
         buffers = (*dispatch.reads, *dispatch.writes)
         too_large = [
-            int(binding)
-            for binding, kind in self._variant(dispatch.shader)["texel"].items()
-            if int(binding) < len(buffers) and buffers[int(binding)].num_bytes // TEXEL_BYTES[kind] > limit
+            binding
+            for binding, kind in self._texel(dispatch.shader).items()
+            if binding < len(buffers) and buffers[binding].num_bytes // TEXEL_BYTES[kind] > limit
         ]
         if not too_large:
             return dispatch
@@ -195,33 +246,32 @@ class KernelCache:
             f"{dispatch.shader} has more"
         )
 
-    def get(self, dispatch) -> "_native.Kernel":
-        """The pipeline for a dispatch. Raises DeviceError where the device lacks what the variant needs."""
+    def get(self, dispatch: "Dispatch") -> _native.Kernel:
+        """The pipeline for a dispatch. Raises DeviceError if the device lacks a feature that the variant needs."""
         key = _key(dispatch)
         kernel = self._kernels.get(key)
         if kernel is None:
             kernel = self._kernels[key] = self._make(dispatch, len(dispatch.reads) + len(dispatch.writes))
         return kernel
 
-    def keys(self) -> set:
-        """What there is by now, for `keep`."""
+    def keys(self) -> set[Key]:
+        """The current kernels, for `keep`."""
         return set(self._kernels)
 
-    def keep(self, keys: set, dispatches) -> None:
-        """Let go of all kernels but those of `keys` and of `dispatches`; what was recorded keeps its own."""
+    def keep(self, keys: set[Key], dispatches: Sequence["Dispatch"]) -> None:
+        """Drop all kernels except those of `keys` and of `dispatches`. Recordings keep the kernels they use."""
         keys = keys | {_key(dispatch) for dispatch in dispatches}
         self._kernels = {key: kernel for key, kernel in self._kernels.items() if key in keys}
 
-    def _make(self, dispatch, num_bindings):
-        from .failures import translated
-
-        name, info = dispatch.shader, self.device.info
+    def _make(self, dispatch: "Dispatch", num_bindings: int) -> _native.Kernel:
+        name = dispatch.shader
+        info = self.device.info
         missing = self.missing(name)  # creating a pipeline whose capability the driver lacks may end the process
         if missing:
             raise DeviceError(f"{info.name} lacks {', '.join(missing)}, which shader variant {name} needs")
-        variant = self._variant(name)
-        code = variant["spirv"] if "spirv" in variant else spirv(name)
-        texel = {int(binding): kind for binding, kind in variant["texel"].items()}
+        added = self._added.get(name)
+        code = added.code if added else spirv(name)
+        texel = self._texel(name)
         if dispatch.subgroup_size and not info.subgroup_min <= dispatch.subgroup_size <= info.subgroup_max:
             raise DeviceError(
                 f"{info.name} has subgroups of {info.subgroup_min}-{info.subgroup_max}, not {dispatch.subgroup_size} "
@@ -235,9 +285,7 @@ class KernelCache:
             )
 
     def save(self) -> None:
-        """Write the driver's pipeline cache for the next process (whole or not at all). Where that cannot be done,
-        it is logged.
-        """
+        """Write the driver's pipeline cache for the next process, atomically. A failure is logged."""
         path = _cache_path(self.device.info)
         data = self.device._context.cache_data()
         kept = settings.read_checked(path)
@@ -245,10 +293,12 @@ class KernelCache:
             settings.write_checked(path, data)
 
     def clear(self) -> None:
+        """Drop all kernels and added shaders."""
         self._kernels.clear()
+        self._added.clear()
 
 
-def _key(dispatch) -> tuple:
+def _key(dispatch: "Dispatch") -> Key:
     return (
         dispatch.shader,
         dispatch.constant_words,
@@ -258,10 +308,12 @@ def _key(dispatch) -> tuple:
     )
 
 
-def _cache_path(info) -> Path:
+def _cache_path(info: DeviceInfo) -> Path:
     return settings.cache_folder() / "pipelines" / f"{info.key}.bin"
 
 
-def load_pipeline_cache(info) -> bytes:
-    """What an earlier process saved; empty where that is damaged: drivers check the header, and trust what follows."""
+def load_pipeline_cache(info: DeviceInfo) -> bytes:
+    """The cache that an earlier process saved; empty if it is missing or damaged: drivers check only its header and
+    trust the rest.
+    """
     return settings.read_checked(_cache_path(info)) or b""

@@ -93,6 +93,8 @@ def load(
     allocated), DeviceError.
     """
     file = path if isinstance(path, ModelFile) else read(path)
+    if device is not None:
+        device.reopen_if_lost()
     _check_memory(file, device)
     progress = progress or LoadProgress()
     weights, layers = _make(file)
@@ -113,6 +115,9 @@ def load_parts(
 
     Raises UnsupportedModel, OutOfMemory, DeviceError.
     """
+    for _, device in places:
+        if device is not None:
+            device.reopen_if_lost()
     sizes = [
         sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name))
         for span, _ in places

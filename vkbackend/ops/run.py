@@ -29,9 +29,10 @@ def run(
 
     variant: keyword arguments of the op's dispatch that choose a kernel, such as {"tile": (4, 1)} for matmul. Raises
     ValueError for an unknown op and for inputs that do not match its signature (nothing is converted), DeviceError if
-    the device cannot run it.
+    the device cannot run it, DeviceLost if it was lost (the next call opens it again).
     """
     op = _op(name)
+    device.reopen_if_lost()
     prepared = prepare(device, op, inputs, attrs, variant)
     Program(device, prepared.dispatches).run()
     results = prepared.results(device)

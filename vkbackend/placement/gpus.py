@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .. import settings
 from ..device import selection
 from ..device.context import Device
-from ..device.discover import DeviceInfo, DeviceType
+from ..device.device_info import DeviceInfo, DeviceType
 
 MIB = 1 << 20
 

@@ -8,8 +8,9 @@ import pytest
 from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
 
 from vkbackend.device import selection
+from vkbackend.device.choosing import choose
 from vkbackend.device.context import Device
-from vkbackend.device.discover import FEATURES, DeviceInfo, DeviceType, Limits, choose
+from vkbackend.device.device_info import FEATURES, DeviceInfo, DeviceType, Limits
 from vkbackend.errors import NoDevice, OutOfMemory
 
 LIST = (
@@ -128,7 +129,8 @@ def test_no_driver_is_an_error_that_says_what_to_do(tmp_path):
     empty.write_text("{}")
     program = """
 import json
-from vkbackend.device.discover import choose, list_devices
+from vkbackend.device.choosing import choose
+from vkbackend.device.discover import list_devices
 from vkbackend.errors import NoDevice, OutOfMemory
 try:
     choose(list_devices())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from vulkan_drivers import run_on
 
-from vkbackend.device import dispatch, spirv
+from vkbackend.device import dispatch, spirv_reader
 from vkbackend.device.run_shader import run_shader
 from vkbackend.device.shaders import compile_glsl
 from vkbackend.errors import DeviceError, DeviceLost
@@ -46,7 +46,7 @@ def test_a_shader_runs(device):
         (
             "layout(std430, binding = 3) buffer B { float b[]; };",
             "b[0] = 1",
-            r"set 0, binding 3 \(B\) is declared by the shader, and nothing is given",
+            r"set 0, binding 3 \(B\) is declared by the shader, but no array is given",
         ),
         ("layout(std430, binding = 0) buffer B { float b[]; };", "b[0] = 1", "set 0, binding 0 .* is declared twice"),
         (
@@ -85,8 +85,8 @@ def test_what_cannot_be_bound_is_named(device, declared, use, said):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ({"inputs": [X], "outputs": []}, "binding 1 .Y. is declared by the shader, and nothing is given"),
-        ({"inputs": [X, X], "outputs": F32}, r"set 0, binding 2 is not declared by the shader, and outputs\[0\]"),
+        ({"inputs": [X], "outputs": []}, "binding 1 .Y. is declared by the shader, but no array is given"),
+        ({"inputs": [X, X], "outputs": F32}, r"set 0, binding 2 is not declared by the shader, but outputs\[0\]"),
         ({"inputs": [], "outputs": F32 * 2}, "readonly in the shader, and outputs.0. is an output"),
         ({"inputs": [X.astype(np.float64)], "outputs": F32}, r"holds float32, inputs\[0\] is float64"),
         ({"inputs": [X.astype(np.int32)], "outputs": F32}, r"holds float32, inputs\[0\] is int32"),
@@ -97,19 +97,19 @@ def test_what_cannot_be_bound_is_named(device, declared, use, said):
         ({"inputs": 5}, "inputs is int"),
         ({"inputs": [X.astype(object)]}, "dtype object"),
         ({"inputs": [np.array(["a"])]}, "dtype <U1"),
-        ({"inputs": [X[:0]], "outputs": F32}, r"shape \(0,\): it holds nothing"),
+        ({"inputs": [X[:0]], "outputs": F32}, r"shape \(0,\): it is empty"),
         ({"outputs": [4]}, r"outputs\[0\] is 4, must be \(shape, dtype\)"),
-        ({"outputs": [((4,), "floatx")]}, "no dtype"),
-        ({"outputs": [((-4,), "float32")]}, "sizes are positive"),
-        ({"outputs": [((4,), None)]}, "no dtype"),
+        ({"outputs": [((4,), "floatx")]}, "is not a dtype"),
+        ({"outputs": [((-4,), "float32")]}, "sizes must be positive"),
+        ({"outputs": [((4,), None)]}, "is not a dtype"),
         ({"groups": 2}, "groups is 2, must be three"),
         ({"groups": (1, 1)}, "must be three"),
         ({"groups": (1.5, 1, 1)}, r"groups\[0\] is 1.5"),
         ({"groups": "111"}, "must be three"),
-        ({"inputs": [X], "outputs": F32, "groups": (0, 1, 1)}, "groups has 0 workgroups in x; .* runs 1 to"),
+        ({"inputs": [X], "outputs": F32, "groups": (0, 1, 1)}, "groups has 0 workgroups in x; .* allows 1 to"),
         ({"inputs": [X], "outputs": F32, "groups": (1, -1, 1)}, "-1 workgroups in y"),
         ({"inputs": [X], "outputs": F32, "groups": (1, 1, 2**40)}, f"{2**40} workgroups in z"),
-        ({"inputs": [X], "outputs": F32, "push": [1]}, "push has 1 values, and the shader declares no push"),
+        ({"inputs": [X], "outputs": F32, "push": [1]}, "push has 1 values, but the shader declares no push"),
         ({"inputs": [X], "outputs": F32, "push": None}, "push is NoneType"),
         ({"inputs": [X], "outputs": F32, "constants": {0: 1}}, "no specialization constant 0; it has: none"),
         ({"inputs": [X], "outputs": F32, "constants": [1]}, "constants is list"),
@@ -173,12 +173,12 @@ def test_push_constants_are_packed_by_their_own_types(device):
 @pytest.mark.parametrize(
     "at, value, said",
     [
-        (0, 2**32 + 5, r"push\[0\] is 4294967301, which is no uint32"),
-        (0, -1, "is -1, which is no uint32"),
-        (0, 1.5, "1.5, which is no uint32"),
-        (1, 2**31, "no int32"),
-        (1, float("nan"), "nan, which is no int32"),
-        (1, float("inf"), "inf, which is no int32"),
+        (0, 2**32 + 5, r"push\[0\] is 4294967301, must be of type uint32"),
+        (0, -1, "is -1, must be of type uint32"),
+        (0, 1.5, "1.5, must be of type uint32"),
+        (1, 2**31, "must be of type int32"),
+        (1, float("nan"), "nan, must be of type int32"),
+        (1, float("inf"), "inf, must be of type int32"),
         (2, 1e39, "too large for a float32"),
         (2, 2**24 + 1, "does not hold exactly"),
         (2, "1", r"push\[2\] is '1' \(str\), must be a number"),
@@ -206,7 +206,11 @@ def test_push_constants_of_64_bits(device):
 
 @pytest.mark.parametrize(
     "constants, said",
-    [({1: 1}, r"no specialization constant 1; it has: 0 \(n\)"), ({0: -1}, "no uint32"), ({0: 1.5}, "no uint32")],
+    [
+        ({1: 1}, r"no specialization constant 1; it has: 0 \(n\)"),
+        ({0: -1}, "must be of type uint32"),
+        ({0: 1.5}, "must be of type uint32"),
+    ],
 )
 def test_specialization_constants_are_checked(device, constants, said):
     source = shader("y[0] = n;", "layout(constant_id = 0) const uint n = 3;")
@@ -234,9 +238,9 @@ def test_limits_are_named_before_anything_is_submitted(device, monkeypatch):
             (),
             "bytes of shared memory",
         ),
-        ("", "y[0] = 1;", {"max_storage_buffer_range": 8}, (), "takes 16 bytes; .* binds at most 8"),
-        ("", "y[0] = 1;", {"max_storage_buffers": 0}, (), "binds at most 0"),
-        ("", "y[0] = 1;", {"max_workgroup_size": (2, 1, 1)}, (), "local_size_x is 4; .* has 1 to 2"),
+        ("", "y[0] = 1;", {"max_storage_buffer_range": 8}, (), "takes 16 bytes; .* allows at most 8"),
+        ("", "y[0] = 1;", {"max_storage_buffers": 0}, (), "allows at most 0"),
+        ("", "y[0] = 1;", {"max_workgroup_size": (2, 1, 1)}, (), "local_size_x is 4; .* allows 1 to 2"),
         ("", "y[0] = 1;", {"max_workgroup_invocations": 3}, (), "has 4 invocations; .* at most 3"),
     ):
         changes = {"max_push_constants_bytes": 256} | changes
@@ -277,7 +281,7 @@ def test_capabilities_that_are_not_enabled_are_named(device, monkeypatch):
     with pytest.raises(DeviceError, match="capability Int64Atomics, which is not enabled"):
         run_shader(device, shader("atomicAdd(y[0], 1ul);", more, "uint64_t"), outputs=[((4,), "uint64")])
     monkeypatch.setattr(device, "info", replace(device.info, api=(1, 1, 0)))
-    with pytest.raises(DeviceError, match=r"SPIR-V 1.6; .* reads up to 1.3"):
+    with pytest.raises(DeviceError, match=r"SPIR-V 1.6; .* supports up to 1.3"):
         run_shader(device, shader(), outputs=F32, target="vulkan1.3")
 
 
@@ -338,7 +342,7 @@ def test_damaged_spirv_is_never_more_than_an_error():
         for at in rng.integers(0, len(code), 3):
             code[at] = rng.integers(256)
         try:
-            spirv.read(bytes(code[: rng.integers(0, len(code))] if rng.random() < 0.2 else code))
+            spirv_reader.read(bytes(code[: rng.integers(0, len(code))] if rng.random() < 0.2 else code))
         except DeviceError:
             pass
 
