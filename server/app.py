@@ -18,7 +18,7 @@ from vkbackend.errors import RequestError, VkbackendError
 
 from . import openapi, pools
 from .errors import ApiError
-from .http import access, limits, observe, paths, responses
+from .http import access, bodies, observe, paths, responses
 from .http.keys import ACCESS, ERROR_ANSWER, RUNNING
 from .http.responses import error_answer, text_answer
 from .http.running import RunningRequests
@@ -38,7 +38,7 @@ def build_app(
     """`listen_address` turns the check of Host headers on where it is a loopback address; `origins` None takes
     OLLAMA_ORIGINS and the defaults.
     """
-    app = web.Application(middlewares=[observe.observed, guard], client_max_size=limits.max_body_bytes())
+    app = web.Application(middlewares=[observe.observed, guard], client_max_size=bodies.max_body_bytes())
     app[RUNNING] = RunningRequests()
     app[STORE], app[LOADED_MODELS] = store, loaded_models
     app[ERROR_ANSWER] = _error_answer

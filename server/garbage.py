@@ -8,6 +8,7 @@ containers are kept in a list (`made`) until it is answered, and freed from the 
 
 import asyncio
 import gc
+import sys
 import time
 from contextvars import ContextVar
 
@@ -17,7 +18,8 @@ YOUNG = 10_000  # new containers between two looks at the youngest ones; at the 
 NEVER = 1 << 30  # looks at the second generation between two at the oldest one
 LOOK_SECONDS = 5.0  # between two looks at whether there may be garbage
 MOST_SECONDS = 60.0  # for which large requests put a full collection off
-CONTAINERS_PER_PIECE = 1000  # freed in one go
+ITEMS_PER_PIECE = 1000  # freed in one go
+NO_OTHER_USER = 2  # references to an argument that nobody else holds: the parameter, and that of getrefcount
 
 made: ContextVar[list | None] = ContextVar("made", default=None)  # containers of the current request
 _usual = gc.get_threshold()
@@ -69,4 +71,19 @@ def end() -> None:
 def _free(containers: list) -> None:
     """Inner ones come first: so the last are the outermost, whose parts are still held by this list when they go."""
     while containers:
-        del containers[-CONTAINERS_PER_PIECE:]
+        piece = containers[-ITEMS_PER_PIECE:]
+        del containers[-ITEMS_PER_PIECE:]
+        while piece:
+            _take_apart(piece.pop())
+
+
+def _take_apart(container: object) -> None:
+    """Free the items of a long list or dict that has no other user bit by bit, too."""
+    if sys.getrefcount(container) > NO_OTHER_USER:
+        return
+    if type(container) is list and len(container) > ITEMS_PER_PIECE:
+        while container:
+            del container[-ITEMS_PER_PIECE:]
+    elif type(container) is dict and len(container) > ITEMS_PER_PIECE:
+        while container:
+            container.popitem()

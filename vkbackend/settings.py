@@ -146,6 +146,12 @@ ROWS = [
         _count(256 << 20, 1 << 40),
         "largest body of a request; blobs are streamed and know no limit",
     ),
+    Setting(
+        "VKBACKEND_MAX_BODIES_BYTES",
+        1 << 30,
+        _count(1 << 30, 1 << 40),
+        "size of all bodies that arrive or are parsed at the same time; blobs do not count",
+    ),
     Setting("VKBACKEND_MAX_IMAGES", 64, _count(0), "how many images a request may hold"),
     Setting("OLLAMA_NOHISTORY", False, _flag, "1 keeps no history of what is typed into `vkbackend run`"),
     Setting(

@@ -1,45 +1,21 @@
-"""Limits on the contents of a request; docs/limits.md lists them all. Two are settings: VKBACKEND_MAX_BODY_BYTES
-(blobs are streamed and have no limit) and VKBACKEND_MAX_IMAGES.
-"""
+"""Limits on the contents of a request, VKBACKEND_MAX_IMAGES among them; docs/limits.md lists all limits."""
 
 from collections.abc import Iterator
-
-from aiohttp import web
 
 from vkbackend import settings
 
 from ..errors import ApiError
-from ..wire.native import CreateRequest
 
 MAX_MESSAGES = 10_000
 MAX_TOOLS = 1_024
 MAX_STOPS = 256  # they are searched for after every token
 MAX_STOP_CHARS = 1_024
-MAX_FORMAT_CHARS = 256 << 10  # a second or so to compile
+MAX_FORMAT_CHARS = 256 << 10  # some seconds to compile
 MAX_TEMPLATE_CHARS = 100_000
 MAX_INPUTS = 10_000  # texts to embed
 MAX_BIASES = 10_000  # of logit_bias: some milliseconds for each token
 MAX_FILES = 10_000  # of a model to create
 MAX_LICENSES = 100
-
-
-def max_body_bytes() -> int:
-    return settings.get("VKBACKEND_MAX_BODY_BYTES")
-
-
-async def read_body(request: web.Request) -> bytearray:
-    """Read the body. Raises ApiError 413 as soon as it is known to be larger than VKBACKEND_MAX_BODY_BYTES."""
-    most, body = max_body_bytes(), bytearray()
-    too_large = ApiError(
-        413, f"the request's body is larger than {most} bytes; send less, or raise VKBACKEND_MAX_BODY_BYTES"
-    )
-    if (request.content_length or 0) > most:
-        raise too_large
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > most:
-            raise too_large
-    return body
 
 
 def check(ask: object) -> None:
@@ -74,10 +50,8 @@ def _sizes(ask: object) -> Iterator[tuple[str, int, int]]:
     yield "characters in one stop string", max(map(len, stops), default=0), MAX_STOP_CHARS
     yield "biases", len(biases) if isinstance(biases, dict) else 0, MAX_BIASES
     yield "characters of format", len(getattr(ask, "format", None) or ""), MAX_FORMAT_CHARS
-    if not isinstance(ask, CreateRequest):  # a model's template may be larger
-        yield "characters of template", len(getattr(ask, "template", "")), MAX_TEMPLATE_CHARS
-        return
-    yield "files", len(ask.files or ()) + len(ask.adapters or ()), MAX_FILES
+    yield "characters of template", len(getattr(ask, "template", "")), MAX_TEMPLATE_CHARS
+    yield "files", len(getattr(ask, "files", None) or ()) + len(getattr(ask, "adapters", None) or ()), MAX_FILES
     yield "licenses", len(_items(ask, "license")), MAX_LICENSES
 
 

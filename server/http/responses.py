@@ -19,7 +19,7 @@ from ..go.decode import JSONSyntaxError
 from ..go.kinds import BindError
 from ..library.model import StoreBusy
 from ..wire.native import ProgressResponse
-from . import limits
+from . import bodies, limits
 from .line_stream import LineStream
 from .running import SHUTTING_DOWN, was_cut_off
 
@@ -59,17 +59,19 @@ def error_answer(status: int, message: str, content_type: str = JSON) -> web.Res
 
 
 async def bound(request: web.Request, cls: type[R], bind: Callable[..., R] = bind) -> R:
-    """The request's body as a `cls`, checked against the limits. Raises what `bind` does, and ApiError 400 and 413."""
-    body = await limits.read_body(request)
-    pools.body_bytes.set(len(body))
-    made = garbage.begin() if len(body) >= LARGE_BODY else None
+    """The request's body as a `cls`, checked against the limits. Raises what `bind` does, and ApiError 400, 413 and
+    503.
+    """
+    async with bodies.read(request) as body:
+        pools.body_bytes.set(len(body))
+        made = garbage.begin() if len(body) >= LARGE_BODY else None
 
-    def read() -> R:
-        ask = bind(cls, body, made)
-        limits.check(ask)
-        return ask
+        def read() -> R:
+            ask = bind(cls, body, made)
+            limits.check(ask)
+            return ask
 
-    return await off_loop(read)
+        return await off_loop(read)
 
 
 async def off_loop(function: Callable[..., R], *arguments: object) -> R:

@@ -14,7 +14,7 @@ class Box(list):
 
 
 def test_the_outermost_container_is_freed_first_while_its_parts_are_kept(monkeypatch):
-    monkeypatch.setattr(garbage, "CONTAINERS_PER_PIECE", 1)
+    monkeypatch.setattr(garbage, "ITEMS_PER_PIECE", 1)
     inner = Box()
     outer = Box([inner])
     seen = weakref.ref(inner)

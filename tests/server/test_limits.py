@@ -16,7 +16,7 @@ from tiny_server import with_model
 
 from vkbackend.server.errors import ApiError
 from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError, parse_first
-from vkbackend.server.http import limits, responses
+from vkbackend.server.http import bodies, limits, responses
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
 from vkbackend.server.prompts.jinja.process import Worker
 from vkbackend.server.wire import conversation, native, openai
@@ -161,7 +161,7 @@ def test_a_million_json_values_are_read_and_one_more_is_refused():
 
 
 def test_ten_photographs_fit():
-    assert 10 * len(base64.b64encode(bytes(12 << 20))) < limits.max_body_bytes()
+    assert 10 * len(base64.b64encode(bytes(12 << 20))) < bodies.max_body_bytes()
 
 
 def test_the_table_shows_the_limits_in_force():
