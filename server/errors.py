@@ -1,13 +1,11 @@
-"""`ApiError`: an answer other than success, raised anywhere below a route and turned into a response by app.py's
-middleware.
-"""
+"""`ApiError`: an error answer, raised anywhere below a route and turned into a response by `http/guard.py`."""
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before its answer
 
 
 class ApiError(Exception):
-    """`status` and the words of `{"error": ...}`. is_of_stream: raised for what the original finds only after it has
-    begun a stream, whose errors have a content type of their own.
+    """`status` and the text of `{"error": ...}`. is_of_stream: an error that Ollama finds only after it has begun a
+    stream; such errors have another content type.
     """
 
     def __init__(self, status: int, message: str, is_of_stream: bool = False):

@@ -11,5 +11,5 @@ from .running import RUNNING
 __all__ = ["ACCESS", "ERROR_ANSWER", "RUNNING"]
 
 ACCESS = web.AppKey("access", AccessRules)
-# (request, ApiError) -> its answer, in the shape that clients of the route know
-ERROR_ANSWER: web.AppKey[Callable[[web.Request, ApiError], web.Response]] = web.AppKey("error answer")
+# (path, error) -> the answer, in the shape that clients of the route know
+ERROR_ANSWER: web.AppKey[Callable[[str, ApiError], web.Response]] = web.AppKey("error answer")

@@ -60,7 +60,7 @@ async def _ended(request: web.Request, handler: Handler) -> web.StreamResponse:
 def _refusal(request: web.Request) -> web.Response:
     """A 503 in the shape that clients of the route know."""
     error = ApiError(503, SHUTTING_DOWN)
-    answer = request.app[ERROR_ANSWER](request, error)
+    answer = request.app[ERROR_ANSWER](request.path, error)
     answer.force_close()
     return answer
 

@@ -1,1 +1,1 @@
-"""One function per route; each module exports `ROUTES`, which app.py puts together."""
+"""One function per route; `table.py` lists them all."""

@@ -18,6 +18,7 @@ from vkbackend.server.go.binding import bind
 from vkbackend.server.http.streams import Replies
 from vkbackend.server.library import describe
 from vkbackend.server.library.store import ModelNotFound
+from vkbackend.server.loading.loaded_models import LoadedModels
 from vkbackend.server.openai import answers, choices, errors, requests
 from vkbackend.server.openai.errors import own_error, status_error_text
 from vkbackend.server.wire.native import ChatResponse, EmbedResponse, GenerateResponse, ListResponse
@@ -79,7 +80,7 @@ def test_recorded_answers(monkeypatch):
 
     async def ask_all():
         wrong = []
-        async with TestClient(TestServer(build_app(ScriptedStore(), None))) as client:
+        async with TestClient(TestServer(build_app(ScriptedStore(), LoadedModels(ScriptedStore(), None)))) as client:
             for vector in vectors:
                 cls = ChatResponse if vector["endpoint"] == "/v1/chat/completions" else GenerateResponse
                 monkeypatch.setattr(choices, "replies", scripted(vector, cls))
