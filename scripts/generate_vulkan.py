@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what the host needs of the Vulkan API, out of vulkan_core.h (Debian: libvulkan-dev):
+"""Extracts the parts of the Vulkan API that the host uses from vulkan_core.h (Debian: libvulkan-dev):
 vkbackend/device/vulkan_cdef.h, types and functions for cffi, and vulkan_constants.py, values of enums. Run it after
 adding a name below; a test compares the files with the installed header.
 
@@ -10,25 +10,39 @@ import argparse
 import re
 from pathlib import Path
 
-STRUCTS = """VkApplicationInfo VkInstanceCreateInfo VkExtent3D VkQueueFamilyProperties VkPhysicalDeviceLimits VkPhysicalDeviceSparseProperties
-    VkPhysicalDeviceProperties VkPhysicalDeviceProperties2 VkPhysicalDeviceFeatures VkPhysicalDeviceFeatures2 VkMemoryType VkMemoryHeap
-    VkPhysicalDeviceMemoryProperties VkPhysicalDeviceMemoryProperties2 VkPhysicalDeviceMemoryBudgetPropertiesEXT VkConformanceVersion
+STRUCTS = """
+    VkApplicationInfo VkInstanceCreateInfo VkExtent3D VkQueueFamilyProperties VkPhysicalDeviceLimits
+    VkPhysicalDeviceSparseProperties VkPhysicalDeviceProperties VkPhysicalDeviceProperties2 VkPhysicalDeviceFeatures
+    VkPhysicalDeviceFeatures2 VkMemoryType VkMemoryHeap VkPhysicalDeviceMemoryProperties
+    VkPhysicalDeviceMemoryProperties2 VkPhysicalDeviceMemoryBudgetPropertiesEXT VkConformanceVersion
     VkPhysicalDeviceDriverProperties VkPhysicalDeviceIDProperties VkPhysicalDeviceSubgroupProperties
-    VkPhysicalDeviceSubgroupSizeControlProperties VkPhysicalDeviceSubgroupSizeControlFeatures VkPhysicalDevice16BitStorageFeatures
-    VkPhysicalDevice8BitStorageFeatures VkPhysicalDeviceShaderFloat16Int8Features VkPhysicalDeviceShaderIntegerDotProductFeatures
-    VkPhysicalDeviceVulkanMemoryModelFeatures VkDeviceQueueCreateInfo VkDeviceCreateInfo VkExtensionProperties""".split()
-FUNCTIONS = """vkEnumerateInstanceVersion vkCreateInstance vkDestroyInstance vkEnumeratePhysicalDevices vkGetPhysicalDeviceProperties2
-    vkGetPhysicalDeviceProperties vkGetPhysicalDeviceFeatures2 vkGetPhysicalDeviceMemoryProperties2 vkGetPhysicalDeviceQueueFamilyProperties
-    vkEnumerateDeviceExtensionProperties vkCreateDevice vkDestroyDevice vkGetInstanceProcAddr""".split()
-CONSTANTS = """VK_QUEUE_COMPUTE_BIT VK_MEMORY_HEAP_DEVICE_LOCAL_BIT VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
-    VK_MEMORY_PROPERTY_HOST_COHERENT_BIT VK_MEMORY_PROPERTY_HOST_CACHED_BIT VK_BUFFER_USAGE_TRANSFER_SRC_BIT VK_BUFFER_USAGE_TRANSFER_DST_BIT
-    VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT VK_BUFFER_USAGE_STORAGE_BUFFER_BIT VK_SHADER_STAGE_COMPUTE_BIT VK_SUBGROUP_FEATURE_BASIC_BIT
-    VK_SUBGROUP_FEATURE_VOTE_BIT VK_SUBGROUP_FEATURE_ARITHMETIC_BIT VK_SUBGROUP_FEATURE_BALLOT_BIT VK_SUBGROUP_FEATURE_SHUFFLE_BIT
-    VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT VK_SUBGROUP_FEATURE_CLUSTERED_BIT VK_SUBGROUP_FEATURE_QUAD_BIT VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
-    VK_PIPELINE_STAGE_TRANSFER_BIT VK_PIPELINE_STAGE_HOST_BIT VK_ACCESS_SHADER_READ_BIT VK_ACCESS_SHADER_WRITE_BIT VK_ACCESS_TRANSFER_READ_BIT
-    VK_ACCESS_TRANSFER_WRITE_BIT VK_ACCESS_HOST_READ_BIT VK_ACCESS_HOST_WRITE_BIT""".split()
-RESULTS = """VK_SUCCESS VK_TIMEOUT VK_ERROR_OUT_OF_HOST_MEMORY VK_ERROR_OUT_OF_DEVICE_MEMORY VK_ERROR_INITIALIZATION_FAILED VK_ERROR_DEVICE_LOST
-    VK_ERROR_LAYER_NOT_PRESENT VK_ERROR_EXTENSION_NOT_PRESENT VK_ERROR_FEATURE_NOT_PRESENT VK_ERROR_INCOMPATIBLE_DRIVER""".split()
+    VkPhysicalDeviceSubgroupSizeControlProperties VkPhysicalDeviceSubgroupSizeControlFeatures
+    VkPhysicalDevice16BitStorageFeatures VkPhysicalDevice8BitStorageFeatures
+    VkPhysicalDeviceShaderFloat16Int8Features VkPhysicalDeviceShaderIntegerDotProductFeatures
+    VkPhysicalDeviceVulkanMemoryModelFeatures VkDeviceQueueCreateInfo VkDeviceCreateInfo VkExtensionProperties
+""".split()
+FUNCTIONS = """
+    vkEnumerateInstanceVersion vkCreateInstance vkDestroyInstance vkEnumeratePhysicalDevices
+    vkGetPhysicalDeviceProperties2 vkGetPhysicalDeviceProperties vkGetPhysicalDeviceFeatures2
+    vkGetPhysicalDeviceMemoryProperties2 vkGetPhysicalDeviceQueueFamilyProperties
+    vkEnumerateDeviceExtensionProperties vkCreateDevice vkDestroyDevice vkGetInstanceProcAddr
+""".split()
+CONSTANTS = """
+    VK_QUEUE_COMPUTE_BIT VK_MEMORY_HEAP_DEVICE_LOCAL_BIT VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
+    VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT VK_MEMORY_PROPERTY_HOST_COHERENT_BIT VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+    VK_BUFFER_USAGE_TRANSFER_SRC_BIT VK_BUFFER_USAGE_TRANSFER_DST_BIT VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT
+    VK_BUFFER_USAGE_STORAGE_BUFFER_BIT VK_SHADER_STAGE_COMPUTE_BIT VK_SUBGROUP_FEATURE_BASIC_BIT
+    VK_SUBGROUP_FEATURE_VOTE_BIT VK_SUBGROUP_FEATURE_ARITHMETIC_BIT VK_SUBGROUP_FEATURE_BALLOT_BIT
+    VK_SUBGROUP_FEATURE_SHUFFLE_BIT VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT VK_SUBGROUP_FEATURE_CLUSTERED_BIT
+    VK_SUBGROUP_FEATURE_QUAD_BIT VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT VK_PIPELINE_STAGE_TRANSFER_BIT
+    VK_PIPELINE_STAGE_HOST_BIT VK_ACCESS_SHADER_READ_BIT VK_ACCESS_SHADER_WRITE_BIT VK_ACCESS_TRANSFER_READ_BIT
+    VK_ACCESS_TRANSFER_WRITE_BIT VK_ACCESS_HOST_READ_BIT VK_ACCESS_HOST_WRITE_BIT
+""".split()
+RESULTS = """
+    VK_SUCCESS VK_TIMEOUT VK_ERROR_OUT_OF_HOST_MEMORY VK_ERROR_OUT_OF_DEVICE_MEMORY VK_ERROR_INITIALIZATION_FAILED
+    VK_ERROR_DEVICE_LOST VK_ERROR_LAYER_NOT_PRESENT VK_ERROR_EXTENSION_NOT_PRESENT VK_ERROR_FEATURE_NOT_PRESENT
+    VK_ERROR_INCOMPATIBLE_DRIVER
+""".split()
 
 # VK_KHR_cooperative_matrix, which headers older than 1.3.255 lack.
 NEWER_TYPES = """
@@ -64,41 +78,37 @@ NEWER_CONSTANTS = {"VK_COMPONENT_TYPE_FLOAT16_KHR": 0, "VK_COMPONENT_TYPE_FLOAT3
 
 
 def values_of(header: str) -> dict[str, int]:
-    """Enumerators and numeric #defines; an enumerator may be another name for one."""
+    """Values of enumerators and numeric #defines; an enumerator may be an alias of another."""
     found: dict[str, int] = {}
     for name, value in re.findall(
         r"^\s*(?:static const \w+ |#define )?(VK_\w+)\s*=?\s+\(?(-?(?:0x[0-9A-Fa-f]+|\d+)U?(?:LL)?|VK_\w+)\)?[,;]?\s*$",
         header.replace(" = ", " "),
         re.MULTILINE,
     ):
-        found[name] = (
-            found[value]
-            if value in found
-            else int(value.rstrip("UL"), 0)
-            if not value.startswith("VK_")
-            else found.get(value, 0)
-        )
+        found[name] = found.get(value, 0) if value.startswith("VK_") else int(value.rstrip("UL"), 0)
     return found
 
 
 def definition(header: str, name: str, values: dict[str, int]) -> str:
-    body = re.search(rf"typedef struct {name} \{{(.*?)\}} {name};", header, re.DOTALL)[1]
-    body = re.sub(r"\[(VK_\w+)\]", lambda size: f"[{values[size[1]]}]", body)
+    """A struct, with array sizes as numbers."""
+    found = re.search(rf"typedef struct {name} \{{(.*?)\}} {name};", header, re.DOTALL)
+    assert found, f"{name} is not in the header"
+    body = re.sub(r"\[(VK_\w+)\]", lambda size: f"[{values[size[1]]}]", found[1])
     fields = [" ".join(line.split()) for line in body.strip().splitlines()]
     return f"typedef struct {name} {{\n" + "".join(f"    {field}\n" for field in fields) + f"}} {name};\n"
 
 
 def prototype(header: str, name: str) -> str:
-    result, arguments = re.search(rf"VKAPI_ATTR (\w+) VKAPI_CALL {name}\((.*?)\);", header, re.DOTALL).groups()
-    return (
-        f"{result} {name}("
-        + ",".join(f"\n    {' '.join(argument.split())}" for argument in arguments.split(","))
-        + ");\n"
-    )
+    """A function's declaration."""
+    found = re.search(rf"VKAPI_ATTR (\w+) VKAPI_CALL {name}\((.*?)\);", header, re.DOTALL)
+    assert found, f"{name} is not in the header"
+    result, arguments = found.groups()
+    lines = ",".join(f"\n    {' '.join(argument.split())}" for argument in arguments.split(","))
+    return f"{result} {name}({lines});\n"
 
 
 def simple_types(header: str, text: str) -> str:
-    """Typedefs of the handles, enums and flags that `text` uses."""
+    """Typedefs of the handles, enums and flags used in `text`."""
     used = (
         {word for word in re.findall(r"\bVk\w+|\bPFN_\w+", text)} - set(STRUCTS) - set(re.findall(r"\} (\w+);", text))
     )
@@ -121,7 +131,7 @@ def simple_types(header: str, text: str) -> str:
 
 
 def generated(header: str) -> dict[str, str]:
-    """File name -> text."""
+    """The generated files: name -> text."""
     values = values_of(header)
     types = "".join(definition(header, name, values) for name in STRUCTS) + NEWER_TYPES.lstrip()
     functions = "".join(prototype(header, name) for name in FUNCTIONS)
@@ -153,7 +163,8 @@ def generated(header: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Write both files."""
+    parser = argparse.ArgumentParser(description="Generate vulkan_cdef.h and vulkan_constants.py from vulkan_core.h.")
     parser.add_argument("--header", type=Path, default=Path("/usr/include/vulkan/vulkan_core.h"))
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parents[1] / "vkbackend" / "device")
     arguments = parser.parse_args()

@@ -48,7 +48,7 @@ uint row[STEPS];                                           // cache rows of the 
 float score[HEADS * STEPS];                                // their scores, then their weights
 float highest[HEADS], total[HEADS];  // of the chunk's softmax; total: of the lane's own positions
 vec4 low[HEADS * LANE_EIGHTS], high[HEADS * LANE_EIGHTS];  // the chunk's weighted sum of values
-float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, where not SPLIT
+float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, if not SPLIT
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
 
 // Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of

@@ -1,5 +1,5 @@
 #version 450
-// Memory bandwidth: reads all of a buffer, and with COPY writes it too. For `vkbackend bench`:
+// Memory bandwidth: reads a whole buffer and, with COPY, also writes it. For `vkbackend bench`:
 // vkbackend/bench/device_speed.py. An invocation takes WORDS words of 16 bytes, as far apart as there are
 // invocations, so that neighbors read neighboring words.
 #extension GL_GOOGLE_include_directive : require
@@ -10,7 +10,7 @@ INPUT4U(0, source);
 #ifdef COPY
 layout(std430, binding = 1) writeonly buffer Target { uvec4 target[]; };
 #else
-// a word per invocation: every read is needed
+// a word per invocation, so that no read is optimized away
 layout(std430, binding = 1) writeonly buffer Target { uint sums[]; };
 #endif
 

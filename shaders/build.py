@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""shaders/variants.toml -> SPIR-V files and variants.json, with glslangValidator. Used by the build and, for single
-variants that were edited, at run time.
+"""Compiles shaders/variants.toml to SPIR-V files and variants.json with glslangValidator. Used by the build and, for
+single edited variants, at run time.
 
 A table of variants.toml:
     [[shader]]
     name = "matmul_{FORMAT}_r{ROWS}"        one variant for each combination of the lists in `defines`
     source = "matmul.comp"
-    target = "vulkan1.1"                     what the SPIR-V asks of the driver (default vulkan1.1)
+    target = "vulkan1.1"                     Vulkan version that the SPIR-V requires (default vulkan1.1)
     requires = ["subgroup_ballot"]           device features, with {NAMES} as in name; none for a base variant
     texel = { 1 = "rgba32ui" }               bindings that are uniform texel buffers, and their formats
     defines = { FORMAT = ["Q4_1", "Q8_0"], SUBGROUP = 1, "ROWS TOKENS" = [[1, 1], [4, 2]] }
-                                             a key of several names takes their values together
-    and [lists], whose values "@NAME" stands for, among others in a list or instead of one.
+                                             a key of several names takes tuples of their values
+    and [lists]: "@NAME" stands for the values of a list, as an element of a list or in place of one.
 """
 
 import argparse
@@ -30,18 +30,19 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-OP_TYPE_FLOAT, OP_TYPE_COOPERATIVE_MATRIX = 22, 4456
+OP_TYPE_FLOAT = 22
+OP_TYPE_COOPERATIVE_MATRIX = 4456
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 INCLUDE = re.compile(r'^[ \t]*#include "([^"]+)"', re.MULTILINE)
 CONSTANT = re.compile(r"layout\s*\(\s*constant_id\s*=\s*(\w+)\s*\)\s*const\s+(\w+)\s+(\w+)")
 PUSH_BLOCK = re.compile(r"layout\s*\([^)]*\bpush_constant\b[^)]*\)\s*uniform\s+\w+\s*\{([^}]*)\}")
 MEMBER = re.compile(r"(\w+)\s+(\w+(?:\s*,\s*\w+)*)")
-WORD_TYPES = ("uint", "int", "float")  # of a push constant; a specialization constant may be a bool, too
+WORD_TYPES = ("uint", "int", "float")  # of push constants; specialization constants may also be bool
 
 
 def expand(path: Path) -> list[dict]:
-    """-> one dict per variant: name, source, target, requires, texel, defines (all single values), constants, push."""
+    """One dict per variant: name, source, target, requires, texel, defines (single values), constants, push."""
     document = tomllib.loads(path.read_text())
     named = document.get("lists", {})
     variants = []
@@ -72,7 +73,7 @@ def expand(path: Path) -> list[dict]:
 
 
 def with_lists(values: list, named: dict[str, list]) -> list:
-    """`values` with those of the list NAME in place of "@NAME". Raises KeyError for an unknown list."""
+    """`values`, with "@NAME" replaced by the values of the list NAME. Raises KeyError for an unknown list."""
     found = []
     for value in values:
         found += with_lists(named[value[1:]], named) if isinstance(value, str) and value.startswith("@") else [value]
@@ -80,8 +81,8 @@ def with_lists(values: list, named: dict[str, list]) -> list:
 
 
 def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
-    """-> ({specialization constant: (constant_id, type)}, {push constant: type} in the block's order) of a shader
-    whose includes are in place. Raises ValueError where one is not a scalar of 32 bits.
+    """({specialization constant: (constant_id, type)}, {push constant: type} in the block's order) of a shader with its
+    includes expanded. Raises ValueError if one is not a scalar of 32 bits.
     """
     text = COMMENT.sub("", glsl)
     constants = {}
@@ -103,11 +104,12 @@ def constants_of(glsl: str) -> tuple[dict[str, tuple[int, str]], dict[str, str]]
 
 @functools.cache
 def source_constants(path: Path) -> tuple[dict, dict]:
-    """`constants_of` a source of this folder. Raises ValueError where a declaration depends on a define: all
-    variants have the same constants.
+    """`constants_of` a source file. Raises ValueError if a declaration depends on a define: all variants of a source
+    have the same constants.
     """
     text = with_includes(path, path.parent)
-    depth, always = 0, []
+    depth = 0
+    always = []
     for line in text.splitlines():
         depth += line.lstrip().startswith("#if")
         always.append(line if depth == 0 else "")
@@ -119,7 +121,7 @@ def source_constants(path: Path) -> tuple[dict, dict]:
 
 
 def with_includes(path: Path, folder: Path) -> str:
-    """The text of a source with those of the files that it includes; what is generated for a variant is left out."""
+    """The text of a source with its includes expanded, except for files generated per variant."""
     if not path.exists():
         return ""
     return INCLUDE.sub(
@@ -129,7 +131,7 @@ def with_includes(path: Path, folder: Path) -> str:
 
 
 def sources_digest(folder: Path) -> str:
-    """One hash of everything that SPIR-V is made from."""
+    """A hash of all sources of the SPIR-V files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".comp", ".glsl", ".toml", ".py"):
@@ -138,13 +140,14 @@ def sources_digest(folder: Path) -> str:
 
 
 def compile_variant(folder: Path, variant: dict, output: Path) -> None:
-    """Raises subprocess.CalledProcessError with glslangValidator's message in stdout.
+    """Compile one variant. Raises subprocess.CalledProcessError with glslangValidator's message in stdout.
 
-    A variant with a FORMAT finds that format's include under the name selected_format.glsl: GLSL cannot include what
-    a macro names.
+    The include of a variant's FORMAT is available as selected_format.glsl, since GLSL cannot include a file whose name
+    is a macro.
     """
     defines = [f"-D{name}={value}" for name, value in variant["defines"].items()]
-    temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # others may be at the same variant
+    # Other processes and threads may compile the same variant.
+    temporary = output.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     with tempfile.TemporaryDirectory() as generated:
         if "FORMAT" in variant["defines"]:
             (Path(generated) / "selected_format.glsl").write_text(
@@ -172,13 +175,15 @@ def compile_variant(folder: Path, variant: dict, output: Path) -> None:
 
 
 def name_component_types(path: Path) -> None:
-    """Puts the <id> of a float type where cooperative_matrix.glsl could only write its number of bits. All float
-    types move to where the first of them, or of the matrices, stands: a type is declared before it is named.
+    """Replace the number of bits that cooperative_matrix.glsl writes as component type by the <id> of that float type.
+    All float types move before the first matrix type, since types must be declared before use.
 
-    Layout: SPIR-V specification, "Physical Layout of a SPIR-V Module": five words, then instructions of (words << 16 | opcode).
+    Layout: SPIR-V specification, "Physical Layout of a SPIR-V Module": five words, then instructions of
+    (words << 16 | opcode).
     """
     words = array.array("I", path.read_bytes())
-    instructions, at = [], 5
+    instructions = []
+    at = 5
     while at < len(words):
         instructions.append(words[at : at + (words[at] >> 16)])
         at += words[at] >> 16
@@ -196,16 +201,18 @@ def name_component_types(path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Compile all variants, unless the output is up to date. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compile shaders/variants.toml to SPIR-V files and variants.json.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the .spv files and variants.json")
     arguments = parser.parse_args()
     folder = Path(__file__).resolve().parent
     arguments.output.mkdir(parents=True, exist_ok=True)
-    digest, manifest = sources_digest(folder), arguments.output / "variants.json"
+    digest = sources_digest(folder)
+    manifest = arguments.output / "variants.json"
     variants = expand(folder / "variants.toml")
     if manifest.exists() and json.loads(manifest.read_text())["digest"] == digest:
         return 0
-    manifest.unlink(missing_ok=True)  # until all of them are there
+    manifest.unlink(missing_ok=True)  # until all variants are compiled
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {
             variant["name"]: pool.submit(compile_variant, folder, variant, arguments.output / f"{variant['name']}.spv")

@@ -1,4 +1,4 @@
-// How kernels read their inputs.
+// Declares and reads the inputs of kernels.
 //
 // TEXEL: inputs are uniform texel buffers, which llvmpipe gathers 12 times as fast as storage buffers.
 #include "unroll.glsl"

@@ -1,5 +1,5 @@
 #version 450
-// y = f(a, b) element by element. One invocation per four elements.
+// y = f(a, b), elementwise. One invocation per four elements.
 // Twins: vkbackend/ops/elementwise.py
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -11,7 +11,7 @@
 #define SOFTCAP 4
 layout(local_size_x = 64) in;
 INPUT4(0, a);                                                  // (rows, n)
-INPUT4(1, b);                                                  // (rows, n); a where f takes one argument
+INPUT4(1, b);                                                  // (rows, n); a if f takes one argument
 layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };  // (rows, n), dense
 
 layout(push_constant) uniform Push {

@@ -1,7 +1,7 @@
 #version 450
 // y[t] = scale * weight[tokens[t]], dequantized. One invocation per block of 32.
 // Twin: vkbackend/ops/embed.py
-// A weight in several parts takes a dispatch per part, which skips tokens outside of its rows.
+// Weights in several parts need a dispatch per part, each of which skips tokens outside of its rows.
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x = 64) in;
 layout(std430, binding = 0) readonly buffer Tokens { int tokens[]; };

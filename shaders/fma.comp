@@ -13,7 +13,7 @@ const uint CHAINS = 8, STEPS = 4;
 #define NUMBER float
 #define SUM(v) v
 #endif
-// a word per invocation: every chain is needed
+// a word per invocation, so that no chain is optimized away
 layout(std430, binding = 0) writeonly buffer Sums { float sums[]; };
 layout(push_constant) uniform Push {
     uint rounds;  // of STEPS steps

@@ -33,8 +33,8 @@ float part[ROWS][TOKENS];  // of the block, before scaling
 float total[TOKENS];       // sum of the block's activations, for formats with an offset
 Block block[ROWS];
 
-// How activations of a block get from the lane that loads them to all others. Number j of a token's fours is
-// loaded by lane j of each eight, or of all lanes where there are fewer; loads past the eighth repeat others.
+// Passes the activations of a block from the lane that loads them to all others. Lane j of each eight (or of
+// all lanes, if there are fewer) loads four number j of a token; loads past the eighth repeat others.
 #ifdef SUBGROUP
 #define LANE gl_SubgroupInvocationID
 const uint LOADS = LANES < BLOCK_FOURS ? BLOCK_FOURS / LANES : 1u;  // fours of a block that a lane loads
@@ -75,8 +75,7 @@ void load_activations(uint b) {
 
 void share_squares() {}
 
-// The first subgroup adds up the slices of the others, one after the other. False for the others, which are
-// done.
+// The first subgroup adds up the slices of the others, in order. False in the others, which are done.
 bool add_slices() {
     for (uint slice = 1u; slice < SLICES; slice++) {
         if (gl_SubgroupID == slice) {

@@ -1,4 +1,4 @@
-// What the matrix product kernels share: bindings, push constants, rows of gated weights, and the output
+// Shared by the matrix product kernels: bindings, push constants, rows of gated weights, and the output
 // stage.
 //
 // TEXEL: x, norm and the planes of the weight are uniform texel buffers (see common.glsl).
@@ -9,7 +9,7 @@ layout(constant_id = 5) const bool HAS_BIAS = false;
 
 #ifdef TEXEL
 layout(binding = 0) uniform samplerBuffer x;     // (tokens, K), four activations a texel
-layout(binding = 3) uniform samplerBuffer norm;  // (K); x again where there is none
+layout(binding = 3) uniform samplerBuffer norm;  // (K); bound to x if there is none
 #define X4(i) texelFetch(x, int(i))
 #define NORM4(i) texelFetch(norm, int(i))
 #else
@@ -22,9 +22,9 @@ layout(std430, binding = 3) readonly restrict buffer Norm { vec4 norm[]; };
 #define SCALES_BINDING 2
 #include "quant/format.glsl"
 #include "activation.glsl"
-// (tokens, N); y where there is none
+// (tokens, N); bound to y if there is none
 layout(std430, binding = 4) readonly buffer Residual { float residual[]; };
-layout(std430, binding = 5) readonly buffer Bias { float bias[]; };  // (N); y where there is none
+layout(std430, binding = 5) readonly buffer Bias { float bias[]; };  // (N); bound to y if there is none
 layout(std430, binding = 6) writeonly buffer Y { float y[]; };       // (tokens, N)
 
 layout(push_constant) uniform Push {
@@ -55,7 +55,7 @@ float norm_factor(float squares) { return inversesqrt(squares / float(num_blocks
 // Sum of four elements, in the order of all kernels.
 float sum_of(vec4 v) { return (v.x + v.y) + (v.z + v.w); }
 
-// up: the second product of a gated weight, else anything. Tokens and columns past the end are left out.
+// up: the second product of a gated weight, otherwise ignored. Skips tokens and columns past the end.
 void store_output(uint token, uint column, float product, float up) {
     if (token >= num_tokens || column >= num_outputs) return;
     if (HAS_BIAS) {

@@ -7,7 +7,7 @@
 layout(constant_id = 1) const bool HAS_RESIDUAL = false;
 INPUT4(0, x);         // rows in (tokens, heads): row = token * heads + head
 INPUT4(1, weight);    // (n)
-INPUT4(2, residual);  // like y; weight again where there is none
+INPUT4(2, residual);  // like y; bound to weight if there is none
 layout(std430, binding = 3) writeonly buffer Y { vec4 y[]; };  // (rows, n), dense
 
 layout(push_constant) uniform Push {  // offsets and strides in fours

@@ -9,8 +9,8 @@ layout(constant_id = 0) const uint CAPACITY = 1024;
 INPUT4(0, x);                                                           // (rows, n)
 layout(std430, binding = 1) readonly buffer Strips { vec2 strips[]; };  // (rows, num_strips)
 layout(std430, binding = 2) readonly buffer Stats { float stats[]; };   // (rows, 4)
-layout(std430, binding = 3) buffer Counts { uint counts[]; };  // (rows): number of them, also beyond CAPACITY
-layout(std430, binding = 4) writeonly buffer Ids { uint ids[]; };         // (rows, CAPACITY)
+layout(std430, binding = 3) buffer Counts { uint counts[]; };      // (rows): candidates; may exceed CAPACITY
+layout(std430, binding = 4) writeonly buffer Ids { uint ids[]; };  // (rows, CAPACITY)
 layout(std430, binding = 5) writeonly buffer Values { float values[]; };  // (rows, CAPACITY)
 layout(push_constant) uniform Push { uint n, stride4, num_strips; };
 

@@ -12,7 +12,7 @@ layout(push_constant) uniform Push { uint n, stride4, num_strips; };
 
 #include "top_k.glsl"
 
-// Four logits; what lies past the end of the row counts as LOWEST.
+// Four logits; LOWEST past the end of the row.
 vec4 four(uint row, uint at) {
     vec4 v = LOAD4(x, row * stride4 + at);
     uvec4 column = at * 4u + uvec4(0u, 1u, 2u, 3u);

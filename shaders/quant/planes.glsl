@@ -10,21 +10,21 @@
 //                                         a constant 0..7
 //   uint code_bytes(Block, j)             the same codes as bytes, first one lowest (not for plain formats)
 //   float block_scale(Block, half_)       scale of elements 0..15 (half_ 0) or 16..31 (1)
-//   float block_offset(Block, half_)      added to every scaled element (where HAS_OFFSET is 1)
+//   float block_offset(Block, half_)      added to every scaled element (if HAS_OFFSET is 1)
 //   SCALES_PER_BLOCK                      0 (plain: codes are the weights), 1 or 2
 //   HAS_OFFSET                            0 or 1
 //   CODE_SCALE(j)                         powers of two: codes may stay at their position in a word, which
 //                                         saves shifts, when activations are multiplied by it instead: every
 //                                         product is exactly the same
 //   CODE_CENTER                           middle of the codes' range: sums in float16 keep more precision
-//                                         where it is subtracted first
+//                                         if it is subtracted first
 // TEXEL: the planes are uniform texel buffers, which llvmpipe gathers 12 times as fast as storage buffers.
 const uint GROUP_ROWS = 64u;      // neighboring rows; GROUP in vkbackend/gguf/quants.py
 const uint BLOCK_ELEMENTS = 32u;  // of a packed block; BLOCK in vkbackend/gguf/quants.py
 const uint BLOCK_FOURS = 8u;
 
 #ifdef FOLD_LOADS
-uint loaded = 0u;  // of everything that was loaded, so that no load is left out
+uint loaded = 0u;  // combines all loads, so that none is optimized away
 uvec4 FOLD(uvec4 v) {
     loaded ^= v.x ^ v.y ^ v.z ^ v.w;
     return v;
@@ -55,7 +55,7 @@ uint scale_word(uint group, uint record, uint num_records, uint words, uint t, u
 }
 
 // Conversions are signed throughout: AVX2 has no unsigned ones, and llvmpipe takes six instructions for each.
-// What is topmost in a word is shifted down, since its highest bit would be a sign.
+// The topmost code of a word is shifted down, since its highest bit would be the sign.
 
 // Four bytes, left in place. BYTE_SCALE makes them numbers below 256.
 vec4 bytes_in_place(uint v) { return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24)); }
