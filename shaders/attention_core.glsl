@@ -1,4 +1,4 @@
-// Attention of one token over the paged cache: what attention.comp and decode_attention.comp share.
+// Attention of one token over the paged cache, shared by attention.comp and decode_attention.comp.
 //
 // A group works on one token and on HEADS query heads that share a key-value head, so that keys and values
 // are read once for all of them. The includer declares the inputs (positions, sequences, page_table, k_cache,
@@ -259,7 +259,7 @@ void finish_chunk(uint chunk) {
         uint part = part_start(h, chunk - first_chunk);
         UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint i = h * LANE_EIGHTS + c, e = c * LANES + LANE;
-            if (STRIDE > 1u) {  // LANE_EIGHTS is 1: the first lanes gather what the others have
+            if (STRIDE > 1u) {  // LANE_EIGHTS is 1: the first lanes add up the values of the others
                 vec4 lane_low = low[i], lane_high = high[i];
                 UNROLL (uint other = 1u; other < STRIDE; other++) {
                     low[i] += group_broadcast(lane_low, (LANE + other * EIGHTS) % LANES);

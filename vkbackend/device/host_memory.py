@@ -1,4 +1,4 @@
-"""The host's memory and this process's share of it, and how to give back what the heap does not use.
+"""The host's memory, this process's share of it, and a way to return free heap memory to the system.
 
 psutil is imported on first use: commands that only speak HTTP start faster without it.
 """
@@ -8,7 +8,7 @@ import os
 
 
 def available_host_memory() -> int:
-    """Bytes that programs can take without swapping (MemAvailable on Linux)."""
+    """Bytes that programs can allocate without swapping (MemAvailable on Linux)."""
     import psutil
 
     return psutil.virtual_memory().available
@@ -22,7 +22,7 @@ def total_host_memory() -> int:
 
 
 def free_swap() -> int:
-    """Unused bytes of swap space; 0 where there is none."""
+    """Unused bytes of swap space; 0 if there is none."""
     import psutil
 
     return psutil.swap_memory().free
@@ -36,7 +36,7 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Highest value of `resident_bytes` since the process began; 0 where the system does not report it.
+    """Highest value of `resident_bytes` since the process began; 0 if the system does not report it.
 
     Not getrusage's ru_maxrss: after a fork and exec that still counts the parent's memory.
     """
@@ -48,7 +48,7 @@ def peak_resident_bytes() -> int:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, where the system restricts them (taskset, containers), else all."""
+    """Number of cores that this process may use: all, unless the system restricts it (taskset, containers)."""
     import psutil
 
     process = psutil.Process()
@@ -56,14 +56,14 @@ def usable_cores() -> int:
 
 
 def trim() -> None:
-    """Give the heap's free pages back to the system: compiling kernels leaves tens of MiB behind (mostly llvmpipe's
+    """Return the heap's free pages to the system: compiling kernels leaves tens of MiB behind (mostly llvmpipe's
     LLVM).
 
-    Nothing happens where the C library is not glibc.
+    Does nothing unless the C library is glibc.
     """
     try:
         give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except TypeError:  # Windows names no main program
+    except TypeError:  # on Windows, CDLL needs a name
         return
     if give_back is not None:
         give_back(0)

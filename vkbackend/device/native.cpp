@@ -1,4 +1,4 @@
-// vkbackend._native: what Kompute (kp) lacks, as kp operations and plain handles.
+// vkbackend._native: Vulkan objects that Kompute (kp) lacks, as kp operations and plain handles.
 //
 // In: raw handles of an instance and a device opened by vkbackend/device/context.py. Out: Memory, Kernel and
 // operations (dispatch, barrier, copy, timestamp) that a kp.Sequence records; `Submission` runs what was
@@ -90,7 +90,7 @@ struct Context {
     }
 };
 
-// A buffer with memory of its own. `wanted` property flags are tried in order, so that the caller can prefer
+// A buffer with its own memory. `wanted` property flags are tried in order, so that the caller can prefer
 // cached memory.
 struct Memory {
     std::shared_ptr<Context> context;
@@ -151,7 +151,7 @@ struct Memory {
     }
 };
 
-// What a binding is: a storage buffer, or a uniform texel buffer of one of these formats.
+// Kinds of bindings: 0 is a storage buffer, the others are uniform texel buffers of these formats.
 static const VkFormat TEXEL_FORMATS[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_UINT, VK_FORMAT_R32_UINT,
                                          VK_FORMAT_R32G32B32A32_SFLOAT, VK_FORMAT_R32_SFLOAT};
 static const uint32_t TEXEL_BYTES[] = {0, 16, 4, 16, 4};
@@ -398,14 +398,14 @@ struct OpCapture : Op {
     void record(const vk::CommandBuffer& commands_) override { commands = commands_; }
 };
 
-// Runs a recorded kp.Sequence: submit, wait with a limit, both without the GIL. One at a time per Submission;
-// several of one device may be under way, and run in the order in which they were submitted.
+// Runs a recorded kp.Sequence: submit, then wait with a time limit, both without the GIL. A Submission runs one
+// at a time; those of one device run in the order in which they were submitted.
 //
-// After a wait that ended at its limit the queue may still run the commands, and nothing that they use may be
+// After a wait that timed out, the queue may still be running the commands, and nothing that they use may be
 // destroyed before they are done: command buffer, pipelines, descriptor sets, memory, all of which the
-// sequence's recorded operations hold. The destructor waits GRACE_NS more. A device that hangs for longer may
-// never be done, and waiting for it without end would take the program with it: then the sequence, and the
-// device that it holds, are leaked for the rest of the process. Its caller was told that the device is lost.
+// sequence's recorded operations hold. The destructor waits for another GRACE_NS. A device that hangs longer
+// may never finish, and waiting for it would hang the program as well, so the sequence and its device are
+// leaked for the rest of the process. The caller has already been told that the device is lost.
 static const uint64_t GRACE_NS = 2'000'000'000;
 
 struct Submission {
@@ -413,7 +413,7 @@ struct Submission {
     std::shared_ptr<kp::Sequence> sequence;
     std::shared_ptr<OpCapture> capture;
     VkFence fence = VK_NULL_HANDLE;
-    bool is_pending = false;  // submitted, and not known to be done
+    bool is_pending = false;  // submitted and not known to be done
 
     Submission(std::shared_ptr<Context> context_, std::shared_ptr<kp::Sequence> sequence_,
                std::shared_ptr<OpCapture> capture_)
@@ -440,7 +440,7 @@ struct Submission {
         info.commandBufferCount = 1;
         info.pCommandBuffers = &capture->commands;
         if (is_pending)
-            // The run before ended at its limit: neither its fence nor its commands are free yet.
+            // The previous run timed out: neither its fence nor its commands are free yet.
             wait_for_fence(limit_ns);
         check(vkResetFences(context->device, 1, &fence), "vkResetFences");
         check(vkQueueSubmit(context->queue, 1, &info, fence), "vkQueueSubmit");

@@ -101,7 +101,7 @@ def _whole(value: object, name: str) -> int:
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, SupportsIndex):
             raise TypeError
         return operator.index(value)
-    except TypeError:  # arrays of several elements have __index__, too
+    except TypeError:  # also for arrays of several elements, which have __index__
         raise DeviceError(f"{name} is {brief(value)}, must be an integer") from None
 
 

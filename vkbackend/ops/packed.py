@@ -120,27 +120,27 @@ class PackedMatrix:
 
 
 def _ignore(num_bytes: int) -> None:
-    """The default of `told`."""
+    """The default of `report`."""
 
 
-def expand(matrices: list[PackedMatrix], budget: int, told: Callable[[int], None] = _ignore) -> int:
+def expand(matrices: list[PackedMatrix], budget: int, report: Callable[[int], None] = _ignore) -> int:
     """Keep `matrices` dequantized as far as `budget` bytes allow. Returns the bytes used.
 
     The twins dequantize the others tile by tile at each use, which needs little memory but takes longer than the
-    product of one token. told: called with each expanded matrix's bytes in the file.
+    product of one token. report: called with each expanded matrix's bytes in the file.
     """
     taken = 0
     for matrix in matrices:
         if taken + matrix.f32_bytes <= budget:
             matrix.expand()
             taken += matrix.f32_bytes
-            told(sum(raw.nbytes for raw in matrix.raws))
+            report(sum(raw.nbytes for raw in matrix.raws))
     return taken
 
 
-def place(matrix: PackedMatrix, device: Device, arena: Arena, told: Callable[[int], None] = _ignore) -> None:
+def place(matrix: PackedMatrix, device: Device, arena: Arena, report: Callable[[int], None] = _ignore) -> None:
     """Pack `matrix` into buffers of `arena`, which become its parts: directly into device memory if the host can write
-    it, else through the upload ring. told: called with the bytes of the file packed in each piece. Raises OutOfMemory.
+    it, else through the upload ring. report: called with the bytes of the file packed each time. Raises OutOfMemory.
     """
     k = matrix.shape[1]
     lanes = row_lanes(device)
@@ -171,7 +171,7 @@ def place(matrix: PackedMatrix, device: Device, arena: Arena, told: Callable[[in
             if scales_bytes:
                 device.upload(scales, packed_scales)
         matrix.parts.append(Part(first, count, quants, scales))
-        told(raw[first : first + count].nbytes)
+        report(raw[first : first + count].nbytes)
 
 
 def row_lanes(device: Device) -> int:
