@@ -200,6 +200,8 @@ async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool
                 elif isinstance(event, Finished):
                     num_tokens = event.prompt_tokens
     except RequestError as error:
+        if not prompt:  # an empty text, and a model that adds no token to it
+            raise ApiError(500, "Failed to create new sequence: no input provided") from None
         raise ApiError(400, str(error)) from None
     except VkbackendError as error:
         raise ApiError(500, str(error).strip()) from None

@@ -15,7 +15,7 @@ from vkbackend.gguf.reader import GGUFFile
 from .. import output_parsers, pools
 from ..errors import ApiError
 from ..go.human import shortened
-from ..go.text import quote
+from ..go.text import decode_utf8, quote
 from ..library.capabilities import capabilities
 from ..library.model import StoredModel
 from ..prompts import jinja
@@ -203,7 +203,7 @@ def check_format(format_text: str | None, streams: bool = False) -> str:
             f'invalid format: {quote(shortened(format_text))}; expected "json" or a valid JSON Schema object',
             is_of_stream=streams,
         )
-    return format_text
+    return decode_utf8(format_text.encode("utf-8", "surrogateescape"))  # replaces bytes that are not UTF-8
 
 
 def check_images(plan: Plan, num_images: int) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias, TypeGuard
 from vkbackend import cancellation
 
 from ..errors import ApiError
-from .text import decode_utf8, quote
+from .text import quote
 
 # Strings, numbers, literals, arrays and objects of one text: seconds of work and some hundred megabytes.
 MAX_VALUES = 1_000_000
@@ -20,10 +20,12 @@ VALUES_PER_CHECK = 4096  # values between two checks for cancellation
 MAX_DEPTH = 300  # Go allows 10000; more than 300 levels help nobody and would exhaust Python's stack
 ITEMS_PER_PIECE = 4096  # values that are freed in one go
 PIECE = 1 << 20  # most characters for one regular expression, as other threads run only between matches
+INVALID_PIECE = 1 << 16  # the same for replacing invalid bytes, which is slower
 _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
 _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_INVALID = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, decoded with surrogateescape
 _LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
 _HEX = "0123456789abcdefABCDEF"
 
@@ -57,7 +59,7 @@ class Member:
 
     @property
     def raw(self) -> str:
-        """The value's own text, sliced on demand."""
+        """The value's own text, sliced on demand; bytes that are not UTF-8 are surrogates (surrogateescape)."""
         return self._text[self._start : self._end]
 
 
@@ -80,7 +82,7 @@ def is_array(value: JSONValue) -> TypeGuard[list[JSONValue]]:
 
 def parse_first(body: bytes) -> JSONValue:
     """The first value of `body`. Raises JSONSyntaxError."""
-    return _Parser(decode_utf8(body)).first()
+    return _Parser(body).first()
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def parsed(body: bytes) -> Iterator[JSONValue]:
     A tree that is dropped as a whole is freed in one go, which holds up all threads: a tenth of a second for a
     million values.
     """
-    parser = _Parser(decode_utf8(body))
+    parser = _Parser(body)
     try:
         yield parser.first()
     finally:
@@ -103,7 +105,7 @@ def parsed(body: bytes) -> Iterator[JSONValue]:
 
 def parse_all(text: bytes) -> JSONValue:
     """The only value of `text`, as Go's json.Unmarshal reads it. Raises JSONSyntaxError."""
-    parser = _Parser(decode_utf8(text))
+    parser = _Parser(text)
     try:
         value = parser.first()
     except JSONSyntaxError as error:
@@ -116,9 +118,21 @@ def parse_all(text: bytes) -> JSONValue:
     return value
 
 
+def _replace_invalid(text: str) -> str:
+    pieces = (text[at : at + INVALID_PIECE] for at in range(0, len(text), INVALID_PIECE))
+    return "".join(_INVALID.sub("\ufffd", piece) for piece in pieces)
+
+
 class _Parser:
-    def __init__(self, text: str):
-        self.text = text
+    """Reads values of a text, in which each byte that is not UTF-8 is a surrogate: errors and raw values show it."""
+
+    def __init__(self, body: bytes):
+        try:
+            self.text = body.decode("utf-8")
+            self.has_invalid_bytes = False
+        except UnicodeDecodeError:
+            self.text = body.decode("utf-8", "surrogateescape")
+            self.has_invalid_bytes = True
         self.at = 0
         self.num_values = 0
         self.arrays: list[list] = []  # and objects
@@ -148,7 +162,7 @@ class _Parser:
         if self.at >= len(self.text):
             raise JSONSyntaxError("unexpected EOF")
         # Go's scanner reads bytes and names the first one of a character beyond ASCII.
-        byte = chr(self.text[self.at].encode("utf-8", "replace")[0])
+        byte = chr(self.text[self.at].encode("utf-8", "surrogateescape")[0])
         name = {"'": "'\\''", '"': "'\"'"}.get(byte) or "'" + quote(byte)[1:-1] + "'"
         raise JSONSyntaxError(f"invalid character {name} {where}")
 
@@ -211,7 +225,8 @@ class _Parser:
             character = self.peek()
             if character == '"':
                 self.at += 1
-                return "".join(pieces)
+                text = "".join(pieces)
+                return _replace_invalid(text) if self.has_invalid_bytes else text
             if character != "\\":
                 self.fail("in string literal")
             self.at += 1

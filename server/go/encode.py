@@ -9,6 +9,7 @@ import base64
 import heapq
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -27,6 +28,7 @@ FloatType: TypeAlias = type[np.float32] | type[np.float64]
 PIECE = 64 << 10  # characters
 STRINGS = 4096  # short texts of an array
 KEYS = 32_768  # keys to sort
+_STRING_OR_SPACE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\r\n]+')
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 # For a byte that was not UTF-8 (surrogateescape) or half of a surrogate pair, Go writes the escape of U+FFFD.
@@ -58,7 +60,7 @@ def dumps(value: Any) -> str:
     if value is False:
         return "false"
     if isinstance(value, RawJSON):
-        return _compact(value)
+        return _escape(compact(value))
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, int):
@@ -121,22 +123,13 @@ def _escape(text: str) -> str:
     return text.translate(_HTML)
 
 
-def _compact(raw: str) -> str:
-    """Drop white space outside strings and escape what Go escapes; numbers and escapes stay as written."""
-    pieces, inside, start = [], False, 0
-    for position, character in enumerate(raw):
-        if character == '"' and not _is_escaped(raw, position):
-            inside = not inside
-        elif not inside and character in " \t\r\n":
-            pieces.append(raw[start:position])
-            start = position + 1
-    pieces.append(raw[start:])
-    return _escape("".join(pieces))
+def compact(raw: str) -> str:
+    """JSON text as Go writes a json.RawMessage: without white space outside strings, and with HTML escapes.
 
-
-def _is_escaped(raw: str, position: int) -> bool:
-    backslashes = position - len(raw[:position].rstrip("\\"))
-    return backslashes % 2 == 1
+    Numbers and escapes stay as written.
+    """
+    without_space = _STRING_OR_SPACE.sub(lambda match: match[0] if match[0][0] == '"' else "", raw)
+    return without_space.translate(_HTML)
 
 
 def shortest_digits(number: float, float_type: FloatType = np.float64) -> tuple[bool, str, int]:

@@ -57,7 +57,10 @@ def is_text(character: str) -> bool:
 
 
 def quote(text: str) -> str:
-    """Go string literal as strconv.Quote writes it: characters that are not printable become escapes."""
+    """Go string literal as strconv.Quote writes it: characters that are not printable become escapes.
+
+    Invalid bytes, decoded with surrogateescape, become escapes of their values.
+    """
     return '"' + "".join(map(_escape, text)) + '"'
 
 
@@ -65,6 +68,8 @@ def _escape(character: str) -> str:
     if character in _ESCAPES:
         return _ESCAPES[character]
     code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
     if is_printable(character):
         return character
     if code < 0x80:

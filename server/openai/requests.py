@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from .. import garbage
 from ..go.binding import D, bind
 from ..go.decode import JSONSyntaxError, Object, parsed
-from ..go.encode import RawJSON
+from ..go.encode import RawJSON, compact
 from ..go.kinds import BindError, IllegalBase64, State, decode_base64, to_plain
 from ..wire import conversation, native, openai
 from .errors import InvalidRequest
@@ -129,7 +129,9 @@ def _format(response_format: openai.ResponseFormat | None) -> RawJSON | None:
     if kind == "json_object":
         return RawJSON('"json"')
     if kind == "json_schema" and response_format.json_schema:
-        return response_format.json_schema.schema
+        schema = response_format.json_schema.schema
+        # Ollama encodes the native request as JSON, which compacts the schema. Only errors about non-objects show it.
+        return schema if schema is None or schema.startswith("{") else RawJSON(compact(schema))
     return None
 
 

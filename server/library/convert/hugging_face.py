@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType
 
 from vkbackend.errors import VkbackendError
 
+from ...go.text import quote
 from ..quantization import FILE_TYPE_NUMBERS
 from . import gemma3, llama
 from .config import Config
@@ -57,7 +58,7 @@ class UnsupportedArchitecture(VkbackendError):
     """No module for a name in `architectures` of config.json."""
 
     def __init__(self, name: str):
-        super().__init__(f'unsupported architecture "{name}"')
+        super().__init__(f"unsupported architecture {quote(name)}")
 
 
 def from_folder(files: dict[str, Path]) -> Source:

@@ -227,3 +227,40 @@ def test_a_client_that_leaves_ends_its_work(real, tmp_path):
             assert (await served.ask("/api/embed", model="tiny", input="still there"))[0] == 200
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("tokenizer, adds_bos", [("gpt2", False), ("llama", True)])
+def test_empty_texts(tmp_path, tokenizer, adds_bos):
+    """Alone, it is no text at all, except on /v1. In a list it is a token, or nothing that a model could run."""
+    contents = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", tokenizer=tokenizer).read_bytes()
+
+    def loader(stored, options):
+        model = load(stored.gguf_path, None)
+        engine = Engine(ModelRunner(model, context_length=128, max_sequences=4), Tokenizer.from_gguf(model.gguf))
+        assert engine.tokenizer.adds_bos == adds_bos
+        return LoadResult(engine, engine.tokenizer, model.gguf, 1, 1, 128, engine.close)
+
+    async def run():
+        async with Served(tmp_path, loader) as served:
+            await served.make("m", contents)
+            assert await served.ask("/api/embed", model="m", input="") == (200, {"model": "m", "embeddings": []})
+            assert await served.ask("/api/embed", model="m", input=[]) == (200, {"model": "m", "embeddings": []})
+            assert await served.ask("/api/embeddings", model="m", prompt="") == (200, {"embedding": []})
+            return [
+                await served.ask("/api/embed", model="m", input=[""]),
+                await served.ask("/api/embed", model="m", input=["a", ""]),
+                await served.ask("/v1/embeddings", model="m", input=""),
+                await served.ask("/v1/embeddings", model="m", input=[""]),
+            ]
+
+    native, mixed, text, texts = asyncio.run(run())
+    if adds_bos:
+        assert [native[0], mixed[0], text[0], texts[0]] == [200] * 4
+        assert native[1]["prompt_eval_count"] == 1 and mixed[1]["embeddings"][1] == native[1]["embeddings"][0]
+        vectors = [answer["data"][0]["embedding"] for _, answer in (text, texts)]
+        assert vectors == native[1]["embeddings"] * 2
+    else:
+        words = "Failed to create new sequence: no input provided"
+        assert native == mixed == (500, {"error": words})
+        error = {"message": words, "type": "api_error", "param": None, "code": None}
+        assert text == texts == (500, {"error": error})

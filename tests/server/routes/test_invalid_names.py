@@ -100,6 +100,63 @@ def test_openai_routes_refuse_them_in_their_own_shape(tmp_path):
     talk(Store(tmp_path / "store"), conversation)
 
 
+# Text in a body -> how the original quotes it.
+ODD_NAMES = [
+    (b"a b", r"a b"),
+    (b"\\u0000\\u0007\\u001b\\t\\n", r"\x00\a\x1b\t\n"),
+    (b'"\\\\\x7f'.replace(b'"', b'\\"'), r"\"\\\x7f"),
+    ("\ufeff\u200b\u00ad\u00a0\u2028\ue000".encode(), r"\ufeff\u200b\u00ad\u00a0\u2028\ue000"),
+    (b"\\ud800x\\udc00", "\ufffdx\ufffd"),
+    (b"\\ud83d\\ude00\xf0\x9f\x98\x80", "\U0001f600\U0001f600"),
+    (b"\xff\xe2\x82", "\ufffd\ufffd\ufffd"),
+    ("\U000e0001\U0010ffff".encode(), r"\U000e0001\U0010ffff"),
+]
+QUOTING = [
+    ("/api/copy", b'{"source":"%s/ ","destination":"n"}', 400, 'source "{}/ " is invalid'),
+    ("/api/copy", b'{"source":"m","destination":"%s/ "}', 400, 'destination "{}/ " is invalid'),
+    ("/api/delete", b'{"model":"%s/ "}', 400, 'name "{}/ " is invalid'),
+    ("/api/embed", b'{"model":"%s/ ","input":"a"}', 404, 'model "{}/ " not found, try pulling it first'),
+    (
+        "/api/chat",
+        b'{"model":"m","think":"%s/ "}',
+        400,
+        'invalid think value: "{}/ " (must be "high", "medium", "low", true, or false)',
+    ),
+]
+
+
+@pytest.mark.parametrize("path, body, status, text", QUOTING, ids=lambda value: value if isinstance(value, str) else "")
+def test_texts_in_errors_are_quoted_as_by_the_original(tmp_path, path, body, status, text):
+    store = Store(tmp_path / "store")
+    make_model(store, "m", tmp_path)
+
+    async def conversation(client):
+        for name, written in ODD_NAMES:
+            data = body % name
+            answer = await client.request("DELETE" if path == "/api/delete" else "POST", path, data=data)
+            assert (answer.status, await answer.json()) == (status, {"error": text.format(written)}), data
+
+    talk(store, conversation)
+
+
+def test_a_format_in_errors_is_quoted_byte_by_byte(tmp_path):
+    """As it was sent on the native API; as Ollama's own JSON on /v1."""
+    sent = b'[ "<\xff\xe2\x80\xa8" ,"\\u003c"]'
+    words = 'invalid format: "{}"; expected "json" or a valid JSON Schema object'
+
+    async def scenario():
+        async with serving(tmp_path) as client:
+            answer = await client.post("/api/generate", data=b'{"model":"m","prompt":"a","format":%s}' % sent)
+            written = r"[ \"<\xff\u2028\" ,\"\\u003c\"]"
+            assert (answer.status, await answer.json()) == (500, {"error": words.format(written)})
+            body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_schema",'
+            answer = await client.post("/v1/chat/completions", data=body + b'"json_schema":{"schema":%s}}}' % sent)
+            written = r"[\"\\u003c\xff\\u2028\",\"\\u003c\"]"
+            assert (answer.status, (await answer.json())["error"]["message"]) == (500, words.format(written))
+
+    asyncio.run(scenario())
+
+
 def test_a_base_that_is_no_name_is_refused(tmp_path):
     async def conversation(client):
         for name in INVALID:

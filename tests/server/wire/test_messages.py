@@ -4,12 +4,15 @@ reads it.
 
 import json
 import random
+import re
+import time
 
 import pytest
 from recorded import check, load, outcome, recorded_outcome
 
 from vkbackend.server.go import binding, encode, kinds
-from vkbackend.server.go.decode import PIECE, JSONSyntaxError, parse_first
+from vkbackend.server.go.decode import INVALID_PIECE, PIECE, JSONSyntaxError, parse_first
+from vkbackend.server.go.text import quote
 from vkbackend.server.wire import conversation, native
 
 ERRORS = (kinds.BindError, JSONSyntaxError)
@@ -103,6 +106,51 @@ def test_valid_json_is_read_like_a_known_reader_reads_it():
 
 def test_bytes_that_are_no_utf8_become_replacement_characters_one_each():
     assert parse_first(b'"a\xff\xfe\xe2\x82b"') == "a\ufffd\ufffd\ufffd\ufffdb"
+
+
+@pytest.mark.parametrize(
+    "body, named",
+    [
+        (b"\xff", "\u00ff"),
+        (b"\x80", "\\u0080"),
+        (b"\xe2\x82", "\u00e2"),
+        (b"\xef\xbb\xbf{}", "\u00ef"),
+        ("\u20ac".encode(), "\u00e2"),
+        (b"\x00", "\\x00"),
+        (b"\x7f", "\\x7f"),
+    ],
+)
+def test_a_syntax_error_names_the_byte_that_is_there(body, named):
+    with pytest.raises(JSONSyntaxError, match="^" + re.escape(f"invalid character '{named}' looking for beginning")):
+        parse_first(body)
+
+
+def test_a_raw_value_keeps_its_bytes_and_a_text_does_not():
+    ask = binding.bind(native.ChatRequest, b'{"model":"\xffm","format":["\xff", "\xe2\x82"],"think":null}')
+    assert (ask.model, ask.format) == ("\ufffdm", '["\udcff", "\udce2\udc82"]')
+    assert quote(ask.format) == r'"[\"\xff\", \"\xe2\x82\"]"'
+
+
+def test_many_invalid_bytes_are_replaced_one_by_one():
+    assert parse_first(b'"' + b"\xffa" * INVALID_PIECE + b'"') == "\ufffda" * INVALID_PIECE
+
+
+@pytest.mark.parametrize(
+    "raw, written",
+    [
+        (' {"a" :\n[1,  "b \\" c", "<&>"]\t}', r'{"a":[1,"b \" c","\u003c\u0026\u003e"]}'),
+        ('"\u2028 \\\\" ', r'"\u2028 \\"'),
+        ("[ 1.50e+3 , 1E5 ]", "[1.50e+3,1E5]"),
+    ],
+)
+def test_raw_json_is_compacted_and_escaped_as_go_does(raw, written):
+    assert encode.dumps(encode.RawJSON(raw)) == encode.compact(raw) == written
+
+
+def test_compacting_takes_time_in_proportion_to_its_text():
+    started = time.monotonic()
+    assert encode.compact('["' + '", "'.join(["a"] * 300_000) + '"]').count("a") == 300_000
+    assert time.monotonic() - started < 5
 
 
 def test_a_wrong_type_is_reported_first_come_and_the_rest_is_still_read():

@@ -52,6 +52,7 @@ def spoilt(folder, tmp_path, **changes) -> dict:
         (dict(tokenizer_json=b"[" * 9000), "tokenizer.json"),
         (dict(config_json={"architectures": []}), "unknown architecture"),
         (dict(config_json={"architectures": ["NobodyForCausalLM"]}), 'unsupported architecture "Nobody'),
+        (dict(config_json={"architectures": ['a"\n\ufeff']}), r'unsupported architecture "a\\"\\n\\ufeff"'),
         (dict(config_json={"hidden_size": "many"}), "hidden_size is many, not an integer"),
         (dict(config_json={"num_hidden_layers": -1}), "num_hidden_layers is -1"),
         (

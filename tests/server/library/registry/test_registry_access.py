@@ -152,9 +152,7 @@ def test_who_is_not_let_in_is_told_the_key(hosts, store):
     host.forget()
     pull(store, name(host))
     host.fault = guarded(f"http://{host.host}/token", lambda seen: False)
-    with pytest.raises(
-        registry.RegistryError, match="unauthorized: .*add this machine's key to it: ssh-ed25519 AAAA"
-    ):
+    with pytest.raises(registry.RegistryError, match="unauthorized: .*add this machine's key to it: ssh-ed25519 AAAA"):
         push(store, name(host))
 
 
