@@ -1,6 +1,6 @@
-"""The application on a listening socket: started, stopped, and run inside of another command.
+"""The application on a listening socket: start and stop it, or run it inside another command.
 
-In: an address, a store. Out: a `Service` that answers from `start` to `stop`.
+In: an address and a store. Out: a `Service` that answers from `start` to `stop`.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -29,18 +29,16 @@ from .loading.loaded_models import LoadedModels
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 2.0
+BACKLOG = 1024  # clients that may wait to be accepted
+STOP_SECONDS = 2.0  # for models to unload when the process ends
 
 
 class AddressInUse(VkbackendError):
-    """Another process listens there."""
-
-
-BACKLOG = 1024  # clients that may wait to be accepted
+    """Another process listens at the address."""
 
 
 def listen(address: Address) -> socket.socket:
-    """A bound socket: of both families where the host stands for every address, of IPv4 for a name that has both.
+    """A bound socket: for both families if the host stands for every address, for IPv4 if a name has both.
 
     Raises AddressInUse, VkbackendError.
     """
@@ -62,7 +60,7 @@ def listen(address: Address) -> socket.socket:
 
 
 def _listen_everywhere(port: int) -> socket.socket:
-    """One socket of both families, as in Go. A machine without IPv6 may make such a socket and fail to bind it."""
+    """One socket for both families, as in Go. Without IPv6, a machine may create such a socket and fail to bind it."""
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
@@ -86,20 +84,20 @@ class Service:
         await Site(self._runner, self._socket, access_log=self._access_log, access_log_class=AccessLogger).start()
 
     async def end_requests(self, seconds: float) -> None:
-        """No new requests, and an end for those that run, which get so long for it."""
+        """Refuse new requests; give running ones `seconds` to finish."""
         for site in list(self._runner.sites):
             await site.stop()
         await self._app[RUNNING].end(seconds)
 
     async def stop(self) -> None:
-        """No new requests, those that run are cut off, every model unloaded."""
+        """Refuse new requests, cancel running ones and unload every model."""
         await self.end_requests(0)
         await self._runner.cleanup()
         garbage.stop()
 
 
 def start_log(level: int = logging.INFO) -> None:
-    """From `level` on to stderr, or what OLLAMA_DEBUG says."""
+    """Log to stderr from `level` on, or as OLLAMA_DEBUG says."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.get("VKBACKEND_LOG_FORMAT")))
     # force: kp configures the root logger when it is imported.
@@ -107,7 +105,7 @@ def start_log(level: int = logging.INFO) -> None:
         level=settings.log_level() if settings.get("OLLAMA_DEBUG") else level, handlers=[handler], force=True
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # A client that went away is everyday life, not an error with a traceback.
+    # A client that disconnects is normal, not an error with a traceback.
     logging.getLogger("aiohttp.server").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
     )
@@ -115,7 +113,7 @@ def start_log(level: int = logging.INFO) -> None:
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """A server on a free loopback port, in a thread of this process -> its URL. It is gone when the block ends."""
+    """Context manager giving the URL of a server on a free loopback port, in a thread of this process."""
     start_log(logging.ERROR)  # the output belongs to the command
     listening = listen(Address("http", "127.0.0.1", "0"))
     loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()))
@@ -131,10 +129,10 @@ def own_server() -> Iterator[str]:
         loop.close()
 
 
-async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
-    """Start, call `ready()`, wait for `stopped`, let the requests that run end for VKBACKEND_DRAIN_SECONDS, stop.
-    What does not come back within STOP_SECONDS (a load, a long step) is left to the kernel: the process ends without
-    it, with status 0, as it was asked to.
+async def serve_until(service: Service, stopped: asyncio.Event, ready: Callable[[], object]) -> None:
+    """Start, call `ready()`, wait for `stopped`, give running requests VKBACKEND_DRAIN_SECONDS to finish, stop.
+
+    If a load or a long step does not end within STOP_SECONDS, the process exits without it, with status 0.
     """
     await service.start()
     ready()
@@ -144,6 +142,6 @@ async def serve_until(service: Service, stopped: asyncio.Event, ready) -> None:
     try:
         await asyncio.wait_for(service.stop(), STOP_SECONDS)
     except TimeoutError:
-        log.warning("a model did not unload within %.0f s; leaving without it", STOP_SECONDS)
+        log.warning("a model did not unload within %.0f s; exiting without it", STOP_SECONDS)
         logging.shutdown()
         os._exit(0)

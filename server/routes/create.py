@@ -1,4 +1,6 @@
-"""Routes that bring models in: /api/create, /api/blobs/:digest."""
+"""Routes that add models: /api/create, /api/blobs/:digest."""
+
+from pathlib import Path
 
 from aiohttp import web
 
@@ -18,7 +20,7 @@ UPLOAD_PIECE_BYTES = 1 << 20
 
 async def create(request: web.Request) -> web.StreamResponse:
     ask = await read(request, CreateRequest)
-    name = await pools.run("json", creation.checked_name, ask)  # names of many files
+    name = await pools.run("json", creation.checked_name, ask)  # there may be many files
     store = request.app[STORE]
 
     def work(report: Report) -> None:
@@ -30,7 +32,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     return await progress(request, work, stream=ask.stream is not False)
 
 
-def _blob_path(request):
+def _blob_path(request: web.Request) -> Path:
+    """Raises ApiError 400 for a malformed digest."""
     try:
         return request.app[STORE].blob_path(request.match_info["digest"])
     except InvalidDigest as error:
@@ -44,9 +47,7 @@ async def has_blob(request: web.Request) -> web.Response:
 
 
 async def upload_blob(request: web.Request) -> web.Response:
-    """The body is streamed to disk; it becomes a blob only when all of it is there and its digest is the one
-    announced.
-    """
+    """Stream the body to disk. It becomes a blob once all of it has arrived and its digest is the announced one."""
     if _blob_path(request).is_file():
         return empty(200)
     with await pools.run_to_end("store", request.app[STORE].upload) as upload:

@@ -1,4 +1,7 @@
-"""Routes that look at and move models: /, /api/version, tags, show, ps, copy, delete."""
+"""Routes that list, show and change models: /, /api/version, tags, show, ps, copy, delete."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -8,13 +11,16 @@ from ..go import encode
 from ..go.text import quote
 from ..http.responses import empty, json_answer, read
 from ..library import describe
-from ..library.model import ModelNotFound, StoreError
-from ..library.names import parse
+from ..library.model import ModelNotFound, StoredModel, StoreError
+from ..library.names import ModelName, parse
 from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
 from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
 from .context import LOADED_MODELS, STORE
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 INVALID_PATH = "invalid model path"
 
@@ -40,18 +46,18 @@ async def show(request: web.Request) -> web.Response:
     if not name.is_valid:
         raise ApiError(500, INVALID_PATH)
 
-    def look():
+    def answer() -> str:
         return encode.dumps(describe.show(request.app[STORE].get(name), ask.system, ask.options, ask.verbose))
 
     try:
-        body = await pools.run("store", look)
+        body = await pools.run("store", answer)
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{text}' not found") from None
     return web.Response(body=body.encode(), headers={"Content-Type": "application/json; charset=utf-8"})
 
 
 async def running(request: web.Request) -> web.Response:
-    """The one that stays longest first."""
+    """The models in memory, the one that stays longest first."""
     models = request.app[LOADED_MODELS].running()
     return json_answer(ProcessResponse(sorted(models, key=lambda model: model.expires_at, reverse=True)))
 
@@ -81,26 +87,26 @@ async def delete(request: web.Request) -> web.Response:
         raise ApiError(404, f"model '{text}' not found") from None
     loaded_models = request.app[LOADED_MODELS]
     if gone is not None and loaded_models.holds(gone):
-        await loaded_models.remove(gone)  # nobody could ask for it any more
+        await loaded_models.remove(gone)  # no request can name it any more
     return empty(200)
 
 
-async def _changed(store: Store, change, *arguments):
-    """Run a change to the store, which blocks. Waiting for a thread counts as waiting for the store's lock."""
+async def _changed(store: Store, change: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call `change` in a thread while holding the store's lock. Waiting for a thread counts as waiting for the lock."""
     deadline = lock_deadline()
 
-    def run():
+    def run() -> T:
         with store.lock.by(deadline):
-            return change(*arguments)
+            return change(*arguments, **named)
 
     return await pools.run_to_end("changes", run)
 
 
-def _delete(store, name):
-    """The model that is gone, unless another one is made of the same weights."""
+def _delete(store: Store, name: ModelName) -> StoredModel | None:
+    """Delete a model. Returns it, or None if another one has the same weights or it was damaged."""
     try:
         stored = store.get(name)
-    except StoreError:  # a damaged one can be deleted, too
+    except StoreError:  # damaged models can be deleted, too
         stored = None
     store.delete(name)
     return None if stored is None or any(other.gguf_path == stored.gguf_path for other in store.list()) else stored

@@ -1,9 +1,11 @@
 """Routes that exchange models with a registry: /api/pull and /api/push."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from ..errors import ApiError
-from ..http.responses import progress, read
+from ..http.responses import Report, progress, read
 from ..http.streams import has_left
 from ..library import registry
 from ..library.names import parse
@@ -27,13 +29,16 @@ async def push(request: web.Request) -> web.StreamResponse:
     return await _exchange(request, registry.push, ask, name)
 
 
-async def _exchange(request: web.Request, work, ask: PullRequest, name: str) -> web.StreamResponse:
-    """A client that leaves ends it, also one that waits for a single answer."""
+async def _exchange(
+    request: web.Request, exchange: Callable[..., None], ask: PullRequest, name: str
+) -> web.StreamResponse:
+    """Run `registry.pull` or `registry.push`. It ends when the client leaves, even without a stream."""
     store, credentials = request.app[STORE], registry.Credentials(ask.username, ask.password)
-    return await progress(
-        request,
-        lambda report: work(
-            store, name, report, ask.insecure, lambda: report.cancelled.is_set() or has_left(request), credentials
-        ),
-        stream=ask.stream is not False,
-    )
+
+    def work(report: Report) -> None:
+        def is_cancelled() -> bool:
+            return report.cancelled.is_set() or has_left(request)
+
+        exchange(store, name, report, ask.insecure, is_cancelled, credentials)
+
+    return await progress(request, work, stream=ask.stream is not False)

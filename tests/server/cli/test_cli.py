@@ -321,4 +321,4 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
     status, seconds, log = served.stop()
     asking.join()
     assert loading.exists() and status == 0 and 1.5 < seconds < 4, log
-    assert "leaving without it" in log and "Traceback" not in log
+    assert "exiting without it" in log and "Traceback" not in log

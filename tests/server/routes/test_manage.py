@@ -80,7 +80,7 @@ def test_recorded_hosts_and_origins(store):
     for address in sorted({vector["listen_addr"].rpartition(":")[0] for vector in vectors}):
         chosen = [vector for vector in vectors if vector["listen_addr"].startswith(address + ":")]
 
-        async def conversation(client):
+        async def conversation(client, chosen=chosen):
             for vector in chosen:
                 headers = {"Host": vector["host_header"]} | ({"Origin": vector["origin"]} if vector["origin"] else {})
                 answer = await client.request(vector["method"], vector["path"], headers=headers)
