@@ -326,8 +326,8 @@ class LoadedModels:
         return self._num_waiting
 
     def running(self) -> list[RunningModel]:
-        """The entries of /api/ps, in no particular order."""
-        return [model.describe() for model in self.loaded]
+        """The entries of /api/ps, the model that stays longest first."""
+        return sorted((model.describe() for model in self.loaded), key=lambda model: model.expires_at, reverse=True)
 
     async def close(self) -> None:
         """Unload everything when the server ends. Requests that still run fail."""

@@ -57,9 +57,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def running(request: web.Request) -> web.Response:
-    """The models in memory, the one that stays longest first."""
-    models = request.app[LOADED_MODELS].running()
-    return json_answer(ProcessResponse(sorted(models, key=lambda model: model.expires_at, reverse=True)))
+    return json_answer(ProcessResponse(request.app[LOADED_MODELS].running()))
 
 
 async def copy(request: web.Request) -> web.Response:

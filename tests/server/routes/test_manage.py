@@ -162,7 +162,7 @@ def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
     assert asyncio.run(run()) == (500, {"error": "RuntimeError: the cat ate it"}, 200)
 
 
-def test_running_models_are_listed_the_longest_first(store):
+def test_running_models_are_listed_as_recorded(store):
     class Two(NoModels):
         def running(self):
             return [
@@ -176,7 +176,7 @@ def test_running_models_are_listed_the_longest_first(store):
                     0,
                     4096,
                 )
-                for name, year in (("a", 2024), ("b", 2025))
+                for name, year in (("b", 2025), ("a", 2024))
             ]
 
     async def run():
