@@ -14,7 +14,7 @@ from ..wire.conversation import Tool, ToolCall, ToolCallFunction
 from .parsed import Parsed, overlap, split_trailing_space
 from .python_calls import read_calls
 from .tagged import typed, types_of
-from .tools import ObjectFinder
+from .tools import ObjectFinder, ToolsParser
 
 _NAME = r"""[^\s<>(){}\[\]"',]+"""
 _NAME_END = r"""(?=[\s<>(){}\[\]"',])"""
@@ -30,7 +30,7 @@ class MarkedCallsParser:
 
     def __init__(self, calls: CallFormat, tools: list[Tool], prompt: str = ""):
         self._format = calls
-        self._tools = {tool.function.name: tool.function for tool in tools}
+        self._tools = {tool.function.name: tool for tool in tools}
         self._triggers = list(dict.fromkeys(mark.split()[0] for mark in (calls.tag, calls.opening)))
         self._header, self._content_header = _headers(calls)
         begins_inside = bool(calls.content_opening) and prompt.rstrip().endswith(calls.opening)
@@ -144,8 +144,8 @@ class MarkedCallsParser:
     def _elements(self, text: str) -> dict[str, object] | None:
         """The arguments in the elements of a call; None if one is not complete."""
         calls, arguments = self._format, {}
-        function = self._tools.get(self._name or "")
-        properties = (function.parameters.properties if function else None) or {}
+        tool = self._tools.get(self._name or "")
+        properties = (tool.function.parameters.properties if tool else None) or {}
         middle = re.compile(r"\s*" + _pattern(calls.after_key))
         at = text.find(calls.key_opening)
         while at >= 0:
@@ -167,11 +167,17 @@ class MarkedCallsParser:
             return not self._may_be_python() and self._give_up(parsed)
         end = len(self._held) if at < 0 else at
         opening = "" if self._format.tag == "[" else self._format.tag
-        calls = read_calls(self._held[len(opening) : end])
+        text = self._held[len(opening) : end]
+        calls = read_calls(text) or self._json_calls(text)
         if not calls:
             return self._give_up(parsed)
         self._end_call(parsed, calls, end + (len(self._last_closing) if at >= 0 else 0))
         return True
+
+    def _json_calls(self, text: str) -> list[tuple[str, dict]]:
+        """Calls in JSON, which some templates show to models that write Python."""
+        parser = ToolsParser("", list(self._tools.values()))
+        return [(call.function.name, call.function.arguments or {}) for call in parser.add(text).calls]
 
     def _may_be_python(self) -> bool:
         """Whether a bare bracket may begin a call of a tool; after a tag, anything may."""

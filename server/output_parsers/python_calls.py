@@ -1,6 +1,5 @@
 """Reads tool calls written in Python, such as `[f(a=1, b="x"), g()]`. Nothing is evaluated."""
 
-import ast
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +10,8 @@ _TOKEN = re.compile(
     r"""|(?P<name>[^\W\d][\w.-]*)|(?P<mark>[\[\](){},:=]))""",
     re.DOTALL,
 )
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "\n": "", "\\": "\\", "'": "'", '"': '"'}
 _CONSTANTS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 _MAX_DEPTH = 50  # of lists and objects
 _MAX_DIGITS = 1000
@@ -25,7 +26,7 @@ def read_calls(text: str) -> list[tuple[str, dict[str, object]]] | None:
     """Return [(name, arguments)] of a list of calls or of a single one; None if the text is anything else."""
     try:
         return _Reader(text).calls()
-    except (_Unreadable, ValueError, SyntaxError):
+    except (_Unreadable, ValueError):
         return None
 
 
@@ -67,7 +68,7 @@ class _Reader:
         match = self._match()
         self._at = match.end()
         if match["string"] is not None:
-            return ast.literal_eval(match["string"].replace("\n", "\\n"))
+            return _unquoted(match["string"])
         if match["number"] is not None and len(match["number"]) <= _MAX_DIGITS:
             text = match["number"]
             return json.loads(text + "0" if text.endswith(".") else text)
@@ -113,3 +114,15 @@ class _Reader:
     def _expect(self, mark: str) -> None:
         if not self._takes(mark):
             raise _Unreadable
+
+
+def _unquoted(text: str) -> str:
+    """The value of a string. Unknown escapes stay as they are, as in Python; surrogates are paired, as in JSON."""
+
+    def unescape(match: re.Match[str]) -> str:
+        code = match[1] or match[2] or match[3]
+        if code is None:
+            return _ESCAPES.get(match[4], match[0])
+        return chr(int(code, 16)) if int(code, 16) <= 0x10FFFF else match[0]
+
+    return _ESCAPE.sub(unescape, text[1:-1]).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -22,6 +22,7 @@ class CallFormat:
     after_name: between the name and its arguments. section_closing: after the last call.
     key_opening, after_key, value_closing: around the key and value of an element.
     content_opening: what an answer writes before its text, where that replaces a name (">>>all\\n").
+    names_in_ids: histories show the name of a call only in its id, `functions.NAME:NUMBER`.
     """
 
     tag: str = "{"
@@ -36,3 +37,4 @@ class CallFormat:
     after_key: str = ""
     value_closing: str = ""
     content_opening: str = ""
+    names_in_ids: bool = False

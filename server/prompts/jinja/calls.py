@@ -6,6 +6,7 @@ In: the template's text. Out: `CallFormat`. Raises WorkerEnded and WorkerDoesNot
 import functools
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -19,6 +20,7 @@ _NAMES = ("probeonefunction", "probetwofunction")
 _KEYS = ("probeonekey", "probetwokey")
 _VALUES = ("probeonevalue", "probetwovalue")
 _ARGUMENTS = dict(zip(_KEYS, _VALUES))
+_PROBE_SECONDS = 3  # in which a template must show a call in one of its forms; milliseconds are usual
 _ANSWER = "wordsofananswer"
 _OTHER_TOOL = {
     "type": "function",
@@ -26,36 +28,41 @@ _OTHER_TOOL = {
 }
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # how templates write special tokens
 _BEGUN = re.compile(r"<[^<>]*|\[/?[A-Z_]*")  # a special token without its end
-# Formats of templates that do not write calls back, by a mark in their text.
-_UNWRITTEN = {
-    "<|tool_list_start|>": CallFormat(
-        "<|tool_call_start|>", CallShape.PYTHON, opening="<|tool_call_start|>", closing="<|tool_call_end|>"
-    )
-}
+# Formats of models whose templates do not write calls, or not as the model does; found by a mark in the template.
+_LFM2 = CallFormat("<|tool_call_start|>", CallShape.PYTHON, opening="<|tool_call_start|>", closing="<|tool_call_end|>")
+_KIMI = CallFormat(
+    "<|tool_calls_section_begin|>",
+    CallShape.NAMED_JSON,
+    opening="<|tool_call_begin|>functions.",
+    after_name="<|tool_call_argument_begin|>",
+    closing="<|tool_call_end|>",
+    section_closing="<|tool_calls_section_end|>",
+)
+_KNOWN = {"<|tool_list_start|>": _LFM2, "<|im_system|>tool_declare<|im_middle|>": _KIMI}
 
 
 @dataclass(frozen=True)
 class _Rendered:
     """Prompts without generation prompt: a history that ends with one call, with two calls, with an answer.
 
-    two: empty if the template allows only one call.
+    two: empty if the template allows only one call. names_in_ids: names are only shown as a part of the ids of calls.
     """
 
     one: str
     two: str
     answer: str
+    names_in_ids: bool
 
 
 @functools.lru_cache(maxsize=64)
 def call_format(template: str) -> CallFormat:
     """Find how the template writes calls. Without any in its histories, known tags in its text decide."""
-    for rendered in _renderings(template):
-        found = _read(rendered, thinking_tags(template)[1])
-        if found.shape is CallShape.JSON and (tag := tool_tag(template)):
-            return replace(found, tag=tag)
+    known = next((found for mark, found in _KNOWN.items() if mark in template), None)
+    rendered = next(_renderings(template), None)
+    found = CallFormat() if rendered is None else _read(rendered, thinking_tags(template)[1])
+    if found.shape is not CallShape.JSON:
         return found
-    known = next((found for mark, found in _UNWRITTEN.items() if mark in template), None)
-    return known or CallFormat(tool_tag(template) or "{")
+    return known or replace(found, tag=tool_tag(template) or found.tag)
 
 
 def _renderings(template: str) -> Iterator[_Rendered]:
@@ -68,15 +75,18 @@ def _renderings(template: str) -> Iterator[_Rendered]:
         return written(template, as_parts([{"role": "user", "content": "a"}, message], typed), tools, asks=False) or ""
 
     # Some templates write the name only as a part of the id.
+    until = time.monotonic() + _PROBE_SECONDS
     ids = (("call00000", "call00001"), tuple(f"functions.{name}:{at}" for at, name in enumerate(_NAMES)))
     for call_ids, tools, arguments in product(ids, (None, [_OTHER_TOOL]), (_ARGUMENTS, json.dumps(_ARGUMENTS))):
         first, second = (
             {"type": "function", "id": call_id, "function": {"name": name, "arguments": arguments}}
             for call_id, name in zip(call_ids, _NAMES)
         )
+        if time.monotonic() > until:
+            return
         one = render(tools, first)
         if _NAMES[0] in one:
-            yield _Rendered(one, render(tools, first, second), render(tools))
+            yield _Rendered(one, render(tools, first, second), render(tools), call_ids is ids[1])
 
 
 def _read(rendered: _Rendered, thinking_closing: str) -> CallFormat:
@@ -138,6 +148,7 @@ def _with_marks(
         section_closing=end.removeprefix(closing).strip(),
         content_opening=answer_lead.strip() if found.tag == "{" else "",
         after_name=_unnumbered(found.after_name),
+        names_in_ids=rendered.names_in_ids,
     )
 
 

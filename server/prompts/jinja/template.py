@@ -146,6 +146,8 @@ class JinjaTemplate:
         if values.tools and self.with_tools is not self:
             return self.with_tools.execute(values, as_it_is)
         messages = _with_ids([_message(message) for message in values.messages])
+        if any("tool_calls" in message for message in messages) and self.call_format().names_in_ids:
+            messages = _with_names_in_ids(messages)
         try:
             text = self._conversation(values, messages)
         except TooCostly:
@@ -267,6 +269,20 @@ def _with_ids(messages: list[dict]) -> list[dict]:
             answered = message.get("tool_call_id") or next(iter(open_ids), f"call{number:05d}")
             message["tool_call_id"] = answered
             open_ids.pop(answered, None)
+    return messages
+
+
+def _with_names_in_ids(messages: list[dict]) -> list[dict]:
+    """Rename the ids of calls, and of their results, to `functions.NAME:NUMBER`."""
+    renamed: dict[str, str] = {}
+    number = 0
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            renamed[call["id"]] = f"functions.{call['function']['name']}:{number}"
+            call["id"] = renamed[call["id"]]
+            number += 1
+        if "tool_call_id" in message:
+            message["tool_call_id"] = renamed.get(message["tool_call_id"], message["tool_call_id"])
     return messages
 
 
