@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -35,6 +35,7 @@ MAX_REDIRECTS = 10
 MAX_ERROR_BYTES = 4096  # read from the body of an error
 MAX_TOKEN_BYTES = 1 << 20  # read from the answer of a token server
 T = TypeVar("T")
+Response: TypeAlias = aiohttp.ClientResponse
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Client:
         url: URL,
         headers: dict[str, str] | None = None,
         body: Callable[[], AsyncIterable[bytes]] | bytes | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Response]:
         """Context with the response to one attempt, whose body is read inside.
 
         body: bytes, or a function that gives them in pieces, called again if the request is repeated.
@@ -111,7 +112,7 @@ class Client:
         url: URL,
         headers: dict[str, str],
         body: Callable[[], AsyncIterable[bytes]] | bytes | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Response:
         """Follow up to MAX_REDIRECTS redirects, and authorize once on a 401."""
         has_authorized = False
         for _ in range(MAX_REDIRECTS):
@@ -141,7 +142,7 @@ class Client:
                 return response
         raise RegistryError(f"{self.endpoint.base.host} redirects more than {MAX_REDIRECTS} times")
 
-    def _redirected(self, method: str, url: URL, response: aiohttp.ClientResponse) -> URL:
+    def _redirected(self, method: str, url: URL, response: Response) -> URL:
         """Target of a redirect. Raises RegistryError for one that must not be followed."""
         if response.status < 307 and method not in ("GET", "HEAD"):
             raise RegistryError(
@@ -215,7 +216,7 @@ class Client:
                 await asyncio.sleep(seconds)
 
 
-async def failure_of(response: aiohttp.ClientResponse, method: str, url: URL) -> TemporaryFailure | Refused:
+async def failure_of(response: Response, method: str, url: URL) -> TemporaryFailure | Refused:
     """The exception for a response with an error status."""
     message = error_message(await read_at_most(response, MAX_ERROR_BYTES))
     text = f"{url.host} answers {method} {url.path} with status {response.status}" + (f": {message}" if message else "")
@@ -229,7 +230,7 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
-async def read_at_most(response: aiohttp.ClientResponse, num_bytes: int) -> bytes:
+async def read_at_most(response: Response, num_bytes: int) -> bytes:
     """The first `num_bytes` bytes of a body."""
     contents = b""
     async for piece in response.content.iter_any():

@@ -12,13 +12,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import aiohttp
 from yarl import URL
 
 from ... import pools
 from ..model import DigestMismatch, Layer
 from ..store import Store
-from .client import Client, Credentials
+from .client import Client, Credentials, Response
 from .endpoint import Endpoint
 from .errors import RegistryError, TemporaryFailure
 from .limits import Limits
@@ -203,7 +202,7 @@ class Parts:
         self._queue.clear()
         return self._partial.become_one_part()
 
-    async def _read(self, response: aiohttp.ClientResponse, part: Part) -> None:
+    async def _read(self, response: Response, part: Part) -> None:
         async for piece in response.content.iter_chunked(PIECE_BYTES):
             room = len(piece) if part.size is None else part.size - part.completed
             self._partial.write(part, piece[:room])

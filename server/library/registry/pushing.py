@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
-import aiohttp
 from yarl import URL
 
 from vkbackend.errors import VkbackendError
@@ -20,7 +19,7 @@ from ..model import MANIFEST_TYPE, Layer, ModelNotFound
 from ..names import parse
 from ..store import Store
 from . import authorization, manifest
-from .client import Client, Credentials
+from .client import Client, Credentials, Response
 from .endpoint import Endpoint, resolve
 from .errors import Refused, RegistryError, TemporaryFailure
 from .limits import Limits
@@ -190,7 +189,7 @@ class Upload:
                 self._sent += len(piece)
                 watch.reschedule(loop.time() + self._client.limits.stall_seconds)
 
-    def _next_location(self, response: aiohttp.ClientResponse) -> URL:
+    def _next_location(self, response: Response) -> URL:
         """Location for the next request, which each response may change."""
         location = response.headers.get("Location")
         if location:
@@ -200,7 +199,7 @@ class Upload:
         return self._location
 
 
-def _end_of(response: aiohttp.ClientResponse, otherwise: int) -> int:
+def _end_of(response: Response, otherwise: int) -> int:
     """Bytes that the registry has, from `Range: 0-1233`; if it has none, it may say 0-0."""
     first, _, last = (response.headers.get("Range") or "").removeprefix("bytes=").partition("-")
     return int(last) + 1 if first == "0" and last.isdecimal() and last != "0" else otherwise
