@@ -1,4 +1,4 @@
-"""Work that nobody waits for any more ends, and no kind of work waits for another: one real server on a tiny model."""
+"""Abandoned work ends, and no kind of work waits for another: one real server on a tiny model."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def server(tmp_path_factory):
 
 
 def send(server, body: dict) -> socket.socket:
-    """A request whose answer is not waited for."""
+    """Send a request without waiting for its answer."""
     data = json.dumps({"model": "m", **body}).encode()
     client = socket.create_connection(("127.0.0.1", server.port), 10)
     client.sendall(b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data)

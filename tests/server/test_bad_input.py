@@ -1,6 +1,7 @@
-"""Whatever a client sends, the server stays up and the store stays whole, and the error names the thing and what to do.
+"""Whatever a client sends, the server keeps running, the store stays intact, and the error says what is wrong and what
+to do.
 
-One real server on the default device; after every case a sound model still answers.
+One real server on the default device; after every case a valid model still answers.
 """
 
 import hashlib
@@ -56,7 +57,7 @@ def still_works(server):
 
 
 def refused(server, data: bytes) -> str:
-    """Create a model from `data` and use it; the error of whichever of the two was refused. Leaves nothing behind."""
+    """Create a model from `data` and use it. Returns the error of whichever step was refused, and removes the model."""
     status, answer = create(server, "broken", upload(server, data))
     if "error" not in answer:
         status, answer = generate(server, "broken")
@@ -66,7 +67,7 @@ def refused(server, data: bytes) -> str:
 
 
 def field_offset(path, name: str) -> int:
-    """Where the tensor's information says its offset: 8 bytes."""
+    """Position of the tensor's offset field: 8 bytes."""
     tensor = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == name)
     return tensor.field.offset + sum(part.nbytes for part in tensor.field.parts[:-1])
 

@@ -1,7 +1,6 @@
-"""The recorded conversations with Ollama 0.12.11, all of them, replayed against `vkbackend serve` on the default
-device.
+"""All recorded conversations with Ollama 0.12.11, replayed against `vkbackend serve` on the default device.
 
-Left out are those marked as quirks of the original: what is better than they have tests of their own (see
+Those marked as quirks of the original are left out; the better behaviour has tests of its own (see
 test_openai_extras.py for /v1).
 """
 

@@ -1,4 +1,4 @@
-"""A model that is deleted while it is in memory leaves it, unless another one is made of the same weights."""
+"""A model that is deleted while it is loaded is unloaded, unless another one has the same weights."""
 
 import asyncio
 import threading

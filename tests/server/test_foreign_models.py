@@ -1,4 +1,4 @@
-"""Models that cannot run here list and show like others, and say why when they are run; and requests over HTTP that
+"""Models that cannot run here are listed and shown like others, and say why they cannot run; requests over HTTP that
 reach for other files.
 """
 
@@ -22,7 +22,7 @@ def server(tmp_path_factory):
 
 
 def call(server, method, path, body=None):
-    """-> (status, answer): parsed where it is JSON."""
+    """(status, answer), parsed if it is JSON"""
     status, text = server.call(method, path, body)
     return status, json.loads(text) if text.startswith(("{", "[")) else text
 

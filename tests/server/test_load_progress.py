@@ -1,5 +1,6 @@
-"""Lines that say how far a model is loaded: of the server's streams, of loads on devices and on the CPU, and the bar
-of the command line."""
+"""Progress of loading a model: lines in the server's streams, loads on devices and on the CPU, and the bar of the
+command line.
+"""
 
 import asyncio
 import json
@@ -19,7 +20,7 @@ from vkbackend.server.loading.loaded_model import LoadResult
 
 
 class SteppingLoader:
-    """Brings one byte of four each time that `steps` is released; fails behind the second where `fails`."""
+    """Loads one byte of four each time that `steps` is released; fails after the second if `fails`."""
 
     def __init__(self, load, fails=False):
         self.load, self.fails, self.steps, self.progress = load, fails, threading.Semaphore(0), None
@@ -147,7 +148,7 @@ def test_a_client_that_leaves_during_the_load_does_not_end_it(tmp_path):
 
 
 class Watched(LoadProgress):
-    """Remembers every state."""
+    """Progress that remembers every state."""
 
     def __init__(self):
         super().__init__()
@@ -170,7 +171,7 @@ def test_a_load_counts_the_bytes_of_the_file(tmp_path, monkeypatch, num_gpu):
     assert len(opened.placement) == (3 if num_gpu == 1 else 1)
     total = models.read(path).num_bytes
     completed = [state[0] for state in progress.states]
-    assert total <= progress.states[0][1] <= 2 * total  # a tied embedding counts where it lies, twice perhaps
+    assert total <= progress.states[0][1] <= 2 * total  # a tied embedding counts on each device that holds it
     assert len(completed) > 5 and completed == sorted(completed) and completed[0] < total / 2 < completed[-1]
     assert progress.completed == progress.total
 

@@ -1,6 +1,4 @@
-"""Loading and unloading: when, how often, and what happens when things go wrong. A loader that tests hold in their
-hands.
-"""
+"""Loading and unloading: when, how often, and what happens if something fails. The tests control the loader."""
 
 import asyncio
 import threading
@@ -21,7 +19,7 @@ SECOND = durations.SECOND
 
 
 class Loader:
-    """Keeps what it loaded and closed; `gate` holds a load up until it is set; `error` is raised by the next load."""
+    """Records what it loaded and closed. gate: a load waits until it is set; error: raised by the next load."""
 
     def __init__(self):
         self.loaded, self.closed, self.error = [], [], None
@@ -232,7 +230,7 @@ def test_a_load_that_fails_after_its_model_was_deleted_leaves_no_trace():
         loader.gate.set()
         with pytest.raises(OutOfMemory):
             await user
-        await use(models, "a")  # made anew meanwhile
+        await use(models, "a")  # created again in the meantime
         assert [model.name for model in models.running()] == ["a:latest"]
 
     run(scenario)

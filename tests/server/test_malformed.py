@@ -1,5 +1,5 @@
-"""1,000 malformed requests, made by schemathesis from the server's own OpenAPI document: none is answered with an
-error of the server but with those whose words are recorded from Ollama 0.12.11, and the server is well afterwards.
+"""1,000 malformed requests, made by schemathesis from the server's own OpenAPI document: the only server errors are
+those whose texts are recorded from Ollama 0.12.11, and the server works afterwards.
 """
 
 import json
@@ -42,7 +42,7 @@ RECORDED = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A server in this process, whose one model `tiny` says little, and whose registries are nowhere."""
+    """A server in this process with one model, `tiny`, that answers briefly; its registries do not exist."""
     folder = tmp_path_factory.mktemp("malformed")
     store = Store(folder / "models")
     digest, _ = store.add_blob(write_tiny_gguf(folder / "tiny.gguf").read_bytes())
@@ -89,9 +89,7 @@ def send(url: str, method: str, path: str, body: bytes) -> SimpleNamespace:
 
 
 def body_of(case, number: int) -> bytes:
-    """Every second request to run a model names the one that is there, so that what is wrong with the rest comes to
-    be seen.
-    """
+    """Every second request to run a model names the existing one, so that the other fields are checked."""
     if isinstance(case.body, bytes):
         return case.body
     body = case.body
@@ -101,7 +99,7 @@ def body_of(case, number: int) -> bytes:
 
 
 def error_text(text: str) -> str:
-    """Of an answer or of a stream's last line."""
+    """The error of an answer, or of the last line of a stream."""
     error = json.loads(text.strip().splitlines()[-1])["error"]
     return error["message"] if isinstance(error, dict) else error
 

@@ -1,4 +1,6 @@
-"""64 streams at once for ten seconds, a fifth of whose clients leave: no error, nothing kept, an event loop in time.
+"""64 streams at once for ten seconds, a fifth of whose clients leave: no error, nothing is leaked, the event loop is on
+time.
+
 `many_streams.py` runs longer, on a starter model.
 """
 

@@ -1,5 +1,5 @@
-"""Where a real server puts models: on the device, on the CPU, on both; what `ps` and the log say of it; several
-models at once.
+"""Where a real server puts models: on the device, on the CPU, on both; what `ps` and the log say; several models at
+once.
 """
 
 import json
@@ -67,7 +67,7 @@ def running(server) -> dict:
 
 
 def processor(server, name) -> str:
-    """The column of `vkbackend ps`."""
+    """The PROCESSOR column of `vkbackend ps`."""
     listed = subprocess.run(
         [sys.executable, "-m", "vkbackend", "ps"],
         cwd=ROOT,
@@ -132,7 +132,7 @@ def test_a_loaded_model_answers_while_a_large_one_loads(tmp_path, gguf):
 
 
 def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
-    """Real memory: what one model takes is free for the next one only when it is gone. Neither is split."""
+    """Real memory: one model's memory is free for the next only after it is unloaded. Neither is split."""
     total = device.info.memory_total
     if available_host_memory() < total + 512 * MIB:
         missing("less memory is available than the device has: what is free there changes with other programs")
@@ -148,7 +148,7 @@ def test_one_gives_way_where_device_memory_does_not_hold_two(tmp_path, device):
 
 @pytest.fixture
 def on_device(device, monkeypatch):
-    """This process runs models on the default device, with no more memory there than a test says."""
+    """This process runs models on the default device, with no more memory there than a test allows."""
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
 
     def leaves(num_bytes):
@@ -208,7 +208,7 @@ def test_overhead_is_kept_free(on_device, gguf, monkeypatch):
 
 
 def test_a_cache_leaves_the_overhead_free(on_device, gguf, monkeypatch):
-    """Of what is left beside the model, sixteen sequences get no more than the overhead leaves."""
+    """Sixteen sequences get no more of the remaining memory than the overhead leaves."""
     on_device(64 * MIB)
     monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "16")
     monkeypatch.setenv("OLLAMA_GPU_OVERHEAD", str(59 * MIB))
@@ -219,7 +219,7 @@ def test_a_cache_leaves_the_overhead_free(on_device, gguf, monkeypatch):
 
 
 def test_what_fits_by_count_and_not_in_truth_is_tried_with_less(on_device, gguf, monkeypatch, caplog):
-    """A driver that promises more than it has."""
+    """A driver that reports more memory than it has."""
     on_device(5 * MIB)
     load_whole = placing.load
 

@@ -1,4 +1,4 @@
-"""Who gives way, what is free, when a model is loaded again, as recorded."""
+"""Which model is unloaded, what is free, and when a model is loaded again, as recorded."""
 
 from types import SimpleNamespace
 
@@ -82,7 +82,7 @@ def test_options_of_the_model_and_of_the_request(monkeypatch):
 
 
 def test_context_lengths():
-    """Those of models with vision are no larger than others: what the original once raised them to."""
+    """Vision models get no larger contexts than others, unlike once in the original."""
     recorded.check(
         recorded.load("scheduler", "scheduled_num_ctx"),
         lambda vector: (max(vector["num_ctx"], MIN_CONTEXT), vector["output"]),

@@ -1,5 +1,5 @@
-"""Several models in memory: who comes, who stays, who gives way. A loader with a memory of its own size, that tests
-hold in their hands.
+"""Several models in memory: which are loaded, kept and unloaded. The tests control the loader, whose memory has a fixed
+size.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ SECOND = durations.SECOND
 
 
 class Loader:
-    """Models take their name's first number of `memory` units; `gate` holds loads of "slow" up. whole: as a model
-    that may be split would be loaded while others are there.
+    """Models take as many units of `memory` as the first number in their name says. gate: loads of "slow" wait for it.
+    whole: the load of a model that may be split while others are loaded.
     """
 
     num_devices = None
@@ -253,7 +253,7 @@ def test_a_loaded_model_that_nobody_came_for_rests_and_ends():
 
 
 class SplittingLoader(Loader):
-    """Puts on the CPU what does not fit, unless it is asked for the whole."""
+    """Puts layers that do not fit on the CPU, unless all of them are asked for."""
 
     def whole(self, model, options):
         return super().__call__(model, options)

@@ -1,4 +1,4 @@
-"""Connections on real sockets: large heads, requests that never arrive, more clients than files, bodies as sent."""
+"""Connections on real sockets: large heads, requests that never arrive, too many clients, bodies as sent."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def exchange(server, request: bytes) -> bytes:
-    """What comes back until the server closes."""
+    """The bytes that come back until the server closes."""
     with connect(server) as client:
         client.sendall(request)
         return read_all(client)
@@ -91,7 +91,7 @@ def test_a_larger_head_is_refused_in_words(server, log, target, headers):
 
 
 def test_a_large_head_may_follow_a_body(server):
-    """The bytes of a body do not count, however they are cut into packets."""
+    """The bytes of a body do not count as the head, however they are cut into packets."""
     head = "X: " + "x" * 1_000_000 + "\r\n"
     first = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n" + b" " * 2_000_000
     answer = exchange(server, first + request("GET", "/api/version", head))
@@ -207,7 +207,7 @@ def test_others_are_served_while_clients_fill_every_connection(server, log, begi
 
 
 def test_clients_wait_where_no_file_is_left(tmp_path):
-    """The server accepts nobody, says so once, and serves when there is room again."""
+    """The server accepts no client, logs so once, and serves again once there is room."""
     log = tmp_path / "stderr"
     with LiveServer(tmp_path / "models", log=log) as server:
         assert server.call("GET", "/api/version")[0] == 200  # it has started
@@ -239,7 +239,7 @@ def test_the_unit_allows_many_files():
 
 
 def test_names_are_bounded_before_they_are_quoted(server):
-    """The event loop answers others meanwhile."""
+    """The event loop answers other requests in the meantime."""
     long = "a/" * 10_000_000
     for method, path, body in [
         ("POST", "/api/copy", {"source": long, "destination": "x"}),

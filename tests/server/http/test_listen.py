@@ -1,4 +1,4 @@
-"""OLLAMA_HOST, and where a server listens then."""
+"""OLLAMA_HOST, and the address that a server listens on for it."""
 
 import errno
 import socket

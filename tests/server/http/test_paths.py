@@ -1,4 +1,4 @@
-"""Paths that are not clean are sent to the clean one, and nowhere else."""
+"""Paths that are not clean are redirected to the clean one, and nowhere else."""
 
 import socket
 
@@ -18,7 +18,7 @@ def server(tmp_path_factory):
 
 
 def ask(server, request: str) -> tuple[int, dict[str, str], bytes]:
-    """Raw, since clients clean paths themselves. -> (status, headers, body)"""
+    """(status, headers, body) of a raw request: client libraries clean paths themselves."""
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(
             f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode(

@@ -1,4 +1,4 @@
-"""Running the server as a service: request ids, metrics, health, limits, the log, and its end while streams run."""
+"""The server as a service: request ids, metrics, health, limits, the log, and shutdown while streams run."""
 
 import asyncio
 import io
@@ -28,9 +28,7 @@ QUICK = {"model": "m", "prompt": "a few words"}
 
 
 class Service:
-    """An application with one model, `m`, whose words the test chooses; `gate`: the engine waits for it before each
-    step.
-    """
+    """An application with one model, `m`, whose words the test chooses. gate: the engine waits for it at each step."""
 
     def __init__(self, folder, replies=(["a", " b", " c"],)):
         self.store = Store(folder / "store")
@@ -275,7 +273,7 @@ def test_whoever_waits_for_a_whole_answer_is_told_too(service):
 
 
 def test_foreign_hosts_and_origins_get_403_on_every_route(tmp_path):
-    """Of the application as it listens on loopback; nothing of the route is reached."""
+    """For the application as it listens on loopback; no handler is called."""
     store = Store(tmp_path / "store")
 
     async def run():

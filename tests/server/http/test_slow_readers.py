@@ -1,4 +1,4 @@
-"""Clients that stay connected and do not read: their generations pause, others go on, and memory does not grow."""
+"""Clients that stay connected and do not read: their generations pause, others continue, and memory does not grow."""
 
 import json
 import socket
@@ -81,9 +81,7 @@ def server(tmp_path_factory):
 
 
 def stream(server) -> socket.socket:
-    """A client with a small receive buffer whose answer has a hundred bytes and more for each of thousands of
-    tokens.
-    """
+    """A client with a small receive buffer; its answer has over a hundred bytes for each of thousands of tokens."""
     data = json.dumps(
         {
             "model": "m",

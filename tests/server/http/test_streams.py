@@ -1,4 +1,4 @@
-"""Streams of answers: what is sent when a part of one cannot be written as JSON."""
+"""Streams of answers: what is sent if a part of one cannot be encoded as JSON."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
-"""Texts as vectors: the routes against recorded conversations with Ollama 0.12.11, and against a real engine over a
-small model.
+"""Embeddings: the routes against recorded conversations with Ollama 0.12.11, and against a real engine over a small
+model.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ def test_small_functions_are_as_recorded():
 
 @pytest.fixture(scope="module")
 def real(device, tmp_path_factory):
-    """(bytes of a small model, a loader of it that keeps the engines it made)"""
+    """(bytes of a small model, a loader for it that keeps the engines it made)"""
     path = write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", "gemma3", "q8_0")
 
     def loader(stored, options):
@@ -231,7 +231,7 @@ def test_a_client_that_leaves_ends_its_work(real, tmp_path):
 
 @pytest.mark.parametrize("tokenizer, adds_bos", [("gpt2", False), ("llama", True)])
 def test_empty_texts(tmp_path, tokenizer, adds_bos):
-    """Alone, it is no text at all, except on /v1. In a list it is a token, or nothing that a model could run."""
+    """Alone, an empty text means no text, except on /v1. In a list it is a token, or nothing that a model could run."""
     contents = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", tokenizer=tokenizer).read_bytes()
 
     def loader(stored, options):

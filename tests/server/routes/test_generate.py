@@ -1,5 +1,5 @@
-"""/api/generate and /api/chat over the real engine with a fake runner: streams, log-probabilities, clients that
-leave, errors.
+"""/api/generate and /api/chat over the real engine with a fake runner: streams, log-probabilities, clients that leave,
+errors.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def test_whole_answer(tmp_path):
 
 @pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
 def test_a_large_request_holds_up_nobody(tmp_path, path):
-    """Reading it takes half a second, in which others are answered."""
+    """Reading it takes half a second; other requests are answered in the meantime."""
     body = json.dumps({"model": "m", "raw": True, "prompt": "a", "stream": False, "unknown": ["x"] * 300_000}).encode()
     seconds = []
 

@@ -69,8 +69,8 @@ def vector_named(name):
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_LOGPROBS))
 def test_every_token_has_its_log_probability(tmp_path, name):
-    """Tokens that a parser holds back or swallows, too: they come with the next answer that shows something, or with
-    the last.
+    """Also tokens that a parser holds back or drops: they come with the next answer that shows something, or with the
+    last.
     """
     vector = vector_named(name)
 
@@ -108,7 +108,7 @@ THINK = {"name": "think", "arch": "qwen3", "create": {"template": TEMPLATE}}
 
 
 def ask_think(tmp_path, first, second, model=THINK, **body):
-    """-> (contents, thoughts, the requests that the engine got)"""
+    """(contents, thoughts, the requests that the engine got)"""
     vector = {
         "model": model,
         "method": "POST",
@@ -169,8 +169,8 @@ CALLING = "<|end|><|start|>assistant<|channel|>commentary to=functions.get_it <|
 
 
 def test_a_parser_that_the_model_names(tmp_path):
-    """Its thoughts and calls; the prompt has the names that the model may use, the answer has those of the request;
-    levels of thinking.
+    """Its thinking and calls. The prompt has the names that the model may use, the answer those of the request. Levels
+    of thinking.
     """
     tools = [{"type": "function", "function": {"name": "get.it", "parameters": {"type": "object", "properties": {}}}}]
     vector = {

@@ -1,4 +1,4 @@
-"""Requests that name no model, or none that could be: status and words of each route are those of Ollama 0.12.11."""
+"""Requests without a model name or with an invalid one: status and text on each route are those of Ollama 0.12.11."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ ROUTES = [
 
 
 def quoted(text: str, name: str) -> str:
-    """Where the original quotes it, a line end is an escape."""
+    """If the original quotes the name, a line end is an escape."""
     return text.format(told(name).replace("\n", "\\n") if '"{}"' in text else told(name))
 
 
@@ -140,7 +140,7 @@ def test_texts_in_errors_are_quoted_as_by_the_original(tmp_path, path, body, sta
 
 
 def test_a_format_in_errors_is_quoted_byte_by_byte(tmp_path):
-    """As it was sent on the native API; as Ollama's own JSON on /v1."""
+    """As sent on the native API; as Ollama's own JSON on /v1."""
     sent = b'[ "<\xff\xe2\x80\xa8" ,"\\u003c"]'
     words = 'invalid format: "{}"; expected "json" or a valid JSON Schema object'
 
@@ -172,7 +172,7 @@ def test_a_base_that_is_no_name_is_refused(tmp_path):
     "name, words", [("nobody/nothing", "model 'nobody/nothing' not found"), ("bad//name", "invalid model name")]
 )
 def test_a_push_tells_of_its_model_after_its_first_line(tmp_path, name, words):
-    """As a stream with status 200, as one answer with status 500; only a name that is missing is refused before."""
+    """As a stream with status 200, as one answer with status 500; only a missing name is refused before."""
 
     async def conversation(client):
         answer = await client.post("/api/push", json={"model": name})
@@ -238,7 +238,7 @@ def test_a_format_that_is_none_is_an_error_of_the_stream(tmp_path, path, fields)
 
 
 def test_a_long_text_is_shown_by_its_beginning(tmp_path):
-    """Quoted as a whole, it would hold up everybody."""
+    """Quoting all of it would hold up other clients."""
     long = '"' * 3_000_000
     fields = [{"format": long[:100_000]}, {"options": {"logit_bias": {long: 1}}}]
 

@@ -1,4 +1,4 @@
-"""The management routes of the whole application, in process, against recorded requests and answers."""
+"""The management routes of the whole application, in this process, against recorded requests and answers."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def _normal(text, store):
-    """Order of parameters is free; times, digests and folders are their own."""
+    """Without the order of parameters, times, digests and folders, which may differ."""
     text = text.replace(str(store.root), "<<MODELS>>")
     text = re.sub(r"sha256-[0-9a-f]{64}", "sha256-GGUF", text)
     text = re.sub(r'"modified_at":"[^"]*"', '"modified_at":"TIME"', text)
@@ -162,7 +162,7 @@ def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
     assert asyncio.run(run()) == (500, {"error": "RuntimeError: the cat ate it"}, 200)
 
 
-def test_running_models_are_listed_as_recorded(store):
+def test_running_models_are_listed_with_their_details(store):
     class Two(NoModels):
         def running(self):
             return [
@@ -192,7 +192,7 @@ def test_running_models_are_listed_as_recorded(store):
 
 @pytest.mark.parametrize("damage", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])
 def test_one_odd_manifest_leaves_the_others_in_use(store, tmp_path, damage):
-    """Passed over in lists, an error when named, gone when deleted."""
+    """Left out of lists, an error when it is named, and it can be deleted."""
     make_model(store, "sound", tmp_path)
     make_model(store, "odd", tmp_path, {"system": "S."})
     (store.manifests / "registry.ollama.ai" / "library" / "odd" / "latest").write_bytes(damage)
