@@ -1,4 +1,4 @@
-"""Answers of /v1/chat/completions in chunks, made of the native chat's: one stream per choice."""
+"""Streamed answers of /v1/chat/completions, made from native ones: one stream per choice."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,20 +12,24 @@ from .choices import interleave
 async def chunks(
     id: str, streams: list[AsyncGenerator[ChatResponse, None]], include_usage: bool
 ) -> AsyncGenerator[ChatCompletionChunk, None]:
-    """The pieces of all choices as they come, then, if usage is asked for, one more chunk with it and no choices."""
+    """Pieces of all choices in the order they arrive, then, if requested, a chunk with the usage and no choices."""
     called: set[int] = set()  # choices that called a tool
-    prompt_tokens, completion_tokens, model = 0, 0, ""
+    prompt_tokens = 0
+    completion_tokens = 0
+    model = ""
     async with aclosing(interleave(streams)) as pieces:
         async for index, piece in pieces:
             if piece.message.tool_calls:
                 called.add(index)
             yield answers.chat_chunk(id, index, piece, index in called)
             if piece.done:
-                model, prompt_tokens = piece.model, piece.prompt_eval_count
+                model = piece.model
+                prompt_tokens = piece.prompt_eval_count
                 completion_tokens += piece.eval_count
     if include_usage:
         yield answers.chat_usage_chunk(id, model, answers.usage(prompt_tokens, completion_tokens))
 
 
 def broken_chunk(id: str) -> ChatCompletionChunk:
+    """Last chunk of a stream that failed."""
     return answers.chat_chunk(id, 0, ChatResponse(), False)

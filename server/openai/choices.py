@@ -1,19 +1,19 @@
-"""Several answers to one request, generated at the same time in the engine's shared steps.
+"""Several answers to one request, generated concurrently in the engine's shared steps.
 
-In: asynchronous iterators of native answers, one per choice. Each acquires and releases its model by itself: none
-waits for a model while it holds one, so they cannot wait for each other. Out: their items as they come, or each one's
-whole answer.
+In: asynchronous generators of native answers, one per choice. Each acquires and releases its model on its own; none
+waits for a model while it holds one, so they cannot deadlock. Out: their items as they arrive, or the whole answers.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TypeVar
 
 from ..generation.context import RequestContext
 from ..generation.turn import Turn, replies
 
-MOST_WAITING = 64  # items in the queue; when it is full, the streams wait
+T = TypeVar("T")
+MAX_WAITING = 64  # items in the queue; when it is full, the streams wait
 
 
 async def whole_answer(context: RequestContext, turn: Turn) -> object:
@@ -33,13 +33,14 @@ async def pieces(context: RequestContext, turn: Turn) -> AsyncGenerator:
                 yield piece
 
 
-async def interleave(streams: list[AsyncGenerator]) -> AsyncGenerator[tuple[int, Any], None]:
-    """(number of the stream, its next item). The first error ends all streams and is raised; closing this iterator
-    ends them, too.
-    """
-    queue: asyncio.Queue[tuple[int, Any, Exception | None]] = asyncio.Queue(MOST_WAITING)
+async def interleave(streams: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[int, T]]:
+    """(number of the stream, its next item) of all streams, in the order in which items arrive.
 
-    async def follow(number: int, stream: AsyncGenerator) -> None:
+    The first error ends all streams and is raised; closing this generator ends them, too.
+    """
+    queue: asyncio.Queue[tuple[int, T | None, Exception | None]] = asyncio.Queue(MAX_WAITING)
+
+    async def follow(number: int, stream: AsyncGenerator[T]) -> None:
         try:
             async with aclosing(stream):
                 async for item in stream:
@@ -63,7 +64,7 @@ async def interleave(streams: list[AsyncGenerator]) -> AsyncGenerator[tuple[int,
         await _end(tasks)
 
 
-async def gather(answers: list[Awaitable]) -> list:
+async def gather(answers: Sequence[Awaitable[T]]) -> list[T]:
     """Await all answers. The first error ends the others and is raised."""
     tasks = [asyncio.ensure_future(answer) for answer in answers]
     try:

@@ -1,6 +1,6 @@
-"""Answers of /v1/completions, whole or in chunks, made of native ones: one stream per choice.
+"""Answers of /v1/completions, whole or streamed, made from native ones: one stream per choice.
 
-Choices of the same prompt come one after the other; a prompt that several choices share counts once in the usage.
+Choices of the same prompt are adjacent; a prompt that several choices share counts once in the usage.
 """
 
 from collections.abc import AsyncGenerator
@@ -17,7 +17,7 @@ from .choices import interleave, pieces
 from .legacy_logprobs import LegacyWriter
 from .requests import Extras
 
-MANY = 64  # log-probabilities in one piece; more are written in a thread
+MANY_LOGPROBS = 64  # more of them in one piece are written in a thread, so that other clients do not wait
 
 
 def streams(context: RequestContext, asked: CompletionRequest) -> list[AsyncGenerator[GenerateResponse, None]]:
@@ -43,19 +43,22 @@ def whole(id: str, found: list[GenerateResponse], extras: Extras) -> Completion:
 async def chunks(
     id: str, streams: list[AsyncGenerator[GenerateResponse, None]], extras: Extras, include_usage: bool
 ) -> AsyncGenerator[CompletionChunk, None]:
-    """The pieces of all choices as they come. If usage is asked for, it is zero until one more chunk, which has no
-    choices.
+    """Pieces of all choices in the order in which they arrive.
+
+    With `include_usage` their usage is zero, and one more chunk without choices has the real one.
     """
     writers = [LegacyWriter(extras.logprobs or 0) for _ in streams]
-    prompt_tokens, completion_tokens, model = 0, 0, ""
+    prompt_tokens = 0
+    completion_tokens = 0
+    model = ""
     async with aclosing(interleave(streams)) as pieces:
         async for index, piece in pieces:
             zeros = answers.usage(0, 0) if include_usage else None
             parts = index, piece, writers[index], extras
-            # A whole prompt's log-probabilities must not hold up other clients.
-            choice = (
-                await pools.run("answers", _choice, *parts) if len(piece.logprobs or ()) > MANY else _choice(*parts)
-            )
+            if len(piece.logprobs or ()) > MANY_LOGPROBS:
+                choice = await pools.run("answers", _choice, *parts)
+            else:
+                choice = _choice(*parts)
             yield answers.completion_chunk(id, piece.model, [choice], zeros)
             if piece.done:
                 model = piece.model
@@ -66,6 +69,7 @@ async def chunks(
 
 
 def broken_chunk(id: str) -> CompletionChunk:
+    """Last chunk of a stream that failed."""
     return answers.completion_chunk(id, "", [CompletionChoice()], None)
 
 

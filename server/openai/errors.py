@@ -1,7 +1,7 @@
 """Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
-A request that this layer refuses is an `invalid_request_error` (400) or a `not_found_error` (404); what the native
-API refuses is an `api_error`, whatever its status, as in Ollama 0.12.11.
+A request rejected by this layer is an `invalid_request_error` (400) or a `not_found_error` (404); one rejected by the
+native API is an `api_error` with any status, as in Ollama 0.12.11.
 """
 
 import logging
@@ -21,26 +21,21 @@ SOMETHING_WRONG = "something went wrong, please see the ollama server logs for d
 
 
 class InvalidRequest(Exception):
-    """A request that this layer refuses; its text is for the client."""
+    """A request rejected by this layer; its text is for the client."""
 
 
 def own_error(status: int, message: str) -> ErrorResponse:
-    """The body of an error of this layer."""
+    """Body of an error of this layer."""
     return ErrorResponse(Error(message, TYPES.get(status, "api_error")))
 
 
 def native_error(message: str) -> ErrorResponse:
-    """The body of an error of the native API."""
-    return ErrorResponse(Error(status_error_text("", message), "api_error"))
-
-
-def status_error_text(status_line: str, message: str) -> str:
-    """An error's text where a status line, a message or neither is known."""
-    return ": ".join(part for part in (status_line, message) if part) or SOMETHING_WRONG
+    """Body of an error of the native API."""
+    return ErrorResponse(Error(message or SOMETHING_WRONG, "api_error"))
 
 
 def status_and_text(error: Exception) -> tuple[int, str]:
-    """What a client is told of an error below this layer. One that nobody foresaw is logged with its trace."""
+    """Status and text for an error raised below this layer. An unexpected one is logged with its traceback."""
     if isinstance(error, ApiError):
         return error.status, error.message
     if isinstance(error, ModelNotFound):

@@ -1,8 +1,6 @@
-"""Completions that the native API does not have: prompts taken as they are (`raw`), as token ids, or sent back with
-their log-probabilities (`echo`).
+"""Completions that the native API does not have: verbatim prompts (`raw`), token ids, and prompts with scores (`echo`).
 
-In: one prompt of a request. Out: native answers, as /api/generate gives them; with `echo` the first one holds the
-prompt.
+In: one prompt of a request. Out: native answers, like those of /api/generate; with `echo` the first one is the prompt.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -32,16 +30,16 @@ from .requests import Extras
 async def answers(
     context: RequestContext, ask: GenerateRequest, prompt: str | list[int], extras: Extras
 ) -> AsyncGenerator[GenerateResponse, None]:
-    """ask: model, options and log-probabilities. Nothing is generated if num_predict is 0; a prompt that is echoed is
-    never cut.
+    """Answers to `prompt`; `ask` has model, options and log-probabilities.
 
-    Raises ApiError, ModelNotFound and VkbackendError.
+    With num_predict 0 nothing is generated. An echoed prompt is never truncated. Raises ApiError, ModelNotFound and
+    VkbackendError.
     """
     check_top_logprobs(ask)
     limits.check(ask)
     if ask.suffix:
         raise ApiError(
-            400, "suffix: text before a given end needs the model's template; leave out echo, raw and token ids"
+            400, "suffix needs the model's template, which echo, raw and token ids do not use; leave one of them out"
         )
     stored = find_model(context.store, ask.model)
     plan = await make_plan(stored, ask, [], "generate", context.started)
@@ -60,7 +58,7 @@ def _make_run(
     extras: Extras,
     context: RequestContext,
 ) -> Run:
-    if extras.echo:  # never cut
+    if extras.echo:
         ask = replace(ask, truncate=False)
     text = prompt if isinstance(prompt, str) else ""
     run = Run(plan, model, ask, text, PromptTokens(model.tokenizer), context.client_left)
@@ -111,13 +109,14 @@ def _answer(ask: GenerateRequest, text: str, logprobs: list[native.Logprob]) -> 
 
 
 def prompt_text(tokenizer: Tokenizer, prompt: str | list[int]) -> str:
+    """The prompt as text."""
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt).decode("utf-8", "replace")
 
 
 def _echoed(
     tokenizer: Tokenizer, tokens: Sequence[int], prompt: str | list[int], logprobs: list[TokenLogprob]
 ) -> list[native.Logprob]:
-    """The prompt's tokens as parts of its text. What a tokenizer adds to a text has no place in it."""
+    """Log-probabilities of the prompt's tokens; characters that the tokenizer added take no space in the text."""
     entries = [_first_token(tokenizer, tokens[0], prompt), *events.logprobs(logprobs)]
     if not isinstance(prompt, str) or not tokenizer.adds_spaces:
         return entries
@@ -130,9 +129,7 @@ def _echoed(
 
 
 def _first_token(tokenizer: Tokenizer, token: int, prompt: str | list[int]) -> native.Logprob:
-    """The entry of the first token, which has no log-probability: nothing precedes it. One that the tokenizer put
-    before a text has no bytes.
-    """
+    """Entry of the first token: no log-probability, and no bytes if the tokenizer added it to a text."""
     data = tokenizer.token_bytes(token)
     is_added = isinstance(prompt, str) and tokenizer.adds_bos and token == tokenizer.bos_id
     return native.Logprob(data.decode("utf-8", "replace"), None, [] if is_added else list(data))
