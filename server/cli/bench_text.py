@@ -19,6 +19,7 @@ MEBIBYTE = 1 << 20
 
 
 def rates_lines(result: Result) -> list[str]:
+    """Format the rates of a model, with facts about model, device and memory."""
     speed, memory = result.speed, result.memory
     facts = [
         [
@@ -92,6 +93,7 @@ def _rate_rows(result: Result) -> list[list[str]]:
 
 
 def profile_lines(profiles: list[StepProfile]) -> list[str]:
+    """Format the time of each op and kernel variant."""
     lines = []
     for each in profiles:
         lines += [
@@ -117,6 +119,7 @@ def profile_lines(profiles: list[StepProfile]) -> list[str]:
 
 
 def host_lines(found: list[HostShare]) -> list[str]:
+    """Format the host's time in a decode step."""
     rows = [[each.batch, f"{each.turn_ms:.3f}", f"{each.step_ms:.3f}", each.dispatches] for each in found]
     return [
         f"Host time of a decode step ({found[0].device}), medians of {found[0].steps} steps:",

@@ -51,6 +51,7 @@ class Client:
 
     @classmethod
     def from_environment(cls) -> "Client":
+        """Create a client of the server at OLLAMA_HOST."""
         return cls(from_environment().for_clients.url)
 
     def answers(self) -> bool:
@@ -106,6 +107,7 @@ class Client:
                 raise ServerError(f"incomplete answer from {self.url}{path}; see the server's log")
 
     def has_blob(self, digest: str) -> bool:
+        """Whether the server has a blob."""
         try:
             self._send("HEAD", f"/api/blobs/{digest}", None).close()
             return True

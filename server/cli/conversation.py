@@ -127,6 +127,7 @@ class Conversation:
         self.messages += [message, {"role": "assistant", "content": answer.text}]
 
     def help(self, topic: str) -> None:
+        """Print help about a topic, or about all commands."""
         echo(
             {"set": SET_HELP, "show": SHOW_HELP, "shortcuts": SHORTCUTS, "shortcut": SHORTCUTS}.get(
                 topic.removeprefix("/"), HELP
@@ -134,14 +135,17 @@ class Conversation:
         )
 
     def list(self, prefix: str) -> None:
+        """Print the table of models."""
         models = self.client.call("GET", "/api/tags").get("models") or []
         echo("\n".join(model_lines(models, prefix)))
 
     def clear(self, _: str) -> None:
+        """Forget the messages."""
         self.messages = []
         echo("Cleared session context")
 
     def set(self, text: str) -> None:
+        """Change a setting."""
         name, _, value = text.partition(" ")
         value = value.strip()
         switches = {"history": ("keeps_lines", True), "nohistory": ("keeps_lines", False)}
@@ -180,6 +184,7 @@ class Conversation:
             echo(f"Unknown command '/set {text}'. Type /? for help")
 
     def set_parameter(self, text: str) -> None:
+        """Set an option of the requests."""
         name, *values = text.split() or [""]
         if not values:
             echo(PARAMETER_HELP)
@@ -192,6 +197,7 @@ class Conversation:
         echo(f"Set parameter '{name}' to '{', '.join(values)}'")
 
     def show(self, part: str) -> None:
+        """Print information about the model."""
         if part == "info":
             echo("\n".join(describe(self.info)))
         elif part == "parameters":
@@ -212,6 +218,7 @@ class Conversation:
             echo(f"Unknown command '/show {part}'. Type /? for help" if part else SHOW_HELP)
 
     def load(self, model: str) -> None:
+        """Start a new conversation with another model."""
         if not model:
             echo("Usage: /load <model>")
             return
@@ -225,6 +232,7 @@ class Conversation:
             echo(f"Error: {error}")
 
     def save(self, name: str) -> None:
+        """Create a model from this conversation and its settings."""
         if not name:
             echo("Usage: /save <model>")
             return

@@ -97,6 +97,7 @@ class _Report:
         self.text = ""
 
     def section(self, title: str, lines: list[str]) -> None:
+        """Print a section and add it to the report."""
         text = "\n".join([f"== {title}", *lines, ""])
         self.text += text + "\n"
         click.echo(text)

@@ -72,7 +72,7 @@ def by_format(calls: CallFormat, tools: list[Tool], prompt: str = "") -> OutputP
 def by_template(
     prompt: str, thinking_tags: tuple[str, str] | None, calls: CallFormat, tools: list[Tool] | None
 ) -> OutputParser | None:
-    """Create a parser from what a template tells, or return None if there is nothing to look for.
+    """Create a parser for the tags and calls of a template, or return None if there are none to look for.
 
     thinking_tags None: thinking stays in the content.
     """

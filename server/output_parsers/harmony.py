@@ -59,21 +59,21 @@ class HarmonyParser:
     def _step(self, parsed: Parsed) -> bool:
         """Consume the next part of the held text. Returns False if more text is needed."""
         if self._at is _In.NOTHING:
-            _, found, behind = self._held.partition(START)
+            _, found, rest = self._held.partition(START)
             if found:
-                self._at, self._held = _In.HEADER, behind
+                self._at, self._held = _In.HEADER, rest
             return bool(found)
         if self._at is _In.HEADER:
-            header, found, behind = self._held.partition(MESSAGE)
+            header, found, rest = self._held.partition(MESSAGE)
             if found:
                 self._read_header(header)
-                self._held = behind
+                self._held = rest
             return bool(found)
-        body, found, behind = self._held.partition(END)
+        body, found, rest = self._held.partition(END)
         if not found:
             body = self._held[: len(self._held) - overlap(self._held, END)]
-            behind = self._held[len(body) :]
-        self._held = behind
+            rest = self._held[len(body) :]
+        self._held = rest
         self._emit(parsed, body)
         if found:
             self._at = _In.NOTHING
@@ -92,9 +92,9 @@ class HarmonyParser:
 
         The recipient may also stand before the channel or replace the role.
         """
-        before, found, behind = header.replace(CONSTRAIN, " " + CONSTRAIN).partition(CHANNEL)
-        channel = re.split(f"[{SPACE}]", behind, maxsplit=1)[0] if found else ""
-        words = re.split(f"[{SPACE}]+", f"{before}{behind[len(channel) :]}".strip(SPACE))
+        before, found, rest = header.replace(CONSTRAIN, " " + CONSTRAIN).partition(CHANNEL)
+        channel = re.split(f"[{SPACE}]", rest, maxsplit=1)[0] if found else ""
+        words = re.split(f"[{SPACE}]+", f"{before}{rest[len(channel) :]}".strip(SPACE))
         recipient = next((word[3:] for word in words[:2] if word.startswith("to=")), "")
         self._at = _In.THOUGHTS if channel == "analysis" else _In.CONTENT
         if recipient and channel in ("analysis", "commentary"):

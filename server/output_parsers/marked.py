@@ -226,7 +226,7 @@ class MarkedCallsParser:
 
 
 def _headers(calls: CallFormat) -> tuple["regex.Pattern[str]", "regex.Pattern[str] | None"]:
-    """Patterns of the text before arguments, and before content where that takes the place of a call."""
+    """Return patterns of the text before arguments, and of the text before content that follows an opening mark."""
     section = "" if calls.opening.startswith(calls.tag) else rf"(?:{_pattern(calls.tag)}\s*)?"
     opening = rf"{section}{_pattern(calls.opening)}\s*"
     after_name = rf"\s*{_pattern(calls.after_name)}"

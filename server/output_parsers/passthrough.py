@@ -5,6 +5,8 @@ from .parsed import Parsed
 
 
 class PassthroughParser:
+    """Returns all text as content."""
+
     knows_thinking = knows_tools = False
 
     def __init__(self, tools: list[Tool], last_message: Message | None):

@@ -41,16 +41,16 @@ class TaggedCalls:
             text = text.lstrip(SPACE)
             self._skips_space = not text
         while True:
-            before, found, behind = text.partition(CLOSING if self._in_call else OPENING)
+            before, found, rest = text.partition(CLOSING if self._in_call else OPENING)
             if not found:
                 break
             if self._in_call:
                 parsed.calls.append(ToolCall("", self._read_call(before)))
-                behind = behind.lstrip(SPACE)
-                self._skips_space = self._patient and not behind
+                rest = rest.lstrip(SPACE)
+                self._skips_space = self._patient and not rest
             else:
                 parsed.content += before.rstrip(SPACE)
-            text, self._in_call = behind, not self._in_call
+            text, self._in_call = rest, not self._in_call
         if self._in_call:
             self._held = text
             return parsed
@@ -161,11 +161,11 @@ class Qwen3VLParser:
         thoughts = ""
         if self._thinking:
             text, self._held = self._held + text, ""
-            thoughts, found, behind = text.partition("</think>")
+            thoughts, found, rest = text.partition("</think>")
             if not found:
                 thoughts, self._held = _without_beginning(text, "</think>", done)
                 return Parsed(thinking=thoughts)
-            thoughts, text = thoughts.rstrip(SPACE), behind
+            thoughts, text = thoughts.rstrip(SPACE), rest
             self._thinking = False
             self._calls.skip_space()
         parsed = self._calls.add(text, done)

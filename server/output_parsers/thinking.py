@@ -63,5 +63,5 @@ class ThinkingParser:
 
 def _split(text: str, tag: str) -> tuple[str, str]:
     """Split at a tag that `text` contains. An empty tag splits after the first character, as in Go."""
-    before, _, behind = text.partition(tag) if tag else (text[:1], "", text[1:])
-    return before, behind
+    before, _, rest = text.partition(tag) if tag else (text[:1], "", text[1:])
+    return before, rest

@@ -67,7 +67,8 @@ class ToolsParser:
         while (call := self._next_call()) is not None:
             calls.append(call)
         if self._is_closed():
-            self.ended, content, self._held = True, self._held, ""
+            self.ended = True
+            content, self._held = self._held, ""
         return Parsed(content, calls=calls)
 
     def _before_tag(self) -> str:
@@ -90,7 +91,8 @@ class ToolsParser:
         call = ToolCall("", ToolCallFunction(self.num_calls, name, arguments))
         self.num_calls += 1
         self._held = self._held[max(name_end, object_end) :]
-        self._objects, self._counted, self._depth = ObjectFinder(), 0, 0
+        self._objects = ObjectFinder()
+        self._counted = self._depth = 0
         return call
 
     def _first_name(self) -> tuple[str | None, int]:
@@ -163,6 +165,7 @@ class ObjectFinder:
 
 
 def json_object(text: str) -> dict | None:
+    """Parse a JSON object; None if the text is anything else."""
     try:
         value = to_plain(parse_all(text.encode("utf-8", "surrogatepass")))
     except JSONSyntaxError:

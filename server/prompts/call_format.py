@@ -18,10 +18,11 @@ class CallFormat:
     """The marks around calls. White space at the ends of a mark, and its amount inside, do not matter.
 
     tag: begins the first call of an answer. name_key, arguments_key: their keys in a JSON call.
-    The rest is for other shapes than JSON. opening, closing: around each call; opening ends where the name begins.
+    The other marks are for shapes other than JSON:
+    opening, closing: around each call; the name follows the opening.
     after_name: between the name and its arguments. section_closing: after the last call.
     key_opening, after_key, value_closing: around the key and value of an element.
-    content_opening: what an answer writes before its text, where that replaces a name (">>>all\\n").
+    content_opening: replaces the name before content that is not a call ("all" in ">>>all\\n").
     names_in_ids: histories show the name of a call only in its id, `functions.NAME:NUMBER`.
     """
 

@@ -48,6 +48,7 @@ class Thinking:
     asked: bool | str | None = None
 
     def values(self) -> dict:
+        """Return the fields of `Values` that say whether to think."""
         level = self.asked if isinstance(self.asked, str) else "medium" if self.asked else ""
         return {"think": bool(self.asked), "think_level": level, "is_think_set": self.asked is not None}
 

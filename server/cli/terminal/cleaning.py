@@ -20,4 +20,6 @@ def clean(text: str) -> str:
 def echo(text: str = "", err: bool = False) -> None:
     """Write a line to stdout or stderr, cleaned if that is a terminal."""
     is_terminal = (sys.stderr if err else sys.stdout).isatty()
-    click.echo(clean(text) if is_terminal else text, err=err, color=True)  # color: click leaves the text as it is
+    click.echo(
+        clean(text) if is_terminal else text, err=err, color=True
+    )  # color: click does not strip escape sequences

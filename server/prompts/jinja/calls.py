@@ -124,7 +124,7 @@ def _read(rendered: _Rendered, thinking_closing: str) -> CallFormat:
 def _with_marks(
     found: CallFormat, rendered: _Rendered, before: str, arguments_end: int, end: str, answer_lead: str
 ) -> CallFormat:
-    """Add the marks around each call, told from those around all calls by what stands between two calls.
+    """Add the marks around each call. The text between two calls separates them from the marks around all calls.
 
     before: text up to the first name. end: text after the last arguments. answer_lead: text before an answer that does
     not stand before a call.

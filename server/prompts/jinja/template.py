@@ -117,6 +117,8 @@ class JinjaTemplate:
 
     @classmethod
     def for_tokenizer(cls, source: Source, tokenizer: Tokenizer) -> "JinjaTemplate":
+        """Create the template with the texts of the tokenizer's special tokens."""
+
         def written(token_id: int | None) -> str:
             return "" if token_id is None else tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 

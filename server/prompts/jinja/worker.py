@@ -83,6 +83,7 @@ def set_timer(seconds: float) -> None:
 
 
 def answer(environment: Environment, templates: dict[str, Template], question: dict) -> dict:
+    """Render one template. Returns {"text": ...} or {"error": ...}."""
     text = question["template"]
     try:
         if text not in templates:
@@ -100,11 +101,13 @@ def answer(environment: Environment, templates: dict[str, Template], question: d
 
 
 def write_line(value: dict) -> None:
+    """Write a JSON value and a line end to stdout."""
     sys.stdout.buffer.write(json.dumps(value).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
 def main() -> None:
+    """Answer requests from stdin."""
     environment = make_environment()
     templates: dict[str, Template] = {}
     # Import everything that jinja2 loads on first use, also for errors, before the limits apply.

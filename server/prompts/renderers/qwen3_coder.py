@@ -47,16 +47,16 @@ def render(values: Values) -> str:
         parts.append("<|im_start|>system\n" + (system or _ROLE) + _tools(values.tools) + "<|im_end|>\n")
     for index, message in enumerate(messages):
         before = messages[index - 1]["role"] if index else ""
-        behind = messages[index + 1]["role"] if index + 1 < len(messages) else ""
+        following = messages[index + 1]["role"] if index + 1 < len(messages) else ""
         role, content = message["role"], message.get("content") or ""
         if role == "tool":
             parts.append("" if before == "tool" else "<|im_start|>user\n")
             parts.append(f"<tool_response>\n{content}\n</tool_response>\n")
-            parts.append("" if behind == "tool" else "<|im_end|>\n")
+            parts.append("" if following == "tool" else "<|im_end|>\n")
             continue
         calls = "".join(map(_call, message.get("tool_calls") or ()))
         gap = "\n" if content and calls else ""
-        is_prefill = role == "assistant" and not behind and not calls
+        is_prefill = role == "assistant" and not following and not calls
         parts.append(f"<|im_start|>{role}\n{content}{gap}{calls}" + ("" if is_prefill else "<|im_end|>\n"))
     if messages and messages[-1]["role"] != "assistant":
         parts.append("<|im_start|>assistant\n")
