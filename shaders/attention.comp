@@ -1,9 +1,12 @@
 #version 450
-// Causal attention over the paged cache, which already holds the step's keys and values.
+// Causal attention over the paged cache, which already holds the step's keys and values. With limits, a token
+// also sees what follows it, up to its limit.
 // Twin: vkbackend/ops/attention.py
 // How a group works: attention_core.glsl.
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
+
+layout(constant_id = 9) const bool HAS_LIMITS = false;
 
 INPUT4(0, q);         // (tokens, heads, head_dim)
 INPUT4U(1, k_cache);  // (pages, kv_heads, page_size, head_dim)
@@ -12,11 +15,13 @@ layout(std430, binding = 3) readonly buffer Positions { int positions[]; };  // 
 layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };  // (tokens)
 // (sequences, pages_per_sequence)
 layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };
-layout(std430, binding = 6) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
+// (tokens), at least positions; positions where HAS_LIMITS is false
+layout(std430, binding = 6) readonly buffer Limits { int limits[]; };
+layout(std430, binding = 7) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
 // If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.
-layout(std430, binding = 7) coherent buffer Parts { vec4 parts[]; };
-layout(std430, binding = 8) coherent buffer Done { uint num_done[]; };
+layout(std430, binding = 8) coherent buffer Parts { vec4 parts[]; };
+layout(std430, binding = 9) coherent buffer Done { uint num_done[]; };
 
 layout(push_constant) uniform Push {
     uint heads, kv_heads, pages_per_sequence;
@@ -41,7 +46,8 @@ void load_queries_and_current_key() {
 }
 
 void main() {
-    if (!find_work()) return;
+    uint slot = gl_WorkGroupID.y;
+    if (!find_work(HAS_LIMITS ? limits[slot] : positions[slot])) return;
     load_queries_and_current_key();
     share_queries();
     UNROLL (uint c = 0u; c < LANE_EIGHTS; c++)

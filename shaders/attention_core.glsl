@@ -7,8 +7,8 @@
 //
 // Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the
 // scores a lane takes STEPS positions; for the weighted sum of values it takes eight neighboring dimensions
-// of every STRIDE-th position. Within a chunk the softmax is kept running, with the token's own ("current")
-// position last; the results of chunks are merged in order. So the order of every sum depends only on
+// of every STRIDE-th position. Within a chunk the softmax is kept running, with the current
+// position (the last one that the token sees) at the end; the results of chunks are merged in order. So the order of every sum depends only on
 // positions, never on the batch or on how many groups share the chunks: either one group computes all of
 // them, or (SPLIT) each computes every gl_NumWorkGroups.z-th and leaves the results in memory, and the last
 // group to finish merges them. No group waits for another: a group increments a counter once its results are
@@ -114,15 +114,17 @@ uint row_of_position(uint at) {
 CACHE_LOADER(load_key, k_cache)
 CACHE_LOADER(load_value, v_cache)
 
-// Sets the work of this group; false if there is none.
-bool find_work() {
+// Sets the work of this group; false if there is none. The current position is the last one that the token
+// sees: its own, unless it sees what follows. The window counts back from its own.
+bool find_work(int last_seen) {
     first_head = gl_WorkGroupID.x * HEADS;
     token = gl_WorkGroupID.y;
     if (positions[token] < 0) return false;
-    position = uint(positions[token]);
+    uint own = uint(positions[token]);
+    position = uint(last_seen);
     kv_head = first_head / (heads / kv_heads);
     page_table_row = uint(sequences[token]) * pages_per_sequence;
-    first_position = window > 0u && position + 1u > window ? position + 1u - window : 0u;
+    first_position = window > 0u && own + 1u > window ? own + 1u - window : 0u;
     first_chunk = first_position / CHUNK;
     last_chunk = position / CHUNK;
     if (first_chunk + gl_WorkGroupID.z > last_chunk) return false;

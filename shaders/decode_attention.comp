@@ -158,7 +158,7 @@ void store_current_floats() {
 }
 
 void main() {
-    if (!find_work()) return;
+    if (!find_work(positions[gl_WorkGroupID.y])) return;
     load_queries_and_current_key();
     if (CACHE == CACHE_Q8) quantize_current_key();
     share_queries();

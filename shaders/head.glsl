@@ -1,7 +1,12 @@
 // Normalizes and rotates a head of queries or keys, spread over lanes in fours of neighboring elements.
-// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and the inputs x, turns, q_norm and k_norm.
+// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and the inputs x, turns, q_norm and k_norm,
+// and PAIR_POSITION(pair) if pairs of a token turn by different positions.
 // `precise`: rounding must not depend on the shader around it.
 #include "rotation.glsl"
+
+#ifndef PAIR_POSITION
+#define PAIR_POSITION(pair) position
+#endif
 
 #define GATHER(NAME, base, e)                                                                   \
     vec4(LOAD1(NAME, (base) + (e).x), LOAD1(NAME, (base) + (e).y), LOAD1(NAME, (base) + (e).z), \
@@ -30,7 +35,8 @@ Turn turn_of(uint four, uint position) {
             continue;
         }
         uint pair = HALVES ? e % PAIRS : e / 2u;
-        vec2 both = sine_cosine(whole_turns(position, LOAD1(turns, pair), LOAD1(turns, PAIRS + pair)));
+        vec2 both =
+            sine_cosine(whole_turns(PAIR_POSITION(pair), LOAD1(turns, pair), LOAD1(turns, PAIRS + pair)));
         bool is_left = !HALVES || e < PAIRS;
         t.partner[i] = !HALVES ? e + 1u : is_left ? e + PAIRS : e - PAIRS;
         t.sine[i] = is_left ? -both.x : both.x;

@@ -11,7 +11,10 @@ layout(constant_id = 3) const bool HALVES = false;  // pairs are (i, i + n_rot/2
 layout(constant_id = 4) const bool HAS_NORMS = false;
 layout(constant_id = 5) const uint PAGE_SIZE = 32;
 layout(constant_id = 6) const uint CACHE = 1;  // type, see cache.glsl
-INPUT1(0, x);                                  // (tokens, heads + 2 kv_heads, head_dim)
+layout(constant_id = 7) const bool HAS_ROPE_POSITIONS = false;
+layout(constant_id = 8) const bool HAS_AXES = false;  // with rope positions only
+
+INPUT1(0, x);  // (tokens, heads + 2 kv_heads, head_dim)
 layout(std430, binding = 1) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused
 layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // (tokens)
 // (sequences, pages_per_sequence)
@@ -19,16 +22,22 @@ layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
 INPUT1(4, turns);   // (2, n_rot / 2)
 INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
-layout(std430, binding = 7) writeonly buffer Q { float q[]; };  // (tokens, heads, head_dim), dense
+// (tokens, 4): what a token turns by on each axis, in place of its position; bound to positions if there are none
+layout(std430, binding = 7) readonly buffer RopePositions { int rope_positions[]; };
+layout(std430, binding = 8) readonly buffer Axes { int axes[]; };  // (n_rot / 2): axis of each pair
+layout(std430, binding = 9) writeonly buffer Q { float q[]; };     // (tokens, heads, head_dim), dense
 // (pages, kv_heads, page_size, head_dim)
-layout(std430, binding = 8) writeonly buffer KCache { uint k_cache[]; };
-layout(std430, binding = 9) writeonly buffer VCache { uint v_cache[]; };
+layout(std430, binding = 10) writeonly buffer KCache { uint k_cache[]; };
+layout(std430, binding = 11) writeonly buffer VCache { uint v_cache[]; };
 
 layout(push_constant) uniform Push {
     uint heads, kv_heads, pages_per_sequence, x_offset, x_stride;
     float eps;
 };
 
+#define AXIS(pair) (HAS_AXES ? uint(axes[pair]) : 0u)
+#define PAIR_POSITION(pair) \
+    (HAS_ROPE_POSITIONS ? uint(rope_positions[4u * gl_WorkGroupID.y + AXIS(pair)]) : position)
 #include "head.glsl"
 #include "cache.glsl"
 const uint BLOCK_FOURS = Q8_BLOCK / 4u;

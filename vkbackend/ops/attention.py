@@ -3,6 +3,7 @@
 q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, positions,
 sequences: (T,) i32 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads,
 head_dim) f32. A token at position p sees positions max(0, p + 1 - window) ... p of its sequence; window 0: all of them.
+limits: (T,) i32 or None, the last position that each token sees, in place of its own; at least that.
 head_dim is a multiple of 8. On the device a long context may be split over several groups, which changes no bit of the
 result. Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
@@ -20,6 +21,8 @@ from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, group_variant
 from .q8_cache import Cache
 from .signature import Signature
 
+# q, k_cache, v_cache, positions, sequences, page_table, limits
+Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None]
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 
 
@@ -30,6 +33,7 @@ def reference(
     positions: np.ndarray,
     sequences: np.ndarray,
     page_table: np.ndarray,
+    limits: np.ndarray | None = None,
     *,
     scale: float,
     window: int = 0,
@@ -43,7 +47,8 @@ def reference(
     for sequence in set(sequences[used].tolist()):
         rows = np.flatnonzero(used & (sequences == sequence))
         position = positions[rows][:, None]
-        last = int(position.max()) + 1
+        limit = position if limits is None else limits[rows][:, None]
+        last = int(limit.max()) + 1
         first = max(0, int(position.min()) + 1 - window) if window else 0
         keys, values = _context(k_cache, v_cache, page_table[sequence], first, last)  # (length, kv_heads, head_dim)
         queries = (q[rows] * np.float32(scale)).reshape(len(rows), kv_heads, -1, head_dim).transpose(1, 2, 0, 3)
@@ -52,7 +57,7 @@ def reference(
             scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
         if len(rows) > 1:  # a single row sees everything that was read
             at = np.arange(first, last)
-            hidden = (at > position) | ((at <= position - window) if window else False)
+            hidden = (at > limit) | ((at <= position - window) if window else False)
             by_row = scores.reshape(kv_heads, -1, *hidden.shape)
             by_row += np.where(hidden, np.float32(-np.inf), np.float32(0))
         scores -= scores.max(axis=-1, keepdims=True)
@@ -114,7 +119,8 @@ def splits(device: Device, num_tokens: int, kv_heads: int, longest: int) -> int:
 def scratch(inputs: Sequence[Shaped], *, splits: int = 1, window: int = 0, **_: object) -> Scratch:
     """Shapes and dtypes of the buffers that `dispatch` takes after the output."""
     q, k_cache, page_table = inputs[0], inputs[1], inputs[5]
-    return scratch_shapes(q.shape, page_table.shape[1] * k_cache.shape[1], window, splits)
+    has_limits = len(inputs) > 6 and inputs[6] is not None
+    return scratch_shapes(q.shape, page_table.shape[1] * k_cache.shape[1], 0 if has_limits else window, splits)
 
 
 def scratch_shapes(shape: tuple[int, ...], context: int, window: int, splits: int) -> Scratch:
@@ -127,7 +133,7 @@ def scratch_shapes(shape: tuple[int, ...], context: int, window: int, splits: in
 
 def dispatch(
     device: Device,
-    inputs: Sequence[TensorView],
+    inputs: Inputs,
     outputs: Sequence[TensorView],
     *,
     scale: float,
@@ -137,19 +143,31 @@ def dispatch(
     heads_together: int = 0,
 ) -> list[Dispatch]:
     """splits: groups that share the chunks of each head. heads_together: query heads per group; 0 asks `together`."""
-    q, k_cache, v_cache, positions, sequences, page_table = inputs
+    q, k_cache, v_cache, positions, sequences, page_table, limits = inputs
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = group_variant(device, "attention")
-    chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], window)
+    # Up to its limit a token may see any number of positions, whatever the window.
+    chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], 0 if limits else window)
     groups = (heads // heads_together, tokens, splits)
     return [
         Dispatch(
             name,
-            (q.buffer, k_cache.buffer, v_cache.buffer, positions.buffer, sequences.buffer, page_table.buffer),
+            (
+                q.buffer,
+                k_cache.buffer,
+                v_cache.buffer,
+                positions.buffer,
+                sequences.buffer,
+                page_table.buffer,
+                (limits or positions).buffer,
+            ),
             (outputs[0].buffer, *shared_buffers(device, outputs, groups)),
             groups,
-            constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+            {
+                **constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
+                "HAS_LIMITS": limits is not None,
+            },
             {
                 "heads": heads,
                 "kv_heads": k_cache.shape[2],
@@ -207,10 +225,11 @@ def _case(
     head_dim: int,
     dtype: str,
     sequences: list[int] | None = None,
+    limits: list[int] | None = None,
     **attrs: float,
 ) -> Case:
     def make(rng: np.random.Generator) -> list:
-        pages = max(positions) // 16 + 1
+        pages = max(limits or positions) // 16 + 1
         shape = (2 * pages + 2, 16, kv_heads, head_dim)
         tokens = len(positions)
         return [
@@ -220,6 +239,7 @@ def _case(
             np.array(positions, np.int32),
             np.array(sequences or [0] * tokens, np.int32),
             rng.permutation(2 * pages + 2)[: 2 * pages].reshape(2, pages).astype(np.int32),
+            *([np.array(limits, np.int32)] if limits else []),
         ]
 
     return Case(label, make, {"scale": head_dim**-0.5, **attrs}, 2e-5, 2e-5)
@@ -232,6 +252,7 @@ SIGNATURE = Signature(
     "positions (T) i32",
     "sequences (T) i32",
     "page_table (S, P) i32",
+    "limits? (T) i32",
     multiples={"head_dim": 8},
     rules=(*q8_cache.RULES, ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)),
 )
@@ -257,6 +278,10 @@ OP = Op(
         _case("prefill, q8_0", list(range(3, 40)), 4, 2, 32, "q8_0"),
         _case("many chunks, q8_0", [0, 255, 256, 511, 900], 4, 2, 96, "q8_0"),
         _case("window, q8_0", [257, 700], 4, 2, 64, "q8_0", window=300),
+        _case("limits", list(range(3, 12)), 4, 2, 64, "float32", limits=[3, 9, 9, 9, 9, 9, 9, 10, 11]),
+        _case("limits, window", list(range(3, 12)), 4, 2, 64, "float16", limits=[3, *[9] * 6, 10, 11], window=4),
+        _case("limits, two sequences", [5, 6, 60, 61], 6, 2, 64, "q8_0", [0, 0, 1, 1], [6, 6, 61, 61]),
+        _case("limits over chunks", [200, 255, 600], 6, 2, 64, "float16", limits=[700, 700, 700], window=100),
     ),
     SIGNATURE,
     variants=variants,

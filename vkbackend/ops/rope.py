@@ -34,7 +34,12 @@ def turns_per_position(
 
 def reference(x: np.ndarray, positions: np.ndarray, turns: np.ndarray, *, n_rot: int, pairing: str) -> np.ndarray:
     """The numpy twin."""
-    rotation = _rotation(positions.tobytes(), turns.tobytes())[:, None]  # the same for every head
+    return rotated(x, positions[:, None], turns, n_rot=n_rot, pairing=pairing)
+
+
+def rotated(x: np.ndarray, positions: np.ndarray, turns: np.ndarray, *, n_rot: int, pairing: str) -> np.ndarray:
+    """`reference` for positions of each pair: (T, n_rot / 2) i32, or (T, 1)."""
+    rotation = _rotation(positions.tobytes(), len(positions), turns.tobytes())[:, None]  # the same for every head
     y = np.empty_like(x)
     y[..., n_rot:] = x[..., n_rot:]
     if pairing == "adjacent":
@@ -48,12 +53,13 @@ def reference(x: np.ndarray, positions: np.ndarray, turns: np.ndarray, *, n_rot:
 
 
 @lru_cache(maxsize=8)
-def _rotation(positions: bytes, turns: bytes) -> np.ndarray:
-    """cos + i sin of the angle of each position and pair, complex (T, n_rot / 2). Angles are computed in f64. Cached
+def _rotation(positions: bytes, num_tokens: int, turns: bytes) -> np.ndarray:
+    """cos + i sin of the angle of each token and pair, complex (T, n_rot / 2). Angles are computed in f64. Cached
     because all layers of a step use the same.
     """
     leading, rest = np.frombuffer(turns, np.float32).astype(np.float64).reshape(2, -1)
-    angle = 2 * math.pi * np.maximum(np.frombuffer(positions, np.int32), 0)[:, None] * (leading + rest)
+    by_pair = np.frombuffer(positions, np.int32).reshape(num_tokens, -1)
+    angle = 2 * math.pi * np.maximum(by_pair, 0) * (leading + rest)
     return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
 
 

@@ -6,6 +6,8 @@ slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 from `rope.turns_per_p
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries
 (T, heads, head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim and n_rot are
 multiples of 4. Computes the same as rms_norm, rope and kv_write in sequence.
+rope_positions: (T, 4) i32 or None, what a token turns by on each of four axes, in place of its position; axes:
+(n_rot / 2,) i32 or None, the axis of each pair (None: the first).
 """
 
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ Inputs = tuple[
     TensorView,
     TensorView,
 ]
+RopeInputs = tuple[*Inputs, TensorView | None, TensorView | None]  # then rope_positions, axes
 
 
 def reference(
@@ -43,6 +46,8 @@ def reference(
     k_norm: np.ndarray | None,
     k_cache: Cache,
     v_cache: Cache,
+    rope_positions: np.ndarray | None = None,
+    axes: np.ndarray | None = None,
     *,
     n_rot: int,
     pairing: str,
@@ -57,16 +62,20 @@ def reference(
             [rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)],
             axis=1,
         )
-    qk = rope.reference(qk, positions, turns, n_rot=n_rot, pairing=pairing)
+    by_pair = positions[:, None]
+    if rope_positions is not None:
+        by_pair = rope_positions[:, :1] if axes is None else rope_positions[:, axes]
+    qk = rope.rotated(qk, by_pair, turns, n_rot=n_rot, pairing=pairing)
     kv_write.reference(qk[:, heads:], v, positions, sequences, page_table, k_cache, v_cache)
     return qk[:, :heads], k_cache, v_cache
 
 
 def dispatch(
-    device: Device, inputs: Inputs, outputs: Sequence[TensorView], *, n_rot: int, pairing: str, eps: float = 0.0
+    device: Device, inputs: RopeInputs, outputs: Sequence[TensorView], *, n_rot: int, pairing: str, eps: float = 0.0
 ) -> list[Dispatch]:
     """One group per head."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm = inputs[:7]
+    rope_positions, axes = inputs[9:]
     q, k_cache, v_cache = outputs
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
@@ -82,6 +91,8 @@ def dispatch(
                 turns.buffer,
                 (q_norm or qkv).buffer,
                 (k_norm or qkv).buffer,
+                (rope_positions or positions).buffer,
+                (axes or positions).buffer,
             ),
             (q.buffer, k_cache.buffer, v_cache.buffer),
             (all_heads, tokens, 1),
@@ -93,6 +104,8 @@ def dispatch(
                 "HAS_NORMS": q_norm is not None,
                 "PAGE_SIZE": k_cache.shape[1],
                 "CACHE": q8_cache.TYPES[k_cache.dtype],
+                "HAS_ROPE_POSITIONS": rope_positions is not None,
+                "HAS_AXES": axes is not None,
             },
             {
                 "heads": all_heads - 2 * kv_heads,
@@ -118,7 +131,9 @@ def _case(
     norms: bool = False,
     n_rot: int = 0,
     furthest: int = 30,
+    num_axes: int = 0,
 ) -> Case:
+    """num_axes: of rope positions that differ from the positions; 0: none are given."""
     n_rot = n_rot or head_dim
 
     def make(rng: np.random.Generator) -> list:
@@ -134,6 +149,8 @@ def _case(
             *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
             q8_cache.random(rng, shape, dtype),
             q8_cache.random(rng, shape, dtype),
+            *([rng.integers(0, 5000, (tokens, 4)).astype(np.int32)] if num_axes else []),
+            *([rng.integers(0, num_axes, n_rot // 2).astype(np.int32)] if num_axes > 1 else []),
         ]
 
     # A value halfway between two half floats may round either way on its last f32 bit: one unit of f16. In q8_0 the
@@ -152,12 +169,17 @@ SIGNATURE = Signature(
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    "rope_positions? (T, num_axes) i32",
+    "axes? (num_pairs) i32",
     multiples={"head_dim": 4, "n_rot": 4},
     rules=(
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
         ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
         ("q_norm and k_norm must be given together", lambda s: (s["q_norm"] is None) == (s["k_norm"] is None)),
+        ("rope_positions must have 4 axes", lambda s: s.get("num_axes", 4) == 4),
+        ("axes must have n_rot / 2", lambda s: s.get("num_pairs", s["n_rot"] // 2) == s["n_rot"] // 2),
+        ("axes must come with rope_positions", lambda s: s.get("axes") is None or s["rope_positions"] is not None),
         *q8_cache.RULES,
     ),
 )
@@ -177,6 +199,10 @@ OP = Op(
         _case("one block, q8_0", 4, 4, 2, 32, "halves", "q8_0"),
         _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True),
         _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
+        _case("rope positions", 5, 4, 2, 64, "adjacent", "float32", num_axes=1),
+        _case("axes", 5, 4, 2, 64, "adjacent", "float32", num_axes=3),
+        _case("axes, halves and norms", 3, 4, 1, 128, "halves", "float16", norms=True, num_axes=4),
+        _case("axes, partial, q8_0", 4, 4, 2, 96, "halves", "q8_0", n_rot=40, num_axes=3),
     ),
     SIGNATURE,
     in_place={1: 7, 2: 8},
