@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import OutOfMemory
 from .prefix_cache import KnownPage, PrefixCache
+from .prompt import Cell
 
 
 @dataclass
@@ -26,7 +27,7 @@ class CachedSequence:
 
     slot: int
     is_shared: bool = False
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[Cell] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     known: list[KnownPage] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class PagedCache:
         self.prefixes = PrefixCache(page_size)
         self.table = np.zeros((max_sequences, pages_per_sequence), np.int32)
 
-    def open(self, tokens: Sequence[int] | None = None) -> CachedSequence:
+    def open(self, tokens: Sequence[Cell] | None = None) -> CachedSequence:
         """Open a sequence.
 
         Without `tokens` it is empty and shares nothing. With `tokens` it shares its pages and starts with the longest
@@ -62,7 +63,7 @@ class PagedCache:
             self._reuse(sequence, tokens)
         return sequence
 
-    def _reuse(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+    def _reuse(self, sequence: CachedSequence, tokens: Sequence[Cell]) -> None:
         for known in self.prefixes.find(tokens):
             self.prefixes.use(known)
             sequence.known.append(known)
@@ -75,12 +76,12 @@ class PagedCache:
             length += count
         sequence.tokens = list(tokens[:length])
 
-    def num_known(self, tokens: Sequence[int]) -> int:
+    def num_known(self, tokens: Sequence[Cell]) -> int:
         """Length of the prefix of `tokens` that is in known full pages."""
         return len(self.prefixes.find(tokens)) * self.page_size
 
     def has_room(
-        self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[int] = (), num_tokens: int = 0
+        self, growth: Iterable[tuple[CachedSequence, int]], beginning: Sequence[Cell] = (), num_tokens: int = 0
     ) -> bool:
         """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
         that begins with `beginning`.
@@ -95,7 +96,7 @@ class PagedCache:
         """Number of pages that a sequence could get: the free and the unused ones."""
         return len(self.free_pages) + len(self.prefixes.unused)
 
-    def extend(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+    def extend(self, sequence: CachedSequence, tokens: Sequence[Cell]) -> None:
         """Append tokens, which `commit` declares stored. Changes nothing if not all of them fit.
 
         Raises OutOfMemory if the sequence would outgrow the context or all pages are in use.

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .prompt import Cell
+
 
 @dataclass(eq=False)
 class KnownPage:
@@ -21,13 +23,13 @@ class KnownPage:
     """
 
     page: int
-    tokens: tuple[int, ...]
+    tokens: tuple[Cell, ...]
     parent: "KnownPage | None"
     users: int = 0
-    children: dict[tuple[int, ...], "KnownPage"] = field(default_factory=dict)
+    children: dict[tuple[Cell, ...], "KnownPage"] = field(default_factory=dict)
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[Cell], right: Sequence[Cell]) -> int:
     """The number of equal tokens at the start of both."""
     return next(
         (index for index, (one, other) in enumerate(zip(left, right)) if one != other), min(len(left), len(right))
@@ -43,7 +45,7 @@ class PrefixCache:
         # A parent never enters before its children, so that the first one has no children.
         self.unused: OrderedDict[KnownPage, None] = OrderedDict()
 
-    def find(self, tokens: Sequence[int]) -> list[KnownPage]:
+    def find(self, tokens: Sequence[Cell]) -> list[KnownPage]:
         """The full pages that hold the longest known beginning of `tokens`, in order."""
         found, place = [], self.root
         for first in range(0, len(tokens) - self.page_size + 1, self.page_size):
@@ -53,7 +55,7 @@ class PrefixCache:
             found.append(place)
         return found
 
-    def take_end(self, parent: KnownPage, tokens: Sequence[int]) -> tuple[int, int] | None:
+    def take_end(self, parent: KnownPage, tokens: Sequence[Cell]) -> tuple[int, int] | None:
         """Take the unused childless page after `parent` that shares the most tokens with `tokens`, to write on it.
 
         Returns (page, number of shared tokens); the page is not known any more. Returns None if there is no such page,
@@ -69,7 +71,7 @@ class PrefixCache:
         self._remove(end)
         return end.page, common
 
-    def add(self, parent: KnownPage, tokens: tuple[int, ...], page: int) -> KnownPage:
+    def add(self, parent: KnownPage, tokens: tuple[Cell, ...], page: int) -> KnownPage:
         """Make `page` known as the page of these tokens after `parent`, unless there is one already.
 
         Returns the known page, which has no users if it is new.

@@ -21,6 +21,8 @@ from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
 from ..models.load import LoadedModel
 from .contract import SequenceWork
 from .kv_cache import CachedSequence, PagedCache
+from .prompt import Cell, token_ids
+from .step_rows import StepRows, ids_to_run
 
 PAGE_SIZE = 32
 PREFILL_CHUNK = 128
@@ -38,6 +40,7 @@ class ModelRunner:
     kv_type: "f16", "f32" or "q8_0"
     num_pages: pages of the cache; None takes as many as all sequences need, or as many as fit on the device, but at
     least those of one sequence
+    max_part: the most rows of embeddings that see each other, if more than a chunk; `max_part` is then the larger one
     keep, timestamps, skip_barrier, tuned_at: as in `DeviceExecutor`
 
     Raises OutOfMemory if the cache does not fit, RequestError for an unknown kv_type.
@@ -51,6 +54,7 @@ class ModelRunner:
         max_sequences: int = 1,
         kv_type: str = "f16",
         prefill_chunk: int = PREFILL_CHUNK,
+        max_part: int = 0,
         num_pages: int | None = None,
         keep: bool = False,
         timestamps: bool = False,
@@ -63,6 +67,7 @@ class ModelRunner:
         kv_type = fitting_kind(kv_type, config.head_dim)
         self.model, self.kv_type = model, kv_type
         self.prefill_chunk, self.max_sequences = prefill_chunk, max_sequences
+        self.max_part = max(prefill_chunk, max_sequences, max_part)
         self.context_length, self.vocab_size, self.width = context_length, config.vocab_size, config.width
         self.scored_chunk = rows_at_once(self.vocab_size)
         pages = -(-context_length // PAGE_SIZE)
@@ -84,7 +89,7 @@ class ModelRunner:
         sizes = {
             "num_sequences": max_sequences,
             "pages_per_sequence": pages,
-            "max_tokens": max(prefill_chunk, max_sequences),
+            "max_tokens": self.max_part,
             "max_outputs": self._most_rows["output_rows"],
             "max_scored": self._most_rows["scored_rows"],
             "keep": keep,
@@ -113,7 +118,7 @@ class ModelRunner:
         """Drop weights, cache and recorded steps. The runner cannot be used afterwards."""
         del self.model, self.storage, self.executor
 
-    def open_sequence(self, tokens: Sequence[int] | None = None) -> int:
+    def open_sequence(self, tokens: Sequence[Cell] | None = None) -> int:
         """Open a sequence and return its id.
 
         Without `tokens` it is empty and shares nothing. With `tokens` it shares pages with other sequences and starts
@@ -124,7 +129,7 @@ class ModelRunner:
         self.sequences[self._next_id] = self.pages.open(tokens)
         return self._next_id
 
-    def num_known(self, tokens: Sequence[int]) -> int:
+    def num_known(self, tokens: Sequence[Cell]) -> int:
         """The minimum length of the cached prefix that a sequence opened with `tokens` would start with."""
         return self.pages.num_known(tokens)
 
@@ -140,7 +145,7 @@ class ModelRunner:
         """The number of tokens in the sequence's cache."""
         return self.sequences[sequence_id].length
 
-    def has_room(self, growth: Mapping[int, int], beginning: Sequence[int] = (), num_tokens: int = 0) -> bool:
+    def has_room(self, growth: Mapping[int, int], beginning: Sequence[Cell] = (), num_tokens: int = 0) -> bool:
         """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
         that begins with `beginning`.
         """
@@ -164,9 +169,7 @@ class ModelRunner:
     def submit(self, work: list[SequenceWork]) -> None:
         """Begin a step; call `wait` before any other method. Raises what `step` raises."""
         for item in work:
-            if item.inputs is not None:
-                raise RequestError("this runner takes prompts of token ids only")
-            bad = [token for token in (*item.tokens, *item.targets) if not 0 <= token < self.vocab_size]
+            bad = [token for token in (*token_ids(item.tokens), *item.targets) if not 0 <= token < self.vocab_size]
             if bad:
                 raise RequestError(f"token {bad[0]} is outside of the vocabulary of {self.vocab_size}")
         self._submitted = work
@@ -207,7 +210,7 @@ class ModelRunner:
         wanted = {kind: [] for kind in ROW_KINDS}  # of each (token, place among the outputs)
         for item, length in zip(work, lengths):
             begin, count = len(tokens), len(item.tokens)
-            tokens.extend(item.tokens)
+            tokens.extend(ids_to_run(item))
             positions.extend(range(length, length + count))
             slots.extend([self.sequences[item.sequence_id].slot] * count)
             targets.extend(item.targets)
@@ -224,14 +227,18 @@ class ModelRunner:
         )
         wanted = {kind: np.array(pairs, np.int32) for kind, pairs in wanted.items() if pairs}
         candidates = any(item.candidates for item in work)
+        embedded = StepRows.of(work, positions)
         self._found = {}
         first = num_targets = 0
+        chunk = max(self.prefill_chunk, self.max_sequences)
         while True:
-            last = min(first + self.executor_tokens, len(tokens))
+            last = min(first + chunk, len(tokens))
             for kind, pairs in wanted.items():
                 here = pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last), 0]
                 if len(here) > self._most_rows[kind]:
                     last = int(here[self._most_rows[kind]])  # the other rows are left for the next part
+            if embedded is not None:
+                last = embedded.uncut(first, last, self.max_part)
             part = {kind: pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last)] for kind, pairs in wanted.items()}
             rows = {kind: pairs[:, 0] - first for kind, pairs in part.items()}
             next_target = num_targets + len(rows.get("scored_rows", ()))
@@ -245,6 +252,7 @@ class ModelRunner:
                     **({"output_rows": NO_ROWS} | rows),
                     targets=targets[num_targets:next_target],
                     with_candidates=candidates and next_target > num_targets,
+                    **(embedded.inputs(first, last) if embedded is not None else {}),
                 )
             )
             if last == len(tokens):
@@ -252,15 +260,6 @@ class ModelRunner:
             # The next part overwrites what full() reads.
             self._found.update(zip(self._places, map(_frozen, self.executor.wait())))
             first, num_targets = last, next_target
-
-    @property
-    def max_part(self) -> int:
-        """Rows of the largest part of a prompt that must run in one step."""
-        return self.executor_tokens
-
-    @property
-    def executor_tokens(self) -> int:
-        return max(self.prefill_chunk, self.max_sequences)
 
 
 def rows_at_once(vocab_size: int) -> int:

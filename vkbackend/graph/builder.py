@@ -122,6 +122,13 @@ class Graph:
             "targets": self._step("targets", (step_shape.num_scored,)),
             "hidden_rows": self._step("hidden_rows", (step_shape.num_hidden,)),
         }
+        # Only steps with embeddings have these, so that others are recorded without them.
+        if step_shape.num_embedded:
+            self.step["embedded_rows"] = self._step("embedded_rows", (step_shape.num_embedded,))
+        if step_shape.has_rope_positions:
+            self.step["rope_positions"] = self._step("rope_positions", (num_tokens, 4))
+        if step_shape.has_limits:
+            self.step["limits"] = self._step("limits", (num_tokens,))
 
     def _step(self, name: str, shape: tuple[int, ...]) -> Value:
         return Value(self, name, shape, "int32", Kind.STEP)
@@ -143,11 +150,12 @@ class Graph:
         value = self.constants.get(id(constant))
         if value is None:
             is_cache = isinstance(constant, CacheTensor)
+            dtype = constant.values.dtype.name if isinstance(constant, Vector) else "float32"
             value = Value(
                 self,
                 constant.name,
                 tuple(constant.shape),
-                constant.dtype if is_cache else "float32",
+                constant.dtype if is_cache else dtype,
                 Kind.STATE if is_cache else Kind.WEIGHT,
                 constant=constant,
             )

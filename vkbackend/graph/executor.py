@@ -107,6 +107,9 @@ class DeviceExecutor:
             "scored_rows": max_scored,
             "targets": max_scored,
             "hidden_rows": max_outputs,
+            "embedded_rows": max_tokens,
+            "rope_positions": 4 * max_tokens,
+            "limits": max_tokens,
         }
         self._step_buffers = self._make_step_buffers()
         self._plans: dict[StepShape, Plan] = {}
@@ -137,7 +140,7 @@ class DeviceExecutor:
             if name != "page_table" and value.shape[0]:
                 self._fill(name, getattr(step, name), 0 if name in ("tokens", "sequences") else -1)
         self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
-        for name, array in (inputs or {}).items():
+        for name, array in step.arrays(plan.graph.inputs, inputs).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last = plan
         filled = time.perf_counter()
@@ -233,6 +236,9 @@ class DeviceExecutor:
             _row_bucket(step.scored_rows, self.max_scored),
             step.with_candidates,
             _row_bucket(step.hidden_rows, self.max_outputs),
+            _row_bucket(step.embedded_rows, self.max_tokens),
+            len(step.rope_positions) > 0,
+            len(step.limits) > 0,
         )
 
     def plan(self, shape: StepShape) -> Plan:
@@ -323,8 +329,8 @@ class DeviceExecutor:
 
     def _fill(self, name: str, values: np.ndarray, unused: int) -> None:
         array = self._step_buffers[name].array(np.int32, (self._lengths[name],))
-        array[: len(values)] = values
-        array[len(values) :] = unused
+        array[: values.size] = values.reshape(-1)
+        array[values.size :] = unused
 
     def _logits(self, plan: Plan, logits: Value | None, row: int) -> np.ndarray:
         assert logits is not None

@@ -13,6 +13,12 @@ def embed(weight: Value, *, scale: float = 1.0) -> Value:
     return y
 
 
+def place_rows(x: Value, rows: Value, values: Value) -> Value:
+    """Replace rows of x (T, n), in place -> x."""
+    x.graph.call("place_rows", [x, rows, values], [x])
+    return x
+
+
 def rms_norm(
     x: Value,
     weight: Value,
@@ -66,6 +72,7 @@ def attend(
     k_norm: Value | None,
     k_cache: Value,
     v_cache: Value,
+    axes: Value | None = None,
     *,
     num_heads: int,
     n_rot: int,
@@ -78,12 +85,24 @@ def attend(
     """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache; attention of its rotated
     queries -> (T, heads, head_dim).
 
-    One op if each token belongs to a different sequence, otherwise two.
+    axes: (n_rot / 2,) i32, the axis of each pair in steps with rope positions. One op if each token belongs to a
+    different sequence and turns by its position, otherwise two.
     """
     graph = qkv.graph
-    if not graph.step_shape.decode or graph.keep:
+    shape = graph.step_shape
+    if not shape.decode or shape.has_rope_positions or shape.has_limits or graph.keep:
         q = split_heads(
-            qkv, turns, q_norm, k_norm, k_cache, v_cache, num_heads=num_heads, n_rot=n_rot, pairing=pairing, eps=eps
+            qkv,
+            turns,
+            q_norm,
+            k_norm,
+            k_cache,
+            v_cache,
+            axes,
+            num_heads=num_heads,
+            n_rot=n_rot,
+            pairing=pairing,
+            eps=eps,
         )
         return attention(q, k_cache, v_cache, scale=scale, window=window, softcap=softcap)
     step, y = graph.step, graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
@@ -115,6 +134,7 @@ def split_heads(
     k_norm: Value | None,
     k_cache: Value,
     v_cache: Value,
+    axes: Value | None = None,
     *,
     num_heads: int,
     n_rot: int,
@@ -127,9 +147,11 @@ def split_heads(
     graph = qkv.graph
     step = graph.step
     q = graph.new("q", (qkv.shape[0], num_heads, qkv.shape[2]))
+    rope_positions = step.get("rope_positions")
+    inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
     graph.call(
         "split_heads",
-        [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache],
+        [*inputs, rope_positions, axes if rope_positions else None],
         [q, k_cache, v_cache],
         n_rot=n_rot,
         pairing=pairing,
@@ -141,13 +163,13 @@ def split_heads(
 def attention(
     q: Value, k_cache: Value, v_cache: Value, *, scale: float, window: int = 0, softcap: float = 0.0
 ) -> Value:
-    """Causal attention of q (T, heads, head_dim) over the cache -> like q."""
+    """Causal attention of q (T, heads, head_dim) over the cache, up to the step's limits if it has any -> like q."""
     graph = q.graph
     step = graph.step
     y = graph.new("attention", q.shape)
     graph.call_with_scratch(
         "attention",
-        [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"]],
+        [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"], step.get("limits")],
         [y],
         **_splits(graph),
         scale=scale,

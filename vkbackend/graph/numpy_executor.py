@@ -119,12 +119,15 @@ class NumpyExecutor:
                 num_scored=len(step.scored_rows),
                 with_candidates=step.with_candidates,
                 num_hidden=len(step.hidden_rows),
+                num_embedded=len(step.embedded_rows),
+                has_rope_positions=len(step.rope_positions) > 0,
+                has_limits=len(step.limits) > 0,
             ),
             (num_sequences, pages_per_sequence),
         )
         graph = plan.graph
         arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
-        arrays.update((graph.inputs[name], array) for name, array in (inputs or {}).items())
+        arrays.update((graph.inputs[name], array) for name, array in step.arrays(graph.inputs, inputs).items())
         for call in plan.calls:
             arguments = call.inputs.copy()
             for index, place in call.reads:

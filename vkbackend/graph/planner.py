@@ -27,8 +27,9 @@ def plan_arena(graph: Graph, keep: bool = False) -> ArenaPlan:
     step.
     """
     lasting = {value.base for value in graph.lasting}
-    first: dict[Value, int] = {}
-    last: dict[Value, int] = {}
+    # The host writes inputs before the step.
+    first = dict.fromkeys(graph.inputs.values(), 0)
+    last = dict.fromkeys(graph.inputs.values(), 0)
     for index, node in enumerate(graph.nodes):
         for value in [*node.inputs, *node.outputs]:
             if value is not None and value.base.kind is Kind.ACTIVATION:

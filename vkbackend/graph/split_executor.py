@@ -7,7 +7,7 @@ numbers are the same in all of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,9 @@ from .executor import DeviceExecutor
 from .model import Config
 from .numpy_executor import NumpyExecutor
 from .parts import HIDDEN, LoadedPart, PartModel
-from .step import NO_ROWS, StepInputs, StepOutput
+from .step import NO_EMBEDDINGS, NO_ROWS, StepInputs, StepOutput
 
-# Fields of a step that ask for outputs.
-ROWS = [field.name for field in fields(StepInputs) if field.name.endswith("_rows")]
+ROWS = ("output_rows", "scored_rows", "hidden_rows")  # fields of a step that ask for outputs
 
 Inputs = dict[str, np.ndarray] | None
 
@@ -115,14 +114,16 @@ class SplitExecutor:
         parts = self.parts
         if not any(len(getattr(step, name)) for name in ROWS):  # no outputs: skip a part that only computes them
             parts = [part for part in parts if part.model.span.blocks or part.model.span.has_input]
-        inner = StepInputs(step.tokens, step.positions, step.sequences, step.page_table, NO_ROWS)
+        later = step  # for the parts after the first, which places the embeddings
+        if len(step.embedded_rows):
+            later = replace(step, embedded_rows=NO_ROWS, embeddings=NO_EMBEDDINGS)
         inputs: Inputs = None
         for part in parts[:-1]:
-            part.begin(inner, inputs)
+            part.begin(_without_outputs(step if part is parts[0] else later), inputs)
             part.finish()
             inputs = {HIDDEN: part.handed_on(len(step.tokens))}
         self._last = parts[-1]
-        self._last.begin(step, inputs)
+        self._last.begin(step if self._last is parts[0] else later, inputs)
 
     def wait(self) -> list[StepOutput]:
         """The outputs of the submitted step. Raises ValueError if none was submitted, and what the last part raises."""
@@ -143,3 +144,9 @@ class SplitExecutor:
     def timings(self) -> list[tuple[Dispatch, float]]:
         """Each dispatch on a device, and its seconds. Raises ValueError without `timestamps`."""
         return [timing for part in self.parts if isinstance(part, _DevicePart) for timing in part.executor.timings()]
+
+
+def _without_outputs(step: StepInputs) -> StepInputs:
+    return replace(
+        step, output_rows=NO_ROWS, scored_rows=NO_ROWS, targets=NO_ROWS, hidden_rows=NO_ROWS, with_candidates=False
+    )

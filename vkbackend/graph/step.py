@@ -1,6 +1,6 @@
 """Inputs and outputs of one step, the same for every executor."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,6 +13,10 @@ CANDIDATES = 128  # an output row has at least this many of its largest logits
 # Shared, as most fields of most steps are empty.
 NO_ROWS = np.zeros(0, np.int32)
 NO_LOGITS = np.zeros(0, np.float32)
+NO_EMBEDDINGS = np.zeros((0, 0), np.float32)
+NO_ROPE_POSITIONS = np.zeros((0, 4), np.int32)
+
+EMBEDDINGS = "embeddings"  # the graph input that `StepInputs.embeddings` fills
 
 RowReader = Callable[[int], np.ndarray]  # number of a row -> all its logits, f32 (vocabulary,)
 
@@ -27,6 +31,10 @@ class StepInputs:
     scored_rows, targets: (s,) int32, ascending indices of which one logit is wanted, and that logit's token id
     with_candidates: also return the largest logits of scored rows
     hidden_rows: (h,) int32, ascending indices whose hidden states are wanted
+    embedded_rows: (r,) int32, indices into tokens that are rows of embeddings; their token ids are not used
+    embeddings: f32 (r, width), those rows
+    rope_positions: (n, 4) int32, what each token turns by on four axes; empty if all turn by their positions
+    limits: (n,) int32, the last position that each token sees; empty if all see up to their own
     """
 
     tokens: np.ndarray
@@ -38,6 +46,15 @@ class StepInputs:
     targets: np.ndarray = field(default_factory=lambda: NO_ROWS)
     hidden_rows: np.ndarray = field(default_factory=lambda: NO_ROWS)
     with_candidates: bool = False
+    embedded_rows: np.ndarray = field(default_factory=lambda: NO_ROWS)
+    embeddings: np.ndarray = field(default_factory=lambda: NO_EMBEDDINGS)
+    rope_positions: np.ndarray = field(default_factory=lambda: NO_ROPE_POSITIONS)
+    limits: np.ndarray = field(default_factory=lambda: NO_ROWS)
+
+    def arrays(self, names: Iterable[str], inputs: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """The arrays for a graph's inputs `names`: the embeddings are the step's own, the others come from `inputs`."""
+        given = {EMBEDDINGS: self.embeddings, **(inputs or {})}
+        return {name: given[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,7 @@ class StepShape:
     splits: workgroups that share the context of each head; 1 for short contexts
     precision: of the layers' matrix products, one of `ops.matmul.PRECISIONS`
     with_candidates: scored rows also return their largest logits
+    num_embedded: rows of embeddings. has_rope_positions, has_limits: the step gives these
     """
 
     num_tokens: int
@@ -58,6 +76,9 @@ class StepShape:
     num_scored: int = 0
     with_candidates: bool = False
     num_hidden: int = 0
+    num_embedded: int = 0
+    has_rope_positions: bool = False
+    has_limits: bool = False
 
 
 def _not_read() -> np.ndarray:

@@ -9,7 +9,7 @@ from ..device.buffers import Buffer
 
 @dataclass(eq=False)
 class Vector:
-    """A small f32 array; `buffer` is its copy on a device, None on the CPU path."""
+    """A small array, f32 or i32; `buffer` is its copy on a device, None on the CPU path."""
 
     name: str
     values: np.ndarray

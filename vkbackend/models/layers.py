@@ -11,6 +11,7 @@ import numpy as np
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches, Config
+from ..graph.step import EMBEDDINGS
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
 from ..ops.rope import turns_per_position
@@ -97,16 +98,26 @@ class RMSNorm:
 
 
 class Embedding:
+    """Rows of `weight` for the step's tokens, times `scale`; rows of embeddings in a step are placed as they are."""
+
     def __init__(self, weight: PackedMatrix, scale: float = 1.0):
         self.weight = weight
         self.scale = scale
 
     def __call__(self, graph: Graph) -> Value:
-        return F.embed(graph.constant(self.weight), scale=self.scale)
+        x = F.embed(graph.constant(self.weight), scale=self.scale)
+        if not graph.step_shape.num_embedded:
+            return x
+        embeddings = graph.input(EMBEDDINGS, (graph.step_shape.num_embedded, x.shape[1]))
+        return F.place_rows(x, graph.step["embedded_rows"], embeddings)
 
 
 class Rope:
-    """How layers rotate queries and keys. pairing: "adjacent" (2i, 2i + 1) or "halves" (i, i + n_rot / 2)."""
+    """How layers rotate queries and keys. pairing: "adjacent" (2i, 2i + 1) or "halves" (i, i + n_rot / 2).
+
+    axes: of tokens whose rope position has several numbers, which one of the four each pair turns by: int32
+    (n_rot / 2,); None: the first.
+    """
 
     def __init__(
         self,
@@ -116,10 +127,12 @@ class Rope:
         pairing: str,
         freq_scale: float = 1.0,
         freq_factors: np.ndarray | None = None,
+        axes: np.ndarray | None = None,
     ):
         self.n_rot = n_rot
         self.pairing = pairing
         self.turns = w.constant("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
+        self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
 
 
 class Attention:
@@ -151,6 +164,7 @@ class Attention:
             optional(graph, self.k_norm and self.k_norm.weight),
             k_cache,
             v_cache,
+            optional(graph, self.rope.axes),
             num_heads=cfg.num_heads,
             n_rot=self.rope.n_rot,
             pairing=self.rope.pairing,
