@@ -227,3 +227,22 @@ def test_rows_that_are_too_many_for_a_step_are_refused(opened):
     with pytest.raises(RequestError, match="20 rows of embeddings must run in one step, which takes 16 here"):
         runner.step([SequenceWork(sequence, cells, 1, inputs=parts.inputs(0, len(cells)))])
     assert runner.length(sequence) == 0
+
+
+def test_steps_of_tokens_are_recorded_without_parts(opened):
+    """Also while another sequence has parts behind it, where neither needs more than its positions."""
+    runner = opened("gemma3", "device")
+    loose = picture(is_whole=False)
+    cells, parts = lay_out([*TOKENS[:3], loose, *TOKENS[3:5]])
+    first, second = runner.open_sequence(), runner.open_sequence()
+    runner.step([SequenceWork(first, cells[:24], 1, inputs=parts.inputs(0, 24))])
+    (with_rows,) = runner.executor._plans.values()
+    runner.step([SequenceWork(second, TOKENS[:20], 1)])
+    runner.step([SequenceWork(first, cells[24:], 1, inputs=parts.inputs(24, 25)), SequenceWork(second, [7], 1)])
+    _, *plain = runner.executor._plans.values()
+    extra = {"embedded_rows", "rope_positions", "limits"}
+    assert extra & set(with_rows.graph.step) == {"embedded_rows"} and len(plain) == 2
+    assert not any(extra & set(plan.graph.step) or plan.graph.inputs for plan in plain)
+    ops = [{node.op.name for node in plan.graph.nodes} for plan in plain]
+    assert "attention" in ops[0] and "decode_attention" in ops[1] and "attention" not in ops[1]
+    assert not any("place_rows" in each for each in ops)
