@@ -231,7 +231,7 @@ def test_rows_that_are_too_many_for_a_step_are_refused(opened):
 
 def test_steps_of_tokens_are_recorded_without_parts(opened):
     """Also while another sequence has parts behind it, where neither needs more than its positions."""
-    runner = opened("gemma3", "device")
+    runner = opened("gemma3", "device", prefill_chunk=32)
     loose = picture(is_whole=False)
     cells, parts = lay_out([*TOKENS[:3], loose, *TOKENS[3:5]])
     first, second = runner.open_sequence(), runner.open_sequence()
