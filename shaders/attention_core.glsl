@@ -7,12 +7,12 @@
 //
 // Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the
 // scores a lane takes STEPS positions; for the weighted sum of values it takes eight neighboring dimensions
-// of every STRIDE-th position. Within a chunk the softmax is kept running, with the current
-// position (the last one that the token sees) at the end; the results of chunks are merged in order. So the order of every sum depends only on
-// positions, never on the batch or on how many groups share the chunks: either one group computes all of
-// them, or (SPLIT) each computes every gl_NumWorkGroups.z-th and leaves the results in memory, and the last
-// group to finish merges them. No group waits for another: a group increments a counter once its results are
-// written, so the group that increments it last knows that all results are there.
+// of every STRIDE-th position. Within a chunk the softmax is kept running, with the current position (the
+// last one that the token sees) at the end; the results of chunks are merged in order. So the order of every
+// sum depends only on positions, never on the batch or on how many groups share the chunks: either one group
+// computes all of them, or (SPLIT) each computes every gl_NumWorkGroups.z-th and leaves the results in
+// memory, and the last group to finish merges them. No group waits for another: a group increments a counter
+// once its results are written, so the group that increments it last knows that all results are there.
 #include "softmax_parts.glsl"
 
 layout(constant_id = 1) const uint HEAD_DIM = 64;

@@ -22,7 +22,8 @@ layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
 INPUT1(4, turns);   // (2, n_rot / 2)
 INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
-// (tokens, 4): what a token turns by on each axis, in place of its position; bound to positions if there are none
+// (tokens, 4): what a token turns by on each axis, in place of its position; bound to positions if there are
+// none
 layout(std430, binding = 7) readonly buffer RopePositions { int rope_positions[]; };
 layout(std430, binding = 8) readonly buffer Axes { int axes[]; };  // (n_rot / 2): axis of each pair
 layout(std430, binding = 9) writeonly buffer Q { float q[]; };     // (tokens, heads, head_dim), dense
