@@ -84,6 +84,7 @@ def dispatch(
 ) -> list[Dispatch]:
     """splits, heads_together: as in attention."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
+    reads = (qkv, positions, sequences, page_table, turns, q_norm or qkv, k_norm or qkv, k_cache, v_cache)
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
     heads = all_heads - 2 * kv_heads
@@ -94,17 +95,7 @@ def dispatch(
     return [
         Dispatch(
             name,
-            (
-                qkv.buffer,
-                positions.buffer,
-                sequences.buffer,
-                page_table.buffer,
-                turns.buffer,
-                (q_norm or qkv).buffer,
-                (k_norm or qkv).buffer,
-                k_cache.buffer,
-                v_cache.buffer,
-            ),
+            tuple(view.buffer for view in reads),
             (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)),
             groups,
             {

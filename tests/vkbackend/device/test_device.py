@@ -21,8 +21,11 @@ SURVEY = """
 import json
 from vkbackend.device.selection import survey
 found = survey()
-print(json.dumps({"chosen": found.chosen and found.chosen.name, "uses": found.uses_device, "sentence": found.sentence, "problem": found.problem,
-                  "reasons": {found.devices[index].name: reason for index, reason in found.reasons.items()}}))
+print(json.dumps({
+    "chosen": found.chosen and found.chosen.name, "uses": found.uses_device, "sentence": found.sentence,
+    "problem": found.problem,
+    "reasons": {found.devices[index].name: reason for index, reason in found.reasons.items()},
+}))
 """
 
 

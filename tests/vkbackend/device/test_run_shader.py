@@ -362,7 +362,8 @@ from vkbackend.device.selection import open_device
 device, said = open_device(), []
 for change in ("set = 1, binding = 0", "binding = 5"):
     try:
-        run_shader(device, {COPY!r}.replace("binding = 0", change), inputs=[np.ones(4, "f4")], outputs=[((4,), "float32")])
+        source = {COPY!r}.replace("binding = 0", change)
+        run_shader(device, source, inputs=[np.ones(4, "f4")], outputs=[((4,), "float32")])
     except Exception as error:
         said.append(type(error).__name__)
 y, = run_shader(device, {COPY!r}, inputs=[np.ones(4, "f4")], outputs=[((4,), "float32")])
