@@ -1,4 +1,4 @@
-"""`vkbackend bench`: how fast a model and its kernels run here, and how far that is from what the device can do.
+"""`vkbackend bench`: how fast a model and its kernels run on this machine, and how close that is to the device's peak.
 
 `bench(path, device)` measures a model (`model.py`), `device_speed.py` the device itself, `kernels.measure(device)`
 single kernels.

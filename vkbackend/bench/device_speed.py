@@ -1,31 +1,34 @@
-"""How fast a device can be at all: what `bench` holds a model's speed against.
+"""Measures a device's peak rates, to which `bench` compares a model's speed.
 
-In: an open `Device`. Out: `DeviceSpeed`: memory read and copied (shaders/bandwidth.comp), numbers multiplied and
-added (shaders/fma.comp).
+In: an open `Device`. Out: `DeviceSpeed`: memory bandwidth (shaders/bandwidth.comp) and arithmetic rates
+(shaders/fma.comp).
 """
 
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..device.buffers import Buffer
+from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
 from ..errors import DeviceError, OutOfMemory
 
-BANDWIDTH_BYTES = 64 << 20  # more than the last cache of most devices
+BANDWIDTH_BYTES = 64 << 20  # more than the last-level cache of most devices
 RUNS = 5
 COPY_UNROLL, LANES = 8, 64  # shaders/bandwidth.comp
 FMA_CHAINS, FMA_UNROLL = 8, 4  # shaders/fma.comp
-FMA_SECONDS = 0.02  # a run is made this long: short against what drivers allow, long against starting it
-FMA_GROUPS = {True: 64, False: 4096}  # by is_cpu: every core and lane has work
+FMA_SECONDS = 0.02  # length of a run: far below the limits of drivers, far above the time to start it
+FMA_GROUPS = {True: 64, False: 4096}  # by is_cpu: enough for every core and lane
 
 
 @dataclass(frozen=True)
 class DeviceSpeed:
-    """The best of RUNS. read, copy: bytes per second, where a copy counts what it reads and what it writes. f32,
-    f16: operations per second of fused multiply-adds (two each) that wait for nothing; f16 None where the device has
-    no 16-bit arithmetic.
+    """Peak rates, the best of RUNS.
+
+    read, copy: bytes per second; a copy counts the bytes it reads and those it writes
+    f32, f16: operations per second of independent fused multiply-adds (two operations each); f16 is None if the device
+    has no 16-bit arithmetic
     """
 
     read: float
@@ -35,17 +38,17 @@ class DeviceSpeed:
 
     @property
     def bandwidth(self) -> float:
+        """Bytes per second, read or copied."""
         return max(self.read, self.copy)
 
     def or_better(self, other: "DeviceSpeed") -> "DeviceSpeed":
-        """The faster of two measurements, each figure by itself: what a device can do, some other program may have
-        kept it from.
-        """
-        return DeviceSpeed(*(max(pair) if None not in pair else None for pair in zip(astuple(self), astuple(other))))
+        """The higher rates of two measurements: another program may have slowed one of them down."""
+        f16 = None if self.f16 is None or other.f16 is None else max(self.f16, other.f16)
+        return DeviceSpeed(max(self.read, other.read), max(self.copy, other.copy), max(self.f32, other.f32), f16)
 
 
-def measure_device(device) -> DeviceSpeed:
-    """Raises OutOfMemory where not even 1 MiB is free, DeviceError where the device's clock stands still."""
+def measure_device(device: Device) -> DeviceSpeed:
+    """Measure a device. Raises OutOfMemory if it has less than 1 MiB free, DeviceError if its clock stands still."""
     read, copy = _bandwidth(device)
     return DeviceSpeed(
         read,
@@ -55,15 +58,15 @@ def measure_device(device) -> DeviceSpeed:
     )
 
 
-def _bandwidth(device) -> tuple[float, float]:
-    """BANDWIDTH_BYTES (less where the device has less) read and copied -> bytes per second of each."""
+def _bandwidth(device: Device) -> tuple[float, float]:
+    """Bytes per second of reading and of copying BANDWIDTH_BYTES, or what the device has."""
     limits = device.info.limits
     step = 16 * COPY_UNROLL * LANES
     num_bytes = min(BANDWIDTH_BYTES, limits.max_storage_buffer_range, device.free_memory() // 4) // step * step
     if num_bytes < 1 << 20:
         raise OutOfMemory(f"{device.info.name} has no room for a bandwidth test of 1 MiB; close other programs")
     source, target = (Buffer(device.memory(num_bytes, "device"), 0, num_bytes) for _ in range(2))
-    # Memory never written may be a single page of zeros behind many addresses, which caches hold.
+    # Memory that was never written may be one page of zeros mapped many times, which fits into caches.
     device.upload(source, np.arange(num_bytes // 4, dtype=np.uint32))
     groups = (num_bytes // step, 1, 1)
     sums = target.slice(0, num_bytes // COPY_UNROLL // 4)
@@ -78,28 +81,30 @@ def _bandwidth(device) -> tuple[float, float]:
     return read, copy
 
 
-def _operations(device, shader: str, width: int) -> float:
-    """Operations per second of a variant of fma.comp, whose chains carry `width` numbers each."""
+def _operations(device: Device, shader: str, width: int) -> float:
+    """Operations per second of a variant of fma.comp with `width` numbers in each chain."""
     groups = FMA_GROUPS[device.info.is_cpu]
     sums = Buffer(device.memory(groups * LANES * 4, "device"), 0, groups * LANES * 4)
 
-    def seconds(rounds, runs):
+    def seconds(rounds: int, runs: int) -> float:
         return best_seconds(
             device,
             Dispatch(shader, (), (sums,), (groups, 1, 1), push={"rounds": rounds, "factor": 0.999, "addend": 0.5}),
             runs,
         )
 
-    rounds, taken = 16, seconds(16, 2)
+    rounds = 16
+    taken = seconds(rounds, 2)
     while taken < FMA_SECONDS and rounds < 1 << 24:
         rounds *= max(2, min(16, int(FMA_SECONDS / taken) + 1))
         taken = seconds(rounds, 1)
     return 2 * width * FMA_CHAINS * FMA_UNROLL * rounds * groups * LANES / min(taken, seconds(rounds, RUNS))
 
 
-def best_seconds(device, dispatch: Dispatch, runs: int = RUNS) -> float:
-    """The shortest of `runs` after one that is not counted, by the device's clock where it has one. Raises
-    DeviceError where that stands still.
+def best_seconds(device: Device, dispatch: Dispatch, runs: int = RUNS) -> float:
+    """The shortest of `runs` runs after one that is not counted, by the device's clock if it has one.
+
+    Raises DeviceError if that clock stands still.
     """
     program = Program(device, [dispatch], timestamps=bool(device.info.timestamp_bits))
     found = []

@@ -1,9 +1,9 @@
-"""The host's share of a decode step: what Python and the driver's calls cost where the device itself costs nothing.
+"""The host's share of a decode step: the time of Python and of driver calls, on a device that takes no time.
 
-In: a GGUF file. Out: `HostShare`, measured on the mock driver of the Vulkan project: the real loader, real kp and
-recordings, a device that does nothing at once. From tokens to candidates, then sampled, turned into text and handed
-to a listener, as the engine does it. `python -m vkbackend.bench.host PATH TOKENS BATCH` prints it as JSON, in a
-process that sees the mock driver alone (`measure_apart`).
+In: a GGUF file. Out: `HostShare`, measured on the Vulkan project's mock driver: the loader, kp and the recordings are
+real, the device does nothing. Measured is all that the engine does, from tokens to candidates to text at a listener.
+`python -m vkbackend.bench.host PATH TOKENS BATCH` prints it as JSON; `measure_apart` runs that in a process that sees
+only the mock driver.
 """
 
 import json
@@ -19,16 +19,18 @@ from pathlib import Path
 import numpy as np
 
 from .. import settings
+from ..device.context import Device
 from ..engine.contract import SequenceWork
 from ..engine.engine import Engine
-from ..engine.request import Failed, Finished, GenerationRequest, default_options
+from ..engine.request import Event, Failed, Finished, GenerationRequest, SamplingOptions, default_options
 from ..engine.runner import ModelRunner
 from ..errors import DeviceError, NoDevice, VkbackendError
+from ..graph.executor import DeviceExecutor, Plan
 from ..graph.step import StepInputs
 from ..models.load import load
 from ..tokenizer import Tokenizer
 
-CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128 and those of the same strips
+CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128, and others of the same strips
 WARM_STEPS = 20
 
 
@@ -36,8 +38,9 @@ WARM_STEPS = 20
 class HostShare:
     """Medians over `steps` steps of `batch` sequences, in milliseconds.
 
-    turn_ms: of the engine, all of it, from one step's first event to the next one's. step_ms: of that the runner,
-    from tokens to rows of candidates. dispatches: of one recorded step.
+    turn_ms: a turn of the engine, from the first event of a step to that of the next
+    step_ms: the runner's part of it, from tokens to rows of candidates
+    dispatches: their number in a recorded step
     """
 
     model: str
@@ -50,16 +53,16 @@ class HostShare:
 
 
 def mock_manifest() -> Path:
-    """The mock driver's ICD file. Raises NoDevice where it is not there."""
+    """The mock driver's ICD file. Raises NoDevice if it is missing."""
     path = settings.cache_folder() / "swiftshader" / "usr" / "lib" / "chromium" / "mock_icd.json"
     if not (path.exists() and path.with_name("libVkICD_mock_icd.so").exists()):
-        raise NoDevice(f"the mock Vulkan driver is not there ({path}); `bash scripts/setup.sh --tests` fetches it")
+        raise NoDevice(f"the mock Vulkan driver is missing ({path}); `bash scripts/setup.sh --tests` fetches it")
     return path
 
 
-def measure_apart(path, *, tokens: int, batch: int) -> HostShare:
-    """`measure` in a process of its own, on the mock driver. Raises NoDevice without it, VkbackendError where the
-    process failed.
+def measure_apart(path: str | Path, *, tokens: int, batch: int) -> HostShare:
+    """Run `measure` on the mock driver, in another process. Raises NoDevice if the driver is missing, VkbackendError if
+    the process fails.
     """
     manifest = str(mock_manifest())
     environment = os.environ | {
@@ -82,9 +85,10 @@ def measure_apart(path, *, tokens: int, batch: int) -> HostShare:
     return HostShare(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(path, device, *, tokens: int, batch: int) -> HostShare:
-    """device: one that computes nothing, for its rows of candidates are written here, once. Raises what loading
-    raises.
+def measure(path: str | Path, device: Device, *, tokens: int, batch: int) -> HostShare:
+    """Measure the host's share on a device that computes nothing: the rows of candidates are written here, once.
+
+    Raises what loading raises.
     """
     model = load(path, device)
     tokenizer = Tokenizer.from_gguf(model.gguf)
@@ -104,12 +108,12 @@ def measure(path, device, *, tokens: int, batch: int) -> HostShare:
     )
 
 
-def _fill_candidates(runner: ModelRunner, tokenizer, batch: int):
-    """Record the step of `batch` tokens and write rows where its results lie: nothing else will. -> the recorded
-    step.
-    """
+def _fill_candidates(runner: ModelRunner, tokenizer: Tokenizer, batch: int) -> Plan:
+    """Record the step of `batch` tokens, write its results, which the device does not, and return the recorded step."""
     executor = runner.executor
-    ones, table = np.ones(batch, np.int32), np.zeros(executor.table_shape, np.int32)
+    assert isinstance(executor, DeviceExecutor), "the model is on the device"
+    ones = np.ones(batch, np.int32)
+    table = np.zeros(executor.table_shape, np.int32)
     shape = executor.step_shape(
         StepInputs(ones, 0 * ones, np.arange(batch, dtype=np.int32), table, np.arange(batch, dtype=np.int32))
     )
@@ -123,15 +127,17 @@ def _fill_candidates(runner: ModelRunner, tokenizer, batch: int):
         raise VkbackendError("the model's vocabulary has no words to sample")
     ids = np.resize(np.array(usual, np.int32), CANDIDATES_OF_A_ROW)
     stats, counts, all_ids, values = (view.buffer.array(view.dtype, view.shape) for view in plan.results)
-    counts[:], all_ids[:, : len(ids)] = len(ids), ids
+    counts[:] = len(ids)
+    all_ids[:, : len(ids)] = ids
     values[:, : len(ids)] = np.random.default_rng(0).uniform(-4, 8, (len(values), len(ids)))
     stats[:, 0] = 12.0
     return plan
 
 
 def _steps(runner: ModelRunner, tokens: int, batch: int) -> list[float]:
-    """Seconds of each of the runner's steps."""
-    sequences, found = [runner.open_sequence() for _ in range(batch)], []
+    """The duration of each of the runner's steps in seconds."""
+    sequences = [runner.open_sequence() for _ in range(batch)]
+    found = []
     for _ in range(WARM_STEPS + tokens):
         start = time.perf_counter()
         runner.step([SequenceWork(sequence, [1], 1) for sequence in sequences])
@@ -141,11 +147,13 @@ def _steps(runner: ModelRunner, tokens: int, batch: int) -> list[float]:
     return found[WARM_STEPS:]
 
 
-def _turns(engine: Engine, options, tokens: int, batch: int) -> list[float]:
-    """Seconds of each turn of the engine, while all `batch` generations run."""
-    times, left, over = [], batch, threading.Event()
+def _turns(engine: Engine, options: SamplingOptions, tokens: int, batch: int) -> list[float]:
+    """The duration of each turn of the engine in seconds, while all `batch` generations run."""
+    times: list[float] = []
+    left = batch
+    over = threading.Event()
 
-    def listener(event, of_first: bool) -> None:
+    def listener(event: Event, of_first: bool) -> None:
         nonlocal left
         if of_first:
             times.append(time.perf_counter())
@@ -154,16 +162,17 @@ def _turns(engine: Engine, options, tokens: int, batch: int) -> list[float]:
             if not left:
                 over.set()
 
-    for number in range(batch):  # prompts of their own, of one token: each runs as a decode step
+    for number in range(batch):  # different prompts of one token, so that each step is a decode step
         request = GenerationRequest([number + 1], options, num_predict=WARM_STEPS + tokens)
         engine.submit(request, lambda event, of_first=number == 0: listener(event, of_first))
     over.wait()
     if engine.failure is not None:
         raise engine.failure
-    return np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event says only that it is over
+    return np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
 
 
 def main(path: str, tokens: str, batch: str) -> int:
+    """Print the measurement on the first device as JSON. Returns the exit status."""
     from ..device.selection import open_device
 
     try:

@@ -1,5 +1,5 @@
-"""Matrix times vector in every format, against a kernel that only loads the same weights the same way
-(shaders/load_floor.comp).
+"""Measures matrix times vector in every format, compared with a kernel that only loads the same weights in the same
+way (shaders/load_floor.comp).
 
 In: an open `Device`. Out: a `KernelSpeed` per format.
 """
@@ -10,18 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..device.buffers import Arena
+from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
 from ..ops import matmul
 from ..ops.op import TensorView, ceil_div, group_variant
 from ..ops.packed import FORMATS, PackedMatrix, place
 
-ROWS, K = 8192, 1536  # more than the caches near a core hold, in every format; long against the start of a dispatch
+ROWS, K = 8192, 1536  # exceeds the caches of a core in every format, and takes far longer than starting a dispatch
 ROUNDS = 12
 
 
 @dataclass(frozen=True)
 class KernelSpeed:
-    """product, load: nanoseconds per weight of the fastest tile of each; ratio: product / load."""
+    """The speed of one format.
+
+    product, load: nanoseconds per weight, each with its fastest tile; ratio: product / load
+    rows_per_lane: of the product's fastest tile
+    """
 
     format: str
     rows_per_lane: int
@@ -31,13 +36,13 @@ class KernelSpeed:
     gb_per_second: float
 
 
-def measure(device) -> list[KernelSpeed]:
-    """Raises OutOfMemory where a matrix of 50 MB has no room."""
+def measure(device: Device) -> list[KernelSpeed]:
+    """Measure all formats. Raises OutOfMemory if the device has no room for a matrix of 50 MB."""
     return [_measure(device, name) for name in FORMATS]
 
 
-def _measure(device, name: str) -> KernelSpeed:
-    """Products and loads take turns in every round, so that what disturbs the machine disturbs both."""
+def _measure(device: Device, name: str) -> KernelSpeed:
+    """Measures products and loads alternately in every round, so that disturbances affect both."""
     arena = Arena(device, "device")
     rng = np.random.default_rng(0)
     weight = PackedMatrix.random(rng, name, ROWS, K)
@@ -56,18 +61,20 @@ def _measure(device, name: str) -> KernelSpeed:
             if turn:
                 seconds[kind, rows] = min(least, time.perf_counter() - start)
     rows = min(products, key=lambda each: seconds["product", each])
-    product, load = seconds["product", rows], min(seconds["load", each] for each in loads)
+    product = seconds["product", rows]
+    load = min(seconds["load", each] for each in loads)
     num_bytes = sum(part.quants.num_bytes + part.scales.num_bytes for part in weight.parts)
     return KernelSpeed(
         name,
         rows,
-        *(round(each * 1e9 / (ROWS * K), 4) for each in (product, load)),
+        round(product * 1e9 / (ROWS * K), 4),
+        round(load * 1e9 / (ROWS * K), 4),
         round(product / load, 2),
         round(num_bytes / product / 1e9, 2),
     )
 
 
-def _load(device, weight, y, rows: int) -> list[Dispatch]:
+def _load(device: Device, weight: PackedMatrix, y: TensorView, rows: int) -> list[Dispatch]:
     dispatches = []
     for part in weight.parts:
         name, lanes, size = group_variant(device, f"load_floor_{weight.format.name}_r{rows}")

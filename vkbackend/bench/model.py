@@ -1,37 +1,46 @@
-"""How fast a model runs here, how far that is from what the device can do, and what memory it takes.
+"""Measures a model's speed, its distance from the device's peak, and its memory.
 
-In: a GGUF file, an open `Device` or None for the numpy twins. Out: `Result`: rates of prefill and decode, the least
-that they have to move and compute, time until the first token, memory. Everything is measured in rounds, each of all
-sizes, so that a busy minute hits all alike.
+In: a GGUF file, an open `Device` or None for the CPU. Out: `Result`: rates of prefill and decode, the least that they
+must move and compute, the time until the first token, memory. Every round measures all sizes, so that a busy minute
+affects all of them.
 """
 
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.host_memory import peak_resident_bytes, resident_bytes
 from ..engine.contract import SequenceWork
 from ..engine.runner import ModelRunner
 from ..errors import RequestError
+from ..graph.step import LogitsRow
 from ..models.load import LoadedModel, load
 from .device_speed import DeviceSpeed, measure_device
 from .work import Work
 
 ROUNDS = 3
-FIRST_PROMPT = 16  # tokens that sequences hold when decoding begins, and of the prompt of the first token
+FIRST_PROMPT = 16  # tokens before decoding begins, also for the time until the first token
 LONG_CONTEXTS = (64, 2048)
 LONG_STEPS = 16
 WARM_STEPS = 2
 
+Key = tuple[str, int, int, int]  # phase, tokens, batch, context
+
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens per second: the median of all rounds, the slowest and the fastest. tokens: of the prompt, or decoded by
-    each sequence; batch: sequences; context: tokens stored when decoding begins; num_bytes, flops: the least that
-    all of it has to move and compute.
+    """Tokens per second: the median of all rounds, the slowest and the fastest.
+
+    tokens: length of the prompt, or tokens decoded by each sequence
+    batch: number of sequences
+    context: tokens stored when decoding begins
+    num_bytes, flops: the least that must be moved and computed
     """
 
     phase: str
@@ -46,6 +55,7 @@ class Rate:
 
     @property
     def seconds(self) -> float:
+        """Duration at the median rate."""
         return self.tokens * self.batch / self.rate
 
     @property
@@ -57,26 +67,23 @@ class Rate:
         return self.flops / self.seconds
 
     def as_dict(self, speed: DeviceSpeed | None) -> dict:
-        shares = (
-            {
-                "share_of_bandwidth": self.bytes_per_second / speed.bandwidth,
-                "share_of_f32": self.flops_per_second / speed.f32,
-            }
-            if speed
-            else {}
-        )
-        return (
-            asdict(self)
-            | {"bytes_per_second": self.bytes_per_second, "flops_per_second": self.flops_per_second}
-            | shares
-        )
+        """All figures, with the shares of the device's peak rates if they are known."""
+        figures = asdict(self) | {
+            "bytes_per_second": self.bytes_per_second,
+            "flops_per_second": self.flops_per_second,
+        }
+        if speed is not None:
+            figures["share_of_bandwidth"] = self.bytes_per_second / speed.bandwidth
+            figures["share_of_f32"] = self.flops_per_second / speed.f32
+        return figures
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. device_other: at the most, what was allocated on the device beside weights and cache: activations,
-    results, staging. process: the process's pages now, process_peak at any time, process_before before the model was
-    loaded.
+    """Memory in bytes.
+
+    device_other: peak of what was allocated on the device besides weights and cache: activations, results, staging
+    process: resident memory of the process; process_before: before the model was loaded; process_peak: its maximum
     """
 
     weights: int
@@ -89,9 +96,11 @@ class Memory:
 
 @dataclass
 class Result:
-    """load_seconds: from the file to weights in place; first_token_seconds: from then to the first token after
-    FIRST_PROMPT others, with what has to be recorded and compiled for it. weights: those of the products of one
-    token.
+    """All that was measured.
+
+    load_seconds: from the file to weights in place
+    first_token_seconds: from then to the first token after FIRST_PROMPT others, including recording and compiling
+    weights: number of weights in the products of one token
     """
 
     model: str
@@ -106,22 +115,23 @@ class Result:
     rates: list[Rate] = field(default_factory=list)
 
     def as_dict(self) -> dict:
+        """All figures, as JSON can hold them."""
         return asdict(self) | {"rates": [rate.as_dict(self.speed) for rate in self.rates]}
 
 
 def bench(
-    path,
-    device=None,
+    path: str | Path,
+    device: Device | None = None,
     *,
-    prompts=(16, 128, 512),
-    batches=(1, 2, 4, 8),
+    prompts: Sequence[int] = (16, 128, 512),
+    batches: Sequence[int] = (1, 2, 4, 8),
     tokens: int = 32,
     long: bool = False,
     rounds: int = ROUNDS,
 ) -> Result:
-    """Prefill prompts of so many random tokens, decode `tokens` more of so many sequences at a time. long: also
-    decode after LONG_CONTEXTS.
+    """Measure prefill of prompts of random tokens, and decoding `tokens` tokens of several sequences together.
 
+    prompts: lengths in tokens; batches: numbers of sequences; long: also decode after LONG_CONTEXTS
     Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner`
     raise.
     """
@@ -131,10 +141,10 @@ def bench(
             f"must be at least 1"
         )
     speed = measure_device(device) if device else None
-    # a model of before that only a circle of references holds would be let go of during the measurement, which then
-    # tells too little
+    # Otherwise an earlier model in a reference cycle could be freed during the measurement and falsify it.
     gc.collect()
-    process_before, allocated_before = resident_bytes(), 0
+    process_before = resident_bytes()
+    allocated_before = 0
     if device is not None:
         device.peak_bytes = device.allocated_bytes
         allocated_before = device.allocated_bytes - device.ring_bytes
@@ -145,7 +155,8 @@ def bench(
     first_token_seconds = measured.first_token()
     for each in range(rounds + 1):
         measured.round(is_counted=each > 0)
-    weights, cache = model.num_bytes, measured.runner.storage.num_bytes
+    weights = model.num_bytes
+    cache = measured.runner.storage.num_bytes
     memory = Memory(
         weights,
         cache,
@@ -154,9 +165,8 @@ def bench(
         resident_bytes(),
         peak_resident_bytes(),
     )
-    if (
-        device is not None
-    ):  # once more: the machine's speed may have changed meanwhile, and shares of it must not exceed 1 by that
+    if device is not None and speed is not None:
+        # Again: if the machine has become faster in the meantime, shares of its speed must not exceed 1.
         speed = speed.or_better(measure_device(device))
     return Result(
         str(path),
@@ -173,10 +183,12 @@ def bench(
 
 
 class _Measurement:
-    """One runner, and the seconds that each (phase, tokens, batch, context) took in each round."""
+    """One runner, and the seconds of each (phase, tokens, batch, context) in each round."""
 
-    def __init__(self, model: LoadedModel, prompts, batches, tokens: int, long: bool):
-        self.tokens, self.prompts, self.batches = tokens, prompts, batches
+    def __init__(self, model: LoadedModel, prompts: Sequence[int], batches: Sequence[int], tokens: int, long: bool):
+        self.tokens = tokens
+        self.prompts = prompts
+        self.batches = batches
         limit = model.config.context_length
         self.contexts = [min(context, limit - LONG_STEPS) for context in LONG_CONTEXTS] if long else []
         longest = max(
@@ -184,23 +196,24 @@ class _Measurement:
         )
         if longest > limit:
             raise RequestError(
-                f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; ask for "
-                f"fewer"
+                f"{longest} tokens do not fit the context of {limit} tokens that the model was trained for; use fewer"
             )
-        self.vocab_size, self.work = model.config.vocab_size, Work(model)
+        self.vocab_size = model.config.vocab_size
+        self.work = Work(model)
         self.runner = ModelRunner(
             model, context_length=longest, max_sequences=max(*batches, len(self.contexts), 1), tuned_at=1
         )
         self.sequences = [self.runner.open_sequence() for _ in range(self.runner.max_sequences)]
-        self.seconds: dict[tuple, list[float]] = {}
+        self.seconds: dict[Key, list[float]] = {}
 
     def first_token(self) -> float:
+        """Seconds until the first token of a prompt."""
         start = time.perf_counter()
         self._fill(self.sequences[0], FIRST_PROMPT)
         return time.perf_counter() - start
 
     def round(self, is_counted: bool) -> None:
-        """The first one, which is not counted, records steps and compiles kernels."""
+        """Measure all sizes. A first round, which is not counted, records steps and compiles kernels."""
         for prompt in self.prompts:
             self._keep(is_counted, ("prefill", prompt, 1, 0), self._prefill(prompt))
         for batch in self.batches:
@@ -213,18 +226,18 @@ class _Measurement:
                 self._decode([sequence], context, LONG_STEPS if is_counted else 1),
             )
 
-    def _keep(self, is_counted, key, seconds):
+    def _keep(self, is_counted: bool, key: Key, seconds: float) -> None:
         if is_counted:
             self.seconds.setdefault(key, []).append(seconds)
 
-    def _fill(self, sequence, length: int):
-        """Forget or run tokens until `sequence` holds `length`. -> the row after the last one that ran, if one did."""
+    def _fill(self, sequence: int, length: int) -> None:
+        """Drop or run tokens until `sequence` has `length`."""
         if self.runner.length(sequence) > length:
             self.runner.truncate(sequence, length)
         missing = length - self.runner.length(sequence)
         if missing:
             prompt = np.random.default_rng(length).integers(0, self.vocab_size, missing).tolist()
-            return self.runner.step([SequenceWork(sequence, prompt, 1)])[0]
+            self.runner.step([SequenceWork(sequence, prompt, 1)])
 
     def _prefill(self, tokens: int) -> float:
         self.runner.truncate(self.sequences[0], 0)
@@ -232,24 +245,23 @@ class _Measurement:
         self._fill(self.sequences[0], tokens)
         return time.perf_counter() - start
 
-    def _decode(self, sequences, context: int, steps: int) -> float:
+    def _decode(self, sequences: Sequence[int], context: int, steps: int) -> float:
         for sequence in sequences:
             self._fill(sequence, context)
         tokens = [1] * len(sequences)
         start = time.perf_counter()
         for _ in range(steps):
             rows = self.runner.step([SequenceWork(sequence, [token], 1) for sequence, token in zip(sequences, tokens)])
-            tokens = [int(row.ids[0]) for row in rows]
+            tokens = [int(row.ids[0]) for row in rows if isinstance(row, LogitsRow)]
         return time.perf_counter() - start
 
     def rates(self) -> list[Rate]:
+        """The rates of all rounds."""
         found = []
         for (phase, tokens, batch, context), seconds in self.seconds.items():
             if phase == "prefill":
-                num_bytes, flops = (
-                    self.work.prefill_bytes(tokens, self.runner.prefill_chunk),
-                    self.work.prefill_flops(tokens),
-                )
+                num_bytes = self.work.prefill_bytes(tokens, self.runner.prefill_chunk)
+                flops = self.work.prefill_flops(tokens)
             else:
                 num_bytes = sum(self.work.decode_bytes(batch, context + step + 1) for step in range(tokens))
                 flops = tokens * self.work.decode_flops(batch)

@@ -1,21 +1,26 @@
-"""What was measured as a picture: bars of tokens per second, with the slowest and the fastest round.
+"""Plots measurements: bars of tokens per second, with the slowest and the fastest round.
 
-In: a `Result` or a `Comparison`. Out: a file of the kind that its name says (.png, .svg, .pdf). Needs matplotlib,
+In: a `Result` or a `Comparison`. Out: a file of the format that its suffix names (.png, .svg, .pdf). Needs matplotlib,
 the extra "plot".
 """
 
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import VkbackendError
 from .compare import Comparison
 from .model import Result
 
-BAR = 0.8  # of the room that a group of bars has
+BAR = 0.8  # share of a group's width that its bars fill
+
+Bar = tuple[float, float, float]  # median, slowest, fastest round
+Group = tuple[str, list[str], dict[str, list[Bar | None]]]  # title, labels, and for each name a bar per label
 
 
-def check(path):
-    """matplotlib's pyplot, which draws into files. Raises VkbackendError where it is missing, or writes no files of
-    this name's kind.
+def check(path: str | Path) -> ModuleType:
+    """Import matplotlib's pyplot, set up to draw into files.
+
+    Raises VkbackendError if it is not installed or does not support the file's format.
     """
     try:
         import matplotlib
@@ -26,13 +31,13 @@ def check(path):
 
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind and kind not in pyplot.figure().canvas.get_supported_filetypes():
-        raise VkbackendError(f"{path} cannot be written: .{kind} is no kind of picture; .png, .svg and .pdf are")
+        raise VkbackendError(f"{path} cannot be written: .{kind} is not a picture format; use .png, .svg or .pdf")
     pyplot.close("all")
     return pyplot
 
 
-def plot(path, found: Result | Comparison) -> None:
-    """Raises VkbackendError as `check` does, or where the file cannot be written."""
+def plot(path: str | Path, found: Result | Comparison) -> None:
+    """Write the picture. Raises VkbackendError as `check` does, or if the file cannot be written."""
     pyplot = check(path)
     groups = comparison_groups(found) if isinstance(found, Comparison) else result_groups(found)
     figure, axes = pyplot.subplots(1, len(groups), figsize=(1 + 4.5 * len(groups), 4.5), squeeze=False)
@@ -55,9 +60,9 @@ def plot(path, found: Result | Comparison) -> None:
         pyplot.close(figure)
 
 
-def result_groups(found: Result) -> dict:
-    """Phase -> (title, labels, {name: [(median, least, most) or None, one for each label]})."""
-    groups = {}
+def result_groups(found: Result) -> dict[str, Group]:
+    """The bars of one model's measurement, by phase."""
+    groups: dict[str, Group] = {}
     for rate in found.rates:
         title, labels, bars = groups.setdefault(
             rate.phase, (f"{rate.phase}, {found.device}", [], {found.architecture: []})
@@ -69,9 +74,9 @@ def result_groups(found: Result) -> dict:
     return groups
 
 
-def comparison_groups(found: Comparison) -> dict:
-    """As `result_groups`, with a name for each server."""
-    groups = {}
+def comparison_groups(found: Comparison) -> dict[str, Group]:
+    """The bars of a comparison, by phase, with a name for each server."""
+    groups: dict[str, Group] = {}
     servers = list(dict.fromkeys(line.server for line in found.lines))
     for phase in dict.fromkeys(line.phase for line in found.lines):
         lines = [line for line in found.lines if line.phase == phase]
@@ -80,7 +85,7 @@ def comparison_groups(found: Comparison) -> dict:
             (line.server, line.size, line.clients): (line.rate.median, line.rate.least, line.rate.most)
             for line in lines
         }
-        title = "until the first token, prompts of so many words" if phase == "prefill" else "decode, so many tokens"
+        title = "until the first token, by words of the prompt" if phase == "prefill" else "decode, by tokens"
         labels = [f"{size}" if clients == 1 else f"{clients} clients,\n{size} each" for size, clients in sizes]
         groups[phase] = (title, labels, {server: [rates.get((server, *size)) for size in sizes] for server in servers})
     return groups

@@ -1,33 +1,39 @@
-"""Where a step's time goes: each op and kernel variant by the device's clock, and what the host does meanwhile.
+"""Profiles a step: the time of each op and kernel variant by the device's clock, and what the host does meanwhile.
 
-In: a GGUF file and an open `Device` that has timestamps. Out: `StepProfile`s of a decode step and of a prefill step;
-`write_trace` writes them as a Chrome trace. Timestamps between dispatches cost time of their own on some drivers (50
-us each on llvmpipe), so a profiled step is slower than a plain one: `plain_seconds` says how long that takes.
+In: a GGUF file and an open `Device` with timestamps. Out: `StepProfile`s of a decode step and of a prefill step;
+`write_trace` writes them as a Chrome trace. Timestamps between dispatches take time on some drivers (50 us each on
+llvmpipe), so a profiled step is slower; `plain_seconds` is the time of a step without them.
 """
 
 import json
 import statistics
 import time
-from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..device.context import Device
 from ..device.dispatch import Dispatch
 from ..engine.contract import SequenceWork
 from ..engine.runner import PAGE_SIZE, ModelRunner
 from ..errors import RequestError
+from ..graph.cache import CacheStorage
+from ..graph.executor import DeviceExecutor
 from ..models.load import load
 
 STEPS = 5
 
+Timing = tuple[Dispatch, float]  # seconds by the device's clock
+
 
 @dataclass(frozen=True)
 class VariantTime:
-    """All dispatches of one op and kernel variant in a step: seconds, bytes and floating-point operations are sums
-    over them. num_bytes: what they bind, of caches and embeddings only what is used. flops: of matrix products; 0
-    for other ops, which count none.
+    """All dispatches of one op and kernel variant in a step.
+
+    seconds, num_bytes, flops: sums over the dispatches. num_bytes: what they bind; of caches and embeddings, only what
+    they use. flops: of matrix products; 0 for other ops.
     """
 
     op: str
@@ -48,7 +54,7 @@ class VariantTime:
 
 @dataclass(frozen=True)
 class Span:
-    """Something that took time. begin: seconds since the step began."""
+    """A time span of the trace. begin: seconds since the step began."""
 
     name: str
     begin: float
@@ -58,9 +64,13 @@ class Span:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """Medians over STEPS. phase: "decode" or "prefill"; context: tokens stored before it; device_seconds: the sum of
-    all dispatches; step_seconds: the host's, with timestamps; plain_seconds: without. device, host: the last step's
-    spans, dispatches one after another from the moment on at which the host submitted them.
+    """Medians over STEPS steps.
+
+    phase: "decode" or "prefill"
+    context: tokens stored before the step
+    device_seconds: sum of all dispatches
+    step_seconds: by the host's clock, with timestamps; plain_seconds: without
+    device, host: spans of the last step; dispatches follow one another from the moment of their submission
     """
 
     phase: str
@@ -77,6 +87,7 @@ class StepProfile:
         return sum(each.seconds for each in self.variants)
 
     def as_dict(self) -> dict:
+        """All figures but the spans."""
         variants = [
             asdict(each)
             | {
@@ -97,11 +108,11 @@ class StepProfile:
         }
 
 
-def profile(path, device, *, prompt_tokens: int = 128, context: int = 128) -> list[StepProfile]:
-    """A decode step after `context` tokens and a prefill step of `prompt_tokens`, at most a chunk.
+def profile(path: str | Path, device: Device, *, prompt_tokens: int = 128, context: int = 128) -> list[StepProfile]:
+    """Profile a decode step after `context` tokens and a prefill step of `prompt_tokens`, at most a chunk.
 
-    Raises RequestError where the device has no clock or one that stands still, and what `models.load` and
-    `ModelRunner` raise.
+    Raises RequestError if the device has no clock or one that stands still, and what `models.load` and `ModelRunner`
+    raise.
     """
     if not device.info.timestamp_bits:
         raise RequestError(
@@ -116,60 +127,76 @@ def profile(path, device, *, prompt_tokens: int = 128, context: int = 128) -> li
     return [_profile(runners, "decode", 1, context), _profile(runners, "prefill", prompt_tokens, 0)]
 
 
-def _profile(runners, phase, tokens, context) -> StepProfile:
-    plain, timed = ([], []), ([], [])
+def _profile(runners: list[ModelRunner], phase: str, tokens: int, context: int) -> StepProfile:
+    """runners: without and with timestamps."""
+    plain, timed = runners
+    plain_seconds = [seconds for _, seconds in _steps(plain, tokens, context)]
+    executor = timed.executor
+    assert isinstance(executor, DeviceExecutor), "the model is on the device"
+    timings: list[list[Timing]] = []
     steps = []
-    for runner, (seconds, _) in zip(runners, (plain, timed)):
-        sequence, random = runner.open_sequence(), np.random.default_rng(1)
-        if context:
-            runner.step([SequenceWork(sequence, random.integers(0, runner.vocab_size, context).tolist(), 1)])
-        for _ in range(STEPS + 1):
-            work = [SequenceWork(sequence, random.integers(0, runner.vocab_size, tokens).tolist(), 1)]
-            begin = time.perf_counter()
-            runner.step(work)
-            seconds.append(time.perf_counter() - begin)
-            if runner is runners[1]:
-                steps.append(runner.executor.timings())
-            runner.truncate(sequence, context)
-        runner.close_sequence(sequence)
-    runner = runners[1]
-    medians = [statistics.median(step[at][1] for step in steps[1:]) for at in range(len(steps[-1]))]
+    for step in _steps(timed, tokens, context):
+        timings.append(executor.timings())
+        steps.append(step)
+    last = timings[-1]
+    medians = [statistics.median(step[at][1] for step in timings[1:]) for at in range(len(last))]
     if not any(medians):
         raise RequestError(
-            f"{runner.model.device.info.name}: its clock stands still, so there is nothing to profile with; is it a "
-            f"mock device?"
+            f"{executor.device.info.name}: its clock stands still, so there is nothing to profile with; is it a mock "
+            f"device?"
         )
-    host = _host_spans(runner.executor.phases, begin)
+    begin, _ = steps[-1]
+    host = [Span(name, start - begin, end - start, {}) for name, start, end in executor.phases]
     return StepProfile(
         phase,
         tokens,
         context,
-        _variants(runner, steps[-1], medians, tokens, context),
-        statistics.median(timed[0][1:]),
-        statistics.median(plain[0][1:]),
-        _device_spans(runner, steps[-1], host),
+        _variants(timed, last, medians, tokens, context),
+        statistics.median(seconds for _, seconds in steps[1:]),
+        statistics.median(plain_seconds[1:]),
+        _device_spans(last, host),
         host,
     )
 
 
-def _variants(runner, step, medians, tokens, context) -> list[VariantTime]:
-    """By op and variant, the longest first."""
-    sums = defaultdict(lambda: [0, 0.0, 0, 0])
+def _steps(runner: ModelRunner, tokens: int, context: int) -> Iterator[tuple[float, float]]:
+    """Run STEPS steps and one before them; yields (begin, seconds) after each."""
+    sequence = runner.open_sequence()
+    random = np.random.default_rng(1)
+    if context:
+        runner.step([SequenceWork(sequence, random.integers(0, runner.vocab_size, context).tolist(), 1)])
+    for _ in range(STEPS + 1):
+        work = [SequenceWork(sequence, random.integers(0, runner.vocab_size, tokens).tolist(), 1)]
+        begin = time.perf_counter()
+        runner.step(work)
+        yield begin, time.perf_counter() - begin
+        runner.truncate(sequence, context)
+    runner.close_sequence(sequence)
+
+
+def _variants(
+    runner: ModelRunner, step: list[Timing], medians: list[float], tokens: int, context: int
+) -> list[VariantTime]:
+    """Sums by op and variant, in descending order of time."""
+    sums: dict[tuple[str, str], VariantTime] = {}
     for (dispatch, _), seconds in zip(step, medians):
-        sums[dispatch.label, dispatch.shader] = [
-            old + new
-            for old, new in zip(
-                sums[dispatch.label, dispatch.shader],
-                (1, seconds, moved_bytes(dispatch, runner, tokens, context + tokens), dispatch.flops),
-            )
-        ]
-    return sorted((VariantTime(*key, *values) for key, values in sums.items()), key=lambda each: -each.seconds)
+        key = dispatch.label, dispatch.shader
+        old = sums.get(key, VariantTime(*key, 0, 0.0, 0, 0))
+        sums[key] = VariantTime(
+            *key,
+            old.calls + 1,
+            old.seconds + seconds,
+            old.num_bytes + moved_bytes(dispatch, runner, tokens, context + tokens),
+            old.flops + dispatch.flops,
+        )
+    return sorted(sums.values(), key=lambda each: -each.seconds)
 
 
 def moved_bytes(dispatch: Dispatch, runner: ModelRunner, tokens: int, length: int) -> int:
-    """Bytes that a dispatch reads and writes: what it binds, but of an embedding the rows of `tokens`, and of a
-    cache what is filled (`length` tokens) or, where it is only written, what is stored.
+    """Bytes that a dispatch reads and writes: what it binds, but of an embedding only the rows of `tokens`, and of a
+    cache only what is filled (`length` tokens) or, if it is only written, what is stored.
     """
+    assert isinstance(runner.storage, CacheStorage), "the model is in one place"
     cache = {tensor.buffer for pair in runner.storage.layers for tensor in pair}
     pages = runner.storage.num_pages * PAGE_SIZE
     total = 0.0
@@ -183,15 +210,9 @@ def moved_bytes(dispatch: Dispatch, runner: ModelRunner, tokens: int, length: in
     return int(total)
 
 
-def _host_spans(phases, begin) -> list[Span]:
-    return [Span(name, start - begin, end - start, {}) for name, start, end in phases]
-
-
-def _device_spans(runner, step, host: list[Span]) -> list[Span]:
-    at, spans = (
-        next(span.begin for span in host if span.name == "submit"),
-        [],
-    )  # the device may begin before the call is over
+def _device_spans(step: list[Timing], host: list[Span]) -> list[Span]:
+    at = next(span.begin for span in host if span.name == "submit")  # the device may begin before the call returns
+    spans = []
     for dispatch, seconds in step:
         facts = {
             "shader": dispatch.shader,
@@ -204,8 +225,8 @@ def _device_spans(runner, step, host: list[Span]) -> list[Span]:
     return spans
 
 
-def write_trace(path, profiles: list[StepProfile], device_name: str) -> None:
-    """A JSON file for ui.perfetto.dev: the steps one after another, a track for the device and one for the host.
+def write_trace(path: str | Path, profiles: list[StepProfile], device_name: str) -> None:
+    """Write a JSON file for ui.perfetto.dev: the steps one after another, with tracks for the device and the host.
 
     Times are in microseconds. https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     """
@@ -244,14 +265,12 @@ def write_trace(path, profiles: list[StepProfile], device_name: str) -> None:
     Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
-def _in_nanoseconds(spans: list[Span]):
-    """Spans that follow each other -> (span, begin, end), whole numbers, none ending after the next one begins.
+def _in_nanoseconds(spans: list[Span]) -> Iterable[tuple[Span, int, int]]:
+    """(span, begin, end) of consecutive spans, in whole nanoseconds and without overlaps.
 
-    Perfetto counts in nanoseconds and leaves out what overlaps: with begin and length rounded apart that is every
-    eighth dispatch, on a clock whose ticks are no whole nanoseconds.
+    Perfetto drops overlapping spans. If begin and length were rounded separately, that would be every eighth dispatch
+    on a clock whose ticks are not whole nanoseconds.
     """
-    begins, ends = (
-        [round(1e9 * span.begin) for span in spans],
-        [round(1e9 * (span.begin + span.seconds)) for span in spans],
-    )
+    begins = [round(1e9 * span.begin) for span in spans]
+    ends = [round(1e9 * (span.begin + span.seconds)) for span in spans]
     return zip(spans, begins, map(min, ends, [*begins[1:], ends[-1]]))

@@ -1,8 +1,9 @@
-"""What a step of a model has to do at the least, whatever its kernels do: bytes that must be moved, products that
-must be computed.
+"""Lower bounds on the work of a step: the bytes it must move and the operations it must compute.
 
-In: a loaded model and the element type of its cache. Out: `Work`, from shapes alone.
+In: a loaded model and the element type of its cache. Out: `Work`, derived from shapes alone.
 """
+
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,15 +11,30 @@ from ..graph.cache import DTYPES, cache_bytes
 from ..models.load import LoadedModel
 
 
+@runtime_checkable
+class SlidingWindow(Protocol):
+    """The config of an architecture whose layers, except for the global ones, read only the last `window` tokens."""
+
+    window: int
+
+    def is_global(self, layer: int) -> bool:
+        """Whether a layer reads the whole context."""
+        ...
+
+
 class Work:
-    """weights: of the matrix products of one token; weight_bytes: theirs, in the file's formats; output_weights: of
-    the last product alone, which only the tokens that want logits take.
+    """The least work of steps of one model.
+
+    weights: number of weights in the matrix products of one token
+    weight_bytes: their size in the file's formats
+    output_weights: number of weights of the last product, which only tokens with logits need
     """
 
     def __init__(self, model: LoadedModel, kv_type: str = "f16"):
-        tensors, config = model.gguf.tensors, model.config
+        tensors = model.gguf.tensors
+        config = model.config
         output = "output.weight" if "output.weight" in tensors else "token_embd.weight"
-        # An embedding is multiplied with only where it is the output's matrix too.
+        # The embedding is a factor of a product only if it is also the output matrix.
         matrices = [
             info
             for name, info in tensors.items()
@@ -27,27 +43,28 @@ class Work:
         self.weights = sum(int(np.prod(info.shape)) for info in matrices)
         self.output_weights = int(np.prod(tensors[output].shape))
         self.weight_bytes = sum(info.num_bytes for info in matrices)
-        self._token_bytes = 2 * cache_bytes(
-            (1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type]
-        )  # keys and values of one layer
-        window = getattr(config, "window", 0)
-        self._windows = [0 if not window or config.is_global(layer) else window for layer in range(config.num_layers)]
+        # Keys and values of one token in one layer:
+        self._token_bytes = 2 * cache_bytes((1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type])
+        self._windows = [0] * config.num_layers  # 0: the layer reads the whole context
+        if isinstance(config, SlidingWindow):
+            self._windows = [0 if config.is_global(layer) else config.window for layer in range(config.num_layers)]
 
     def cache_bytes(self, context: int) -> int:
-        """Of the keys and values that one token looks at, where `context` are stored."""
+        """Bytes of K and V that one token reads at this context length."""
         return sum(self._token_bytes * (min(context, window) if window else context) for window in self._windows)
 
     def decode_bytes(self, batch: int, context: int) -> int:
-        """A step of `batch` sequences: every weight once, and each sequence's own cache."""
+        """Bytes of a decode step of `batch` sequences: every weight once, and each sequence's cache."""
         return self.weight_bytes + batch * self.cache_bytes(context)
 
     def decode_flops(self, batch: int) -> int:
+        """Operations of the matrix products of a decode step."""
         return 2 * batch * self.weights
 
     def prefill_bytes(self, tokens: int, chunk: int) -> int:
-        """Every weight once for each `chunk` tokens, and the cache written."""
+        """Bytes of a prefill: every weight once per chunk, and the cache once."""
         return self.weight_bytes * -(-tokens // chunk) + self._token_bytes * len(self._windows) * tokens
 
     def prefill_flops(self, tokens: int) -> int:
-        """Of the products; the last one is computed for one token."""
+        """Operations of the matrix products of a prefill; the last product is computed for one token."""
         return 2 * (tokens * (self.weights - self.output_weights) + self.output_weights)
