@@ -1,14 +1,15 @@
 """Entry point of the `vkbackend` command and of `python -m vkbackend`.
 
-The one place where `vkbackend` imports `server`, and only when it runs as a command: the commands live in `server/cli`.
+This is the only place where `vkbackend` imports `server`, and only when it runs as a command: the commands are in
+`server/cli`, which is installed as `vkbackend.server.cli`.
 """
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; ends the process with its exit status."""
-    from vkbackend.server.cli import process
+    """Run the command line, and end the process with its exit status."""
+    from vkbackend.server.cli import process  # pyright: ignore[reportMissingImports]: the type checker sees `server`
 
     process.use_utf8_mode()
     process.open_streams()
@@ -16,7 +17,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    from vkbackend.server.cli.main import cli
+    from vkbackend.server.cli.main import cli  # pyright: ignore[reportMissingImports]: as above
 
     cli.main(prog_name="vkbackend", standalone_mode=True)
 

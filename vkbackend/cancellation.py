@@ -1,11 +1,11 @@
-"""Work that may be given up: whoever waits for it says so, and its loops ask.
+"""Cancellation of work that nobody waits for any more.
 
     work = Work()
     with work.current():
-        ...                # somewhere inside, from time to time: cancellation.check()
-    work.give_up()         # from any thread
+        ...                # long loops inside call cancellation.check() from time to time
+    work.give_up()         # on any thread
 
-Work that nobody declared (a command, a test) is never given up.
+Code that runs outside of a `Work` (a command, a test) is never cancelled.
 """
 
 import threading
@@ -15,17 +15,17 @@ from contextvars import ContextVar
 
 
 class GivenUp(Exception):
-    """Nobody waits for this work any more."""
+    """The current work was cancelled."""
 
 
 class Work:
-    """One piece of work."""
+    """A piece of work that can be cancelled."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
-        """The next `check` inside the work raises GivenUp. From any thread."""
+        """Cancel: the next `check` inside the work raises GivenUp. May be called on any thread."""
         self._given_up.set()
 
     @property
@@ -34,7 +34,7 @@ class Work:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """What runs inside is this work."""
+        """Make this the current work of the code inside."""
         token = _current.set(self)
         try:
             yield
@@ -46,7 +46,7 @@ _current: ContextVar[Work | None] = ContextVar("work", default=None)
 
 
 def check() -> None:
-    """Raises GivenUp where nobody waits for the current work any more. Takes a tenth of a microsecond."""
+    """Raises GivenUp if the current work was cancelled. Takes a tenth of a microsecond."""
     work = _current.get()
     if work is not None and work.is_given_up:
         raise GivenUp("nobody waits for this work any more")

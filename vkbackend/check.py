@@ -1,24 +1,31 @@
-"""Every kernel variant against its numpy twin, on a device of one's own.
+"""Checks every kernel variant against its numpy twin on a device.
 
-In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and variant. This is what `vkbackend check`
-prints.
+In: an open `Device`. Out: one `Result` per case, flavor, subgroup size and variant, which `vkbackend check` prints.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .device.context import Device
 from .device.dispatch import Program
 from .errors import DeviceError
 from .ops import OPS
 from .ops.op import Case, Op
 from .ops.run import prepare, reference
 
+# One run of kernels: op, case, (shader, subgroup size) and constants of each dispatch.
+Job = tuple[str, str, tuple[tuple[str, int], ...], tuple[tuple[tuple[int, int], ...], ...]]
+
 
 @dataclass(frozen=True)
 class Result:
-    """worst: the largest |device - twin| as a multiple of what the case allows; above 1 (or NaN) the case fails."""
+    """The result of one case.
+
+    worst: the largest |device - twin| as a multiple of the case's tolerance; above 1 (or NaN) the case fails
+    """
 
     op: str
     case: str
@@ -28,40 +35,52 @@ class Result:
 
     @property
     def passed(self) -> bool:
+        """Whether the kernel ran and is within the tolerance."""
         return not self.error and self.worst <= 1
 
 
-def settings(device) -> Iterator[tuple[str, int]]:
+def settings(device: Device) -> Iterator[tuple[str, int]]:
     """(flavor, subgroup size) pairs that the device can run."""
     for flavor in device.info.flavors:
         for lanes in device.info.subgroup_sizes if flavor != "base" else (device.info.subgroup_size,):
             yield flavor, lanes
 
 
-def check(device, only: str = "", quick: bool = False) -> Iterator[Result]:
-    """Run all cases, or those of ops whose name holds `only`. Kernels that two settings share run once.
+def check(device: Device, only: str = "", quick: bool = False) -> Iterator[Result]:
+    """Run all cases, or those of ops whose name contains `only`. A kernel that several settings share runs once.
 
-    quick: the first case of each op, with the kernels that models would run on this device: seconds instead of minutes.
+    quick: only the first case of each op, with the kernels that models would use on this device: seconds instead of
+    minutes
     """
     before = device.flavor, device.lanes
-    done = set()
+    done: set[Job] = set()
     try:
         for op in OPS.values():
             if only and only not in op.name:
                 continue
             for case in op.cases[:1] if quick else op.cases:
                 if not all(device.supports(feature) for feature in op.requires(**case.attrs)):
-                    continue  # of no use here; `vkbackend check` counts such kernels
+                    continue  # `vkbackend check` counts these kernels
                 inputs = case.make(np.random.default_rng(7))
                 expected = reference(op.name, *inputs, **case.attrs)
-                for device.flavor, device.lanes in [before] if quick else settings(device):
+                for flavor, lanes in [before] if quick else settings(device):
+                    device.flavor = flavor
+                    device.lanes = lanes
                     for variant in op.variants(device, inputs, **case.attrs):
                         yield from _run(device, op, case, inputs, expected, variant, done)
     finally:
         device.flavor, device.lanes = before
 
 
-def _run(device, op: Op, case: Case, inputs, expected, variant, done):
+def _run(
+    device: Device,
+    op: Op,
+    case: Case,
+    inputs: Sequence[object],
+    expected: Any,
+    variant: dict[str, Any],
+    done: set[Job],
+) -> Iterator[Result]:
     try:
         prepared = prepare(device, op, inputs, case.attrs, variant)
         kernels = tuple((dispatch.shader, dispatch.subgroup_size) for dispatch in prepared.dispatches)
@@ -76,8 +95,10 @@ def _run(device, op: Op, case: Case, inputs, expected, variant, done):
         yield Result(op.name, case.label, f"{device.flavor}/{device.lanes} {variant or ''}", np.inf, str(error))
 
 
-def difference(op: Op, case: Case, expected, actual) -> float:
-    """The worst element, as a multiple of the case's tolerance."""
+def difference(op: Op, case: Case, expected: Any, actual: tuple[Any, ...]) -> float:
+    """The largest difference of an element of an op's results (arrays or q8_0 caches), as a multiple of the case's
+    tolerance.
+    """
     expected = op.canonical(expected if isinstance(expected, tuple) else (expected,))
     worst = 0.0
     for twin, found in zip(expected, op.canonical(actual)):

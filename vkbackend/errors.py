@@ -1,4 +1,4 @@
-"""Errors a user may see. Each text says what, which, and what to do next."""
+"""Errors that a user may see. Each text says what is wrong, with which thing, and what to do next."""
 
 
 def brief(value: object) -> str:
@@ -8,19 +8,19 @@ def brief(value: object) -> str:
 
 
 class VkbackendError(Exception):
-    """Base of every error raised on purpose; its text is fit to be shown to a user."""
+    """Base of all errors raised on purpose. The text can be shown to a user."""
 
 
 class GGUFError(VkbackendError):
-    """A file cannot be read, is not a GGUF, is cut short, or its header contradicts itself."""
+    """A file cannot be read, is not a GGUF file, is truncated, or has a contradictory header."""
 
 
 class UnsupportedModel(VkbackendError):
-    """The file is sound, but its architecture or a tensor type has no implementation here."""
+    """The file is valid, but its architecture or a tensor type is not implemented."""
 
 
 class TokenizerError(VkbackendError):
-    """The tokenizer's metadata is missing, contradictory, or of a kind not implemented."""
+    """The tokenizer's metadata is missing or contradictory, or its kind is not implemented."""
 
 
 class RequestError(VkbackendError):
@@ -28,7 +28,7 @@ class RequestError(VkbackendError):
 
 
 class OutOfMemory(VkbackendError):
-    """A model or a cache does not fit into the memory that is free."""
+    """A model or a cache does not fit into the free memory."""
 
 
 class DeviceError(VkbackendError):
@@ -36,7 +36,7 @@ class DeviceError(VkbackendError):
 
 
 class NoDevice(DeviceError):
-    """No Vulkan loader, driver or device that can be used."""
+    """There is no usable Vulkan loader, driver or device."""
 
 
 class DeviceLost(DeviceError):
