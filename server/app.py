@@ -37,7 +37,8 @@ def build_app(
     """
     app = web.Application(middlewares=[observe.observed, guard.guard], client_max_size=bodies.max_body_bytes())
     app[RUNNING] = RunningRequests()
-    app[STORE], app[LOADED_MODELS] = store, loaded_models
+    app[STORE] = store
+    app[LOADED_MODELS] = loaded_models
     app[ERROR_ANSWER] = _error_answer
     app[ACCESS] = access.AccessRules(listen_address, access.allowed_origins() if origins is None else origins)
     app[DOCUMENT] = functools.cache(lambda: json.dumps(openapi.build(version(), OPERATIONS)).encode())

@@ -10,4 +10,6 @@ class ApiError(Exception):
 
     def __init__(self, status: int, message: str, is_of_stream: bool = False):
         super().__init__(message)
-        self.status, self.message, self.is_of_stream = status, message, is_of_stream
+        self.status = status
+        self.message = message
+        self.is_of_stream = is_of_stream

@@ -59,7 +59,9 @@ async def run(name: str, function: Callable[P, T], *arguments: P.args, **named: 
 
     Raises what it raises, and ApiError 499 once the client has left.
     """
-    work, has_left, context = cancellation.Work(), client_left.get(), copy_context()
+    work = cancellation.Work()
+    has_left = client_left.get()
+    context = copy_context()
 
     def call() -> T:
         with work.current():

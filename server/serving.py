@@ -74,7 +74,9 @@ class Service:
     """Belongs to the event loop that calls `start`."""
 
     def __init__(self, listening: socket.socket, store: Store, access_log: logging.Logger | None = None):
-        self.store, self._socket, self._access_log = store, listening, access_log
+        self.store = store
+        self._socket = listening
+        self._access_log = access_log
 
     async def start(self) -> None:
         garbage.start()
@@ -116,7 +118,8 @@ def own_server() -> Iterator[str]:
     """Context manager giving the URL of a server on a free loopback port, in a thread of this process."""
     start_log(logging.ERROR)  # the output belongs to the command
     listening = listen(Address("http", "127.0.0.1", "0"))
-    loop, service = asyncio.new_event_loop(), Service(listening, Store(settings.models_folder()))
+    loop = asyncio.new_event_loop()
+    service = Service(listening, Store(settings.models_folder()))
     thread = threading.Thread(target=loop.run_forever, name="server", daemon=True)
     thread.start()
     asyncio.run_coroutine_threadsafe(service.start(), loop).result()

@@ -94,7 +94,8 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
         """If a format waits, the run ends with the model's first word after its thoughts (or without any), and a
         second run, held to the format, continues from them.
         """
-        thoughts, called = "", False
+        thoughts = ""
+        called = False
         async with aclosing(run.pieces(self.make_answer)) as pieces:
             async for answer in pieces:
                 thoughts += answer.message.thinking
@@ -115,7 +116,8 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
 
     def after_thoughts(self, run: Run, thoughts: str) -> Run:
         """The second run, whose prompt ends after the model's thoughts. Blocks."""
-        name, prompt_text = self.parser_name, run.prompt
+        name = self.parser_name
+        prompt_text = run.prompt
         if thoughts:
             with template_errors():
                 messages = [*self.messages, Message(role="assistant", thinking=thoughts)]

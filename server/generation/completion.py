@@ -47,7 +47,8 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
 
     def render(self) -> Prompt:
         """Write the prompt. Raises ApiError 400 for a context of another model."""
-        ask, plan = self.ask, self.plan
+        ask = self.ask
+        plan = self.plan
         if "mllama" in plan.families and len(ask.images or ()) > 1:
             raise ApiError(400, prompt.ONE_IMAGE_ONLY)
         if ask.raw:
@@ -82,7 +83,9 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
 
     def make_answer(self, parsed: Parsed) -> GenerateResponse:
         answer = self.bare_answer()
-        answer.response, answer.thinking, answer.tool_calls = parsed.content, parsed.thinking, parsed.calls or None
+        answer.response = parsed.content
+        answer.thinking = parsed.thinking
+        answer.tool_calls = parsed.calls or None
         return answer
 
     async def answers(self, run: Run) -> AsyncGenerator[GenerateResponse, None]:

@@ -190,7 +190,8 @@ async def _run_all(
 
 
 async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:
-    vector, num_tokens = None, 0
+    vector = None
+    num_tokens = 0
     events = engine_events(engine, GenerationRequest(prompt, purpose=Purpose.EMBEDDING), client_left)
     try:
         async with aclosing(events):

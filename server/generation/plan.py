@@ -8,6 +8,7 @@ import logging
 import re
 from dataclasses import dataclass, replace
 
+from vkbackend.engine.logprobs import MAX_TOP_LOGPROBS
 from vkbackend.engine.request import SamplingOptions, default_options
 from vkbackend.errors import VkbackendError
 from vkbackend.gguf.reader import GGUFFile
@@ -24,7 +25,6 @@ from ..wire.options import Options
 
 log = logging.getLogger(__name__)
 
-MAX_TOP_LOGPROBS = 20
 MAX_DESCRIBED = 64  # models whose description is remembered
 MAX_BIAS = 100  # as in the OpenAI API
 WITHOUT_EFFECT = {  # options of other engines, and the reason why they do nothing here

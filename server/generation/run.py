@@ -61,7 +61,11 @@ class Run:
         format: str | None = None,
     ):
         check_bias(plan, model)
-        self.plan, self.model, self.prompt, self.parser, self.shows_all = plan, model, prompt, parser, shows_all
+        self.plan = plan
+        self.model = model
+        self.prompt = prompt
+        self.parser = parser
+        self.shows_all = shows_all
         self.client_left = client_left
         self.loaded_at = time.monotonic()
         self.text = ""
@@ -104,7 +108,8 @@ class Run:
         and the numbers of its tool calls.
         """
         run = copy.copy(self)
-        run.prompt, run.parser = prompt, parser
+        run.prompt = prompt
+        run.parser = parser
         run.generation = replace(self.generation, prompt=self._prompt_tokens(prompt), format=format)
         return run
 
@@ -132,7 +137,8 @@ class Run:
                     shows = not parsed.is_empty or self.shows_all and bool(text or held)
                     if isinstance(event, Finished) or shows:
                         answer = make_answer(parsed)
-                        answer.logprobs, held = logprobs(held), []
+                        answer.logprobs = logprobs(held)
+                        held = []
                         if isinstance(event, Finished):
                             self.finish(answer, event)
                         yield answer
@@ -154,9 +160,11 @@ class Run:
 
     def finish(self, answer: ChatResponse | GenerateResponse, event: Finished) -> None:
         """Fill in the last answer: why it ended, counts, and durations in nanoseconds."""
-        answer.done, answer.done_reason = True, str(event.reason)
+        answer.done = True
+        answer.done_reason = str(event.reason)
         answer.total_duration = nanoseconds(time.monotonic() - self.plan.started)
         answer.load_duration = nanoseconds(self.loaded_at - self.plan.started)
-        answer.prompt_eval_count, answer.eval_count = event.prompt_tokens, event.tokens
+        answer.prompt_eval_count = event.prompt_tokens
+        answer.eval_count = event.tokens
         answer.prompt_eval_duration = nanoseconds(event.prompt_seconds)
         answer.eval_duration = nanoseconds(event.decode_seconds)

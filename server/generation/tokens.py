@@ -33,7 +33,8 @@ class PromptTokens:
         known = self._known(text)
         if known is None:
             return encode_at_most(self._tokenizer, text, most, keep)
-        tokens, keep = self._tokenizer.with_special(known), min(keep, most)
+        tokens = self._tokenizer.with_special(known)
+        keep = min(keep, most)
         if len(text) <= LONG or len(tokens) <= most:
             return tokens
         return tokens[:keep] + tokens[len(tokens) - (most - keep) :]

@@ -66,7 +66,8 @@ class Turn(ABC, Generic[Ask, Answer]):
 
     def write_prompt(self, plan: Plan, model: LoadedModel) -> Prompt:
         """Write the prompt. Blocks. Raises ApiError 500 for what a template cannot do."""
-        self.plan, self.model = plan, model
+        self.plan = plan
+        self.model = model
         self.tokens = PromptTokens(model.tokenizer)
         with template_errors():
             return self.render()
@@ -100,7 +101,8 @@ class Turn(ABC, Generic[Ask, Answer]):
     def empty_answer(self, reason: str) -> Answer:
         """The answer to a request that is empty."""
         answer = self.bare_answer()
-        answer.done, answer.done_reason = True, reason
+        answer.done = True
+        answer.done_reason = reason
         return answer
 
     @classmethod

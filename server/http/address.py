@@ -80,13 +80,15 @@ def parse(text: str) -> Address:
         return Address("https", "ollama.com", "443")
     scheme, separator, rest = text.partition("://")
     if not separator:
-        scheme, rest = "http", text
+        scheme = "http"
+        rest = text
     default_port = _SCHEME_PORTS.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
     host_port, _, path = rest.partition("/")
     try:
         host, port = split_host_port(host_port)
     except ValueError:
-        host, port = _bare_host(host_port), default_port
+        host = _bare_host(host_port)
+        port = default_port
     if not _PORT.fullmatch(port) or not 0 <= int(port) <= 65535:
         port = default_port
     return Address(scheme, host, port, path)

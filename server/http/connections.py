@@ -90,7 +90,10 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._request_count != known:
             self._body = self._messages[-1][1]
-            self._head_bytes, self._before, self._head_since, self._framing_bytes = 0, b"", None, 0
+            self._head_bytes = 0
+            self._before = b""
+            self._head_since = None
+            self._framing_bytes = 0
         elif not self._body.is_eof():
             self._framing_bytes = 0 if self._body.total_bytes != body_bytes else self._framing_bytes + len(data)
             if self._framing_bytes > MAX_HEAD_BYTES:
@@ -164,7 +167,8 @@ class Connection(RequestHandler):
             return
         unread = self.transport.get_write_buffer_size()
         if unread == 0 or unread != self._unread_bytes:
-            self._unread_bytes, self._unread_since = unread, now
+            self._unread_bytes = unread
+            self._unread_since = now
         elif now - self._unread_since > seconds:
             log.info("closing a connection: its client has read nothing for %g s", seconds)
             self.transport.abort()
@@ -185,10 +189,13 @@ class Site(web.BaseSite):
 
     def __init__(self, runner: web.AppRunner, listening: socket.socket, **options: Any):
         super().__init__(runner)
-        self.server, self.loop = runner.server, asyncio.get_running_loop()
+        self.server = runner.server
+        self.loop = asyncio.get_running_loop()
         self.connections: set[Connection] = set()
-        self._socket, self._options = listening, options
-        self._most, self._warned_at = most_connections(), -WARNING_SECONDS
+        self._socket = listening
+        self._options = options
+        self._most = most_connections()
+        self._warned_at = -WARNING_SECONDS
 
     @property
     def name(self) -> str:
@@ -247,7 +254,8 @@ class Site(web.BaseSite):
         return True
 
     async def _look(self) -> None:
-        head_seconds, body_seconds = settings.get("VKBACKEND_HEADER_SECONDS"), settings.get("VKBACKEND_BODY_SECONDS")
+        head_seconds = settings.get("VKBACKEND_HEADER_SECONDS")
+        body_seconds = settings.get("VKBACKEND_BODY_SECONDS")
         unread_seconds = settings.get("VKBACKEND_UNREAD_SECONDS")
         while True:
             await asyncio.sleep(LOOK_SECONDS)

@@ -58,7 +58,8 @@ def _host(request: web.Request) -> str:
 
 def _cors(request: web.Request) -> dict[str, str] | None:
     """Headers of an answer to a page of another origin, empty for other callers; None if the origin is not allowed."""
-    rules, origin = request.app[ACCESS], request.headers.get("Origin", "")
+    rules = request.app[ACCESS]
+    origin = request.headers.get("Origin", "")
     if not origin or access.is_same_origin(origin, _host(request)):
         return {}
     if rules.allows_all_origins:
@@ -68,7 +69,9 @@ def _cors(request: web.Request) -> dict[str, str] | None:
 
 def _refusal(request: web.Request, headers: dict[str, str]) -> web.Response | None:
     """The answer to a request that does not reach its handler: a foreign origin or host, or OPTIONS."""
-    rules, host, cors = request.app[ACCESS], _host(request), _cors(request)
+    rules = request.app[ACCESS]
+    host = _host(request)
+    cors = _cors(request)
     is_options = request.method == "OPTIONS"
     if cors is None:
         return responses.empty(403, headers)

@@ -81,7 +81,8 @@ class _Models:
         )
         pages = GaugeMetricFamily("vkbackend_cache_pages", "Pages of a model's cache", labels=["model", "state"])
         for model in models:
-            name, engine = model.stored.name, model.engine
+            name = model.stored.name
+            engine = model.engine
             users.add_metric([name], model.num_users)
             memory.add_metric([name, "device"], model.size_vram)
             memory.add_metric([name, "host"], model.size - model.size_vram)

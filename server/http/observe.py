@@ -23,7 +23,8 @@ _has_begun: ContextVar[bool] = ContextVar("answer_has_begun")  # for the request
 @web.middleware
 async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer one request. Context variables stay set for the rest of the task: the answer may be sent afterwards."""
-    started, running = time.monotonic(), request.app[RUNNING]
+    started = time.monotonic()
+    running = request.app[RUNNING]
     request_id.current.set(request_id.of_header(request.headers.get(request_id.HEADER, "")))
     pools.client_left.set(lambda: has_left(request))
     _has_begun.set(False)

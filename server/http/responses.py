@@ -26,7 +26,8 @@ from .running import SHUTTING_DOWN, was_cut_off
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
-JSON, PLAIN_JSON = "application/json; charset=utf-8", "application/json"
+JSON = "application/json; charset=utf-8"
+PLAIN_JSON = "application/json"
 
 MAX_TASKS = 64  # creations, pulls and pushes at the same time
 MOST_LINES = 64  # lines of a task that wait for a slow client
@@ -135,7 +136,8 @@ async def progress(request: web.Request, work: Callable[[Report], object], strea
     An error before the first line sets the status; a later one is the last line.
     """
     global _num_tasks
-    loop, events = asyncio.get_running_loop(), _Lines()
+    loop = asyncio.get_running_loop()
+    events = _Lines()
     report = Report(lambda line: loop.call_soon_threadsafe(events.put, line))
     if _num_tasks >= MAX_TASKS:
         raise ApiError(503, f"the server is busy with {MAX_TASKS} tasks; send the request again later")

@@ -4,8 +4,6 @@ from vkbackend import settings
 
 from ..go import durations
 
-FIVE_MINUTES = 300 * durations.SECOND
-
 
 def default_keep_alive() -> int:
     """OLLAMA_KEEP_ALIVE in nanoseconds: negative means forever, an invalid value 5 minutes."""
@@ -28,4 +26,4 @@ def _duration(name: str) -> int:
         try:
             return min(int(text) * durations.SECOND, durations.FOREVER)
         except ValueError:
-            return FIVE_MINUTES
+            return durations.DEFAULT_KEEP_ALIVE

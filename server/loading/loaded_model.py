@@ -50,9 +50,15 @@ class LoadedModel:
     """A model in memory. load_seconds: how long loading took. last_used: seconds since 1970."""
 
     def __init__(self, stored: StoredModel, options: Options, result: LoadResult, load_seconds: float):
-        self.stored, self.options, self.load_seconds = stored, options, load_seconds
-        self.engine, self.tokenizer, self.gguf = result.engine, result.tokenizer, result.gguf
-        self.size, self.size_vram, self.context_length = result.size, result.size_vram, result.context_length
+        self.stored = stored
+        self.options = options
+        self.load_seconds = load_seconds
+        self.engine = result.engine
+        self.tokenizer = result.tokenizer
+        self.gguf = result.gguf
+        self.size = result.size
+        self.size_vram = result.size_vram
+        self.context_length = result.context_length
         self.placement = result.placement
         self.num_users = 0
         self.is_leaving = False  # is unloaded after its last user, and accepts no new ones

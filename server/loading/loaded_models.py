@@ -335,7 +335,8 @@ class LoadedModels:
         while self._loading is not None and not self._loading.done():
             await asyncio.wait([self._loading])
         await self._memory_given_back()
-        models, self.loaded = self.loaded, []
+        models = self.loaded
+        self.loaded = []
         for model in models:
             model.stop_timer()
         await asyncio.gather(*(self._unload(model) for model in models))

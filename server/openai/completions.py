@@ -22,7 +22,8 @@ MANY_LOGPROBS = 64  # more of them in one piece are written in a thread, so that
 
 def streams(context: RequestContext, asked: CompletionRequest) -> list[AsyncGenerator[GenerateResponse, None]]:
     """Native answers to each prompt of a request, one stream per choice. Raises InvalidRequest."""
-    asks, extras = requests.generate_requests(asked), requests.extras(asked)
+    asks = requests.generate_requests(asked)
+    extras = requests.extras(asked)
     return [
         scored.answers(context, ask, prompt, extras)
         if asked.echo or asked.raw or not isinstance(prompt, str)

@@ -80,7 +80,8 @@ def _of_choice(ask: Native, extras: Extras, number: int) -> Native:
 
 def chat_requests(ask: openai.ChatCompletionRequest) -> list[native.ChatRequest]:
     """The native requests, one per choice. Raises InvalidRequest."""
-    request, more = chat_request(ask), extras(ask)
+    request = chat_request(ask)
+    more = extras(ask)
     return [_of_choice(request, more, number) for number in range(more.num_choices)]
 
 
@@ -239,7 +240,8 @@ def _image(url: str) -> bytes:
 
 def generate_requests(ask: openai.CompletionRequest) -> list[native.GenerateRequest]:
     """The native requests for one prompt, one per choice. Raises InvalidRequest."""
-    request, more = generate_request(ask), extras(ask)
+    request = generate_request(ask)
+    more = extras(ask)
     if more.logprobs is not None:
         request = replace(request, logprobs=True, top_logprobs=more.logprobs)
     return [_of_choice(request, more, number) for number in range(more.num_choices)]

@@ -80,7 +80,8 @@ def _make_run(
 async def _run(
     run: Run, ask: GenerateRequest, prompt: str | list[int], extras: Extras
 ) -> AsyncGenerator[GenerateResponse, None]:
-    tokenizer, tokens = run.model.tokenizer, token_ids(run.generation.prompt)
+    tokenizer = run.model.tokenizer
+    tokens = token_ids(run.generation.prompt)
     generates = run.generation.purpose is Purpose.TEXT
     echoes = extras.echo and not run.generation.prompt_logprobs
     async for event in events.engine_events(run.model.engine, run.generation, run.client_left):

@@ -62,7 +62,8 @@ async def running(request: web.Request) -> web.Response:
 
 async def copy(request: web.Request) -> web.Response:
     ask = await read(request, CopyRequest)
-    source, destination = parse(ask.source), parse(ask.destination)
+    source = parse(ask.source)
+    destination = parse(ask.destination)
     for role, name, text in (("source", source, ask.source), ("destination", destination, ask.destination)):
         if not name.is_valid:
             raise ApiError(400, f"{role} {quote(text)} is invalid")

@@ -53,7 +53,8 @@ async def _answer(make: Callable, *arguments: object) -> web.Response:
 
 @in_openai_shape
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    context, id = context_of(request), answers.new_id("chatcmpl")
+    context = context_of(request)
+    id = answers.new_id("chatcmpl")
     asked = await bound(request, ChatCompletionRequest, requests.read)
     turns = [ChatTurn(ask) for ask in await off_loop(requests.chat_requests, asked)]
     if asked.stream:
@@ -66,9 +67,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 @in_openai_shape
 async def completions(request: web.Request) -> web.StreamResponse:
-    context, id = context_of(request), answers.new_id("cmpl")
+    context = context_of(request)
+    id = answers.new_id("cmpl")
     asked = await bound(request, CompletionRequest, requests.read)
-    streams, extras = await off_loop(openai_completions.streams, context, asked), requests.extras(asked)
+    streams = await off_loop(openai_completions.streams, context, asked)
+    extras = requests.extras(asked)
     if asked.stream:
         chunks = openai_completions.chunks(id, streams, extras, requests.includes_usage(asked))
         return await send_events(request, chunks, lambda: openai_completions.broken_chunk(id))

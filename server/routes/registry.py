@@ -33,7 +33,8 @@ async def _exchange(
     request: web.Request, exchange: Callable[..., None], ask: PullRequest, name: str
 ) -> web.StreamResponse:
     """Run `registry.pull` or `registry.push`. It ends when the client leaves, even without a stream."""
-    store, credentials = request.app[STORE], registry.Credentials(ask.username, ask.password)
+    store = request.app[STORE]
+    credentials = registry.Credentials(ask.username, ask.password)
 
     def work(report: Report) -> None:
         def is_cancelled() -> bool:
