@@ -16,6 +16,7 @@ from .python_calls import read_calls
 from .tagged import typed, types_of
 from .tools import ObjectFinder, ToolsParser
 
+_MAX_HEADER = 4096  # characters of marks and name before the arguments; longer text is not a call
 _NAME = r"""[^\s<>(){}\[\]"',]+"""
 _NAME_END = r"""(?=[\s<>(){}\[\]"',])"""
 
@@ -114,7 +115,7 @@ class MarkedCallsParser:
                 self._in_call = False
                 return True
         header = self._header.match(self._held, partial=True)
-        if header is None:
+        if header is None or header.partial and len(self._held) > _MAX_HEADER:
             return self._give_up(parsed)
         if header.partial:
             return False

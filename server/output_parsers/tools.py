@@ -139,7 +139,11 @@ class ObjectFinder:
 
     def first(self, text: str) -> tuple[dict | None, int]:
         """Return (object, index of its last brace), or (None, 0). Braces in quotes do not count."""
-        while self.result[0] is None and (mark := _MARKS.search(text, self.at)) is not None:
+        while self.result[0] is None:
+            mark = _MARKS.search(text, self.at)
+            if mark is None:
+                self.at = len(text)
+                break
             self.at = mark.end()
             if mark[0] == "\\":
                 if self.at == len(text):

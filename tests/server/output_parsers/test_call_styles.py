@@ -304,12 +304,17 @@ def test_a_call_is_read_without_its_closing_mark_at_the_end_of_an_answer(style):
     assert read(text, list(call[: call.rindex("</")])) == ("", [("get_weather", FIRST)])
 
 
-def test_long_arguments_take_linear_time():
-    for style in ("GLM-4.5", "Mistral Small", "LFM2"):
-        text = STYLES[style][0]
-        answer = answer_of(text, "", {"city": 'x<arg_key>"{' * 20_000})
-        parser = by_template("", None, JinjaTemplate(text).call_format(), tools(TOOLS))
-        begin = time.process_time()
-        for at in range(0, len(answer), 50):
-            parser.add(answer[at : at + 50])
-        assert time.process_time() - begin < 2, style
+@pytest.mark.parametrize("style", ["GLM-4.5", "Mistral Small", "LFM2"])
+@pytest.mark.parametrize("value", ['x<arg_key>"{', "<tool_call>f[TOOL_CALLS]f[ARGS] ", None])
+def test_long_answers_take_linear_time(style, value):
+    text = STYLES[style][0]
+    if value is None:  # a call that never comes to its arguments
+        answer = answer_of(text, "", {}).partition("get_weather")[0] + "x" * 200_000
+    else:
+        answer = answer_of(text, "", {"city": value * 8_000})
+    parser = by_template("", None, JinjaTemplate(text).call_format(), tools(TOOLS))
+    begin = time.process_time()
+    for at in range(0, len(answer), 50):
+        parser.add(answer[at : at + 50])
+    parser.add("", done=True)
+    assert time.process_time() - begin < 1  # measured 0.25 at most; 1.6 where a text is searched again at each piece
