@@ -15,6 +15,7 @@ from ..errors import CLIENT_CLOSED_REQUEST, ApiError
 from ..http import metrics
 from ..wire import native
 
+LONG_PROMPT = 8192  # tokens: some milliseconds
 MOST_EVENTS = 256  # that wait to be taken; more pause the generation
 GONE_CHECK_SECONDS = 0.5  # how soon a client that left is noticed while no token comes
 
@@ -85,8 +86,10 @@ async def engine_events(
 
 
 async def _submitted(engine: Engine, generation: GenerationRequest, listener: _Events) -> Handle:
-    """Submit in a thread if a format has to be compiled, which must not hold up other clients."""
-    if not generation.format:
+    """Submit; in a thread if a format has to be compiled or the prompt is long, as this must not hold up other
+    clients.
+    """
+    if not generation.format and len(generation.prompt) <= LONG_PROMPT:
         return engine.submit(generation, listener)
     handles: list[Handle] = []
     is_abandoned = False
@@ -97,7 +100,7 @@ async def _submitted(engine: Engine, generation: GenerationRequest, listener: _E
             handles[0].cancel()
 
     try:
-        await pools.run("formats", submit)
+        await pools.run("formats" if generation.format else pools.of_prompt(), submit)
     except BaseException:
         is_abandoned = True
         for handle in handles:

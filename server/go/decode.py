@@ -216,7 +216,7 @@ class _Parser:
 
     def string(self) -> str:
         self.at += 1
-        pieces = []
+        parts, pieces = [], []
         while True:
             plain = self.match(_PLAIN)
             pieces.append(plain)
@@ -225,12 +225,15 @@ class _Parser:
             character = self.peek()
             if character == '"':
                 self.at += 1
-                text = "".join(pieces)
+                text = "".join([*parts, *pieces])
                 return _replace_invalid(text) if self.has_invalid_bytes else text
             if character != "\\":
                 self.fail("in string literal")
             self.at += 1
             pieces.append(self.escape())
+            if len(pieces) > ITEMS_PER_PIECE:  # a million pieces are not freed in one go
+                parts.append("".join(pieces))
+                pieces.clear()
 
     def escape(self) -> str:
         character = self.peek()

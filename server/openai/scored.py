@@ -81,7 +81,7 @@ async def _run(
     run: Run, ask: GenerateRequest, prompt: str | list[int], extras: Extras
 ) -> AsyncGenerator[GenerateResponse, None]:
     tokenizer = run.model.tokenizer
-    tokens = token_ids(run.generation.prompt)
+    tokens = token_ids(run.generation.prompt) if isinstance(prompt, str) else prompt
     generates = run.generation.purpose is Purpose.TEXT
     echoes = extras.echo and not run.generation.prompt_logprobs
     async for event in events.engine_events(run.model.engine, run.generation, run.client_left):
