@@ -1,3 +1,3 @@
-"""What /api/chat, /api/generate and their OpenAI counterparts share: plan a request, run the engine, shape the
-answers. `turn.replies` is the way that every request takes; nothing here knows an HTTP request.
+"""Generating text, shared by /api/chat, /api/generate and their OpenAI counterparts: plan a request, run the engine,
+shape the answers. Every request goes through `turn.replies`; nothing here knows HTTP requests.
 """

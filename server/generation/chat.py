@@ -1,4 +1,4 @@
-"""The assistant's turn in a conversation: what /api/chat does its own way.
+"""The assistant's turn in a conversation: the part of a request that is particular to /api/chat.
 
 In: a ChatRequest, then the plan for it and a loaded model. Out: ChatResponses. Raises ApiError.
 """
@@ -81,9 +81,11 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
 
     @property
     def may_think(self) -> bool:
+        """Whether the answer may begin with thinking."""
         return "thinking" in self.plan.capabilities and self.parser is not None and self.ask.think is not False
 
     def make_answer(self, parsed: Parsed) -> ChatResponse:
+        """The answer for one parsed piece."""
         answer = self.bare_answer()
         answer.message = Message(
             role="assistant", content=parsed.content, thinking=parsed.thinking, tool_calls=parsed.calls or None

@@ -1,4 +1,4 @@
-"""The text that follows a prompt: what /api/generate does its own way.
+"""The text that follows a prompt: the part of a request that is particular to /api/generate.
 
 In: a GenerateRequest, then the plan for it and a loaded model. Out: GenerateResponses. Raises ApiError.
 """
@@ -82,6 +82,7 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
         return output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.calls, None), True
 
     def make_answer(self, parsed: Parsed) -> GenerateResponse:
+        """The answer for one parsed piece."""
         answer = self.bare_answer()
         answer.response = parsed.content
         answer.thinking = parsed.thinking
@@ -107,7 +108,9 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
 
 
 def find_model(store: Store, name: str) -> StoredModel:
-    """Raises ApiError 404 for a name that is invalid, ModelNotFound for one that the store does not have."""
+    """The model with this name. Raises ApiError 404 for an invalid name, ModelNotFound for one that is not in the
+    store.
+    """
     try:
         return store.get(name)
     except InvalidName:

@@ -1,4 +1,6 @@
-"""What a request brings along from HTTP and the application, so that `generation/` knows neither."""
+"""The surroundings of a request, passed down by its route, so that `generation/` knows neither HTTP nor the
+application.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ from ..loading.loaded_models import LoadedModels
 
 @dataclass(frozen=True)
 class RequestContext:
-    """client_left: whether the client has closed its connection. started: time.monotonic() when the request arrived.
-    lines: where lines of progress go while the model is loaded; None sends none.
+    """The surroundings of one request. client_left: whether the client has closed its connection. started:
+    time.monotonic() when the request arrived. lines: where lines of progress go while the model is loaded; None sends
+    none.
     """
 
     store: Store

@@ -1,8 +1,7 @@
-"""Texts to vectors: what /api/embed, /api/embeddings and /v1/embeddings share.
+"""Embeddings of texts, for /api/embed, /api/embeddings and /v1/embeddings.
 
-In: texts and the name of a model. Out: the model's last hidden state for each text, and the number of tokens that
-ran. A text that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama
-0.12.11.
+In: texts and the name of a model. Out: the model's last hidden state for each text, and the number of tokens that ran.
+A text that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama 0.12.11.
 """
 
 import asyncio

@@ -123,4 +123,5 @@ def logprobs(tokens: list[TokenLogprob]) -> list[native.Logprob]:
 
 
 def nanoseconds(seconds: float) -> int:
+    """A duration as the API shows it."""
     return int(seconds * 1_000_000_000)

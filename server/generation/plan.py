@@ -58,6 +58,7 @@ class Plan:
 
     @property
     def families(self) -> list[str]:
+        """The families in the model's config."""
         return self.stored.config.get("model_families") or []
 
 

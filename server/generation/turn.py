@@ -1,7 +1,7 @@
-"""The way of a request of /api/chat or /api/generate: find the model, plan, load it, write the prompt, run, answer.
+"""The steps of a request of /api/chat or /api/generate: find the model, plan, load it, write the prompt, run, answer.
 
-In: a `Turn`, which holds the request and what is particular to its route. Out: `Replies`, whose pieces are answers of
-`wire/native.py`. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
+In: a `Turn`, which holds the request and the part that is particular to its route. Out: `Replies`, whose pieces are
+answers of `wire/native.py`. Raises ApiError, ModelNotFound and VkbackendError before anything is generated.
 """
 
 from abc import ABC, abstractmethod
@@ -33,8 +33,8 @@ Answer = TypeVar("Answer", ChatResponse, GenerateResponse)
 
 
 class Turn(ABC, Generic[Ask, Answer]):
-    """One request and its answer. A subclass says what its route does differently; `replies` calls the methods in the
-    order in which they stand here.
+    """One request and its answer. A subclass has the parts that are particular to its route; `replies` calls the
+    methods in the order in which they stand here.
     """
 
     verb: ClassVar[str]  # what the model is asked to do, for the error if it cannot
@@ -52,7 +52,7 @@ class Turn(ABC, Generic[Ask, Answer]):
         """Whether there is nothing to answer, so that the request only loads or unloads its model."""
 
     def check(self, stored: StoredModel) -> None:
-        """Raise ApiError for what can be refused before the model's file is opened."""
+        """Raise ApiError for requests that can be refused before the model's file is opened."""
 
     @property
     @abstractmethod
@@ -65,7 +65,7 @@ class Turn(ABC, Generic[Ask, Answer]):
         return pools.of_prompt()
 
     def write_prompt(self, plan: Plan, model: LoadedModel) -> Prompt:
-        """Write the prompt. Blocks. Raises ApiError 500 for what a template cannot do."""
+        """Write the prompt. Blocks. Raises ApiError 500 if the template fails."""
         self.plan = plan
         self.model = model
         self.tokens = PromptTokens(model.tokenizer)
@@ -77,7 +77,7 @@ class Turn(ABC, Generic[Ask, Answer]):
         """Write the prompt for `self.plan` and `self.model`. Raises TemplateError and PromptError."""
 
     def check_prompt(self, prompt: Prompt) -> None:
-        """Raise ApiError for what is refused only after the prompt was written."""
+        """Raise ApiError for requests that are refused only after the prompt was written."""
         check_format(self.ask.format, self.ask.stream is not False)
         check_images(self.plan, len(prompt.images))
 
@@ -118,6 +118,7 @@ class Turn(ABC, Generic[Ask, Answer]):
 
     @cached_property
     def style(self) -> PromptStyle:
+        """How the model's prompts are written, and what marks thinking and calls. Raises TemplateError."""
         return style_of(self.plan.stored, self.plan.chat_template, self.model.tokenizer)
 
     @property

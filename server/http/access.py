@@ -61,6 +61,7 @@ class AccessRules:
 
     @property
     def checks_hosts(self) -> bool:
+        """Whether the Host header matters: the server listens on a loopback address, or might."""
         try:
             return self.listen_address is not None and ipaddress.ip_address(self.listen_address).is_loopback
         except ValueError:
@@ -68,6 +69,7 @@ class AccessRules:
             return True
 
     def allows_host(self, header: str) -> bool:
+        """Whether a request with this Host header is answered."""
         if not self.checks_hosts:
             return True
         return _is_local_address(_without_port(header)) or self.names_this_machine(header)
@@ -79,9 +81,11 @@ class AccessRules:
 
     @property
     def allows_all_origins(self) -> bool:
+        """Whether one of the rules is `*`."""
         return "*" in (origin.strip() for origin in self.origins)
 
     def allows_origin(self, origin: str) -> bool:
+        """Whether a page of this origin may call."""
         return self.allows_all_origins or any(_matches(rule.strip(), origin) for rule in self.origins)
 
 

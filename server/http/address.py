@@ -70,6 +70,7 @@ class Address:
 
 
 def from_environment() -> Address:
+    """The address of OLLAMA_HOST."""
     return parse(settings.get("OLLAMA_HOST"))
 
 

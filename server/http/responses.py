@@ -40,22 +40,27 @@ class EmptyResponse(web.Response):
 
 
 def empty(status: int, headers: dict | None = None) -> EmptyResponse:
+    """An answer without a body."""
     return EmptyResponse(status=status, headers=headers)
 
 
 def plain(status: int, text: str, headers: dict | None = None) -> web.Response:
+    """An answer of plain text."""
     return web.Response(status=status, body=text.encode(), headers={"Content-Type": "text/plain"} | (headers or {}))
 
 
 def json_answer(value: object, status: int = 200, content_type: str = JSON) -> web.Response:
+    """An answer with a dataclass or another value as JSON."""
     return web.Response(status=status, body=encode.dumps(value).encode(), headers={"Content-Type": content_type})
 
 
 def text_answer(status: int, text: str, content_type: str) -> web.Response:
+    """An answer whose text is ready."""
     return web.Response(status=status, body=text.encode(), headers={"Content-Type": content_type})
 
 
 def error_answer(status: int, message: str, content_type: str = JSON) -> web.Response:
+    """An error in the shape of the native API."""
     return json_answer({"error": message}, status, content_type)
 
 

@@ -28,8 +28,8 @@ EVENT_STREAM = "text/event-stream"
 
 @dataclass
 class Replies:
-    """What answers a request: `single` if nothing is generated (a model was loaded, a prompt is shown), else
-    `pieces`, the last of which has the counts and durations.
+    """The answer to a request: `single` if nothing is generated (a model was loaded, a prompt is shown), else `pieces`,
+    the last of which has the counts and durations.
     """
 
     single: object = None

@@ -56,9 +56,11 @@ class EngineLoader:
         )
 
     def whole(self, stored: StoredModel, options: Options) -> LoadResult:
+        """Load all layers onto devices, or raise OutOfMemory."""
         return self(stored, options, whole=True)
 
     def num_devices(self) -> int:
+        """How many devices run models."""
         return selection.num_usable()
 
 

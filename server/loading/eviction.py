@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resident:
-    """What the rules look at of a loaded model. keep_alive: nanoseconds, negative for forever."""
+    """A loaded model, as the rules see it. keep_alive: nanoseconds, negative for forever."""
 
     name: str
     num_users: int

@@ -1,4 +1,4 @@
-"""A model in memory: what a loader gives, and the record of its users and of the time that it stays."""
+"""A model in memory: the result of a loader, and the record of its users and of how long it stays."""
 
 import asyncio
 import gc
@@ -101,6 +101,7 @@ class LoadedModel:
             self._timer = asyncio.get_running_loop().call_later(self.keep_alive / durations.SECOND, unload, self)
 
     def stop_timer(self) -> None:
+        """Stop the timer, if it runs."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""What routes take from the application and from their request."""
+"""The application's keys for routes, and the context that routes pass on to `generation/`."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,9 @@ LOADED_MODELS = web.AppKey("loaded_models", LoadedModels)
 
 
 def context_of(request: web.Request, lines: LineStream | None = None) -> RequestContext:
-    """Called first in a handler: the durations in the answer count from here. lines: see RequestContext."""
+    """The context of a request. Call it first in a handler: the durations in the answer count from here. lines: see
+    RequestContext.
+    """
     return RequestContext(
         request.app[STORE], request.app[LOADED_MODELS], lambda: has_left(request), time.monotonic(), lines
     )

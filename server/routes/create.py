@@ -19,6 +19,7 @@ UPLOAD_PIECE_BYTES = 1 << 20
 
 
 async def create(request: web.Request) -> web.StreamResponse:
+    """POST /api/create: a model from another one, from files, or from a registry."""
     ask = await read(request, CreateRequest)
     name = await pools.run("json", creation.checked_name, ask)  # there may be many files
     store = request.app[STORE]
@@ -33,7 +34,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 def _blob_path(request: web.Request) -> Path:
-    """Raises ApiError 400 for a malformed digest."""
+    """The path of the blob that the request names. Raises ApiError 400 for a malformed digest."""
     try:
         return request.app[STORE].blob_path(request.match_info["digest"])
     except InvalidDigest as error:
@@ -41,6 +42,7 @@ def _blob_path(request: web.Request) -> Path:
 
 
 async def has_blob(request: web.Request) -> web.Response:
+    """HEAD /api/blobs/:digest."""
     if not _blob_path(request).is_file():
         raise ApiError(404, f"blob {quote(request.match_info['digest'])} not found")
     return empty(200)

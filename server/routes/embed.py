@@ -1,4 +1,4 @@
-"""Routes that turn text into vectors: /api/embed (one or many, of unit length), /api/embeddings (one, not scaled)."""
+"""Routes for embeddings: /api/embed (one or more texts, normalized), /api/embeddings (one text, not normalized)."""
 
 from aiohttp import web
 
@@ -10,11 +10,13 @@ from .context import context_of
 
 
 async def embed(request: web.Request) -> web.Response:
+    """POST /api/embed."""
     context = context_of(request)
     found = await embed_many(context, await read(request, EmbedRequest))
     return await pools.run("answers", json_answer, found)  # thousands of numbers must not hold up other clients
 
 
 async def embeddings(request: web.Request) -> web.Response:
+    """POST /api/embeddings."""
     context = context_of(request)
     return json_answer(await embed_one(context, await read(request, EmbeddingRequest)))

@@ -15,6 +15,7 @@ from .context import context_of
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
+    """POST /api/chat."""
     lines = LineStream(request)
     context = context_of(request, lines)
     turn = ChatTurn(await read(request, ChatRequest))
@@ -22,6 +23,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
+    """POST /api/generate."""
     lines = LineStream(request)
     context = context_of(request, lines)
     turn = CompletionTurn(await read(request, GenerateRequest))

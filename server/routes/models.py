@@ -26,18 +26,22 @@ INVALID_PATH = "invalid model path"
 
 
 async def root(request: web.Request) -> web.Response:
+    """GET /, by which clients check that a server is running."""
     return web.Response(body=b"Ollama is running", headers={"Content-Type": "text/plain; charset=utf-8"})
 
 
 async def version(request: web.Request) -> web.Response:
+    """GET /api/version."""
     return json_answer({"version": OLLAMA_VERSION})
 
 
 async def tags(request: web.Request) -> web.Response:
+    """GET /api/tags: the models of the store."""
     return json_answer(await pools.run("store", describe.list_models, request.app[STORE]))
 
 
 async def show(request: web.Request) -> web.Response:
+    """POST /api/show: details of a model."""
     ask = await read(request, ShowRequest)
     text = ask.model or ask.name
     if not text:
@@ -57,10 +61,12 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def running(request: web.Request) -> web.Response:
+    """GET /api/ps: the models in memory."""
     return json_answer(ProcessResponse(request.app[LOADED_MODELS].running()))
 
 
 async def copy(request: web.Request) -> web.Response:
+    """POST /api/copy."""
     ask = await read(request, CopyRequest)
     source = parse(ask.source)
     destination = parse(ask.destination)
@@ -75,6 +81,7 @@ async def copy(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
+    """DELETE /api/delete: from the store, and from memory once it is unused."""
     ask = await read(request, DeleteRequest)
     text = ask.model or ask.name
     name = parse(text)

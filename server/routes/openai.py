@@ -53,6 +53,7 @@ async def _answer(make: Callable, *arguments: object) -> web.Response:
 
 @in_openai_shape
 async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
     context = context_of(request)
     id = answers.new_id("chatcmpl")
     asked = await bound(request, ChatCompletionRequest, requests.read)
@@ -67,6 +68,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 @in_openai_shape
 async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
     context = context_of(request)
     id = answers.new_id("cmpl")
     asked = await bound(request, CompletionRequest, requests.read)
@@ -81,6 +83,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 @in_openai_shape
 async def embeddings(request: web.Request) -> web.Response:
+    """POST /v1/embeddings."""
     context = context_of(request)
     asked = await bound(request, EmbedRequest, requests.read)
     found = await embed_many(context, requests.embed_request(asked))
@@ -89,11 +92,13 @@ async def embeddings(request: web.Request) -> web.Response:
 
 @in_openai_shape
 async def list_models(request: web.Request) -> web.Response:
+    """GET /v1/models."""
     return await _answer(answers.model_list, await pools.run("store", describe.list_models, request.app[STORE]))
 
 
 @in_openai_shape
 async def retrieve_model(request: web.Request) -> web.Response:
+    """GET /v1/models/:model."""
     name = shortened(request.match_info["model"])
     try:
         found = await pools.run("store", request.app[STORE].get, parse(name))

@@ -14,6 +14,7 @@ from .context import STORE
 
 
 async def pull(request: web.Request) -> web.StreamResponse:
+    """POST /api/pull."""
     ask = await read(request, PullRequest)
     name = ask.model or ask.name
     if not parse(name).is_valid:
@@ -22,6 +23,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
 
 
 async def push(request: web.Request) -> web.StreamResponse:
+    """POST /api/push."""
     ask = await read(request, PushRequest)
     name = ask.model or ask.name
     if not name:

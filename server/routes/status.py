@@ -11,12 +11,15 @@ from .context import DOCUMENT, LOADED_MODELS
 
 
 async def health(request: web.Request) -> web.Response:
-    """Answers at once, even while a model loads. A server that is shutting down answers 503, as on every route."""
+    """Health check. Answers at once, even while a model loads. A server that is shutting down answers 503, as on every
+    route.
+    """
     loaded = getattr(request.app[LOADED_MODELS], "loaded", ())
     return json_answer({"status": "ok", "models": [model.stored.name for model in loaded]})
 
 
 async def prometheus(request: web.Request) -> web.Response:
+    """GET /metrics."""
     return web.Response(body=metrics.text(request.app[LOADED_MODELS]), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -26,4 +29,5 @@ async def devices(request: web.Request) -> web.Response:
 
 
 async def document(request: web.Request) -> web.Response:
+    """GET /openapi.json."""
     return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": "application/json"})
