@@ -11,7 +11,7 @@ from .. import output_parsers, pools
 from ..errors import ApiError
 from ..go.encode import now
 from ..library.model import StoredModel
-from ..library.names import parse
+from ..library.names import parse_name
 from ..library.store import Store
 from ..output_parsers import BuiltinParser, OutputParser, Parsed, harmony
 from ..prompts.prompt import Prompt
@@ -28,7 +28,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
     verb = "chat"
 
     def find(self, store: Store) -> StoredModel:
-        if not parse(self.ask.model).is_valid:
+        if not parse_name(self.ask.model).is_valid:
             raise ApiError(400, "model is required")
         return store.get(self.ask.model)
 

@@ -24,7 +24,7 @@ from ..errors import ApiError
 from ..go import encode
 from ..go.text import quote
 from ..library.model import InvalidName, ModelNotFound, StoredModel
-from ..library.names import parse
+from ..library.names import parse_name
 from ..loading.loaded_model import LoadedModel
 from ..wire.native import EmbeddingRequest, EmbeddingResponse, EmbedRequest, EmbedResponse
 from ..wire.options import Options
@@ -67,7 +67,7 @@ async def embed_one(context: RequestContext, ask: EmbeddingRequest) -> Embedding
     """The answer of /api/embeddings: one vector, not scaled; without a prompt, an empty one. Raises ApiError and
     VkbackendError.
     """
-    if not parse(ask.model).is_valid:
+    if not parse_name(ask.model).is_valid:
         raise ApiError(400, "model is required")
     found = await embed(
         context,

@@ -35,7 +35,7 @@ from .model import (
     ModelNotFound,
     max_bytes,
 )
-from .names import ModelName, parse
+from .names import ModelName, parse_name
 from .quantization import CAN_BE_QUANTIZED, quantization_level, quantize_target
 from .store import Store
 from .upload import Upload
@@ -74,7 +74,7 @@ def checked_name(request: CreateRequest) -> ModelName:
         # A valid path of Go's io/fs: no empty, "." or ".." element, hence relative and inside its folder.
         if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
             raise ApiError(400, "file path must be relative")
-    name = parse(request.model or request.name)
+    name = parse_name(request.model or request.name)
     if not name.is_valid:
         raise ApiError(400, INVALID_NAME)
     return name
@@ -172,7 +172,7 @@ class _Creation:
     # --- base model and files
 
     def from_model(self, text: str) -> list[NewLayer]:
-        base_name = parse(text)
+        base_name = parse_name(text)
         if not base_name.is_valid:
             raise ApiError(400, INVALID_NAME)
         try:

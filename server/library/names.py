@@ -101,7 +101,7 @@ def _cut_last(text: str, separator: str) -> tuple[str, bool, str]:
     return (before or _MISSING, True, after or _MISSING) if found else (text, False, "")
 
 
-def parse(text: str) -> ModelName:
+def parse_name(text: str) -> ModelName:
     """The name with defaults filled in; check `.is_valid` before use."""
     return parse_bare(text).with_defaults()
 

@@ -34,7 +34,7 @@ from .model import (
     parse_json,
     read_plain,
 )
-from .names import ModelName, from_file_path, parse
+from .names import ModelName, from_file_path, parse_name
 from .upload import DIGEST, Upload, blob_path, changes, normal_digest
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Store:
 
         Raises InvalidName, ModelNotFound (with the name as given) and StoreError.
         """
-        wanted = name if isinstance(name, ModelName) else parse(name)
+        wanted = name if isinstance(name, ModelName) else parse_name(name)
         if not wanted.is_valid:
             raise InvalidName(f"{name} is not a model name; write it as model, model:tag or namespace/model:tag")
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..go import encode
-from ..library.names import parse
+from ..library.names import parse_name
 from ..wire import native, openai
 
 FINGERPRINT = "fp_ollama"
@@ -139,7 +139,7 @@ def _vector(vector: Any, as_bytes: bool) -> np.ndarray | bytes:
 
 def model(name: str, modified_at: str) -> openai.Model:
     """A model as /v1/models lists it."""
-    return openai.Model(name, "model", unix_seconds(modified_at), parse(name).namespace)
+    return openai.Model(name, "model", unix_seconds(modified_at), parse_name(name).namespace)
 
 
 def model_list(listed: native.ListResponse) -> openai.ModelList:

@@ -12,7 +12,7 @@ from ..go.text import quote
 from ..http.responses import empty, json_answer, read
 from ..library import describe
 from ..library.model import ModelNotFound, StoredModel, StoreError
-from ..library.names import ModelName, parse
+from ..library.names import ModelName, parse_name
 from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
@@ -46,7 +46,7 @@ async def show(request: web.Request) -> web.Response:
     text = ask.model or ask.name
     if not text:
         raise ApiError(400, "model is required")
-    name = parse(text)
+    name = parse_name(text)
     if not name.is_valid:
         raise ApiError(500, INVALID_PATH)
 
@@ -68,8 +68,8 @@ async def running(request: web.Request) -> web.Response:
 async def copy(request: web.Request) -> web.Response:
     """POST /api/copy."""
     ask = await read(request, CopyRequest)
-    source = parse(ask.source)
-    destination = parse(ask.destination)
+    source = parse_name(ask.source)
+    destination = parse_name(ask.destination)
     for role, name, text in (("source", source, ask.source), ("destination", destination, ask.destination)):
         if not name.is_valid:
             raise ApiError(400, f"{role} {quote(text)} is invalid")
@@ -84,7 +84,7 @@ async def delete(request: web.Request) -> web.Response:
     """DELETE /api/delete: from the store, and from memory once it is unused."""
     ask = await read(request, DeleteRequest)
     text = ask.model or ask.name
-    name = parse(text)
+    name = parse_name(text)
     if not name.is_valid:
         raise ApiError(400, f"name {quote(text)} is invalid")
     try:

@@ -16,7 +16,7 @@ from ..http.responses import PLAIN_JSON, bound, off_loop, text_answer
 from ..http.streams import send_events
 from ..library import describe
 from ..library.model import InvalidName, ModelNotFound
-from ..library.names import parse
+from ..library.names import parse_name
 from ..openai import answers, errors, requests
 from ..openai import chat as openai_chat
 from ..openai import completions as openai_completions
@@ -101,7 +101,7 @@ async def retrieve_model(request: web.Request) -> web.Response:
     """GET /v1/models/:model."""
     name = shortened(request.match_info["model"])
     try:
-        found = await pools.run("store", request.app[STORE].get, parse(name))
+        found = await pools.run("store", request.app[STORE].get, parse_name(name))
     except InvalidName:
         raise ApiError(500, models.INVALID_PATH) from None
     except (ModelNotFound, FileNotFoundError):

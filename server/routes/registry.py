@@ -8,7 +8,7 @@ from ..errors import ApiError
 from ..http.responses import Report, progress, read
 from ..http.streams import has_left
 from ..library import registry
-from ..library.names import parse
+from ..library.names import parse_name
 from ..wire.native import PullRequest, PushRequest
 from .context import STORE
 
@@ -17,7 +17,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     """POST /api/pull."""
     ask = await read(request, PullRequest)
     name = ask.model or ask.name
-    if not parse(name).is_valid:
+    if not parse_name(name).is_valid:
         raise ApiError(400, "invalid model name")
     return await _exchange(request, registry.pull, ask, name)
 

@@ -21,7 +21,7 @@ from tiny_gguf import write_tiny_gguf
 from vkbackend import settings
 from vkbackend.server import openapi
 from vkbackend.server.library import create
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.routes.table import OPERATIONS
 from vkbackend.server.serving import own_server
@@ -49,7 +49,7 @@ def url(tmp_path_factory):
     request = native.CreateRequest(
         model="tiny", files={"m.gguf": digest}, parameters={"num_predict": 2.0, "num_ctx": 256.0}
     )
-    create.create(store, request, parse("tiny"), lambda *_: None)
+    create.create(store, request, parse_name("tiny"), lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLLAMA_MODELS", str(store.root))
         patch.setenv("OLLAMA_VULKAN", "0")

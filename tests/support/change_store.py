@@ -11,7 +11,7 @@ import sys
 
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store
 from vkbackend.server.wire import native
 
@@ -36,9 +36,9 @@ def main(root: str, seed: str, *files: str):
             elif action == "text":
                 make(store, name, from_=other, system=f"System {number}.", license=[f"Licence {number % 3}."])
             elif action == "copy":
-                store.copy(parse(other), parse(name))
+                store.copy(parse_name(other), parse_name(name))
             else:
-                store.delete(parse(name))
+                store.delete(parse_name(name))
         except ModelNotFound:
             pass
         except ApiError as error:

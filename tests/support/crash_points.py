@@ -15,7 +15,7 @@ from store_checks import check_whole
 
 from vkbackend.server.library import create, staging
 from vkbackend.server.library import store as store_module
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 
@@ -36,9 +36,9 @@ def changes(store, path):
         make(store, "new", files={"m.gguf": digest}, system="First.")
     make(store, "new", from_="base", system="Second.")
     make(store, "small", from_="base", quantize="q8_0")
-    store.copy(parse("new"), parse("other"))
-    store.delete(parse("base"))
-    store.delete(parse("new"))
+    store.copy(parse_name("new"), parse_name("other"))
+    store.delete(parse_name("base"))
+    store.delete(parse_name("new"))
 
 
 def die_before(point: int):

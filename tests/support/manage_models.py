@@ -4,7 +4,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from vkbackend.server.library import create
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 
@@ -60,4 +60,4 @@ def make_model(store: Store, name: str, folder, settings: dict | None = None):
         parameters=(settings or {}).get("parameters"),
         messages=[native.Message(**message) for message in (settings or {}).get("messages", [])],
     )
-    create.create(store, request, parse(name), lambda status: None)
+    create.create(store, request, parse_name(name), lambda status: None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vkbackend.server.library import registry
 from vkbackend.server.library.model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 
 MODEL_BYTES = 3_000_000
@@ -38,7 +38,7 @@ def make(store: Store, text: str, data: bytes) -> str:
         for kind, piece in ((MODEL, data), (TEMPLATE, b"{{ .Prompt }}"))
     ]
     config = b'{"model_format":"gguf","model_family":"llama"}'
-    store.write_manifest(parse(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
+    store.write_manifest(parse_name(text), Layer(CONFIG_TYPE, store.add_blob(config)[0], len(config)), layers)
     return layers[0].digest
 
 

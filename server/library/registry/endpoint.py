@@ -54,7 +54,7 @@ def resolve(text: str, insecure: bool) -> Endpoint:
     insecure: use http if the name has no scheme, allow http://, and accept any certificate for https://. Raises
     InvalidName and RegistryError.
     """
-    name = names.parse(text)
+    name = names.parse_name(text)
     scheme = names.scheme(text)
     if not name.is_valid:
         raise InvalidName("invalid model name")

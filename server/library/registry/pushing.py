@@ -16,7 +16,7 @@ from vkbackend.errors import VkbackendError
 from ... import pools
 from ..create import Report
 from ..model import MANIFEST_TYPE, Layer, ModelNotFound
-from ..names import parse
+from ..names import parse_name
 from ..store import Store
 from . import authorization, manifest
 from .client import Client, Credentials, Response
@@ -130,7 +130,7 @@ class Upload:
     async def _begin(self) -> URL | None:
         """Location of a new upload; None if the registry mounts the blob from the model that it was taken from."""
         url = self._client.endpoint.uploads_url
-        source = parse(self._layer.source)
+        source = parse_name(self._layer.source)
         if source.is_valid and source.host.lower() == self._client.endpoint.name.host.lower():
             url = url.with_query({"mount": self._layer.digest, "from": f"{source.namespace}/{source.model}"})
         async with self._client.open("POST", url, {"Content-Length": "0"}) as response:

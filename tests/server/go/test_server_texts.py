@@ -15,7 +15,7 @@ from vkbackend.server.go.decode import parse_first
 from vkbackend.server.go.folding import fold
 from vkbackend.server.go.human import human_bytes, human_bytes_binary, human_duration, human_number, human_time
 from vkbackend.server.library import modelfile, quantization
-from vkbackend.server.library.names import ModelName, from_file_path, parse, parse_bare
+from vkbackend.server.library.names import ModelName, from_file_path, parse_bare, parse_name
 from vkbackend.server.prompts.gotemplate import formatting as template_formatting
 from vkbackend.server.wire.native import ChatRequest, GenerateRequest
 from vkbackend.server.wire.options import Options, format_parameters
@@ -33,7 +33,7 @@ def _parts(name):
 def test_names_are_parsed():
     def both(vector):
         text = vector["input"] if "input" in vector else _text({"b64": vector["input_b64"]})
-        bare, full = parse_bare(text), parse(text)
+        bare, full = parse_bare(text), parse_name(text)
         got = [_parts(bare), _parts(full), full.is_valid, bare.is_valid, str(bare), str(full), full.shortest]
         wanted = [
             {key: _text(part) for key, part in vector["bare"].items()},
@@ -62,7 +62,7 @@ def test_names_from_paths_and_folding():
 
 def test_an_invalid_name_never_becomes_a_path():
     with pytest.raises(ValueError):
-        _ = parse("../../etc/passwd").file_path
+        _ = parse_name("../../etc/passwd").file_path
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_sizes_divide_as_floats(function, count, text):
     ],
 )
 def test_names_fold_by_unicodes_simple_rules(one, other, are_equal):
-    assert (parse(one).folded == parse(other).folded) is are_equal
+    assert (parse_name(one).folded == parse_name(other).folded) is are_equal
     assert (fold(one) == fold(other)) is are_equal
 
 
 def test_the_default_host_and_namespace_are_left_out_however_they_are_written():
-    assert parse("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
+    assert parse_name("regi\u017ftry.ollama.ai/LIBRARY/m").shortest == "m:latest"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tiny_gguf import write_tiny_gguf
 from vkbackend.errors import GGUFError
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create, staging
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
 from vkbackend.server.wire import native
 
@@ -138,7 +138,7 @@ def test_an_upload_that_somebody_writes_is_not_taken_for_left_behind(tmp_path, m
     process = subprocess.Popen([sys.executable, "-c", program, store.root], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "writing\n"
-        store.blobs
+        _ = store.blobs
         store.prune()
         assert len(list(store.staging.folder.glob(".upload-*"))) == 1
     finally:
@@ -193,7 +193,7 @@ def test_blobs_that_vanish_before_the_manifest_names_them_come_back(tmp_path, fi
         ask = native.CreateRequest(
             model="m", files={"m.gguf": digest}, quantize="q8_0", system="Be kind.", license=["MIT"]
         )
-        create.create(store, ask, parse("m"), lambda *_, **__: None)
+        create.create(store, ask, parse_name("m"), lambda *_, **__: None)
     check_whole(store)
     monkeypatch.setattr(store, "write_manifest", write_manifest)
     start_of_ollama(store)
@@ -222,7 +222,7 @@ def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "write_manifest", write_a_moment_late)
     ask = native.CreateRequest(model="m", from_="base", system="x")
     with pytest.raises(ApiError, match=f"blob {digest} does not exist"):
-        create.create(store, ask, parse("m"), lambda status: None)
+        create.create(store, ask, parse_name("m"), lambda status: None)
 
 
 # --- paths that lead elsewhere
@@ -259,7 +259,7 @@ def test_no_text_in_a_request_leads_out_of_the_store(tmp_path, trick):
     for use in (
         lambda: store.get(trick),
         lambda: store.blob_path(trick),
-        lambda: store.delete(parse(trick)),
+        lambda: store.delete(parse_name(trick)),
         lambda: store.read_json(trick),
         lambda: run(store, model=trick, from_="base"),
         lambda: run(store, model="m", from_=trick),

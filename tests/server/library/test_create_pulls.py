@@ -14,7 +14,7 @@ from vkbackend.server.cli.main import cli
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create
 from vkbackend.server.library.model import MAX_MANIFEST_BYTES, MAX_TEXT_BYTES
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 
@@ -27,7 +27,7 @@ def registry(tmp_path_factory):
         source = Store(folder / "source")
         make_model(source, "base", folder, {"system": "S.", "parameters": {"top_k": 3.0}})
         name = f"{registry.host}/library/base"
-        source.copy(parse("base"), parse(name))
+        source.copy(parse_name("base"), parse_name(name))
         push(source, name)
         yield registry
 
@@ -115,8 +115,8 @@ def test_texts_that_could_not_be_read_back_are_not_written(store, tmp_path, monk
         value = {"stop": "x" * size} if field == "parameters" else "x" * size
         ask = native.CreateRequest(model="m", from_="base", **{field: value})
         if fits:
-            create.create(store, ask, parse("m"), lambda *_, **__: None)
+            create.create(store, ask, parse_name("m"), lambda *_, **__: None)
             assert len(str(getattr(store.get("m"), "licenses" if field == "license" else field))) >= size
         else:
             with pytest.raises(ApiError, match="the limit is (4|64) MiB"):
-                create.create(store, ask, parse("m"), lambda *_, **__: None)
+                create.create(store, ask, parse_name("m"), lambda *_, **__: None)

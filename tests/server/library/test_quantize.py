@@ -31,7 +31,7 @@ from vkbackend.server.library import create
 from vkbackend.server.library.convert import CannotConvert, from_gguf, gguf_out, mixture, write_model
 from vkbackend.server.library.convert.safetensors import SafetensorsFile
 from vkbackend.server.library.convert.source import Source, Tensor
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.quantization import parse_file_type, quantize_target
 from vkbackend.server.library.store import Store, StoreError
 from vkbackend.server.wire import native
@@ -93,7 +93,7 @@ def run_create(store, **request) -> list:
     create.create(
         store,
         ask,
-        parse(ask.model),
+        parse_name(ask.model),
         lambda status, digest="", total=0, completed=0: told.append((status, total, completed)),
     )
     return told

@@ -21,8 +21,8 @@ from vkbackend.errors import GGUFError
 from vkbackend.server.errors import ApiError
 from vkbackend.server.library import create
 from vkbackend.server.library.describe import show
-from vkbackend.server.library.names import parse
 from vkbackend.server.library.model import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, StoreError
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.loading.engine_loader import load_engine
 from vkbackend.server.prompts.gotemplate import Template
@@ -131,7 +131,7 @@ def test_a_damaged_manifest_is_named_and_keeps_all_blobs(tmp_path, contents):
     with pytest.raises(StoreError, match="Old:7b is damaged"):
         store.get("Old:7b")
     before = blobs(store)
-    store.delete(parse("m"))  # a blob might belong to the damaged one
+    store.delete(parse_name("m"))  # a blob might belong to the damaged one
     assert blobs(store) == before
     with pytest.raises(ModelNotFound):
         store.get("m")
@@ -141,9 +141,9 @@ def test_delete_removes_what_nothing_else_uses(store, tmp_path):
     make_model(store, "a", tmp_path, {"system": "A."})
     make_model(store, "b", tmp_path, {"system": "B."})
     gguf = store.get("a").gguf_path
-    store.delete(parse("A"))
+    store.delete(parse_name("A"))
     assert gguf.exists() and store.get("b").system == "B." and len(blobs(store)) == 3  # weights, system text, config
-    store.delete(parse("b"))
+    store.delete(parse_name("b"))
     assert blobs(store) == set() and not list(store.manifests.rglob("*"))  # folders go with their last model
     with pytest.raises(ModelNotFound, match="model 'b' not found"):
         store.get("b")
@@ -152,11 +152,11 @@ def test_delete_removes_what_nothing_else_uses(store, tmp_path):
 def test_copy_shares_blobs_and_replaces_what_was_there(store, tmp_path):
     make_model(store, "a", tmp_path, {"system": "A."})
     make_model(store, "b", tmp_path, {"system": "B."})
-    store.copy(parse("a"), parse("user/b:x"))
-    store.copy(parse("a"), parse("B"))
+    store.copy(parse_name("a"), parse_name("user/b:x"))
+    store.copy(parse_name("a"), parse_name("B"))
     assert [store.get(name).system for name in ("user/b:x", "b")] == ["A.", "A."] and len(blobs(store)) == 3
     with pytest.raises(ModelNotFound):
-        store.copy(parse("none"), parse("b"))
+        store.copy(parse_name("none"), parse_name("b"))
     assert store.get("b").digest == store.get("a").digest
 
 
@@ -271,14 +271,14 @@ def test_create_over_a_base_replaces_and_adds(store, tmp_path):
 def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
     """As in the original: one model's tags stay together, however their names are typed."""
     make_model(store, "Llama:7B", tmp_path)
-    store.copy(parse("Llama:7B"), parse("hf.co/Someone/x:Q8_0"))
+    store.copy(parse_name("Llama:7B"), parse_name("hf.co/Someone/x:Q8_0"))
     for source, written, wanted in (
         ("llama:7b", "LLAMA:8b", "Llama:8b"),
         ("llama:8b", "someone/LLAMA:q8_0", "Someone/Llama:Q8_0"),
         ("llama:8b", "X:other", "x:other"),
         ("llama:8b", "llama:latest", "Llama:latest"),
     ):
-        store.copy(parse(source), parse(written))
+        store.copy(parse_name(source), parse_name(written))
         assert store.get(written).name == wanted
     with pytest.raises(ModelNotFound, match="model 'LLAMA:9b' not found"):
         store.get("LLAMA:9b")
@@ -350,7 +350,7 @@ def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
             try:
                 build(store, model=f"m{number % 2}", from_="keeper", system=f"Text {number}.")
                 store.list()
-                store.delete(parse(f"m{number % 2}"))
+                store.delete(parse_name(f"m{number % 2}"))
             except ModelNotFound:
                 pass  # the other one was quicker
             except Exception as error:
@@ -430,7 +430,7 @@ def test_a_damaged_manifest_can_be_deleted_and_replaced(tmp_path, contents):
     place = write_library(tmp_path)
     store = Store(tmp_path)
     place.write_bytes(contents)
-    store.delete(parse("old:7b"))
+    store.delete(parse_name("old:7b"))
     assert not place.exists() and store.all_names() == []
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(contents)
@@ -457,7 +457,7 @@ def test_a_damaged_config_is_named(tmp_path, contents):
     (tmp_path / "blobs" / digest.replace(":", "-")).write_bytes(contents)
     place.write_text(json.dumps(json.loads(place.read_text()) | {"config": {"digest": digest}}))
     with pytest.raises(StoreError, match="model Old:7b: .*pull or create the model again"):
-        Store(tmp_path).get("old:7b").config
+        _ = Store(tmp_path).get("old:7b").config
 
 
 def test_loading_a_model_whose_file_is_gone_says_which(store, tmp_path):
@@ -475,7 +475,7 @@ def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):
     layer = next(layer for layer in store.get("m").manifest.layers if layer.media_type.endswith("system"))
     store.blob_path(layer.digest).unlink()
     with pytest.raises(StoreError, match="pull or create the model again"):
-        store.get("m").system
+        _ = store.get("m").system
 
 
 def test_thinking_tags_of_templates():
@@ -494,7 +494,7 @@ def test_thinking_tags_of_templates():
 def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
     """A disk that is full, a folder that is read-only; and nothing half is left."""
     make_model(store, "m", tmp_path)
-    before, name = sorted(path.name for path in store.blobs.iterdir()), parse("m")
+    before, name = sorted(path.name for path in store.blobs.iterdir()), parse_name("m")
     fsync = os.fsync
 
     def refusing(descriptor):
@@ -507,7 +507,7 @@ def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkey
             upload.sync,
             upload.finish,
             lambda: store.add_blob(b"text"),
-            lambda: store.copy(name, parse("other")),
+            lambda: store.copy(name, parse_name("other")),
         ):
             with pytest.raises(StoreError, match=f"{store.root} cannot be changed.*{advice}"):
                 change()

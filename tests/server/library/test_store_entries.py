@@ -13,7 +13,7 @@ from manage_world import talk
 from vkbackend.errors import GGUFError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.server.library.model import MAX_MANIFEST_BYTES
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
 
 LARGE = 5 << 30
@@ -72,9 +72,9 @@ def test_an_odd_entry_among_the_manifests_has_an_error_of_its_own(store, make_od
         assert [model.name for model in store.list()] == ["sound:latest"]
     assert "dev:latest" in caplog.text
     with pytest.raises(StoreError):
-        store.copy(parse("dev"), parse("other"))
+        store.copy(parse_name("dev"), parse_name("other"))
     with pytest.raises(StoreError):
-        store.manifest_bytes(parse("dev"))
+        store.manifest_bytes(parse_name("dev"))
 
     async def conversation(client):
         async with client.post("/api/show", json={"model": "dev"}) as answer:
@@ -94,7 +94,7 @@ def test_an_odd_manifest_keeps_all_blobs_until_it_is_deleted(store, make_odd, mo
     make_odd(place)
     store.prune()
     assert unused.exists()
-    store.delete(parse("dev"))
+    store.delete(parse_name("dev"))
     assert not os.path.lexists(place)
     store.prune()
     assert not unused.exists() and store.get("sound").gguf_path.exists()
@@ -239,8 +239,8 @@ def test_a_folder_of_models_that_cannot_be_read_leaves_the_others_in_use(store, 
     with caplog.at_level(logging.WARNING):
         assert [model.name for model in store.list()] == ["sound:latest"]
     assert "hf.co" in caplog.text
-    store.copy(parse("sound"), parse("other"))
-    store.delete(parse("sound"))
+    store.copy(parse_name("sound"), parse_name("other"))
+    store.delete(parse_name("sound"))
     assert store.get("other").gguf_path.exists()
 
 

@@ -14,7 +14,7 @@ from manage_world import talk
 
 from vkbackend.server.library import staging
 from vkbackend.server.library.model import StoreBusy, StoreError
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 
 SECONDS = 1
@@ -84,7 +84,7 @@ def test_a_server_starts_while_another_program_holds_the_lock(store, holder, cap
 
 def test_a_change_waits_for_a_lock_that_is_given_up_in_time(store, holder):
     threading.Timer(SECONDS / 3, holder.kill).start()
-    store.copy(parse("m"), parse("n"))
+    store.copy(parse_name("m"), parse_name("n"))
     assert {model.name for model in store.list()} == {"m:latest", "n:latest"}
 
 
@@ -94,7 +94,7 @@ def test_a_thread_waits_for_another_thread_no_longer_than_for_a_program(store):
     def work():
         start = time.monotonic()
         try:
-            store.copy(parse("m"), parse("n"))
+            store.copy(parse_name("m"), parse_name("n"))
         except StoreBusy as error:
             failures.append((str(error), time.monotonic() - start))
         is_done.set()
@@ -116,11 +116,11 @@ def test_a_lock_that_is_no_file_is_not_waited_for(store):
     lock = store.staging.folder / "lock"
     lock.unlink()
     os.mkfifo(lock)
-    store.copy(parse("m"), parse("n"))
+    store.copy(parse_name("m"), parse_name("n"))
     lock.unlink()
     lock.mkdir()
     with pytest.raises(StoreError, match="cannot be changed"):
-        store.copy(parse("m"), parse("o"))
+        store.copy(parse_name("m"), parse_name("o"))
 
 
 def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):
@@ -128,5 +128,5 @@ def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):
         raise OSError(staging.NO_LOCKS[0], "No locks available")
 
     monkeypatch.setattr(staging, "lock_descriptor", unknown)
-    store.copy(parse("m"), parse("n"))
+    store.copy(parse_name("m"), parse_name("n"))
     assert len(store.list()) == 2

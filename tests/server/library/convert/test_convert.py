@@ -29,7 +29,7 @@ from vkbackend.server.library.convert import CannotConvert, from_folder, gguf_ou
 from vkbackend.server.library.convert.file_choice import chosen
 from vkbackend.server.library.convert.safetensors import SafetensorsFile
 from vkbackend.server.library.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 from vkbackend.session import Session
@@ -378,7 +378,7 @@ def test_create_tells_its_steps_and_leaves_nothing_behind(tmp_path):
     create.create(
         store,
         request,
-        parse("m"),
+        parse_name("m"),
         lambda status, digest="", total=0, completed=0: steps.append((status, total, completed)),
     )
     model = store.get("m")

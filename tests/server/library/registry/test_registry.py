@@ -23,7 +23,7 @@ from registry_world import (
 from vulkan_drivers import start
 
 from vkbackend.server.library import registry
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.registry import partial
 from vkbackend.server.library.store import InvalidName, ModelNotFound, Store
 
@@ -62,7 +62,7 @@ def store(tmp_path):
 
 
 def is_whole(store, text) -> bool:
-    stored = store.get(parse(text))
+    stored = store.get(parse_name(text))
     return stored.gguf_path.read_bytes() == DATA and stored.template == "{{ .Prompt }}" and not leftovers(store)
 
 
@@ -83,8 +83,8 @@ def test_what_is_pushed_comes_back_byte_by_byte(debian, proxy, store):
     text = name(proxy)
     told = pull(store, text)
     assert is_whole(store, text)
-    source = debian.source.manifest(parse(f"{debian.host}/library/m"))
-    assert store.manifest(parse(text)).digest == source.digest
+    source = debian.source.manifest(parse_name(f"{debian.host}/library/m"))
+    assert store.manifest(parse_name(text)).digest == source.digest
     assert told.statuses == [
         "pulling manifest",
         *(f"pulling {layer.digest[7:19]}" for layer in [*source.layers, source.config]),
@@ -114,7 +114,7 @@ def test_a_new_version_takes_the_old_ones_place(debian, store, tmp_path):
     make(source, text, data)
     push(source, text)
     pull(store, text)
-    assert store.get(parse(text)).gguf_path.read_bytes() == data and not store.blob_path(old).exists()
+    assert store.get(parse_name(text)).gguf_path.read_bytes() == data and not store.blob_path(old).exists()
 
 
 def test_a_damaged_blob_is_fetched_again(proxy, store):
@@ -374,8 +374,8 @@ def test_a_size_that_the_registry_makes_up_is_not_begun(proxy, store):
 def proxy_manifest(store, proxy) -> bytes:
     """What the registry gives; the store is empty again afterwards."""
     pull(store, name(proxy))
-    contents = store.manifest_bytes(parse(name(proxy)))
-    store.delete(parse(name(proxy)))
+    contents = store.manifest_bytes(parse_name(name(proxy)))
+    store.delete(parse_name(name(proxy)))
     return contents
 
 
@@ -485,7 +485,7 @@ def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
         path.with_suffix(".json").write_bytes(state)
         pull(store, name(proxy))
         assert is_whole(store, name(proxy))
-        store.delete(parse(name(proxy)))
+        store.delete(parse_name(name(proxy)))
 
 
 def test_parts_that_nobody_goes_on_with_are_cleared_away(proxy, store):

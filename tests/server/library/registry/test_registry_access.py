@@ -21,7 +21,7 @@ from registry_world import LIMITS, contents, make, name, pull, push
 from yarl import URL
 
 from vkbackend.server.library import registry
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.registry import authorization
 from vkbackend.server.library.registry.client import error_message, proxy_of, retry_after
 from vkbackend.server.library.store import Store
@@ -59,7 +59,7 @@ def store(tmp_path):
 
 
 def is_there(store, registry) -> bool:
-    return store.get(parse(name(registry))).gguf_path.read_bytes() == contents(1)
+    return store.get(parse_name(name(registry))).gguf_path.read_bytes() == contents(1)
 
 
 def guarded(realm: str, allowed=lambda seen: True):
@@ -288,7 +288,10 @@ def own_certificate(folder) -> ssl.SSLContext:
 def test_blobs_may_lie_elsewhere_and_tokens_stay_here(hosts, store):
     host, elsewhere = hosts
     inner = guarded(f"http://{host.host}/token")
-    moved = lambda seen: Answer(307, {"Location": f"http://{elsewhere.host}{seen.path}?signed=%2Fa%20b"})
+
+    def moved(seen):
+        return Answer(307, {"Location": f"http://{elsewhere.host}{seen.path}?signed=%2Fa%20b"})
+
     host.fault = lambda seen: inner(seen) or (moved(seen) if seen.kind == "GET blobs" else None)
     pull(store, name(host))
     assert is_there(store, host)

@@ -10,7 +10,7 @@ from fault_proxy import Answer, Cut, FaultProxy
 from registry_world import contents, digest_of, make, name, pull, push
 
 from vkbackend.server.library import registry
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
 
 DATA = contents()
@@ -75,7 +75,7 @@ def test_uploads_that_break_off_go_on(proxy, source, tmp_path, number, fault):
     assert len({seen.path.partition("?")[0] for seen in proxy.of_kind("PATCH uploads")}) >= 2  # the model's and others'
     fetched = Store(tmp_path / "fetched")
     pull(fetched, text)
-    assert fetched.get(parse(text)).gguf_path.read_bytes() == data
+    assert fetched.get(parse_name(text)).gguf_path.read_bytes() == data
 
 
 def test_a_piece_that_got_no_answer_is_sent_again_alone(proxy, source):
@@ -103,9 +103,9 @@ def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
     """The registry mounts it from the model that ours was made from."""
     text = name(proxy, "library/derived")
     make(source, text, DATA)
-    manifest = json.loads(source.manifest_bytes(parse(text)))
+    manifest = json.loads(source.manifest_bytes(parse_name(text)))
     manifest["layers"][0]["from"] = f"{proxy.host}/library/m:latest"
-    source.write_manifest_bytes(parse(text), json.dumps(manifest).encode())
+    source.write_manifest_bytes(parse_name(text), json.dumps(manifest).encode())
     proxy.fault = lambda seen: Answer(404) if seen.method == "HEAD" else None
     push(source, text)
     assert not any(DIGEST in seen.path for seen in proxy.of_kind("PUT uploads"))
@@ -118,14 +118,16 @@ def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
 def test_where_a_layer_was_on_this_machine_is_not_told(proxy, source, tmp_path, source_of_layer, goes):
     text = name(proxy, "library/told")
     make(source, text, DATA)
-    manifest = json.loads(source.manifest_bytes(parse(text)))
+    manifest = json.loads(source.manifest_bytes(parse_name(text)))
     manifest["layers"][0]["from"] = source_of_layer
-    source.write_manifest_bytes(parse(text), json.dumps(manifest).encode())
+    source.write_manifest_bytes(parse_name(text), json.dumps(manifest).encode())
     push(source, text)
     fetched = Store(tmp_path / "fetched")
     pull(fetched, text)
-    got = fetched.manifest_bytes(parse(text))
-    assert (source_of_layer.encode() not in got) == goes and (got == source.manifest_bytes(parse(text))) == (not goes)
+    got = fetched.manifest_bytes(parse_name(text))
+    assert (source_of_layer.encode() not in got) == goes and (got == source.manifest_bytes(parse_name(text))) == (
+        not goes
+    )
     del manifest["layers"][0]["from"]
     assert not goes or json.loads(got) == manifest
 
@@ -137,10 +139,10 @@ def test_models_that_are_not_whole_are_not_pushed(proxy, source):
     source.blob_path(make(source, text, contents(202))).unlink()
     with pytest.raises(registry.RegistryError, match="cannot be read"):
         push(source, text)
-    os.mkfifo(source.blob_path(source.manifest(parse(text)).layers[0].digest))
+    os.mkfifo(source.blob_path(source.manifest(parse_name(text)).layers[0].digest))
     with pytest.raises(registry.RegistryError, match="cannot be read .not a regular file"):
         push(source, text)
-    (source.manifests / parse(text).file_path).write_bytes(b"{")
+    (source.manifests / parse_name(text).file_path).write_bytes(b"{")
     with pytest.raises(StoreError, match="damaged"):
         push(source, text)
     assert not proxy.of_kind("PUT manifests")

@@ -23,7 +23,7 @@ from tiny_gguf import write_tiny_gguf
 
 from vkbackend.server.cli.main import cli
 from vkbackend.server.cli.terminal.progress import Bar
-from vkbackend.server.library.names import parse
+from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.registry import partial
 from vkbackend.server.library.store import Store
 
@@ -59,13 +59,13 @@ def slow(debian):
 def store(server):
     """The server's, empty."""
     store = Store(server.models_folder)
-    for name in store.all_names():
-        store.delete(name)
+    for each in store.all_names():
+        store.delete(each)
     return store
 
 
 def is_whole(store, registry) -> bool:
-    return store.get(parse(name(registry))).gguf_path.read_bytes() == DATA and not list(
+    return store.get(parse_name(name(registry))).gguf_path.read_bytes() == DATA and not list(
         partial.folder_of(store).iterdir()
     )
 
