@@ -2,6 +2,7 @@
 profiles and traces, pictures.
 """
 
+import importlib.util
 import json
 import sys
 
@@ -209,9 +210,7 @@ def test_plot(llama, tmp_path, monkeypatch):
     found = bench(llama, None, prompts=(4, 8), batches=(1,), tokens=2, rounds=1)
     groups = result_groups(found)
     assert groups["prefill"][1] == ["4", "8"] and len(groups["decode"][2]["llama"]) == 1
-    try:
-        import matplotlib
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         missing("matplotlib is not installed (pip install matplotlib)")
     plot(tmp_path / "x.png", found)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

@@ -60,9 +60,11 @@ def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
 
 
 def compare_with_llama_cpp(name, found, what, record_figure):
-    """llama.cpp on the CPU rounds activations to 8 bits before each product of a quantized matrix; with the same weights expanded to f32 it does not.
-    That rounding alone moves its own log-probabilities by 0.056 (SmolLM2) and 0.069 (gemma3) on average, up and down alike, so the bar on the
-    mean of |difference| is held against the expanded run, and against the plain run the bar on the mean.
+    """Compare with llama.cpp on the CPU, which rounds activations to 8 bits before each product of a quantized matrix.
+    With the same weights expanded to f32 it does not.
+
+    This rounding alone changes its log-probabilities by 0.056 (SmolLM2) and 0.069 (gemma3) on average, in both
+    directions. So the mean of |difference| is compared with the expanded run, and the mean with the plain run.
     """
     against_f32 = found - recorded(name)["logprobs_f32"]
     against_plain = found - recorded(name)["logprobs"]

@@ -222,7 +222,7 @@ def test_cancel_while_waiting(world):
 
 def test_leaving_the_loop_cancels(world):
     here = world([["w%d" % index for index in range(3000)]], max_sequences=1)
-    for event in here.engine.generate(here.request()):
+    for _ in here.engine.generate(here.request()):
         break
     until(lambda: here.engine.num_unfinished == 0)
     assert len(here.runner.steps) < 3000

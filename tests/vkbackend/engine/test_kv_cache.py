@@ -278,7 +278,7 @@ def requests_at_random(seed) -> int:
                     prompt, GREEDY, num_predict, stop, shift=False, prompt_logprobs=rng.random() < 0.2
                 )
                 whole, last = expected(prompt, num_predict), None
-                for number, event in enumerate(events(engine, request, leaves)):
+                for event in events(engine, request, leaves):
                     if isinstance(event, PromptLogprobs):
                         assert [entry.token_id for entry in event.logprobs] == prompt[1:]
                     last = event
@@ -319,7 +319,7 @@ def events(engine, request, leaves):
         if number == leaves:
             handle.cancel()
         with arrived:
-            assert arrived.wait_for(lambda: len(received) > number, 30), "no event came"
+            assert arrived.wait_for(lambda least=number: len(received) > least, 30), "no event came"
         yield received[number]
         if isinstance(received[number], (Finished, Failed)):
             assert len(received) == number + 1

@@ -45,8 +45,14 @@ def assert_tokens(case, ids, values, ordered=True):
 
 def options(case, **more):
     return SamplingOptions(
-        temperature=case["temperature"], top_k=case.get("top_k", 40), top_p=case.get("top_p", 1), min_p=case.get("min_p", 0),
-        seed=case.get("seed", -1), **PLAIN, **more)  # fmt: skip
+        temperature=case["temperature"],
+        top_k=case.get("top_k", 40),
+        top_p=case.get("top_p", 1),
+        min_p=case.get("min_p", 0),
+        seed=case.get("seed", -1),
+        **PLAIN,
+        **more,
+    )
 
 
 def test_temperature_and_softmax_as_recorded():
