@@ -4,12 +4,16 @@ from functools import partial
 
 import numpy as np
 import pytest
+from engine_world import Listener
+from fake_runner import FakeTokenizer
 from plain_forward import forward
 from tiny_gguf import ARCHITECTURES, HEAD_DIM, WIDTH, write_tiny_gguf
 
 from vkbackend.architectures import gemma3, llama
 from vkbackend.engine.contract import SequenceWork
+from vkbackend.engine.engine import Engine
 from vkbackend.engine.prompt import EmbeddingPart, lay_out
+from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
 from vkbackend.graph.parts import Span
@@ -246,3 +250,44 @@ def test_steps_of_tokens_are_recorded_without_parts(opened):
     ops = [{node.op.name for node in plan.graph.nodes} for plan in plain]
     assert "attention" in ops[0] and "decode_attention" in ops[1] and "attention" not in ops[1]
     assert not any("place_rows" in each for each in ops)
+
+
+@each_architecture
+def test_answers_do_not_depend_on_what_runs_beside_or_is_cached(opened, architecture):
+    """Through the engine: alone, from the cache, beside others that take the pages away, and with a context that
+    shifts, which drops the picture. Each token has the same log-probability to the last bit.
+    """
+    tokenizer = FakeTokenizer(vocab_size=opened(architecture, "device").vocab_size)
+    tokenizer.eos_ids = {-1}  # no answer ends by itself
+    options = SamplingOptions(temperature=1, seed=7, repeat_penalty=1.2)
+    another = EmbeddingPart(rows_of(30, 5), b"another", is_whole=True)
+    requests = [
+        GenerationRequest(prompt, options, num_predict=70, logprobs=True, num_keep=2, num_ctx=num_ctx)
+        for prompt, num_ctx in (
+            ([*TOKENS[:5], picture(positions=grid(4, 5), num_positions=5), *TOKENS[5:9]], 128),
+            ([*TOKENS[:5], another, *TOKENS[9:12]], 128),
+            (TOKENS[20:50], 128),
+            ([*TOKENS[:5], picture(positions=grid(4, 5), num_positions=5), *TOKENS[5:9]], 48),
+        )
+    ]
+
+    def answers(num_pages, parallel):
+        """To each request twice, and how often a generation gave way."""
+        runner = opened(architecture, "device", context_length=128, max_sequences=parallel, num_pages=num_pages)
+        with Engine(runner, tokenizer) as engine:
+            preempt, num_preempted = engine._preempt, []
+            engine._preempt = lambda generation: (num_preempted.append(1), preempt(generation))
+            listeners = []
+            for request in [*requests, *requests]:
+                listeners.append(Listener())
+                engine.submit(request, listeners[-1])
+                if parallel == 1:
+                    listeners[-1].wait()
+            assert all(listener.wait().reason == "length" for listener in listeners)
+        pieces = [[event for event in listener.events if isinstance(event, Piece)] for listener in listeners]
+        return [[entry.logprob for piece in each for entry in piece.logprobs] for each in pieces], len(num_preempted)
+
+    alone, _ = answers(num_pages=16, parallel=1)
+    assert [len(each) for each in alone] == [70] * 8 and alone[:4] == alone[4:] and alone[0] != alone[3]
+    together, num_preempted = answers(num_pages=8, parallel=3)
+    assert together == alone and num_preempted > 0
