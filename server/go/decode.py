@@ -17,7 +17,7 @@ from .text import quote
 # Strings, numbers, literals, arrays and objects of one text: seconds of work and some hundred megabytes.
 MAX_VALUES = 1_000_000
 VALUES_PER_CHECK = 4096  # values between two checks for cancellation
-MAX_DEPTH = 300  # Go allows 10000; more than 300 levels help nobody and would exhaust Python's stack
+MAX_DEPTH = 300  # Go allows 10000; more than 300 levels would exhaust Python's stack
 ITEMS_PER_PIECE = 4096  # values that are freed in one go
 PIECE = 1 << 20  # most characters for one regular expression, as other threads run only between matches
 INVALID_PIECE = 1 << 16  # the same for replacing invalid bytes, which is slower
@@ -87,7 +87,7 @@ def parse_first(body: bytes) -> JSONValue:
 
 @contextmanager
 def parsed(body: bytes) -> Iterator[JSONValue]:
-    """The first value of `body`, which is taken apart when the block ends. Raises JSONSyntaxError.
+    """The first value of `body`, which is freed in pieces when the block ends. Raises JSONSyntaxError.
 
     A tree that is dropped as a whole is freed in one go, which holds up all threads: a tenth of a second for a
     million values.

@@ -46,7 +46,7 @@ def list_models(store: Store) -> ListResponse:
     for model in store.list():
         try:
             about = details(model)
-        except StoreError as error:  # deleted meanwhile, or without its config
+        except StoreError as error:  # deleted in the meantime, or without its config
             log.warning("leaving %s out of the list of models: %s", model.name, error)
             continue
         listed.append(

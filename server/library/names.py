@@ -14,7 +14,7 @@ from ..go.folding import fold
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
-_MISSING = "!MISSING!"  # an empty part beside a separator; never valid
+_MISSING = "!MISSING!"  # an empty part next to a separator; never valid
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")

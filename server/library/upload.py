@@ -1,4 +1,4 @@
-"""Contents on their way into the store: written beside the blobs, hashed, then moved to the place of their digest.
+"""Contents on their way into the store: written to a temporary file, hashed, then moved to the place of their digest.
 
 In: bytes. Out: a file `ROOT/blobs/sha256-HEX`. Raises StoreError, with advice, where the system refuses a change.
 """

@@ -1,1 +1,1 @@
-"""What goes over the wire: requests and answers of both APIs as dataclasses."""
+"""Requests and answers of both APIs as dataclasses."""

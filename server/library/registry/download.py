@@ -121,18 +121,19 @@ class Download:
 
         At most ten times a second, and once a second without progress. Raises the download's error.
         """
-        told, told_at = None, 0.0
+        reported = None
+        reported_at = 0.0
         while not self.fetched.is_set():
             now = time.monotonic()
             state = (self.completed, self.total)
-            if state != told or now - told_at > REPEAT_SECONDS:
-                told = state
-                told_at = now
+            if state != reported or now - reported_at > REPEAT_SECONDS:
+                reported = state
+                reported_at = now
                 tell(*state)
             await asyncio.wait([self.task], timeout=REPORT_SECONDS)
         if self.task.done():
             self.task.result()
-        if told is not None:
+        if reported is not None:
             tell(self.total or self.completed, self.total)
 
     async def watch_to_the_end(self, tell: Tell) -> None:
