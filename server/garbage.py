@@ -1,9 +1,9 @@
-"""Short pauses for freeing memory: what Python does in one go holds up all threads, the event loop among them.
+"""Keeps the pauses for freeing memory short: each of them stops all threads, the event loop's among them.
 
-Two things would. The cyclic garbage collector looks at every container there is, half a second for a request of a
-million values: so what the program itself consists of is set aside at the start, and everything else is looked at
-only while no large request is there. And a tree that loses its last user is freed as a whole: so a large request's
-containers are kept in a list (`made`) until it is answered, and freed from the outermost one on.
+The cyclic garbage collector visits every container, which takes half a second with a request of a million values in
+memory. So `start` sets aside the objects of the program itself, and full collections wait until no large request is in
+memory. A tree whose last reference is dropped is freed as a whole. So the containers of a large request are listed in
+`made` until it is answered, and then freed piece by piece, the outermost first.
 """
 
 import asyncio
@@ -14,33 +14,33 @@ from contextvars import ContextVar
 
 from . import pools
 
-YOUNG = 10_000  # new containers between two looks at the youngest ones; at the next generation after 10 of them
-NEVER = 1 << 30  # looks at the second generation between two at the oldest one
-LOOK_SECONDS = 5.0  # between two looks at whether there may be garbage
-MOST_SECONDS = 60.0  # for which large requests put a full collection off
+YOUNG = 10_000  # new containers between two collections of the youngest generation
+NEVER = 1 << 30  # collections of the second generation between two automatic full ones
+LOOK_SECONDS = 5.0  # between two checks whether a full collection is due
+MOST_SECONDS = 60.0  # large requests delay a full collection no longer
 ITEMS_PER_PIECE = 1000  # freed in one go
-NO_OTHER_USER = 2  # references to an argument that nobody else holds: the parameter, and that of getrefcount
+NO_OTHER_USER = 2  # sys.getrefcount of a parameter without other references
 
 made: ContextVar[list | None] = ContextVar("made", default=None)  # containers of the current request
 _usual = gc.get_threshold()
-_large: set[int] = set()  # ids of these lists, of requests that are not answered yet; of the event loop alone
+_large: set[int] = set()  # ids of the lists of unanswered requests; only the event loop uses it
 
 
 def start() -> None:
-    """Set aside what is there now, and leave the oldest generation to `collect_when_quiet`."""
+    """Set aside what exists now, and leave full collections to `collect_when_quiet`."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, NEVER)
 
 
 def stop() -> None:
-    """Leave all of it to Python again."""
+    """Restore what `start` changed."""
     gc.set_threshold(*_usual)
     gc.unfreeze()
 
 
 async def collect_when_quiet() -> None:
-    """Collect garbage for ever, while no large request is there."""
+    """Run full collections, whenever one is due and no large request is in memory. Never returns."""
     last = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_SECONDS)
@@ -50,7 +50,7 @@ async def collect_when_quiet() -> None:
 
 
 def begin() -> list:
-    """The list for the containers of the current request, which is large."""
+    """The list for the containers of the current request, which is a large one."""
     kept = made.get()
     if kept is None:
         kept = []
@@ -60,7 +60,7 @@ def begin() -> list:
 
 
 def end() -> None:
-    """Free the containers of the current request, if it is large, bit by bit. Nothing else must use them by now."""
+    """Free the containers of the current request, if it is large, bit by bit. What is still in use stays."""
     kept = made.get()
     if kept is not None:
         made.set(None)
@@ -69,7 +69,7 @@ def end() -> None:
 
 
 def _free(containers: list) -> None:
-    """Inner ones come first: so the last are the outermost, whose parts are still held by this list when they go."""
+    """Free from the end: outer containers come after their parts, which the list still holds while they are freed."""
     while containers:
         piece = containers[-ITEMS_PER_PIECE:]
         del containers[-ITEMS_PER_PIECE:]

@@ -90,3 +90,20 @@ def test_a_large_request_is_freed_when_it_is_answered():
 
     asyncio.run(conversation())
     assert gc.isenabled()
+
+
+def test_a_service_that_stops_leaves_the_collector_as_it_was():
+    before = gc.get_threshold()
+    garbage.start()
+    try:
+        assert gc.get_freeze_count() and gc.get_threshold() != before
+    finally:
+        garbage.stop()
+    assert not gc.get_freeze_count() and gc.get_threshold() == before
+
+
+def test_long_containers_are_taken_apart_unless_something_else_uses_them(monkeypatch):
+    monkeypatch.setattr(garbage, "ITEMS_PER_PIECE", 2)
+    used = [1, 2, 3]
+    garbage._free([[1, 2, 3], {1: 1, 2: 2, 3: 3}, used])
+    assert used == [1, 2, 3]

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from places import ROOT
@@ -44,7 +45,8 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
 class LiveServer:
     """`url` answers while the context lasts; `process` is the server's.
 
-    log: a file for its standard error. open_files: how many it may open; 0 leaves the limit as it is.
+    log: a file for its standard error. lag: a file in which loop_lag.py keeps the lag of its event loop.
+    open_files: how many it may open; 0 leaves the limit as it is.
     """
 
     def __init__(
@@ -54,14 +56,18 @@ class LiveServer:
         environment: dict | None = None,
         log: Path | None = None,
         open_files: int = 0,
+        lag: Path | None = None,
     ):
         self.models_folder, self.port = Path(models_folder), port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log, self._open_files = log, open_files
+        self._log, self._open_files, self._lag = log, open_files, lag
         self._environment = os.environ | {"OLLAMA_MODELS": str(models_folder)} | (environment or {})
 
     def __enter__(self):
-        command = [sys.executable, __file__, str(self.port), str(self.models_folder)]
+        program = [__file__] if self._lag is None else [str(Path(__file__).with_name("loop_lag.py"))]
+        command = [sys.executable, *program, str(self.port), str(self.models_folder)]
+        if self._lag is not None:
+            command.append(str(self._lag))
         if self._open_files:
             command = ["sh", "-c", f'ulimit -n {self._open_files}; exec "$@"', "sh", *command]
         with open(self._log or os.devnull, "ab") as log:
@@ -87,7 +93,13 @@ class LiveServer:
         self.process.wait(10)
 
 
-def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
+def main(
+    port: str,
+    models_folder: str,
+    listen_address: str = "127.0.0.1",
+    beside: Callable[[], Coroutine] | None = None,
+) -> None:
+    """`beside()` runs on the server's event loop as long as the server."""
     from vkbackend.server.http.address import Address
     from vkbackend.server.library.store import Store
     from vkbackend.server.serving import Service, listen, serve_until, start_log
@@ -98,7 +110,10 @@ def main(port: str, models_folder: str, listen_address: str = "127.0.0.1"):
     async def run():
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        task = asyncio.create_task(beside()) if beside else None
         await serve_until(service, stopped, lambda: None)
+        if task:
+            task.cancel()
 
     asyncio.run(run())
 
