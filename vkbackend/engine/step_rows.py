@@ -1,7 +1,6 @@
-"""What a step's work says beyond token ids, as arrays over all its tokens: rows of embeddings, rope positions, limits.
+"""Rows of embeddings, rope positions and limits of a step, as arrays over all its tokens.
 
-In: `SequenceWork`s, whose tokens lie one after the other. Out: fields of `graph.step.StepInputs`, for any stretch of
-them.
+In: the step's `SequenceWork`s. Out: fields of `graph.step.StepInputs` for any range of its tokens.
 """
 
 from collections.abc import Sequence
@@ -21,8 +20,12 @@ def ids_to_run(work: SequenceWork) -> list[int]:
 
 @dataclass(frozen=True)
 class StepRows:
-    """positions, limits: (n,) int32; limits are positions where a token sees nothing that follows it.
-    rope_positions: (n, 4) int32. embedded_rows: (r,) int32, ascending; embeddings: f32 (r, width).
+    """Arrays over the n tokens of a step.
+
+    positions: (n,) int32
+    embedded_rows: (r,) int32, ascending indices of rows of embeddings; embeddings: f32 (r, width), those rows
+    rope_positions: (n, 4) int32
+    limits: (n,) int32, the last position that each token sees
     """
 
     positions: np.ndarray
@@ -33,7 +36,7 @@ class StepRows:
 
     @classmethod
     def of(cls, work: Sequence[SequenceWork], positions: np.ndarray) -> "StepRows | None":
-        """None for work of token ids only."""
+        """Join the inputs of the step's works. Returns None if none has any."""
         if all(item.inputs is None for item in work):
             return None
         rows, embeddings = [], []
@@ -56,8 +59,8 @@ class StepRows:
         return cls(positions, np.concatenate(rows), np.concatenate(embeddings), rope_positions, limits)
 
     def uncut(self, first: int, last: int, most: int) -> int:
-        """The end of a stretch from `first` on that does not cut rows that see each other: the largest up to `last`,
-        else the end of the rows at its beginning. Raises RequestError if these are more than `most`.
+        """The largest end, at most `last`, of a range that begins at `first` and does not cut rows that see each other.
+        If there is none, the end of the rows at `first`. Raises RequestError if these are more than `most`.
         """
         end = last
         while end > first and self._is_cut(end):
@@ -78,7 +81,7 @@ class StepRows:
         return end < len(self.positions) and bool(self.limits[end - 1] > self.positions[end - 1])
 
     def inputs(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """Fields of `StepInputs` for the tokens first ... last - 1; only those that say something."""
+        """Fields of `StepInputs` for the tokens first ... last - 1, without those that equal their defaults."""
         found = {}
         some = slice(*np.searchsorted(self.embedded_rows, (first, last)))
         if some.stop > some.start:

@@ -172,7 +172,7 @@ def test_bits_do_not_depend_on_how_a_prompt_is_cut(opened, architecture, size):
 
 
 @each_architecture
-def test_bits_do_not_depend_on_what_runs_beside(opened, architecture):
+def test_bits_do_not_depend_on_other_sequences(opened, architecture):
     """A plain sequence and one with parts, in one step and each alone: prefill, then decode."""
     runner = opened(architecture, "device")
     cells, parts = lay_out([*PROMPT, *TOKENS[30:33]])
@@ -253,8 +253,8 @@ def test_steps_of_tokens_are_recorded_without_parts(opened):
 
 
 @each_architecture
-def test_answers_do_not_depend_on_what_runs_beside_or_is_cached(opened, architecture):
-    """Through the engine: alone, from the cache, beside others that take the pages away, and with a context that
+def test_answers_do_not_depend_on_other_requests_or_the_cache(opened, architecture):
+    """Through the engine: alone, from the cache, together with others that take the pages away, and with a context that
     shifts, which drops the picture. Each token has the same log-probability to the last bit.
     """
     tokenizer = FakeTokenizer(vocab_size=opened(architecture, "device").vocab_size)
