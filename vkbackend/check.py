@@ -102,7 +102,8 @@ def difference(op: Op, case: Case, expected: Any, actual: tuple[Any, ...]) -> fl
     expected = op.canonical(expected if isinstance(expected, tuple) else (expected,))
     worst = 0.0
     for twin, found in zip(expected, op.canonical(actual)):
-        twin, found = np.asarray(twin, np.float64), np.asarray(found, np.float64)
+        twin = np.asarray(twin, np.float64)
+        found = np.asarray(found, np.float64)
         allowed = case.atol + case.rtol * np.abs(twin)
         gap = np.abs(found - twin)
         ratio = np.where(gap == 0, 0.0, gap / np.maximum(allowed, 1e-300))

@@ -1,4 +1,4 @@
-"""A model opened for looking inside: what it refuses, in the same words on a device and on the twins."""
+"""A model opened for inspection: what it rejects, with the same messages on a device and on the twins."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(params=["device", "twins"])
 def session(request, path):
-    """session(**options) -> a Session on the device, or on the twins."""
+    """session(**options): a Session on the device, or on the twins."""
     device = request.getfixturevalue("device") if request.param == "device" else None
     return lambda **options: Session(path, device, context_length=64, **options)
 

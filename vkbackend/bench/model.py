@@ -135,11 +135,7 @@ def bench(
     Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner`
     raise.
     """
-    if tokens < 1 or rounds < 1 or any(each < 1 for each in (*prompts, *batches)):
-        raise RequestError(
-            f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all "
-            f"must be at least 1"
-        )
+    _check_sizes(prompts, batches, tokens, rounds)
     speed = measure_device(device) if device else None
     # Otherwise an earlier model in a reference cycle could be freed during the measurement and falsify it.
     gc.collect()
@@ -180,6 +176,14 @@ def bench(
         speed,
         measured.rates(),
     )
+
+
+def _check_sizes(prompts: Sequence[int], batches: Sequence[int], tokens: int, rounds: int) -> None:
+    if tokens < 1 or rounds < 1 or any(each < 1 for each in (*prompts, *batches)):
+        raise RequestError(
+            f"prompts of {list(prompts)} tokens, {list(batches)} sequences, {tokens} decoded, {rounds} rounds; all "
+            f"must be at least 1"
+        )
 
 
 class _Measurement:

@@ -83,7 +83,8 @@ class _Vocabulary:
         return ids if self._tokenizer.decode(ids) == text.encode() else self._longest_first(text.encode())
 
     def _longest_first(self, data: bytes) -> list[int]:
-        ids, at = [], 0
+        ids = []
+        at = 0
         while at < len(data):
             end = next(
                 (end for end in range(min(at + LONGEST_TOKEN, len(data)), at, -1) if data[at:end] in self._by_bytes),

@@ -40,7 +40,8 @@ class PagedCache:
     """num_pages physical pages of page_size tokens, shared by at most max_sequences sequences."""
 
     def __init__(self, num_pages: int, page_size: int, max_sequences: int, pages_per_sequence: int):
-        self.page_size, self.pages_per_sequence = page_size, pages_per_sequence
+        self.page_size = page_size
+        self.pages_per_sequence = pages_per_sequence
         self.free_pages = list(range(num_pages - 1, -1, -1))
         self.free_slots = list(range(max_sequences - 1, -1, -1))
         self.num_pages = num_pages

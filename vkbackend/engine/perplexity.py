@@ -41,7 +41,8 @@ def windows(tokens: Sequence[int], context: int, bos_id: int | None = None) -> I
     """
     tokens = list(tokens)
     yield tokens[:context], min(context, len(tokens)) - 1
-    begin, stride = context, max(context // 2, 1)
+    begin = context
+    stride = max(context // 2, 1)
     while begin < len(tokens):
         end = min(begin + stride, len(tokens))
         front = [] if bos_id is None else [bos_id]

@@ -47,7 +47,8 @@ class PrefixCache:
 
     def find(self, tokens: Sequence[Cell]) -> list[KnownPage]:
         """The full pages that hold the longest known beginning of `tokens`, in order."""
-        found, place = [], self.root
+        found = []
+        place = self.root
         for first in range(0, len(tokens) - self.page_size + 1, self.page_size):
             place = place.children.get(tuple(tokens[first : first + self.page_size]))
             if place is None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ MAX_OUTPUTS = 32
 ROW_KINDS = ("output_rows", "scored_rows", "hidden_rows")  # in the order of `graph.step.step_outputs`
 SCORED_BYTES = 64 << 20  # size limit of the logits scored at once: half of what every device can bind
 
+Executor = NumpyExecutor | DeviceExecutor | SplitExecutor
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +67,18 @@ class ModelRunner:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
         kv_type = fitting_kind(kv_type, config.head_dim)
-        self.model, self.kv_type = model, kv_type
-        self.prefill_chunk, self.max_sequences = prefill_chunk, max_sequences
+        self.model = model
+        self.kv_type = kv_type
+        self.prefill_chunk = prefill_chunk
+        self.max_sequences = max_sequences
         self.max_part = max(prefill_chunk, max_sequences, max_part)
-        self.context_length, self.vocab_size, self.width = context_length, config.vocab_size, config.width
+        self.context_length = context_length
+        self.vocab_size = config.vocab_size
+        self.width = config.width
         self.scored_chunk = rows_at_once(self.vocab_size)
         pages = -(-context_length // PAGE_SIZE)
-        page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
         if num_pages is None:
-            num_pages = _fitting_pages(model, page_shape, kv_type, pages, max_sequences)
+            num_pages = _fitting_pages(model, kv_type, pages, max_sequences)
         self.pages = PagedCache(num_pages, PAGE_SIZE, max_sequences, pages)
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
@@ -86,28 +91,20 @@ class ModelRunner:
             "hidden_rows": max_sequences,
         }  # in one part of a step
         self._places: list[int] = []  # of the outputs of the part that is running
-        sizes = {
-            "num_sequences": max_sequences,
-            "pages_per_sequence": pages,
-            "max_tokens": self.max_part,
-            "max_outputs": self._most_rows["output_rows"],
-            "max_scored": self._most_rows["scored_rows"],
-            "keep": keep,
-            "timestamps": timestamps,
-            "tuned_at": tuned_at,
-        }
-        if model.parts:
-            self.storage = self.executor = SplitExecutor(
-                model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes
-            )
-            return
-        assert model.layers is not None, "a model that is not split has its layers"
-        arena = None if model.device is None else Arena(model.device, "device")
-        self.storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
-        if model.device is None:
-            self.executor = NumpyExecutor(model.layers, self.storage, keep)
-        else:
-            self.executor = DeviceExecutor(model.device, model.layers, self.storage, skip_barrier=skip_barrier, **sizes)
+        self.storage, self.executor = _make_executor(
+            model,
+            kv_type,
+            num_pages,
+            skip_barrier,
+            num_sequences=max_sequences,
+            pages_per_sequence=pages,
+            max_tokens=self.max_part,
+            max_outputs=self._most_rows["output_rows"],
+            max_scored=self._most_rows["scored_rows"],
+            keep=keep,
+            timestamps=timestamps,
+            tuned_at=tuned_at,
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -275,20 +272,37 @@ def _frozen(output: StepOutput) -> StepOutput:
     return replace(output, full=lambda: whole)
 
 
-def _fitting_pages(
-    model: LoadedModel, page_shape: tuple[int, int, int], kv_type: str, pages: int, max_sequences: int
-) -> int:
+def _make_executor(
+    model: LoadedModel, kv_type: str, num_pages: int, skip_barrier: int | None, **sizes: Any
+) -> tuple[CacheStorage | SplitExecutor, Executor]:
+    """The cache's storage and what runs steps. sizes: further arguments of `DeviceExecutor`."""
+    config = model.config
+    if model.parts:
+        split = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
+        return split, split
+    assert model.layers is not None, "a model that is not split has its layers"
+    arena = None if model.device is None else Arena(model.device, "device")
+    page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
+    storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
+    if model.device is None:
+        return storage, NumpyExecutor(model.layers, storage, sizes["keep"])
+    return storage, DeviceExecutor(model.device, model.layers, storage, skip_barrier=skip_barrier, **sizes)
+
+
+def _fitting_pages(model: LoadedModel, kv_type: str, pages: int, max_sequences: int) -> int:
     """The number of pages of the cache: `pages` for each sequence, or as many as fit on the device, but at least those
     of one sequence.
 
-    page_shape: (page size, kv heads, head_dim). Raises OutOfMemory if one sequence does not fit.
+    Raises OutOfMemory if one sequence does not fit.
     """
     device = model.device
     wanted = pages * max_sequences
     if device is None:
         return wanted
-    tensor_bytes = cache_bytes((1, *page_shape), DTYPES[kv_type])  # one page of one layer, keys or values
-    page_bytes = 2 * model.config.num_layers * tensor_bytes
+    config = model.config
+    page_shape = (1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+    tensor_bytes = cache_bytes(page_shape, DTYPES[kv_type])  # one page of one layer, keys or values
+    page_bytes = 2 * config.num_layers * tensor_bytes
     overhead = settings.get("OLLAMA_GPU_OVERHEAD")
     limit = device.info.limits.max_storage_buffer_range
     free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)

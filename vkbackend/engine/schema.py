@@ -234,7 +234,8 @@ class _Cleaner:
             result["maximum"] = LARGEST
 
     def _text(self, given: dict, result: dict) -> None:
-        pattern, kinds = given.get("pattern"), result.get("type", "string")
+        pattern = given.get("pattern")
+        kinds = result.get("type", "string")
         if isinstance(pattern, str):
             self._pattern(pattern, result)
         elif pattern is not None:

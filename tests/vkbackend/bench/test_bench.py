@@ -1,5 +1,5 @@
-"""What `bench` measures here: rates against the least that must be moved and computed, the device's own speed,
-profiles and traces, pictures.
+"""What `bench` measures: rates and the least that must be moved and computed, the device's speed, profiles, traces,
+plots.
 """
 
 import importlib.util
@@ -96,7 +96,7 @@ def test_device_speed(device):
 
 @pytest.mark.parametrize("shader, dtype, tolerance", [("fma_f32", np.float32, 1e-5), ("fma_f16", np.float16, 0.02)])
 def test_chains_compute_what_is_counted(device, shader, dtype, tolerance):
-    """A compiler that leaves chains or steps out would make the device look faster than it is."""
+    """A compiler that removed chains or steps would make the device look faster than it is."""
     if device.kernels.missing(shader):
         missing(f"{device.info.name} has no 16-bit arithmetic")
     sums = Arena(device, "device", 4096).allocate(64 * 4)
@@ -111,7 +111,7 @@ def test_chains_compute_what_is_counted(device, shader, dtype, tolerance):
 
 
 def test_memory_beyond_weights_and_cache_is_seen(device, llama):
-    """Allocations made while it runs, then let go of, count as well."""
+    """Memory that is allocated and freed during the run counts, too."""
     model = load(llama, device)
     before = device.peak_bytes = device.allocated_bytes
     device.memory(1 << 20, "device")
@@ -185,7 +185,7 @@ def spans_of_trace(path, device_name) -> list[dict]:
 
 
 def test_spans_of_odd_clocks_stay_side_by_side(tmp_path):
-    """Perfetto leaves out spans that overlap by a nanosecond, and ticks of 1/19.2 us are no whole nanoseconds."""
+    """Perfetto drops spans that overlap by a nanosecond, and ticks of 1/19.2 us are not whole nanoseconds."""
     begin, device = 123.4e-6, []
     for number in range(400):
         device.append(Span(f"op {number}", begin, number * 7 % 50 / 19.2e6, {}))

@@ -1,6 +1,6 @@
-"""What the project promises of its own costs, measured on the starter models with bounds that a busy machine keeps:
-the host's share of a decode step, the time from a process's start to its first token, memory beyond weights and
-cache, memory over many requests.
+"""Bounds on the project's own costs, measured on the starter models and wide enough for a busy machine: the host's
+share of a decode step, the time from a process's start to its first token, memory beyond weights and cache, memory over
+many requests.
 """
 
 import json
@@ -45,7 +45,7 @@ def create(models_folder, name, gguf):
 
 
 def test_host_share_of_a_decode_step(mock, record_figure):
-    """0.3 ms is the bar on a machine of its own; half as much again for one that others use too."""
+    """The bar is 0.3 ms on an idle machine, and 50% more on a shared one."""
     found = min(
         (measure_apart(model_path("smollm2"), tokens=200, batch=1) for _ in range(2)), key=lambda each: each.turn_ms
     )
@@ -66,7 +66,7 @@ def test_host_share_grows_with_what_the_host_does(mock, tmp_path):
 
 
 def test_first_token_after_the_start_of_a_process(tmp_path, record_figure):
-    """The second run: kernels are compiled, their caches warm."""
+    """The second run: kernels are compiled and caches are warm."""
     create(tmp_path, "smollm2", model_path("smollm2"))
     environment = (
         os.environ
@@ -167,7 +167,7 @@ def test_memory_of_a_loaded_model(name, limit, tmp_path, record_figure):
 
 @pytest.mark.parametrize("kind, share, more", [("device", 0.05, 0), ("discrete_device", 0.15, 32 * MEBIBYTE)])
 def test_device_memory_beyond_weights_and_cache(request, kind, share, more, record_figure):
-    """Activations, results, step buffers, and on a device with memory of its own the rings to and from it."""
+    """Activations, results, step buffers, and, on a device with dedicated memory, the staging rings."""
     memory = bench(
         model_path("smollm2"), request.getfixturevalue(kind), prompts=(128,), batches=(1, 4), tokens=1, rounds=1
     ).memory

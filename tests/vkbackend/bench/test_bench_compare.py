@@ -1,6 +1,4 @@
-"""`bench --compare`: servers of both kinds measured by the client's clock, plans for slow ones, ratios round by
-round.
-"""
+"""`bench --compare`: both kinds of servers by the client's clock, plans for slow ones, ratios round by round."""
 
 import importlib.util
 import json
@@ -26,7 +24,7 @@ from vkbackend.server.cli.main import cli
 
 
 class Steady:
-    """A server that takes the same time for every word and token; `asked` remembers what for."""
+    """A server that takes the same time for every word and token; `asked` records the requests."""
 
     def __init__(self, name, word_seconds, token_seconds):
         self.name, self.word_seconds, self.token_seconds = name, word_seconds, token_seconds
@@ -98,7 +96,7 @@ def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
 
 def test_clients_that_ask_at_the_same_time():
     class OneByOne(Steady):
-        """50 ms for each answer, whoever else waits."""
+        """Takes 50 ms for each answer, however many requests there are."""
 
         lock = Lock()
 

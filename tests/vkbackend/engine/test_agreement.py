@@ -1,6 +1,6 @@
-"""The numbers can be trusted: next-token log-probabilities of a 512-token English text, Vulkan against the numpy
-twins and against llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are
-printed: pytest -s, or the summary.
+"""Agreement of next-token log-probabilities of a 512-token English text: Vulkan against the numpy twins and against
+llama.cpp (tests/data/prompt_logprobs_*.json, made by prompt_logprobs_llama_cpp.py). Figures are printed: pytest -s, or
+the summary.
 """
 
 import json
@@ -23,7 +23,7 @@ def recorded(name: str) -> dict:
 
 @cache
 def score(name: str, device, kv_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """-> log-probability of each token after the first, most likely token at each position."""
+    """(log-probability of each token after the first, most likely token at each position)."""
     tokens = recorded(name)["tokens"]
     session = Session(model_path(name), device, kv_type=kv_type)
     logprobs, best = [], []
@@ -46,7 +46,7 @@ def test_tokens_are_those_that_llama_cpp_scored(twins):
 
 @pytest.mark.parametrize("kv_type, bar", [("f32", 1e-3), ("f16", 5e-3), ("q8_0", 4e-2)])
 def test_device_agrees_with_twins(twins, device, kv_type, bar, record_figure):
-    """Of each cache against twins that store f32. q8_0 keeps 8 bits, which is what its bars are about."""
+    """Each cache type against twins that store f32. The bars of q8_0 allow for its 8 bits."""
     name, (expected, best) = twins
     found, top = score(name, device, kv_type)
     mean, same = np.abs(found - expected).mean(), (top == best).mean()

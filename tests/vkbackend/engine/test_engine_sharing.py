@@ -13,7 +13,7 @@ from vkbackend.errors import OutOfMemory
 
 
 def num_run(world, since=0):
-    """How many tokens the steps from `since` on ran."""
+    """Number of tokens that the steps from `since` on ran."""
     return sum(len(work.tokens) for step in world.runner.steps[since:] for work in step)
 
 
@@ -29,7 +29,7 @@ def test_a_conversation_runs_only_its_new_tokens(world):
 
 
 def test_the_second_turn_of_a_long_chat(world):
-    """Whatever place in a page the first turn ends at, its tokens run once."""
+    """The tokens of the first turn run once, wherever in a page it ends."""
     here = world([["w%d" % index for index in range(20)]], max_sequences=1, context_length=1200, page_size=32)
     for length in range(995, 1030, 7):
         here.engine.runner.forget()
@@ -206,7 +206,7 @@ def test_requests_beyond_the_slots_wait_their_turn(world):
 
 
 def counting(tokens):
-    """The next token of a text that counts on from its last one."""
+    """The next token of a text that counts up."""
     return tokens[-1] + 1
 
 

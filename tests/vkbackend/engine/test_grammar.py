@@ -1,6 +1,4 @@
-"""Structured output: which formats are taken, that every text keeps to its own, and that log-probabilities stay
-those of the raw logits.
-"""
+"""Structured output: accepted formats, texts that match them, and log-probabilities of the raw logits."""
 
 import asyncio
 import json

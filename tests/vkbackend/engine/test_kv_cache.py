@@ -1,6 +1,4 @@
-"""The page cache without a device: what is shared, what is kept, what goes first, and that no page is ever lost or
-held twice.
-"""
+"""The page cache without a device: which pages are shared, kept and evicted; no page is lost or held twice."""
 
 import random
 import threading
@@ -44,7 +42,7 @@ def test_full_pages_are_shared_and_the_rest_is_not():
 
 
 def test_one_whole_page_of_a_page_in_use_is_not_written_to():
-    """A text that leaves another one inside a page computes that page anew."""
+    """A text that differs from another one within a page computes that page itself."""
     cache = PagedCache(16, 4, 4, 8)
     first, _ = store(cache, list(range(12)))
     second, known = store(cache, [0, 1, 2, 3, 4, 5, 99, 98, 97])
@@ -75,7 +73,7 @@ def test_an_end_is_not_taken_where_more_would_be_lost_than_gained():
 
 
 def test_the_same_tokens_elsewhere_are_not_the_same():
-    """A page is known by all tokens before it, too."""
+    """A page is identified by the tokens before it, too."""
     cache = PagedCache(16, 4, 4, 8)
     cache.close(store(cache, [1, 2, 3, 4, 9, 9, 9, 9])[0])
     assert store(cache, [5, 6, 7, 8, 9, 9, 9, 9])[1] == 0
@@ -83,7 +81,7 @@ def test_the_same_tokens_elsewhere_are_not_the_same():
 
 
 def test_tokens_are_compared_where_their_hashes_are_equal():
-    """Python's hash of a whole number is its rest by 2^61 - 1."""
+    """Python's hash of an integer is its remainder modulo 2^61 - 1."""
     modulus = 2**61 - 1
     one, other = (1, 2, 3, 4), (1, 2 + modulus, 3, 4)
     assert hash(one) == hash(other)
@@ -161,7 +159,7 @@ def test_pages_in_use_never_go():
 
 
 def test_room_counts_known_pages_once():
-    """A page that the new sequence reuses is not needed, and, where nobody used it, not there for others either."""
+    """A page that the new sequence reuses needs no room, but if it was unused, it is not available to others."""
     cache = PagedCache(4, 4, 3, 4)
     cache.close(store(cache, list(range(8)))[0])
     other, _ = store(cache, [50])
@@ -242,7 +240,7 @@ def test_requests_that_come_and_go_at_random():
 
 
 def requests_at_random(seed) -> int:
-    """-> how often a generation gave way to others."""
+    """Returns how often a generation was preempted."""
     rng = random.Random(seed)
     tokenizer = FakeTokenizer()
     words = [tokenizer.id(f" w{index}") for index in range(60)]
@@ -305,7 +303,7 @@ def requests_at_random(seed) -> int:
 
 
 def events(engine, request, leaves):
-    """The request's events; cancelled after so many of them, where `leaves` is a number."""
+    """Yield the request's events. If `leaves` is a number, cancel after that many."""
     received, arrived = [], threading.Condition()
 
     def listener(event):

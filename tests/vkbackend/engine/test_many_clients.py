@@ -1,6 +1,4 @@
-"""Many clients at once on a real device: each gets the tokens and the log-probabilities that it gets alone, bit by
-bit.
-"""
+"""Many concurrent clients on a real device: each gets the same tokens and log-probabilities as alone, bit for bit."""
 
 import time
 from dataclasses import replace
@@ -33,7 +31,7 @@ def test_sixteen_clients_get_what_each_gets_alone(device, record_figure):
 
 
 def test_eight_decode_together_faster_than_one(device, record_figure):
-    """Each step reads the weights once for all of them."""
+    """Each step reads the weights once for all sequences."""
     with open_engine(model_path("smollm2"), device, parallel=8, num_pages=None, context_length=128) as engine:
         options = replace(GREEDY, logit_bias=dict.fromkeys(engine.tokenizer.eos_ids, -1000.0))
         requests = [
@@ -82,7 +80,7 @@ def test_those_who_gave_way_get_the_same_bits(tmp_path, device, monkeypatch, arc
 
 
 def test_the_second_turn_of_a_chat_runs_its_own_tokens_only(device, record_figure):
-    """A chat of 1,000 tokens goes on: the first token of the second turn comes in a fraction of the first one's
+    """A chat of 1,000 tokens continues: the first token of the second turn comes in a fraction of the first one's
     time.
     """
     runner = ModelRunner(load(model_path("smollm2"), device), context_length=2048, max_sequences=1)

@@ -111,7 +111,7 @@ def test_errors_as_recorded():
 
 
 def test_options_out_of_range_are_clamped_as_recorded():
-    """Against a sampler with the recorded effective values: equal distributions."""
+    """The distribution equals that of a sampler with the recorded effective values."""
     values = np.array([2.0, 1.5, 0.0, -1.0], np.float32)
     for case in vectors("new_sampler"):
         given = dict(temperature=case["temperature"], top_p=case["top_p"], min_p=case["min_p"])
@@ -170,7 +170,7 @@ def test_accepted_tokens_are_penalised():
 
 
 def test_accepted_tokens_push_earlier_ones_out_of_sight():
-    """A token that comes twice counts until its second occurrence is out of sight."""
+    """A token that occurs twice counts until its second occurrence leaves the window."""
     sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=3), [0, 0, 5])
     row, taken = logits_row([3.0, 2.0]), []
     for token_id in (5, 5, 5):
@@ -202,7 +202,7 @@ CHAINS = {
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_candidates_give_what_the_whole_row_gives(name, spread):
-    """The same draws whether the row brings a few logits or all of them; penalties hit the likeliest tokens."""
+    """The draws are the same with a few candidates and with all logits; penalties apply to the most likely tokens."""
     random = np.random.default_rng(11)
     for seed in range(12):
         logits = (random.normal(size=700) * spread).round(1).astype(np.float32)  # rounded: many ties

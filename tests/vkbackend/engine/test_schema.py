@@ -1,4 +1,4 @@
-"""Schemas as clients send them: whatever Ollama takes is taken, the text is held to what can be held, and the log
+"""Schemas as clients send them: what Ollama accepts is accepted, the text matches what can be enforced, and the log
 names the rest.
 """
 
@@ -26,9 +26,7 @@ def grammars(tokenizer):
 
 
 def write(grammars, tokenizer, schema, favourites, begin="", limit=400) -> str:
-    """What a model writes that would like to go on with the first of its favourite characters for ever; it ends as
-    soon as it must.
-    """
+    """The text of a model that always prefers the first of its favourite characters and ends only when it must."""
     constraint = grammars.constraint(schema if isinstance(schema, str) else json.dumps(schema))
     text = b""
     for token in tokenizer.encode(begin):

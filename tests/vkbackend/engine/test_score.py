@@ -1,6 +1,4 @@
-"""How likely the tokens of a text are, and where a text lies among others: what an engine tells of a prompt without
-continuing it.
-"""
+"""Log-probabilities and embeddings of prompts that are not continued, and perplexity."""
 
 import json
 import math
@@ -40,7 +38,7 @@ SCORED = [
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """path(architecture) -> a small model's file."""
+    """path(architecture): a small model's file."""
     folder = tmp_path_factory.mktemp("models")
     return lru_cache(None)(lambda architecture: write_tiny_gguf(folder / f"{architecture}.gguf", architecture, "q8_0"))
 

@@ -1,4 +1,4 @@
-"""Tokens' bytes to text: against recordings of the original, and the cases that matter to a reader of a stream."""
+"""Bytes of tokens to text: compared with recordings of the original, and cases that matter to readers of a stream."""
 
 import base64
 import json
@@ -65,7 +65,7 @@ def test_incomplete_characters_as_recorded():
 
 
 def test_streams_as_recorded():
-    """The original sends no piece without text; ours carry the log-probabilities of tokens that make none."""
+    """The original sends no pieces without text; ours may carry log-probabilities of tokens without text."""
     cases = vectors("runner_stream")
     assert cases
     for case in cases:
@@ -129,7 +129,7 @@ def test_the_end_of_a_text_against_all_beginnings_of_a_stop_string():
 
 
 def test_a_stop_string_as_long_as_a_request_costs_little():
-    """It stands in the way of all other generations: the engine's one thread looks for it at every token."""
+    """Slow stop strings would delay all generations: the engine's one thread searches for them at every token."""
     stream, started = TextStream(["x" * 1_000_000]), time.process_time()
     for _ in range(50):
         assert stream.push(b"token").text == "token"
