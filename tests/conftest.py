@@ -18,8 +18,8 @@ if DEFAULT.manifest is not None and not os.environ.get("VK_DRIVER_FILES"):
 
 
 def _open(force_discrete: bool = False):
-    from vkbackend.device.context import Device
     from vkbackend.device.choosing import choose
+    from vkbackend.device.context import Device
     from vkbackend.device.discover import list_devices
     from vkbackend.errors import NoDevice
 

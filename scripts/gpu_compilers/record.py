@@ -141,8 +141,8 @@ def row_of(dispatch) -> dict:
 
 def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
     """All kernels of all MODELS and FORMATS on a device that looks like `target`."""
-    from vkbackend.device.context import Device
     from vkbackend.device.choosing import choose
+    from vkbackend.device.context import Device
     from vkbackend.device.discover import list_devices
     from vkbackend.engine.runner import ModelRunner
     from vkbackend.graph.forward import CacheValues, build

@@ -226,6 +226,7 @@ def _kernels(_: str, options: dict) -> Measured:
     from .bench_text import dataclass_columns
 
     with _device(options) as device:
+        assert device is not None  # --cpu is refused with --kernels
         found = measure(device)
     return [asdict(each) for each in found], dataclass_columns(found), lambda: None
 

@@ -1,8 +1,8 @@
 """The web pages of this server, every byte of them from here.
 
 A page is a folder next to this file with an `index.html` and the files that it needs, and a row in PAGES. The page is
-served at its path, its files one level below. Links in a page have no slash in front, so that they hold behind a proxy that serves
-this server below a path of its own.
+served at its path, its files one level below. Links in a page have no slash in front, so that they still hold behind a
+proxy that serves this server below a path of its own.
 """
 
 from dataclasses import dataclass

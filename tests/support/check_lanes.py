@@ -11,8 +11,8 @@ import sys
 from dataclasses import replace
 
 from vkbackend import check
-from vkbackend.device.context import Device
 from vkbackend.device.choosing import choose
+from vkbackend.device.context import Device
 from vkbackend.device.device_info import DeviceType
 from vkbackend.device.discover import list_devices
 from vkbackend.ops import OPS

@@ -12,8 +12,8 @@ import time
 import numpy as np
 
 from vkbackend.device.buffers import Arena
-from vkbackend.device.context import Device
 from vkbackend.device.choosing import choose
+from vkbackend.device.context import Device
 from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import Dispatch, Program
 from vkbackend.device.shaders import compile_glsl

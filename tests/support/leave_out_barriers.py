@@ -13,8 +13,8 @@ from pathlib import Path
 
 from run_generation import layers_in_process
 
-from vkbackend.device.context import Device
 from vkbackend.device.choosing import choose
+from vkbackend.device.context import Device
 from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import ModelRunner

@@ -8,8 +8,8 @@ import sys
 import time
 
 from vkbackend.check import check
-from vkbackend.device.context import Device
 from vkbackend.device.choosing import choose
+from vkbackend.device.context import Device
 from vkbackend.device.discover import list_devices
 from vkbackend.device.shaders import variants
 

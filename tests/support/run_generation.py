@@ -10,8 +10,8 @@ import argparse
 import json
 import time
 
-from vkbackend.device.context import Device
 from vkbackend.device.choosing import choose
+from vkbackend.device.context import Device
 from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import SHADER_WRITE, STAGE_COMPUTE, STAGE_HOST, Recorder
 from vkbackend.engine.contract import SequenceWork

@@ -39,8 +39,8 @@ def write_tiny_gguf(
     a text. format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format}
     for exceptions. window: gemma3's sliding window (its sixth layer, where num_layers reaches it, sees everything).
     biases: names of matrices that have one, such as "attn_q" (in every block) or "output". fields: further metadata
-    (bool, int, float, str or list), in place of what stands here under the same key; tensors: {name: shape} of further f32
-    tensors.
+    (bool, int, float, str or list), which replaces what is written here under the same key; tensors: {name: shape} of
+    further f32 tensors.
     """
     rng, bias_rng = (
         np.random.default_rng(seed),

@@ -274,11 +274,14 @@ class DeviceExecutor:
                 is_tuned = False
             dispatches += node.op.record(self.device, inputs, outputs, **node.attrs, **chosen)
         made = [views.found[value] for value in graph.results]
-        results = [
-            replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes)) for view in made
-        ]
+        results = [self._on_host(view) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
         return Plan(graph, self._programs(dispatches, copies), views.found, results, is_tuned)
+
+    def _on_host(self, view: TensorView) -> TensorView:
+        """Where a result of the step is read."""
+        assert self._readback is not None
+        return replace(view, buffer=Buffer(self._readback, view.buffer.offset, view.buffer.num_bytes))
 
     def _place(self, graph: Graph) -> Views:
         """Make room for the activations and results of `graph`."""

@@ -40,6 +40,7 @@ class Views:
         if base.kind is Kind.ACTIVATION:
             return Buffer(self.activations, self.arena.offsets[base], storage_bytes(base))
         if base.kind is Kind.RESULT:
+            assert self.results is not None
             return Buffer(self.results, self.result_offsets[base], storage_bytes(base))
         if base.kind is Kind.STEP:
             return self.step_buffers[base]

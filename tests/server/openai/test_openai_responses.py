@@ -87,7 +87,7 @@ def test_recorded_answers(monkeypatch):
                 monkeypatch.setattr(choices, "replies", scripted(vector, cls))
                 if vector["endpoint"] == "/v1/models":
                     listed = bind(ListResponse, json.dumps(vector["handler_values"][0]).encode())
-                    monkeypatch.setattr(describe, "list_models", lambda store: listed)
+                    monkeypatch.setattr(describe, "list_models", lambda store, listed=listed: listed)
                 method = "GET" if vector["endpoint"].startswith("/v1/models") else "POST"
                 answer = await client.request(method, vector["endpoint"], data=vector["request"].encode())
                 got = answer.status, answer.headers["Content-Type"], normal(await answer.text())
