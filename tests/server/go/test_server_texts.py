@@ -1,6 +1,4 @@
-"""Small texts of the server against recordings: names, sizes, times, durations, quantization levels, options,
-Modelfiles.
-"""
+"""Small texts against recordings: names, sizes, times, durations, quantization levels, options, Modelfiles."""
 
 import base64
 from datetime import timedelta, timezone
@@ -114,7 +112,7 @@ TENSOR_TYPES = (
 
 
 def test_every_number_of_a_type_has_ollamas_name():
-    """A dash: one that Ollama calls unknown."""
+    """A dash stands for a type that Ollama calls unknown."""
     for names_, function in ((FILE_TYPES, quantization.file_type_name), (TENSOR_TYPES, quantization.tensor_type_name)):
         assert [function(number) for number in range(len(names_))] == [name.replace("-", "unknown") for name in names_]
         assert function(1024) == function(-1) == "unknown"
@@ -375,7 +373,7 @@ def test_values_as_fmt_prints_them():
     ["\U0001fa77", "\U0001fae8", "\U0001f6dc", "\U00031350", "\u0cf3", "\U0001fae9", "\U0002ebf0", "\U0003fffd"],
 )
 def test_a_modelfile_keeps_characters_that_python_does_not_know_yet(character):
-    """Of Unicode 15, of 15.1 and 16, and of none so far."""
+    """Characters of Unicode 15, of 15.1 and 16, and unassigned ones."""
     commands = modelfile.parse(
         f"FROM x\nSYSTEM a {character} b\nPARAMETER stop {character}\nMESSAGE user {character}\n"
     )
@@ -409,7 +407,7 @@ def test_quoting_prints_what_go_prints(character, is_printed):
 
 
 def test_parameters_are_numbers_of_32_bits():
-    """As Go reads PARAMETER lines, writes them into requests and shows them."""
+    """As Go reads PARAMETER lines, sends them in requests and shows them."""
     found = format_parameters(
         {"temperature": ["0.123456789"], "top_p": ["0.9"], "repeat_penalty": ["1.1"], "min_p": ["1e-45"]}
     )

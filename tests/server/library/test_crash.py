@@ -1,6 +1,4 @@
-"""The store outlives whatever ends a program: killed at any instant it holds whole models only, and others may work
-on it at the same time.
-"""
+"""The store survives a crash at any instant with complete models only, even if other programs use it as well."""
 
 import os
 import random
@@ -73,7 +71,7 @@ def test_killed_at_any_instant_it_holds_whole_models(tmp_path, files, monkeypatc
 
 
 def test_ended_before_each_of_its_file_operations_it_holds_whole_models(tmp_path, files):
-    """Creating, replacing, quantizing, copying, deleting: every point between two changes on disk, one by one."""
+    """At every point between two changes on disk, for creating, replacing, quantizing, copying and deleting."""
     program = SUPPORT / "crash_points.py"
     done = subprocess.run(
         [sys.executable, program, tmp_path, files[0]], cwd=ROOT, capture_output=True, text=True, timeout=200
@@ -171,7 +169,7 @@ def test_a_server_clears_at_its_start_what_a_crash_left(tmp_path):
 
 
 def start_of_ollama(store):
-    """What Ollama does when it starts: blobs that no manifest names go, and files in blobs/ with other names."""
+    """What Ollama does at start: remove unreferenced blobs, and files in blobs/ with other names."""
     used = set().union(*(store.manifest(name).digests for name in store.all_names()), set())
     for path in store.blobs.iterdir():
         if path.name.replace("-", ":") not in used:
@@ -210,7 +208,7 @@ def test_an_upload_outlives_the_start_of_an_ollama(tmp_path):
 
 
 def test_weights_that_vanish_for_good_are_named(tmp_path, monkeypatch):
-    """Those of the model that it is made from, deleted by somebody else meanwhile."""
+    """Another program deletes the weights of the base model in the meantime."""
     store = Store(tmp_path / "store")
     make_model(store, "base", tmp_path)
     digest, write_manifest = store.get("base").model_layer.digest, store.write_manifest

@@ -1,4 +1,4 @@
-"""`create` from a model that is not here: it is pulled first, by name, from the registry that the name says."""
+"""`create` from a model that is not in the store: it is pulled first, from the registry in its name."""
 
 import json
 
@@ -38,7 +38,7 @@ def store(tmp_path):
 
 
 def lines_of(store, **request) -> tuple[int, list[dict]]:
-    """POST /api/create -> (status, lines)."""
+    """(status, lines) of POST /api/create."""
 
     async def conversation(client):
         async with client.post("/api/create", json=request) as answer:
@@ -49,7 +49,7 @@ def lines_of(store, **request) -> tuple[int, list[dict]]:
 
 @pytest.mark.parametrize("has_host", [True, False])
 def test_a_base_that_is_not_here_is_pulled_first(registry, store, monkeypatch, has_host):
-    """Names without a host are those of Ollama's registry, for which a mirror may stand."""
+    """Names without a host belong to Ollama's registry, which a mirror can replace."""
     host = registry.host if has_host else "registry.ollama.ai"
     monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"{host}=http://{registry.host}")
     base = f"{host}/library/base" if has_host else "base"

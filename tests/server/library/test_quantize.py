@@ -1,6 +1,4 @@
-"""`quantize`: each tensor gets the type that llama.cpp would give it, every type is written as `gguf` reads it, and
-the models run.
-"""
+"""`quantize`: tensors get llama.cpp's types, every type is written as `gguf` reads it, and the models run."""
 
 import importlib.util
 import json
@@ -81,7 +79,7 @@ def store(tmp_path):
 
 
 def add(store, path, **request) -> list:
-    """Create "m" from a file -> what was told, as (status, total, completed)."""
+    """Create "m" from a file; the reports, as (status, total, completed)."""
     with store.upload() as upload:
         upload.write(path.read_bytes())
         digest = upload.finish()
@@ -100,7 +98,7 @@ def run_create(store, **request) -> list:
 
 
 def random_gguf(path, dtype=np.float16, **options):
-    """A tiny model whose matrices hold normally distributed numbers."""
+    """A tiny model with normally distributed matrices."""
     original = GGUFFile.open(
         write_tiny_gguf(path.with_suffix(".base"), format="f16" if dtype == np.float16 else "f32", **options)
     )
@@ -128,7 +126,7 @@ def random_gguf(path, dtype=np.float16, **options):
 
 
 def dequantized(gguf: GGUFFile, name: str) -> np.ndarray:
-    """By the package `gguf`, which knows every type."""
+    """Dequantize with the package `gguf`, which has every type."""
     info = gguf.tensors[name]
     raw = gguf.data(name).reshape(int(np.prod(info.shape[:-1])), -1)
     plain = {_T.F32: np.float32, _T.F16: np.float16}.get(info.type)
@@ -137,7 +135,7 @@ def dequantized(gguf: GGUFFile, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("model, file_type", [("gemma3", "Q4_K_M"), ("smollm2", "Q4_1")])
 def test_types_are_those_that_llama_cpp_gave(model, file_type):
-    """The two models at hand were quantized by llama.cpp."""
+    """llama.cpp quantized the two starter models."""
     gguf = GGUFFile.open(model_path(model))
     before = [replace(tensor, type=_T.F16 if len(tensor.shape) > 1 else _T.F32) for tensor in from_gguf(gguf).tensors]
     types = mixture.types(file_type, before)
@@ -146,7 +144,7 @@ def test_types_are_those_that_llama_cpp_gave(model, file_type):
 
 
 def test_types_of_the_small_mixtures():
-    """32 layers, four heads for each of k's: the layers that get more, counted by hand."""
+    """32 layers, four query heads per KV head; the layers with better types were counted by hand."""
 
     def matrix(name, rows, columns):
         return replace(from_gguf_tensor, name=name, shape=(rows, columns))
@@ -290,7 +288,7 @@ def smollm2(tmp_path_factory):
 
 
 def test_smollm2_stays_what_it_is(smollm2):
-    """How well it foretells a text barely changes."""
+    """Its perplexity barely changes."""
     was, now = Session(model_path("smollm2")), Session(smollm2)
     tokens = was.tokenizer.encode(
         "The capital of France is Paris. It lies on the river Seine, and two million people live there."

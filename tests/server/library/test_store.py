@@ -1,6 +1,4 @@
-"""The model store on disk: an existing library is read in place, changes are whole or not at all, bad input harms
-nothing.
-"""
+"""The model store on disk: an existing library is used in place, changes are atomic, bad input does no harm."""
 
 import errno
 import fcntl
@@ -41,14 +39,14 @@ def blobs(store):
 
 
 def build(store, **request):
-    """-> the statuses that /api/create would tell."""
+    """Create a model; the statuses that /api/create would report."""
     statuses, ask = [], native.CreateRequest(**request)
     create.create(store, ask, create.checked_name(ask), statuses.append)
     return statuses
 
 
 def write_library(root):
-    """A library as Ollama leaves it, written byte by byte here."""
+    """A library as Ollama writes it, made byte by byte."""
     (root / "blobs").mkdir(parents=True)
 
     def blob(contents):
@@ -269,7 +267,7 @@ def test_create_over_a_base_replaces_and_adds(store, tmp_path):
 
 
 def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
-    """As in the original: one model's tags stay together, however their names are typed."""
+    """As in the original, the tags of one model stay together, regardless of the case of its name."""
     make_model(store, "Llama:7B", tmp_path)
     store.copy(parse_name("Llama:7B"), parse_name("hf.co/Someone/x:Q8_0"))
     for source, written, wanted in (
@@ -401,7 +399,7 @@ def test_show_gives_null_for_metadata_that_json_cannot_hold(store, tmp_path, num
 
 
 def test_tensors_show_as_the_types_that_ollama_names(store, tmp_path):
-    """MXFP4 has two numbers: ggml's, and the one that Ollama gave it before."""
+    """MXFP4 has two numbers: ggml's, and Ollama's earlier one."""
     path = tmp_path / "m.gguf"
     names_and_types = {}
     for number, name in ((4, "MXFP4"), (39, "MXFP4"), (20, "unknown")):
@@ -492,7 +490,7 @@ def test_thinking_tags_of_templates():
     "number, advice", [(errno.ENOSPC, "remove models you do not need"), (errno.EROFS, "give this user write access")]
 )
 def test_what_the_system_refuses_is_said_with_what_to_do(store, tmp_path, monkeypatch, number, advice):
-    """A disk that is full, a folder that is read-only; and nothing half is left."""
+    """On a full disk or in a read-only folder; no partial files are left."""
     make_model(store, "m", tmp_path)
     before, name = sorted(path.name for path in store.blobs.iterdir()), parse_name("m")
     fsync = os.fsync

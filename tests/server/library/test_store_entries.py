@@ -1,4 +1,4 @@
-"""Stores that are not as they should be: odd files, old names, missing folders. Nothing hangs, nothing is lost."""
+"""Damaged and unusual stores: odd files, old names, missing folders. Nothing hangs, nothing is lost."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ def store(tmp_path):
 
 @pytest.fixture(autouse=True)
 def little_memory():
-    """A read without end fails at once, not when the machine is out of memory."""
+    """Reading an endless file fails at once, not when memory runs out."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
@@ -109,7 +109,7 @@ def test_a_folder_in_a_manifests_place_keeps_no_blobs(store, monkeypatch):
 
 
 def test_a_manifest_that_points_nowhere_keeps_all_blobs(store, tmp_path, monkeypatch):
-    """Its file may be on a disk that is not mounted."""
+    """The disk of its file may not be mounted."""
     monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     unused = store.blob_path(store.add_blob(b"perhaps of that model")[0])
     (store.manifests / "registry.ollama.ai/library/sound/other").symlink_to(tmp_path / "not-mounted" / "manifest")
@@ -204,7 +204,7 @@ def test_blobs_that_an_old_ollama_wrote_get_todays_names_at_start(store):
 
 @pytest.mark.parametrize("state", ["missing", "empty", "empty folders", "unreadable", "unreadable below"])
 def test_without_manifests_no_blob_is_removed(store, state, caplog, monkeypatch):
-    """The disk that they are on may not be mounted."""
+    """The disk of the manifests may not be mounted."""
     before = {path.name for path in store.blobs.iterdir()}
     for path in store.blobs.iterdir():
         os.utime(path, (time.time() - 7 * 86400,) * 2)
@@ -222,7 +222,7 @@ def test_without_manifests_no_blob_is_removed(store, state, caplog, monkeypatch)
 
 
 def refuse_to_list(folder, monkeypatch):
-    """As a folder of another user does; tests may run as root, who is never refused."""
+    """Behave like a folder of another user; tests may run as root, for whom every folder is readable."""
     listdir = os.listdir
 
     def refusing(path):

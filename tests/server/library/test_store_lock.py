@@ -1,4 +1,4 @@
-"""The store's lock in another program's hands: reading goes on, changes are told so after a while."""
+"""The store's lock is held by another program: reading works, changes fail with an explanation after a while."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def holder(store):
-    """Another process that holds the lock, as `flock STORE/.vkbackend/lock sleep 60` does."""
+    """Another process holds the lock, like `flock STORE/.vkbackend/lock sleep 60`."""
     program = (
         "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
         "print('held', flush=True); time.sleep(60)"

@@ -1,6 +1,6 @@
-"""What /v1 does beyond Ollama 0.12.11, over the real engine with a fake runner: n, logit_bias,
+"""Extensions of /v1 beyond Ollama 0.12.11, on the real engine with a fake runner: n, logit_bias,
 max_completion_tokens, log-probabilities of completions, echo, raw prompts, token ids; clients that leave, errors in
-the middle.
+mid-stream.
 """
 
 import asyncio
@@ -145,7 +145,7 @@ def test_the_native_api_takes_a_bias_as_an_option(tmp_path):
 
 
 def check_shape(logprobs, text):
-    """One entry per token in each list; offsets are where the tokens lie in the text."""
+    """Each list has one entry per token; offsets are positions in the text."""
     lengths = {len(logprobs[key]) for key in ("tokens", "token_logprobs", "text_offset")}
     assert len(lengths) == 1
     for token, offset in zip(logprobs["tokens"], logprobs["text_offset"]):
@@ -268,7 +268,7 @@ def test_echo_of_nothing_more_than_the_prompt(tmp_path):
 
 
 def test_an_end_token_is_an_entry_behind_an_echoed_prompt(tmp_path):
-    """Evaluations leave out the last entry, as one token was asked for: it must not be one of the prompt."""
+    """lm-eval drops the last entry, as it requests one token: it must not be a token of the prompt."""
 
     async def scenario():
         async with serving(tmp_path, [[]]) as client:
@@ -284,7 +284,7 @@ def test_an_end_token_is_an_entry_behind_an_echoed_prompt(tmp_path):
 
 
 def test_a_beginning_of_text_token_is_an_entry_without_a_place(tmp_path):
-    """One that the model's tokenizer puts before a text; ids are taken as they are."""
+    """The model's tokenizer adds it to a text; ids are used as they are."""
 
     async def scenario():
         async with serving(tmp_path, [["yes"]]) as client:

@@ -1,6 +1,4 @@
-"""The whole server with a scripted engine behind /v1: recorded conversations with Ollama 0.12.11, and what this
-server does beyond them.
-"""
+"""The whole server with a scripted engine behind /v1: recorded conversations with Ollama 0.12.11, and extensions."""
 
 import asyncio
 import re

@@ -1,6 +1,4 @@
-"""Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and which of the likeliest tokens are
-shown.
-"""
+"""Log-probabilities in the shape of /v1/completions: texts, bytes, offsets, and the alternatives shown."""
 
 import pytest
 from tiny_gguf import write_tiny_gguf

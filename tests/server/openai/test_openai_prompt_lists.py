@@ -5,7 +5,7 @@ from openai_world import TEMPLATE, complete, events
 
 
 def test_a_list_of_prompts_has_a_choice_for_each(tmp_path):
-    """A text in a list is put into the template as one outside a list; token ids are taken as they are."""
+    """A text in a list goes through the template like a single one; token ids are used as they are."""
 
     async def scenario():
         async with serving(tmp_path, [["yes"]], template=TEMPLATE) as client:

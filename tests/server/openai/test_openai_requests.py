@@ -1,6 +1,4 @@
-"""Requests of /v1: how they become native ones, against what Ollama 0.12.11 was recorded to make of them, and what
-is ours.
-"""
+"""Conversion of /v1 requests to native ones, against recordings of Ollama 0.12.11, and our own extensions."""
 
 import json
 
@@ -24,7 +22,7 @@ LISTS_OF_PROMPTS = {"openai-request-158", "openai-request-159"}
 
 
 def convert(endpoint, body):
-    """-> (status, text)"""
+    """(status, text) of a converted request."""
     cls, to_native = KINDS[endpoint]
     try:
         return 200, encode.dumps(to_native(requests.read(cls, body.encode())))

@@ -1,6 +1,4 @@
-"""Answers of /v1: what native answers become on the wire, against recordings of Ollama 0.12.11, whole, streamed and
-broken off.
-"""
+"""Conversion of native answers to those of /v1, whole, streamed and failed, against recordings of Ollama 0.12.11."""
 
 import asyncio
 import json

@@ -1,6 +1,4 @@
-"""The OpenAPI document says what the server does: every route, the requests that clients send and the answers that
-they get.
-"""
+"""The OpenAPI document matches the server: its routes, the requests of clients, and the answers."""
 
 import json
 import re
@@ -21,7 +19,7 @@ LENIENT = {f"openai-request-{number}" for number in ("004", "021", "022", "023",
 
 
 def valid(value, name: str) -> str:
-    """Empty where `value` fits the component, else why not."""
+    """Why `value` does not match the component; empty if it does."""
     schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
     errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
     return "; ".join(f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors)
@@ -52,7 +50,7 @@ def test_schemas_are_schemas():
     ],
 )
 def test_requests_that_are_taken_fit(path, name):
-    """All that were recorded with status 200, but for those that only leniency lets pass."""
+    """All that were recorded with status 200, except those accepted only out of leniency."""
     vectors = [
         vector
         for vector in load("openai_requests")

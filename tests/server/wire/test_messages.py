@@ -1,6 +1,4 @@
-"""Binding of request bodies and writing of answers against recordings, and what a body may do to the server that
-reads it.
-"""
+"""Reading of requests and writing of answers against recordings; malformed and large bodies."""
 
 import json
 import random
@@ -194,7 +192,7 @@ def test_damaged_bodies_are_bound_or_refused_and_nothing_else():
 
 @pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_texts_and_spaces_are_read_in_pieces(length):
-    """A piece that ends where the text does is no end of it."""
+    """A piece that ends where the text ends must not end it early."""
     text = "\u00fc" * length
     spaces = " " * length
     body = f'{spaces}["{text}",{spaces}"{text}\\n{text}"{spaces}]'

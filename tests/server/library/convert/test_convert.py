@@ -1,4 +1,4 @@
-"""Safetensors -> GGUF: the same weights and the same tokens come out, in whichever form they come in."""
+"""Safetensors to GGUF: weights and tokens stay the same, for every form of the input."""
 
 import json
 from contextlib import nullcontext
@@ -105,7 +105,7 @@ def test_a_tokenizer_without_merges_is_one_all_the_same(tmp_path):
 
 
 def test_turned_neighbours_are_turned_halves(tmp_path):
-    """What the order of rows is for: a head's q times k is the same in both conventions, at any distance."""
+    """The purpose of the row order: q times k of a head is the same in both conventions, at any distance."""
     rng = np.random.default_rng(0)
     heads, head_dim, width = 3, 16, 32
     turns, positions = rope.turns_per_position(10000.0, head_dim), np.array([5, 17], np.int32)
@@ -249,7 +249,7 @@ def _library():
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_tokens_are_those_of_hugging_face(tmp_path, architecture):
-    """`tokenizers` itself reads the same tokenizer.json."""
+    """The package `tokenizers` reads the same tokenizer.json."""
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
     files = write_folder(tmp_path / "folder", original)
     theirs, ours = (

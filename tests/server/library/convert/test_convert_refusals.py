@@ -1,4 +1,4 @@
-"""Hugging Face folders that are damaged, incomplete or of another kind are refused by name, whatever stands in them."""
+"""Damaged, incomplete and unsupported Hugging Face folders are rejected with the name of the file at fault."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from vkbackend.server.library.convert.hugging_face import UnsupportedArchitectur
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A sound one, to be spoilt in copies."""
+    """A valid folder; tests damage copies of it."""
     place = tmp_path_factory.mktemp("folder")
     write_folder(
         place / "sound", GGUFFile.open(write_tiny_gguf(place / "original.gguf", "llama", "f16", num_layers=1)), "F16"
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def spoilt(folder, tmp_path, **changes) -> dict:
-    """A copy with files replaced (bytes), or entries of a JSON file changed (dict), or left out (None)."""
+    """A copy with files replaced (bytes), entries of a JSON file changed (dict), or files left out (None)."""
     files = {}
     for path in folder.iterdir():
         change = changes.get(path.name.replace(".", "_"), {})
@@ -111,7 +111,7 @@ def test_a_tensor_that_is_none_is_refused_by_name(folder, tmp_path, entry, words
 
 
 def test_any_byte_may_be_wrong(folder, tmp_path):
-    """Whatever stands in the header, it ends in a model or in an error of ours."""
+    """Every header gives a model or one of our own errors."""
     raw, rng, outcomes = (folder / "model.safetensors").read_bytes(), np.random.default_rng(0), set()
     header_end = 8 + int.from_bytes(raw[:8], "little")
     for _ in range(150):
@@ -152,7 +152,7 @@ ODD = (
 
 
 def _places(value, path=()):
-    """Paths to every value in a JSON document; of long lists to some."""
+    """Paths to all values in a JSON document; to some in long lists."""
     yield path
     for key in value if isinstance(value, dict) else range(min(len(value), 3)) if isinstance(value, list) else ():
         yield from _places(value[key], (*path, key))
@@ -168,7 +168,7 @@ def _put(value, path, odd):
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_any_value_of_a_json_file_may_be_odd(tmp_path, architecture):
-    """Whatever stands in them, it ends in a model or in an error of ours."""
+    """All contents give a model or one of our own errors."""
     rng, outcomes = np.random.default_rng(0), set()
     files = write_folder(
         tmp_path / "folder",

@@ -1,4 +1,4 @@
-"""Folders whose files do not agree: config.json against the weights, the tokenizer against the embedding."""
+"""Folders with inconsistent files: config.json and the weights, the tokenizer and the embedding."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ ARCHITECTURES = ("llama", "gemma3")
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def sound(request, tmp_path_factory):
-    """A sound folder's files."""
+    """Files of a valid folder."""
     place = tmp_path_factory.mktemp(request.param)
     gguf = GGUFFile.open(write_tiny_gguf(place / "original.gguf", request.param, "f16"))
     return write_folder(place / "sound", gguf, "BF16")
@@ -53,7 +53,7 @@ def uploaded(store: Store, files: dict) -> dict:
 
 
 def run_create(store: Store, **request) -> list[str]:
-    """-> what was told, each status once."""
+    """The reported statuses, each once."""
     told, ask = [], native.CreateRequest(**request)
     create.create(store, ask, create.checked_name(ask), lambda status, **_: told.append(status))
     return list(dict.fromkeys(told))
@@ -118,7 +118,7 @@ def test_a_tensor_of_an_odd_shape_is_refused(sound, tmp_path, shape, words):
     ],
 )
 def test_what_config_json_leaves_out_takes_its_default(tmp_path, architecture, absent):
-    """Which agrees with the weights or does not, and is named all the same."""
+    """It may match the weights or not; the error names it in both cases."""
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
     files = write_folder(tmp_path / "folder", original)
     files = changed(files, tmp_path, "config.json", lambda config: [config.pop(key) for key in absent])
@@ -168,7 +168,7 @@ def test_added_tokens_beyond_the_rows_of_the_embedding_are_left_out(sound, tmp_p
 
 
 def test_an_added_token_of_tokenizer_model_may_lie_beyond_too(tmp_path):
-    """As in the folders of gemma3: tokenizer.model, and added_tokens.json with a token for images."""
+    """As in gemma3's folders: tokenizer.model, and added_tokens.json with a token for images."""
     from convert_world import field
 
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
@@ -187,7 +187,7 @@ def test_an_added_token_of_tokenizer_model_may_lie_beyond_too(tmp_path):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_gguf_with_more_tokens_than_rows_takes_their_texts_for_plain_text(tmp_path, architecture):
-    """As other converters leave the files of gemma3."""
+    """gemma3's files as other converters write them."""
     source = from_gguf(GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16")))
     original = GGUFFile.open(tmp_path / "original.gguf")
     more = {"tokens": "<extra>", "token_type": 3, "scores": -1000.0}
@@ -223,7 +223,7 @@ def test_fewer_tokens_than_rows_are_filled_up_as_ollama_does(sound, tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(sound, tmp_path):
-    """It has plain tokens that the embedding has no rows for."""
+    """It has normal tokens without a row in the embedding."""
 
     def grow(document):
         document["model"]["vocab"] |= {

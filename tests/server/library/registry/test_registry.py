@@ -1,4 +1,4 @@
-"""Pull and push against Debian's docker-registry on loopback, and through a proxy that misbehaves."""
+"""Pull and push with Debian's docker-registry on loopback, and through a proxy with faults."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def leftovers(store) -> list[str]:
 
 
 def sent_bytes(proxy) -> int:
-    """Of the model layer."""
+    """Bytes sent of the model layer."""
     return sum(seen.sent for seen in proxy.of_kind(BLOBS) if DIGEST in seen.path)
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_blob_is_fetched_again(proxy, store):
 
 @pytest.mark.parametrize("times", [1, 9])
 def test_blobs_that_go_before_the_manifest_names_them_are_fetched_again(debian, store, times):
-    """As when a model is deleted that shares them."""
+    """As if a model that shares them were deleted."""
     deleted = []
 
     def report(status, *_):
@@ -148,7 +148,7 @@ def test_blobs_that_go_before_the_manifest_names_them_are_fetched_again(debian, 
 
 
 def test_names_with_a_host_of_their_own(debian, store, monkeypatch):
-    """`hf.co/user/model:QUANT`, with a local registry in the place of hf.co."""
+    """`hf.co/user/model:QUANT`, with a local registry instead of hf.co."""
     monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"example.org=https://127.0.0.1:1,HF.co=http://{debian.host}/")
     text = "hf.co/user/model-gguf:Q4_K_M"
     make(debian.source, text, DATA)
@@ -315,7 +315,7 @@ def test_wrong_bytes_leave_nothing_behind(proxy, store, limits):
 
 @pytest.mark.parametrize("limits", [LIMITS, ONE_PART], ids=["parts", "one part"])
 def test_a_registry_without_ranges(proxy, store, limits):
-    """Everything in one piece; a cut means from the beginning."""
+    """The blob comes in one piece; after a lost connection it starts from the beginning."""
     proxy.fault = lambda seen: WholeOnly(cut=700_000 if seen.number == 1 else None) if DIGEST in seen.path else None
     pull(store, name(proxy), limits=limits)
     assert is_whole(store, name(proxy))
@@ -340,7 +340,7 @@ def test_a_manifest_without_sizes(proxy, store):
 
 
 def test_a_blob_of_unknown_size_is_resumed(proxy, store):
-    """Neither the manifest nor the answer to HEAD says how large it is, and the connection is lost."""
+    """Neither the manifest nor the answer to HEAD gives its size, and the connection is lost."""
     manifest = json.loads(proxy_manifest(store, proxy))
     for layer in [manifest["config"], *manifest["layers"]]:
         del layer["size"]
@@ -372,7 +372,7 @@ def test_a_size_that_the_registry_makes_up_is_not_begun(proxy, store):
 
 
 def proxy_manifest(store, proxy) -> bytes:
-    """What the registry gives; the store is empty again afterwards."""
+    """The registry's manifest; the store is empty again afterwards."""
     pull(store, name(proxy))
     contents = store.manifest_bytes(parse_name(name(proxy)))
     store.delete(parse_name(name(proxy)))
@@ -450,7 +450,7 @@ def test_a_killed_pull_goes_on_where_it_was(proxy, store):
 
 
 def test_what_a_power_cut_made_of_the_parts_is_fetched_anew(proxy, store):
-    """The state says that everything is there, and the file has holes."""
+    """The state claims all bytes, but the file has holes."""
     opened = partial.open_partial(partial.folder_of(store), DIGEST, MODEL_BYTES, 1_000_000)
     for part in opened.parts[1:]:
         part.completed = part.size

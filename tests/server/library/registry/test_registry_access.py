@@ -1,4 +1,4 @@
-"""Who we are to a registry, and the ways to it: tokens and keys, passwords, redirects, proxies."""
+"""Access to a registry: tokens and keys, passwords, redirects, proxies."""
 
 import base64
 import json
@@ -63,7 +63,7 @@ def is_there(store, registry) -> bool:
 
 
 def guarded(realm: str, allowed=lambda seen: True):
-    """A registry that wants a token from `realm`, which its own /token gives to whom `allowed` lets in."""
+    """A registry that requires a token from `realm`; its own /token gives one if `allowed(seen)`."""
 
     def fault(seen):
         if seen.path.startswith("/token"):
@@ -82,7 +82,7 @@ def guarded(realm: str, allowed=lambda seen: True):
 
 
 def is_signed(host: str):
-    """Whether a request for a token carries a signature, of its own method and URL, by the key that it names."""
+    """Whether a request for a token has a valid signature of its method and URL by the key in it."""
 
     def allowed(seen):
         key, _, signature = seen.headers.get("Authorization", "").partition(":")
@@ -157,7 +157,7 @@ def test_who_is_not_let_in_is_told_the_key(hosts, store):
 
 
 def test_a_registry_that_sends_us_to_another_host_learns_nothing_of_us(hosts, store, tmp_path):
-    """Else it could have a token of ours made there, and use it."""
+    """Otherwise it could obtain one of our tokens there, and use it."""
     host, elsewhere = hosts
     host.fault = elsewhere.fault = guarded(f"http://{elsewhere.host}/token")
     pull(store, name(host), credentials=registry.Credentials("me", "secret"))
@@ -257,7 +257,7 @@ def test_certificates_are_checked_unless_told_otherwise(debian, store, tmp_path)
 
 
 def own_certificate(folder) -> ssl.SSLContext:
-    """Nobody has signed it but itself."""
+    """A self-signed certificate."""
     key, name = (
         ec.generate_private_key(ec.SECP256R1()),
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")]),
@@ -322,7 +322,7 @@ def test_redirects_that_lead_nowhere(hosts, store, location, says):
 
 
 def test_a_proxy_is_used_for_http(hosts, store, monkeypatch):
-    """A name that only the proxy can make anything of."""
+    """Only the proxy can resolve the name."""
     host, _ = hosts
     monkeypatch.setenv("http_proxy", f"http://me:secret@{host.host}")
     pull(store, "http://registry.example/library/m")

@@ -1,4 +1,4 @@
-"""Push against Debian's docker-registry, and through a proxy that misbehaves."""
+"""Push to Debian's docker-registry, and through a proxy with faults."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_a_piece_that_got_no_answer_is_sent_again_alone(proxy, source):
 
 
 def test_an_upload_that_hangs_is_given_up(proxy, source):
-    """The other end accepts the connection and takes nothing."""
+    """The server accepts the connection and reads nothing."""
     text = name(proxy, "library/hanging")
     make(source, text, contents(201, 12_000_000))
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -100,7 +100,7 @@ def test_an_upload_that_hangs_is_given_up(proxy, source):
 
 
 def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
-    """The registry mounts it from the model that ours was made from."""
+    """The registry mounts it from the base model."""
     text = name(proxy, "library/derived")
     make(source, text, DATA)
     manifest = json.loads(source.manifest_bytes(parse_name(text)))

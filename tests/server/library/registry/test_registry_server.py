@@ -1,4 +1,4 @@
-"""Pull and push as clients and users see them: /api/pull, /api/push and the commands, against Debian's registry."""
+"""Pull and push for clients and users: /api/pull, /api/push and the commands, with Debian's registry."""
 
 import http.client
 import json
@@ -57,7 +57,7 @@ def slow(debian):
 
 @pytest.fixture
 def store(server):
-    """The server's, empty."""
+    """The server's store, emptied."""
     store = Store(server.models_folder)
     for each in store.all_names():
         store.delete(each)
@@ -162,7 +162,7 @@ def test_pulls_that_hang_leave_threads_for_others(slow, server, store):
 
 
 def _is_free(store) -> bool:
-    """Nobody writes to the parts."""
+    """No process is writing to the parts."""
     opened = partial.open_partial(partial.folder_of(store), DIGEST, MODEL_BYTES, MODEL_BYTES)
     if opened is not None:
         opened.close()
@@ -245,7 +245,7 @@ def test_commands_that_fail(without_server, arguments, says):
 
 
 def _start(registry, error=subprocess.PIPE):
-    """Ctrl-C counts there, also where the tests run in a shell's background, which ignores it."""
+    """Enable Ctrl-C there, even if the tests run in the background of a shell, which disables it."""
     return subprocess.Popen(
         [sys.executable, "-m", "vkbackend", "pull", "--insecure", name(registry)],
         cwd=ROOT,
@@ -322,7 +322,7 @@ def test_a_bar(samples, width, line):
 
 
 def test_a_rate_is_of_now():
-    """What came before, and what an earlier pull brought, does not count."""
+    """Bytes of an earlier pull do not count."""
     assert bar((0, 5 * 10**8)).rate == 0
     assert bar((0, 0), (10, 10**8), (14, 10**8)).rate == 0
     unknown = Bar("pulling x")
