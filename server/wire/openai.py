@@ -27,16 +27,16 @@ class _Prompt(Kind[str | list[Any]]):
 
     def decode(self, value: JSONValue, raw: str, current: str | list[Any], state: State) -> str | list[Any]:
         if is_array(value):
-            return [_plain(item) for item in value]
+            return state.keep([_plain(item, state) for item in value])
         return STRING.decode(value, raw, current if isinstance(current, str) else "", state)
 
 
-def _plain(value: JSONValue) -> Any:
+def _plain(value: JSONValue, state: State) -> Any:
     """Token ids as int; other values than texts and whole numbers stay as parsed, and are rejected later."""
     if isinstance(value, Number):
         return int(value) if value.isdigit() and len(value) <= MAX_ID_DIGITS else float(value)
     if is_array(value):
-        return [_plain(item) for item in value]
+        return state.keep([_plain(item, state) for item in value])
     return value
 
 

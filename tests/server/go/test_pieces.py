@@ -55,6 +55,17 @@ def test_the_first_byte_that_is_no_base64_is_named(monkeypatch, text, at):
             kinds.decode_base64(text)
 
 
+@pytest.mark.parametrize("value", [{"a": [1, 2.5, {"b": None, "c": ["x", True, "\u2028<"]}]}, [], "\u00e9", -1, 1e300])
+def test_json_is_loaded_in_steps_as_in_one(monkeypatch, value):
+    text = encode.dumps(value)
+    whole = kinds.loads(text)
+    monkeypatch.setattr(kinds, "LOADS_PIECE", 0)
+    made = []
+    assert kinds.loads(text, made) == whole == value
+    assert type(kinds.loads(text)) is type(whole)
+    assert len(made) == {dict: 4, list: 1}.get(type(value), 0)
+
+
 def test_a_parsed_tree_is_taken_apart_at_the_end(monkeypatch):
     with parsed(b'{"a":[1,[2,{"b":3}]]}') as tree:
         inner = tree[0].value[1]
