@@ -14,6 +14,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from .pattern import without_look_around
 from .schema_addresses import Addresses, InvalidSchema
+from .schema_limits import MAX_PARTS
 from .schema_values import MAX_COUNT, TYPES, digits_in, exponent, fits, is_writable, whole
 
 MAX_DIGITS = 16  # of a number: before the point, after it, and in the exponent, as in Ollama's grammar
@@ -74,6 +75,7 @@ class _Cleaner:
         self._without = without
         self.left_out: dict[str, None] = {}
         self.num_digits = 0
+        self._num_parts = 0
         self._addresses = Addresses(root)
         self._names: dict[tuple[int, bool], str] = {}
         self._waiting: deque[tuple[str, dict | bool, bool]] = deque()
@@ -98,6 +100,9 @@ class _Cleaner:
         if not isinstance(node, dict):
             self._leave_out("schema", node)
             return True
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:  # `check_size` would reject the result
+            raise InvalidSchema(f"it has more than {MAX_PARTS} parts")
         given = {}
         for name, value in node.items():
             if name in UNSUPPORTED and value not in (None, False) or name in self._without:
