@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
+from ..models.blocks import Attention, GatedLinear, Rope
 from ..models.hyperparameters import Hyperparameters
-from ..models.layers import Attention, Embedding, GatedLinear, Rope
+from ..models.layers import Embedding
 from ..models.weights import Weights
 
 LOCAL_ROPE_BASE = 10000.0

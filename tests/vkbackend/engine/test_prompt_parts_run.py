@@ -18,7 +18,7 @@ from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
 from vkbackend.graph.parts import Span
 from vkbackend.models import load
-from vkbackend.models.layers import Rope
+from vkbackend.models.blocks import Rope
 
 AXES = np.arange(HEAD_DIM // 2) % 3
 NUM_LAYERS = {"llama": 2, "gemma3": 6}  # gemma3's sixth layer sees everything, the others a window

@@ -1,0 +1,98 @@
+"""The blocks that architectures share: gated feed-forward, rotary positions, attention over the paged cache.
+
+In: `weights.Weights` and a config. Out: callables on symbolic values. Nothing here names an architecture.
+"""
+
+import numpy as np
+
+from ..graph import functions as F
+from ..graph.builder import Value
+from ..graph.model import Caches, Config
+from ..ops.rope import turns_per_position
+from .layers import RMSNorm, optional, prepared
+from .weights import Weights
+
+
+class GatedLinear:
+    """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format. gate: "silu" or "gelu"."""
+
+    def __init__(self, w: Weights, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
+        self.gate = gate
+        self.name = name
+        self.rows = rows
+        self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
+        self.bias = w.bias(["ffn_gate", "ffn_up"], [rows, rows]) if self.weight else None
+        if not self.weight:
+            self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
+
+    def __call__(self, x: Value, norm: RMSNorm) -> Value:
+        if not self.weight:
+            gate_up = self.separate(x, norm)
+            return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
+        x, fused = prepared(x, norm)
+        weight, bias = x.graph.constant(self.weight), optional(x.graph, self.bias)
+        return F.matmul(x, weight, bias=bias, gate=self.gate, name=self.name, **fused)
+
+
+class Rope:
+    """How layers rotate queries and keys. pairing: "adjacent" (2i, 2i + 1) or "halves" (i, i + n_rot / 2).
+
+    axes: of tokens whose rope position has several numbers, which one of the four each pair turns by: int32
+    (n_rot / 2,); None: the first.
+    """
+
+    def __init__(
+        self,
+        w: Weights,
+        base: float,
+        n_rot: int,
+        pairing: str,
+        freq_scale: float = 1.0,
+        freq_factors: np.ndarray | None = None,
+        axes: np.ndarray | None = None,
+    ):
+        self.n_rot = n_rot
+        self.pairing = pairing
+        self.turns = w.constant("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
+        self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
+
+
+class Attention:
+    """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
+
+    def __init__(self, w: Weights, cfg: Config, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
+        self.cfg = cfg
+        self.rope = rope
+        self.scale = scale
+        self.window = window
+        self.softcap = softcap
+        q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
+        self.qkv = w.linear(
+            "attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv"
+        )
+        self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
+        self.q_norm = w.optional_norm("attn_q_norm", cfg.norm_eps, cfg.head_dim)
+        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim) if self.q_norm else None
+        self.layer = w.layer
+
+    def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
+        cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
+        qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
+        k_cache, v_cache = caches.cache(graph, self.layer)
+        y = F.attend(
+            qkv,
+            graph.constant(self.rope.turns),
+            optional(graph, self.q_norm and self.q_norm.weight),
+            optional(graph, self.k_norm and self.k_norm.weight),
+            k_cache,
+            v_cache,
+            optional(graph, self.rope.axes),
+            num_heads=cfg.num_heads,
+            n_rot=self.rope.n_rot,
+            pairing=self.rope.pairing,
+            eps=cfg.norm_eps,
+            scale=self.scale,
+            window=self.window,
+            softcap=self.softcap,
+        )
+        return self.output(y.reshape(tokens, cfg.num_heads * cfg.head_dim), residual=residual)
