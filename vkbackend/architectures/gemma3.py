@@ -38,8 +38,10 @@ class Config:
     @classmethod
     def from_gguf(cls, meta: Hyperparameters) -> "Config":
         """meta: looks up keys under "gemma3."."""
-        head_dim, num_layers = meta.get_int("attention.key_length", 256), meta.num_layers()
-        width, heads = meta.get_int("embedding_length"), meta.get_int("attention.head_count")
+        num_layers = meta.num_layers()
+        width = meta.get_int("embedding_length")
+        heads = meta.get_int("attention.head_count")
+        head_dim = meta.get_int("attention.key_length", 256)
         kv_heads = meta.get_int("attention.head_count_kv", heads)
         meta.check_heads(heads, kv_heads, head_dim, head_dim)
         meta.check_dense()
@@ -60,7 +62,7 @@ class Config:
             rope_base=meta.get_float("rope.freq_base", 1_000_000.0, least=1.0),
             rope_scale=meta.linear_rope_scale(),
             window=meta.get_int("attention.sliding_window", 0, least=0),
-            # The 27B model alone (62 layers) scales by the width per head instead of head_dim.
+            # Only the 27B model, which has 62 layers, scales by the width per head instead of by head_dim.
             attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
             logit_softcap=meta.get_float("final_logit_softcapping", 0.0),
         )

@@ -31,11 +31,10 @@ class Config:
     @classmethod
     def from_gguf(cls, meta: Hyperparameters) -> "Config":
         """meta: looks up keys under "llama."."""
-        heads, width = meta.get_int("attention.head_count"), meta.get_int("embedding_length")
-        kv_heads, head_dim = (
-            meta.get_int("attention.head_count_kv", heads),
-            meta.get_int("attention.key_length", width // heads),
-        )
+        width = meta.get_int("embedding_length")
+        heads = meta.get_int("attention.head_count")
+        kv_heads = meta.get_int("attention.head_count_kv", heads)
+        head_dim = meta.get_int("attention.key_length", width // heads)
         rope_dim = meta.get_int("rope.dimension_count", head_dim)
         meta.check_heads(heads, kv_heads, head_dim, rope_dim)
         meta.check_dense()

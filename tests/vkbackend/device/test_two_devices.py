@@ -13,7 +13,7 @@ LAYERS = 5  # four blocks and the output
 @pytest.fixture(scope="module", params=["0", "1"], ids=["as-they-are", "as-gpus"])
 def found(request, tmp_path_factory) -> dict:
     """As GPUs with memory of their own, everything is copied there and back."""
-    path = write_tiny_gguf(tmp_path_factory.mktemp("two") / "tiny.gguf", "llama", "q8_0", num_layers=LAYERS - 1)
+    path = write_tiny_gguf(tmp_path_factory.mktemp("two") / "tiny.gguf", "llama", "q4_0", num_layers=LAYERS - 1)
     files = ":".join(str(driver.require().manifest) for driver in (LAVAPIPE, SWIFTSHADER))
     environment = {
         "VK_DRIVER_FILES": files,
@@ -26,11 +26,14 @@ def found(request, tmp_path_factory) -> dict:
 
 
 def agree(one: dict, other: dict) -> bool:
-    """Within 1e-4, as in test_split.py. SwiftShader and the twins were seen to differ by 3.5e-5 in one token, with a
-    cache of f32, too; which of their operations does it is not known.
+    """Within 5e-6. Compared with float64, log-probabilities of this model are off by at most 7e-7, on the CPU,
+    SwiftShader and Lavapipe alike; here they are rounded to 1e-6.
+
+    This depends on the weights: random ones of q8_0 are 16 times as large, so that attention scores reach 70, and then
+    the rounding of float32 sums makes log-probabilities differ by 4e-5, on the CPU as well.
     """
     return len(one["logprobs"]) == len(other["logprobs"]) == 12 and np.allclose(
-        one["logprobs"], other["logprobs"], atol=1e-4
+        one["logprobs"], other["logprobs"], rtol=0, atol=5e-6
     )
 
 
@@ -77,6 +80,6 @@ def test_engines_that_share_a_device_answer_as_if_alone(found):
     assert used[2] == used[3] == found["devices"][1]
 
 
-def test_a_lost_device_is_opened_anew_and_the_other_stays(found):
+def test_a_lost_device_is_opened_again_and_the_other_stays(found):
     assert found["open"] == sorted(found["devices"])
     assert found["after forgetting one"] == [name for name in found["devices"] if name != found["forgotten"]]
