@@ -56,7 +56,7 @@ def test_real_file_as_gguf_reads_it():
 
 @pytest.mark.parametrize("name", STARTER_MODELS)
 def test_real_tensors_pack_and_dequantize(name):
-    """Some rows of one tensor of every format in a real file: gguf's values, and no byte lost in packing."""
+    """Some rows of one tensor of each format in a real file: the values are gguf's, and packing loses no byte."""
     opened, seen = GGUFFile.open(model_path(name)), set()
     for info in opened.tensors.values():
         if info.type in seen or len(info.shape) != 2:
@@ -79,7 +79,7 @@ def packed(kind, raw, k):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_packed_layout_holds_every_bit(name):
-    """An odd number of rows and, where blocks are small, of blocks; what fills the last group of rows is zero."""
+    """With an odd number of rows and, for small blocks, of blocks. The rows that fill up the last group are zero."""
     kind = FORMATS[name]
     k = 512 if kind.block_size == 256 else 96
     matrix = PackedMatrix.random(np.random.default_rng(3), name, 77, k)
@@ -103,7 +103,7 @@ def gguf_quantizes(name: str) -> bool:
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if gguf_quantizes(name)])
 def test_formats_of_ggufs_own_quantization(name):
-    """Values quantized by gguf, not random bytes: the round trip stays within the format's step."""
+    """For values quantized by gguf instead of random bytes, the round trip stays within the format's step."""
     x = np.random.default_rng(1).standard_normal((5, 64), np.float32)
     raw = gguf.quants.quantize(x, FORMATS[name].type)
     np.testing.assert_array_equal(
@@ -247,7 +247,7 @@ def test_folder_and_missing_file_raise_what_the_system_says(tmp_path):
 
 
 def test_every_truncation_is_refused(tmp_path):
-    """Cut at every byte of a small header, and at the last byte of the data."""
+    """A file cut at any byte of a small header, or at the last byte of the data."""
     whole = write(
         tmp_path / "whole.gguf",
         pairs=(
@@ -265,12 +265,12 @@ def test_every_truncation_is_refused(tmp_path):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_random_damage_never_escapes(tmp_path, architecture):
-    """Bytes changed or cut in the header of a whole model: it loads, or an error meant for users says why."""
+    """A model with bytes of its header changed or removed loads, or fails with an error for users."""
     rng = np.random.default_rng(11)
     path, bad = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_0"), tmp_path / "bad.gguf"
     whole = bytearray(path.read_bytes())
     header = min(info.offset for info in GGUFFile.open(path).tensors.values())
-    # Half of the damage goes where it hurts: hyperparameters before the vocabulary, tensor infos after it.
+    # Half of the damage goes to the critical parts: hyperparameters before the vocabulary, tensor infos after it.
     vocabulary = whole.index(b"tokenizer.ggml.tokens"), whole.rindex(b"tokenizer.ggml.")
     refused = 0
     for turn in range(300):
@@ -335,7 +335,7 @@ def test_unknown_architecture_is_named(tmp_path):
     ],
 )
 def test_contradictory_hyperparameters_are_named(tmp_path, key, value, said):
-    """What a kernel would read out of bounds by, or memory would run out over, is refused when the model is loaded."""
+    """Values that make kernels read out of bounds, or exhaust memory, are rejected when the model is loaded."""
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     whole = path.read_bytes()
     at = whole.index(text(f"llama.{key}".encode())) + 8 + len(f"llama.{key}") + 4

@@ -1,4 +1,4 @@
-"""What a file says and a model here does not do is an error, never a quietly different answer."""
+"""Features of a file that its model does not support are errors, never silently wrong answers."""
 
 import pytest
 from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_gguf
@@ -42,9 +42,9 @@ def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
         load(path)
 
 
-def test_it_is_said_before_anything_is_placed(tmp_path, device, monkeypatch):
+def test_unused_tensors_are_found_before_anything_is_placed(tmp_path, device, monkeypatch):
     path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output_norm.bias": (WIDTH,)})
-    monkeypatch.setattr("vkbackend.models.load.upload", lambda *_: pytest.fail("weights were about to be placed"))
+    monkeypatch.setattr("vkbackend.models.load.upload", lambda *_: pytest.fail("weights were uploaded"))
     with pytest.raises(UnsupportedModel, match="output_norm.bias"):
         load(path, device)
 

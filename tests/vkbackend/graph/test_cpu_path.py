@@ -1,5 +1,5 @@
-"""The CPU path, models on the numpy twins: equal bits whatever memory allows, and whatever else is decoded beside;
-no copies that grow.
+"""The CPU path, models on the numpy twins: the same bits with any amount of memory and in any batch, and no growing
+copies.
 """
 
 import logging
@@ -37,7 +37,7 @@ def assert_same_bits(found, expected):
 
 
 def factors(model) -> list[PackedMatrix]:
-    """What the model multiplies with."""
+    """The weights that the model multiplies by."""
     blocks = model.layers.blocks
     linear = [
         stack
@@ -50,7 +50,7 @@ def factors(model) -> list[PackedMatrix]:
 
 @pytest.fixture
 def free_memory(monkeypatch):
-    """free_memory(bytes): what the machine has from now on."""
+    """free_memory(bytes) sets the free memory of the machine."""
 
     def say(num_bytes):
         for module in (vkbackend.models.load, vkbackend.graph.cache):
@@ -61,7 +61,7 @@ def free_memory(monkeypatch):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_by_tiles_where_memory_is_short(tmp_path, monkeypatch, free_memory, caplog, architecture):
-    """Room for all weights in f32, for some, for none: the same bits, and a warning that says what is missing."""
+    """With room for all, some or none of the weights in f32: the same bits, and a warning about missing memory."""
     monkeypatch.setattr(
         packed, "TILE_BYTES", 100 * 4 * 256
     )  # 96 rows of 256, 48 of 512: tiles end within tensors and reach over their ends
@@ -94,7 +94,7 @@ def test_no_room_at_all_expands_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_tiles_are_the_rows(name, monkeypatch):
-    """Of three stacked tensors with odd numbers of rows, kept dequantized or not; some rows picked by hand, too."""
+    """For three stacked tensors with odd numbers of rows, kept dequantized or not, and for single rows."""
     monkeypatch.setattr(packed, "TILE_BYTES", 1)  # 16 rows a tile
     rng, k = np.random.default_rng(5), 256
     parts = [PackedMatrix.random(rng, name, rows, k) for rows in (7, 41, 13)]
@@ -109,7 +109,7 @@ def test_tiles_are_the_rows(name, monkeypatch):
 
 
 def test_dequantization_over_several_slabs(monkeypatch):
-    """Threads write their slabs side by side: the same as in one piece."""
+    """Threads that each write a slab give the same result as a single one."""
     from vkbackend.gguf import dequantize
 
     matrix = PackedMatrix.random(np.random.default_rng(6), "q5_k", 50, 512)
@@ -119,7 +119,7 @@ def test_dequantization_over_several_slabs(monkeypatch):
 
 
 def decode_alone_and_together(model, tokens_of_step, prompts):
-    """-> rows of sequences that decode alone, and of the same all in one step."""
+    """Rows of sequences that decode alone, and of the same ones in a common step."""
     runners = [ModelRunner(model, context_length=128, max_sequences=len(prompts)) for _ in range(2)]
     ids = [[runner.open_sequence() for _ in prompts] for runner in runners]
     for runner, sequences in zip(runners, ids):
@@ -147,7 +147,7 @@ def test_decode_bits_do_not_depend_on_the_batch(tmp_path, architecture, width):
 
 
 def test_decode_bits_of_a_real_model_do_not_depend_on_the_batch():
-    """Matrices large enough that BLAS divides them over threads."""
+    """With matrices so large that BLAS splits them over threads."""
     model = load(model_path("smollm2"))
     for single, together in decode_alone_and_together(
         model, (12, 700), [PROMPT[: 1 + 5 * index] for index in range(4)]
@@ -156,7 +156,7 @@ def test_decode_bits_of_a_real_model_do_not_depend_on_the_batch():
 
 
 def test_half_float_cache_in_f32_or_not(tmp_path, free_memory):
-    """Where memory is short the cache is an array of half floats: the same bits. An f32 cache rounds nothing."""
+    """With little memory the cache is an array of half floats: the same bits. An f32 cache does not round."""
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32"))
     rows = {}
     for kind, free in (("f16", 1 << 40), ("f16", 1 << 16), ("f32", 1 << 16)):
@@ -220,7 +220,7 @@ def test_cache_of_bytes_wants_whole_blocks(caplog):
 
 
 def test_a_step_frees_what_it_no_longer_needs(tmp_path):
-    """After each call only what a later one reads is there: the activations of one layer, not of all."""
+    """After each call, only values that later ones read are left: the activations of one layer, not of all."""
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=6))
     runner = ModelRunner(model, context_length=64)
     runner.step([SequenceWork(runner.open_sequence(), PROMPT, 1)])

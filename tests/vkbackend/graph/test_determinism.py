@@ -1,6 +1,4 @@
-"""The same request on the same device gives the same bits: three processes, shader and pipeline caches cold and
-warm.
-"""
+"""The same request on the same device gives the same bits, in three processes, with cold and warm shader caches."""
 
 import os
 import subprocess

@@ -55,7 +55,7 @@ PROMPT = [
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """tiny(architecture, format, device, **options of ModelRunner) -> a runner on a fresh cache; files and weights
+    """tiny(architecture, format, device, **options of ModelRunner) makes a runner with a new cache; files and weights
     are shared.
     """
     folder, models = tmp_path_factory.mktemp("models"), {}
@@ -77,12 +77,12 @@ def logits(runner, sequence, tokens, outputs=1) -> np.ndarray:
 
 
 def follow(runner, tokens, outputs=1) -> np.ndarray:
-    """A fresh sequence's logits after `tokens`."""
+    """The logits of a new sequence after `tokens`."""
     return logits(runner, runner.open_sequence(), tokens, outputs)
 
 
 def assert_close(found, expected):
-    """Sums of products in another order: a few units of float32 on the scale of the row."""
+    """Sums in another order differ by a few units of float32, relative to the largest logit of the row."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
@@ -93,7 +93,7 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("format", FORMATS)
 def test_device_agrees_with_twins(tiny, device, architecture, format):
-    """Prefill over two chunks, then decode, on the f32 cache so that nothing is rounded differently."""
+    """Prefill in two chunks, then decode, with an f32 cache, so that no value is rounded differently."""
     rows = []
     for where in (device, None):
         runner = tiny(architecture, format, where, kv_type="f32")
@@ -113,7 +113,7 @@ def test_device_agrees_with_twins(tiny, device, architecture, format):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_half_precision_cache_agrees_with_twins(tiny, device, architecture):
-    """Both round keys and values to half; where a value lies between two halves they may differ by one unit of it."""
+    """Both round keys and values to half floats. Values near the middle between two of them can differ by one unit."""
     found, expected = (follow(tiny(architecture, "f32", where, kv_type="f16"), PROMPT) for where in (device, None))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
     precise = follow(tiny(architecture, "f32", device, kv_type="f32"), PROMPT)
@@ -122,8 +122,8 @@ def test_half_precision_cache_agrees_with_twins(tiny, device, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cache_of_bytes_agrees_with_twins(tiny, device, architecture):
-    """Where a value lies between two codes they may differ by one. Prompt and decode, which store by kernels of
-    their own.
+    """Values near the middle between two codes can differ by one. Tests prompt and decode, which have separate kernels
+    for storing.
     """
     rows = []
     for where, kind in ((device, "q8_0"), (None, "q8_0"), (device, "f32")):
@@ -160,7 +160,7 @@ def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, devi
 
 
 def test_local_and_global_layers(tiny, device):
-    """Seven gemma3 layers: the sixth sees everything, the others a window of 24 that the prompt outgrows."""
+    """Seven gemma3 layers: the sixth sees everything, the others a window of 24, which the prompt exceeds."""
     found, expected = (
         follow(tiny("gemma3", "q4_0", where, num_layers=7, kv_type="f32"), PROMPT * 2) for where in (device, None)
     )
@@ -185,7 +185,7 @@ def test_mixed_formats_in_one_layer(tmp_path, device, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_output_row(tiny, device, architecture):
-    """Rows for all tokens of a prompt, more than one step can bring, equal the rows of shorter prompts."""
+    """Rows for all tokens of a prompt, more than one step can return, equal those of shorter prompts."""
     tokens = (PROMPT * 2)[: MAX_OUTPUTS + 9]
     runner = tiny(architecture, "q8_0", device)
     rows = follow(runner, tokens, outputs=len(tokens))
@@ -225,9 +225,9 @@ def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
 
 @pytest.mark.parametrize("where", ["device", "discrete_device"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decode_bits_do_not_depend_on_who_has_a_long_context(tiny, request, architecture, where):
-    """Alone the heads of a long context are split over groups and those of a short one are not; together all are on
-    a GPU, and none on a CPU device, where sequences enough keep the threads busy: the same bits.
+def test_decode_bits_do_not_depend_on_the_context_of_others(tiny, request, architecture, where):
+    """Alone, the heads of a long context are split over groups, those of a short one are not. Together, all are split
+    on a GPU, and none on a CPU device, whose threads have enough work. The bits are the same.
     """
     runner = tiny(
         architecture, "q4_1", request.getfixturevalue(where), context_length=1152, max_sequences=3, prefill_chunk=128
@@ -254,7 +254,7 @@ def test_decode_bits_do_not_depend_on_who_has_a_long_context(tiny, request, arch
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("format", ["q4_1", "q6_k", "f16"])
 def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, format):
-    """A prompt computed whole and one whose beginning is still cached, cut anywhere: the same bits."""
+    """The same bits for a prompt computed whole, and for one of which any part at the beginning is cached."""
     runner = tiny(architecture, format, device)
     sequence = runner.open_sequence()
     whole = logits(runner, sequence, PROMPT)[0]
@@ -263,8 +263,8 @@ def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, forma
         assert_same_bits(logits(runner, sequence, PROMPT[cached:])[0], whole)
 
 
-def test_prefill_beside_decode(tiny, device):
-    """One step that carries a prompt of one sequence and a token of another."""
+def test_prefill_and_decode_in_one_step(tiny, device):
+    """A step with a prompt of one sequence and a token of another."""
     runner = tiny("llama", "q8_0", device)
     first, second = runner.open_sequence(), runner.open_sequence()
     runner.step([SequenceWork(first, PROMPT[:9])])
@@ -283,7 +283,7 @@ def test_chunked_prefill_equals_whole(tiny, device, architecture, chunk):
 
 
 def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_device):
-    """Plans share memory: a step recorded before a larger one must still be read where it writes."""
+    """Plans share memory. A step recorded before a larger one must still read where it writes."""
     for where in (device, discrete_device):
         steady, disturbed = tiny("llama", "q8_0", where), tiny("llama", "q8_0", where)
         ids = [runner.open_sequence() for runner in (steady, disturbed)]
@@ -303,7 +303,7 @@ def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_d
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, architecture):
-    """All parts of a step are handed over at once; each must see what the one before it wrote."""
+    """All parts of a step are submitted at once. Each must see what the one before it wrote."""
     expected = follow(tiny(architecture, "q8_0", device), PROMPT[:16], outputs=4)
     monkeypatch.setattr("vkbackend.graph.executor.SUBMISSION_FLOPS", 1e6)
     runner = tiny(architecture, "q8_0", device)
@@ -314,8 +314,8 @@ def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, arch
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_bits_on_a_device_with_memory_of_its_own(tiny, integrated_device, discrete_device, architecture):
-    """Two GPUs with the same kernels; of one the weights go through the upload ring, and results are copied: nothing
-    else changes.
+    """Two GPUs with the same kernels. On one, weights go through the upload ring and results are copied; nothing else
+    differs.
     """
     results = []
     for where in (integrated_device, discrete_device):
@@ -327,7 +327,7 @@ def test_same_bits_on_a_device_with_memory_of_its_own(tiny, integrated_device, d
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_intermediates_agree_with_twins(tiny, device, architecture):
-    """Every named intermediate that both executors have, in order of the graph: the first difference names the op."""
+    """Every named intermediate of both executors, in the order of the graph: the first difference names the op."""
     runners = [tiny(architecture, "f16", where, kv_type="f32", keep=True) for where in (device, None)]
     for runner in runners:
         follow(runner, PROMPT[:8])
@@ -389,7 +389,7 @@ def bookkeeping(runner):
 
 
 def test_step_is_all_or_nothing(tiny, device, monkeypatch):
-    """A step that fails, for whatever reason, leaves every sequence as it was, and the next one works."""
+    """A step that fails for any reason leaves every sequence unchanged, and the next one works."""
     runner = tiny("llama", "q8_0", device, context_length=64, max_sequences=2)
     first, second = runner.open_sequence(), runner.open_sequence()
     runner.step([SequenceWork(first, PROMPT[:30]), SequenceWork(second, PROMPT[:10])])
@@ -418,7 +418,7 @@ def test_step_is_all_or_nothing(tiny, device, monkeypatch):
 
 
 def test_pages_are_used_again(tiny, device):
-    """Sequences that come and go for longer than the cache is large; pages lie in any order then."""
+    """Sequences open and close until more tokens were stored than the cache can hold, so pages are in any order."""
     runner = tiny("llama", "q8_0", device, context_length=64, max_sequences=3)
     whole = bookkeeping(runner)
     expected = follow(tiny("llama", "q8_0", device), PROMPT)
@@ -454,8 +454,8 @@ def test_cache_that_does_not_fit_is_refused_before_it_is_made(tiny, device):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_as_on_a_gpu(tiny, discrete_device, architecture):
-    """A device taken for a GPU: K in slices, tiles of shared memory, split attention. As the twins, and one order of
-    sums for every step size.
+    """A device treated as a GPU uses slices of K, tiles in shared memory and split attention. It agrees with the twins,
+    with one order of sums for every step size.
     """
     found = [
         follow(tiny(architecture, "q4_k", discrete_device, kv_type="f32", prefill_chunk=chunk), PROMPT)

@@ -1,4 +1,4 @@
-"""A model whose layers lie in several places answers like one that lies in one."""
+"""A model whose layers are in several places gives the same answers as in one place."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def split(file, places, device) -> load.LoadedModel:
 
 
 def logprobs(model, **arguments) -> np.ndarray:
-    """A long prompt in chunks, of which the first wants no logits, then a prompt beside a sequence that decodes,
-    then both decode.
+    """A long prompt in chunks, the first of them without logits; then a prompt in a step with a decoding sequence; then
+    both decode.
     """
     runner = ModelRunner(model, context_length=256, max_sequences=2, kv_type="f32", num_pages=16, **arguments)
     first, second = runner.open_sequence(), runner.open_sequence()
@@ -88,7 +88,7 @@ def test_intermediates_are_found_in_their_part(device, tmp_path):
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 def test_a_real_model_in_two_places_agrees_with_one(device, name):
-    """Five layers on the device, as with num_gpu 5: within what one device's own order of sums makes of float32."""
+    """Five layers on the device, as with num_gpu 5. They differ by the order of sums in float32."""
     file = load.read(model_path(name))
     count, is_tied = file.config.num_layers, "output.weight" not in file.gguf.tensors
     tokens = Tokenizer.from_gguf(file.gguf).encode(
@@ -107,8 +107,8 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer):
-    """Debian's layer reports every queue that two threads use at once, the newer one hazards; everything goes
-    through the rings for copies.
+    """Debian's layer reports queues that two threads use at once, the newer one hazards. All copies go through the
+    rings.
     """
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "f32", num_layers=NUM_BLOCKS)
     environment = layer.environment(tmp_path / "layer") | {"VKBACKEND_FORCE_DISCRETE": "1"}
@@ -119,7 +119,7 @@ def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer)
 
 
 def test_scores_and_hidden_states_come_from_the_last_part(device, tmp_path):
-    """Also where the output is alone on the CPU, so that the parts before it have nothing to say."""
+    """Also if only the output is on the CPU, so that no other part has results."""
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
     file = load.read(path)
 

@@ -1,6 +1,4 @@
-"""Ollama's rules for devices, as recorded: groups and orders. Rules of CUDA, ROCm and Metal have no place in this
-backend.
-"""
+"""Ollama's recorded rules for devices: groups and orders. This backend has no rules for CUDA, ROCm and Metal."""
 
 import recorded
 from layout_vectors import gpu

@@ -31,10 +31,8 @@ def test_layouts_as_recorded():
 
 
 @pytest.mark.parametrize("wanted", [1, 5, 7])
-def test_a_number_of_layers_that_cannot_fit_is_found_and_not_looked_for_without_end(wanted):
-    """With 1000 times the memory as the upper bound, neighbouring float32 numbers lie further apart than the search
-    would go.
-    """
+def test_the_search_for_a_number_of_layers_that_cannot_fit_ends(wanted):
+    """The upper bound is 1000 times the memory, where adjacent float32 numbers are further apart than the limit."""
     gpus = [Gpu("0", free=500 * MIB), Gpu("1", free=480 * MIB)]
     needs = Needs((3000 * MIB,) * 8, {each.key: 0 for each in gpus})
     found = layout.create_layout(gpus, needs, Wishes(num_gpu=wanted, host_free=1 << 40))

@@ -1,4 +1,4 @@
-"""Layouts tried on somebody who loads, until one holds, as recorded: 106 loads."""
+"""Layouts that are tried until one fits, compared with 106 recorded loads."""
 
 import recorded
 from layout_vectors import gpu, wishes, written
@@ -9,8 +9,8 @@ from vkbackend.placement.layout import Needs, Outcome, Stage
 
 
 class Loader:
-    """Knows what a model needs once it is asked, as the recorded runner did. `allocatable`: the most that an
-    allocation gets, by device id.
+    """Answers with what a model needs, as the recorded runner did. allocatable: the most that can be allocated, by
+    device id.
     """
 
     def __init__(self, vector: dict):

@@ -1,4 +1,4 @@
-"""What a model takes, before it is loaded."""
+"""The memory that a model needs, computed before it is loaded."""
 
 import pytest
 from tiny_gguf import write_tiny_gguf
@@ -29,7 +29,7 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
 
 
 def test_vision_tensors_are_not_counted(device, tmp_path):
-    """Neither before the load, nor in parts, nor by what is loaded."""
+    """Not before the load, not in parts, and not in the loaded size."""
     plain, seeing = (
         load.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors))
         for name, tensors in (

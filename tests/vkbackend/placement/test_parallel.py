@@ -1,4 +1,4 @@
-"""How many sequences a loaded model runs together, and how large their common cache is."""
+"""The number of sequences that a loaded model runs together, and the size of their cache."""
 
 import logging
 import threading
@@ -45,7 +45,7 @@ def test_num_parallel_says_how_many_run_together(tmp_path, monkeypatch, text, ex
 
 
 def test_a_device_with_little_memory_gets_a_smaller_cache(tmp_path, device, monkeypatch, caplog):
-    """Pages for a sequence and a half instead of four: sequences share them. For less than one, loading is refused."""
+    """With pages for 1.5 sequences instead of four, sequences share them; with less than one, loading fails."""
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf"), device)
     monkeypatch.setattr(device, "free_memory", lambda needed=0: 8 * 6 * PAGE_BYTES // 7 + 9)
     with caplog.at_level(logging.WARNING):

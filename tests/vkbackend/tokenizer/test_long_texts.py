@@ -1,4 +1,4 @@
-"""Long texts: tokens of their parts are those of the whole, and what cannot fit is not tokenized."""
+"""Long texts: the tokens of their parts are those of the whole, and text that cannot fit is not tokenized."""
 
 import random
 import time
@@ -86,7 +86,7 @@ def test_a_text_that_cannot_fit_takes_little_time_and_memory(tokenizer, text):
     tracemalloc.stop()
 
 
-def test_a_long_text_is_given_up_where_nobody_waits(tokenizer):
+def test_tokenizing_a_long_text_can_be_cancelled(tokenizer):
     work = cancellation.Work()
     work.give_up()
     with work.current(), pytest.raises(cancellation.GivenUp):
@@ -115,7 +115,7 @@ def test_a_long_conversation_is_cut_where_it_was_in_few_runs():
 
 
 def one_by_one(messages, limit):
-    """Ollama's way: back message by message."""
+    """As Ollama does it: dropping one message after the other."""
 
     def render(kept):
         return "\n".join(f"{message.role}: {message.content}" for message in kept)

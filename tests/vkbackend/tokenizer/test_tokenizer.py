@@ -1,4 +1,4 @@
-"""Tokenizers: against recorded ids, against llama.cpp at work, and each rule on a vocabulary of a few tokens."""
+"""Tokenizers compared with recorded ids and with llama.cpp, and each rule on a vocabulary of a few tokens."""
 
 import logging
 import random
@@ -51,7 +51,7 @@ def test_recorded_ids(name):
 
 def special_texts(tokenizer) -> list[str]:
     vocabulary = tokenizer._vocabulary
-    # llama.cpp of 2026 holds "</s>" for a control token in every vocabulary; the one inside of Ollama 0.12.11 did not.
+    # llama.cpp of 2026 treats "</s>" as a control token in every vocabulary; the one in Ollama 0.12.11 did not.
     return [
         text
         for text, kind in zip(vocabulary.tokens, vocabulary.types)
@@ -86,7 +86,7 @@ def test_like_llama_cpp(name):
 
 
 def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
-    """A llama of one layer with zero weights: all that llama.cpp wants in order to tokenize."""
+    """A llama of one layer with zero weights, which is enough for llama.cpp to tokenize."""
     size, writer = 32, gguf.GGUFWriter(path, "llama")
     for add, value in (
         (writer.add_context_length, 64),
@@ -139,9 +139,7 @@ def test_every_pretokenizer_like_llama_cpp(tmp_path):
 
 
 def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, merges=None, **keys) -> Tokenizer:
-    """tokens: text -> type, in the order of their ids; keys: further tokenizer.ggml.<key> (or general.name as
-    `name`).
-    """
+    """tokens: type by text, in the order of ids. keys: further tokenizer.ggml.<key>; `name` is general.name."""
     writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
     if name := keys.pop("name", None):
         writer.add_name(name)
@@ -247,7 +245,7 @@ def test_token_bytes_by_type(tmp_path):
         assert not tokenizer.is_control(token_id)
 
 
-def test_a_space_inside_of_a_token_survives_the_cut_into_words(tmp_path):
+def test_a_space_inside_a_token_survives_the_split_into_words(tmp_path):
     tokenizer = spm(tmp_path, {"ab": 1.0, "b" + SPACE: 2.0}, extra={"b" + SPACE: NORMAL}, add_space_prefix=False)
     assert tokenizer.encode("ab a", add_special=False) == [SPM_IDS["a"], len(SPM), SPM_IDS["a"]]
 
@@ -312,7 +310,7 @@ def test_texts_find_the_first_that_is_equal():
     texts, expected = Texts(pieces), [piece.decode("utf-8", "replace") for piece in pieces]
     numbers = dict(zip(reversed(expected), range(len(expected) - 1, -1, -1)))
     assert len(texts) == len(expected) and list(texts) == expected == [texts[number] for number in range(len(texts))]
-    assert len(numbers) < len(expected)  # some stand twice
+    assert len(numbers) < len(expected)  # some occur twice
     for text in [*numbers, "ab" * 9, "c", "\ud800", "e\u0301"]:
         assert texts.find(text) == texts._find(text) == numbers.get(text) and (text in texts) == (text in numbers), (
             repr(text)
@@ -329,7 +327,7 @@ def test_special_tokens_in_a_text(tmp_path):
     assert tokenizer.encode("<x") == [7, 8]
 
 
-def test_phi3_marks_swallow_white_space_behind_them(tmp_path):
+def test_phi3_marks_strip_white_space_after_them(tmp_path):
     extra = {"<|user|>": CONTROL, "<|endoftext|>": CONTROL}
     phi, other = (spm(tmp_path, extra=extra, name=name, add_space_prefix=False) for name in ("Phi-3 mini", "Mistral"))
     user, space = len(SPM), SPM_IDS[SPACE]
@@ -430,7 +428,7 @@ def test_takes_little_memory(name, limit, record_figure):
 
 
 def fastest(function) -> float:
-    """Seconds of the best of three runs: the machine may be busy."""
+    """Seconds of the best of three runs, as the machine can be busy."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
