@@ -31,15 +31,15 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-CALL = '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}'
+SHOWN_CALL = '{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}'
 TEMPLATE = """{{- if .Tools }}<|im_start|>system
 Tools: {{ range .Tools }}{{ . }}
 {{ end }}<|im_end|>
 {{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}
-{{ if .ToolCalls }}{{ range .ToolCalls }}CALL{{ end }}
+{{ if .ToolCalls }}{{ range .ToolCalls }}SHOWN_CALL{{ end }}
 {{- else }}{{ .Content }}{{ end }}<|im_end|>
 {{ end }}<|im_start|>assistant
-""".replace("CALL", CALL)
+""".replace("SHOWN_CALL", SHOWN_CALL)
 
 
 @contextmanager
