@@ -142,8 +142,8 @@ float scaled(float product) {
 }
 
 // sum plus four products, added in this order.
-// A product is summed in four parts: in a single sum, the rounding errors of scores that reach 70 are three times
-// those of numpy's product, and the softmax turns them into errors of the weights.
+// A product is summed in four parts: in a single sum, the rounding errors of scores that reach 70 are
+// three times those of numpy's product, and the softmax turns them into errors of the weights.
 float sum_of(vec4 parts) { return (parts.x + parts.y) + (parts.z + parts.w); }
 
 // Products of the queries with the keys of the tile's positions [tile, end). Lanes past the end read the last
