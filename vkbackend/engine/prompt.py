@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
-from ..errors import RequestError
+from ..errors import RequestError, brief
 
 NUM_AXES = 4  # numbers of a rope position
 MAX_ROPE_POSITION = 2**24  # kernels rotate exactly by positions below this
@@ -39,7 +40,8 @@ class EmbeddingPart:
     num_positions: distance from where the part begins to the rope position of the next cell; None: n.
     is_whole: the rows see each other, not only those before them. They run in one step.
 
-    Raises RequestError for arrays of other shapes, rows that are not finite and positions out of range.
+    Raises RequestError for arrays of other shapes, rows that are not finite, positions that are not integers or out
+    of range, and a `num_positions` that is no integer.
     """
 
     rows: np.ndarray
@@ -50,15 +52,15 @@ class EmbeddingPart:
     identity: bytes = field(init=False, repr=False)  # equal if keys and values, of rows and what follows, are equal
 
     def __post_init__(self) -> None:
-        rows = np.ascontiguousarray(self.rows, np.float32)
+        rows = _array(self.rows, "embeddings", np.float32, "fiu")
         if rows.ndim != 2 or 0 in rows.shape:
             raise RequestError(f"embeddings have shape {rows.shape}; they must be (n, width), a row for each position")
         if not np.isfinite(rows).all():
             raise RequestError("embeddings must be finite numbers")
         if not self.digest:
             raise RequestError("embeddings need a digest, which identifies them in the cache")
-        if self.num_positions is not None and not 1 <= self.num_positions < MAX_ROPE_POSITION:
-            raise RequestError(f"num_positions is {self.num_positions}; it must be 1 to {MAX_ROPE_POSITION - 1}")
+        if self.num_positions is not None:
+            _check_num_positions(self.num_positions)
         positions = None if self.positions is None else _checked(self.positions, len(rows))
         # The dataclass is frozen, but for what is derived here.
         object.__setattr__(self, "rows", rows)
@@ -83,8 +85,14 @@ class EmbeddingPart:
         return self.positions is None and self.advance == len(self)
 
 
+def _check_num_positions(number: int) -> None:
+    is_integer = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not is_integer or not 1 <= number < MAX_ROPE_POSITION:
+        raise RequestError(f"num_positions is {brief(number)}; it must be an integer from 1 to {MAX_ROPE_POSITION - 1}")
+
+
 def _checked(positions: np.ndarray, num_rows: int) -> np.ndarray:
-    positions = np.ascontiguousarray(positions, np.int32)
+    positions = _array(positions, "positions of embeddings", np.int64, "iu")
     if positions.ndim != 2 or len(positions) != num_rows or not 1 <= positions.shape[1] <= NUM_AXES:
         raise RequestError(
             f"positions have shape {positions.shape}; {num_rows} rows of embeddings need ({num_rows}, 1) to "
@@ -92,7 +100,19 @@ def _checked(positions: np.ndarray, num_rows: int) -> np.ndarray:
         )
     if positions.min() < 0 or positions.max() >= MAX_ROPE_POSITION:
         raise RequestError(f"positions of embeddings must be 0 to {MAX_ROPE_POSITION - 1}")
-    return positions
+    return positions.astype(np.int32)
+
+
+def _array(values: ArrayLike, name: str, dtype: DTypeLike, kinds: str) -> np.ndarray:
+    """Convert `values` to a contiguous array of `dtype`. kinds: the kinds of dtypes (`np.dtype.kind`) to accept."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of unequal length
+        raise RequestError(f"{name} must be an array") from None
+    if array.dtype.kind not in kinds:
+        raise RequestError(f"{name} are {array.dtype}; they must be {'real numbers' if 'f' in kinds else 'integers'}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which callers refuse
+        return np.ascontiguousarray(array, dtype)
 
 
 Cell: TypeAlias = int | EmbeddingRow
