@@ -27,6 +27,16 @@ ANSWER_BEGUN = Message(role="assistant", content="...")
 class ChatTurn(Turn[ChatRequest, ChatResponse]):
     verb = "chat"
 
+    def __init__(self, ask: ChatRequest):
+        super().__init__(ask)
+        # Set by `render`:
+        self.messages: list[Message] = []
+        self.tools = ask.tools
+        self.builtin_parser: BuiltinParser | None = None
+        # Set by `begin`:
+        self.parser: OutputParser | None = None
+        self.format_waits = False  # until the model has thought
+
     def find(self, store: Store) -> StoredModel:
         if not parse_name(self.ask.model).is_valid:
             raise ApiError(400, "model is required")
@@ -42,8 +52,6 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
 
     def render(self) -> Prompt:
         self.messages = all_messages(self.ask, self.plan.stored)
-        self.builtin_parser: BuiltinParser | None = None
-        self.tools = self.ask.tools
         if self.parser_name:
             self.builtin_parser = output_parsers.builtin(self.parser_name, self.ask.tools, self.messages[-1])
             self.tools = self.builtin_parser.tools if self.ask.tools else self.ask.tools

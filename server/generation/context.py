@@ -4,10 +4,23 @@ application.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from ..http.line_stream import LineStream
 from ..library.store import Store
 from ..loading.loaded_models import LoadedModels
+
+
+class Lines(Protocol):
+    """A stream of JSON lines to the client."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether earlier lines still wait for the client to read them."""
+        ...
+
+    async def write(self, line: object) -> None:
+        """Send a dataclass or dict as one line."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,4 +34,4 @@ class RequestContext:
     loaded_models: LoadedModels
     client_left: Callable[[], bool]
     started: float
-    lines: LineStream | None = None
+    lines: Lines | None = None

@@ -10,9 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from vkbackend.engine.engine import Engine, Handle
 from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, TokenLogprob
 
-from .. import pools
+from .. import metrics, pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
-from ..http import metrics
 from ..wire import native
 
 LONG_PROMPT = 8192  # tokens: some milliseconds

@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from ..http.line_stream import LineStream
 from ..library.model import StoredModel
 from ..loading.loaded_model import LoadedModel
 from ..loading.loaded_models import LoadedModels
 from ..wire.native import ChatRequest, GenerateRequest, LoadProgressResponse
 from ..wire.options import Options
-from .context import RequestContext
+from .context import Lines, RequestContext
 
 SECONDS = 0.1  # between two lines, at least
 
@@ -44,7 +43,7 @@ async def acquire(
 
 
 async def _report(
-    lines: LineStream, loaded_models: LoadedModels, name: str, stored: StoredModel, entering: asyncio.Future
+    lines: Lines, loaded_models: LoadedModels, name: str, stored: StoredModel, entering: asyncio.Future
 ) -> None:
     """Write a line whenever more of the model is loaded, and one when all of it is."""
     sent = (0, 0)

@@ -7,13 +7,12 @@ answers of `wire/native.py`. Raises ApiError, ModelNotFound and VkbackendError b
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
 from .. import output_parsers, pools
 from ..errors import ApiError
-from ..http import limits
-from ..http.streams import Replies
 from ..library.model import StoredModel
 from ..library.store import Store
 from ..loading.loaded_model import LoadedModel
@@ -21,6 +20,7 @@ from ..prompts import prompt
 from ..prompts.gotemplate import TemplateError
 from ..prompts.prompt import ContextLimit, Prompt, Thinking
 from ..prompts.style import PromptStyle, style_of
+from ..wire import limits
 from ..wire.native import ChatRequest, ChatResponse, DebugInfo, GenerateRequest, GenerateResponse
 from . import load_progress
 from .context import RequestContext
@@ -32,6 +32,25 @@ Ask = TypeVar("Ask", ChatRequest, GenerateRequest)
 Answer = TypeVar("Answer", ChatResponse, GenerateResponse)
 
 
+@dataclass
+class Replies:
+    """The answer to a request: `single` if nothing is generated (a model was loaded, a prompt is shown), else `pieces`,
+    the last of which has the counts and durations.
+    """
+
+    single: object = None
+    pieces: AsyncGenerator | None = None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What is known once the model is loaded."""
+
+    plan: Plan
+    model: LoadedModel
+    tokens: PromptTokens
+
+
 class Turn(ABC, Generic[Ask, Answer]):
     """One request and its answer. A subclass has the parts that are particular to its route; `replies` calls the
     methods in the order in which they stand here.
@@ -41,6 +60,25 @@ class Turn(ABC, Generic[Ask, Answer]):
 
     def __init__(self, ask: Ask):
         self.ask = ask
+        self._loaded: _Loaded | None = None  # set by `write_prompt`
+
+    @property
+    def plan(self) -> Plan:
+        return self._when_loaded.plan
+
+    @property
+    def model(self) -> LoadedModel:
+        return self._when_loaded.model
+
+    @property
+    def tokens(self) -> PromptTokens:
+        """The tokens of the prompt's texts, which are made once."""
+        return self._when_loaded.tokens
+
+    @property
+    def _when_loaded(self) -> _Loaded:
+        assert self._loaded is not None, "`write_prompt` comes first"
+        return self._loaded
 
     @abstractmethod
     def find(self, store: Store) -> StoredModel:
@@ -66,9 +104,7 @@ class Turn(ABC, Generic[Ask, Answer]):
 
     def write_prompt(self, plan: Plan, model: LoadedModel) -> Prompt:
         """Write the prompt. Blocks. Raises ApiError 500 if the template fails."""
-        self.plan = plan
-        self.model = model
-        self.tokens = PromptTokens(model.tokenizer)
+        self._loaded = _Loaded(plan, model, PromptTokens(model.tokenizer))
         with template_errors():
             return self.render()
 

@@ -1,3 +1,3 @@
-"""HTTP itself: bodies and answers, streams, connections, access rules, request ids, limits, metrics, the log and the
+"""HTTP itself: bodies and answers, streams, connections, access rules, request ids, limits on bodies, the log and the
 running requests.
 """

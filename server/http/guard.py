@@ -14,6 +14,7 @@ from vkbackend.errors import RequestError, VkbackendError
 
 from ..errors import ApiError
 from ..library.model import InvalidName, ModelNotFound, StoreBusy
+from ..wire.content_types import JSON, PLAIN_JSON
 from . import access, paths, responses
 from .keys import ACCESS
 from .responses import error_answer
@@ -96,7 +97,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ApiError as error:
-        return error_answer(error.status, error.message, responses.PLAIN_JSON if error.is_of_stream else responses.JSON)
+        return error_answer(error.status, error.message, PLAIN_JSON if error.is_of_stream else JSON)
     except ModelNotFound as error:
         return error_answer(404, str(error))
     except StoreBusy as error:

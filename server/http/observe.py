@@ -7,9 +7,9 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
-from .. import garbage, pools
+from .. import garbage, metrics, pools
 from ..errors import ApiError
-from . import metrics, request_id
+from . import request_id
 from .keys import ERROR_ANSWER, RUNNING
 from .running import SHUTTING_DOWN
 from .streams import has_left

@@ -18,16 +18,15 @@ from ..go.binding import bind
 from ..go.decode import JSONSyntaxError
 from ..go.kinds import BindError
 from ..library.model import StoreBusy
+from ..wire import limits
+from ..wire.content_types import JSON, PLAIN_JSON
 from ..wire.native import ProgressResponse
-from . import bodies, limits
+from . import bodies
 from .line_stream import LineStream
 from .running import SHUTTING_DOWN, was_cut_off
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
-
-JSON = "application/json; charset=utf-8"
-PLAIN_JSON = "application/json"
 
 MAX_TASKS = 64  # creations, pulls and pushes at the same time
 MOST_LINES = 64  # lines of a task that wait for a slow client

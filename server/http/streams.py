@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -16,24 +15,16 @@ from vkbackend.errors import VkbackendError
 
 from .. import pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
+from ..generation.turn import Replies
 from ..go import encode
+from ..wire.content_types import PLAIN_JSON
 from .line_stream import LineStream
-from .responses import PLAIN_JSON, error_answer, json_answer
+from .responses import error_answer, json_answer
 from .running import SHUTTING_DOWN, was_cut_off
 
 log = logging.getLogger(__name__)
 
 EVENT_STREAM = "text/event-stream"
-
-
-@dataclass
-class Replies:
-    """The answer to a request: `single` if nothing is generated (a model was loaded, a prompt is shown), else `pieces`,
-    the last of which has the counts and durations.
-    """
-
-    single: object = None
-    pieces: AsyncGenerator | None = None
 
 
 def has_left(request: web.Request) -> bool:

@@ -10,8 +10,8 @@ from vkbackend.errors import RequestError, VkbackendError
 
 from ..errors import ApiError
 from ..go import encode
-from ..http.responses import JSON, PLAIN_JSON
 from ..library.model import InvalidName, ModelNotFound
+from ..wire.content_types import JSON, PLAIN_JSON
 from ..wire.openai import Error, ErrorResponse
 
 log = logging.getLogger(__name__)

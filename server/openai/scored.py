@@ -20,9 +20,8 @@ from ..generation.plan import Plan, check_top_logprobs, make_plan
 from ..generation.run import UNLOADED, Run
 from ..generation.tokens import PromptTokens
 from ..go.encode import now
-from ..http import limits
 from ..loading.loaded_model import LoadedModel
-from ..wire import native
+from ..wire import limits, native
 from ..wire.native import GenerateRequest, GenerateResponse
 from .requests import Extras
 

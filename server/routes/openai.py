@@ -12,7 +12,7 @@ from ..generation.completion import CompletionTurn
 from ..generation.embedding import embed_many
 from ..go import encode
 from ..go.human import shortened
-from ..http.responses import PLAIN_JSON, bound, off_loop, text_answer
+from ..http.responses import bound, off_loop, text_answer
 from ..http.streams import send_events
 from ..library import describe
 from ..library.model import InvalidName, ModelNotFound
@@ -21,6 +21,7 @@ from ..openai import answers, errors, requests
 from ..openai import chat as openai_chat
 from ..openai import completions as openai_completions
 from ..openai.choices import gather, pieces, whole_answer
+from ..wire.content_types import PLAIN_JSON
 from ..wire.openai import ChatCompletionRequest, CompletionRequest, EmbedRequest
 from . import models
 from .context import STORE, context_of

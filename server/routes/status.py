@@ -4,8 +4,7 @@ from aiohttp import web
 
 from vkbackend.device.selection import survey
 
-from .. import pools
-from ..http import metrics
+from .. import metrics, pools
 from ..http.responses import json_answer
 from .context import DOCUMENT, LOADED_MODELS
 
