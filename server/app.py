@@ -22,7 +22,7 @@ from .library.model import StoreError
 from .library.store import Store
 from .loading.loaded_models import LoadedModels
 from .openai import errors as openai_errors
-from .routes.context import DOCUMENT, LOADED_MODELS, STORE
+from .routes.app_state import DOCUMENT, LOADED_MODELS, STORE
 from .routes.table import OPERATIONS, ROUTES
 from .version import version
 

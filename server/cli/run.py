@@ -98,7 +98,7 @@ def run(
         name = model_name(client, model)
         info = show_or_pull(client, name, insecure)
         if is_interactive:
-            from .conversation import converse
+            from .interactive import converse
 
             converse(client, name, info, common, printing)
         elif "embedding" in (info.get("capabilities") or []):

@@ -14,7 +14,7 @@ from ..library.model import StoredModel
 from ..library.names import parse_name
 from ..library.store import Store
 from ..output_parsers import BuiltinParser, OutputParser, Parsed, harmony
-from ..prompts.prompt import Prompt
+from ..prompts.prompt_text import Prompt
 from ..wire.native import ChatRequest, ChatResponse, Message
 from .plan import check_format, example_messages, refuse_think_level
 from .run import Run

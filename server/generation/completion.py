@@ -13,9 +13,9 @@ from ..go.encode import now
 from ..library.model import InvalidName, StoredModel
 from ..library.store import Store
 from ..output_parsers import OutputParser, Parsed
-from ..prompts import prompt
+from ..prompts import prompt_text
 from ..prompts.gotemplate import Template
-from ..prompts.prompt import Prompt, Thinking
+from ..prompts.prompt_text import Prompt, Thinking
 from ..wire.native import GenerateRequest, GenerateResponse, Message
 from .plan import example_messages, refuse_think_level
 from .run import Run
@@ -50,7 +50,7 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
         ask = self.ask
         plan = self.plan
         if "mllama" in plan.families and len(ask.images or ()) > 1:
-            raise ApiError(400, prompt.ONE_IMAGE_ONLY)
+            raise ApiError(400, prompt_text.ONE_IMAGE_ONLY)
         if ask.raw:
             return Prompt(ask.prompt, list(ask.images or ()))
         try:
@@ -58,7 +58,7 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
         except TokenizerError as error:
             raise ApiError(400, f"context: {error}; send what an answer of this model gave") from None
         if ask.suffix or ask.template:
-            return prompt.generate_prompt(
+            return prompt_text.generate_prompt(
                 Template.parse(ask.template or plan.stored.template),
                 prompt=ask.prompt,
                 suffix=ask.suffix,

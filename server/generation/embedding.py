@@ -28,8 +28,8 @@ from ..library.names import parse_name
 from ..loading.loaded_model import LoadedModel
 from ..wire.native import EmbeddingRequest, EmbeddingResponse, EmbedRequest, EmbedResponse
 from ..wire.options import Options
-from .context import RequestContext
 from .events import engine_events, nanoseconds
+from .request_context import RequestContext
 from .run import UNLOADED
 
 AT_ONCE = 64  # texts of one request that the engine holds at the same time

@@ -13,7 +13,7 @@ from ..loading.loaded_model import LoadedModel
 from ..loading.loaded_models import LoadedModels
 from ..wire.native import ChatRequest, GenerateRequest, LoadProgressResponse
 from ..wire.options import Options
-from .context import Lines, RequestContext
+from .request_context import Lines, RequestContext
 
 SECONDS = 0.1  # between two lines, at least
 

@@ -16,15 +16,15 @@ from ..errors import ApiError
 from ..library.model import StoredModel
 from ..library.store import Store
 from ..loading.loaded_model import LoadedModel
-from ..prompts import prompt
+from ..prompts import prompt_text
 from ..prompts.gotemplate import TemplateError
-from ..prompts.prompt import ContextLimit, Prompt, Thinking
+from ..prompts.prompt_text import ContextLimit, Prompt, Thinking
 from ..prompts.style import PromptStyle, style_of
 from ..wire import limits
 from ..wire.native import ChatRequest, ChatResponse, DebugInfo, GenerateRequest, GenerateResponse
 from . import load_progress
-from .context import RequestContext
 from .plan import Plan, check_format, check_images, check_top_logprobs, make_plan
+from .request_context import RequestContext
 from .run import Run
 from .tokens import PromptTokens
 
@@ -171,7 +171,7 @@ class Turn(ABC, Generic[Ask, Answer]):
             self.ask.truncate is not False,
             bool(plan.stored.projector_paths),
         )
-        return prompt.chat_prompt(
+        return prompt_text.chat_prompt(
             self.style.template,
             messages,
             limit,
@@ -186,7 +186,7 @@ def template_errors() -> Iterator[None]:
     """Turn the errors of templates into ApiError 500."""
     try:
         yield
-    except (TemplateError, prompt.PromptError) as error:
+    except (TemplateError, prompt_text.PromptError) as error:
         raise ApiError(500, str(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""Typed keys of what the application keeps for the modules of `http/`; `routes/context.py` has those of the routes."""
+"""Keys of what the application keeps for the modules of `http/`; `routes/app_state.py` has those of the routes."""
 
 from collections.abc import Callable
 

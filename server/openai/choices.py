@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
-from ..generation.context import RequestContext
+from ..generation.request_context import RequestContext
 from ..generation.turn import Turn, replies
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .. import pools
 from ..generation.completion import CompletionTurn
-from ..generation.context import RequestContext
+from ..generation.request_context import RequestContext
 from ..wire.native import GenerateResponse
 from ..wire.openai import Completion, CompletionChoice, CompletionChunk, CompletionRequest
 from . import answers, requests, scored

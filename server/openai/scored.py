@@ -15,8 +15,8 @@ from .. import pools
 from ..errors import ApiError
 from ..generation import events
 from ..generation.completion import find_model
-from ..generation.context import RequestContext
 from ..generation.plan import Plan, check_top_logprobs, make_plan
+from ..generation.request_context import RequestContext
 from ..generation.run import UNLOADED, Run
 from ..generation.tokens import PromptTokens
 from ..go.encode import now

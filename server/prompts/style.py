@@ -13,7 +13,7 @@ from . import ModelTexts, jinja, renderers
 from .call_format import CallFormat
 from .gotemplate import Template
 from .marks import tag_of, thinking_tags
-from .prompt import PromptTemplate
+from .prompt_text import PromptTemplate
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..library import create as creation
 from ..library import registry
 from ..library.model import DigestMismatch, InvalidDigest
 from ..wire.native import CreateRequest
-from .context import STORE
+from .app_state import STORE
 
 UPLOAD_PIECE_BYTES = 1 << 20
 

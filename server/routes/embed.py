@@ -6,7 +6,7 @@ from .. import pools
 from ..generation.embedding import embed_many, embed_one
 from ..http.responses import json_answer, read
 from ..wire.native import EmbeddingRequest, EmbedRequest
-from .context import context_of
+from .app_state import context_of
 
 
 async def embed(request: web.Request) -> web.Response:

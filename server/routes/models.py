@@ -17,7 +17,7 @@ from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
 from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
-from .context import LOADED_MODELS, STORE
+from .app_state import LOADED_MODELS, STORE
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from ..openai.choices import gather, pieces, whole_answer
 from ..wire.content_types import PLAIN_JSON
 from ..wire.openai import ChatCompletionRequest, CompletionRequest, EmbedRequest
 from . import models
-from .context import STORE, context_of
+from .app_state import STORE, context_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

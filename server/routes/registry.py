@@ -10,7 +10,7 @@ from ..http.streams import has_left
 from ..library import registry
 from ..library.names import parse_name
 from ..wire.native import PullRequest, PushRequest
-from .context import STORE
+from .app_state import STORE
 
 
 async def pull(request: web.Request) -> web.StreamResponse:

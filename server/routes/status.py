@@ -6,7 +6,7 @@ from vkbackend.device.selection import survey
 
 from .. import metrics, pools
 from ..http.responses import json_answer
-from .context import DOCUMENT, LOADED_MODELS
+from .app_state import DOCUMENT, LOADED_MODELS
 
 
 async def health(request: web.Request) -> web.Response:

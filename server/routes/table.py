@@ -9,7 +9,7 @@ from ..openapi.operations import EVENTS, HTML, NDJSON, TEXT, Operation, Operatio
 from ..web.pages import PAGES
 from ..wire import native
 from ..wire import openai as openai_wire
-from . import create, embed, generation, models, openai, pages, registry, status
+from . import create, embed, generate, models, openai, pages, registry, status
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ ROUTES = [
     Route(
         "POST",
         "/api/generate",
-        generation.generate,
+        generate.generate,
         Operation(
             "Text generated from a prompt",
             native.GenerateRequest,
@@ -47,7 +47,7 @@ ROUTES = [
     Route(
         "POST",
         "/api/chat",
-        generation.chat,
+        generate.chat,
         Operation(
             "Next message of a conversation",
             native.ChatRequest,

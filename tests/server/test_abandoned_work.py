@@ -14,7 +14,7 @@ from tiny_server import with_model
 from vkbackend import cancellation
 from vkbackend.server import pools
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
-from vkbackend.server.prompts.jinja.process import Worker
+from vkbackend.server.prompts.jinja.worker_process import Worker
 
 ENDLESS = "{{ range $i := 10000000000 }}{{ end }}"
 FOREVER_JINJA = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"

@@ -18,7 +18,7 @@ from vkbackend.server.errors import ApiError
 from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError, parse_first
 from vkbackend.server.http import bodies, limits, responses
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
-from vkbackend.server.prompts.jinja.process import Worker
+from vkbackend.server.prompts.jinja.worker_process import Worker
 from vkbackend.server.wire import conversation, native, openai
 
 SHORT = {"num_predict": 1, "num_ctx": 512}

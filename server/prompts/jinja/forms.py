@@ -9,8 +9,8 @@ import json
 import logging
 from enum import Enum, auto
 
-from .process import worker
 from .tags import knows_tools, reads_tools_from_messages
+from .worker_process import worker
 
 log = logging.getLogger(__name__)
 

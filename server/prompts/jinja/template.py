@@ -19,8 +19,8 @@ from ..call_format import CallFormat
 from ..gotemplate import TemplateError, Values
 from .calls import call_format
 from .forms import ToolsPlace, as_parts, placed, tools_place, typed_roles
-from .process import WorkerDoesNotStart, WorkerEnded, worker
 from .tags import knows_tools, thinking_tags
+from .worker_process import WorkerDoesNotStart, WorkerEnded, worker
 
 MAX_CHARS = 100_000  # a longer template is ignored
 _TOKENS = {

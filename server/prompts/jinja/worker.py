@@ -4,7 +4,8 @@
     writes {"ready": true}
 
 A Jinja sandbox hides Python's internals. The process cannot open files, start processes or reach the network. It ends
-when a template takes too much time or memory and after 15 minutes without a request; `process.py` starts it again.
+when a template takes too much time or memory and after 15 minutes without a request; `worker_process.py` starts it
+again.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from shared_data import shared
 
-from vkbackend.server.cli import conversation, digests, models, run
+from vkbackend.server.cli import digests, interactive, models, run
 from vkbackend.server.cli.modelfile_request import ModelfileProblem, create_request
 from vkbackend.server.cli.terminal import answer, colours, table
 from vkbackend.server.go import encode
@@ -250,7 +250,7 @@ class FakeClient:
 @pytest.fixture
 def talk():
     client = FakeClient()
-    return conversation.Conversation(
+    return interactive.Conversation(
         client, "m", {"system": "from the model", "license": "MIT"}, {}, answer.Printing()
     ), client
 
@@ -337,5 +337,5 @@ def test_conversation_settings(talk, capsys):
 )
 def test_messages_of_several_lines(lines, message):
     rest = iter(lines)
-    assert conversation.read_message(lambda is_first: next(rest)) == message
+    assert interactive.read_message(lambda is_first: next(rest)) == message
     assert list(rest) == []

@@ -12,7 +12,7 @@ from tool_vectors import tools
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.server.prompts import jinja
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values
-from vkbackend.server.prompts.jinja import process
+from vkbackend.server.prompts.jinja import worker_process
 from vkbackend.tokenizer import Tokenizer
 
 CHATML = (
@@ -216,12 +216,14 @@ def test_the_process_can_open_nothing():
         "for act in (lambda: open('/etc/passwd'), lambda: socket.socket(), lambda: os.pipe()):\n"
         "    try: act()\n    except OSError as error: print(error.errno)\n    else: print('done')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(process.WORKER.parent)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(worker_process.WORKER.parent)], capture_output=True, text=True
+    )
     assert done.stdout.split() == ["24"] * 3, done.stderr  # EMFILE
 
 
 def test_a_worker_that_ended_is_started_again():
-    worker = process.Worker()
+    worker = worker_process.Worker()
     try:
         assert worker.ask("{{ a }}", {"a": 1}) == {"text": "1"}
         worker._process.kill()
@@ -232,8 +234,8 @@ def test_a_worker_that_ended_is_started_again():
 
 
 def test_a_worker_that_does_not_start(monkeypatch, tmp_path):
-    monkeypatch.setattr(process, "WORKER", tmp_path / "nothing.py")
-    monkeypatch.setattr("vkbackend.server.prompts.jinja.template.worker", process.Worker())
+    monkeypatch.setattr(worker_process, "WORKER", tmp_path / "nothing.py")
+    monkeypatch.setattr("vkbackend.server.prompts.jinja.template.worker", worker_process.Worker())
     with pytest.raises(TemplateError, match="cannot start the process"):
         prompt(CHATML, ("user", "x"))
 

@@ -8,7 +8,7 @@ import pytest
 from vkbackend.server.prompts.gotemplate import Template, Values
 from vkbackend.server.prompts.jinja import JinjaTemplate
 from vkbackend.server.prompts.jinja.template import _with_ids
-from vkbackend.server.prompts.prompt import ContextLimit, chat_prompt
+from vkbackend.server.prompts.prompt_text import ContextLimit, chat_prompt
 from vkbackend.server.wire.native import Message
 
 LOOP = "{{ range .Messages }}<{{ .Role }}> {{ .Content }}{{ end }}"

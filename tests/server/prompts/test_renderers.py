@@ -7,7 +7,7 @@ from recorded import check, load, outcome, recorded_outcome
 from vkbackend.server.go.binding import bind
 from vkbackend.server.prompts import renderers
 from vkbackend.server.prompts.gotemplate import TemplateError
-from vkbackend.server.prompts.prompt import ContextLimit, Thinking, chat_prompt
+from vkbackend.server.prompts.prompt_text import ContextLimit, Thinking, chat_prompt
 from vkbackend.server.wire.native import ChatRequest
 
 

@@ -10,7 +10,7 @@ from tiny_gguf import write_tiny_gguf
 
 from vkbackend import cancellation
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.server.prompts import prompt
+from vkbackend.server.prompts import prompt_text
 from vkbackend.server.wire.native import Message
 from vkbackend.tokenizer import Tokenizer, long_texts
 from vkbackend.tokenizer.bpe import ByteLevelBPE
@@ -108,9 +108,9 @@ def test_a_long_conversation_is_cut_where_it_was_in_few_runs():
             Message(role=rng.choice(["system", "user", "assistant"]), content="w " * rng.randrange(9))
             for _ in range(rng.randrange(1, 40))
         ]
-        limit = prompt.ContextLimit(rng.randrange(2, 120), lambda text: len(text.split()))
+        limit = prompt_text.ContextLimit(rng.randrange(2, 120), lambda text: len(text.split()))
         template = Lines()
-        found = prompt.chat_prompt(template, messages, limit).text
+        found = prompt_text.chat_prompt(template, messages, limit).text
         assert found == one_by_one(messages, limit) and template.runs < 16
 
 

@@ -8,7 +8,7 @@ from shared_data import shared
 
 from vkbackend.server.go.binding import bind
 from vkbackend.server.prompts.gotemplate import Template
-from vkbackend.server.prompts.prompt import ContextLimit, PromptError, Thinking, chat_prompt, generate_prompt
+from vkbackend.server.prompts.prompt_text import ContextLimit, PromptError, Thinking, chat_prompt, generate_prompt
 from vkbackend.server.wire.native import ChatRequest, Message
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from ..generation.context import RequestContext
+from ..generation.request_context import RequestContext
 from ..http.line_stream import LineStream
 from ..http.streams import has_left
 from ..library.store import Store

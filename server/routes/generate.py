@@ -11,7 +11,7 @@ from ..http.line_stream import LineStream
 from ..http.responses import read
 from ..http.streams import send
 from ..wire.native import ChatRequest, GenerateRequest
-from .context import context_of
+from .app_state import context_of
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
