@@ -188,7 +188,8 @@ ROWS = [
         "VKBACKEND_AUTOTUNE",
         True,
         _flag,
-        "0 does not measure kernels when a model first runs; earlier measurements are still used",
+        "0 does not measure kernels, which else happens before a step of one size runs for the second time; earlier "
+        "measurements are still used",
     ),
     Setting(
         "VKBACKEND_REGISTRY_URLS",

@@ -67,6 +67,16 @@ def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
     return lines + [f"Try: curl {url}/api/generate -d '{body}'"]
 
 
+def handle_stop_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` in the running event loop on each SIGINT and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
 async def _run(service: Service, ready: Callable[[], None]) -> None:
     stopped = asyncio.Event()
 
@@ -75,6 +85,5 @@ async def _run(service: Service, ready: Callable[[], None]) -> None:
             os._exit(130)
         stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    handle_stop_signals(stop)
     await serve_until(service, stopped, ready)

@@ -7,7 +7,6 @@ has been silent the longest.
 
 import asyncio
 import logging
-import resource
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,6 +30,7 @@ LINGER_SECONDS = 0.5  # for a client that is still sending to read why it is ref
 LOOK_SECONDS = 1.0  # between two checks for stalled requests
 RETRY_SECONDS = 0.5  # between two attempts to accept when there is no room
 WARNING_SECONDS = 60.0  # between two warnings about that
+UNLIMITED_CONNECTIONS = 1 << 20  # where the system sets no limit of open files
 RESERVED_FILES = 64  # open files that connections leave to models, blobs and registries
 
 
@@ -265,7 +265,11 @@ class Site(web.BaseSite):
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard one, as programs in Go do when they start."""
+    """Raise the soft limit of open files to the hard one, as programs in Go do when they start. Windows has none."""
+    try:
+        import resource
+    except ImportError:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
@@ -277,7 +281,11 @@ def raise_file_limit() -> None:
 
 def most_connections() -> int:
     """How many connections the limit of open files allows, less what the rest of the server needs."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return UNLIMITED_CONNECTIONS
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
-        limit = 1 << 20
+        limit = UNLIMITED_CONNECTIONS
     return max(limit - RESERVED_FILES, limit // 2)

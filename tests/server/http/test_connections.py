@@ -5,6 +5,7 @@ import hashlib
 import json
 import resource
 import socket
+import sys
 import time
 
 import pytest
@@ -227,11 +228,18 @@ def test_clients_wait_where_no_file_is_left(tmp_path):
 
 def test_the_limit_of_open_files_is_raised(monkeypatch):
     limits = [100, 5000]
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: tuple(limits))
-    monkeypatch.setattr(connections.resource, "setrlimit", lambda _, new: limits.__setitem__(slice(None), new))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(slice(None), new))
     assert connections.most_connections() == 50
     connections.raise_file_limit()
     assert limits == [5000, 5000] and connections.most_connections() == 5000 - connections.RESERVED_FILES
+
+
+def test_windows_has_no_limit_of_open_files(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # an import of it fails, as on Windows
+    connections.raise_file_limit()
+    assert connections.most_connections() > 10_000
+    assert not hasattr(connections, "resource")  # nothing imported it before
 
 
 def test_the_unit_allows_many_files():
