@@ -24,7 +24,7 @@ from .http.connections import Site
 from .http.keys import RUNNING
 from .http.log import AccessLogger, formatter
 from .library.store import Store
-from .loading.engine_loader import load_engine
+from .loading.engine_loader import EngineLoader
 from .loading.loaded_models import LoadedModels
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Service:
 
     async def start(self) -> None:
         garbage.start()
-        self._app = build_app(self.store, LoadedModels(self.store, load_engine), self._socket.getsockname()[0])
+        self._app = build_app(self.store, LoadedModels(self.store, EngineLoader()), self._socket.getsockname()[0])
         self._runner = web.AppRunner(self._app, shutdown_timeout=0)
         await self._runner.setup()
         await Site(self._runner, self._socket, access_log=self._access_log, access_log_class=AccessLogger).start()

@@ -11,21 +11,17 @@ from .loaded_model import LoadResult
 
 
 class EngineLoader:
-    """Called with a model and its options. Its cache holds options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL
-    sequences; options.num_gpu layers go to devices, or as many as fit. `whole`: all layers on devices, or OutOfMemory,
-    so that other models can be unloaded first. Blocks while it loads.
+    """Opens models on the devices that the environment selects."""
 
-    Raises VkbackendError: not enough memory, a damaged file, or a model that is not supported.
-    """
+    def load(
+        self, stored: StoredModel, options: Options, whole: bool = False, progress: LoadProgress | None = None
+    ) -> LoadResult:
+        """Load a model. Its cache holds options.num_ctx tokens for each of OLLAMA_NUM_PARALLEL sequences;
+        options.num_gpu layers go to devices, or as many as fit. whole: all layers on devices, or OutOfMemory, so that
+        other models can be unloaded first. Blocks.
 
-    def __init__(self, progress: LoadProgress | None = None):
-        self._progress = progress
-
-    def reporting(self, progress: LoadProgress) -> "EngineLoader":
-        """A loader that reports its progress."""
-        return EngineLoader(progress)
-
-    def __call__(self, stored: StoredModel, options: Options, whole: bool = False) -> LoadResult:
+        Raises VkbackendError: not enough memory, a damaged file, or a model that is not supported.
+        """
         if stored.gguf_path is None:
             raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
         if not stored.gguf_path.is_file():
@@ -42,7 +38,7 @@ class EngineLoader:
             num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
             whole=whole,
-            progress=self._progress,
+            progress=progress,
         )
         return LoadResult(
             opened.engine,
@@ -55,13 +51,6 @@ class EngineLoader:
             opened.placement,
         )
 
-    def whole(self, stored: StoredModel, options: Options) -> LoadResult:
-        """Load all layers onto devices, or raise OutOfMemory."""
-        return self(stored, options, whole=True)
-
     def num_devices(self) -> int:
         """How many devices run models."""
         return selection.num_usable()
-
-
-load_engine = EngineLoader()

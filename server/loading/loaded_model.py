@@ -5,9 +5,11 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from vkbackend.engine.engine import Engine
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.progress import LoadProgress
 from vkbackend.tokenizer import Tokenizer
 
 from ..go import durations, encode
@@ -40,10 +42,18 @@ class LoadResult:
     placement: tuple[tuple[str, int], ...] = ()
 
 
-# Called in a thread. It may have these attributes. `whole`: called like the loader while other models are loaded, it
-# raises OutOfMemory rather than leave layers to the CPU that a device alone would hold. `num_devices()`: how many
-# devices run models. `reporting(progress)`: a loader that reports its progress.
-Loader = Callable[[StoredModel, Options], LoadResult]
+class Loader(Protocol):
+    """Loads models; called in a thread, so that its methods may block."""
+
+    def load(self, stored: StoredModel, options: Options, whole: bool, progress: LoadProgress) -> LoadResult:
+        """Load a model and report the progress. whole: other models are loaded, so raise OutOfMemory rather than leave
+        layers to the CPU that a device alone would hold.
+        """
+        ...
+
+    def num_devices(self) -> int:
+        """How many devices run models."""
+        ...
 
 
 class LoadedModel:
@@ -79,7 +89,7 @@ class LoadedModel:
         """Whether a request with these options can use it as it is, for this model or another one with the same
         weights.
         """
-        if self._close is None or getattr(self.engine, "failure", None) is not None:
+        if self._close is None or self.engine.failure is not None:
             return False
         if any(getattr(self.stored, name, None) != getattr(stored, name, None) for name in STORED_PARTS):
             return False

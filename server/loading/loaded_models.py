@@ -143,8 +143,7 @@ class LoadedModels:
     async def _most_models(self) -> int:
         if self._max_models:
             return self._max_models
-        count = getattr(self._loader, "num_devices", None)
-        return MODELS_PER_DEVICE * max(1, await pools.run_to_end("models", count) if count else 1)
+        return MODELS_PER_DEVICE * max(1, await pools.run_to_end("models", self._loader.num_devices))
 
     async def _evict_one(self, why: str) -> bool:
         """Unload the model that Ollama's rules choose and free its memory. Returns False if there is none."""
@@ -218,11 +217,8 @@ class LoadedModels:
     async def _load(self, stored: StoredModel, options: Options, whole: bool) -> LoadedModel:
         start = time.monotonic()
         self.progress = LoadProgress()
-        reporting = getattr(self._loader, "reporting", None)
-        loader = reporting(self.progress) if reporting else self._loader
-        loader = getattr(loader, "whole", loader) if whole else loader
         try:
-            result = await pools.run_to_end("models", loader, stored, options)
+            result = await pools.run_to_end("models", self._loader.load, stored, options, whole, self.progress)
         finally:
             is_deleted = stored.gguf_path in self._deleted
             self._deleted.discard(stored.gguf_path)
@@ -267,7 +263,7 @@ class LoadedModels:
         model.idle.set()
         if model not in self.loaded:
             return
-        has_failed = getattr(model.engine, "failure", None) is not None
+        has_failed = model.engine.failure is not None
         if model.is_leaving or model.is_deleted or model.keep_alive == 0 or has_failed:
             self._begin_unload(model)
         else:

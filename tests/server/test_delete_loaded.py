@@ -32,16 +32,16 @@ def test_a_deleted_model_leaves_memory(tmp_path, names, derives, left):
 def test_a_model_that_is_deleted_while_it_loads_serves_its_request_and_goes(tmp_path):
     async def scenario():
         async with serving(tmp_path) as client:
-            load = client.loaded_models._loader
+            load = client.loaded_models._loader.load
             begun = threading.Event()
             may_end = threading.Event()
 
-            def slow_load(stored, options):
+            def slow_load(stored, options, whole, progress):
                 begun.set()
                 assert may_end.wait(10)
-                return load(stored, options)
+                return load(stored, options, whole, progress)
 
-            client.loaded_models._loader = slow_load
+            client.loaded_models._loader.load = slow_load
             asked = asyncio.create_task(generate(client, prompt="a", stream=False, keep_alive=-1))
             await asyncio.to_thread(begun.wait)
             assert (await client.delete("/api/delete", json={"model": "m"})).status == 200

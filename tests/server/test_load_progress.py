@@ -22,21 +22,22 @@ from vkbackend.server.loading.loaded_model import LoadResult
 class SteppingLoader:
     """Loads one byte of four each time that `steps` is released; fails after the second if `fails`."""
 
-    def __init__(self, load, fails=False):
-        self.load, self.fails, self.steps, self.progress = load, fails, threading.Semaphore(0), None
+    def __init__(self, loader, fails=False):
+        self.loader, self.fails, self.steps = loader, fails, threading.Semaphore(0)
+        self.progress: LoadProgress | None = None
 
-    def reporting(self, progress: LoadProgress):
+    def num_devices(self):
+        return 1
+
+    def load(self, stored, options, whole, progress: LoadProgress) -> LoadResult:
         self.progress = progress
-        return self
-
-    def __call__(self, stored, options) -> LoadResult:
-        self.progress.begin(4)
+        progress.begin(4)
         for count in range(4):
             assert self.steps.acquire(timeout=20)
-            self.progress.add(1)
+            progress.add(1)
             if self.fails and count == 1:
                 raise OutOfMemory("no room for it")
-        return self.load(stored, options)
+        return self.loader.load(stored, options, whole, progress)
 
 
 def stepping(client, **options) -> SteppingLoader:

@@ -5,7 +5,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from loaded_models_world import stored, until
+from loaded_models_world import LoaderOf, stored, until
 
 from vkbackend.errors import OutOfMemory
 from vkbackend.server.errors import ApiError
@@ -26,7 +26,10 @@ class Loader:
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, model, options):
+    def num_devices(self):
+        return 1
+
+    def load(self, model, options, whole, progress):
         assert self.gate.wait(10)
         if self.error:
             error, self.error = self.error, None
@@ -295,10 +298,10 @@ def test_small_contexts_are_raised_to_the_smallest():
 def test_a_broken_unload_keeps_nobody_from_loading():
     async def scenario(models, loader):
         def broken(model, options):
-            result = loader(model, options)
+            result = loader.load(model, options, False, None)
             return LoadResult(result.engine, None, None, 1, 1, 64, lambda: (result.close(), 1 / 0))
 
-        models._loader = broken
+        models._loader = LoaderOf(broken)
         await use(models, "a")
         await use(models, "b")
         assert [name for name, _ in loader.loaded] == ["a:latest", "b:latest"]

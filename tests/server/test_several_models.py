@@ -21,18 +21,17 @@ SECOND = durations.SECOND
 
 
 class Loader:
-    """Models take as many units of `memory` as the first number in their name says. gate: loads of "slow" wait for it.
-    whole: the load of a model that may be split while others are loaded.
-    """
-
-    num_devices = None
+    """Models take as many units of `memory` as the first number in their name says. gate: loads of "slow" wait for it."""
 
     def __init__(self, memory=10):
         self.memory, self.taken, self.log = memory, {}, []
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, model, options):
+    def num_devices(self):
+        return 1
+
+    def load(self, model, options, whole, progress):
         size = int("".join(filter(str.isdigit, model.name)) or 1)
         if "slow" in model.name:
             assert self.gate.wait(10)
@@ -255,12 +254,10 @@ def test_a_loaded_model_that_nobody_came_for_rests_and_ends():
 class SplittingLoader(Loader):
     """Puts layers that do not fit on the CPU, unless all of them are asked for."""
 
-    def whole(self, model, options):
-        return super().__call__(model, options)
-
-    def __call__(self, model, options):
-        self.log.append("split")
-        return super().__call__(model, options)
+    def load(self, model, options, whole, progress):
+        if not whole:
+            self.log.append("split")
+        return super().load(model, options, whole, progress)
 
 
 def test_a_model_is_split_only_where_nobody_can_give_way():

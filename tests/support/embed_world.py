@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
+from loaded_models_world import LoaderOf
 
 from vkbackend.engine.request import Embedding, Failed, Finished, FinishReason, Purpose
 from vkbackend.errors import VkbackendError
@@ -75,12 +76,12 @@ def recorded_gguf(path, architecture):
 class Served:
     """The application over a store, with models made of GGUF files on first use."""
 
-    def __init__(self, folder, loader):
-        self.folder, self.loader, self.made = folder, loader, set()
+    def __init__(self, folder, load):
+        self.folder, self.load, self.made = folder, load, set()
 
     async def __aenter__(self):
         store = Store(self.folder / "models")
-        self.client = TestClient(TestServer(build_app(store, LoadedModels(store, self.loader))))
+        self.client = TestClient(TestServer(build_app(store, LoadedModels(store, LoaderOf(self.load)))))
         await self.client.start_server()
         return self
 

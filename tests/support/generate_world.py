@@ -9,6 +9,7 @@ import numpy as np
 from aiohttp.test_utils import TestClient, TestServer
 from fake_runner import FakeRunner, FakeTokenizer
 from gguf import GGUFWriter
+from loaded_models_world import LoaderOf
 
 from vkbackend.engine.engine import Engine
 from vkbackend.server.app import build_app
@@ -28,7 +29,7 @@ async def serving(folder, replies=(("Hel", "lo", "!"),), **model):
         engine = Engine(runner, tokenizer)
         return LoadResult(engine, tokenizer, None, 1, 1, options.num_ctx, engine.close)
 
-    loaded_models = LoadedModels(store, load)
+    loaded_models = LoadedModels(store, LoaderOf(load))
     async with TestClient(TestServer(build_app(store, loaded_models))) as client:
         path = folder / "m.gguf"
         writer = GGUFWriter(path, "llama")

@@ -1,7 +1,20 @@
-"""Stored models for LoadedModels, and conditions to wait for."""
+"""Stored models and loaders for LoadedModels, and conditions to wait for."""
 
 import asyncio
 from types import SimpleNamespace
+
+
+class LoaderOf:
+    """A loader that calls `load(stored, options)`, on one device."""
+
+    def __init__(self, load):
+        self._load = load
+
+    def load(self, stored, options, whole, progress):
+        return self._load(stored, options)
+
+    def num_devices(self):
+        return 1
 
 
 def stored(name, weights=None):

@@ -6,6 +6,7 @@ import re
 import numpy as np
 from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
+from loaded_models_world import LoaderOf
 
 from vkbackend.engine.request import Failed, Finished, Piece, TokenLogprob
 from vkbackend.errors import VkbackendError
@@ -118,7 +119,11 @@ class World:
         store = Store(self.folder / "models")
         loaded = LoadedModels(
             store,
-            lambda stored, options: LoadResult(self.engine, self.tokenizer, None, 1, 1, options.num_ctx, lambda: None),
+            LoaderOf(
+                lambda stored, options: LoadResult(
+                    self.engine, self.tokenizer, None, 1, 1, options.num_ctx, lambda: None
+                )
+            ),
         )
         self.client = TestClient(TestServer(build_app(store, loaded)))
         await self.client.start_server()

@@ -304,7 +304,7 @@ def test_serve_ends_while_a_model_does_not(here, tmp_path, gguf):
     loading = tmp_path / "loading"
     program = (
         f"import pathlib, time, vkbackend.server.serving as serving; begun = pathlib.Path({str(loading)!r})\n"
-        "serving.load_engine = lambda *_: (begun.touch(), time.sleep(30))\n"
+        "serving.EngineLoader.load = lambda *_: (begun.touch(), time.sleep(30))\n"
         "from vkbackend.server.cli.main import cli; cli(['serve'])"
     )
     served = Served(tmp_path / "models", {"VKBACKEND_DRAIN_SECONDS": "0"}, command=["-c", program])

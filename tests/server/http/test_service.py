@@ -11,6 +11,7 @@ import time
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from engine_world import World
+from loaded_models_world import LoaderOf
 from manage_models import make_model
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -53,7 +54,7 @@ class Service:
 
     def talk(self, conversation):
         async def run():
-            self.app = build_app(self.store, LoadedModels(self.store, self.load))
+            self.app = build_app(self.store, LoadedModels(self.store, LoaderOf(self.load)))
             async with TestClient(TestServer(self.app)) as client:
                 return await conversation(client)
 

@@ -22,7 +22,7 @@ from vkbackend.server.library.describe import show
 from vkbackend.server.library.model import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, StoreError
 from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
-from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.prompts.gotemplate import Template
 from vkbackend.server.prompts.marks import thinking_tags
 from vkbackend.server.wire import native
@@ -465,7 +465,7 @@ def test_loading_a_model_whose_file_is_gone_says_which(store, tmp_path):
     with pytest.raises(
         StoreError, match=rf"model m:latest: its file .*{stored.gguf_path.name} is gone; pull or create the model again"
     ):
-        load_engine(stored, Options.defaults())
+        EngineLoader().load(stored, Options.defaults())
 
 
 def test_a_model_whose_blob_is_gone_says_so(store, tmp_path):

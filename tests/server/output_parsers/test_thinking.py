@@ -11,7 +11,7 @@ from starter_models import model_path
 
 from vkbackend.server.app import build_app
 from vkbackend.server.library.store import Store
-from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.loading.loaded_models import LoadedModels
 from vkbackend.server.output_parsers.thinking import ThinkingParser
 
@@ -99,7 +99,7 @@ def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkey
     options = {"temperature": 0, "num_predict": 48, "num_ctx": 512}
 
     async def run():
-        async with TestClient(TestServer(build_app(store, LoadedModels(store, load_engine)))) as client:
+        async with TestClient(TestServer(build_app(store, LoadedModels(store, EngineLoader())))) as client:
 
             async def post(path, **body):
                 answer = await client.post(path, json={"model": "m", "stream": False, "options": options} | body)

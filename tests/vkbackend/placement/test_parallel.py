@@ -12,7 +12,7 @@ from vkbackend.engine.request import Finished, GenerationRequest, SamplingOption
 from vkbackend.engine.runner import PAGE_SIZE, ModelRunner
 from vkbackend.errors import OutOfMemory
 from vkbackend.models.load import load
-from vkbackend.server.loading.engine_loader import load_engine
+from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.wire.options import Options
 
 PAGE_BYTES = 2 * 2 * PAGE_SIZE * NUM_KV_HEADS * HEAD_DIM * 2  # keys and values of two layers, f16
@@ -23,7 +23,7 @@ def test_num_parallel_says_how_many_run_together(tmp_path, monkeypatch, text, ex
     monkeypatch.setenv("OLLAMA_NUM_PARALLEL", text)
     monkeypatch.delenv("OLLAMA_VULKAN", raising=False)
     stored = SimpleNamespace(name="tiny:latest", gguf_path=write_tiny_gguf(tmp_path / "tiny.gguf"), adapter_paths=[])
-    result = load_engine(stored, Options.defaults().update({"num_ctx": 64}))
+    result = EngineLoader().load(stored, Options.defaults().update({"num_ctx": 64}))
     widths, submit = [], result.engine.runner.submit
     result.engine.runner.submit = lambda work: (widths.append(len(work)), submit(work))
     ended = threading.Semaphore(0)
