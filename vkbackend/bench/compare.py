@@ -76,7 +76,7 @@ class Line:
 
 
 @dataclass
-class Plan:
+class ServerPlan:
     """What is measured of one server.
 
     prompts: lengths in words
@@ -121,7 +121,7 @@ def compare(
     prompts: lengths in words; clients: numbers of concurrent requests, besides 1; say: receives progress messages
     Raises what `run` raises.
     """
-    whole = Plan(sorted(prompts), tokens, rounds, tuple(sorted(count for count in set(clients) if count > 1)))
+    whole = ServerPlan(sorted(prompts), tokens, rounds, tuple(sorted(count for count in set(clients) if count > 1)))
     plans = {own: whole} | _peer_plans(peers, whole, peer_seconds, say)
     measured = [peer for peer in peers if peer in plans]
     sizes = sorted(
@@ -145,7 +145,9 @@ def compare(
     return Comparison(own.name, [line for size in sizes for line in _lines(own, measured, size, rates)])
 
 
-def _peer_plans(peers: Sequence[Server], whole: Plan, seconds: float, say: Callable[[str], None]) -> dict[Server, Plan]:
+def _peer_plans(
+    peers: Sequence[Server], whole: ServerPlan, seconds: float, say: Callable[[str], None]
+) -> dict[Server, ServerPlan]:
     """A plan for each peer that is fast enough."""
     plans = {}
     for peer in peers:
@@ -176,7 +178,7 @@ def _lines(
             yield Line(phase, length, clients, name, Range.of(theirs), ratio)
 
 
-def plan_for(peer: Server, whole: Plan, seconds: float) -> Plan | None:
+def plan_for(peer: Server, whole: ServerPlan, seconds: float) -> ServerPlan | None:
     """Cut `whole` to what the peer can do in `seconds`. None if loading the model and two tokens already take longer.
 
     A first request loads the model; a second, short one measures the speed.
@@ -188,7 +190,7 @@ def plan_for(peer: Server, whole: Plan, seconds: float) -> Plan | None:
     word_seconds = probe.first_seconds / FEWEST_WORDS
     token_seconds = probe.step_seconds or word_seconds
 
-    def cost(plan: Plan) -> float:
+    def cost(plan: ServerPlan) -> float:
         return plan.rounds * (
             word_seconds * (sum(plan.prompts) + DECODE_WORDS) + token_seconds * plan.tokens * (1 + sum(plan.clients))
         )

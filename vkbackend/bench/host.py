@@ -25,7 +25,7 @@ from ..engine.engine import Engine
 from ..engine.request import Event, Failed, Finished, GenerationRequest, SamplingOptions, default_options
 from ..engine.runner import ModelRunner
 from ..errors import DeviceError, NoDevice, VkbackendError
-from ..graph.executor import DeviceExecutor, Plan
+from ..graph.executor import DeviceExecutor, RecordedStep
 from ..graph.step import StepInputs
 from ..models.load import load
 from ..tokenizer import Tokenizer
@@ -108,7 +108,7 @@ def measure(path: str | Path, device: Device, *, tokens: int, batch: int) -> Hos
     )
 
 
-def _fill_candidates(runner: ModelRunner, tokenizer: Tokenizer, batch: int) -> Plan:
+def _fill_candidates(runner: ModelRunner, tokenizer: Tokenizer, batch: int) -> RecordedStep:
     """Record the step of `batch` tokens, write its results, which the device does not, and return the recorded step."""
     executor = runner.executor
     assert isinstance(executor, DeviceExecutor), "the model is on the device"

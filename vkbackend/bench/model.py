@@ -20,7 +20,7 @@ from ..engine.contract import SequenceWork
 from ..engine.runner import ModelRunner
 from ..errors import RequestError
 from ..graph.step import LogitsRow
-from ..models.load import LoadedModel, load
+from ..models.load import LoadedLayers, load
 from .device_speed import DeviceSpeed, measure_device
 from .work import Work
 
@@ -189,7 +189,7 @@ def _check_sizes(prompts: Sequence[int], batches: Sequence[int], tokens: int, ro
 class _Measurement:
     """One runner, and the seconds of each (phase, tokens, batch, context) in each round."""
 
-    def __init__(self, model: LoadedModel, prompts: Sequence[int], batches: Sequence[int], tokens: int, long: bool):
+    def __init__(self, model: LoadedLayers, prompts: Sequence[int], batches: Sequence[int], tokens: int, long: bool):
         self.tokens = tokens
         self.prompts = prompts
         self.batches = batches

@@ -53,7 +53,7 @@ class VariantTime:
 
 
 @dataclass(frozen=True)
-class Span:
+class TraceSpan:
     """A time span of the trace. begin: seconds since the step began."""
 
     name: str
@@ -79,8 +79,8 @@ class StepProfile:
     variants: list[VariantTime]
     step_seconds: float
     plain_seconds: float
-    device: list[Span]
-    host: list[Span]
+    device: list[TraceSpan]
+    host: list[TraceSpan]
 
     @property
     def device_seconds(self) -> float:
@@ -146,7 +146,7 @@ def _profile(runners: list[ModelRunner], phase: str, tokens: int, context: int) 
             f"device?"
         )
     begin, _ = steps[-1]
-    host = [Span(name, start - begin, end - start, {}) for name, start, end in executor.phases]
+    host = [TraceSpan(name, start - begin, end - start, {}) for name, start, end in executor.phases]
     return StepProfile(
         phase,
         tokens,
@@ -210,7 +210,7 @@ def moved_bytes(dispatch: Dispatch, runner: ModelRunner, tokens: int, length: in
     return int(total)
 
 
-def _device_spans(step: list[Timing], host: list[Span]) -> list[Span]:
+def _device_spans(step: list[Timing], host: list[TraceSpan]) -> list[TraceSpan]:
     at = next(span.begin for span in host if span.name == "submit")  # the device may begin before the call returns
     spans = []
     for dispatch, seconds in step:
@@ -220,7 +220,7 @@ def _device_spans(step: list[Timing], host: list[Span]) -> list[Span]:
             "bound bytes": dispatch.num_bytes,
             "flops": dispatch.flops,
         }
-        spans.append(Span(dispatch.label or dispatch.shader, at, seconds, facts))
+        spans.append(TraceSpan(dispatch.label or dispatch.shader, at, seconds, facts))
         at += seconds
     return spans
 
@@ -242,7 +242,7 @@ def write_trace(path: str | Path, profiles: list[StepProfile], device_name: str)
             (2, *placed) for placed in _in_nanoseconds(each.device)
         ]
         length = max(end for *_, end in tracks)
-        step = Span(
+        step = TraceSpan(
             f"{each.phase} of {each.tokens} after {each.context}",
             0.0,
             length / 1e9,
@@ -265,7 +265,7 @@ def write_trace(path: str | Path, profiles: list[StepProfile], device_name: str)
     Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
-def _in_nanoseconds(spans: list[Span]) -> Iterable[tuple[Span, int, int]]:
+def _in_nanoseconds(spans: list[TraceSpan]) -> Iterable[tuple[TraceSpan, int, int]]:
     """(span, begin, end) of consecutive spans, in whole nanoseconds and without overlaps.
 
     Perfetto drops overlapping spans. If begin and length were rounded separately, that would be every eighth dispatch

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..graph.cache import DTYPES, cache_bytes
-from ..models.load import LoadedModel
+from ..models.load import LoadedLayers
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class Work:
     output_weights: number of weights of the last product, which only tokens with logits need
     """
 
-    def __init__(self, model: LoadedModel, kv_type: str = "f16"):
+    def __init__(self, model: LoadedLayers, kv_type: str = "f16"):
         tensors = model.gguf.tensors
         config = model.config
         output = "output.weight" if "output.weight" in tensors else "token_embd.weight"

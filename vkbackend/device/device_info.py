@@ -51,7 +51,7 @@ class DeviceType(IntEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """VkPhysicalDeviceLimits, as far as they matter here."""
 
     max_storage_buffer_range: int
@@ -85,7 +85,7 @@ class DeviceInfo:
     subgroup_min: int
     subgroup_max: int
     features: frozenset[str]
-    limits: Limits
+    limits: DeviceLimits
     memory_total: int
     memory_free: int
     compute_family: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import cooperative_matrix, vulkan
 from . import vulkan_constants as constants
-from .device_info import FEATURES, DeviceInfo, DeviceType, Limits
+from .device_info import FEATURES, DeviceInfo, DeviceLimits, DeviceType
 from .host_memory import available_host_memory
 from .vulkan import CData
 
@@ -126,8 +126,8 @@ def describe(instance: CData, index: int, physical: CData) -> DeviceInfo | None:
     )
 
 
-def _limits(limits: CData, size_control: CData) -> Limits:
-    return Limits(
+def _limits(limits: CData, size_control: CData) -> DeviceLimits:
+    return DeviceLimits(
         max_storage_buffer_range=limits.maxStorageBufferRange,
         min_storage_buffer_offset_alignment=limits.minStorageBufferOffsetAlignment,
         max_texel_buffer_elements=limits.maxTexelBufferElements,

@@ -19,7 +19,7 @@ from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
 from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
-from ..models.load import LoadedModel
+from ..models.load import LoadedLayers
 from .contract import SequenceWork
 from .kv_cache import CachedSequence, PagedCache
 from .prompt import Cell, token_ids
@@ -50,7 +50,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: LoadedModel,
+        model: LoadedLayers,
         *,
         context_length: int = 4096,
         max_sequences: int = 1,
@@ -273,7 +273,7 @@ def _frozen(output: StepOutput) -> StepOutput:
 
 
 def _make_executor(
-    model: LoadedModel, kv_type: str, num_pages: int, skip_barrier: int | None, **sizes: Any
+    model: LoadedLayers, kv_type: str, num_pages: int, skip_barrier: int | None, **sizes: Any
 ) -> tuple[CacheStorage | SplitExecutor, Executor]:
     """The cache's storage and what runs steps. sizes: further arguments of `DeviceExecutor`."""
     config = model.config
@@ -289,7 +289,7 @@ def _make_executor(
     return storage, DeviceExecutor(model.device, model.layers, storage, skip_barrier=skip_barrier, **sizes)
 
 
-def _fitting_pages(model: LoadedModel, kv_type: str, pages: int, max_sequences: int) -> int:
+def _fitting_pages(model: LoadedLayers, kv_type: str, pages: int, max_sequences: int) -> int:
     """The number of pages of the cache: `pages` for each sequence, or as many as fit on the device, but at least those
     of one sequence.
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Plan:
+class RecordedStep:
     """A recorded step shape.
 
     results: the graph's results, where the host reads them. is_tuned: every kernel of it was measured. num_runs: how
@@ -112,13 +112,13 @@ class DeviceExecutor:
             "limits": max_tokens,
         }
         self._step_buffers = self._make_step_buffers()
-        self._plans: dict[StepShape, Plan] = {}
+        self._plans: dict[StepShape, RecordedStep] = {}
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations: _native.Memory | None = None
         self._results: _native.Memory | None = None
         self._readback: _native.Memory | None = None
-        self._last: Plan | None = None
-        self._running: tuple[Plan, StepInputs] | None = None  # submitted, not waited for
+        self._last: RecordedStep | None = None
+        self._running: tuple[RecordedStep, StepInputs] | None = None  # submitted, not waited for
 
     def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[StepOutput]:
         """Run one step; returns what `step.step_outputs` returns.
@@ -241,26 +241,26 @@ class DeviceExecutor:
             len(step.limits) > 0,
         )
 
-    def plan(self, shape: StepShape) -> Plan:
+    def plan(self, shape: StepShape) -> RecordedStep:
         """The recorded step of this shape."""
         if shape not in self._plans:
             graph = build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep)
             self._make(shape, graph, measure=self.tuned_at <= 1)
         return self._plans[shape]
 
-    def _plan_to_run(self, shape: StepShape) -> Plan:
+    def _plan_to_run(self, shape: StepShape) -> RecordedStep:
         plan = self.plan(shape)
         plan.num_runs += 1
         if not plan.is_tuned and plan.num_runs >= self.tuned_at:
             plan = self._make(shape, plan.graph, measure=True)
         return plan
 
-    def _make(self, shape: StepShape, graph: Graph, measure: bool) -> Plan:
+    def _make(self, shape: StepShape, graph: Graph, measure: bool) -> RecordedStep:
         plan = self._plans[shape] = self._record(graph, measure)
         host_memory.trim()
         return plan
 
-    def _record(self, graph: Graph, measure: bool) -> Plan:
+    def _record(self, graph: Graph, measure: bool) -> RecordedStep:
         """measure: measure kernels that were not measured yet; otherwise choose them by rule."""
         views = self._place(graph)
         dispatches: list[Dispatch] = []
@@ -276,7 +276,7 @@ class DeviceExecutor:
         made = [views.found[value] for value in graph.results]
         results = [self._on_host(view) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
-        return Plan(graph, self._programs(dispatches, copies), views.found, results, is_tuned)
+        return RecordedStep(graph, self._programs(dispatches, copies), views.found, results, is_tuned)
 
     def _on_host(self, view: TensorView) -> TensorView:
         """Where a result of the step is read."""
@@ -335,7 +335,7 @@ class DeviceExecutor:
         array[: values.size] = values.reshape(-1)
         array[values.size :] = unused
 
-    def _logits(self, plan: Plan, logits: Value | None, row: int) -> np.ndarray:
+    def _logits(self, plan: RecordedStep, logits: Value | None, row: int) -> np.ndarray:
         assert logits is not None
         view = plan.views[logits]
         part = view.buffer.slice(row * view.stride * 4, view.shape[1] * 4)

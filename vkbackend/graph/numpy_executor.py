@@ -75,7 +75,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparedStep:
     graph: Graph
     calls: list[Call]
     names: dict[str, Place]  # name of each activation -> where it is
@@ -92,8 +92,8 @@ class NumpyExecutor:
         self.cache = cache
         self.keep = keep
         self.results: list[np.ndarray] = []  # the graph's results in the last step
-        self._plans: OrderedDict[tuple[StepShape, tuple[int, int]], Plan] = OrderedDict()
-        self._kept: tuple[Plan, Arrays] | None = None
+        self._plans: OrderedDict[tuple[StepShape, tuple[int, int]], PreparedStep] = OrderedDict()
+        self._kept: tuple[PreparedStep, Arrays] | None = None
         self._submitted: tuple[StepInputs, dict[str, np.ndarray] | None] | None = None
 
     def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
@@ -162,7 +162,7 @@ class NumpyExecutor:
         """Raises ValueError: only `DeviceExecutor` has dispatches to time."""
         raise ValueError("there are no dispatches to time on the CPU: open a device with timestamps=True")
 
-    def _plan(self, shape: StepShape, table_shape: tuple[int, int]) -> Plan:
+    def _plan(self, shape: StepShape, table_shape: tuple[int, int]) -> PreparedStep:
         key = (shape, table_shape)
         if key not in self._plans:
             self._plans[key] = self._prepare(self._graph(shape, table_shape))
@@ -174,7 +174,7 @@ class NumpyExecutor:
     def _graph(self, shape: StepShape, table_shape: tuple[int, int]) -> Graph:
         return build(self.model, CacheValues(self.cache), shape, *table_shape, self.keep)
 
-    def _prepare(self, graph: Graph) -> Plan:
+    def _prepare(self, graph: Graph) -> PreparedStep:
         unused = [[] for _ in graph.nodes] if self.keep else _unused_after(graph)
         calls = [
             Call(
@@ -196,7 +196,7 @@ class NumpyExecutor:
             for value in node.outputs:
                 if value.base.kind is Kind.ACTIVATION:
                     names.setdefault(value.name, Place.of(value))
-        return Plan(graph, calls, names)
+        return PreparedStep(graph, calls, names)
 
 
 def _unused_after(graph: Graph) -> list[list[Value]]:

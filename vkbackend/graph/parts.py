@@ -12,7 +12,7 @@ BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Span:
+class LayerSpan:
     """Layers first ... last - 1 of a model with num_blocks blocks; layer number num_blocks is the output.
 
     is_tied: the output weight is the embedding.
@@ -55,7 +55,7 @@ class LoadedPart:
     place. num_bytes: memory that they take there.
     """
 
-    span: Span
+    span: LayerSpan
     device: Device | None
     layers: LayeredModel
     num_bytes: int
@@ -70,7 +70,7 @@ class PartModel:
     """
 
     layers: LayeredModel
-    span: Span
+    span: LayerSpan
     width: int
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:

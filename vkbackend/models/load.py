@@ -16,7 +16,7 @@ from ..device.host_memory import available_host_memory
 from ..errors import GGUFError, OutOfMemory, UnsupportedModel
 from ..gguf.reader import GGUFFile
 from ..graph.model import Config, LayeredModel
-from ..graph.parts import LoadedPart, Span
+from ..graph.parts import LayerSpan, LoadedPart
 from ..ops.packed import PackedMatrix, expand
 from ..progress import LoadProgress
 from .hyperparameters import Hyperparameters
@@ -49,7 +49,7 @@ class ModelFile:
 
 
 @dataclass
-class LoadedModel:
+class LoadedLayers:
     """A model's layers with their weights, in one place or in several.
 
     device, layers: where the weights are (None: on the CPU), and the layers; both None if the model is in several
@@ -86,7 +86,7 @@ def read(path: str | Path) -> ModelFile:
 
 def load(
     path: str | Path | ModelFile, device: Device | None = None, progress: LoadProgress | None = None
-) -> LoadedModel:
+) -> LoadedLayers:
     """Load a GGUF file, or a `ModelFile`, with its weights on `device`, or on the CPU without one.
 
     progress: is updated during the load. Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is
@@ -105,12 +105,12 @@ def load(
         num_bytes = upload(weights.made, device, file.num_bytes, progress)
     progress.end()
     file.gguf.release_pages()
-    return LoadedModel(file.gguf, file.architecture, file.config, layers, device, num_bytes)
+    return LoadedLayers(file.gguf, file.architecture, file.config, layers, device, num_bytes)
 
 
 def load_parts(
-    file: ModelFile, places: Sequence[tuple[Span, Device | None]], progress: LoadProgress | None = None
-) -> LoadedModel:
+    file: ModelFile, places: Sequence[tuple[LayerSpan, Device | None]], progress: LoadProgress | None = None
+) -> LoadedLayers:
     """Load a model into several places: spans that cover all layers in order, each with its device (None: the CPU).
 
     Raises UnsupportedModel, OutOfMemory, DeviceError.
@@ -137,7 +137,7 @@ def load_parts(
     progress.end()
     file.gguf.release_pages()
     total = sum(part.num_bytes for part in parts)
-    return LoadedModel(file.gguf, file.architecture, file.config, None, None, total, parts)
+    return LoadedLayers(file.gguf, file.architecture, file.config, None, None, total, parts)
 
 
 def _make(file: ModelFile) -> tuple[Weights, LayeredModel]:

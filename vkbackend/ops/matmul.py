@@ -29,7 +29,7 @@ from .matmul_kernels import (
     possible_tiles,
 )
 from .op import Case, Op, Shaped, TensorView
-from .packed import FORMATS, PackedMatrix, Part
+from .packed import FORMATS, PackedMatrix, PackedRows
 from .signature import Signature
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -113,7 +113,7 @@ def dispatch(
 
 def _dispatch_part(
     device: Device,
-    part: Part,
+    part: PackedRows,
     inputs: Inputs,
     y: TensorView,
     eps: float,

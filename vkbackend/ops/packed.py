@@ -20,7 +20,7 @@ TILE_BYTES = 4 << 20  # of dequantized rows that the twins use at a time: they s
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedRows:
     """Rows first_row ... first_row + num_rows - 1 of a matrix, packed in two buffers."""
 
     first_row: int
@@ -44,7 +44,7 @@ class PackedMatrix:
     format: QuantFormat
     raws: list[np.ndarray]
     gated: bool = False
-    parts: list[Part] = field(default_factory=list)
+    parts: list[PackedRows] = field(default_factory=list)
     _array: np.ndarray | None = None  # dequantized, if `expand` was called
 
     @classmethod
@@ -170,7 +170,7 @@ def place(matrix: PackedMatrix, device: Device, arena: Arena, report: Callable[[
             device.upload(quants, packed_quants)
             if scales_bytes:
                 device.upload(scales, packed_scales)
-        matrix.parts.append(Part(first, count, quants, scales))
+        matrix.parts.append(PackedRows(first, count, quants, scales))
         report(raw[first : first + count].nbytes)
 
 

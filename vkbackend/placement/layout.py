@@ -1,9 +1,9 @@
 """Which layers of a model go to which device: as many as fit, beginning with the last; the rest stays on the CPU.
 
-In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout, which is `Part`s
-(devices with their layers) in the order of the layers. `create_layout` computes one from what is known. `settle` tries
-layouts with an `attempt`, which finds out the real needs, until one fits. The rules are Ollama's: the last layer is the
-output, which is left out first; few devices are preferred to many.
+In: devices (`gpus.Gpu`), what the model needs (`Needs`), the user's wishes (`Wishes`). Out: a layout, a tuple of
+`DeviceLayers` (a device and its layers) in the order of the layers. `create_layout` computes one from what is known.
+`settle` tries layouts with an `attempt`, which finds out the real needs, until one fits. The rules are Ollama's: the
+last layer is the output, which is left out first; few devices are preferred to many.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class NeedsAllLayers(OutOfMemory):
 
 
 @dataclass(frozen=True)
-class Part:
+class DeviceLayers:
     """A device and its layers, in ascending order."""
 
     library: str
@@ -40,7 +40,7 @@ class Part:
         return self.library, self.id
 
 
-Layout = tuple[Part, ...]
+Layout = tuple[DeviceLayers, ...]
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _greedy_fit(layers: list[int], gpus: list[Gpu], share: np.float32, wanted: i
 def _parts(gpus: list[Gpu], taken: list[list[int]]) -> Layout:
     """taken: descending layers of the last device, of the one before it, and so on."""
     return tuple(
-        Part(gpu.library, gpu.id, tuple(reversed(layers)))
+        DeviceLayers(gpu.library, gpu.id, tuple(reversed(layers)))
         for gpu, layers in zip(gpus[len(gpus) - len(taken) :], reversed(taken))
     )
 

@@ -17,7 +17,7 @@ from ..device.context import Device
 from ..device.host_memory import available_host_memory, free_swap
 from ..engine.runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
 from ..errors import DeviceError, OutOfMemory, RequestError
-from ..graph.parts import Span
+from ..graph.parts import LayerSpan
 from ..models.load import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
 from ..models.weights import loaded_tensors
 from ..progress import LoadProgress
@@ -234,7 +234,7 @@ class _Placing:
             num_pages = None  # the runner finds out how many there is room for
         else:
             is_tied = self.sizes.is_tied
-            spans = [Span(first, last, self.count - 1, is_tied) for first, last, _ in places]
+            spans = [LayerSpan(first, last, self.count - 1, is_tied) for first, last, _ in places]
             model = load_parts(request.file, list(zip(spans, where)), request.progress)
             num_pages = request.pages * num_sequences
         return ModelRunner(

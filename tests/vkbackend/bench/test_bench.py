@@ -14,7 +14,7 @@ from vulkan_drivers import missing
 from vkbackend.bench import bench
 from vkbackend.bench.device_speed import FMA_CHAINS, FMA_UNROLL, DeviceSpeed, measure_device
 from vkbackend.bench.plot import comparison_groups, plot, result_groups
-from vkbackend.bench.profile import Span, StepProfile, profile, write_trace
+from vkbackend.bench.profile import StepProfile, TraceSpan, profile, write_trace
 from vkbackend.bench.work import Work
 from vkbackend.device.buffers import Arena
 from vkbackend.device.dispatch import Dispatch, Program
@@ -188,9 +188,9 @@ def test_spans_of_odd_clocks_stay_side_by_side(tmp_path):
     """Perfetto drops spans that overlap by a nanosecond, and ticks of 1/19.2 us are not whole nanoseconds."""
     begin, device = 123.4e-6, []
     for number in range(400):
-        device.append(Span(f"op {number}", begin, number * 7 % 50 / 19.2e6, {}))
+        device.append(TraceSpan(f"op {number}", begin, number * 7 % 50 / 19.2e6, {}))
         begin += device[-1].seconds
-    host = [Span("submit", 1e-7, 1.234e-4, {}), Span("wait", 1.234e-4 + 1e-7, begin, {})]
+    host = [TraceSpan("submit", 1e-7, 1.234e-4, {}), TraceSpan("wait", 1.234e-4 + 1e-7, begin, {})]
     profiles = [StepProfile(phase, 1, 0, [], 0.0, 0.0, device, host) for phase in ("decode", "prefill")]
     write_trace(tmp_path / "trace.json", profiles, "odd")
     assert len(spans_of_trace(tmp_path / "trace.json", "odd")) == 2 * (1 + 400 + 2)

@@ -17,7 +17,7 @@ from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import missing
 
 from vkbackend import settings
-from vkbackend.bench.compare import FEWEST_TOKENS, FEWEST_WORDS, Plan, compare, plan_for
+from vkbackend.bench.compare import FEWEST_TOKENS, FEWEST_WORDS, ServerPlan, compare, plan_for
 from vkbackend.bench.peers import Peer, Sample, sample
 from vkbackend.errors import VkbackendError
 from vkbackend.server.cli.main import cli
@@ -73,7 +73,7 @@ def test_of_several_peers_with_one_name_the_better_counts():
 
 def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
     slow = Steady("slow", 0.3, 0.5)
-    plan = plan_for(slow, Plan([16, 128, 512], 64, 3, (4,)), 60)
+    plan = plan_for(slow, ServerPlan([16, 128, 512], 64, 3, (4,)), 60)
     assert plan.is_cut and plan.rounds * (0.3 * (sum(plan.prompts) + 4) + 0.5 * plan.tokens) <= 60
     assert plan.prompts[0] == 16 and plan.tokens >= FEWEST_TOKENS and all(clients == 1 for _, _, clients in plan.sizes)
     own = Steady("own", 0.001, 0.001)
@@ -83,14 +83,14 @@ def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
         if line.server == "own"
     }
     assert {("prefill", 16), ("prefill", 128), ("decode", 64), ("decode", plan.tokens)} <= sizes
-    whole = Plan([16, 128], 64, 3, (4,))
+    whole = ServerPlan([16, 128], 64, 3, (4,))
     assert plan_for(Steady("fast", 1e-4, 1e-4), whole, 60) == whole
     said = []
     lines = compare(
         own, [Steady("asleep", 20, 20)], prompts=(16,), tokens=8, rounds=1, peer_seconds=60, say=said.append
     ).lines
     assert {line.server for line in lines} == {"own"} and "asleep: left out" in said[0]
-    hopeless = plan_for(Steady("hopeless", 10, 10), Plan([128], 64, 3), 60)
+    hopeless = plan_for(Steady("hopeless", 10, 10), ServerPlan([128], 64, 3), 60)
     assert (hopeless.prompts, hopeless.tokens, hopeless.rounds) == ([FEWEST_WORDS], FEWEST_TOKENS, 1)
 
 

@@ -10,7 +10,7 @@ from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
 from vkbackend.device import selection
 from vkbackend.device.choosing import choose
 from vkbackend.device.context import Device
-from vkbackend.device.device_info import FEATURES, DeviceInfo, DeviceType, Limits
+from vkbackend.device.device_info import FEATURES, DeviceInfo, DeviceLimits, DeviceType
 from vkbackend.errors import NoDevice, OutOfMemory
 
 LIST = (
@@ -156,7 +156,7 @@ except NoDevice as error:
 
 
 def described(index, kind, memory=1 << 30, **changes) -> DeviceInfo:
-    limits = Limits(1 << 27, 64, 1 << 27, 64, 128, 256, 64, (256, 256, 64), (65535,) * 3, 32768, 4096, 1.0)
+    limits = DeviceLimits(1 << 27, 64, 1 << 27, 64, 128, 256, 64, (256, 256, 64), (65535,) * 3, 32768, 4096, 1.0)
     return replace(
         DeviceInfo(
             index,

@@ -16,7 +16,7 @@ from vkbackend.engine.prompt import EmbeddingPart, lay_out
 from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
-from vkbackend.graph.parts import Span
+from vkbackend.graph.parts import LayerSpan
 from vkbackend.models import load
 from vkbackend.models.blocks import Rope
 
@@ -47,7 +47,7 @@ def opened(tmp_path_factory, request):
         is_tied = architecture == "gemma3"
         second = device if place == "two on device" else None
         return load.load_parts(
-            file, [(Span(0, 1, count, is_tied), device), (Span(1, count + 1, count, is_tied), second)]
+            file, [(LayerSpan(0, 1, count, is_tied), device), (LayerSpan(1, count + 1, count, is_tied), second)]
         )
 
     def open_runner(architecture, place, **options):

@@ -11,7 +11,7 @@ from vulkan_drivers import DEFAULT, run_on
 
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.graph.parts import Span
+from vkbackend.graph.parts import LayerSpan
 from vkbackend.models import load
 from vkbackend.tokenizer import Tokenizer
 
@@ -26,11 +26,14 @@ PLACES = {  # layers first ... last - 1, and whether on the device; layer 4 is t
 }
 
 
-def split(file, places, device) -> load.LoadedModel:
+def split(file, places, device) -> load.LoadedLayers:
     is_tied = "output.weight" not in file.gguf.tensors
     return load.load_parts(
         file,
-        [(Span(first, last, NUM_BLOCKS, is_tied), device if on_device else None) for first, last, on_device in places],
+        [
+            (LayerSpan(first, last, NUM_BLOCKS, is_tied), device if on_device else None)
+            for first, last, on_device in places
+        ],
     )
 
 
@@ -101,7 +104,10 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
         return np.array([row.full()[following] - row.log_sum_exp for row, following in zip(rows, tokens[1:])])
 
     whole = logprobs(load.load(file, device))
-    places = [(Span(0, count - 4, count, is_tied), None), (Span(count - 4, count + 1, count, is_tied), device)]
+    places = [
+        (LayerSpan(0, count - 4, count, is_tied), None),
+        (LayerSpan(count - 4, count + 1, count, is_tied), device),
+    ]
     assert np.abs(logprobs(load.load_parts(file, places)) - whole).max() < 1e-4
 
 

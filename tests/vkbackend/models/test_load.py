@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
-from vkbackend.graph.parts import Span
+from vkbackend.graph.parts import LayerSpan
 from vkbackend.models.load import ModelFile, load, load_parts, read
 
 NUM_LAYERS = 2
@@ -35,7 +35,7 @@ def test_layers_are_made_once(counted, device, on_device):
 def test_layers_in_several_places_are_made_once_for_each(counted, device):
     file, made = counted
     is_tied = file.architecture == "gemma3"
-    spans = [Span(0, 1, NUM_LAYERS, is_tied), Span(1, NUM_LAYERS + 1, NUM_LAYERS, is_tied)]
+    spans = [LayerSpan(0, 1, NUM_LAYERS, is_tied), LayerSpan(1, NUM_LAYERS + 1, NUM_LAYERS, is_tied)]
     loaded = load_parts(file, [(spans[0], None), (spans[1], device)])
     assert made == [part.layers for part in loaded.parts]
     on_cpu, on_device = made

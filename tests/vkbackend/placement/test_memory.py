@@ -3,9 +3,9 @@
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from vkbackend.graph.parts import Span
+from vkbackend.graph.parts import LayerSpan
 from vkbackend.models import load
-from vkbackend.placement.layout import Part
+from vkbackend.placement.layout import DeviceLayers
 from vkbackend.placement.needs import Sizes
 
 
@@ -19,7 +19,7 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
     assert sizes.is_tied == (architecture == "gemma3") and len(sizes.layers) == 4
     key = ("Vulkan", "x")
-    whole, last = Part(*key, (0, 1, 2, 3)), Part(*key, (2, 3))
+    whole, last = DeviceLayers(*key, (0, 1, 2, 3)), DeviceLayers(*key, (2, 3))
     assert sizes.needs((whole,), [key]).graphs[key] > sizes.needs((last,), [key]).graphs[key] - sizes.is_tied
     none = sizes.needs((), [key])
     assert none.input_weights == (0 if sizes.is_tied else sizes.embedding) and none.graphs == {key: 0}
@@ -42,5 +42,5 @@ def test_vision_tensors_are_not_counted(device, tmp_path):
     assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
     for where in (None, device):
         assert load.load(seeing, where).num_bytes == load.load(plain, where).num_bytes
-    span = Span(0, 3, 2, True)
+    span = LayerSpan(0, 3, 2, True)
     assert load.load_parts(seeing, [(span, None)]).num_bytes == load.load_parts(plain, [(span, None)]).num_bytes
