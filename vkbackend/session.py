@@ -14,6 +14,7 @@ from .device.buffers import Arena
 from .device.context import Device
 from .device.dispatch import Dispatch
 from .engine.contract import SequenceWork
+from .engine.prompt import MAX_ROPE_POSITION
 from .engine.runner import PAGE_SIZE, ModelRunner
 from .errors import RequestError, brief
 from .graph.builder import Graph, Value
@@ -50,8 +51,11 @@ class Session:
         keep: bool = False,
         timestamps: bool = False,
     ):
-        if isinstance(context_length, bool) or not isinstance(context_length, (int, np.integer)) or context_length < 1:
-            raise ValueError(f"context_length is {brief(context_length)}, must be a number of tokens, 1 or more")
+        is_integer = isinstance(context_length, (int, np.integer)) and not isinstance(context_length, bool)
+        if not is_integer or not 1 <= context_length <= MAX_ROPE_POSITION:
+            raise ValueError(
+                f"context_length is {brief(context_length)}, must be a number of tokens, 1 to {MAX_ROPE_POSITION}"
+            )
         if device is not None and not isinstance(device, Device):
             raise ValueError(
                 f"device is {brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy "

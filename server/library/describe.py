@@ -62,15 +62,30 @@ def list_models(store: Store) -> ListResponse:
     return ListResponse(listed)
 
 
+def _open_weights(model: StoredModel) -> GGUFFile | None:
+    """Raises StoreError, GGUFError, FileNotFoundError."""
+    if model.gguf_path is None:
+        return None
+    try:
+        return GGUFFile.open(model.gguf_path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"model {model.name}: blob {model.gguf_path.name} cannot be read ({error.strerror}); pull or create the "
+            f"model again"
+        ) from None
+
+
 def show(
     model: StoredModel, system: str = "", options: dict[str, Any] | None = None, verbose: bool = False
 ) -> ShowResponse:
     """The answer of /api/show.
 
     system, options: override the model's in the Modelfile shown. verbose: include whole arrays of metadata.
-    Raises StoreError, GGUFError, UnsupportedModel.
+    Raises StoreError, GGUFError, UnsupportedModel, FileNotFoundError.
     """
-    gguf = GGUFFile.open(model.gguf_path) if model.gguf_path else None
+    gguf = _open_weights(model)
     system = system or model.system
     messages = [
         Message(role=str(message.get("role") or ""), content=str(message.get("content") or ""))

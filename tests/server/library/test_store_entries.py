@@ -12,6 +12,7 @@ from manage_world import talk
 
 from vkbackend.errors import GGUFError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.library import describe
 from vkbackend.server.library.model import MAX_MANIFEST_BYTES
 from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
@@ -177,6 +178,16 @@ def test_odd_weights_are_an_error(store, make_odd, tmp_path):
     make_odd(path)
     with pytest.raises((VkbackendError, OSError)):
         GGUFFile.open(path)
+
+
+@pytest.mark.parametrize("make_odd", ODD)
+def test_showing_a_model_with_odd_weights_is_an_error_of_ours(store, make_odd):
+    model = store.get(parse_name("sound"))
+    assert model.gguf_path is not None
+    model.gguf_path.unlink()
+    make_odd(model.gguf_path)
+    with pytest.raises(VkbackendError):
+        describe.show(model)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
