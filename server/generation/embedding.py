@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vkbackend.engine.engine import Engine
-from vkbackend.engine.request import Embedding, Finished, GenerationRequest, Purpose
+from vkbackend.engine.request import Finished, GenerationRequest, PromptEmbedding, Purpose
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile, Metadata
 from vkbackend.tokenizer import Tokenizer
@@ -195,7 +195,7 @@ async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool
     try:
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Embedding):
+                if isinstance(event, PromptEmbedding):
                     vector = event.vector
                 elif isinstance(event, Finished):
                     num_tokens = event.prompt_tokens

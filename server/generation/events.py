@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from vkbackend.engine.engine import Engine, Handle
-from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, TokenLogprob
+from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, ScoredToken
 
 from .. import metrics, pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
@@ -108,7 +108,7 @@ async def _submitted(engine: Engine, generation: GenerationRequest, listener: _E
     return handles[0]
 
 
-def logprobs(tokens: list[TokenLogprob]) -> list[native.Logprob]:
+def logprobs(tokens: list[ScoredToken]) -> list[native.Logprob]:
     """The engine's log-probabilities as the API shows them."""
     return [
         native.Logprob(

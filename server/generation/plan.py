@@ -53,7 +53,7 @@ class Plan:
     options: Options
     sampling: SamplingOptions
     capabilities: list[str]
-    chat_template: jinja.Source | None
+    chat_template: jinja.JinjaSource | None
     started: float
 
     @property
@@ -70,7 +70,7 @@ class Description:
 
     architecture: str
     capabilities: list[str]
-    chat_template: jinja.Source | None
+    chat_template: jinja.JinjaSource | None
 
 
 def describe(stored: StoredModel) -> Description:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from vkbackend.engine.generation import tokens_kept
-from vkbackend.engine.request import Finished, GenerationRequest, Piece, TokenLogprob
+from vkbackend.engine.request import Finished, GenerationRequest, Piece, ScoredToken
 from vkbackend.errors import RequestError
 
 from ..errors import ApiError
@@ -121,7 +121,7 @@ class Run:
         """
         if not self.generation.truncate and len(self.generation.prompt) > self._context_length:
             raise ApiError(400, TOO_LONG)
-        held: list[TokenLogprob] = []  # log-probabilities of tokens that no answer has shown yet
+        held: list[ScoredToken] = []  # log-probabilities of tokens that no answer has shown yet
         try:
             async with aclosing(engine_events(self.model.engine, self.generation, self.client_left)) as events:
                 async for event in events:

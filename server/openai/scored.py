@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from vkbackend.engine.prompt import token_ids
-from vkbackend.engine.request import Finished, Piece, PromptLogprobs, Purpose, TokenLogprob
+from vkbackend.engine.request import Finished, Piece, PromptLogprobs, Purpose, ScoredToken
 from vkbackend.tokenizer import Tokenizer
 
 from .. import pools
@@ -114,7 +114,7 @@ def prompt_text(tokenizer: Tokenizer, prompt: str | list[int]) -> str:
 
 
 def _echoed(
-    tokenizer: Tokenizer, tokens: Sequence[int], prompt: str | list[int], logprobs: list[TokenLogprob]
+    tokenizer: Tokenizer, tokens: Sequence[int], prompt: str | list[int], logprobs: list[ScoredToken]
 ) -> list[native.Logprob]:
     """Log-probabilities of the prompt's tokens; characters that the tokenizer added take no space in the text."""
     entries = [_first_token(tokenizer, tokens[0], prompt), *events.logprobs(logprobs)]

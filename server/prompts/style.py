@@ -25,7 +25,7 @@ class PromptStyle:
     calls: CallFormat
 
 
-def style_of(stored: ModelTexts, jinja_source: jinja.Source | None, tokenizer: Tokenizer) -> PromptStyle:
+def style_of(stored: ModelTexts, jinja_source: jinja.JinjaSource | None, tokenizer: Tokenizer) -> PromptStyle:
     """Return the style of a stored model.
 
     jinja_source: the result of `jinja.found_in` for the model. Raises TemplateError.

@@ -7,7 +7,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
 from loaded_models_world import LoaderOf
 
-from vkbackend.engine.request import Embedding, Failed, Finished, FinishReason, Purpose
+from vkbackend.engine.request import Failed, Finished, FinishReason, PromptEmbedding, Purpose
 from vkbackend.errors import VkbackendError
 from vkbackend.server.app import build_app
 from vkbackend.server.library.store import Store
@@ -50,7 +50,7 @@ class LengthEngine:
         if self.error:
             listener(Failed(VkbackendError(self.error)))
         else:
-            listener(Embedding(np.array([len(request.prompt.text.encode()), *self.more], np.float32)))
+            listener(PromptEmbedding(np.array([len(request.prompt.text.encode()), *self.more], np.float32)))
             listener(Finished(FinishReason.STOP, len(request.prompt), 0.1, 0, 0.0, []))
         return self
 

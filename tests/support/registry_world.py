@@ -11,7 +11,7 @@ from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 
 MODEL_BYTES = 3_000_000
-LIMITS = registry.Limits(
+LIMITS = registry.TransferLimits(
     tries=4, backoff_seconds=0.02, stall_seconds=10, parallel=4, least_part_bytes=256 << 10, upload_part_bytes=1 << 20
 )
 IMPATIENT = replace(LIMITS, stall_seconds=0.4)

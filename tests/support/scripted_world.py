@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gguf import GGUFWriter
 from loaded_models_world import LoaderOf
 
-from vkbackend.engine.request import Failed, Finished, Piece, TokenLogprob
+from vkbackend.engine.request import Failed, Finished, Piece, ScoredToken
 from vkbackend.errors import VkbackendError
 from vkbackend.server.app import build_app
 from vkbackend.server.errors import ApiError
@@ -83,7 +83,7 @@ class ScriptedEngine:
 
 
 def token(item):
-    return TokenLogprob(
+    return ScoredToken(
         0,
         item["token"],
         item["token"].encode(),

@@ -25,15 +25,15 @@ from .contract import Runner, SequenceWork
 from .generation import Generation, Listener
 from .grammar import Grammars
 from .request import (
-    Embedding,
     Event,
     Failed,
     Finished,
     FinishReason,
     GenerationRequest,
+    PromptEmbedding,
     PromptLogprobs,
     Purpose,
-    TokenLogprob,
+    ScoredToken,
 )
 from .scheduler import DEFAULT_CHUNK, Scheduler
 
@@ -133,7 +133,7 @@ class Engine:
         finally:
             handle.cancel()
 
-    def score(self, tokens: Sequence[int], top_logprobs: int = 0) -> list[TokenLogprob | None]:
+    def score(self, tokens: Sequence[int], top_logprobs: int = 0) -> list[ScoredToken | None]:
         """The log-probability of each token given those before it, with the top_logprobs most likely alternatives; None
         for the first. The text must fit the context.
 
@@ -151,7 +151,7 @@ class Engine:
         Raises what `generate` raises.
         """
         found = self._insight(GenerationRequest(tokens, purpose=Purpose.EMBEDDING, truncate=False))
-        assert isinstance(found, Embedding)
+        assert isinstance(found, PromptEmbedding)
         return found.vector
 
     def _insight(self, request: GenerationRequest) -> Event:

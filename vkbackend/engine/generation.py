@@ -17,16 +17,16 @@ from .contract import Runner, SequenceWork
 from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
 from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
 from .request import (
-    Embedding,
     Event,
     Failed,
     Finished,
     FinishReason,
     GenerationRequest,
     Piece,
+    PromptEmbedding,
     PromptLogprobs,
     Purpose,
-    TokenLogprob,
+    ScoredToken,
 )
 from .sampler import Sampler
 from .text_stream import TextStream
@@ -65,7 +65,7 @@ class Sampled:
     token_id: int
     row: LogitsRow
     logit: float | None
-    scores: list[TokenLogprob] | None
+    scores: list[ScoredToken] | None
 
 
 class Generation:
@@ -98,10 +98,10 @@ class Generation:
         self._text = TextStream(request.stop)
         self._guard = RepeatGuard()
         is_scored = request.prompt_logprobs or request.purpose is Purpose.SCORE
-        self._scores: list[TokenLogprob] | None = [] if is_scored else None  # of the prompt; None once complete
-        self._insight: PromptLogprobs | Embedding | None = None  # result of a request that samples nothing
+        self._scores: list[ScoredToken] | None = [] if is_scored else None  # of the prompt; None once complete
+        self._insight: PromptLogprobs | PromptEmbedding | None = None  # result of a request that samples nothing
         self._fresh: Sampled | None = None
-        self._end: TokenLogprob | None = None
+        self._end: ScoredToken | None = None
         self._sampled: list[int] = []  # end tokens excluded
         self._num_sampled = 0  # end token included
         limit = CONTEXTS_PER_GENERATION * self.num_ctx
@@ -221,7 +221,7 @@ class Generation:
         if self.request.purpose is Purpose.EMBEDDING:
             vector = outputs[-1]
             assert not isinstance(vector, LogitsRow)
-            self._insight = Embedding(vector)
+            self._insight = PromptEmbedding(vector)
         else:
             self._insight = PromptLogprobs(self._scores or [])
         self.ended = FinishReason.STOP
@@ -273,7 +273,7 @@ class Generation:
         if self.ended is None and self.request.constraint:
             self.request.constraint.allowed()  # computed now, while the device works on the next token's logits
 
-    def _logprob(self, row: LogitsRow, token_id: int, logit: float | None = None) -> TokenLogprob:
+    def _logprob(self, row: LogitsRow, token_id: int, logit: float | None = None) -> ScoredToken:
         return token_logprob(row, token_id, self.request.top_logprobs, self._tokenizer, logit)
 
     def finish(self, reason: FinishReason) -> None:

@@ -1,6 +1,6 @@
 """Log-probabilities of tokens, from the raw logits: before bias, penalties, temperature and constraint.
 
-In: a row of logits and the sampled token. Out: `TokenLogprob`, natural logarithms.
+In: a row of logits and the sampled token. Out: `ScoredToken`, natural logarithms.
 """
 
 import codecs
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graph.step import LogitsRow
 from ..tokenizer import Tokenizer
-from .request import TokenLogprob
+from .request import ScoredToken
 
 MAX_TOP_LOGPROBS = 20
 
@@ -35,7 +35,7 @@ def logit_of(row: LogitsRow, token_id: int) -> float:
 
 def token_logprob(
     row: LogitsRow, token_id: int, top_logprobs: int, tokenizer: Tokenizer, logit: float | None = None
-) -> TokenLogprob:
+) -> ScoredToken:
     """A token's log-probability, with those of the `top_logprobs` most likely tokens in descending order.
 
     logit: the token's raw logit, if it is known
@@ -49,7 +49,7 @@ def token_logprob(
 
 
 def _described(
-    token_id: int, logprob: float, tokenizer: Tokenizer, top: list[TokenLogprob] | None = None
-) -> TokenLogprob:
+    token_id: int, logprob: float, tokenizer: Tokenizer, top: list[ScoredToken] | None = None
+) -> ScoredToken:
     data = tokenizer.token_bytes(token_id)
-    return TokenLogprob(token_id, token_text(data), data, logprob, top or [])
+    return ScoredToken(token_id, token_text(data), data, logprob, top or [])

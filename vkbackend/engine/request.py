@@ -73,7 +73,7 @@ class GenerationRequest:
 
     prompt: token ids and `EmbeddingPart`s. Tokens' penalties, log-probabilities and `Finished.context` leave parts out.
     purpose: SCORE returns the prompt's log-probabilities (a PromptLogprobs event) and samples nothing; EMBEDDING
-    returns the hidden state of its last token (an Embedding event) and samples nothing.
+    returns the hidden state of its last token (a PromptEmbedding event) and samples nothing.
     num_predict: maximum number of sampled tokens; 0 or below: ten times num_ctx.
     num_ctx: context length in tokens; None: the runner's.
     num_keep: number of tokens at the start that a cut of the prompt or a shift of the context keeps; below 0: the
@@ -104,7 +104,7 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
+class ScoredToken:
     """A token and the natural logarithm of its probability under the raw logits.
 
     bytes: the token's bytes
@@ -116,7 +116,7 @@ class TokenLogprob:
     text: str
     bytes: bytes
     logprob: float
-    top: list["TokenLogprob"] = field(default_factory=list)
+    top: list["ScoredToken"] = field(default_factory=list)
 
 
 class FinishReason(StrEnum):
@@ -129,11 +129,11 @@ class FinishReason(StrEnum):
 class PromptLogprobs:
     """Log-probability of each token of the prompt, as it was run, given those before it. The first has no entry."""
 
-    logprobs: list[TokenLogprob]
+    logprobs: list[ScoredToken]
 
 
 @dataclass(frozen=True)
-class Embedding:
+class PromptEmbedding:
     """The prompt's last hidden state after the model's final norm, f32 (width,), not scaled."""
 
     vector: np.ndarray
@@ -147,7 +147,7 @@ class Piece:
     """
 
     text: str
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[ScoredToken] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Finished:
     tokens: int
     decode_seconds: float
     context: list[int]
-    end: TokenLogprob | None = None
+    end: ScoredToken | None = None
 
 
 @dataclass(frozen=True)
@@ -178,4 +178,4 @@ class Failed:
     exception: Exception
 
 
-Event = PromptLogprobs | Embedding | Piece | Finished | Failed
+Event = PromptLogprobs | PromptEmbedding | Piece | Finished | Failed

@@ -7,7 +7,7 @@ The log-probabilities of every token that no stop string cuts off are reported, 
 
 from collections.abc import Sequence
 
-from .request import Piece, TokenLogprob
+from .request import Piece, ScoredToken
 
 
 def find_stop(data: bytes, stops: Sequence[bytes]) -> bytes | None:
@@ -76,11 +76,11 @@ class TextStream:
         # A lone surrogate cannot occur in a text; encoded this way, it never matches.
         self._stops = [stop.encode("utf-8", "surrogatepass") for stop in stops]
         self._pieces: list[bytes] = []  # bytes of the pending tokens
-        self._logprobs: list[TokenLogprob | None] = []  # of the pending tokens
+        self._logprobs: list[ScoredToken | None] = []  # of the pending tokens
         self.num_sent = 0
         self.stopped = False
 
-    def push(self, data: bytes, logprob: TokenLogprob | None = None) -> Piece | None:
+    def push(self, data: bytes, logprob: ScoredToken | None = None) -> Piece | None:
         """Add a token's bytes. Returns the piece that is ready now, or None."""
         self._pieces.append(data)
         self._logprobs.append(logprob)

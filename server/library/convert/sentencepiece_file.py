@@ -17,7 +17,7 @@ PIECES, NORMALIZER, ADD_DUMMY_PREFIX = 1, 3, 3
 
 
 @dataclass(frozen=True)
-class Piece:
+class SentencePiece:
     """One entry of the vocabulary."""
 
     text: str
@@ -29,13 +29,13 @@ class Piece:
 class SentencePieceFile:
     """pieces: in the order of their ids. adds_space: whether texts get a leading space."""
 
-    pieces: list[Piece]
+    pieces: list[SentencePiece]
     adds_space: bool
 
 
 def read(raw: bytes) -> SentencePieceFile:
     """Contents of the file. Raises CannotConvert."""
-    pieces: list[Piece] = []
+    pieces: list[SentencePiece] = []
     adds_space = True
     try:
         for number, value in _fields(raw):
@@ -56,13 +56,13 @@ def _as_bytes(value: int | bytes) -> bytes:
     return value
 
 
-def _piece(raw: bytes) -> Piece:
+def _piece(raw: bytes) -> SentencePiece:
     values = dict(_fields(raw))
     kind = values.get(3, NORMAL)
     if not isinstance(kind, int):
         raise ValueError("bytes instead of an integer")
     score = struct.unpack("<f", _as_bytes(values[2]))[0] if 2 in values else 0.0
-    return Piece(_as_bytes(values.get(1, b"")).decode(), score, kind)
+    return SentencePiece(_as_bytes(values.get(1, b"")).decode(), score, kind)
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -15,11 +15,11 @@ from ..store import Store
 from . import background
 from .client import Credentials
 from .errors import Cancelled, RegistryError
-from .limits import DEFAULT, Limits
+from .limits import DEFAULT, TransferLimits
 from .pulling import pull_model
 from .pushing import push_model
 
-__all__ = ["Cancelled", "Credentials", "Limits", "RegistryError", "pull", "push"]
+__all__ = ["Cancelled", "Credentials", "RegistryError", "TransferLimits", "pull", "push"]
 
 
 NO_CREDENTIALS = Credentials()
@@ -37,7 +37,7 @@ def pull(
     insecure: bool = False,
     is_cancelled: Callable[[], bool] = never,
     credentials: Credentials = NO_CREDENTIALS,
-    limits: Limits = DEFAULT,
+    limits: TransferLimits = DEFAULT,
 ) -> None:
     """Pull a model. Raises RegistryError, InvalidName, StoreError, and Cancelled once `is_cancelled()`."""
     background.run(pull_model(store, name, report, insecure, credentials, limits), is_cancelled)
@@ -50,7 +50,7 @@ def push(
     insecure: bool = False,
     is_cancelled: Callable[[], bool] = never,
     credentials: Credentials = NO_CREDENTIALS,
-    limits: Limits = DEFAULT,
+    limits: TransferLimits = DEFAULT,
 ) -> None:
     """Push a model. Raises RegistryError, InvalidName, ModelNotFound, StoreError; Cancelled once `is_cancelled()`."""
     background.run(push_model(store, name, report, insecure, credentials, limits), is_cancelled)

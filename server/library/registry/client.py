@@ -27,7 +27,7 @@ from ...version import OLLAMA_VERSION, version
 from . import authorization
 from .endpoint import Endpoint
 from .errors import Refused, RegistryError, TemporaryFailure
-from .limits import Limits
+from .limits import TransferLimits
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class Unreachable(TemporaryFailure):
     """No connection to the server."""
 
 
-class Client:
+class RegistryClient:
     """An async context manager; belongs to one event loop."""
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials, limits: Limits):
+    def __init__(self, endpoint: Endpoint, credentials: Credentials, limits: TransferLimits):
         self.endpoint = endpoint
         self.limits = limits
         self._credentials = credentials
@@ -61,7 +61,7 @@ class Client:
         self._authorizing = asyncio.Lock()
         self._ssl = endpoint.verifies  # True: check against the system's certificates
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> "RegistryClient":
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self.limits.connect_seconds, sock_read=self.limits.stall_seconds
         )

@@ -17,11 +17,11 @@ from yarl import URL
 from ... import pools
 from ..model import DigestMismatch, Layer
 from ..store import Store
-from .client import Client, Credentials, Response
+from .client import Credentials, RegistryClient, Response
 from .endpoint import Endpoint
 from .errors import RegistryError, TemporaryFailure
-from .limits import Limits
-from .partial import Part, Partial, check_room, folder_of, num_present, open_partial
+from .limits import TransferLimits
+from .partial import BlobPart, Partial, check_room, folder_of, num_present, open_partial
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,9 @@ class Download:
     total: size in bytes, 0 if not known.
     """
 
-    def __init__(self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits):
+    def __init__(
+        self, store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: TransferLimits
+    ):
         self.target = store.blob_path(layer.digest)
         self.layer = layer
         self.total = layer.size
@@ -63,7 +65,7 @@ class Download:
 
     async def _run(self) -> None:
         try:
-            async with Client(self._endpoint, self._credentials, self._limits) as client:
+            async with RegistryClient(self._endpoint, self._credentials, self._limits) as client:
                 if not self.total:
                     self.total = await client.retried(lambda: self._size_at(client))
                     check_room(self.target.parent, self.total - self.completed)
@@ -73,7 +75,7 @@ class Download:
             if _running.get(self.target) is self:
                 del _running[self.target]
 
-    async def _download(self, client: Client) -> None:
+    async def _download(self, client: RegistryClient) -> None:
         """Download what is missing.
 
         Parts of an earlier pull may be damaged, by a loss of power: on a wrong digest everything is downloaded again,
@@ -98,7 +100,7 @@ class Download:
     def _open(self) -> Partial | None:
         return open_partial(self._folder, self.layer.digest, self.total, self._limits.part_bytes(self.total))
 
-    async def _fill(self, client: Client, partial: Partial) -> None:
+    async def _fill(self, client: RegistryClient, partial: Partial) -> None:
         self._partial = partial
         try:
             if not partial.is_fetched:
@@ -111,7 +113,7 @@ class Download:
                 partial.save()
             partial.close()
 
-    async def _size_at(self, client: Client) -> int:
+    async def _size_at(self, client: RegistryClient) -> int:
         """Content-Length of the blob, for a manifest without sizes; 0 if the registry does not say."""
         async with client.open("HEAD", self._endpoint.blob_url(self.layer.digest)) as response:
             return response.content_length or 0
@@ -147,7 +149,7 @@ class Download:
 class Parts:
     """Fetches the missing parts of a blob, several at a time if the registry supports ranges."""
 
-    def __init__(self, client: Client, url: URL, partial: Partial, total: int):
+    def __init__(self, client: RegistryClient, url: URL, partial: Partial, total: int):
         self._client = client
         self._url = url
         self._partial = partial
@@ -173,10 +175,10 @@ class Parts:
             await self._fetch_with_retries(self._queue.popleft())
         self._is_answered.set()
 
-    async def _fetch_with_retries(self, part: Part) -> None:
+    async def _fetch_with_retries(self, part: BlobPart) -> None:
         await self._client.retried(lambda: self._fetch_part(part), lambda: part.completed)
 
-    async def _fetch_part(self, part: Part) -> None:
+    async def _fetch_part(self, part: BlobPart) -> None:
         """One attempt to fetch the missing bytes of a part."""
         start = part.offset + part.completed
         headers = {}
@@ -196,14 +198,14 @@ class Parts:
             self._is_answered.set()
             await self._read(response, part)
 
-    def _start_over(self, part: Part) -> Part:
+    def _start_over(self, part: BlobPart) -> BlobPart:
         """Start over as one part: the registry ignores ranges and sends the whole blob."""
         if self._knows_ranges:
             raise TemporaryFailure(f"{self._url.host} ignored the requested range")
         self._queue.clear()
         return self._partial.become_one_part()
 
-    async def _read(self, response: Response, part: Part) -> None:
+    async def _read(self, response: Response, part: BlobPart) -> None:
         async for piece in response.content.iter_chunked(PIECE_BYTES):
             room = len(piece) if part.size is None else part.size - part.completed
             self._partial.write(part, piece[:room])
@@ -216,7 +218,7 @@ class Parts:
 
 
 def join(
-    store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: Limits
+    store: Store, layer: Layer, endpoint: Endpoint, credentials: Credentials, limits: TransferLimits
 ) -> tuple[Download, bool]:
     """(the download of a blob, whether this call has started it). Each caller must `leave` it once."""
     target = store.blob_path(layer.digest)

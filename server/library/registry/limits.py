@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class TransferLimits:
     """tries: attempts in a row without progress.
 
     Waits between attempts start at `backoff_seconds` and double; waits that a registry asks for are respected. Both are
@@ -32,4 +32,4 @@ class Limits:
         return min(max(-(-total // self.parts), self.least_part_bytes), self.largest_part_bytes)
 
 
-DEFAULT = Limits()
+DEFAULT = TransferLimits()

@@ -35,7 +35,7 @@ HASH_PIECE_BYTES = 4 << 20
 
 
 @dataclass
-class Part:
+class BlobPart:
     """A range of the blob, in bytes. size None: up to the end of the response."""
 
     offset: int
@@ -60,14 +60,14 @@ class Partial:
 
     # --- parts
 
-    def _fresh_parts(self, part_bytes: int) -> list[Part]:
+    def _fresh_parts(self, part_bytes: int) -> list[BlobPart]:
         os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, self.size)
         if not self.size:
-            return [Part(0, None)]
-        return [Part(offset, min(part_bytes, self.size - offset)) for offset in range(0, self.size, part_bytes)]
+            return [BlobPart(0, None)]
+        return [BlobPart(offset, min(part_bytes, self.size - offset)) for offset in range(0, self.size, part_bytes)]
 
-    def _known_parts(self) -> list[Part]:
+    def _known_parts(self) -> list[BlobPart]:
         """Parts in the state file; empty if it does not match the file."""
         state = read_state(self.path)
         if not self.size or not state or state["size"] != self.size or os.fstat(self._descriptor).st_size != self.size:
@@ -77,11 +77,11 @@ class Partial:
             if offset != end or not 0 <= completed <= size:
                 return []
             end += size
-        return [Part(*numbers) for numbers in state["parts"]] if end == self.size else []
+        return [BlobPart(*numbers) for numbers in state["parts"]] if end == self.size else []
 
-    def become_one_part(self) -> Part:
+    def become_one_part(self) -> BlobPart:
         """Start over as a single part, for a registry that does not support ranges."""
-        self.parts = [Part(0, self.size or None)]
+        self.parts = [BlobPart(0, self.size or None)]
         self.save()
         return self.parts[0]
 
@@ -95,7 +95,7 @@ class Partial:
         """Whether all bytes are present."""
         return all(part.is_done for part in self.parts)
 
-    def write(self, part: Part, piece: bytes) -> None:
+    def write(self, part: BlobPart, piece: bytes) -> None:
         """Append `piece` to a part. Raises RegistryError."""
         try:
             view = memoryview(piece)

@@ -7,18 +7,18 @@ from ..create import Report
 from ..model import MANIFEST_TYPE, Layer
 from ..store import Store
 from . import manifest
-from .client import Client, Credentials, read_at_most
+from .client import Credentials, RegistryClient, read_at_most
 from .download import join, leave
 from .endpoint import Endpoint, resolve
 from .errors import Refused, RegistryError
-from .limits import Limits
+from .limits import TransferLimits
 from .partial import check_room, folder_of, num_present, remove_stale
 
 MAX_ROUNDS = 3  # of downloading blobs, which other programs may delete in the meantime
 
 
 async def pull_model(
-    store: Store, text: str, report: Report, insecure: bool, credentials: Credentials, limits: Limits
+    store: Store, text: str, report: Report, insecure: bool, credentials: Credentials, limits: TransferLimits
 ) -> None:
     """Pull the model called `text`. Raises RegistryError, InvalidName and StoreError."""
     endpoint = resolve(text, insecure)
@@ -39,8 +39,8 @@ async def pull_model(
     )
 
 
-async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: Limits) -> bytes:
-    async with Client(endpoint, credentials, limits) as client:
+async def _manifest(endpoint: Endpoint, credentials: Credentials, limits: TransferLimits) -> bytes:
+    async with RegistryClient(endpoint, credentials, limits) as client:
 
         async def attempt() -> bytes:
             async with client.open("GET", endpoint.manifest_url, {"Accept": MANIFEST_TYPE}) as response:
@@ -80,7 +80,12 @@ def _is_there(store: Store, layer: Layer) -> bool:
 
 
 async def _fetch(
-    store: Store, wanted: list[Layer], endpoint: Endpoint, report: Report, credentials: Credentials, limits: Limits
+    store: Store,
+    wanted: list[Layer],
+    endpoint: Endpoint,
+    report: Report,
+    credentials: Credentials,
+    limits: TransferLimits,
 ) -> None:
     """Download one blob after the other; then wait for their digest checks."""
     followed = []

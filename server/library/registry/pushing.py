@@ -19,17 +19,17 @@ from ..model import MANIFEST_TYPE, Layer, ModelNotFound
 from ..names import parse_name
 from ..store import Store
 from . import authorization, manifest
-from .client import Client, Credentials, Response
+from .client import Credentials, RegistryClient, Response
 from .endpoint import Endpoint, resolve
 from .errors import Refused, RegistryError, TemporaryFailure
-from .limits import Limits
+from .limits import TransferLimits
 
 PIECE_BYTES = 256 << 10
 REPORT_SECONDS = 0.1
 
 
 async def push_model(
-    store: Store, text: str, report: Report, insecure: bool, credentials: Credentials, limits: Limits
+    store: Store, text: str, report: Report, insecure: bool, credentials: Credentials, limits: TransferLimits
 ) -> None:
     """Push the model called `text`. Raises RegistryError, InvalidName, ModelNotFound and StoreError."""
     report("retrieving manifest")
@@ -41,7 +41,7 @@ async def push_model(
         report("couldn't retrieve manifest")
         raise
     contents = manifest.without_local_paths(contents)
-    async with Client(endpoint, credentials, limits) as client:
+    async with RegistryClient(endpoint, credentials, limits) as client:
         try:
             for layer in {layer.digest: layer for layer in [*layers, config] if layer.digest}.values():
                 await Upload(client, layer, store.blob_path(layer.digest)).run(report)
@@ -64,7 +64,7 @@ def _contents(store: Store, endpoint: Endpoint, text: str) -> bytes:
         raise ModelNotFound(text) from None
 
 
-async def _put_manifest(client: Client, contents: bytes) -> None:
+async def _put_manifest(client: RegistryClient, contents: bytes) -> None:
     media_type = json.loads(contents).get("mediaType") or MANIFEST_TYPE
     async with client.open("PUT", client.endpoint.manifest_url, {"Content-Type": media_type}, contents):
         pass
@@ -73,7 +73,7 @@ async def _put_manifest(client: Client, contents: bytes) -> None:
 class Upload:
     """Uploads a blob in sequential pieces, as the protocol requires; resumes a failed one where the registry ended."""
 
-    def __init__(self, client: Client, layer: Layer, path: Path):
+    def __init__(self, client: RegistryClient, layer: Layer, path: Path):
         self._client = client
         self._layer = layer
         self._path = path

@@ -9,7 +9,7 @@ from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 
 from ..gotemplate import Template, TemplateError, Values, builtin
-from .template import JinjaTemplate, Source
+from .template import JinjaSource, JinjaTemplate
 
 _TOOL = {
     "type": "function",
@@ -52,7 +52,7 @@ _WITHOUT_SYSTEM = [
 
 def builtin_for(gguf: GGUFFile) -> builtin.BuiltinTemplate | None:
     """Return the built-in template closest to the file's template, if both write the same prompts."""
-    source = Source.of(gguf.metadata)
+    source = JinjaSource.of(gguf.metadata)
     if source is None:
         return None
     candidate = builtin.closest(source.text)

@@ -34,7 +34,7 @@ _TOKENS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class JinjaSource:
     """The template in a GGUF file.
 
     token_ids: ids of the tokens it may name (such as `eos_token`), without bos.
@@ -46,7 +46,7 @@ class Source:
     tool_text: str = ""
 
     @classmethod
-    def of(cls, metadata: Metadata) -> "Source | None":
+    def of(cls, metadata: Metadata) -> "JinjaSource | None":
         """Read the template from a GGUF file's metadata. Returns None if there is none or it is too long."""
         text, tool_text = (
             _text(metadata, key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
@@ -67,14 +67,14 @@ def _text(metadata: Metadata, key: str) -> str:
     return text if isinstance(text, str) and len(text) <= MAX_CHARS else ""
 
 
-def found_in(stored: ModelTexts, metadata: Metadata | None) -> Source | None:
+def found_in(stored: ModelTexts, metadata: Metadata | None) -> JinjaSource | None:
     """Return the Jinja template that a stored model uses. None: it has a Go template, a renderer or no template.
 
     metadata: the metadata of its GGUF file, if it has one.
     """
     if metadata is None or stored.config.get("renderer") or stored.has_template:
         return None
-    return Source.of(metadata)
+    return JinjaSource.of(metadata)
 
 
 class TooCostly(TemplateError):
@@ -116,7 +116,7 @@ class JinjaTemplate:
         self.with_tools = self
 
     @classmethod
-    def for_tokenizer(cls, source: Source, tokenizer: Tokenizer) -> "JinjaTemplate":
+    def for_tokenizer(cls, source: JinjaSource, tokenizer: Tokenizer) -> "JinjaTemplate":
         """Create the template with the texts of the tokenizer's special tokens."""
 
         def written(token_id: int | None) -> str:

@@ -56,7 +56,7 @@ def echoed(path, prompt):
     """Tokens and offsets of an echoed prompt, as /v1/completions shows them, without the token that begins the text."""
     tokenizer = Tokenizer.from_gguf(GGUFFile.open(path))
     tokens = tokenizer.encode(prompt)
-    logprobs = [request.TokenLogprob(token, "", tokenizer.token_bytes(token), -1.0) for token in tokens[1:]]
+    logprobs = [request.ScoredToken(token, "", tokenizer.token_bytes(token), -1.0) for token in tokens[1:]]
     found = LegacyWriter(0).write(_echoed(tokenizer, tokens, prompt, logprobs))
     assert found.text_offset[0] == 0
     return list(zip(found.tokens, found.text_offset))[1:]

@@ -155,7 +155,7 @@ def test_tokens_that_a_template_may_name(tmp_path):
             tmp_path / "m.gguf", "gemma3", chat_template="{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}"
         )
     )
-    template = jinja.JinjaTemplate.for_tokenizer(jinja.Source.of(file.metadata), Tokenizer.from_gguf(file))
+    template = jinja.JinjaTemplate.for_tokenizer(jinja.JinjaSource.of(file.metadata), Tokenizer.from_gguf(file))
     assert template.execute(Values(messages=[{"role": "user", "content": "x"}])) == "<eos><unk><pad>"
 
 

@@ -62,7 +62,7 @@ def test_a_file_s_template_for_tools_takes_the_place_of_the_other(tmp_path, monk
         lambda self, text: add(self, text) or self.add_string("tokenizer.chat_template.tool_use", with_tools),
     )
     file = GGUFFile.open(write_tiny_gguf(tmp_path / "m.gguf", chat_template=plain))
-    source = jinja.Source.of(file.metadata)
+    source = jinja.JinjaSource.of(file.metadata)
     template = jinja.JinjaTemplate.for_tokenizer(source, Tokenizer.from_gguf(file))
     messages = [{"role": "user", "content": "x"}]
     assert template.execute(Values(messages=messages)) == "[user:x]"

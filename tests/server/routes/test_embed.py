@@ -17,7 +17,7 @@ from tiny_gguf import write_tiny_gguf
 
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.logprobs import token_text
-from vkbackend.engine.request import Embedding, Finished, FinishReason, TokenLogprob
+from vkbackend.engine.request import Finished, FinishReason, PromptEmbedding, ScoredToken
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.models.load import load
 from vkbackend.server.generation.embedding import normalize
@@ -93,7 +93,7 @@ def test_small_functions_are_as_recorded():
             ), vector
         else:
             tokens = [
-                TokenLogprob(0, token_text(data), data, logprob)
+                ScoredToken(0, token_text(data), data, logprob)
                 for data, logprob in (
                     (base64.b64decode(item["token_b64"]), item["logprob"]) for item in vector["input"]
                 )
@@ -150,7 +150,7 @@ def test_many_texts_are_each_what_they_are_alone(real, tmp_path):
 def test_a_large_answer_does_not_hold_up_the_event_loop(tmp_path):
     class Wide(LengthEngine):
         def submit(self, request, listener):
-            listener(Embedding(np.linspace(-1, 1, 2048, dtype=np.float32)))
+            listener(PromptEmbedding(np.linspace(-1, 1, 2048, dtype=np.float32)))
             listener(Finished(FinishReason.STOP, 1, 0.1, 0, 0.0, []))
             return self
 

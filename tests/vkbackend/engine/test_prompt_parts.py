@@ -238,4 +238,4 @@ def test_penalties_count_tokens_alone(world):
 def test_embeddings_come_of_prompts_with_parts(world):
     here = world()
     request = GenerationRequest([7, part(5), 8, 9, 10], GREEDY, purpose=Purpose.EMBEDDING)
-    assert [type(event).__name__ for event in here.engine.generate(request)] == ["Embedding", "Finished"]
+    assert [type(event).__name__ for event in here.engine.generate(request)] == ["PromptEmbedding", "Finished"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from shared_data import shared
 
-from vkbackend.engine.request import TokenLogprob
+from vkbackend.engine.request import ScoredToken
 from vkbackend.engine.text_stream import TextStream, cut_at_stop, ends_in_stop_prefix, ends_inside_character, find_stop
 
 
@@ -21,7 +21,7 @@ def vectors(name, kind=None):
 
 
 def logprob(data):
-    return TokenLogprob(0, "", data, 0.0)
+    return ScoredToken(0, "", data, 0.0)
 
 
 def run(pieces, stops=(), num_predict=0):

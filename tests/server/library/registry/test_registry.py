@@ -183,7 +183,7 @@ def test_names_with_a_host_of_their_own(debian, store, monkeypatch):
 def test_names_that_lead_nowhere(store, text, insecure, error, says):
     started = time.monotonic()
     with pytest.raises(error, match=says):
-        pull(store, text, insecure=insecure, limits=registry.Limits())
+        pull(store, text, insecure=insecure, limits=registry.TransferLimits())
     assert time.monotonic() - started < 10  # five more tries would take half a minute
     assert not store.manifests.exists()
 
@@ -409,7 +409,9 @@ def test_two_pulls_of_one_blob_share_it(proxy, store):
 
 def test_who_follows_a_download_that_fails_begins_one_of_its_own(proxy, debian, store):
     proxy.fault = lambda seen: Stall(50_000) if seen.kind == BLOBS else None
-    first = Pulling(store, name(proxy), limits=registry.Limits(tries=1, stall_seconds=1, least_part_bytes=256 << 10))
+    first = Pulling(
+        store, name(proxy), limits=registry.TransferLimits(tries=1, stall_seconds=1, least_part_bytes=256 << 10)
+    )
     assert first.told.arrived.wait(10)
     second = Pulling(store, name(debian))
     first.end(), second.end()

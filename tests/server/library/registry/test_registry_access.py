@@ -345,7 +345,7 @@ def test_a_proxy_is_used_for_https(store, monkeypatch):
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(registry.RegistryError):
-            pull(store, "registry.example/library/m", insecure=False, limits=registry.Limits(tries=1))
+            pull(store, "registry.example/library/m", insecure=False, limits=registry.TransferLimits(tries=1))
         thread.join(5)
     assert heard[0].startswith(b"CONNECT registry.example:443 HTTP/1.1\r\n")
 

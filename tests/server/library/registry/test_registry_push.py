@@ -94,7 +94,7 @@ def test_an_upload_that_hangs_is_given_up(proxy, source):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         location = f"http://127.0.0.1:{deaf.getsockname()[1]}/v2/up"
         proxy.fault = lambda seen: Answer(202, {"Location": location}) if seen.kind == "POST uploads" else None
-        limits = registry.Limits(tries=2, backoff_seconds=0.02, stall_seconds=0.3)
+        limits = registry.TransferLimits(tries=2, backoff_seconds=0.02, stall_seconds=0.3)
         with pytest.raises(registry.RegistryError, match="accepted no data|sent nothing"):
             push(source, text, limits=limits)
 
