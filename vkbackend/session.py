@@ -23,7 +23,7 @@ from .graph.executor import DeviceExecutor
 from .graph.model import Caches, Model, Norm
 from .graph.numpy_executor import NumpyExecutor
 from .graph.step import NO_ROWS, LogitsRow, StepInputs
-from .models.load import load
+from .loading import load
 from .tokenizer import Tokenizer
 
 CHUNK = 32  # tokens per step, whose logits are read together
@@ -37,7 +37,7 @@ class Session:
     kv_type: "f16", "f32" or "q8_0"
     keep: do not reuse the memory of intermediates, so that `read` finds them
     timestamps: time each dispatch
-    Raises ValueError for arguments of a wrong type, and what `models.load` and `ModelRunner` raise. If the device is
+    Raises ValueError for arguments of a wrong type, and what `loading.load` and `ModelRunner` raise. If the device is
     lost, the call that lost it raises DeviceLost and the next one loads the model again.
     """
 

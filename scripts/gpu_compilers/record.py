@@ -146,7 +146,7 @@ def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
     from vkbackend.device.discover import list_devices
     from vkbackend.engine.runner import ModelRunner
     from vkbackend.graph.forward import CacheValues, build
-    from vkbackend.models.load import load
+    from vkbackend.loading import load
 
     info = choose(list_devices()).device
     seen = {}

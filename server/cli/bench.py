@@ -279,7 +279,7 @@ class _own_engine:
         from vkbackend.bench.peers import OwnEngine
         from vkbackend.engine.engine import Engine
         from vkbackend.engine.runner import ModelRunner
-        from vkbackend.models.load import load
+        from vkbackend.loading import load
         from vkbackend.tokenizer import Tokenizer
 
         self.held = _device(self.options)

@@ -204,7 +204,7 @@ def generate(file: Path, device: Device | None) -> Generated:
     from vkbackend.engine.engine import Engine
     from vkbackend.engine.request import Event, Finished, GenerationRequest, Piece, SamplingOptions
     from vkbackend.engine.runner import ModelRunner
-    from vkbackend.models.load import load
+    from vkbackend.loading import load
     from vkbackend.tokenizer import Tokenizer
 
     model = load(file, device)

@@ -12,8 +12,8 @@ from generate_world import run, serving
 from terminal_world import on_terminal
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend import loading
 from vkbackend.errors import OutOfMemory
-from vkbackend.models import load as models
 from vkbackend.placement.opening import open_engine
 from vkbackend.progress import LoadProgress
 from vkbackend.server.loading.loaded_model import LoadResult
@@ -170,7 +170,7 @@ def test_a_load_counts_the_bytes_of_the_file(tmp_path, monkeypatch, num_gpu):
     opened = open_engine(path, num_gpu=num_gpu, progress=progress)
     opened.close()
     assert len(opened.placement) == (3 if num_gpu == 1 else 1)
-    total = models.read(path).num_bytes
+    total = loading.read(path).num_bytes
     completed = [state[0] for state in progress.states]
     assert total <= progress.states[0][1] <= 2 * total  # a tied embedding counts on each device that holds it
     assert len(completed) > 5 and completed == sorted(completed) and completed[0] < total / 2 < completed[-1]

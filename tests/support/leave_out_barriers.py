@@ -19,7 +19,7 @@ from vkbackend.device.discover import list_devices
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.graph.step import StepShape
-from vkbackend.models.load import load
+from vkbackend.loading import load
 
 
 class Log:

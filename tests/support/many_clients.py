@@ -22,7 +22,7 @@ from check_pages import check_pages
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.request import Finished, GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.tokenizer import Tokenizer
 
 SYSTEMS = [

@@ -17,7 +17,7 @@ from vkbackend.device.dispatch import SHADER_WRITE, STAGE_COMPUTE, STAGE_HOST, R
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import PREFILL_CHUNK, ModelRunner
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.tokenizer import Tokenizer
 
 

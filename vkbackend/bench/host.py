@@ -27,7 +27,7 @@ from ..engine.runner import ModelRunner
 from ..errors import DeviceError, NoDevice, VkbackendError
 from ..graph.executor import DeviceExecutor, RecordedStep
 from ..graph.step import StepInputs
-from ..models.load import load
+from ..loading import load
 from ..tokenizer import Tokenizer
 
 CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128, and others of the same strips

@@ -20,7 +20,7 @@ from ..engine.contract import SequenceWork
 from ..engine.runner import ModelRunner
 from ..errors import RequestError
 from ..graph.step import LogitsRow
-from ..models.load import LoadedLayers, load
+from ..loading import LoadedLayers, load
 from .device_speed import DeviceSpeed, measure_device
 from .work import Work
 
@@ -132,7 +132,7 @@ def bench(
     """Measure prefill of prompts of random tokens, and decoding `tokens` tokens of several sequences together.
 
     prompts: lengths in tokens; batches: numbers of sequences; long: also decode after LONG_CONTEXTS
-    Raises RequestError for sizes below 1 or beyond the model's context, and what `models.load` and `ModelRunner`
+    Raises RequestError for sizes below 1 or beyond the model's context, and what `loading.load` and `ModelRunner`
     raise.
     """
     _check_sizes(prompts, batches, tokens, rounds)

@@ -21,7 +21,7 @@ from ..engine.runner import PAGE_SIZE, ModelRunner
 from ..errors import RequestError
 from ..graph.cache import CacheStorage
 from ..graph.executor import DeviceExecutor
-from ..models.load import load
+from ..loading import load
 
 STEPS = 5
 
@@ -111,7 +111,7 @@ class StepProfile:
 def profile(path: str | Path, device: Device, *, prompt_tokens: int = 128, context: int = 128) -> list[StepProfile]:
     """Profile a decode step after `context` tokens and a prefill step of `prompt_tokens`, at most a chunk.
 
-    Raises RequestError if the device has no clock or one that stands still, and what `models.load` and `ModelRunner`
+    Raises RequestError if the device has no clock or one that stands still, and what `loading.load` and `ModelRunner`
     raise.
     """
     if not device.info.timestamp_bits:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ..graph.cache import DTYPES, cache_bytes
-from ..models.load import LoadedLayers
+from ..loading import LoadedLayers
 
 
 @runtime_checkable

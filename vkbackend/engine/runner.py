@@ -19,7 +19,7 @@ from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
 from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
-from ..models.load import LoadedLayers
+from ..loading import LoadedLayers
 from .contract import SequenceWork
 from .kv_cache import CachedSequence, PagedCache
 from .prompt import Cell, token_ids

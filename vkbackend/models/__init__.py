@@ -1,1 +1,1 @@
-"""From a GGUF file to layers with weights on a device."""
+"""The parts of architectures: numbers and tensors of a GGUF file, layers, and their upload to a device."""

@@ -12,7 +12,7 @@ from ..device import selection
 from ..engine.engine import Engine
 from ..errors import DeviceError
 from ..gguf.reader import GGUFFile
-from ..models.load import read
+from ..loading import read
 from ..progress import LoadProgress
 from ..tokenizer import Tokenizer
 from . import placing

@@ -18,7 +18,7 @@ from ..device.host_memory import available_host_memory, free_swap
 from ..engine.runner import MAX_OUTPUTS, PAGE_SIZE, PREFILL_CHUNK, ModelRunner
 from ..errors import DeviceError, OutOfMemory, RequestError
 from ..graph.parts import LayerSpan
-from ..models.load import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
+from ..loading import SHARE_FOR_WEIGHTS, ModelFile, load, load_parts
 from ..models.weights import loaded_tensors
 from ..progress import LoadProgress
 from . import layout as layouts

@@ -19,7 +19,7 @@ from vkbackend.engine.engine import Engine
 from vkbackend.engine.logprobs import token_text
 from vkbackend.engine.request import Finished, FinishReason, PromptEmbedding, ScoredToken
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.server.generation.embedding import normalize
 from vkbackend.server.generation.events import logprobs
 from vkbackend.server.go import encode as go_json

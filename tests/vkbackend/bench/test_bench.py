@@ -20,7 +20,7 @@ from vkbackend.device.buffers import Arena
 from vkbackend.device.dispatch import Dispatch, Program
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError, VkbackendError
-from vkbackend.models.load import load
+from vkbackend.loading import load
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import vkbackend
 from vkbackend.device import dispatch, shaders
 from vkbackend.device.buffers import Arena
 from vkbackend.errors import DeviceError, DeviceLost
-from vkbackend.models.load import load
+from vkbackend.loading import load
 
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 64)
 

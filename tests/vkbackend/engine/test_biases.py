@@ -7,7 +7,7 @@ from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.graph.builder import Graph
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops.run import reference
 
 NAMES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")

@@ -11,7 +11,7 @@ from tiny_gguf import write_tiny_gguf
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.request import Finished, GenerationRequest, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.tokenizer import Tokenizer
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)

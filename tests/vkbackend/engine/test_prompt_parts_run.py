@@ -9,6 +9,7 @@ from fake_runner import FakeTokenizer
 from plain_forward import forward
 from tiny_gguf import ARCHITECTURES, HEAD_DIM, WIDTH, write_tiny_gguf
 
+from vkbackend import loading
 from vkbackend.architectures import gemma3, llama
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.engine import Engine
@@ -17,7 +18,6 @@ from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
 from vkbackend.graph.parts import LayerSpan
-from vkbackend.models import load
 from vkbackend.models.blocks import Rope
 
 AXES = np.arange(HEAD_DIM // 2) % 3
@@ -35,18 +35,18 @@ def opened(tmp_path_factory, request):
     def model(architecture, place):
         if architecture not in files:
             path = tmp_path_factory.mktemp("parts") / f"{architecture}.gguf"
-            files[architecture] = load.read(
+            files[architecture] = loading.read(
                 write_tiny_gguf(path, architecture, "f32", num_layers=NUM_LAYERS[architecture], window=12)
             )
         file, count = files[architecture], NUM_LAYERS[architecture]
         if place == "twins":
-            return load.load(file)
+            return loading.load(file)
         device = request.getfixturevalue("device")
         if place == "device":
-            return load.load(file, device)
+            return loading.load(file, device)
         is_tied = architecture == "gemma3"
         second = device if place == "two on device" else None
-        return load.load_parts(
+        return loading.load_parts(
             file, [(LayerSpan(0, 1, count, is_tied), device), (LayerSpan(1, count + 1, count, is_tied), second)]
         )
 

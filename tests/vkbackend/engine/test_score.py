@@ -22,7 +22,7 @@ from vkbackend.engine.perplexity import Perplexity, perplexity, windows
 from vkbackend.engine.request import GenerationRequest, PromptLogprobs, Purpose
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.server.cli.main import cli
 from vkbackend.session import Session
 

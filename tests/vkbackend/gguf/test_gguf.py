@@ -12,11 +12,11 @@ from starter_models import FILES as STARTER_MODELS
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
+from vkbackend import loading
 from vkbackend.errors import GGUFError, UnsupportedModel, VkbackendError
 from vkbackend.gguf.quants import FORMATS as BY_TYPE
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.models import load as models
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops.packed import FORMATS, PackedMatrix
 
 
@@ -311,7 +311,7 @@ def test_missing_tensor_is_named(tmp_path, name, said):
 def test_unknown_architecture_is_named(tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     path.write_bytes(path.read_bytes().replace(text(b"llama"), text(b"lamma"), 1))
-    with pytest.raises(UnsupportedModel, match=f"'lamma'; readable here: {', '.join(models.ARCHITECTURES)}"):
+    with pytest.raises(UnsupportedModel, match=f"'lamma'; readable here: {', '.join(loading.ARCHITECTURES)}"):
         load(path)
 
 
@@ -360,7 +360,7 @@ def test_hyperparameters_cost_nothing_before_they_are_compared_with_the_tensors(
     tracemalloc.start()
     try:
         with pytest.raises(VkbackendError):
-            models.read(path)
+            loading.read(path)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()

@@ -4,7 +4,7 @@ import pytest
 from tiny_gguf import ARCHITECTURES, FEED_FORWARD, HEAD_DIM, WIDTH, write_tiny_gguf
 
 from vkbackend.errors import GGUFError, UnsupportedModel
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.session import Session
 
 
@@ -44,7 +44,7 @@ def test_the_first_few_are_named_and_the_rest_counted(tmp_path):
 
 def test_unused_tensors_are_found_before_anything_is_placed(tmp_path, device, monkeypatch):
     path = write_tiny_gguf(tmp_path / "biased.gguf", tensors={"output_norm.bias": (WIDTH,)})
-    monkeypatch.setattr("vkbackend.models.load.upload", lambda *_: pytest.fail("weights were uploaded"))
+    monkeypatch.setattr("vkbackend.loading.upload", lambda *_: pytest.fail("weights were uploaded"))
     with pytest.raises(UnsupportedModel, match="output_norm.bias"):
         load(path, device)
 

@@ -12,11 +12,11 @@ from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 import vkbackend.graph.cache
-import vkbackend.models.load
+import vkbackend.loading
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes, fitting_kind
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops import matmul, packed
 from vkbackend.ops.packed import FORMATS, PackedMatrix
 from vkbackend.ops.q8_cache import Q8Cache
@@ -53,7 +53,7 @@ def free_memory(monkeypatch):
     """free_memory(bytes) sets the free memory of the machine."""
 
     def say(num_bytes):
-        for module in (vkbackend.models.load, vkbackend.graph.cache):
+        for module in (vkbackend.loading, vkbackend.graph.cache):
             monkeypatch.setattr(module, "available_host_memory", lambda: num_bytes)
 
     return say
@@ -75,7 +75,7 @@ def test_by_tiles_where_memory_is_short(tmp_path, monkeypatch, free_memory, capl
     )  # rows of it are read, not all
     for share in (0.5, 0.0):
         file_bytes = path.stat().st_size
-        free_memory(max(int(share * everything / vkbackend.models.load.SHARE_FOR_WEIGHTS), file_bytes))
+        free_memory(max(int(share * everything / vkbackend.loading.SHARE_FOR_WEIGHTS), file_bytes))
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             model = load(path)

@@ -9,7 +9,7 @@ from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
 from vkbackend.graph.step import CANDIDATES, StepInputs, StepShape
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops.packed import FORMATS
 
 PROMPT = [

@@ -9,10 +9,10 @@ from tiny_gguf import write_tiny_gguf
 from validation_layers import LAYERS, messages
 from vulkan_drivers import DEFAULT, run_on
 
+from vkbackend import loading
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.graph.parts import LayerSpan
-from vkbackend.models import load
 from vkbackend.tokenizer import Tokenizer
 
 NUM_BLOCKS = 4
@@ -26,9 +26,9 @@ PLACES = {  # layers first ... last - 1, and whether on the device; layer 4 is t
 }
 
 
-def split(file, places, device) -> load.LoadedLayers:
+def split(file, places, device) -> loading.LoadedLayers:
     is_tied = "output.weight" not in file.gguf.tensors
-    return load.load_parts(
+    return loading.load_parts(
         file,
         [
             (LayerSpan(first, last, NUM_BLOCKS, is_tied), device if on_device else None)
@@ -54,8 +54,8 @@ def logprobs(model, **arguments) -> np.ndarray:
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_logprobs_are_those_of_one_place(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=NUM_BLOCKS)
-    file = load.read(path)
-    whole = logprobs(load.load(path, device))
+    file = loading.read(path)
+    whole = logprobs(loading.load(path, device))
     assert whole.shape[0] == 9 and np.ptp(whole) > 1
     for name, places in PLACES.items():
         model = split(file, places, device)
@@ -64,7 +64,7 @@ def test_logprobs_are_those_of_one_place(device, tmp_path, architecture):
 
 def test_each_place_holds_its_own_layers_and_no_more(device, tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
-    file = load.read(path)
+    file = loading.read(path)
     low, middle, high = split(file, PLACES["output-on-cpu"], device).parts
     assert not low.layers.blocks[0].down.stacks[0].parts and high.layers.output.stacks[0]._array is not None
     assert [bool(block.down.stacks[0].parts) for block in middle.layers.blocks] == [False, True, True, True]
@@ -78,7 +78,7 @@ def test_each_place_holds_its_own_layers_and_no_more(device, tmp_path):
 def test_intermediates_are_found_in_their_part(device, tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", num_layers=NUM_BLOCKS)
     runner = ModelRunner(
-        split(load.read(path), PLACES["cpu-device"], device), context_length=64, num_pages=2, keep=True
+        split(loading.read(path), PLACES["cpu-device"], device), context_length=64, num_pages=2, keep=True
     )
     runner.step([SequenceWork(runner.open_sequence(), TOKENS[:5], 1)])
     assert (
@@ -92,7 +92,7 @@ def test_intermediates_are_found_in_their_part(device, tmp_path):
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 def test_a_real_model_in_two_places_agrees_with_one(device, name):
     """Five layers on the device, as with num_gpu 5. They differ by the order of sums in float32."""
-    file = load.read(model_path(name))
+    file = loading.read(model_path(name))
     count, is_tied = file.config.num_layers, "output.weight" not in file.gguf.tensors
     tokens = Tokenizer.from_gguf(file.gguf).encode(
         "The sky over the harbour was the colour of a television, tuned to a dead channel."
@@ -103,12 +103,12 @@ def test_a_real_model_in_two_places_agrees_with_one(device, name):
         rows = runner.step([SequenceWork(runner.open_sequence(), tokens[:-1], len(tokens) - 1)])
         return np.array([row.full()[following] - row.log_sum_exp for row, following in zip(rows, tokens[1:])])
 
-    whole = logprobs(load.load(file, device))
+    whole = logprobs(loading.load(file, device))
     places = [
         (LayerSpan(0, count - 4, count, is_tied), None),
         (LayerSpan(count - 4, count + 1, count, is_tied), device),
     ]
-    assert np.abs(logprobs(load.load_parts(file, places)) - whole).max() < 1e-4
+    assert np.abs(logprobs(loading.load_parts(file, places)) - whole).max() < 1e-4
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
@@ -127,7 +127,7 @@ def test_engines_that_share_a_device_give_no_validation_message(tmp_path, layer)
 def test_scores_and_hidden_states_come_from_the_last_part(device, tmp_path):
     """Also if only the output is on the CPU, so that no other part has results."""
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
-    file = load.read(path)
+    file = loading.read(path)
 
     def outputs(model):
         runner = ModelRunner(model, context_length=64, max_sequences=2, kv_type="f32", num_pages=2)
@@ -135,7 +135,7 @@ def test_scores_and_hidden_states_come_from_the_last_part(device, tmp_path):
         (hidden,) = runner.step([SequenceWork(runner.open_sequence(), TOKENS[:9], hidden=True)])
         return np.array([row.target_logit - row.log_sum_exp for row in scored]), hidden
 
-    scores, hidden = outputs(load.load(path, device))
+    scores, hidden = outputs(loading.load(path, device))
     for name in ("cpu-device", "output-on-cpu", "device-cpu"):
         split_scores, split_hidden = outputs(split(file, PLACES[name], device))
         assert len(scores) == 8 and np.abs(split_scores - scores).max() < 1e-5 * np.abs(scores).max(), name

@@ -8,7 +8,7 @@ from tiny_gguf import write_tiny_gguf
 
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops.matmul_kernels import SHARED
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import reference, run

@@ -15,7 +15,7 @@ from vkbackend import settings
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.ops import OPS, matmul_kernels, tuning
 from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import prepare

@@ -3,8 +3,8 @@
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from vkbackend import loading
 from vkbackend.graph.parts import LayerSpan
-from vkbackend.models import load
 from vkbackend.placement.layout import DeviceLayers
 from vkbackend.placement.needs import Sizes
 
@@ -12,9 +12,9 @@ from vkbackend.placement.needs import Sizes
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
-    file = load.read(path)
+    file = loading.read(path)
     sizes = Sizes.of(file.gguf, file.config, cache_tokens=512, cache_bytes=2, max_tokens=128, max_outputs=32)
-    loaded = load.load(path, device)
+    loaded = loading.load(path, device)
     in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
     assert sizes.is_tied == (architecture == "gemma3") and len(sizes.layers) == 4
@@ -31,7 +31,7 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
 def test_vision_tensors_are_not_counted(device, tmp_path):
     """Not before the load, not in parts, and not in the loaded size."""
     plain, seeing = (
-        load.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors))
+        loading.read(write_tiny_gguf(tmp_path / name, "gemma3", tensors=tensors))
         for name, tensors in (
             ("plain.gguf", {}),
             ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)}),
@@ -41,6 +41,6 @@ def test_vision_tensors_are_not_counted(device, tmp_path):
     assert seeing.num_bytes == plain.num_bytes
     assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
     for where in (None, device):
-        assert load.load(seeing, where).num_bytes == load.load(plain, where).num_bytes
+        assert loading.load(seeing, where).num_bytes == loading.load(plain, where).num_bytes
     span = LayerSpan(0, 3, 2, True)
-    assert load.load_parts(seeing, [(span, None)]).num_bytes == load.load_parts(plain, [(span, None)]).num_bytes
+    assert loading.load_parts(seeing, [(span, None)]).num_bytes == loading.load_parts(plain, [(span, None)]).num_bytes

@@ -11,7 +11,7 @@ from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.request import Finished, GenerationRequest, SamplingOptions
 from vkbackend.engine.runner import PAGE_SIZE, ModelRunner
 from vkbackend.errors import OutOfMemory
-from vkbackend.models.load import load
+from vkbackend.loading import load
 from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.wire.options import Options
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend.graph.parts import LayerSpan
-from vkbackend.models.load import ModelFile, load, load_parts, read
+from vkbackend.loading import ModelFile, load, load_parts, read
 
 NUM_LAYERS = 2
 

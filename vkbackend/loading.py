@@ -11,25 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..device.context import Device
-from ..device.host_memory import available_host_memory
-from ..errors import GGUFError, OutOfMemory, UnsupportedModel
-from ..gguf.reader import GGUFFile
-from ..graph.model import Config, LayeredModel
-from ..graph.parts import LayerSpan, LoadedPart
-from ..ops.packed import PackedMatrix, expand
-from ..progress import LoadProgress
-from .hyperparameters import Hyperparameters
-from .upload import upload
-from .weights import Weights, check_types, loaded_tensors
+from . import architectures
+from .device.context import Device
+from .device.host_memory import available_host_memory
+from .errors import GGUFError, OutOfMemory, UnsupportedModel
+from .gguf.reader import GGUFFile
+from .graph.model import Config, LayeredModel
+from .graph.parts import LayerSpan, LoadedPart
+from .models.hyperparameters import Hyperparameters
+from .models.upload import upload
+from .models.weights import Weights, check_types, loaded_tensors
+from .ops.packed import PackedMatrix, expand
+from .progress import LoadProgress
 
 SHARE_FOR_WEIGHTS = 0.75  # of free memory; the rest is for caches, activations and other programs
 
 log = logging.getLogger(__name__)
 
-# Imported by name at run time, because architectures import this folder.
-_architectures = importlib.import_module("..architectures", __package__)
-ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(_architectures.__path__))
+ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(architectures.__path__))
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def read(path: str | Path) -> ModelFile:
         raise UnsupportedModel(
             f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}"
         )
-    module = importlib.import_module(f"{_architectures.__name__}.{architecture}")
+    module = importlib.import_module(f"{architectures.__name__}.{architecture}")
     check_types(gguf)
     return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
 
