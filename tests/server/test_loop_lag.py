@@ -1,15 +1,15 @@
 """No request holds up the others: how late the event loop of a real server is while requests of many shapes are sent
 to every route that takes a body.
 
-`loop_lag.py` tells how the lag is measured, so that a busy machine does not count as a slow server. A shape whose lag
-is too long is sent again, since one measurement can still be off: what holds up the loop does so each time.
+`measure_loop_lag.py` says how the lag is measured, so that a busy machine does not count as a slow server. A shape
+whose lag is too long is sent again, since one measurement can still be off: what holds up the loop does so each time.
 """
 
 import socket
 
 import pytest
 from live_server import LiveServer
-from loop_lag import Lag, own_lag
+from measure_loop_lag import Lag, own_lag
 from request_shapes import Shape, shapes
 from tiny_server import with_model
 

@@ -1,12 +1,12 @@
 """64 streams at once for ten seconds, a fifth of whose clients leave: no error, nothing is leaked, the event loop is on
 time.
 
-`many_streams.py` runs longer, on a starter model.
+`soak_streams.py` runs longer, on a starter model.
 """
 
 import json
 
-from many_streams import problems, run
+from soak_streams import problems, run
 from tiny_gguf import write_tiny_gguf
 
 LAG_BAR = 0.1  # seconds: the bar is half of it, on a machine that has nothing else to do

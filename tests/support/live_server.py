@@ -45,7 +45,7 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
 class LiveServer:
     """`url` answers while the context lasts; `process` is the server's.
 
-    log: a file for its standard error. lag: a file in which loop_lag.py keeps the lag of its event loop.
+    log: a file for its standard error. lag: a file in which measure_loop_lag.py keeps the lag of its event loop.
     open_files: how many it may open; 0 leaves the limit as it is.
     """
 
@@ -64,7 +64,7 @@ class LiveServer:
         self._environment = os.environ | {"OLLAMA_MODELS": str(models_folder)} | (environment or {})
 
     def __enter__(self):
-        program = [__file__] if self._lag is None else [str(Path(__file__).with_name("loop_lag.py"))]
+        program = [__file__] if self._lag is None else [str(Path(__file__).with_name("measure_loop_lag.py"))]
         command = [sys.executable, *program, str(self.port), str(self.models_folder)]
         if self._lag is not None:
             command.append(str(self._lag))

@@ -22,8 +22,8 @@ USES = {
     "subprocess.run": "live",
     "docker_registry.DockerRegistry": "registry",
     "clients_world.serving": "clients",
-    "many_clients.soak": "soak",
-    "many_streams.run": "soak",
+    "soak_clients.soak": "soak",
+    "soak_streams.run": "soak",
     "shared_data.shared": "recorded",
 }
 MODULES = {name.rpartition(".")[0] for name in USES}

@@ -10,7 +10,7 @@ import os
 import sys
 
 from run_generation import layers_in_process
-from two_devices import together
+from run_two_devices import together
 
 
 def main(path):

@@ -22,7 +22,7 @@ def found(request, tmp_path_factory) -> dict:
         "GGML_VK_VISIBLE_DEVICES": "0,1",
         "VKBACKEND_FORCE_DISCRETE": request.param,
     }
-    return run_on(None, Path("two_devices.py"), path, environment=environment, seconds=120)
+    return run_on(None, Path("run_two_devices.py"), path, environment=environment, seconds=120)
 
 
 def agree(one: dict, other: dict) -> bool:

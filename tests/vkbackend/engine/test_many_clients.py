@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from many_clients import ask, count_who_give_way, difference, leaks, open_engine, run_all, soak
+from soak_clients import ask, count_who_give_way, difference, leaks, open_engine, run_all, soak
 from starter_models import model_path
 from tiny_gguf import write_tiny_gguf
 

@@ -1,5 +1,6 @@
-"""Runs with two Vulkan devices in one process (lavapipe and SwiftShader, named in GGML_VK_VISIBLE_DEVICES): python
-two_devices.py MODEL.gguf
+"""Runs with two Vulkan devices in one process (lavapipe and SwiftShader, named in GGML_VK_VISIBLE_DEVICES).
+
+    python tests/support/run_two_devices.py MODEL.gguf
 
 Prints one JSON object: where models were placed under several wishes, what they answered, and what engines that
 share a device answered at once.

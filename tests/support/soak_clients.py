@@ -1,7 +1,7 @@
 """Many clients at once on a real model and device: does everyone get what it gets alone, and how much faster is it
 than one by one?
 
-    python tests/support/many_clients.py MODEL.gguf --requests 200 --clients 16
+    python tests/support/soak_clients.py MODEL.gguf --requests 200 --clients 16
 
 Requests have common beginnings (three system prompts), random lengths, some a stop string, and some clients leave
 early. Each distinct request runs alone first, on an empty cache. The page cache is small, so that pages are evicted

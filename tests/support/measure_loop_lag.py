@@ -1,6 +1,6 @@
 """How late the event loop of a server is, told by the server itself.
 
-    python tests/support/loop_lag.py PORT MODELS_FOLDER FIGURES    # serves; FIGURES is a file that it makes
+    python tests/support/measure_loop_lag.py PORT MODELS_FOLDER FIGURES    # serves; FIGURES is a file that it makes
 
 A timer of the loop is due every LOOK_SECONDS. The time that it is late is the loop's lag, less what neighbours of the
 server took: the time that the loop's thread was ready to run and had no processor (/proc/self/task/*/schedstat), and

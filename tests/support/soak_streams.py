@@ -1,7 +1,7 @@
 """Many concurrent streams against `vkbackend serve`, some of whose clients leave: errors, leaks, and how late the
 event loop is.
 
-    python tests/support/many_streams.py --seconds 60 --streams 64
+    python tests/support/soak_streams.py --seconds 60 --streams 64
 
 In: a starter model. Out: figures as JSON. The exit status is 1 where an error came, a page or a sequence stayed in
 use, memory grew by more than MOST_GROWTH_BYTES, or the event loop was later than 50 ms in more than one of a hundred

@@ -16,10 +16,10 @@ from tiny_server import with_model
 
 from vkbackend.server.errors import ApiError
 from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError, parse_first
-from vkbackend.server.http import bodies, limits, responses
+from vkbackend.server.http import bodies, responses
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
 from vkbackend.server.prompts.jinja.worker_process import Worker
-from vkbackend.server.wire import conversation, native, openai
+from vkbackend.server.wire import conversation, limits, native, openai
 
 SHORT = {"num_predict": 1, "num_ctx": 512}
 

@@ -21,7 +21,7 @@ SECOND = durations.SECOND
 
 
 class Loader:
-    """Models take as many units of `memory` as the first number in their name says. gate: loads of "slow" wait for it."""
+    """Models take as many units of `memory` as the first number in their name says. Loads of "slow" wait for `gate`."""
 
     def __init__(self, memory=10):
         self.memory, self.taken, self.log = memory, {}, []
