@@ -77,7 +77,7 @@ def test_output_is_utf_8_whatever_the_locale_says(environment, tmp_path, world):
     assert done.returncode == 1 and b"command must be one of" in done.stderr
 
 
-def test_bytes_that_are_no_utf_8_come_in_and_go_out(environment, tmp_path):
+def test_bytes_that_are_not_utf8_round_trip(environment, tmp_path):
     (tmp_path / "prompt").write_bytes(b"a\xff\xc3b")
     done = command(environment, "run", "m", shell=f"< {tmp_path}/prompt")
     assert (done.returncode, done.stdout.decode()) == (0, ESCAPES + "\n\n")
@@ -139,7 +139,7 @@ def test_a_home_that_is_no_folder_costs_no_more_than_the_caches(environment, tmp
     assert command(environment, "list", **more).stdout.startswith(b"NAME")
 
 
-def test_what_nobody_foresaw_is_a_sentence_too(environment, tmp_path):
+def test_an_unforeseen_error_is_a_sentence_too(environment, tmp_path):
     program = (
         "from vkbackend.server.cli import process; import sys; process.open_streams(); "
         "sys.exit(process.guarded(lambda: [][1]))"

@@ -69,7 +69,7 @@ def test_create_request_as_recorded(tmp_path):
     assert checked > 30
 
 
-def test_from_names_files_beside_the_modelfile(tmp_path):
+def test_from_names_files_next_to_the_modelfile(tmp_path):
     (tmp_path / "weights").mkdir()
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / "weights" / name).write_bytes(name.encode())

@@ -111,7 +111,7 @@ def test_shared_tokens_are_those_of_the_text(tokenizer, text, most):
     assert tokens.count("other", 1 << 20) and tokens.prompt(text, most, 3) == wanted
 
 
-def test_the_last_text_that_fit_is_remembered_beside_the_last_one(tokenizer):
+def test_the_last_text_that_fit_is_remembered_with_the_last_one(tokenizer):
     """The search for the messages that fit ends with either."""
     tokens = PromptTokens(tokenizer)
     tokens.count("fits", 100)

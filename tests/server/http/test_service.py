@@ -258,7 +258,7 @@ def test_a_short_stream_is_not_cut_off(service):
     service.talk(conversation)
 
 
-def test_whoever_waits_for_a_whole_answer_is_told_too(service):
+def test_clients_waiting_for_a_whole_answer_are_also_notified(service):
     service.world.runner.gate = threading.Semaphore(0)
 
     async def conversation(client):
@@ -302,7 +302,7 @@ def test_foreign_hosts_and_origins_get_403_on_every_route(tmp_path):
     asyncio.run(run())
 
 
-def test_a_pull_is_told_and_ends(service, monkeypatch):
+def test_shutdown_notifies_a_pull_and_ends_it(service, monkeypatch):
     ended = threading.Event()
 
     def pull(store, name, report, insecure, is_cancelled, credentials):

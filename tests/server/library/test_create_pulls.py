@@ -77,7 +77,7 @@ def test_a_base_that_is_here_is_not_pulled(store, tmp_path, monkeypatch):
         ("127.0.0.1:1/library/m", "pull model manifest: "),
     ],
 )
-def test_what_the_pull_fails_with_is_told(registry, store, monkeypatch, base, words):
+def test_the_error_of_the_pull_is_reported(registry, store, monkeypatch, base, words):
     monkeypatch.setenv("VKBACKEND_REGISTRY_URLS", f"registry.ollama.ai=http://{registry.host}")
     status, lines = lines_of(store, model="x", **{"from": base})
     assert status == 200 and lines[0] == {"status": "pulling manifest"}

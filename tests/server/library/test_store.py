@@ -189,7 +189,7 @@ def test_what_a_crash_left_goes_at_the_next_start(store, tmp_path):
     assert blobs(store) == kept | {foreign.name}
 
 
-def test_pruning_takes_old_blobs_of_no_model_alone(store, tmp_path, monkeypatch):
+def test_pruning_removes_only_old_unreferenced_blobs(store, tmp_path, monkeypatch):
     make_model(store, "m", tmp_path)
     kept = blobs(store)
     digest, _ = store.add_blob(b"of no model")

@@ -44,7 +44,7 @@ def holder(store):
     process.communicate()
 
 
-def test_while_another_program_holds_the_lock_reading_goes_on_and_changes_get_503(store, holder):
+def test_while_another_program_holds_the_lock_reads_work_and_changes_get_503(store, holder):
     async def ask(client, method, path, body=None):
         start = time.monotonic()
         async with client.request(method, path, json=body) as answer:
@@ -123,7 +123,7 @@ def test_a_lock_that_is_no_file_is_not_waited_for(store):
         store.copy(parse_name("m"), parse_name("o"))
 
 
-def test_where_there_are_no_locks_changes_go_on_without(store, monkeypatch):
+def test_changes_work_on_file_systems_without_locks(store, monkeypatch):
     def unknown(descriptor, **_):
         raise OSError(staging.NO_LOCKS[0], "No locks available")
 

@@ -11,7 +11,7 @@ from vkbackend.server.loading.loaded_models import MIN_CONTEXT
 from vkbackend.server.wire.options import Options
 
 
-def test_who_gives_way():
+def test_first_to_unload():
     def got_and_wanted(vector):
         residents = [Resident(entry["model"], entry["ref_count"], entry["keep_alive_ns"]) for entry in vector["loaded"]]
         found = first_to_unload(residents)
@@ -20,7 +20,7 @@ def test_who_gives_way():
     recorded.check(recorded.load("scheduler", "runner_to_unload"), got_and_wanted)
 
 
-def test_what_is_free_beside_loaded_models():
+def test_free_memory_with_models_loaded():
     def got_and_wanted(vector):
         def taken(device):
             return (

@@ -53,7 +53,7 @@ BODIES = {"/api/generate": {"prompt": "hi"}, "/api/chat": {"messages": [{"role":
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_load_is_told_in_front_of_the_answer(tmp_path, path):
+def test_load_progress_comes_before_the_answer(tmp_path, path):
     async def scenario():
         async with serving(tmp_path) as client:
             loader = stepping(client)
@@ -80,7 +80,7 @@ def await_task(coroutine) -> asyncio.Task:
 
 
 @pytest.mark.parametrize("asked", [{}, {"load_progress": False}, {"load_progress": True, "stream": False}])
-def test_nothing_is_told_unasked_or_outside_of_a_stream(tmp_path, asked):
+def test_load_progress_is_sent_only_on_request_and_in_streams(tmp_path, asked):
     async def scenario():
         async with serving(tmp_path) as client:
             stepping(client).steps.release(4)
@@ -90,7 +90,7 @@ def test_nothing_is_told_unasked_or_outside_of_a_stream(tmp_path, asked):
     run(scenario)
 
 
-def test_who_joins_a_load_sees_it_too(tmp_path):
+def test_requests_that_join_a_load_see_its_progress(tmp_path):
     async def scenario():
         async with serving(tmp_path) as client:
             loader = stepping(client)

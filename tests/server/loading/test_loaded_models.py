@@ -166,7 +166,7 @@ def test_expire_unloads_at_once_or_after_the_last_user():
     run(scenario)
 
 
-def test_expired_while_it_is_loaded_it_serves_who_waits_for_it_and_goes():
+def test_expired_during_its_load_it_serves_waiting_requests_and_is_unloaded():
     async def scenario(models, loader):
         loader.gate.clear()
         user = asyncio.create_task(use(models, "a", keep_alive=60 * SECOND, seconds=0.02))
@@ -182,7 +182,7 @@ def test_expired_while_it_is_loaded_it_serves_who_waits_for_it_and_goes():
 
 
 @pytest.mark.parametrize("keep_alive", [60 * SECOND, -1, None])
-def test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes(keep_alive):
+def test_deleted_during_its_load_it_serves_waiting_requests_and_is_unloaded(keep_alive):
     async def scenario(models, loader):
         loader.gate.clear()
         users = [asyncio.create_task(use(models, "a", keep_alive=keep_alive, seconds=0.02)) for _ in range(3)]
@@ -198,7 +198,7 @@ def test_deleted_while_it_is_loaded_it_serves_who_waits_for_it_and_goes(keep_ali
 
 
 @pytest.mark.parametrize("keep_alive", [60 * SECOND, -1])
-def test_deleted_while_a_load_that_all_gave_up_runs_it_goes(keep_alive):
+def test_deleted_during_an_abandoned_load_it_is_unloaded(keep_alive):
     async def scenario(models, loader):
         loader.gate.clear()
         only = asyncio.create_task(use(models, "a"))
@@ -211,7 +211,7 @@ def test_deleted_while_a_load_that_all_gave_up_runs_it_goes(keep_alive):
     run(scenario, keep_alive=keep_alive)
 
 
-def test_deleted_while_it_is_used_it_goes_after_its_last_user():
+def test_deleted_in_use_it_is_unloaded_after_its_last_user():
     async def scenario(models, loader):
         user = asyncio.create_task(use(models, "a", keep_alive=-1, seconds=0.05))
         await until(lambda: models.running() and models.loaded[0].num_users)
@@ -295,7 +295,7 @@ def test_small_contexts_are_raised_to_the_smallest():
     run(scenario)
 
 
-def test_a_broken_unload_keeps_nobody_from_loading():
+def test_a_broken_unload_does_not_prevent_loading():
     async def scenario(models, loader):
         def broken(model, options):
             result = loader.load(model, options, False, None)

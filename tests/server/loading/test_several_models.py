@@ -75,7 +75,7 @@ def names(models):
     return [model.name.removesuffix(":latest") for model in models.running()]
 
 
-def test_several_stay_and_who_stays_longest_is_shown_first():
+def test_several_stay_and_the_last_to_expire_is_shown_first():
     async def scenario(models, loader):
         for name, seconds in (("a", 60), ("b", 3600), ("c", 600)):
             await use(models, name, seconds * SECOND)
@@ -85,7 +85,7 @@ def test_several_stay_and_who_stays_longest_is_shown_first():
     run(scenario)
 
 
-def test_of_too_many_one_that_nobody_uses_gives_way():
+def test_of_too_many_models_an_unused_one_is_evicted():
     async def scenario(models, loader):
         await use(models, "long", -1)
         await use(models, "short", 60 * SECOND)
@@ -128,7 +128,7 @@ def test_what_fits_nowhere_is_that_requests_error():
     run(scenario)
 
 
-def test_a_load_keeps_nobody_from_a_loaded_model():
+def test_a_load_does_not_block_requests_to_a_loaded_model():
     async def scenario(models, loader):
         await use(models, "a")
         loader.gate.clear()
@@ -160,7 +160,7 @@ def test_loads_come_in_the_order_of_their_requests():
     run(scenario)
 
 
-def test_a_model_in_use_gives_way_after_its_users_and_takes_no_new_ones_before_the_one_who_waits():
+def test_a_model_in_use_is_evicted_after_its_users_and_new_ones_queue_behind_the_waiting_request():
     async def scenario(models, loader):
         first = asyncio.create_task(use(models, "a", seconds=0.1))
         await until(lambda: models.loaded and models.loaded[0].num_users)
@@ -173,7 +173,7 @@ def test_a_model_in_use_gives_way_after_its_users_and_takes_no_new_ones_before_t
     run(scenario, max_models=1)
 
 
-def test_a_load_that_takes_too_long_is_an_error_and_is_let_go_of_when_it_ends():
+def test_a_load_that_takes_too_long_is_an_error_and_is_released_when_it_ends():
     async def scenario(models, loader):
         loader.gate.clear()
         with pytest.raises(
@@ -191,16 +191,16 @@ def test_a_load_that_takes_too_long_is_an_error_and_is_let_go_of_when_it_ends():
     run(scenario, timeout=SECOND // 20)
 
 
-def test_a_model_made_anew_is_loaded_beside_the_users_of_the_old_one():
+def test_a_recreated_model_is_loaded_while_the_old_one_is_in_use():
     async def scenario(models, loader):
         old = asyncio.create_task(use(models, "a", seconds=0.2))
         await until(lambda: models.loaded and models.loaded[0].num_users)
-        anew = SimpleNamespace(name="a:latest", digest="another", gguf_path="other weights", config={})
-        async with models.acquire(anew, Options.defaults()) as model:
-            assert model.stored is anew and not old.done() and len(loader.taken) == 2
+        recreated = SimpleNamespace(name="a:latest", digest="another", gguf_path="other weights", config={})
+        async with models.acquire(recreated, Options.defaults()) as model:
+            assert model.stored is recreated and not old.done() and len(loader.taken) == 2
         await old
         await until(lambda: loader.log == ["+a:latest", "+a:latest", "-a:latest"])
-        assert [model.stored for model in models.loaded] == [anew]
+        assert [model.stored for model in models.loaded] == [recreated]
 
     run(scenario)
 
@@ -220,7 +220,7 @@ def test_a_queue_of_none_still_serves_one_at_a_time():
     run(scenario, max_queue=0)
 
 
-def test_who_gives_up_while_another_gives_way_leaves_nothing_behind():
+def test_a_request_cancelled_during_an_eviction_leaves_nothing_behind():
     async def scenario(models, loader):
         user = asyncio.create_task(use(models, "a", seconds=0.15))
         await until(lambda: models.loaded and models.loaded[0].num_users)
@@ -235,7 +235,7 @@ def test_who_gives_up_while_another_gives_way_leaves_nothing_behind():
     run(scenario, max_models=1)
 
 
-def test_a_loaded_model_that_nobody_came_for_rests_and_ends():
+def test_a_loaded_model_without_requests_stays_for_its_keep_alive():
     async def scenario(models, loader):
         loader.gate.clear()
         only = asyncio.create_task(use(models, "slow"))

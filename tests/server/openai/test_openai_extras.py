@@ -188,7 +188,7 @@ def test_a_token_outside_the_likeliest_is_added_to_them(tmp_path):
     run(scenario)
 
 
-def test_parts_of_characters_are_told_apart(tmp_path):
+def test_parts_of_characters_are_distinguished(tmp_path):
     async def scenario():
         euro = "€".encode()
         async with serving(tmp_path, [[euro[:1], euro[1:], "!"]]) as client:

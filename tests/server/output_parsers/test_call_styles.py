@@ -201,7 +201,7 @@ def cuts(answer: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_the_shape_is_told_by_the_template(style):
+def test_the_template_determines_the_shape(style):
     text, shape = STYLES[style]
     assert JinjaTemplate(text).call_format().shape is shape
 

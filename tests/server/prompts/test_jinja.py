@@ -257,7 +257,7 @@ STRANGE = (
 )
 
 
-def test_a_model_whose_file_has_a_template_that_nobody_knows(tmp_path, monkeypatch):
+def test_a_model_whose_file_has_an_unknown_template(tmp_path, monkeypatch):
     """Prompts, tool calls, thinking and capabilities come from the file's template, unless a TEMPLATE is given."""
     from scripted_world import WordTokenizer
 

@@ -65,7 +65,7 @@ def test_results_of_tools_come_as_parts_too():
     assert prompt(loop(PARTS), ("user", "x"), call, ("tool", "1")) == "<user>x<assistant><tool>1<ai>"
 
 
-def test_a_template_that_drops_what_the_user_says_is_told_of(caplog):
+def test_a_template_that_drops_what_the_user_says_is_logged(caplog):
     assert prompt("no words of yours", *TALK) == "no words of yours"
     assert "does not show user messages" in caplog.text
 

@@ -45,7 +45,7 @@ def test_a_template_that_needs_tools_writes_conversations_without_any():
     assert prompt("{% for t in tools %}{{ t }}{% endfor %}" + TURNS + "]{% endfor %}", ("user", "x")) == "[user:x]"
 
 
-def test_a_template_that_hides_the_tools_of_a_request_is_told_of(caplog):
+def test_a_template_that_hides_the_tools_of_a_request_is_logged(caplog):
     assert (
         prompt("{% if documents %}{{ tools }}{% endif %}" + TURNS + "]{% endfor %}", ("user", "x"), tools=[TOOL])
         == "[user:x]"

@@ -60,7 +60,7 @@ def test_recorded_conversations(tmp_path):
 
 
 @pytest.mark.parametrize("number, written", [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
-def test_embeddings_that_are_no_numbers_are_an_error(tmp_path, number, written):
+def test_embeddings_that_are_not_finite_are_an_error(tmp_path, number, written):
     engine, tokenizer = LengthEngine(), WordTokenizer()
     engine.more = (3, number, 1)
     asked = [

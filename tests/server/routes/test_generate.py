@@ -28,7 +28,7 @@ def test_whole_answer(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
-def test_a_large_request_holds_up_nobody(tmp_path, path):
+def test_a_large_request_does_not_delay_others(tmp_path, path):
     """Reading it takes half a second; other requests are answered in the meantime."""
     body = json.dumps({"model": "m", "raw": True, "prompt": "a", "stream": False, "unknown": ["x"] * 300_000}).encode()
     seconds = []

@@ -155,7 +155,7 @@ def test_text_that_only_began_like_a_tag_is_not_lost(tmp_path):
     assert thoughts == "a </th"
 
 
-def test_images_for_a_model_without_eyes_are_told_in_the_log(tmp_path, caplog):
+def test_images_for_a_model_without_vision_are_logged(tmp_path, caplog):
     ask_think(tmp_path, ["Hello"], [], messages=[{"role": "user", "content": "see", "images": ["aW1n"]}])
     assert "think:latest has no vision: of 1 images" in caplog.text
 

@@ -149,7 +149,7 @@ def test_origins_of_the_environment_and_any_origin(store):
     assert talk(store, status_and_origin, origins=["https://other.page"]) == (403, None)
 
 
-def test_a_handler_that_fails_answers_500_and_the_server_goes_on(store):
+def test_a_handler_that_fails_answers_500_and_the_server_keeps_running(store):
     class Broken(NoModels):
         def running(self):
             raise RuntimeError("the cat ate it")

@@ -71,7 +71,7 @@ def test_of_several_peers_with_one_name_the_better_counts():
     assert [round(line.rate.median) for line in lines] == [100, 10]
 
 
-def test_a_slow_peer_gets_less_and_ours_is_measured_there_too():
+def test_slow_peers_get_fewer_tokens_and_so_do_we():
     slow = Steady("slow", 0.3, 0.5)
     plan = plan_for(slow, ServerPlan([16, 128, 512], 64, 3, (4,)), 60)
     assert plan.is_cut and plan.rounds * (0.3 * (sum(plan.prompts) + 4) + 0.5 * plan.tokens) <= 60

@@ -405,7 +405,7 @@ def test_pipeline_cache_is_kept_and_may_be_damaged(driver, tmp_path):
     assert not [left for left in path.parent.iterdir() if left != path], "temporary files were left behind"
 
 
-def test_closed_device_lets_go_of_its_memory(device):
+def test_closed_device_frees_its_memory(device):
     other = Device(device.info, force_discrete=True)
     buffer = Arena(other, "device", 4096).allocate(64)
     other.upload(buffer, np.zeros(64, np.uint8))

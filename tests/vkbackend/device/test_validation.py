@@ -80,7 +80,7 @@ def test_upload_ring_gives_no_message(tmp_path, driver, layer):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("ring", [[], ["--discrete"]], ids=["in place", "ring"])
-def test_mistake_before_loading_is_still_told_at_the_end(tmp_path, driver, layer, ring):
+def test_mistake_before_loading_is_still_reported_at_the_end(tmp_path, driver, layer, ring):
     """No message is lost between the device's opening and the end: a layer empties its file whenever an instance is
     made.
     """

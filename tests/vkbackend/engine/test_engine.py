@@ -247,7 +247,7 @@ def test_a_listener_that_raises_cancels_only_its_own(world):
 # -- failing
 
 
-def test_a_failing_step_fails_the_running_and_the_engine_goes_on(world):
+def test_a_failing_step_fails_the_running_requests_and_the_engine_keeps_running(world):
     here = world([["a", "b", "c"]], max_sequences=2)
     here.runner.gate = threading.Semaphore(0)
     running = [here.start([5, 6]), here.start([7, 8])]

@@ -71,7 +71,7 @@ def test_two_that_store_the_same_keep_one_copy(world):
     assert [listener.wait().tokens for listener in listeners] == [4, 4]
 
 
-def test_those_who_come_together_compute_their_common_beginning_once(world):
+def test_simultaneous_requests_compute_their_common_beginning_once(world):
     """Six prompts of 100 common tokens and 4 of their own: each finds what the one before it has stored, chunk by
     chunk.
     """
@@ -210,7 +210,7 @@ def counting(tokens):
     return tokens[-1] + 1
 
 
-def test_what_nobody_uses_gives_way(world):
+def test_unused_pages_are_evicted(world):
     here = world(max_sequences=2, page_size=8, num_pages=4, context_length=32)
     here.runner.next_token = counting
     here.run(list(range(100, 120)), num_predict=1)
@@ -218,7 +218,7 @@ def test_what_nobody_uses_gives_way(world):
     assert (finished.tokens, finished.context[-1]) == (8, 227)
 
 
-def test_the_youngest_gives_way_and_goes_on_later(world):
+def test_the_youngest_is_preempted_and_resumes_later(world):
     """Three texts grow to 72 tokens in 20 pages of 8: two fit and the third must wait, with all tokens as if it were
     alone.
     """
@@ -265,7 +265,7 @@ def test_a_long_prompt_waits_for_room_and_short_ones_pass_it_a_few_times(world):
     assert order.index(0) < order.index("first") < order.index("long"), "short ones that fit need not wait"
 
 
-def test_who_gave_way_goes_on_before_those_who_wait(world):
+def test_preempted_requests_resume_before_waiting_ones(world):
     here = world(max_sequences=2, page_size=8, num_pages=12, context_length=64)
     here.runner.next_token = counting
     here.runner.gate = threading.Semaphore(0)

@@ -47,7 +47,7 @@ def test_eight_decode_together_faster_than_one(device, record_figure):
 
 
 @pytest.mark.parametrize("architecture, prefill", [("llama", "float32"), ("gemma3", "float32"), ("llama", "int8")])
-def test_those_who_gave_way_get_the_same_bits(tmp_path, device, monkeypatch, architecture, prefill):
+def test_preempted_requests_get_the_same_bits(tmp_path, device, monkeypatch, architecture, prefill):
     """A cache for about three of the eight: generations lose their pages, compute them again, and draw the same
     tokens. Where prompts would be rounded, and computed again be others than when decoded, the strict mode is what
     keeps the bits.

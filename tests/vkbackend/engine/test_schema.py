@@ -117,7 +117,7 @@ def test_a_reference_to_another_document_is_left_out(grammars, tokenizer, caplog
     assert "example.com/x.json" in caplog.text
 
 
-def test_keywords_beside_a_reference_hold_too(grammars, tokenizer):
+def test_keywords_next_to_a_reference_hold_too(grammars, tokenizer):
     fits(
         grammars,
         tokenizer,

@@ -103,7 +103,7 @@ def test_long_parts_are_scored_piece_by_piece(path, place, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_what_runs_in_one_step_is_told_apart(path, place, architecture):
+def test_requests_in_one_step_are_kept_apart(path, place, architecture):
     """A sequence that decodes, one that is scored with candidates, one of which the hidden state is wanted, all in
     one step.
     """
@@ -160,7 +160,7 @@ def test_an_embedding_is_the_last_state_after_the_last_norm(path, place, archite
     np.testing.assert_allclose(again, found, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_an_engine_scores_and_embeds_beside_what_it_writes(world):
+def test_an_engine_scores_and_embeds_while_it_generates(world):
     here = world([["a", "b", "c"]], max_sequences=3)
     likely = here.tokenizer.id("a")
     here.runner.next_token = lambda tokens: likely

@@ -58,7 +58,7 @@ def test_a_device_without_it_says_so(model, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_who_decodes_is_not_rounded_beside_a_prompt(model, monkeypatch, precision):
+def test_decoding_is_not_rounded_in_a_step_with_a_prompt(model, monkeypatch, precision):
     """One token alone, and beside a prompt of another sequence: the same bits."""
     monkeypatch.setenv("VKBACKEND_PREFILL", precision)
     found = []

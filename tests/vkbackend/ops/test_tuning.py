@@ -121,7 +121,7 @@ def test_a_choice_is_measured_once_and_kept(device, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 3}', "\x00"])
-def test_a_damaged_file_is_measured_anew(device, text):
+def test_a_damaged_file_is_measured_again(device, text):
     chosen = fastest(device)
     path = tuning.Tuning(device).path
     path.write_text(text)

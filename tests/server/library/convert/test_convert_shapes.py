@@ -86,7 +86,7 @@ def test_a_config_that_contradicts_its_weights_is_refused_by_key_and_tensor(soun
         from_folder(files)
 
 
-def test_a_contradiction_is_told_at_create_and_leaves_nothing(sound, tmp_path):
+def test_create_refuses_a_contradiction_and_leaves_nothing(sound, tmp_path):
     store = Store(tmp_path / "store")
     files = changed(sound, tmp_path, "config.json", lambda config: config.update(hidden_size=128))
     digests = uploaded(store, files)

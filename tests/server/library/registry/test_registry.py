@@ -241,7 +241,7 @@ def test_connections_that_are_cut(proxy, store):
     assert sent_bytes(proxy) == MODEL_BYTES  # each goes on where it was cut
 
 
-def test_a_single_stream_goes_on_where_it_was_cut(proxy, store):
+def test_a_single_stream_resumes_where_it_was_cut(proxy, store):
     proxy.fault = lambda seen: (
         Cut(1_000_000) if DIGEST in seen.path and seen.kind == BLOBS and seen.number < 3 else None
     )
@@ -407,7 +407,7 @@ def test_two_pulls_of_one_blob_share_it(proxy, store):
     assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES
 
 
-def test_who_follows_a_download_that_fails_begins_one_of_its_own(proxy, debian, store):
+def test_a_pull_that_waited_for_a_failed_download_starts_its_own(proxy, debian, store):
     proxy.fault = lambda seen: Stall(50_000) if seen.kind == BLOBS else None
     first = Pulling(
         store, name(proxy), limits=registry.TransferLimits(tries=1, stall_seconds=1, least_part_bytes=256 << 10)
@@ -435,7 +435,7 @@ print(json.dumps("done"))
 """
 
 
-def test_a_killed_pull_goes_on_where_it_was(proxy, store):
+def test_a_killed_pull_resumes(proxy, store):
     kept = 0
     for delay in (0.05, 0.0, 0.2):
         proxy.fault = lambda seen: Slow(100_000) if seen.kind == BLOBS else None
@@ -451,7 +451,7 @@ def test_a_killed_pull_goes_on_where_it_was(proxy, store):
     assert is_whole(store, name(proxy)) and sent_bytes(proxy) == MODEL_BYTES - kept
 
 
-def test_what_a_power_cut_made_of_the_parts_is_fetched_anew(proxy, store):
+def test_parts_damaged_by_a_power_cut_are_downloaded_again(proxy, store):
     """The state claims all bytes, but the file has holes."""
     opened = partial.open_partial(partial.folder_of(store), DIGEST, MODEL_BYTES, 1_000_000)
     for part in opened.parts[1:]:
@@ -463,7 +463,7 @@ def test_what_a_power_cut_made_of_the_parts_is_fetched_anew(proxy, store):
     assert [line[3] for line in told.lines if line[1] == DIGEST][0] == 2_000_000
 
 
-def test_another_process_at_the_same_blob_is_waited_for(proxy, store):
+def test_waits_for_another_process_downloading_the_same_blob(proxy, store):
     proxy.fault = lambda seen: Slow(800_000) if seen.kind == BLOBS else None
     process = start(PULL, store.root, name(proxy))
     assert process.stdout.readline().startswith(f"pulling {DIGEST[7:19]}")
@@ -490,7 +490,7 @@ def test_a_state_that_does_not_fit_is_thrown_away(proxy, store):
         store.delete(parse_name(name(proxy)))
 
 
-def test_parts_that_nobody_goes_on_with_are_cleared_away(proxy, store):
+def test_abandoned_parts_are_removed(proxy, store):
     old = partial.partial_path(partial.folder_of(store), digest_of(b"old"))
     old.parent.mkdir(parents=True)
     old.write_bytes(b"x")

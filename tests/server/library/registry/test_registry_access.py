@@ -128,7 +128,7 @@ def _has_ssh_keygen() -> bool:
     )
 
 
-def test_a_token_that_expires_is_fetched_anew(hosts, store):
+def test_an_expired_token_is_replaced(hosts, store):
     host, _ = hosts
     inner = guarded(f"http://{host.host}/token")
 
@@ -144,7 +144,7 @@ def test_a_token_that_expires_is_fetched_anew(hosts, store):
     )  # for the manifest, three blobs, and the one that expired
 
 
-def test_who_is_not_let_in_is_told_the_key(hosts, store):
+def test_an_unauthorized_user_is_shown_the_key(hosts, store):
     host, _ = hosts
     host.fault = guarded(f"http://{host.host}/token", lambda seen: False)
     with pytest.raises(registry.RegistryError, match="pull model manifest: unauthorized: .*who are you"):
@@ -246,7 +246,7 @@ def test_name_and_password(hosts, store):
 # --- TLS
 
 
-def test_certificates_are_checked_unless_told_otherwise(debian, store, tmp_path):
+def test_certificates_are_checked_unless_insecure(debian, store, tmp_path):
     with FaultProxy(debian.host, own_certificate(tmp_path)) as host:
         text = f"https://{host.host}/library/m"
         for unsafe in (text, f"{host.host}/library/m"):
@@ -350,7 +350,7 @@ def test_a_proxy_is_used_for_https(store, monkeypatch):
     assert heard[0].startswith(b"CONNECT registry.example:443 HTTP/1.1\r\n")
 
 
-def test_who_is_asked_without_a_proxy(monkeypatch):
+def test_hosts_contacted_without_a_proxy(monkeypatch):
     monkeypatch.setenv("https_proxy", "proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inside.example,.local.example")
     assert proxy_of(URL("https://registry.ollama.ai")) == "http://proxy.example:3128"

@@ -67,7 +67,7 @@ def test_push_sends_only_what_is_missing(proxy, source):
         )
     ],
 )
-def test_uploads_that_break_off_go_on(proxy, source, tmp_path, number, fault):
+def test_interrupted_uploads_resume(proxy, source, tmp_path, number, fault):
     text, data = name(proxy, f"library/pushed-{number}"), contents(100 + number)
     make(source, text, data)
     proxy.fault = fault
@@ -115,7 +115,7 @@ def test_a_layer_of_another_model_there_is_not_sent_again(proxy, source):
     "source_of_layer, goes",
     [("/home/me/.ollama/models/blobs/sha256-1", True), ("C:\\Users\\me\\m.gguf", True), ("library/m:latest", False)],
 )
-def test_where_a_layer_was_on_this_machine_is_not_told(proxy, source, tmp_path, source_of_layer, goes):
+def test_local_paths_of_layers_are_not_sent(proxy, source, tmp_path, source_of_layer, goes):
     text = name(proxy, "library/told")
     make(source, text, DATA)
     manifest = json.loads(source.manifest_bytes(parse_name(text)))

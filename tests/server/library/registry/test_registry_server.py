@@ -169,7 +169,7 @@ def _is_free(store) -> bool:
     return opened is not None
 
 
-def test_a_server_that_is_killed_goes_on_after_its_start(slow, tmp_path):
+def test_a_killed_server_resumes_downloads_after_its_start(slow, tmp_path):
     store = Store(tmp_path / "models")
     with LiveServer(store.root) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
@@ -274,7 +274,7 @@ def test_bars_on_a_terminal(slow, without_server):
     assert is_whole(without_server, slow)
 
 
-def test_ctrl_c_ends_a_pull_and_the_next_one_goes_on(slow, without_server):
+def test_ctrl_c_ends_a_pull_and_the_next_one_resumes(slow, without_server):
     slow.fault = lambda seen: (
         Slow(600_000) if seen.kind == "GET blobs" else None
     )  # five seconds: not over before the signal
