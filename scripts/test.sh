@@ -4,10 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 quick=()
-if [ "${1:-}" = --quick ]; then
-  shift
-  quick=(-m "not (device or model or live or registry or clients or soak or slow)")
-  quick+=(-W error::pytest.PytestUnraisableExceptionWarning)
-fi
+case "${1:-}" in
+  -h | --help)
+    echo "usage: scripts/test.sh [--quick] [PYTEST_ARGUMENT...]"
+    exit 0
+    ;;
+  --quick)
+    shift
+    quick=(-m "not (device or model or live or registry or clients or soak or slow)")
+    quick+=(-W error::pytest.PytestUnraisableExceptionWarning)
+    ;;
+esac
 bash scripts/setup.sh --tests
 exec .venv/bin/python -m pytest "${quick[@]}" "$@"
