@@ -36,10 +36,11 @@ shared float group_scratch[LANES];
         barrier();                                                          \
     }                                                                       \
     return group_scratch[0];
+// clang-format off: it takes the functions with GROUP_TREE for one
 float group_add(float v) { GROUP_TREE(a + b) }
-float group_max(float v){GROUP_TREE(max(a, b))} uint group_add_uint(uint n) {
-    return uint(group_add(float(n)) + 0.5);
-}  // exact below 2^24
+float group_max(float v) { GROUP_TREE(max(a, b)) }
+uint group_add_uint(uint n) { return uint(group_add(float(n)) + 0.5); }  // exact below 2^24
+// clang-format on
 float group_broadcast(float v, uint lane) {
     barrier();
     group_scratch[LANE] = v;

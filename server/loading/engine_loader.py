@@ -41,14 +41,14 @@ class EngineLoader:
             progress=progress,
         )
         return LoadResult(
-            opened.engine,
-            opened.tokenizer,
-            opened.gguf,
-            opened.size,
-            opened.size_vram,
-            opened.context_length,
-            opened.close,
-            opened.placement,
+            engine=opened.engine,
+            tokenizer=opened.tokenizer,
+            gguf=opened.gguf,
+            size=opened.size,
+            size_vram=opened.size_vram,
+            context_length=opened.context_length,
+            close=opened.close,
+            placement=opened.placement,
         )
 
     def num_devices(self) -> int:

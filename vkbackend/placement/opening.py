@@ -69,14 +69,14 @@ def open_engine(
         log.warning("%s was trained with a context of %d tokens, not %d; using %d", path, trained, wanted, trained)
     placed = placing.place(
         placing.Request(
-            file,
-            min(wanted, trained),
-            num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
-            settings.get("OLLAMA_KV_CACHE_TYPE"),
-            num_gpu,
-            main_gpu,
-            whole,
-            progress,
+            file=file,
+            context_length=min(wanted, trained),
+            max_sequences=num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
+            kv_type=settings.get("OLLAMA_KV_CACHE_TYPE"),
+            num_gpu=num_gpu,
+            main_gpu=main_gpu,
+            whole=whole,
+            progress=progress,
         )
     )
     tokenizer = Tokenizer.from_gguf(file.gguf)
@@ -103,5 +103,12 @@ def open_engine(
                 selection.forget(device)
 
     return OpenedEngine(
-        engine, tokenizer, file.gguf, placed.size, placed.size_vram, runner.context_length, placed.placement, close
+        engine=engine,
+        tokenizer=tokenizer,
+        gguf=file.gguf,
+        size=placed.size,
+        size_vram=placed.size_vram,
+        context_length=runner.context_length,
+        placement=placed.placement,
+        close=close,
     )
