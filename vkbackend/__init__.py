@@ -2,7 +2,7 @@
 
     devices(), open_device(index)      list the devices; open one (`device.context.Device`)
     run_shader(device, glsl, ...)      run any compute shader on numpy arrays
-    run_op(device, "rope", ...)        run one op on numpy arrays; reference("rope", ...) is its numpy twin
+    run_op(device, "rope", ...)        run one op on numpy arrays; reference("rope", ...) is its numpy reference
     Session(path, device)              open a model: logits, log-probabilities, one layer, intermediates, timings
     open_engine(path)                  open a model to generate text, as the server does
 

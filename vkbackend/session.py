@@ -54,12 +54,12 @@ class Session:
         is_integer = isinstance(context_length, (int, np.integer)) and not isinstance(context_length, bool)
         if not is_integer or not 1 <= context_length <= MAX_ROPE_POSITION:
             raise ValueError(
-                f"context_length is {brief(context_length)}, must be a number of tokens, 1 to {MAX_ROPE_POSITION}"
+                f"context_length is {brief(context_length)}; it must be a number of tokens, 1 to {MAX_ROPE_POSITION}"
             )
         if device is not None and not isinstance(device, Device):
             raise ValueError(
-                f"device is {brief(device)}, must be an open device (vkbackend.open_device()), or None for the numpy "
-                f"twins"
+                f"device is {brief(device)}; it must be an open device (vkbackend.open_device()), or None for the "
+                f"numpy reference"
             )
         self.path = path
         self.device = device
@@ -126,17 +126,17 @@ class Session:
         """Check that `tokens` are ids of the vocabulary. Raises ValueError, RequestError."""
         if isinstance(tokens, (str, bytes)):
             raise ValueError(
-                f"tokens is {type(tokens).__name__}, must be a list of token ids: session.tokenizer.encode(text) "
+                f"tokens is {type(tokens).__name__}; it must be a list of token ids: session.tokenizer.encode(text) "
                 f"makes them"
             )
         try:
             ids = list(tokens)
         except TypeError:
-            raise ValueError(f"tokens is {type(tokens).__name__}, must be a list of token ids") from None
+            raise ValueError(f"tokens is {type(tokens).__name__}; it must be a list of token ids") from None
         for at, token in enumerate(ids):
             if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
                 raise ValueError(
-                    f"tokens[{at}] is {brief(token)} ({type(token).__name__}), must be a token id, an integer"
+                    f"tokens[{at}] is {brief(token)} ({type(token).__name__}); it must be a token id, an integer"
                 )
             if not 0 <= token < self.runner.vocab_size:
                 raise RequestError(
@@ -221,14 +221,16 @@ class Session:
         """Check the arguments of `run_layer`. Raises ValueError."""
         config = self.model.config
         if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer < config.num_layers:
-            raise ValueError(f"run_layer: layer is {brief(layer)}, must be 0 ... {config.num_layers - 1}")
+            raise ValueError(f"run_layer: layer is {brief(layer)}; it must be 0 ... {config.num_layers - 1}")
         try:
             x = np.asarray(x)
         except ValueError as error:
-            raise ValueError(f"run_layer: x is not an array ({error}), must be float32 (T, {config.width})") from None
+            raise ValueError(
+                f"run_layer: x is not an array ({error}); it must be float32 (T, {config.width})"
+            ) from None
         if x.dtype != np.float32 or x.ndim != 2 or not len(x) or x.shape[1] != config.width:
             raise ValueError(
-                f"run_layer: x is {x.dtype} {x.shape}, must be float32 (T, {config.width}) with at least one row"
+                f"run_layer: x is {x.dtype} {x.shape}; it must be float32 (T, {config.width}) with at least one row"
             )
         return x
 

@@ -73,6 +73,18 @@ class Setting:
     parse: Callable[[str], Any]
     sentence: str
 
+    @property
+    def shown_default(self) -> str:
+        """The default as a user would write it, sizes with their unit."""
+        if isinstance(self.default, bool):
+            return "1" if self.default else "0"
+        if isinstance(self.default, list):
+            return ",".join(self.default)
+        if self.name.endswith("_BYTES"):
+            mib = self.default >> 20
+            return f"{mib} MiB" if mib % 1024 else f"{mib // 1024} GiB"
+        return str(self.default)
+
 
 ROWS = [
     Setting("OLLAMA_VULKAN", False, _flag, "1 runs models on a Vulkan device; otherwise they run on the CPU"),
@@ -89,8 +101,8 @@ ROWS = [
     Setting("OLLAMA_ORIGINS", "", str, "additional origins that browsers may call from, comma-separated"),
     Setting("OLLAMA_MODELS", "", str, "folder of the model store (default ~/.ollama/models)"),
     Setting("OLLAMA_NOPRUNE", False, _flag, "1 keeps blobs that no model uses any more after a model is created again"),
-    Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: for ever"),
-    Setting("OLLAMA_LOAD_TIMEOUT", "5m", str, "how long a model may take to load; 0 or negative: for ever"),
+    Setting("OLLAMA_KEEP_ALIVE", "5m", str, "how long a model stays loaded after its last request; negative: forever"),
+    Setting("OLLAMA_LOAD_TIMEOUT", "5m", str, "how long a model may take to load; 0 or negative: forever"),
     Setting(
         "OLLAMA_MAX_LOADED_MODELS",
         0,
@@ -114,17 +126,17 @@ ROWS = [
         "OLLAMA_FLASH_ATTENTION",
         True,
         _flag,
-        "accepted without effect; attention never stores a whole matrix of scores",
+        "accepted, but has no effect; attention never stores a whole matrix of scores",
     ),
     Setting(
         "OLLAMA_MULTIUSER_CACHE",
         False,
         _flag,
-        "accepted without effect; prompts with the same beginning share the cache, whoever sends them",
+        "accepted, but has no effect; prompts with the same beginning share the cache, whoever sends them",
     ),
-    Setting("OLLAMA_NEW_ENGINE", False, _flag, "accepted without effect; there is only one engine"),
+    Setting("OLLAMA_NEW_ENGINE", False, _flag, "accepted, but has no effect; there is only one engine"),
     Setting(
-        "OLLAMA_REMOTES", ["ollama.com"], _list, "accepted without effect; models on other hosts are not supported"
+        "OLLAMA_REMOTES", ["ollama.com"], _list, "accepted, but has no effect; models on other hosts are not supported"
     ),
     Setting("OLLAMA_DEBUG", 0, _level, "1 logs more, -1 warnings only"),
     Setting(
@@ -155,7 +167,10 @@ ROWS = [
         "seconds that a client may leave its answer unread, during which its generation pauses",
     ),
     Setting(
-        "VKBACKEND_BODY_SECONDS", 60, _count(60), "seconds that a request's body may stop arriving; a slow body is fine"
+        "VKBACKEND_BODY_SECONDS",
+        60,
+        _count(60),
+        "seconds without data after which a request's body is given up; slow bodies are fine",
     ),
     Setting(
         "VKBACKEND_MAX_BODY_BYTES",
@@ -231,7 +246,7 @@ def get(name: str) -> Any:
     except ValueError as possible:
         if (name, written) not in _warned:
             _warned.add((name, written))
-            log.warning("ignoring invalid %s=%s (expected %s); using %s", name, written, possible, row.default)
+            log.warning("ignoring invalid %s=%s (expected %s); using %s", name, written, possible, row.shown_default)
         return row.default
 
 

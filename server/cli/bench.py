@@ -137,7 +137,10 @@ class Counts(click.ParamType):
 @click.option("--cpu", is_flag=True, help="Measure the CPU path.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def bench(model: str | None, as_json: bool, **options: Any) -> None:
-    """Measure prefill and decode of MODEL, a name or the path of a GGUF file."""
+    """Measure a model's speed.
+
+    Measures prefill and decode of MODEL, a name or the path of a GGUF file.
+    """
     wanted = [name for name in ("profile", "host_only", "kernels", "peers") if options[name]]
     if len(wanted) > 1:
         raise Failure(f"use only one of {', '.join(FLAGS[name] for name in wanted)}")

@@ -1,4 +1,4 @@
-"""`check`: compares every kernel variant with its numpy twin, on every device of this machine.
+"""`check`: compares every kernel variant with its numpy reference, on every device of this machine.
 
 Out: one line per op with the worst difference as a multiple of the tolerance, and the failing kernels by name. Exit
 status 1 if one fails.
@@ -47,7 +47,7 @@ class OpReport:
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for each kernel and case.")
 @click.option("--json", "as_json", is_flag=True, help="Print all results as JSON.")
 def check(only: str, index: int | None, verbose: bool, as_json: bool) -> None:
-    """Compare every kernel with its numpy twin on your devices."""
+    """Compare every kernel with its numpy reference on your devices."""
     from vkbackend.device.discover import list_devices
     from vkbackend.device.selection import open_device
     from vkbackend.errors import NoDevice

@@ -11,7 +11,7 @@ from ..go.human import human_bytes_binary
 from .main import Failure
 from .terminal.table import columns
 
-HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "CHOSEN"]
+HEADER = ["INDEX", "NAME", "TYPE", "DRIVER", "API", "SUBGROUP", "MEMORY", "FREE", "PREFERRED"]
 
 
 @click.command()
@@ -51,15 +51,7 @@ def lines(found: Survey) -> list[str]:
             f"{device.index}: {found.reasons[device.index]}",
             f"   features: {', '.join(sorted(device.features)) or 'none'}",
         ]
-    return (
-        text
-        + ["", f"Models run on: {found.sentence}"]
-        + (
-            []
-            if found.is_switched_on or found.chosen is None
-            else [f"With OLLAMA_VULKAN=1 models would run on {found.chosen.name}"]
-        )
-    )
+    return text + ["", f"Models run on: {found.sentence}"]
 
 
 def _place(device: DeviceInfo, usable: list[DeviceInfo]) -> str:

@@ -93,7 +93,7 @@ def write_environment(formatter: click.HelpFormatter) -> None:
     width = max(len(row.name) for row in settings.ROWS)
     with formatter.section("Environment Variables"):
         for row in settings.ROWS:
-            default = "" if row.default in ("", False) else f" (default {row.default})"
+            default = "" if row.shown_default in ("", "0") else f" (default {row.shown_default})"
             text = textwrap.wrap(row.sentence + default, max(formatter.width - width - 4, 30))
             formatter.write(f"  {row.name.ljust(width)}  {text[0]}\n")
             for line in text[1:]:

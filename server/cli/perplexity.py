@@ -30,9 +30,10 @@ from .main import Failure
 def perplexity(
     file: BinaryIO, model: str, context: int | None, num_tokens: int | None, cpu: bool, as_json: bool
 ) -> None:
-    """Compute MODEL's perplexity on FILE (- for standard input); lower is better.
+    """Measure how well a model predicts a text.
 
-    A text longer than the context is scored in windows that overlap by half.
+    Computes MODEL's perplexity on FILE (- for standard input); lower is better. A text longer than the
+    context is scored in windows that overlap by half.
     """
     if not model:
         raise Failure("no model given: use --model with a name or the path of a GGUF file")

@@ -56,7 +56,7 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
         try:
             context_text = self.model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
         except TokenizerError as error:
-            raise ApiError(400, f"context: {error}; send what an answer of this model gave") from None
+            raise ApiError(400, f"context: {error}; send the context of an earlier answer from this model") from None
         if ask.suffix or ask.template:
             return prompt_text.generate_prompt(
                 Template.parse(ask.template or plan.stored.template),

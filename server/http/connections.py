@@ -170,7 +170,7 @@ class Connection(RequestHandler):
             self._unread_bytes = unread
             self._unread_since = now
         elif now - self._unread_since > seconds:
-            log.info("closing a connection: its client has read nothing for %g s", seconds)
+            log.info("closing a connection that has not been read for %g s", seconds)
             self.transport.abort()
 
     def drop(self) -> None:
@@ -236,7 +236,9 @@ class Site(web.BaseSite):
     async def _wait(self, reason: str) -> None:
         if self.loop.time() - self._warned_at >= WARNING_SECONDS:
             self._warned_at = self.loop.time()
-            log.warning("new clients have to wait: %s; raise `ulimit -n`, or LimitNOFILE of a systemd service", reason)
+            log.warning(
+                "cannot accept new clients (%s); raise `ulimit -n`, or LimitNOFILE of a systemd service", reason
+            )
         await asyncio.sleep(RETRY_SECONDS)
 
     def _make_room(self) -> bool:

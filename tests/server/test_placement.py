@@ -192,7 +192,7 @@ def test_fewer_sequences_come_before_fewer_layers(on_device, gguf, monkeypatch, 
         opened = open_engine(gguf, context_length=128)
     opened.close()
     assert len(opened.placement) == 1 and opened.placement[0][0] != "CPU"
-    assert "has room for a KV cache of" in caplog.text and "not for 16 sequences of 128" in caplog.text
+    assert "has room for a KV cache of" in caplog.text and "but 16 sequences of 128 need more" in caplog.text
     on_device(64 * MIB)
     opened = open_engine(gguf, context_length=128, num_gpu=2)  # room enough for both: no fewer sequences than asked for
     pages = opened.engine.runner.pages.num_pages

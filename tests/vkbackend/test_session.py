@@ -60,11 +60,15 @@ def test_layer_says_what_it_takes(session):
     opened = session()
     width, layers = opened.model.config.width, opened.model.config.num_layers
     for layer, x, said in (
-        (0, np.zeros((2, width + 4), np.float32), rf"x is float32 \(2, {width + 4}\), must be float32 \(T, {width}\)"),
-        (0, np.zeros(width, np.float32), rf"x is float32 \({width},\), must be"),
+        (
+            0,
+            np.zeros((2, width + 4), np.float32),
+            rf"x is float32 \(2, {width + 4}\); it must be float32 \(T, {width}\)",
+        ),
+        (0, np.zeros(width, np.float32), rf"x is float32 \({width},\); it must be"),
         (0, np.zeros((0, width), np.float32), r"x .*must be"),
         (0, np.zeros((2, width)), "x is float64 .*must be float32"),
-        (layers, np.zeros((2, width), np.float32), f"layer is {layers}, must be 0 ... {layers - 1}"),
+        (layers, np.zeros((2, width), np.float32), f"layer is {layers}; it must be 0 ... {layers - 1}"),
         (-1, np.zeros((2, width), np.float32), "layer is -1"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -74,7 +78,7 @@ def test_layer_says_what_it_takes(session):
 @pytest.mark.parametrize(
     "tokens, said",
     [
-        ("The capital", "tokens is str, must be a list of token ids: session.tokenizer.encode"),
+        ("The capital", "tokens is str; it must be a list of token ids: session.tokenizer.encode"),
         (b"ab", "tokens is bytes"),
         (None, "tokens is NoneType"),
         (7, "tokens is int"),
@@ -93,7 +97,7 @@ def test_a_wrong_argument_does_not_end_a_session(session, tokens, said):
     for call in (opened.logits, opened.logprobs, lambda tokens: list(opened.rows(tokens))):
         with pytest.raises((ValueError, RequestError, OutOfMemory), match=said):
             call(tokens)
-    with pytest.raises(ValueError, match="layer is 'x', must be 0"):
+    with pytest.raises(ValueError, match="layer is 'x'; it must be 0"):
         opened.run_layer("x", np.zeros((1, opened.model.config.width), np.float32))
     assert opened.logprobs([5, 6, 7]).shape == (2,) and opened.logits(np.array([5, 6])).shape[0] == 2
 
@@ -121,7 +125,7 @@ def test_no_tokens_have_no_numbers(session):
         ({"context_length": 0}, "context_length is 0"),
         ({"context_length": 2**40}, "context_length is 1099511627776, must be a number of tokens, 1 to 16777216"),
         ({"context_length": "64"}, "context_length is '64'"),
-        ({"device": "gpu"}, "device is 'gpu', must be an open device"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be an open device"),
     ],
 )
 def test_a_session_says_what_it_takes(path, options, said):

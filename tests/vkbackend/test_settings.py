@@ -145,7 +145,7 @@ def test_an_engine_without_room_for_a_sequence_is_not_made():
     tokenizer = FakeTokenizer()
     runner = FakeRunner(tokenizer, replies=[["a"]])
     runner.max_sequences = 0
-    with pytest.raises(RequestError, match="room for 0 sequences"):
+    with pytest.raises(RequestError, match="allows 0 sequences"):
         Engine(runner, tokenizer)
 
 

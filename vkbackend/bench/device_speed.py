@@ -48,7 +48,10 @@ class DeviceSpeed:
 
 
 def measure_device(device: Device) -> DeviceSpeed:
-    """Measure a device. Raises OutOfMemory if it has less than 1 MiB free, DeviceError if its clock stands still."""
+    """Measure a device.
+
+    Raises OutOfMemory if it has less than 1 MiB free, DeviceError if its timestamps do not advance.
+    """
     read, copy = _bandwidth(device)
     return DeviceSpeed(
         read,
@@ -104,7 +107,7 @@ def _operations(device: Device, shader: str, width: int) -> float:
 def best_seconds(device: Device, dispatch: Dispatch, runs: int = RUNS) -> float:
     """The shortest of `runs` runs after one that is not counted, by the device's clock if it has one.
 
-    Raises DeviceError if that clock stands still.
+    Raises DeviceError if its timestamps do not advance.
     """
     program = Program(device, [dispatch], timestamps=bool(device.info.timestamp_bits))
     found = []
@@ -114,6 +117,6 @@ def best_seconds(device: Device, dispatch: Dispatch, runs: int = RUNS) -> float:
         found.append(program.timings()[0] if device.info.timestamp_bits else time.perf_counter() - start)
     if min(found[1:]) <= 0:
         raise DeviceError(
-            f"{device.info.name}: its clock stands still, so nothing can be measured; is it a mock device?"
+            f"{device.info.name}: its timestamps do not advance, so nothing can be measured; is it a mock device?"
         )
     return min(found[1:])

@@ -167,7 +167,7 @@ def bench(
     return Result(
         str(path),
         model.architecture,
-        device.info.name if device else "CPU (numpy twins)",
+        device.info.name if device else "CPU (numpy)",
         load_seconds,
         first_token_seconds,
         measured.work.weights,

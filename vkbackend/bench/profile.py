@@ -142,8 +142,8 @@ def _profile(runners: list[ModelRunner], phase: str, tokens: int, context: int) 
     medians = [statistics.median(step[at][1] for step in timings[1:]) for at in range(len(last))]
     if not any(medians):
         raise RequestError(
-            f"{executor.device.info.name}: its clock stands still, so there is nothing to profile with; is it a mock "
-            f"device?"
+            f"{executor.device.info.name}: its timestamps do not advance, so there is nothing to profile with; is it a "
+            f"mock device?"
         )
     begin, _ = steps[-1]
     host = [TraceSpan(name, start - begin, end - start, {}) for name, start, end in executor.phases]

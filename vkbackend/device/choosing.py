@@ -63,7 +63,7 @@ def choose(devices: list[DeviceInfo], visible: str = "") -> Choice:
         why = "the only device"
     else:
         why = "best by type and memory"
-    reasons[best.index] = f"chosen: {best.type.name.lower()}, {why}"
+    reasons[best.index] = f"preferred ({why})"
     if named is None and best.is_cpu:
         usable = [best]  # several software drivers would share one CPU
     return Choice(best, reasons, usable)

@@ -77,5 +77,5 @@ class Interface:
     def _word(self, name: str, kind: str, value: Value) -> int:
         word = as_word(value, kind)
         if word is None:
-            raise DeviceError(f"shader {self.shader}: {name} is {brief(value)}, must be of type {kind}")
+            raise DeviceError(f"shader {self.shader}: {name} is {brief(value)}; it must be of type {kind}")
         return word

@@ -49,7 +49,7 @@ def run_shader(
     opens the device again).
     """
     if not isinstance(device, Device):
-        raise DeviceError(f"device is {type(device).__name__}, must be an open device: vkbackend.open_device()")
+        raise DeviceError(f"device is {type(device).__name__}; it must be an open device: vkbackend.open_device()")
     arrays = [_array(each, f"inputs[{at}]") for at, each in enumerate(_listed(inputs, "inputs"))]
     results = [_result(each, f"outputs[{at}]") for at, each in enumerate(_listed(outputs, "outputs"))]
     workgroups = _groups(groups)
@@ -92,7 +92,7 @@ def _place(device: Device, arena: Arena, array: np.ndarray) -> Buffer:
 
 def _listed(values: object, name: str) -> list:
     if isinstance(values, (str, bytes, np.ndarray, Mapping)) or not isinstance(values, Iterable):
-        raise DeviceError(f"{name} is {type(values).__name__}, must be a list")
+        raise DeviceError(f"{name} is {type(values).__name__}; it must be a list")
     return list(values)
 
 
@@ -102,7 +102,7 @@ def _whole(value: object, name: str) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:  # also for arrays of several elements, which have __index__
-        raise DeviceError(f"{name} is {brief(value)}, must be an integer") from None
+        raise DeviceError(f"{name} is {brief(value)}; it must be an integer") from None
 
 
 def _groups(groups: object) -> tuple[int, int, int]:
@@ -110,7 +110,7 @@ def _groups(groups: object) -> tuple[int, int, int]:
         groups = groups.tolist()
     if not isinstance(groups, (list, tuple)) or len(groups) != 3:
         raise DeviceError(
-            f"groups is {brief(groups)}, must be three integers: workgroups in x, y and z, such as (4, 1, 1)"
+            f"groups is {brief(groups)}; it must be three integers: workgroups in x, y and z, such as (4, 1, 1)"
         )
     x, y, z = (_whole(each, f"groups[{at}]") for at, each in enumerate(groups))
     return x, y, z
@@ -120,8 +120,8 @@ def _array(value: object, name: str) -> np.ndarray:
     """The array in C order and the machine's byte order. Raises DeviceError if it is empty or not of numbers."""
     if not isinstance(value, np.ndarray) and not isinstance(value, np.generic):
         raise DeviceError(
-            f"{name} is {type(value).__name__}, must be a numpy array: np.array(values, dtype) sets the type that the "
-            "shader reads"
+            f"{name} is {type(value).__name__}; it must be a numpy array: np.array(values, dtype) sets the type that "
+            "the shader reads"
         )
     value = np.asarray(value)
     _check_dtype(value.dtype, value.shape, name)
@@ -137,7 +137,7 @@ def _check_dtype(dtype: np.dtype, shape: tuple[int, ...], name: str) -> None:
 
 def _result(value: object, name: str) -> Given:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise DeviceError(f"{name} is {brief(value)}, must be (shape, dtype), such as ((4, 8), 'float32')")
+        raise DeviceError(f"{name} is {brief(value)}; it must be (shape, dtype), such as ((4, 8), 'float32')")
     shape, dtype = value
     shape = tuple(
         _whole(size, f"{name}: a size")
@@ -165,7 +165,7 @@ def _interface(name: str, words: dict[int, int], push: tuple[int, ...]) -> Inter
 def _constants(module: spirv.Module, constants: object) -> dict[int, int]:
     """{constant_id: word} of all constants of 32 bits; those not given have their defaults."""
     if not isinstance(constants, (dict, type(None))):
-        raise DeviceError(f"constants is {type(constants).__name__}, must be {{constant_id: number}}")
+        raise DeviceError(f"constants is {type(constants).__name__}; it must be {{constant_id: number}}")
     numbers = {constant.name: number for number, constant in module.constants.items()}
     words = {
         number: constant.default

@@ -26,10 +26,12 @@ def pack_scalar(kind: Type, value: object, where: str) -> bytes:
     if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0:
         value = value.item()
     if not isinstance(value, (bool, int, float)):
-        raise DeviceError(f"{where} is {brief(value)} ({type(value).__name__}), must be a number ({scalar_name(kind)})")
+        raise DeviceError(
+            f"{where} is {brief(value)} ({type(value).__name__}); it must be a number ({scalar_name(kind)})"
+        )
     if kind.kind == "bool":
         if value not in (0, 1):
-            raise DeviceError(f"{where} is {brief(value)}, must be a bool")
+            raise DeviceError(f"{where} is {brief(value)}; it must be a bool")
         return struct.pack("<I", int(value))
     if kind.kind == "float":
         return _packed_float(kind, value, where)
@@ -43,7 +45,7 @@ def pack_scalar(kind: Type, value: object, where: str) -> bytes:
         most = (1 << kind.bits) - 1
     if value != value or value in (float("inf"), float("-inf")) or value != int(value) or not least <= value <= most:
         raise DeviceError(
-            f"{where} is {brief(value)}, must be of type {scalar_name(kind)}: an integer from {least} to {most}"
+            f"{where} is {brief(value)}; it must be of type {scalar_name(kind)}: an integer from {least} to {most}"
         )
     return int(value).to_bytes(kind.bits // 8, "little", signed=kind.kind == "int")
 

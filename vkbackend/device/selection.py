@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 PROBE_BYTES = 4096
 PLENTY = 1 << 20  # a device with this much free memory that cannot allocate PROBE_BYTES never can
-SWITCHED_OFF = "OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models run on a Vulkan device"
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,11 @@ class Survey:
         """Where models run and why."""
         if self.is_switched_on and self.chosen is not None:
             others = "".join(f", then {info.name}" for info in self.usable[1:])
-            return f"{self.chosen.name} ({self.reasons[self.chosen.index]}){others}"
+            return f"{self.chosen.name}, {self.reasons[self.chosen.index]}{others}"
         if self.is_switched_on:
             return f"CPU, although OLLAMA_VULKAN is set: {self.problem}"
-        return f"CPU ({SWITCHED_OFF})"
+        device = self.chosen.name if self.chosen else "a Vulkan device"
+        return f"CPU (OLLAMA_VULKAN is not set; with OLLAMA_VULKAN=1 models would run on {device})"
 
     def as_dict(self) -> dict:
         """JSON values: what `vkbackend devices --json` prints and /api/devices answers."""
@@ -149,7 +149,7 @@ def opened(uuid: str) -> Device:
             except DeviceError as error:
                 log.warning("%s could not be opened: %s; loading the model without it", info.name, error)
                 raise
-            log.info("device %d: %s (%s)", info.index, info.name, found.reasons[info.index])
+            log.info("device %d: %s, %s", info.index, info.name, found.reasons[info.index])
         return _open[uuid]
 
 

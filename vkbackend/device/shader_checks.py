@@ -246,7 +246,9 @@ def check_workgroups(
             f"{', '.join(map(str, info.subgroup_sizes)) or info.subgroup_size}"
         )
     if sizes[0] % subgroup_size:
-        raise DeviceError(f"local_size_x is {sizes[0]}, must be a multiple of subgroup_size, which is {subgroup_size}")
+        raise DeviceError(
+            f"local_size_x is {sizes[0]}; it must be a multiple of subgroup_size, which is {subgroup_size}"
+        )
     if "subgroup_size_control" in info.features and invocations > subgroup_size * limits.max_workgroup_subgroups:
         raise DeviceError(
             f"a workgroup of {invocations} invocations needs more subgroups of {subgroup_size} than the "

@@ -130,9 +130,9 @@ def compile_glsl(source: str | bytes, target: str = "vulkan1.1") -> bytes:
     Raises DeviceError with the compiler's message for any invalid source, and if the compiler is missing.
     """
     if target not in TARGETS:
-        raise DeviceError(f"target is {target!r}, must be one of {', '.join(TARGETS)}")
+        raise DeviceError(f"target is {target!r}; it must be one of {', '.join(TARGETS)}")
     if not isinstance(source, (str, bytes)):
-        raise DeviceError(f"the GLSL is {type(source).__name__}, must be a str or bytes")
+        raise DeviceError(f"the GLSL is {type(source).__name__}; it must be a str or bytes")
     data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\0" in data:

@@ -70,7 +70,7 @@ class Engine:
     def __init__(self, runner: Runner, tokenizer: Tokenizer):
         if runner.max_sequences < 1:
             raise RequestError(
-                f"the runner has room for {runner.max_sequences} sequences; make it with max_sequences of 1 or more"
+                f"this runner allows {runner.max_sequences} sequences; create it with max_sequences >= 1"
             )
         self.runner = runner
         self.tokenizer = tokenizer

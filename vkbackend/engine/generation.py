@@ -339,8 +339,8 @@ def _check_part(part: EmbeddingPart, request: GenerationRequest, runner: Runner,
         raise RequestError(f"{len(part)} rows of embeddings exceed the context length of {num_ctx}; raise num_ctx")
     if part.is_whole and len(part) > runner.max_part:
         raise RequestError(
-            f"{len(part)} rows of embeddings must run in one step, which takes {runner.max_part} here; open the model "
-            f"with a larger max_part"
+            f"{len(part)} rows of embeddings must run in one step, but a step holds at most {runner.max_part} rows; "
+            f"open the model with a larger max_part"
         )
 
 

@@ -322,12 +322,11 @@ def _fitting_pages(model: LoadedLayers, kv_type: str, pages: int, max_sequences:
         fitting = max((free - free // 8) // page_bytes, pages)  # the rest is for activations
     if fitting < wanted:
         log.warning(
-            "%s has room for a KV cache of %d tokens, not for %d sequences of %d: long ones may wait for each other; "
-            "%s, or fewer parallel sequences (OLLAMA_NUM_PARALLEL)",
+            "%s has room for a KV cache of %d tokens, but %d sequences of %d need more; long ones may have to wait. "
+            "Use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH) or fewer parallel sequences (OLLAMA_NUM_PARALLEL)",
             device.info.name,
             fitting * PAGE_SIZE,
             max_sequences,
             pages * PAGE_SIZE,
-            hint,
         )
     return fitting

@@ -71,8 +71,8 @@ class StepRows:
             last += 1
         if last - first > most:
             raise RequestError(
-                f"{last - first} rows of embeddings must run in one step, which takes {most} here; open the model with "
-                f"a larger max_part"
+                f"{last - first} rows of embeddings must run in one step, but a step holds at most {most} rows; open "
+                f"the model with a larger max_part"
             )
         return last
 

@@ -105,8 +105,8 @@ class Hyperparameters:
     def _within(self, key: str, value: Number, least: Number, largest: Number) -> Number:
         if not least <= value <= largest:
             raise GGUFError(
-                f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}, must be {least} to {largest}; "
-                f"the file is damaged or badly converted"
+                f"{self.gguf.path}: metadata key {self.architecture}.{key} is {value}; it must be {least} to "
+                f"{largest}; the file is damaged or badly converted"
             )
         return value
 

@@ -42,7 +42,7 @@ def check_shape(path: Path, info: TensorInfo, expected: tuple[int | None, ...]) 
     if len(info.shape) != len(expected) or any(want not in (None, have) for have, want in zip(info.shape, expected)):
         wanted = ", ".join("any" if want is None else str(want) for want in expected)
         raise GGUFError(
-            f"{path}: {info.name} has shape {info.shape}, the metadata ask for ({wanted}); the file is damaged or "
+            f"{path}: {info.name} has shape {info.shape}, the metadata says ({wanted}); the file is damaged or "
             f"badly converted"
         )
 

@@ -73,7 +73,7 @@ class PackedMatrix:
     def from_array(cls, array: np.ndarray, name: str = "array") -> "PackedMatrix":
         """Wrap a float32 array (rows, K); format f32."""
         if array.dtype != np.float32 or array.ndim != 2:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, must be float32 (rows, K)")
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; it must be float32 (rows, K)")
         rows, k = array.shape
         return cls(name, (rows, k), FORMATS["f32"], [np.ascontiguousarray(array).view(np.uint8)])
 

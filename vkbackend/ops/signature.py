@@ -70,7 +70,7 @@ class Signature:
         filled = [*inputs, *[None] * (len(self.arguments) - len(inputs))]
         for argument, value in zip(self.arguments, filled):
             if value is None and not argument.optional:
-                raise ValueError(f"{op}: {argument.name} is missing, must be {argument}; it takes {names}")
+                raise ValueError(f"{op}: {argument.name} is missing; it must be {argument}; it takes {names}")
         return filled
 
     def check(self, op: str, inputs: Sequence, attrs: Mapping[str, object]) -> None:
@@ -104,11 +104,11 @@ class Signature:
             bound = [f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(argument.dims) if dim in sizes and dim != "..."]
             only_sizes_differ = kind in argument.kinds and len(shape) == len(argument.dims)
             where = f" where {', '.join(bound)}" if only_sizes_differ else ""
-            raise ValueError(f"{op}: {argument.name} is {kind} {shape}, must be {argument}{where}")
+            raise ValueError(f"{op}: {argument.name} is {kind} {shape}; it must be {argument}{where}")
         for dim in argument.dims:
             if dim in self.multiples and sizes[dim] % self.multiples[dim]:
                 raise ValueError(
-                    f"{op}: {argument.name} is {kind} {shape}, must be {argument} with {dim} a multiple of "
+                    f"{op}: {argument.name} is {kind} {shape}; it must be {argument} with {dim} a multiple of "
                     f"{self.multiples[dim]}"
                 )
 

@@ -78,7 +78,7 @@ def metadata(config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if scaling is None:
         return values, {}
     if scaling.rope_type() != "linear":
-        raise CannotConvert(f"config.json: rope scaling {scaling.rope_type()!r} is not supported; supported is linear")
+        raise CannotConvert(f"config.json: rope scaling {scaling.rope_type()!r} is not supported; only linear is")
     return values | {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": scaling.number("factor")}, {}
 
 

@@ -34,6 +34,18 @@ def test_help_lists_commands_and_every_variable(here):
         assert row.name in text and row.name in ok(here("serve", "--help"))
 
 
+def test_help_shows_defaults_as_users_write_them(here):
+    text = " ".join(ok(here("serve", "--help")).split())
+    for shown in ("1", "ollama.com", "256 MiB", "1 GiB", "5m"):
+        assert f"(default {shown})" in text
+    assert not re.search(r"\(default (True|False|\[|\d{7})", text)
+
+
+def test_the_list_of_commands_shows_whole_sentences(here):
+    commands = ok(here("--help")).split("Commands:\n")[1].split("\n\n")[0]
+    assert "..." not in commands and all(line.endswith(".") for line in commands.splitlines())
+
+
 def test_version(here):
     assert re.fullmatch(r"vkbackend version is \d+\.\d+\.\d+\n", ok(here("--version")))
 

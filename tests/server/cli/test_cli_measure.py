@@ -26,7 +26,7 @@ def test_devices(here, monkeypatch):
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
     found = json.loads(ok(here("devices", "--json")))
     used = [entry for entry in found["devices"] if entry["used"]]
-    assert len(used) == 1 and used[0]["index"] == found["chosen"] and used[0]["reason"].startswith("chosen: ")
+    assert len(used) == 1 and used[0]["index"] == found["chosen"] and used[0]["reason"].startswith("preferred (")
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "77")
     found = json.loads(ok(here("devices", "--json")))
     assert found["chosen"] is None and "77" in found["problem"] and "CPU, although" in found["runs_on"]

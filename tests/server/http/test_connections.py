@@ -223,7 +223,7 @@ def test_clients_wait_where_no_file_is_left(tmp_path):
             client.settimeout(20)
             assert status(read_all(client)) == 200
         text = log.read_text()
-    assert text.count("new clients have to wait") == 1 and "Traceback" not in text
+    assert text.count("cannot accept new clients") == 1 and "Traceback" not in text
 
 
 def test_the_limit_of_open_files_is_raised(monkeypatch):

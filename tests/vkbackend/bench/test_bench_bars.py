@@ -201,5 +201,5 @@ def test_a_device_that_does_nothing_is_described_but_not_measured(mock, tmp_path
     assert found["memory_free"] == found["memory_total"] > 0  # it says a budget of 0, which no driver may
     done = run("bench", str(write_tiny_gguf(tmp_path / "tiny.gguf")), "--prompt", "4", "--batch", "1", "--tokens", "1")
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
-        "Error: Vulkan Mock Device: its clock stands still"
+        "Error: Vulkan Mock Device: its timestamps do not advance"
     )

@@ -96,8 +96,8 @@ def test_environment_chooses_among_two(visible):
     [
         ({}, False, "OLLAMA_VULKAN is not set"),
         ({"OLLAMA_VULKAN": "0"}, False, "OLLAMA_VULKAN is not set"),
-        ({"OLLAMA_VULKAN": "1"}, True, "(chosen: "),
-        ({"OLLAMA_VULKAN": "true", "GGML_VK_VISIBLE_DEVICES": "0"}, True, "(chosen: "),
+        ({"OLLAMA_VULKAN": "1"}, True, ", preferred ("),
+        ({"OLLAMA_VULKAN": "true", "GGML_VK_VISIBLE_DEVICES": "0"}, True, ", preferred ("),
         (
             {"OLLAMA_VULKAN": "1", "GGML_VK_VISIBLE_DEVICES": "7"},
             False,
@@ -210,7 +210,7 @@ def test_choice_by_type_then_memory(devices, visible, expected):
     found = choose(devices, visible)
     assert found.device.index == expected
     assert set(found.reasons) == {device.index for device in devices}
-    assert [index for index, reason in found.reasons.items() if reason.startswith("chosen")] == [expected]
+    assert [index for index, reason in found.reasons.items() if reason.startswith("preferred")] == [expected]
 
 
 def test_choice_says_why_not():

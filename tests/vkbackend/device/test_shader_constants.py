@@ -108,8 +108,8 @@ def test_names_become_words_in_the_order_of_the_shader():
     [
         ({"n": 1}, "shader scale: push constant factor has no value; required: n, factor"),
         ({"n": 1, "factor": 2.0, "more": 3}, "shader scale has no push constant more; it has: n, factor"),
-        ({"n": 1.5, "factor": 2.0}, "shader scale: n is 1.5, must be of type uint"),
-        ({"n": -1, "factor": 2.0}, "shader scale: n is -1, must be of type uint"),
+        ({"n": 1.5, "factor": 2.0}, "shader scale: n is 1.5; it must be of type uint"),
+        ({"n": -1, "factor": 2.0}, "shader scale: n is -1; it must be of type uint"),
     ],
 )
 def test_wrong_names_and_values_are_named(values, said):

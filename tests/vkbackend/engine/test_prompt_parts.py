@@ -116,7 +116,7 @@ def test_a_part_that_cannot_be_is_refused(fields, message):
         ([1, EmbeddingPart(np.zeros((2, 6)), b"x")], {}, "embeddings are 6 wide; the model takes 4"),
         ([part(65)], {}, "65 rows of embeddings exceed the context length of 64; raise num_ctx"),
         ([part(17)], {"num_ctx": 16}, "17 rows of embeddings exceed the context length of 16"),
-        ([part(33, is_whole=True)], {}, "33 rows of embeddings must run in one step, which takes 32 here"),
+        ([part(33, is_whole=True)], {}, "33 rows of embeddings must run in one step, but a step holds at most 32 rows"),
         ([1, part(2)], {"purpose": Purpose.SCORE}, "a prompt with embeddings cannot be scored"),
         ([1, part(2)], {"prompt_logprobs": True}, "a prompt with embeddings cannot be scored"),
         ([part(2), 4096], {}, "token 4096 is not in the model's vocabulary of 4096"),

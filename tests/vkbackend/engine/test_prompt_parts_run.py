@@ -228,7 +228,9 @@ def test_rows_that_are_too_many_for_a_step_are_refused(opened):
     runner = opened("llama", "device", max_part=0)
     cells, parts = lay_out([*TOKENS[:3], picture()])
     sequence = runner.open_sequence()
-    with pytest.raises(RequestError, match="20 rows of embeddings must run in one step, which takes 16 here"):
+    with pytest.raises(
+        RequestError, match="20 rows of embeddings must run in one step, but a step holds at most 16 rows"
+    ):
         runner.step([SequenceWork(sequence, cells, 1, inputs=parts.inputs(0, len(cells)))])
     assert runner.length(sequence) == 0
 

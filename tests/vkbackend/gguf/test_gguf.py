@@ -320,7 +320,7 @@ def test_unknown_architecture_is_named(tmp_path):
     [
         ("attention.head_count", 0, "llama.attention.head_count is 0"),
         ("attention.head_count", 3, "3 heads of 64"),
-        ("attention.head_count_kv", 1, r"blk.0.attn_k.weight has shape \(128, 256\), the metadata ask for \(64, 256\)"),
+        ("attention.head_count_kv", 1, r"blk.0.attn_k.weight has shape \(128, 256\), the metadata says \(64, 256\)"),
         ("attention.key_length", 72, "heads of 72|attn_q.weight has shape"),
         ("rope.dimension_count", 63, "of which 63 rotate"),
         ("rope.dimension_count", 1 << 30, "rope.dimension_count is 1073741824"),

@@ -52,7 +52,7 @@ def test_unused_tensors_are_found_before_anything_is_placed(tmp_path, device, mo
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_bias_of_another_size_is_an_error(tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "odd.gguf", architecture, tensors={"blk.0.attn_k.bias": (WIDTH,)})
-    with pytest.raises(GGUFError, match=r"blk.0.attn_k.bias has shape \(256,\), the metadata ask for \(128\)"):
+    with pytest.raises(GGUFError, match=r"blk.0.attn_k.bias has shape \(256,\), the metadata says \(128\)"):
         load(path)
 
 

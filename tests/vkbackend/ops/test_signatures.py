@@ -69,12 +69,12 @@ ROPE = [f32(2, 3, 8), i32(0, 1), f32(8)]
 REFUSED = {
     "odd width": (
         ("rms_norm", [f32(3, 577), f32(577)], {"eps": 1e-5}),
-        r"rms_norm: x is float32 \(3, 577\), must be .* with n a multiple of 4",
+        r"rms_norm: x is float32 \(3, 577\); it must be .* with n a multiple of 4",
     ),
     "odd heads": (("rms_norm", [f32(3, 2, 18), f32(18)], {"eps": 1e-5}), "n a multiple of 4"),
     "weight of another width": (
         ("rms_norm", [f32(3, 576), f32(100)], {"eps": 1e-5}),
-        r"rms_norm: weight is float32 \(100,\), must be float32 \(n,\) where n = 576",
+        r"rms_norm: weight is float32 \(100,\); it must be float32 \(n,\) where n = 576",
     ),
     "residual of another shape": (
         ("rms_norm", [f32(3, 2, 8), f32(8), f32(3, 8)], {"eps": 1e-5}),
@@ -82,11 +82,11 @@ REFUSED = {
     ),
     "float64": (("rms_norm", [np.ones((3, 576)), f32(576)], {"eps": 1e-5}), "rms_norm: x is float64 .*must be float32"),
     "softmax": (("softmax", [f32(2, 7)], {}), "softmax: x is .* n a multiple of 4"),
-    "log_softmax": (("log_softmax", [f32(8)], {}), r"log_softmax: x is float32 \(8,\), must be float32 \(rows, n\)"),
+    "log_softmax": (("log_softmax", [f32(8)], {}), r"log_softmax: x is float32 \(8,\); it must be float32 \(rows, n\)"),
     "add": (("add", [f32(3, 6), f32(3, 6)], {}), "add: a is .* n a multiple of 4"),
     "add of two shapes": (
         ("add", [f32(3, 8), f32(2, 8)], {}),
-        r"add: b is float32 \(2, 8\), must be float32 \(rows, n\) where rows = 3, n = 8",
+        r"add: b is float32 \(2, 8\); it must be float32 \(rows, n\) where rows = 3, n = 8",
     ),
     "scale of a vector": (("scale", [f32(8)], {"factor": 2.0}), r"scale: a is float32 \(8,\)"),
     "a list": (("scale", [[[1.0]]], {"factor": 2.0}), "scale: a is list"),
@@ -94,7 +94,7 @@ REFUSED = {
     "int64": (("gather_rows", [f32(5, 8), np.array([1])], {}), "gather_rows: rows is int64 .*must be int32"),
     "pick_logits": (
         ("pick_logits", [f32(5, 8), i32(1)], {}),
-        r"pick_logits: ids is int32 \(1,\), must be int32 \(M,\) where M = 5",
+        r"pick_logits: ids is int32 \(1,\); it must be int32 \(M,\) where M = 5",
     ),
     "head_dim 20": (attention(20), "attention: q is .*head_dim a multiple of 8"),
     "head_dim 12": (attention(12), "head_dim a multiple of 8"),
@@ -129,7 +129,7 @@ REFUSED = {
     "embed": (("embed", [np.zeros(2), PLAIN], {}), "embed: tokens is float64"),
     "matmul's K": (
         ("matmul", [f32(3, 32), PLAIN], {}),
-        r"matmul: weight is packed \(8, 64\), must be PackedMatrix \(N, K\) where .*K = 32",
+        r"matmul: weight is packed \(8, 64\); it must be PackedMatrix \(N, K\) where .*K = 32",
     ),
     "matmul's K of an array": (("matmul", [f32(3, 36), f32(8, 36)], {}), "K a multiple of 32"),
     "float64 weight": (("matmul", [f32(3, 64), np.ones((8, 64))], {}), "matmul: weight is float64 .*must be float32"),
@@ -141,7 +141,7 @@ REFUSED = {
     "gated without gate": (("matmul", [f32(3, 64), GATED], {}), "a gate needs a gated weight"),
     "unknown gate": (("matmul", [f32(3, 64), GATED], {"gate": "relu"}), "gate must be one of"),
     "top_k": (("top_k", [f32(2, 100)], {"k": 0}), "k must be at least 1"),
-    "missing": (("add", [f32(2, 8)], {}), "add: b is missing, must be float32"),
+    "missing": (("add", [f32(2, 8)], {}), "add: b is missing; it must be float32"),
     "too many": (("scale", [f32(2, 8), f32(2, 8)], {"factor": 1.0}), "scale: 2 arguments given, it takes 1: a"),
     "unknown op": (("convolve", [f32(2, 8)], {}), "no op 'convolve'; there are: add, attention"),
 }
@@ -160,7 +160,7 @@ def test_what_is_not_supported_is_refused(device, name):
 def test_every_op_refuses_other_dtypes_and_too_many_arguments(name):
     case = OPS[name].cases[0]
     inputs = case.make(np.random.default_rng(0))
-    with pytest.raises(ValueError, match=f"{name}: {OPS[name].signature.arguments[0].name} is float64 .*, must be"):
+    with pytest.raises(ValueError, match=f"{name}: {OPS[name].signature.arguments[0].name} is float64 .*; it must be"):
         reference(name, inputs[0].astype(np.float64), *inputs[1:], **case.attrs)
     with pytest.raises(ValueError, match=f"{name}: {len(OPS[name].signature.arguments) + 1} arguments given"):
         reference(name, *OPS[name].signature.complete(name, inputs), f32(1), **case.attrs)
