@@ -123,7 +123,7 @@ def test_no_tokens_have_no_numbers(session):
     "options, said",
     [
         ({"context_length": 0}, "context_length is 0"),
-        ({"context_length": 2**40}, "context_length is 1099511627776, must be a number of tokens, 1 to 16777216"),
+        ({"context_length": 2**40}, "context_length is 1099511627776; it must be a number of tokens, 1 to 16777216"),
         ({"context_length": "64"}, "context_length is '64'"),
         ({"device": "gpu"}, "device is 'gpu'; it must be an open device"),
     ],
