@@ -3,11 +3,11 @@
 from dataclasses import fields
 from typing import Any
 
+from ..wire.content_types import PLAIN_JSON
 from ..wire.openai import ErrorResponse
 from .operations import NDJSON, Operation, Operations
 from .schemas import Schemas
 
-JSON = "application/json"
 # Values in the example requests of the page; optional fields are left out.
 EXAMPLES = {
     "model": "smollm2",
@@ -70,12 +70,14 @@ def _operation(method: str, path: str, operation: Operation, schemas: Schemas, e
             if field.metadata["name"] in EXAMPLES
         }
         content = {"schema": schemas.of_class(operation.request), "example": example}
-        made["requestBody"] = {"required": True, "content": {JSON: content}}
+        made["requestBody"] = {"required": True, "content": {PLAIN_JSON: content}}
     made["responses"] = {str(operation.status): _success(operation, schemas)}
     if operation.request == "application/octet-stream":
         made["responses"]["200"] = {"description": "the blob already exists"}
     failure = {"description": "error message"}
-    made["responses"]["default"] = failure if method == "HEAD" else failure | {"content": {JSON: {"schema": error}}}
+    made["responses"]["default"] = (
+        failure if method == "HEAD" else failure | {"content": {PLAIN_JSON: {"schema": error}}}
+    )
     return made
 
 
@@ -85,8 +87,8 @@ def _success(operation: Operation, schemas: Schemas) -> dict:
     if isinstance(operation.answer, str):
         return {"description": "text", "content": {operation.answer: {"schema": {"type": "string"}}}}
     if isinstance(operation.answer, dict):
-        return {"description": "the answer", "content": {JSON: {"schema": operation.answer}}}
-    content = {JSON: {"schema": schemas.of_class(operation.answer)}}
+        return {"description": "the answer", "content": {PLAIN_JSON: {"schema": operation.answer}}}
+    content = {PLAIN_JSON: {"schema": schemas.of_class(operation.answer)}}
     if not operation.stream:
         return {"description": "the answer", "content": content}
     chunk = schemas.of_class(operation.chunk or operation.answer)

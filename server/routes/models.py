@@ -9,13 +9,14 @@ from .. import pools
 from ..errors import ApiError
 from ..go import encode
 from ..go.text import quote
-from ..http.responses import empty, json_answer, read
+from ..http.responses import empty, json_answer, read, text_answer
 from ..library import describe
 from ..library.model import ModelNotFound, StoredModel, StoreError
 from ..library.names import ModelName, parse_name
 from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
+from ..wire.content_types import JSON
 from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
 from .app_state import LOADED_MODELS, STORE
 
@@ -57,7 +58,7 @@ async def show(request: web.Request) -> web.Response:
         body = await pools.run("store", answer)
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{text}' not found") from None
-    return web.Response(body=body.encode(), headers={"Content-Type": "application/json; charset=utf-8"})
+    return text_answer(200, body, JSON)
 
 
 async def running(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from vkbackend.device.selection import survey
 
 from .. import metrics, pools
 from ..http.responses import json_answer
+from ..wire.content_types import PLAIN_JSON
 from .app_state import DOCUMENT, LOADED_MODELS
 
 
@@ -29,4 +30,4 @@ async def devices(request: web.Request) -> web.Response:
 
 async def document(request: web.Request) -> web.Response:
     """GET /openapi.json."""
-    return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": "application/json"})
+    return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": PLAIN_JSON})

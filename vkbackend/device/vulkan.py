@@ -20,7 +20,6 @@ LIBRARIES = {"win32": ("vulkan-1.dll",), "darwin": ("libvulkan.dylib", "libvulka
 LINUX_LIBRARIES = ("libvulkan.so.1",)
 
 API_1_1 = (1 << 22) | (1 << 12)
-API_1_2 = (1 << 22) | (2 << 12)
 API_1_3 = (1 << 22) | (3 << 12)
 
 # Values of C types: only vulkan_cdef.h, which cffi parses at run time, knows their members.

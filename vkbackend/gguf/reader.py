@@ -20,6 +20,7 @@ from .metadata import LENGTH, Decoder, Metadata, Numbers, Strings
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
+VISION_PREFIXES = ("v.", "mm.")  # the image encoder of a model; it is not loaded, the model works on text without it
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 65535
 # Types of metadata values.

@@ -13,12 +13,10 @@ from gguf import GGMLQuantizationType
 
 from ..errors import GGUFError, UnsupportedModel
 from ..gguf.quants import FORMATS, QuantFormat
-from ..gguf.reader import GGUFFile, TensorInfo
+from ..gguf.reader import VISION_PREFIXES, GGUFFile, TensorInfo
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
 from .layers import Linear, RMSNorm
-
-VISION_PREFIXES = ("v.", "mm.")  # the image encoder of a model; it is not loaded, the model works on text without it
 
 
 def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:

@@ -12,10 +12,7 @@ from .merging import merge_pairs
 from .pretokenizers import Pretokenizer
 from .sentencepiece import byte_of
 from .texts import Texts
-from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
-
-CACHED_WORDS = 1 << 15
-CACHED_LENGTH = 64  # longer words are not cached
+from .vocabulary import CACHED_LENGTH, CACHED_WORDS, PREFIX, SpecialDefaults, TokenType, Vocabulary
 
 
 def _byte_characters() -> list[str]:

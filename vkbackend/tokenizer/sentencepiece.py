@@ -14,11 +14,9 @@ from ..errors import TokenizerError
 from ..gguf.metadata import Metadata
 from .merging import merge_pairs
 from .texts import Texts
-from .vocabulary import SpecialDefaults, TokenType, Vocabulary
+from .vocabulary import CACHED_LENGTH, CACHED_WORDS, SpecialDefaults, TokenType, Vocabulary
 
 SPACE = "\u2581"
-CACHED_WORDS = 1 << 15
-CACHED_LENGTH = 64  # longer words are not cached
 
 
 class SentencePiece:

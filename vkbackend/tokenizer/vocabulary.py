@@ -21,6 +21,8 @@ from .texts import Texts
 log = logging.getLogger(__name__)
 
 PREFIX = "tokenizer.ggml."
+CACHED_WORDS = 1 << 15  # words whose tokens a tokenizer remembers
+CACHED_LENGTH = 64  # longer words are not cached
 
 
 class TokenType(IntEnum):

@@ -10,11 +10,9 @@ import unicodedata
 from functools import lru_cache
 
 from ..gguf.metadata import Metadata
-from .vocabulary import PREFIX, SpecialDefaults, TokenType, Vocabulary
+from .vocabulary import CACHED_LENGTH, CACHED_WORDS, PREFIX, SpecialDefaults, TokenType, Vocabulary
 
 WORD_START = "\u2581"
-CACHED_WORDS = 1 << 15
-CACHED_LENGTH = 64  # longer words are not cached
 # Each character in these ranges is a word. U+2B920, not U+2B820, as in BERT's tokenizers.
 CHINESE = (
     (0x4E00, 0x9FFF),

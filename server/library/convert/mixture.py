@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from vkbackend.gguf.reader import VISION_PREFIXES
+
 from .source import Tensor
 
 _T = GGMLQuantizationType
-# Matrices that keep their type: small but important ones, and those of vision parts.
+# Small but important matrices, which keep their type.
 KEPT = re.compile(
-    r"^(v|mm)\.|_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b"
+    r"_norm\.weight$|ffn_gate_inp|^position_embd|^token_types|ssm_conv1d|shortconv\.conv|attn_rel_b"
     r"|per_layer_token_embd"
 )
 # For rows that are not a multiple of the K types' 256 elements: a type of similar size in blocks of 32.
@@ -33,7 +35,7 @@ def types(file_type: str, tensors: Sequence[Tensor]) -> dict[str, GGMLQuantizati
     chosen = {}
     for tensor in tensors:
         is_weight_matrix = len(tensor.shape) > 1 and tensor.name.endswith("weight")
-        if not tensor.is_float or not is_weight_matrix or KEPT.search(tensor.name):
+        if not tensor.is_float or not is_weight_matrix or _is_kept(tensor.name):
             continue
         kind = plain
         if block_size(plain) > 1:
@@ -45,6 +47,11 @@ def types(file_type: str, tensors: Sequence[Tensor]) -> dict[str, GGMLQuantizati
         if kind is not tensor.type:
             chosen[tensor.name] = kind
     return chosen
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a matrix keeps its type: a small but important one, or one of the image encoder."""
+    return name.startswith(VISION_PREFIXES) or KEPT.search(name) is not None
 
 
 def block_size(kind: GGMLQuantizationType) -> int:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from vkbackend.tokenizer.vocabulary import PREFIX
+
 from . import sentencepiece_file
 from .source import CannotConvert
 from .tokenizer_json import BYTE_LEVEL, Vocabulary, from_sentencepiece, from_tokenizer_json
 
 log = logging.getLogger(__name__)
 
-PREFIX = "tokenizer.ggml."
 # Name in tokenizer_config.json -> name in a GGUF, with GGUF's spelling of "separator".
 SPECIAL = {
     "bos": "bos",

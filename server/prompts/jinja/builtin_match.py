@@ -9,20 +9,8 @@ from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 
 from ..gotemplate import Template, TemplateError, Values, builtin
+from .forms import PROBE_TOOL
 from .template import JinjaSource, JinjaTemplate
-
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "probe",
-        "description": "Probe.",
-        "parameters": {
-            "type": "object",
-            "required": ["text"],
-            "properties": {"text": {"type": "string", "description": "Text."}},
-        },
-    },
-}
 
 
 def _conversation(*turns: tuple[str, str]) -> list[dict]:
@@ -34,7 +22,7 @@ _SYSTEM_AND_ANSWER = _conversation(("system", "Sys."), ("user", "One?"), ("assis
 _WITH_SYSTEM = [
     Values(messages=_SYSTEM),
     Values(messages=_SYSTEM_AND_ANSWER),
-    Values(messages=_SYSTEM, tools=[_TOOL]),
+    Values(messages=_SYSTEM, tools=[PROBE_TOOL]),
     Values(messages=_SYSTEM, think=True, is_think_set=True),
     Values(messages=_SYSTEM, think=False, is_think_set=True),
     Values(

@@ -15,7 +15,7 @@ from .worker_process import worker
 log = logging.getLogger(__name__)
 
 _MARK = "wordsofaprobe"
-_TOOL = {
+PROBE_TOOL = {
     "type": "function",
     "function": {
         "name": _MARK,
@@ -83,7 +83,7 @@ def tools_place(template: str) -> ToolsPlace:
     """Find where the template looks for the tools; VARIABLE if it shows them nowhere."""
 
     def shows(place: ToolsPlace) -> bool:
-        messages, tools = placed([_message("user")], [_TOOL], place)
+        messages, tools = placed([_message("user")], [PROBE_TOOL], place)
         return _MARK in (written(template, as_parts(messages, typed_roles(template)), tools) or "")
 
     places = list(ToolsPlace) if reads_tools_from_messages(template) else [ToolsPlace.VARIABLE]
