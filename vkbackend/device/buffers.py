@@ -4,15 +4,13 @@ In: a `Device`. Out: `Buffer` (memory, offset, bytes), which dispatches bind and
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _native
-
-if TYPE_CHECKING:
-    from .context import Device
+from .device_info import DeviceInfo
 
 ARENA_BYTES = 64 << 20
 SMALLEST_BYTES = 1 << 20  # of an allocation, even if fewer bytes are still expected
@@ -47,6 +45,14 @@ class Buffer:
         )
 
 
+class Allocator(Protocol):
+    """The part of `context.Device` that arenas allocate with."""
+
+    info: DeviceInfo
+
+    def memory(self, num_bytes: int, kind: str) -> _native.Memory: ...
+
+
 class Arena:
     """Hands out aligned buffers from a few large allocations. kind as in `Device.memory`.
 
@@ -55,7 +61,7 @@ class Arena:
     is no larger than the bytes still to come.
     """
 
-    def __init__(self, device: "Device", kind: str, chunk_bytes: int = ARENA_BYTES):
+    def __init__(self, device: Allocator, kind: str, chunk_bytes: int = ARENA_BYTES):
         limits = device.info.limits
         self.device = device
         self.kind = kind

@@ -20,8 +20,9 @@ from . import vulkan_constants as vk
 from .buffers import Buffer
 from .device_info import DeviceInfo, DeviceType
 from .discover import FEATURE_STRUCTS, current_free_memory, feature_chain
+from .dispatch import Recorder
 from .failures import translated
-from .shaders import KernelCache, load_pipeline_cache
+from .kernels import KernelCache, load_pipeline_cache
 from .vulkan import CData
 
 LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
@@ -184,8 +185,6 @@ class Device:
     def _copy(
         self, source: _native.Memory, source_offset: int, target: _native.Memory, target_offset: int, num_bytes: int
     ) -> None:
-        from .dispatch import Recorder
-
         recorder = Recorder(self)
         recorder.copy(source, source_offset, target, target_offset, num_bytes)
         recorder.finish().run()

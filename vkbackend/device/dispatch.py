@@ -7,7 +7,8 @@ write: two of them get a barrier in between only if one writes bytes that the ot
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import Protocol
 
 import numpy as np
 
@@ -15,12 +16,10 @@ from .. import _native
 from ..errors import DeviceError, DeviceLost
 from . import vulkan_constants as vk
 from .buffers import Buffer
+from .device_info import DeviceInfo
 from .failures import translated
 from .interface import Value
 from .shaders import interface
-
-if TYPE_CHECKING:
-    from .context import Device
 
 RUN_LIMIT_NS = 120 * 10**9  # a device whose step takes longer counts as lost
 
@@ -88,6 +87,28 @@ def hazard_points(dispatches: Iterable[Dispatch]) -> list[int]:
     return points
 
 
+class Kernels(Protocol):
+    """The part of `kernels.KernelCache` that recordings use."""
+
+    def get(self, dispatch: Dispatch) -> _native.Kernel: ...
+
+    def fitting(self, dispatch: Dispatch) -> Dispatch: ...
+
+
+class RecordingDevice(Protocol):
+    """The part of `context.Device` that recordings use."""
+
+    info: DeviceInfo
+    is_lost: bool
+    queue_lock: Lock
+    _context: _native.Context
+
+    @property
+    def kernels(self) -> Kernels: ...
+
+    def check_current(self, memory: _native.Memory) -> None: ...
+
+
 class Recorder:
     """Records into one kp.Sequence. It begins with a barrier that makes host writes visible to the device and ends with
     one that makes results visible to the host.
@@ -95,7 +116,7 @@ class Recorder:
     Raises DeviceLost for buffers made before the device was reopened.
     """
 
-    def __init__(self, device: "Device"):
+    def __init__(self, device: RecordingDevice):
         self.device = device
         self.sequence = device._context.sequence()
         self.capture = _native.OpCapture()
@@ -150,7 +171,7 @@ class Recorder:
 class Recording:
     """A finished recording, which can run many times. context: of the device at the time of recording."""
 
-    device: "Device"
+    device: RecordingDevice
     submission: _native.Submission
     context: _native.Context
 
@@ -192,7 +213,7 @@ class Program:
 
     def __init__(
         self,
-        device: "Device",
+        device: RecordingDevice,
         dispatches: Iterable[Dispatch],
         timestamps: bool = False,
         skip_barrier: int | None = None,

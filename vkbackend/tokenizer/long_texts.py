@@ -6,10 +6,7 @@ In: a text. Out: its parts, or some of its tokens. A text that is too long for t
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # the package imports this module
-    from . import Tokenizer
+from typing import Protocol
 
 LONG = 64 << 10  # characters; a shorter text is one part
 PART = 32 << 10  # fewest characters of a part
@@ -69,7 +66,15 @@ def _outside_special(text: str, cut: int, special: list[str]) -> int:
     return cut
 
 
-def encode_at_most(tokenizer: "Tokenizer", text: str, most: int, keep: int = 0, add_special: bool = True) -> list[int]:
+class Encoder(Protocol):
+    """The part of a `Tokenizer` that encodes texts."""
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]: ...
+
+    def encode_ends(self, text: str, most: int, keep: int, add_special: bool = True) -> list[int]: ...
+
+
+def encode_at_most(tokenizer: Encoder, text: str, most: int, keep: int = 0, add_special: bool = True) -> list[int]:
     """The tokens of a text, at most `most` if it is long: the first `keep` tokens and the last ones.
 
     The tokens of a text of at most `LONG` characters are returned whole, however many they are.
