@@ -22,7 +22,7 @@ from .device_info import DeviceInfo, DeviceType
 from .discover import FEATURE_STRUCTS, current_free_memory, feature_chain
 from .dispatch import Recorder
 from .failures import translated
-from .kernels import KernelCache, load_pipeline_cache
+from .kernel_cache import KernelCache, load_pipeline_cache
 from .vulkan import CData
 
 LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT

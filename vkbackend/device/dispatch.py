@@ -88,7 +88,7 @@ def hazard_points(dispatches: Iterable[Dispatch]) -> list[int]:
 
 
 class Kernels(Protocol):
-    """The part of `kernels.KernelCache` that recordings use."""
+    """The part of `kernel_cache.KernelCache` that recordings use."""
 
     def get(self, dispatch: Dispatch) -> _native.Kernel: ...
 

@@ -87,8 +87,8 @@ def _compiled(variant: dict) -> bytes:
         return path.read_bytes()
 
 
-# By name, of shaders that `kernels.KernelCache.add` added: a Dispatch is made without a device. They live as long as
-# one of the caches keeps them.
+# By name, of shaders that `kernel_cache.KernelCache.add` added: a Dispatch is made without a device. They live as
+# long as one of the caches keeps them.
 _added: weakref.WeakValueDictionary[str, Interface] = weakref.WeakValueDictionary()
 
 

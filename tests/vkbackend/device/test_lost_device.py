@@ -5,7 +5,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 import vkbackend
-from vkbackend.device import dispatch, kernels, shaders
+from vkbackend.device import dispatch, kernel_cache, shaders
 from vkbackend.device.buffers import Arena
 from vkbackend.errors import DeviceError, DeviceLost
 from vkbackend.loading import load
@@ -96,7 +96,7 @@ void main() {{ y[0] = {value}.0; }}
 
 def test_a_device_keeps_only_the_last_added_shaders(device):
     code = shaders.compile_glsl(COPY.format(value=1))
-    for value in range(kernels.MOST_ADDED + 2):
+    for value in range(kernel_cache.MOST_ADDED + 2):
         device.kernels.add(f"added-{value}", code)
     with pytest.raises(DeviceError, match="no shader variant 'added-1'"):
         shaders.interface("added-1")
