@@ -4,7 +4,8 @@ In: `count_request` and `count_generation` when these happen, the loaded models 
 Counters belong to the process, as Prometheus expects; two applications in one process (tests) share them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 
+from vkbackend.engine.engine import Engine
 from vkbackend.engine.request import Finished
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -60,19 +62,39 @@ def count_generation(finished: Finished) -> None:
     _generations.labels(str(finished.reason)).inc()
 
 
-class _Models:
-    """Collects metrics of the models in memory when Prometheus asks. loaded_models None: there are none."""
+class ModelInMemory(Protocol):
+    """A loaded model. num_users: requests that use it; size, size_vram: bytes of memory, and of it on devices."""
 
-    def __init__(self, loaded_models: object):
-        self._loaded_models = loaded_models
+    @property
+    def name(self) -> str: ...
+
+    engine: Engine
+    num_users: int
+    size: int
+    size_vram: int
+
+
+class ModelsInMemory(Protocol):
+    """The loaded models. num_waiting: requests that wait for a model to be loaded."""
+
+    @property
+    def loaded(self) -> Sequence[ModelInMemory]: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+
+class _Models:
+    """Collects metrics of the models in memory when Prometheus asks."""
+
+    def __init__(self, models: ModelsInMemory):
+        self._models = models
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        models = list(getattr(self._loaded_models, "loaded", ()))
+        models = list(self._models.loaded)
         yield GaugeMetricFamily("vkbackend_models_loaded", "Models in memory", len(models))
         yield GaugeMetricFamily(
-            "vkbackend_load_queue",
-            "Requests waiting for a model to load",
-            getattr(self._loaded_models, "num_waiting", 0),
+            "vkbackend_load_queue", "Requests waiting for a model to load", self._models.num_waiting
         )
         users = GaugeMetricFamily("vkbackend_model_users", "Requests that use a model", labels=["model"])
         memory = GaugeMetricFamily("vkbackend_model_memory_bytes", "A model's memory", labels=["model", "where"])
@@ -81,26 +103,19 @@ class _Models:
         )
         pages = GaugeMetricFamily("vkbackend_cache_pages", "Pages of a model's cache", labels=["model", "state"])
         for model in models:
-            name = model.stored.name
-            engine = model.engine
+            name = model.name
             users.add_metric([name], model.num_users)
             memory.add_metric([name, "device"], model.size_vram)
             memory.add_metric([name, "host"], model.size - model.size_vram)
-            sequences.add_metric([name], getattr(engine, "num_unfinished", 0))
-            cache = getattr(getattr(engine, "runner", None), "pages", None)
-            if cache is not None:
-                free = len(cache.free_pages)
-                for state, count in (
-                    ("free", free),
-                    ("known", cache.num_available - free),
-                    ("used", cache.num_pages - cache.num_available),
-                ):
-                    pages.add_metric([name, state], count)
+            sequences.add_metric([name], model.engine.num_unfinished)
+            counts = model.engine.runner.page_counts()
+            for state, count in (("free", counts.free), ("known", counts.known), ("used", counts.used)):
+                pages.add_metric([name, state], count)
         yield from (users, memory, sequences, pages)
 
 
-def text(loaded_models: object) -> bytes:
-    """All metrics in the text format of Prometheus. loaded_models: LoadedModels or None."""
-    models = CollectorRegistry()
-    models.register(_Models(loaded_models))
-    return generate_latest(REGISTRY) + generate_latest(models)
+def text(models: ModelsInMemory) -> bytes:
+    """All metrics in the text format of Prometheus."""
+    of_models = CollectorRegistry()
+    of_models.register(_Models(models))
+    return generate_latest(REGISTRY) + generate_latest(of_models)

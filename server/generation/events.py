@@ -36,7 +36,6 @@ class _Events:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-    @property
     def is_full(self) -> bool:
         """Whether the generation should pause; the engine's thread asks. Stays true until the queue is half empty,
         because a generation that resumes may have to run some tokens again.
@@ -89,12 +88,12 @@ async def _submitted(engine: Engine, generation: GenerationRequest, listener: _E
     clients.
     """
     if not generation.format and len(generation.prompt) <= LONG_PROMPT:
-        return engine.submit(generation, listener)
+        return engine.submit(generation, listener, listener.is_full)
     handles: list[Handle] = []
     is_abandoned = False
 
     def submit() -> None:
-        handles.append(engine.submit(generation, listener))
+        handles.append(engine.submit(generation, listener, listener.is_full))
         if is_abandoned:
             handles[0].cancel()
 

@@ -81,6 +81,10 @@ class LoadedModel:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
     def stays(self) -> bool:
         """Whether it is kept forever."""
         return self.keep_alive < 0 or self.keep_alive >= durations.FOREVER

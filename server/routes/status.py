@@ -14,8 +14,7 @@ async def health(request: web.Request) -> web.Response:
     """Health check. Answers at once, even while a model loads. A server that is shutting down answers 503, as on every
     route.
     """
-    loaded = getattr(request.app[LOADED_MODELS], "loaded", ())
-    return json_answer({"status": "ok", "models": [model.stored.name for model in loaded]})
+    return json_answer({"status": "ok", "models": [model.name for model in request.app[LOADED_MODELS].loaded]})
 
 
 async def prometheus(request: web.Request) -> web.Response:

@@ -45,7 +45,7 @@ class LengthEngine:
     def __init__(self):
         self.error, self.more = None, (3, -4, 1)
 
-    def submit(self, request, listener):
+    def submit(self, request, listener, is_full):
         assert request.purpose is Purpose.EMBEDDING
         if self.error:
             listener(Failed(VkbackendError(self.error)))

@@ -144,6 +144,9 @@ class FakeRunner:
         self.pages.close(self.sequences.pop(sequence_id))
         del self._left[sequence_id]
 
+    def page_counts(self):
+        return self.pages.counts()
+
     def forget(self):
         self.pages.forget()
 

@@ -10,6 +10,9 @@ from vkbackend.server.app import build_app
 class NoModels:
     """As much of LoadedModels as managing models needs."""
 
+    loaded = ()
+    num_waiting = 0
+
     def running(self):
         return []
 

@@ -58,7 +58,7 @@ class ScriptedEngine:
     def __init__(self):
         self.pieces, self.second_pieces, self.error, self.requests = [], None, None, []
 
-    def submit(self, request, listener):
+    def submit(self, request, listener, is_full):
         self.requests.append(request)
         for piece in self.second_pieces if len(self.requests) == 2 else self.pieces:
             if piece.get("content") or piece.get("logprobs"):

@@ -37,8 +37,20 @@ class SequenceWork:
         return len(self.targets) + self.outputs + self.hidden
 
 
+@dataclass(frozen=True)
+class PageCounts:
+    """Pages of a runner's cache.
+
+    free: without contents; known: with tokens of closed sequences, kept until room is needed; used: of open sequences
+    """
+
+    free: int
+    known: int
+    used: int
+
+
 class Runner(Protocol):
-    """Owns the model and its KV cache. Called on the engine's thread only.
+    """Owns the model and its KV cache. Called on the engine's thread only, except for `page_counts`.
 
     context_length: maximum number of tokens in a sequence
     max_sequences: maximum number of open sequences
@@ -79,6 +91,10 @@ class Runner(Protocol):
         """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
         that begins with `beginning`.
         """
+        ...
+
+    def page_counts(self) -> PageCounts:
+        """The pages of the cache by their state. May be called on any thread; exact between steps only."""
         ...
 
     def submit(self, work: list[SequenceWork]) -> None:

@@ -22,7 +22,7 @@ from ..errors import DeviceLost, RequestError, VkbackendError
 from ..graph.step import StepOutput
 from ..tokenizer import Tokenizer
 from .contract import Runner, SequenceWork
-from .generation import Generation, Listener
+from .generation import Generation, IsFull, Listener, never_full
 from .grammar import Grammars
 from .request import (
     Event,
@@ -35,7 +35,7 @@ from .request import (
     Purpose,
     ScoredToken,
 )
-from .scheduler import DEFAULT_CHUNK, Scheduler
+from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.failure: Exception | None = None
         self._grammars = Grammars(tokenizer, runner.vocab_size)
-        self._scheduler = Scheduler(
-            getattr(runner, "prefill_chunk", DEFAULT_CHUNK), getattr(runner, "scored_chunk", DEFAULT_CHUNK)
-        )
+        self._scheduler = Scheduler(runner.prefill_chunk, runner.scored_chunk)
         # Used by the engine's thread only:
         self._running: list[Generation] = []
         self._undelivered: list[Generation] = []  # with a token to deliver; may have ended with it
@@ -92,19 +90,19 @@ class Engine:
 
     # -- for callers, on any thread
 
-    def submit(self, request: GenerationRequest, listener: Listener) -> Handle:
+    def submit(self, request: GenerationRequest, listener: Listener, is_full: IsFull = never_full) -> Handle:
         """Start a generation. The engine's thread calls listener(event): pieces, then one Finished or Failed.
 
-        A listener must return quickly; one that raises cancels its own generation. While its attribute `is_full`, if
-        it has one, is true, its generation pauses and leaves its place to others; `Handle.wake` makes the engine look
-        again. Compiling a new `format` may take seconds. Raises RequestError for a request that cannot be run,
-        GrammarError for its format, VkbackendError if the engine is closed or has failed.
+        A listener must return quickly; one that raises cancels its own generation. While `is_full()`, also called
+        on the engine's thread, is true, the generation pauses and leaves its place to others; `Handle.wake` makes the
+        engine look again. Compiling a new `format` may take seconds. Raises RequestError for a request that cannot be
+        run, GrammarError for its format, VkbackendError if the engine is closed or has failed.
         """
         if request.format:
             if request.constraint:
                 raise RequestError("a request has a format and a constraint; give it one of them")
             request = replace(request, constraint=self._grammars.constraint(request.format))
-        generation = Generation(request, listener, self.tokenizer, self.runner)
+        generation = Generation(request, listener, self.tokenizer, self.runner, is_full)
         with self._wake:
             if self.failure is not None:
                 kind = DeviceLost if isinstance(self.failure, DeviceLost) else VkbackendError

@@ -37,6 +37,12 @@ MAX_EQUAL_PIECES = 31  # Ollama's limit: a model that repeats a piece more often
 CONTEXTS_PER_GENERATION = 10  # Ollama's upper limit of num_predict, in contexts
 
 Listener = Callable[[Event], None]
+IsFull = Callable[[], bool]  # whether the listener should get no more events for now
+
+
+def never_full() -> bool:
+    """The `IsFull` of listeners that take every event at once."""
+    return False
 
 
 class RepeatGuard:
@@ -77,7 +83,14 @@ class Generation:
     Raises RequestError for a request that cannot be run.
     """
 
-    def __init__(self, request: GenerationRequest, listener: Listener, tokenizer: Tokenizer, runner: Runner):
+    def __init__(
+        self,
+        request: GenerationRequest,
+        listener: Listener,
+        tokenizer: Tokenizer,
+        runner: Runner,
+        is_full: IsFull = never_full,
+    ):
         self.request = request
         self.num_ctx = min(request.num_ctx or runner.context_length, runner.context_length)
         _check(request, runner, self.num_ctx)
@@ -93,6 +106,7 @@ class Generation:
         self.num_overtaken = 0  # later requests admitted before it
 
         self._listener: Listener | None = listener
+        self._is_full = is_full
         self._tokenizer = tokenizer
         self._sampler = Sampler(request.options, token_ids(self.prompt), self.num_ctx)
         self._text = TextStream(request.stop)
@@ -152,7 +166,7 @@ class Generation:
     @property
     def is_held(self) -> bool:
         """Whether its listener is full."""
-        return getattr(self._listener, "is_full", False)
+        return self._listener is not None and self._is_full()
 
     def start(self, sequence_id: int, num_cached: int) -> None:
         """Continue in a sequence that holds the first num_cached cells."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import OutOfMemory
+from .contract import PageCounts
 from .prefix_cache import KnownPage, PrefixCache
 from .prompt import Cell
 
@@ -96,6 +97,12 @@ class PagedCache:
     def num_available(self) -> int:
         """Number of pages that a sequence could get: the free and the unused ones."""
         return len(self.free_pages) + len(self.prefixes.unused)
+
+    def counts(self) -> PageCounts:
+        """The pages by their state."""
+        free = len(self.free_pages)
+        available = self.num_available
+        return PageCounts(free, available - free, self.num_pages - available)
 
     def extend(self, sequence: CachedSequence, tokens: Sequence[Cell]) -> None:
         """Append tokens, which `commit` declares stored. Changes nothing if not all of them fit.

@@ -20,7 +20,7 @@ from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
 from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
 from ..loading import LoadedLayers
-from .contract import SequenceWork
+from .contract import PageCounts, SequenceWork
 from .kv_cache import CachedSequence, PagedCache
 from .prompt import Cell, token_ids
 from .step_rows import StepRows, ids_to_run
@@ -133,6 +133,10 @@ class ModelRunner:
     def close_sequence(self, sequence_id: int) -> None:
         """Free the sequence's slot. Pages that it shared stay cached until their room is needed."""
         self.pages.close(self.sequences.pop(sequence_id))
+
+    def page_counts(self) -> PageCounts:
+        """The pages of the cache by their state. May be called on any thread."""
+        return self.pages.counts()
 
     def forget(self) -> None:
         """Drop the cached pages of closed sequences."""

@@ -21,7 +21,6 @@ class SlowListener:
     def __init__(self, most):
         self.events, self.room = [], most
 
-    @property
     def is_full(self):
         return self.room <= 0
 
@@ -43,7 +42,7 @@ def test_a_full_listener_pauses_its_generation_and_others_take_its_place(pages):
     world = World([words, ["other"], words], max_sequences=1, context_length=256, num_pages=pages)
     with world.engine:
         slow = SlowListener(5)
-        handle = world.engine.submit(world.request(num_predict=40), slow)
+        handle = world.engine.submit(world.request(num_predict=40), slow, slow.is_full)
         until(lambda: len(slow.events) >= 5)
         assert world.run("another prompt")[0] == "other"
         time.sleep(0.1)
@@ -61,7 +60,10 @@ def test_a_paused_generation_can_be_cancelled_and_closed():
     world = World([[f" w{number}" for number in range(40)]], context_length=256)
     with world.engine:
         cancelled, closed = SlowListener(3), SlowListener(3)
-        handles = [world.engine.submit(world.request(num_predict=40), listener) for listener in (cancelled, closed)]
+        handles = [
+            world.engine.submit(world.request(num_predict=40), listener, listener.is_full)
+            for listener in (cancelled, closed)
+        ]
         until(lambda: len(cancelled.events) >= 3 and len(closed.events) >= 3)
         time.sleep(0.1)
         handles[0].cancel()

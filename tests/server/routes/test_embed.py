@@ -149,7 +149,7 @@ def test_many_texts_are_each_what_they_are_alone(real, tmp_path):
 
 def test_a_large_answer_does_not_hold_up_the_event_loop(tmp_path):
     class Wide(LengthEngine):
-        def submit(self, request, listener):
+        def submit(self, request, listener, is_full):
             listener(PromptEmbedding(np.linspace(-1, 1, 2048, dtype=np.float32)))
             listener(Finished(FinishReason.STOP, 1, 0.1, 0, 0.0, []))
             return self
