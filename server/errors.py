@@ -1,4 +1,6 @@
-"""`ApiError`: an error answer, raised anywhere below a route and turned into a response by `http/guard.py`."""
+"""`ApiError`: an error answer with its status, raised anywhere below a route. `http/guard.py` and, for /v1,
+`openai/errors.py` turn it into a response.
+"""
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before its answer
 

@@ -170,6 +170,7 @@ async def progress(request: web.Request, work: Callable[[Report], object], strea
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
+    """Status and text for a task that failed: 500 where a route has a status of its own, as in Ollama."""
     if isinstance(error, ApiError):
         return error.status, error.message
     if isinstance(error, StoreBusy):
