@@ -110,6 +110,7 @@ room = Room()
 
 
 def max_body_bytes() -> int:
+    """The most bytes that the body of a request may have; blobs are not limited."""
     return settings.get("VKBACKEND_MAX_BODY_BYTES")
 
 

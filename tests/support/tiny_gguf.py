@@ -4,6 +4,8 @@ In: a path and what is wanted. Out: the file; small enough that a test can write
 has work (256 wide, which the K formats need). The same arguments give the same bytes.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,39 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from vkbackend.ops.packed import FORMATS, PackedMatrix
 
 WIDTH, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, FEED_FORWARD = 256, 4, 2, 64, 512
-ARCHITECTURES = ("llama", "gemma3")
-DEFAULT_TOKENIZERS = {"llama": "gpt2", "gemma3": "llama"}  # as `tokenizer.ggml.model` names them
+
+
+@dataclass(frozen=True)
+class TinyArchitecture:
+    """What sets the files of an architecture apart.
+
+    tokenizer: as `tokenizer.ggml.model` names it. is_tied: the output uses the embedding's matrix. norms: further norms
+    of a block, name -> size.
+    """
+
+    tokenizer: str
+    rope_base: float
+    has_rope_dimensions: bool = False
+    has_window: bool = False
+    is_tied: bool = False
+    norms: Mapping[str, int] = field(default_factory=dict)
+
+
+ARCHITECTURES = {
+    "llama": TinyArchitecture("gpt2", rope_base=10000.0, has_rope_dimensions=True),
+    "gemma3": TinyArchitecture(
+        "llama",
+        rope_base=1_000_000.0,
+        has_window=True,
+        is_tied=True,
+        norms={
+            "attn_q_norm": HEAD_DIM,
+            "attn_k_norm": HEAD_DIM,
+            "post_attention_norm": WIDTH,
+            "post_ffw_norm": WIDTH,
+        },
+    ),
+}
 
 
 def write_tiny_gguf(
@@ -33,7 +66,7 @@ def write_tiny_gguf(
     tensors: dict[str, tuple[int, ...]] | None = None,
     biases: tuple[str, ...] = (),
 ) -> Path:
-    """One model with a byte-level BPE vocabulary (llama) or a SentencePiece one (gemma3, tied embedding).
+    """A model of one of `ARCHITECTURES`, with a byte-level BPE vocabulary or a SentencePiece one.
 
     tokenizer: "gpt2" or "llama", for another one than the architecture's; adds_spaces: SentencePiece's space before
     a text. format: a name in `ops.packed.FORMATS` for all matrices; formats: {tensor name without ".weight": format}
@@ -42,12 +75,31 @@ def write_tiny_gguf(
     (bool, int, float, str or list), which replaces what is written here under the same key; tensors: {name: shape} of
     further f32 tensors.
     """
-    rng, bias_rng = (
-        np.random.default_rng(seed),
-        np.random.default_rng(seed + 1),
-    )  # weights are the same with biases and without
+    kind = ARCHITECTURES[architecture]
     writer = GGUFWriter(path, architecture)
     writer.add_name(f"tiny {architecture} {format}")
+    _add_shape(writer, kind, num_layers, context_length, window)
+    if (tokenizer or kind.tokenizer) == "gpt2":
+        vocab_size = _byte_level_vocabulary(writer)
+    else:
+        vocab_size = _sentencepiece_vocabulary(writer, adds_spaces)
+    writer.add_vocab_size(vocab_size)
+    if chat_template:
+        writer.add_chat_template(chat_template)
+    weights = _Weights(writer, seed, format, formats or {}, biases)
+    weights.add_model(kind, num_layers, vocab_size)
+    for key, value in (fields or {}).items():
+        _replace_field(writer, key, value)
+    for name, shape in (tensors or {}).items():
+        weights.add_uniform(name, shape)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(path)
+
+
+def _add_shape(writer: GGUFWriter, kind: TinyArchitecture, num_layers: int, context_length: int, window: int) -> None:
     writer.add_block_count(num_layers)
     writer.add_context_length(context_length)
     writer.add_embedding_length(WIDTH)
@@ -57,71 +109,68 @@ def write_tiny_gguf(
     writer.add_key_length(HEAD_DIM)
     writer.add_value_length(HEAD_DIM)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0 if architecture == "llama" else 1_000_000.0)
-    if architecture == "llama":
+    writer.add_rope_freq_base(kind.rope_base)
+    if kind.has_rope_dimensions:
         writer.add_rope_dimension_count(HEAD_DIM)
-    else:
+    if kind.has_window:
         writer.add_sliding_window(window)
-    if (tokenizer or DEFAULT_TOKENIZERS[architecture]) == "gpt2":
-        vocab_size = _byte_level_vocabulary(writer)
-    else:
-        vocab_size = _sentencepiece_vocabulary(writer, adds_spaces)
-    writer.add_vocab_size(vocab_size)
-    if chat_template:
-        writer.add_chat_template(chat_template)
 
-    def matrix(name, rows, columns):
-        kind = FORMATS[(formats or {}).get(name, format)]
-        raw = PackedMatrix.random(rng, kind.name, rows, columns).raws[0]
+
+def _replace_field(writer: GGUFWriter, key: str, value: object) -> None:
+    writer.kv_data[0].pop(key, None)
+    {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }[type(value)](key, value)
+
+
+class _Weights:
+    """Adds random tensors. Biases have a generator of their own, so weights are the same with and without them."""
+
+    def __init__(self, writer: GGUFWriter, seed: int, format: str, formats: Mapping[str, str], biases: tuple[str, ...]):
+        self._writer, self._format, self._formats, self._biases = writer, format, formats, biases
+        self._rng = np.random.default_rng(seed)
+        self._bias_rng = np.random.default_rng(seed + 1)
+
+    def add_model(self, kind: TinyArchitecture, num_layers: int, vocab_size: int) -> None:
+        self._add_matrix("token_embd", vocab_size, WIDTH)
+        self.add_uniform("output_norm.weight", WIDTH)
+        if not kind.is_tied:
+            self._add_matrix("output", vocab_size, WIDTH)
+        for layer in range(num_layers):
+            self._add_block(f"blk.{layer}.", kind.norms)
+
+    def _add_block(self, block: str, norms: Mapping[str, int]) -> None:
+        self.add_uniform(f"{block}attn_norm.weight", WIDTH)
+        self._add_matrix(block + "attn_q", NUM_HEADS * HEAD_DIM, WIDTH)
+        self._add_matrix(block + "attn_k", NUM_KV_HEADS * HEAD_DIM, WIDTH)
+        self._add_matrix(block + "attn_v", NUM_KV_HEADS * HEAD_DIM, WIDTH)
+        self._add_matrix(block + "attn_output", WIDTH, NUM_HEADS * HEAD_DIM)
+        self.add_uniform(f"{block}ffn_norm.weight", WIDTH)
+        self._add_matrix(block + "ffn_gate", FEED_FORWARD, WIDTH)
+        self._add_matrix(block + "ffn_up", FEED_FORWARD, WIDTH)
+        self._add_matrix(block + "ffn_down", WIDTH, FEED_FORWARD)
+        for name, size in norms.items():
+            self.add_uniform(f"{block}{name}.weight", size)
+
+    def _add_matrix(self, name: str, rows: int, columns: int) -> None:
+        kind = FORMATS[self._formats.get(name, self._format)]
+        raw = PackedMatrix.random(self._rng, kind.name, rows, columns).raws[0]
         if kind.type is GGMLQuantizationType.F32:
-            writer.add_tensor(f"{name}.weight", raw.view(np.float32))
+            self._writer.add_tensor(f"{name}.weight", raw.view(np.float32))
         elif kind.type is GGMLQuantizationType.F16:
-            writer.add_tensor(f"{name}.weight", raw.view(np.float16))
+            self._writer.add_tensor(f"{name}.weight", raw.view(np.float16))
         else:
-            writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind.type)
+            self._writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind.type)
+        if name.split(".")[-1] in self._biases:
+            self._writer.add_tensor(f"{name}.bias", self._bias_rng.standard_normal(rows).astype(np.float32))
 
-        if name.split(".")[-1] in biases:
-            writer.add_tensor(f"{name}.bias", bias_rng.standard_normal(rows).astype(np.float32))
-
-    def norm(name, size=WIDTH):
-        writer.add_tensor(f"{name}.weight", rng.uniform(0.5, 1.5, size).astype(np.float32))
-
-    matrix("token_embd", vocab_size, WIDTH)
-    norm("output_norm")
-    if architecture == "llama":
-        matrix("output", vocab_size, WIDTH)
-    for layer in range(num_layers):
-        block = f"blk.{layer}."
-        norm(block + "attn_norm")
-        matrix(block + "attn_q", NUM_HEADS * HEAD_DIM, WIDTH)
-        matrix(block + "attn_k", NUM_KV_HEADS * HEAD_DIM, WIDTH)
-        matrix(block + "attn_v", NUM_KV_HEADS * HEAD_DIM, WIDTH)
-        matrix(block + "attn_output", WIDTH, NUM_HEADS * HEAD_DIM)
-        norm(block + "ffn_norm")
-        matrix(block + "ffn_gate", FEED_FORWARD, WIDTH)
-        matrix(block + "ffn_up", FEED_FORWARD, WIDTH)
-        matrix(block + "ffn_down", WIDTH, FEED_FORWARD)
-        if architecture == "gemma3":
-            norm(block + "attn_q_norm", HEAD_DIM)
-            norm(block + "attn_k_norm", HEAD_DIM)
-            norm(block + "post_attention_norm")
-            norm(block + "post_ffw_norm")
-    for key, value in (fields or {}).items():
-        writer.kv_data[0].pop(key, None)
-        {
-            bool: writer.add_bool,
-            int: writer.add_uint32,
-            float: writer.add_float32,
-            str: writer.add_string,
-            list: writer.add_array,
-        }[type(value)](key, value)
-    for name, shape in (tensors or {}).items():
-        writer.add_tensor(name, rng.uniform(0.5, 1.5, shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return Path(path)
+    def add_uniform(self, name: str, shape: int | tuple[int, ...]) -> None:
+        """An f32 tensor of values from 0.5 to 1.5, as norms have."""
+        self._writer.add_tensor(name, self._rng.uniform(0.5, 1.5, shape).astype(np.float32))
 
 
 def _byte_characters() -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 # An escape, a character class, the beginning of a group, its end, a quantifier, any other character.
 _PARTS = re.compile(
     r"(?P<escape>\\(?:k<[^>]*>|[1-9][0-9]*|c[A-Za-z]|.))|(?P<set>\[\^?(?:\\.|[^\]\\])*\])"
-    r"|(?P<look>\(\?(?:[=!]|<[=!]))|(?P<comment>\(\?\#[^)]*\))|(?P<group>\((?:\?>|\?P?<[A-Za-z_$][\w$]*>|\?:)?)|(?P<end>\))"
+    r"|(?P<look>\(\?(?:[=!]|<[=!]))|(?P<comment>\(\?\#[^)]*\))|(?P<group>\((?:\?>|\?P?<[A-Za-z_$][\w$]*>|\?:)?)"
+    r"|(?P<end>\))"
     r"|(?P<quantifier>(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})[?+]?)|(?P<other>.)",
     re.DOTALL,
 )

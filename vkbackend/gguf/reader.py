@@ -44,6 +44,7 @@ FORMER_TYPES = {4: GGMLQuantizationType(39)}  # MXFP4, as Ollama numbered it bef
 
 
 def damaged(path: Path, what: str) -> GGUFError:
+    """The error for a file with wrong contents."""
     return GGUFError(f"{path} is damaged: {what}; download or convert the file again")
 
 

@@ -51,6 +51,7 @@ def by_performance(gpus: Iterable[Gpu]) -> list[list[Gpu]]:
 
 
 def by_library(gpus: Iterable[Gpu]) -> list[list[Gpu]]:
+    """Group GPUs by the library that runs them."""
     return _grouped(gpus, lambda gpu: gpu.library)
 
 

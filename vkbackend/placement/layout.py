@@ -90,6 +90,7 @@ Attempt = Callable[[Stage, Layout], Outcome]
 
 
 def num_layers(layout: Layout) -> int:
+    """The number of layers that a layout puts on devices."""
     return sum(len(part.layers) for part in layout)
 
 

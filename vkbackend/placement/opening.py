@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .. import settings
@@ -80,27 +81,8 @@ def open_engine(
         )
     )
     tokenizer = Tokenizer.from_gguf(file.gguf)
-    runner, devices = placed.runner, placed.devices
-    engine = Engine(runner, tokenizer)
-    log.info(
-        "loaded %s (%s, %.0f MiB): %s, in %.2f s",
-        path,
-        file.architecture,
-        runner.num_bytes / 2**20,
-        ", ".join(f"{count} {'layer' if count == 1 else 'layers'} on {where}" for where, count in placed.placement),
-        time.monotonic() - begin,
-    )
-
-    def close() -> None:
-        failure = engine.failure
-        engine.close()
-        for device in devices:
-            device.kernels.save()
-        runner.release()
-        gc.collect()
-        if isinstance(failure, DeviceError):
-            for device in devices:
-                selection.forget(device)
+    engine = Engine(placed.runner, tokenizer)
+    _log_loaded(path, file.architecture, placed, time.monotonic() - begin)
 
     return OpenedEngine(
         engine=engine,
@@ -108,7 +90,31 @@ def open_engine(
         gguf=file.gguf,
         size=placed.size,
         size_vram=placed.size_vram,
-        context_length=runner.context_length,
+        context_length=placed.runner.context_length,
         placement=placed.placement,
-        close=close,
+        close=partial(_close, engine, placed),
     )
+
+
+def _log_loaded(path: str | Path, architecture: str, placed: placing.Placed, seconds: float) -> None:
+    places = [f"{count} {'layer' if count == 1 else 'layers'} on {where}" for where, count in placed.placement]
+    log.info(
+        "loaded %s (%s, %.0f MiB): %s, in %.2f s",
+        path,
+        architecture,
+        placed.runner.num_bytes / 2**20,
+        ", ".join(places),
+        seconds,
+    )
+
+
+def _close(engine: Engine, placed: placing.Placed) -> None:
+    failure = engine.failure
+    engine.close()
+    for device in placed.devices:
+        device.kernels.save()
+    placed.runner.release()
+    gc.collect()
+    if isinstance(failure, DeviceError):
+        for device in placed.devices:
+            selection.forget(device)

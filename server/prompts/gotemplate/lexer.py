@@ -52,6 +52,7 @@ def tokenize(text: str) -> list[Token]:
 
 
 def is_alphanumeric(char: str) -> bool:
+    """Whether a character may stand in an identifier: a letter, a digit or an underscore."""
     return char == "_" or char.isalpha() or char.isdecimal()
 
 

@@ -127,6 +127,7 @@ def static_type_name(value: object) -> str:
 
 
 def is_nil(value: object) -> bool:
+    """Whether a value, or what an interface holds, is Go's nil."""
     value = unwrap(value)
     return value is None or (isinstance(value, (Slice, Map)) and value.items is None)
 
@@ -144,8 +145,10 @@ def truth(value: object) -> bool:
 
 
 def string_bytes(text: str) -> bytes:
+    """The bytes of a Go string, those included that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def string_from(data: bytes) -> str:
+    """A Go string of any bytes; the inverse of `string_bytes`."""
     return data.decode("utf-8", "surrogateescape")

@@ -56,7 +56,8 @@ def write_library(root):
 
     kind = "application/vnd.ollama.image."
     config = blob(
-        b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"7B","file_type":"Q4_0"}'
+        b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],'
+        b'"model_type":"7B","file_type":"Q4_0"}'
     )
     layers = [
         {"mediaType": kind + "model", **blob(b"GGUF...")},

@@ -53,7 +53,8 @@ def test_what_no_recording_has():
         'null</type>\n<enum>[1,2]</enum>\n</parameter>\n<required>["n"]</required>'
     ) in text
     assert text.endswith(
-        "<function=f>\n<parameter=a>\nnull\n</parameter>\n<parameter=b>\n[1]\n</parameter>\n<parameter=c>\n1.5\n</parameter>\n"
+        "<function=f>\n<parameter=a>\nnull\n</parameter>\n<parameter=b>\n[1]\n</parameter>\n"
+        "<parameter=c>\n1.5\n</parameter>\n"
         "<parameter=d>\ntrue\n</parameter>\n</function>\n</tool_call><|im_end|>\n"
     )
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\nA", "thinking": "\nhm\n"}]

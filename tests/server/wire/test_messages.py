@@ -163,8 +163,10 @@ def test_a_doubled_key_counts_last_and_maps_are_merged():
 
 
 WHOLE = (
-    b'{"model":"m","messages":[{"role":"user","content":"x","images":["aGk="],"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}],'
-    b'"tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":["string",null],"anyOf":[{}],"enum":[1]}}}}}],"keep_alive":"5m",'
+    b'{"model":"m","messages":[{"role":"user","content":"x","images":["aGk="],'
+    b'"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]}],'
+    b'"tools":[{"function":{"name":"f","parameters":{"properties":{"a":{"type":["string",null],"anyOf":[{}],'
+    b'"enum":[1]}}}}}],"keep_alive":"5m",'
     b'"think":"low","options":{"x":[1,2e3]},"format":{"a":1},"stream":null,"top_logprobs":3}'
 )
 

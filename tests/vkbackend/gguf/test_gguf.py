@@ -354,7 +354,7 @@ def test_contradictory_hyperparameters_are_named(tmp_path, key, value, said):
         ("attention.head_count", 1 << 23),
     ],
 )
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_hyperparameters_cost_nothing_before_they_are_compared_with_the_tensors(tmp_path, architecture, key, value):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, fields={f"{architecture}.{key}": value})
     tracemalloc.start()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from starter_models import model_path
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from validation_layers import LAYERS, messages
 from vulkan_drivers import DEFAULT, run_on
 
@@ -51,7 +51,7 @@ def logprobs(model, **arguments) -> np.ndarray:
     return np.stack(found)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logprobs_are_those_of_one_place(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=NUM_BLOCKS)
     file = loading.read(path)

@@ -1,7 +1,7 @@
 """The memory that a model needs, computed before it is loaded."""
 
 import pytest
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend import loading
 from vkbackend.graph.parts import LayerSpan
@@ -9,7 +9,7 @@ from vkbackend.placement.layout import DeviceLayers
 from vkbackend.placement.needs import Sizes
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
     file = loading.read(path)
@@ -17,7 +17,7 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     loaded = loading.load(path, device)
     in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
-    assert sizes.is_tied == (architecture == "gemma3") and len(sizes.layers) == 4
+    assert sizes.is_tied == ARCHITECTURES[architecture].is_tied and len(sizes.layers) == 4
     key = ("Vulkan", "x")
     whole, last = DeviceLayers(*key, (0, 1, 2, 3)), DeviceLayers(*key, (2, 3))
     assert sizes.needs((whole,), [key]).graphs[key] > sizes.needs((last,), [key]).graphs[key] - sizes.is_tied

@@ -18,7 +18,7 @@ from hugging_face_folder import (
 )
 from live_server import LiveServer, free_port
 from starter_models import model_path
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from vulkan_drivers import missing
 
 from vkbackend.gguf.reader import GGUFFile
@@ -51,7 +51,7 @@ def converted(files: dict, target) -> GGUFFile:
 
 
 @pytest.mark.parametrize("dtype, files", [("F32", 1), ("F16", 2), ("BF16", 1)])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_weights_and_tokens_come_back(tmp_path, architecture, dtype, files):
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
     gguf = converted(write_folder(tmp_path / "folder", original, dtype, files), tmp_path / "out.gguf")
@@ -83,7 +83,7 @@ def test_weights_and_tokens_come_back(tmp_path, architecture, dtype, files):
         assert now.encode(text) == was.encode(text), text
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_converted_model_answers_as_the_original(tmp_path, architecture):
     original = write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16")
     converted(write_folder(tmp_path / "folder", GGUFFile.open(original)), tmp_path / "out.gguf")
@@ -247,7 +247,7 @@ def _library():
     return tokenizers
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_tokens_are_those_of_hugging_face(tmp_path, architecture):
     """The package `tokenizers` reads the same tokenizer.json."""
     original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))

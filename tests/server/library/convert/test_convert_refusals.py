@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from hugging_face_folder import write_folder
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend.gguf.quants import FORMATS
 from vkbackend.gguf.reader import GGUFFile
@@ -166,7 +166,7 @@ def _put(value, path, odd):
     return value
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_any_value_of_a_json_file_may_be_odd(tmp_path, architecture):
     """All contents give a model or one of our own errors."""
     rng, outcomes = np.random.default_rng(0), set()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hugging_face_folder import write_folder, write_safetensors
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.server.library import create
@@ -16,8 +16,6 @@ from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 from vkbackend.session import Session
 from vkbackend.tokenizer import Tokenizer
-
-ARCHITECTURES = ("llama", "gemma3")
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
