@@ -3,6 +3,7 @@
 import io
 import re
 import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def files_naming(example: str) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in sources() if name.search(code(path)) or name.search(path.stem)}
 
 
+@cache
 def code(path: Path) -> str:
     """A file's text; of Python, names and strings without comments and docstrings."""
     text = path.read_text(encoding="utf-8")
