@@ -142,26 +142,25 @@ float scaled(float product) {
 }
 
 // sum plus four products, added in this order.
-// A product is summed in four parts: in a single sum, the rounding errors of scores that reach 70 are
-// three times those of numpy's product, and the softmax turns them into errors of the weights.
-float sum_of(vec4 parts) { return (parts.x + parts.y) + (parts.z + parts.w); }
+float add_products(vec4 p, vec4 k, float sum) {
+    return fma(p.w, k.w, fma(p.z, k.z, fma(p.y, k.y, fma(p.x, k.x, sum))));
+}
 
 // Products of the queries with the keys of the tile's positions [tile, end). Lanes past the end read the last
 // key.
 void score_tile(uint tile, uint end) {
     UNROLL (uint s = 0u; s < STEPS; s++) row[s] = row_of_position(min(tile + s * LANES + LANE, end - 1u));
-    vec4 sums[HEADS * STEPS];
-    UNROLL (uint i = 0u; i < HEADS * STEPS; i++) sums[i] = vec4(0.0);
+    UNROLL (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
     UNROLL (uint e = 0u; e < EIGHTS; e++) {
         vec4 a[STEPS], b[STEPS];
         UNROLL (uint s = 0u; s < STEPS; s++) load_key(row[s], e, a[s], b[s]);
         UNROLL (uint h = 0u; h < HEADS; h++) {
             vec4 even = QUERY(h, 2u * e), odd = QUERY(h, 2u * e + 1u);
             UNROLL (uint s = 0u; s < STEPS; s++)
-                sums[h * STEPS + s] = fma(odd, b[s], fma(even, a[s], sums[h * STEPS + s]));
+                score[h * STEPS + s] =
+                    add_products(odd, b[s], add_products(even, a[s], score[h * STEPS + s]));
         }
     }
-    UNROLL (uint i = 0u; i < HEADS * STEPS; i++) score[i] = sum_of(sums[i]);
 }
 
 // Turns scores into weights of the chunk's running softmax. Selections, not branches: on llvmpipe a branch
@@ -213,14 +212,14 @@ void add_values() {
 
 // The current position comes last. Every lane has its weight, and the first EIGHTS lanes add its value.
 void add_current() {
-    vec4 sums[HEADS];
-    UNROLL (uint h = 0u; h < HEADS; h++) sums[h] = vec4(0.0);
+    float product[HEADS];
+    UNROLL (uint h = 0u; h < HEADS; h++) product[h] = 0.0;
     UNROLL (uint j = 0u; j < FOURS; j++) {
         vec4 key = QUERY(CURRENT_KEY, j);
-        UNROLL (uint h = 0u; h < HEADS; h++) sums[h] = fma(QUERY(h, j), key, sums[h]);
+        UNROLL (uint h = 0u; h < HEADS; h++) product[h] = add_products(QUERY(h, j), key, product[h]);
     }
     UNROLL (uint h = 0u; h < HEADS; h++) {
-        float here = scaled(sum_of(sums[h])), now = max(highest[h], here);
+        float here = scaled(product[h]), now = max(highest[h], here);
         float shrink = exp(highest[h] - now), weight = exp(here - now);
         highest[h] = now;
         total[h] = fma(total[h], shrink, LANE == 0u ? weight : 0.0);
