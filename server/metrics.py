@@ -5,7 +5,7 @@ Counters belong to the process, as Prometheus expects; two applications in one p
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,8 +18,10 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 
-from vkbackend.engine.engine import Engine
 from vkbackend.engine.request import Finished
+
+if TYPE_CHECKING:  # commands that generate nothing start without the engine
+    from vkbackend.engine.engine import Engine
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -68,7 +70,7 @@ class ModelInMemory(Protocol):
     @property
     def name(self) -> str: ...
 
-    engine: Engine
+    engine: "Engine"
     num_users: int
     size: int
     size_vram: int

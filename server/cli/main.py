@@ -14,26 +14,27 @@ from vkbackend.errors import VkbackendError
 from ..version import version
 from .terminal.cleaning import echo
 
-# Command -> (module, click command in it). A module is imported when its command runs, which keeps the start fast.
+# Command -> (module, the click command in it, the first sentence of its help). Modules are imported when their command
+# runs: `--help` and `list` must not pay for the devices' code.
 COMMANDS = {
-    "serve": ("serve", "serve"),
-    "create": ("create", "create"),
-    "show": ("models", "show"),
-    "run": ("run", "run"),
-    "stop": ("models", "stop"),
-    "pull": ("pull", "pull"),
-    "push": ("push", "push"),
-    "list": ("models", "list_models"),
-    "ps": ("models", "ps"),
-    "cp": ("models", "copy"),
-    "rm": ("models", "remove"),
-    "devices": ("devices", "devices"),
-    "check": ("check", "check"),
-    "bench": ("bench", "bench"),
-    "doctor": ("doctor", "doctor"),
-    "completion": ("completion", "completion"),
-    "help": ("completion", "show_help"),
-    "perplexity": ("perplexity", "perplexity"),
+    "serve": ("serve", "serve", "Start the server."),
+    "create": ("create", "create", "Create a model."),
+    "show": ("models", "show", "Show information for a model."),
+    "run": ("run", "run", "Run a model."),
+    "stop": ("models", "stop", "Stop a running model."),
+    "pull": ("pull", "pull", "Pull a model from a registry."),
+    "push": ("push", "push", "Push a model to a registry."),
+    "list": ("models", "list_models", "List models."),
+    "ps": ("models", "ps", "List running models."),
+    "cp": ("models", "copy", "Copy a model."),
+    "rm": ("models", "remove", "Remove models."),
+    "devices": ("devices", "devices", "List Vulkan devices, which ones are used, and why."),
+    "check": ("check", "check", "Compare every kernel with its numpy reference on your devices."),
+    "bench": ("bench", "bench", "Measure a model's speed."),
+    "doctor": ("doctor", "doctor", "Check devices, kernels and a model, and write a report."),
+    "completion": ("completion", "completion", "Print the completion script for a shell."),
+    "help": ("completion", "show_help", "Help about any command."),
+    "perplexity": ("perplexity", "perplexity", "Measure how well a model predicts a text."),
 }
 ALIASES = {"ls": "list", "start": "serve"}
 
@@ -57,8 +58,13 @@ class CommandGroup(click.Group):
         name = ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[name]
+        module, attribute, _ = COMMANDS[name]
         return getattr(importlib.import_module(f".{module}", __package__), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

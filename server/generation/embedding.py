@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vkbackend.engine.engine import Engine
 from vkbackend.engine.request import Finished, GenerationRequest, PromptEmbedding, Purpose
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile, Metadata
@@ -31,6 +31,9 @@ from ..wire.options import Options
 from .events import engine_events, nanoseconds
 from .request_context import RequestContext
 from .run import UNLOADED
+
+if TYPE_CHECKING:  # commands that generate nothing start without the engine
+    from vkbackend.engine.engine import Engine
 
 AT_ONCE = 64  # texts of one request that the engine holds at the same time
 
@@ -169,7 +172,7 @@ def _prompt(metadata: Metadata, tokenizer: Tokenizer, text: str, num_ctx: int, t
 
 
 async def _run_all(
-    engine: Engine, prompts: list[list[int]], client_left: Callable[[], bool]
+    engine: "Engine", prompts: list[list[int]], client_left: Callable[[], bool]
 ) -> list[tuple[np.ndarray, int]]:
     """(vector, tokens that ran) of each prompt; they share the engine's steps. The first that fails ends the others."""
     found: list[tuple[np.ndarray, int]] = [(np.zeros(0), 0)] * len(prompts)
@@ -188,7 +191,7 @@ async def _run_all(
     return found
 
 
-async def _run(engine: Engine, prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:
+async def _run(engine: "Engine", prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:
     vector = None
     num_tokens = 0
     events = engine_events(engine, GenerationRequest(prompt, purpose=Purpose.EMBEDDING), client_left)

@@ -6,13 +6,16 @@ leaves cancels the generation.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING
 
-from vkbackend.engine.engine import Engine, Handle
 from vkbackend.engine.request import Event, Failed, Finished, GenerationRequest, ScoredToken
 
 from .. import metrics, pools
 from ..errors import CLIENT_CLOSED_REQUEST, ApiError
 from ..wire import native
+
+if TYPE_CHECKING:  # commands that generate nothing start without the engine
+    from vkbackend.engine.engine import Engine, Handle
 
 LONG_PROMPT = 8192  # tokens: some milliseconds
 MOST_EVENTS = 256  # that wait to be taken; more pause the generation
@@ -54,7 +57,7 @@ class _Events:
 
 
 async def engine_events(
-    engine: Engine, generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False
+    engine: "Engine", generation: GenerationRequest, client_left: Callable[[], bool] = lambda: False
 ) -> AsyncGenerator[Event, None]:
     """Run a generation: its pieces, then one Finished. Closing the iterator cancels the generation.
 
@@ -83,7 +86,7 @@ async def engine_events(
         handle.cancel()
 
 
-async def _submitted(engine: Engine, generation: GenerationRequest, listener: _Events) -> Handle:
+async def _submitted(engine: "Engine", generation: GenerationRequest, listener: _Events) -> "Handle":
     """Submit; in a thread if a format has to be compiled or the prompt is long, as this must not hold up other
     clients.
     """

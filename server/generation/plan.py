@@ -8,8 +8,7 @@ import logging
 import re
 from dataclasses import dataclass, replace
 
-from vkbackend.engine.logprobs import MAX_TOP_LOGPROBS
-from vkbackend.engine.request import SamplingOptions, default_options
+from vkbackend.engine.request import MAX_TOP_LOGPROBS, SamplingOptions, default_options
 from vkbackend.errors import VkbackendError
 from vkbackend.gguf.reader import GGUFFile
 

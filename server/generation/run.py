@@ -12,7 +12,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from vkbackend.engine.generation import tokens_kept
 from vkbackend.engine.request import Finished, GenerationRequest, Piece, ScoredToken
 from vkbackend.errors import RequestError
 
@@ -94,6 +93,8 @@ class Run:
         most = self._context_length
         if not self._truncates:
             return self._tokens.prompt(prompt, most + 1, most + 1)
+        from vkbackend.engine.generation import tokens_kept  # loads the engine, which is there by now
+
         keep = tokens_kept(self.plan.options.num_keep, most, self.model.tokenizer.adds_bos, most)
         return self._tokens.prompt(prompt, most, keep)
 

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import lock_descriptor
-
 from vkbackend import settings
 
 from .model import StoreBusy, StoreError
@@ -52,6 +50,8 @@ def try_lock(descriptor: int) -> bool | None:
 
     Returns whether that succeeded; None if the file system has no locks. Raises OSError.
     """
+    from filelock import lock_descriptor  # 10 ms that commands which only read need not pay
+
     try:
         return lock_descriptor(descriptor, blocking=False)
     except OSError as error:

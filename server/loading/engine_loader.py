@@ -1,8 +1,6 @@
 """The server's loader for `LoadedModels`: opens a stored model's engine on the devices that the environment selects."""
 
-from vkbackend.device import selection
 from vkbackend.errors import UnsupportedModel
-from vkbackend.placement.opening import open_engine
 from vkbackend.progress import LoadProgress
 
 from ..library.model import StoredModel, StoreError
@@ -32,6 +30,8 @@ class EngineLoader:
             raise UnsupportedModel(
                 f"{stored.name} has an adapter, which is not supported yet; create the model without it"
             )
+        from vkbackend.placement.opening import open_engine  # commands that load no model start without the engine
+
         opened = open_engine(
             stored.gguf_path,
             context_length=options.num_ctx,
@@ -53,4 +53,6 @@ class EngineLoader:
 
     def num_devices(self) -> int:
         """How many devices run models."""
+        from vkbackend.device import selection
+
         return selection.num_usable()

@@ -5,9 +5,8 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from vkbackend.engine.engine import Engine
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.progress import LoadProgress
 from vkbackend.tokenizer import Tokenizer
@@ -17,6 +16,9 @@ from ..library.describe import details
 from ..library.model import StoredModel
 from ..wire.native import RunningModel
 from ..wire.options import Options
+
+if TYPE_CHECKING:  # commands that generate nothing start without the engine
+    from vkbackend.engine.engine import Engine
 
 # A model is loaded again if one of these differs from the options that it was loaded with.
 LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
@@ -32,7 +34,7 @@ class LoadResult:
     or CPU, number of layers).
     """
 
-    engine: Engine
+    engine: "Engine"
     tokenizer: Tokenizer
     gguf: GGUFFile | None
     size: int

@@ -2,8 +2,6 @@
 
 from aiohttp import web
 
-from vkbackend.device.selection import survey
-
 from .. import metrics, pools
 from ..http.responses import json_answer
 from ..wire.content_types import PLAIN_JSON
@@ -24,6 +22,8 @@ async def prometheus(request: web.Request) -> web.Response:
 
 async def devices(request: web.Request) -> web.Response:
     """Every Vulkan device, which ones run models, and why; the same as `vkbackend devices --json`."""
+    from vkbackend.device.selection import survey  # loads Vulkan, which most commands do not need
+
     return json_answer(await pools.run("models", lambda: survey().as_dict()))
 
 

@@ -14,9 +14,10 @@ from ..errors import RequestError
 from ..graph.step import LogitsRow, StepOutput
 from ..tokenizer import Tokenizer
 from .contract import Runner, SequenceWork
-from .logprobs import MAX_TOP_LOGPROBS, logit_of, token_logprob
+from .logprobs import logit_of, token_logprob
 from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
 from .request import (
+    MAX_TOP_LOGPROBS,
     Event,
     Failed,
     Finished,

@@ -11,8 +11,6 @@ from ..graph.step import LogitsRow
 from ..tokenizer import Tokenizer
 from .request import ScoredToken
 
-MAX_TOP_LOGPROBS = 20
-
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)

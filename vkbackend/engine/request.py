@@ -9,6 +9,8 @@ import numpy as np
 
 from .prompt import PromptItem
 
+MAX_TOP_LOGPROBS = 20
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
