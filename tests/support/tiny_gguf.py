@@ -21,7 +21,7 @@ class TinyArchitecture:
     """What sets the files of an architecture apart.
 
     tokenizer: as `tokenizer.ggml.model` names it. is_tied: the output uses the embedding's matrix. norms: further norms
-    of a block, name -> size.
+    of a block, name -> the constant of this module that is its size.
     """
 
     tokenizer: str
@@ -29,7 +29,7 @@ class TinyArchitecture:
     has_rope_dimensions: bool = False
     has_window: bool = False
     is_tied: bool = False
-    norms: Mapping[str, int] = field(default_factory=dict)
+    norms: Mapping[str, str] = field(default_factory=dict)
 
 
 ARCHITECTURES = {
@@ -40,10 +40,10 @@ ARCHITECTURES = {
         has_window=True,
         is_tied=True,
         norms={
-            "attn_q_norm": HEAD_DIM,
-            "attn_k_norm": HEAD_DIM,
-            "post_attention_norm": WIDTH,
-            "post_ffw_norm": WIDTH,
+            "attn_q_norm": "HEAD_DIM",
+            "attn_k_norm": "HEAD_DIM",
+            "post_attention_norm": "WIDTH",
+            "post_ffw_norm": "WIDTH",
         },
     ),
 }
@@ -141,7 +141,7 @@ class _Weights:
         if not kind.is_tied:
             self._add_matrix("output", vocab_size, WIDTH)
         for layer in range(num_layers):
-            self._add_block(f"blk.{layer}.", kind.norms)
+            self._add_block(f"blk.{layer}.", {name: globals()[size] for name, size in kind.norms.items()})
 
     def _add_block(self, block: str, norms: Mapping[str, int]) -> None:
         self.add_uniform(f"{block}attn_norm.weight", WIDTH)

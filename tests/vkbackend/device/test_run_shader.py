@@ -293,7 +293,7 @@ def test_a_lost_device_is_opened_again_by_the_next_call(discrete_device, monkeyp
         "layout(constant_id = 0) const uint n = 3;",
     )
     with pytest.raises(DeviceLost, match="took too long"):
-        run_shader(discrete_device, source, outputs=F32, constants={0: 60_000_000})
+        run_shader(discrete_device, source, outputs=F32, groups=(16, 1, 1), constants={0: 60_000_000})  # about a second
     monkeypatch.undo()
     assert discrete_device.is_lost
     assert run_shader(discrete_device, COPY, inputs=[X], outputs=F32)[0][0] == 1
