@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import filelock
 import pytest
 from filelock import FileLock
 from manage_models import make_model
@@ -127,6 +128,6 @@ def test_changes_work_on_file_systems_without_locks(store, monkeypatch):
     def unknown(descriptor, **_):
         raise OSError(staging.NO_LOCKS[0], "No locks available")
 
-    monkeypatch.setattr(staging, "lock_descriptor", unknown)
+    monkeypatch.setattr(filelock, "lock_descriptor", unknown)
     store.copy(parse_name("m"), parse_name("n"))
     assert len(store.list()) == 2
