@@ -51,7 +51,7 @@ def test_a_device_with_little_memory_gets_a_smaller_cache(tmp_path, device, monk
     with caplog.at_level(logging.WARNING):
         runner = ModelRunner(model, context_length=4 * PAGE_SIZE, max_sequences=4)
     assert runner.pages.num_pages == 6 and runner.storage.num_bytes == 6 * PAGE_BYTES
-    assert "room for a KV cache of 192 tokens, not for 4 sequences of 128" in caplog.text
+    assert "room for a KV cache of 192 tokens, but 4 sequences of 128 need more" in caplog.text
     first, second = runner.open_sequence(), runner.open_sequence()
     runner.step([SequenceWork(first, [5] * 4 * PAGE_SIZE)])
     assert runner.has_room({second: 2 * PAGE_SIZE}) and not runner.has_room({second: 2 * PAGE_SIZE + 1})
