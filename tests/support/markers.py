@@ -28,8 +28,19 @@ USES = {
 }
 MODULES = {name.rpartition(".")[0] for name in USES}
 SLOW = {  # too slow for the quick run, whatever they need: file -> tests
+    "test_abandoned_work.py": ("test_a_template_of_a_model_ends_when_nobody_waits",),
+    "test_bench.py": ("test_plot",),
     "test_bench_bars.py": ("test_host_share_grows_with_what_the_host_does",),
-    "test_bench_compare.py": ("test_clients_that_ask_at_the_same_time",),
+    "test_bench_compare.py": (
+        "test_clients_that_ask_at_the_same_time",
+        "test_what_a_server_refuses_is_said",
+    ),
+    "test_bodies.py": (
+        "test_a_body_that_finds_no_room_is_refused",
+        "test_a_body_waits_while_others_take_the_room",
+        "test_bodies_that_wait_for_each_other_come_to_an_end",
+        "test_the_oldest_slow_body_gives_way_and_small_ones_wait_for_nobody",
+    ),
     "test_builtin_match.py": ("test_a_near_text_that_writes_something_else_is_kept",),
     "test_cli.py": (
         "test_create_says_which_layers_are_new",
@@ -38,6 +49,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_cli_measure.py": (
         "test_bench_of_the_hosts_share",
         "test_bench_on_a_device",
+        "test_bench_on_the_cpu",
         "test_bench_refuses_what_does_not_go_together",
     ),
     "test_cli_run.py": (
@@ -65,13 +77,17 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     ),
     "test_generate.py": (
         "test_a_large_request_does_not_delay_others",
+        "test_a_lost_device_is_reported_and_the_next_request_loads_again",
         "test_refusals",
     ),
     "test_gguf.py": ("test_random_damage_never_escapes",),
     "test_gotemplate.py": ("test_a_template_costs_neither_all_time_nor_all_memory",),
     "test_handlers_inference.py": (
+        "test_a_call_that_cannot_be_read_ends_the_answer_with_an_error",
+        "test_a_renderer_that_the_model_names",
         "test_every_token_has_its_log_probability",
         "test_recorded_conversations",
+        "test_text_that_only_began_like_a_tag_is_not_lost",
     ),
     "test_imports.py": (
         "test_a_bare_server_in_the_wheel_is_seen",
@@ -79,6 +95,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_the_layers_of_the_server_can_be_broken",
         "test_the_layers_of_vkbackend_can_be_broken",
         "test_the_linter_sees_imports_of_the_server_by_vkbackend",
+        "test_the_server_is_imported_in_main_only_and_by_itself_with_relative_imports",
         "test_the_wheel_holds_one_package",
     ),
     "test_invalid_names.py": ("test_a_long_text_is_shown_by_its_beginning",),
@@ -86,12 +103,24 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_kv_cache.py": ("test_requests_that_come_and_go_at_random",),
     "test_limits.py": ("test_a_million_json_values_are_read_and_one_more_is_refused",),
     "test_load_progress.py": (
+        "test_a_client_that_leaves_during_the_load_does_not_end_it",
         "test_a_load_counts_the_bytes_of_the_file",
         "test_load_progress_comes_before_the_answer",
         "test_load_progress_is_sent_only_on_request_and_in_streams",
         "test_run_shows_a_bar_on_a_terminal_only",
     ),
-    "test_loaded_models.py": ("test_deleted_during_its_load_it_serves_waiting_requests_and_is_unloaded",),
+    "test_loaded_models.py": (
+        "test_a_default_of_zero_serves_each_request_and_unloads",
+        "test_a_request_without_keep_alive_leaves_it_as_it_was",
+        "test_a_stopped_engine_is_loaded_again",
+        "test_another_context_length_loads_again_and_other_options_do_not",
+        "test_another_model_waits_for_the_users_of_the_first",
+        "test_deleted_during_its_load_it_serves_waiting_requests_and_is_unloaded",
+        "test_expire_unloads_at_once_or_after_the_last_user",
+        "test_keep_alive_zero_unloads_after_use_and_a_short_one_after_a_while",
+        "test_use_puts_the_end_off",
+    ),
+    "test_long_conversations.py": ("test_time_grows_with_the_number_of_messages",),
     "test_long_texts.py": ("test_a_text_that_cannot_fit_takes_little_time_and_memory",),
     "test_loop_lag.py": (
         "test_a_body_as_large_as_the_limit_holds_up_the_event_loop_for_less_than_a_second",
@@ -100,6 +129,18 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_malformed.py": ("test_no_malformed_request_is_an_error_of_the_server",),
     "test_openai_extras.py": ("test_no_odd_value_is_an_error_of_the_server",),
     "test_parallel.py": ("test_num_parallel_says_how_many_run_together",),
+    "test_prompt_parts_run.py": (
+        "test_a_part_of_a_step_does_not_cut_rows_that_see_each_other",
+        "test_a_whole_part_is_seen_by_its_own_rows_alone",
+        "test_answers_do_not_depend_on_other_requests_or_the_cache",
+        "test_bits_do_not_depend_on_how_a_prompt_is_cut",
+        "test_bits_do_not_depend_on_other_sequences",
+        "test_logits_are_those_of_a_plain_forward_pass",
+        "test_pages_of_a_part_are_shared_and_the_rest_has_the_same_bits",
+        "test_rows_that_are_too_many_for_a_step_are_refused",
+        "test_rows_that_equal_embeddings_of_tokens_give_their_bits",
+        "test_steps_of_tokens_are_recorded_without_parts",
+    ),
     "test_quantize.py": (
         "test_a_large_tensor_takes_little_memory",
         "test_a_model_is_quantized_from_another",
@@ -108,15 +149,27 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_run_shader.py": ("test_any_bytes_of_glsl_compile_or_are_errors",),
     "test_sampler.py": ("test_candidates_give_what_the_whole_row_gives",),
     "test_schema.py": ("test_a_schema_of_many_patterns_and_references_is_read_at_once",),
+    "test_schema_limits.py": (
+        "test_a_large_schema_is_compiled_within_seconds",
+        "test_a_schema_that_is_too_large_is_refused_within_seconds",
+    ),
     "test_service.py": (
         "test_a_stream_that_outlasts_the_drain_time_gets_a_last_line",
         "test_foreign_hosts_and_origins_get_403_on_every_route",
     ),
     "test_several_models.py": (
+        "test_a_load_does_not_block_requests_to_a_loaded_model",
+        "test_a_load_that_takes_too_long_is_an_error_and_is_released_when_it_ends",
         "test_a_model_in_use_is_evicted_after_its_users_and_new_ones_queue_behind_the_waiting_request",
+        "test_a_model_is_split_only_where_nobody_can_give_way",
+        "test_a_recreated_model_is_loaded_while_the_old_one_is_in_use",
+        "test_a_request_cancelled_during_an_eviction_leaves_nothing_behind",
         "test_as_many_give_way_as_the_memory_asks_for_and_it_is_free_before_the_next_load",
+        "test_loads_come_in_the_order_of_their_requests",
+        "test_of_too_many_models_an_unused_one_is_evicted",
         "test_the_limit_is_three_for_each_device",
     ),
+    "test_sizes.py": ("test_functions_have_at_most_60_lines",),
     "test_store_entries.py": ("test_an_odd_blob_is_an_error_that_names_the_model",),
     "test_store_lock.py": ("test_a_thread_waits_for_another_thread_no_longer_than_for_a_program",),
 }
