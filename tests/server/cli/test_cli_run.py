@@ -14,7 +14,9 @@ import time
 import pytest
 from cli_world import NO_DRIVER, ok, some_device
 from docker_registry import DockerRegistry
+from gguf import GGUFReader
 from places import ROOT
+from tiny_gguf import write_tiny_gguf
 
 from vkbackend import settings
 from vkbackend.server.cli import doctor
@@ -151,8 +153,11 @@ class Terminal:
         raise AssertionError("the command did not end")
 
 
-def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
+def test_a_conversation_on_a_terminal(here, tmp_path):
     """Ctrl-C stops an endless answer, and typed lines are saved."""
+    gguf = write_tiny_gguf(tmp_path / "endless.gguf", biases=("output",))
+    bias = next(tensor for tensor in GGUFReader(gguf, "r+").tensors if tensor.name == "output.bias")
+    bias.data[:3] = -1e4  # the control tokens, two of which end an answer
     (tmp_path / "Modelfile").write_text(
         f"FROM {gguf}\nPARAMETER num_predict -1\nPARAMETER num_ctx 512\nPARAMETER repeat_penalty 1.5\n"
     )
@@ -161,7 +166,7 @@ def test_a_conversation_on_a_terminal(here, gguf, tmp_path):
     try:
         terminal.wait_for(r">>> ")
         terminal.type("hello\r")
-        terminal.wait_for(r"hello[\s\S]{40,}")
+        terminal.wait_for(r"hello\s+[\s\S]{100,}")
         terminal.type("\x03")
         assert "Use Ctrl + d" not in terminal.wait_for(r">>> ")  # which is what it says at the prompt
         terminal.type("/show system\r")
