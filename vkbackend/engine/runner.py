@@ -14,7 +14,8 @@ import numpy as np
 from .. import settings
 from ..device.buffers import Arena
 from ..errors import OutOfMemory, RequestError
-from ..graph.cache import DTYPES, CacheStorage, cache_bytes, fitting_kind
+from ..graph.cache import CacheStorage, cache_bytes
+from ..graph.cache_layout import DTYPES, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor

@@ -1,6 +1,5 @@
 """Storage of the KV cache: two paged tensors per layer, on a device or as numpy arrays for the twins."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,25 +9,10 @@ from ..device.buffers import Arena, Buffer
 from ..device.host_memory import available_host_memory
 from ..ops import q8_cache
 from ..ops.q8_cache import Q8Cache, cache_bytes
+from .cache_layout import DTYPES
 
-log = logging.getLogger(__name__)
-
-DTYPES = {"f32": "float32", "f16": "float16", "q8_0": q8_cache.NAME}  # OLLAMA_KV_CACHE_TYPE -> element type
 # An f16 cache on the CPU is kept in f32, which is faster, if it takes at most this share of free memory.
 SHARE_FOR_SPEED = 0.25
-
-
-def fitting_kind(kind: str, head_dim: int) -> str:
-    """`kind`, a key of DTYPES, or "f16" if `kind` is q8_0 and a head is not a whole number of its blocks."""
-    if DTYPES[kind] == q8_cache.NAME and head_dim % q8_cache.BLOCK:
-        log.warning(
-            "OLLAMA_KV_CACHE_TYPE=%s needs heads of a multiple of %d elements, this model's have %d; using f16",
-            kind,
-            q8_cache.BLOCK,
-            head_dim,
-        )
-        return "f16"
-    return kind
 
 
 class HalfValues(np.ndarray):

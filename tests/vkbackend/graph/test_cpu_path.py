@@ -15,7 +15,8 @@ import vkbackend.graph.cache
 import vkbackend.loading
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
-from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes, fitting_kind
+from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes
+from vkbackend.graph.cache_layout import fitting_kind
 from vkbackend.loading import load
 from vkbackend.ops import matmul, packed
 from vkbackend.ops.packed import FORMATS, PackedMatrix

@@ -1,0 +1,150 @@
+"""The sizes of a KV cache: which layers share pages, and how many pages they have.
+
+In: a model's config and the sizes of a runner. Out: a `CacheLayout`, by which caches are allocated and memory is
+counted before anything is loaded. Layers that see the same number of positions form a group. A group has a pool of
+physical pages and a page table of its own, so that layers with a window keep the pages of that window only.
+"""
+
+import bisect
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..ops import q8_cache
+from ..ops.q8_cache import cache_bytes
+
+if TYPE_CHECKING:
+    from .model import Config  # which imports this module
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"f32": "float32", "f16": "float16", "q8_0": q8_cache.NAME}  # OLLAMA_KV_CACHE_TYPE -> element type
+MORE_SNAPSHOTS = 2  # windows of closed sequences that are kept, in addition to one for each sequence
+
+
+def fitting_kind(kind: str, head_dim: int) -> str:
+    """`kind`, a key of DTYPES, or "f16" if `kind` is q8_0 and a head is not a whole number of its blocks."""
+    if DTYPES[kind] == q8_cache.NAME and head_dim % q8_cache.BLOCK:
+        log.warning(
+            "OLLAMA_KV_CACHE_TYPE=%s needs heads of a multiple of %d elements, this model's have %d; using f16",
+            kind,
+            q8_cache.BLOCK,
+            head_dim,
+        )
+        return "f16"
+    return kind
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers that share a pool of pages and a page table.
+
+    window: the number of positions that a token sees, its own included; 0: all
+    layers: numbers of the model's layers
+    pages_per_sequence: the most pages that one sequence holds
+    num_pages: pages of the pool
+    """
+
+    window: int
+    layers: tuple[int, ...]
+    pages_per_sequence: int
+    num_pages: int
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Groups of layers, and the size of a page.
+
+    groups: the first one sees the whole context and may have no layers; every page of another group belongs to the
+    same tokens as a page of the first
+    kind: a key of DTYPES
+    """
+
+    groups: tuple[LayerGroup, ...]
+    kind: str
+    page_size: int
+    num_kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(
+        cls,
+        config: "Config",
+        *,
+        context_length: int,
+        num_sequences: int,
+        kind: str,
+        step_tokens: int,
+        page_size: int,
+        num_pages: int | None = None,
+        num_snapshots: int | None = None,
+    ) -> "CacheLayout":
+        """The layout for `num_sequences` sequences of `context_length` tokens.
+
+        kind: as `fitting_kind` returns it. step_tokens: the most tokens of one sequence in a step. num_pages: pages of
+        the first group; None: as many as all sequences need. num_snapshots: windows of closed sequences that are kept;
+        None: one for each sequence and MORE_SNAPSHOTS.
+        """
+        pages = -(-context_length // page_size)
+        if num_pages is None:
+            num_pages = pages * num_sequences
+        if num_snapshots is None:
+            num_snapshots = num_sequences + MORE_SNAPSHOTS
+        layers: dict[int, list[int]] = {0: []}
+        for layer in range(config.num_layers):
+            window = _window_of(config, layer)
+            keeps_window = window > 0 and window_pages(window, step_tokens, page_size) < pages
+            layers.setdefault(window if keeps_window else 0, []).append(layer)
+        groups = [LayerGroup(0, tuple(layers.pop(0)), pages, num_pages)]
+        for window, members in layers.items():
+            share = window_pages(window, step_tokens, page_size)
+            wanted = (num_sequences + num_snapshots) * share
+            groups.append(LayerGroup(window, tuple(members), share, min(wanted, num_pages)))
+        return cls(tuple(groups), kind, page_size, config.num_kv_heads, config.head_dim)
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the first group."""
+        return self.groups[0].num_pages
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all layers on a device."""
+        return sum(self.layer_bytes(layer) for group in self.groups for layer in group.layers)
+
+    def group_of(self, layer: int) -> int:
+        """The index of a layer's group. Raises KeyError for a layer that does not exist."""
+        for index, group in enumerate(self.groups):
+            if layer in group.layers:
+                return index
+        raise KeyError(f"layer {layer}")
+
+    def shape(self, layer: int) -> tuple[int, int, int, int]:
+        """The shape of a layer's keys, and of its values: (pages, page_size, kv_heads, head_dim)."""
+        return self.groups[self.group_of(layer)].num_pages, self.page_size, self.num_kv_heads, self.head_dim
+
+    def layer_bytes(self, layer: int, dtype: str | None = None) -> int:
+        """Bytes of a layer's keys and values. dtype: a value of DTYPES, if not that of `kind`."""
+        return 2 * cache_bytes(self.shape(layer), dtype or DTYPES[self.kind])
+
+    def limited(self, num_pages: int) -> "CacheLayout":
+        """This layout with at most `num_pages` pages in the first group. The others keep no more pages than it has."""
+        return replace(
+            self, groups=tuple(replace(group, num_pages=min(group.num_pages, num_pages)) for group in self.groups)
+        )
+
+    def num_pages_within(self, num_bytes: int) -> int:
+        """The largest argument of `limited` with which the cache takes at most `num_bytes` on a device."""
+        sizes = range(self.num_pages + 1)
+        return bisect.bisect_right(sizes, num_bytes, key=lambda num_pages: self.limited(num_pages).num_bytes) - 1
+
+
+def _window_of(config: "Config", layer: int) -> int:
+    """The window of a layer; 0 for all, until caches can keep windows."""
+    return 0
+
+
+def window_pages(window: int, step_tokens: int, page_size: int) -> int:
+    """The most pages that the positions of a step and the positions that it sees can touch."""
+    positions = window - 1 + step_tokens
+    return (positions + page_size - 2) // page_size + 1
