@@ -6,26 +6,34 @@ psutil is imported on first use: commands that only speak HTTP start faster with
 import ctypes
 import os
 
+from . import cgroups
+
 
 def available_host_memory() -> int:
-    """Bytes that programs can allocate without swapping (MemAvailable on Linux)."""
+    """Bytes that this process can allocate without swapping: MemAvailable on Linux, within the limits of its control
+    groups.
+    """
     import psutil
 
-    return psutil.virtual_memory().available
+    return _within(psutil.virtual_memory().available, cgroups.available_memory())
 
 
 def total_host_memory() -> int:
-    """Bytes of physical memory."""
+    """Bytes of physical memory, within the limits of this process's control groups."""
     import psutil
 
-    return psutil.virtual_memory().total
+    return _within(psutil.virtual_memory().total, cgroups.memory_limit())
 
 
 def free_swap() -> int:
-    """Unused bytes of swap space; 0 if there is none."""
+    """Unused bytes of swap space, within the limits of this process's control groups; 0 if there is none."""
     import psutil
 
-    return psutil.swap_memory().free
+    return _within(psutil.swap_memory().free, cgroups.available_swap())
+
+
+def _within(num_bytes: int, limit: int | None) -> int:
+    return num_bytes if limit is None else min(num_bytes, limit)
 
 
 def resident_bytes() -> int:
