@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _native
-from .device_info import DeviceInfo
+from .device_info import DeviceInfo, DeviceLimits
 
 ARENA_BYTES = 64 << 20
 SMALLEST_BYTES = 1 << 20  # of an allocation, even if fewer bytes are still expected
@@ -56,20 +56,21 @@ class Allocator(Protocol):
 class Arena:
     """Hands out aligned buffers from a few large allocations. kind as in `Device.memory`.
 
-    A new allocation starts when the current one is full. A buffer never crosses two allocations, and none is larger
-    than one binding can hold (maxStorageBufferRange): owners split larger things. After `expect`, the last allocation
-    is no larger than the bytes still to come.
+    A buffer takes room in any allocation so far; if none has enough, a new one is made, which holds a whole number of
+    buffers of that size. A buffer never crosses two allocations, and none is larger than one binding can hold
+    (maxStorageBufferRange): owners split larger things. After `expect`, an allocation is no larger than the bytes still
+    to come.
     """
 
     def __init__(self, device: Allocator, kind: str, chunk_bytes: int = ARENA_BYTES):
         limits = device.info.limits
         self.device = device
         self.kind = kind
-        self.alignment = max(limits.min_storage_buffer_offset_alignment, limits.min_texel_buffer_offset_alignment, 64)
+        self.alignment = alignment(limits)
         self.largest = limits.max_storage_buffer_range
         self.chunk_bytes = min(chunk_bytes, self.largest)
         self.memories: list[_native.Memory] = []
-        self._used = 0  # of the last allocation
+        self._used: list[int] = []  # of each allocation
         self._handed_out = 0
         self._expected: int | None = None
 
@@ -79,26 +80,44 @@ class Arena:
 
     def allocate(self, num_bytes: int) -> Buffer:
         """A new buffer. Raises OutOfMemory if the device has no more, ValueError if one binding cannot hold it."""
-        size = -(-max(num_bytes, 16) // self.alignment) * self.alignment
+        size = aligned(num_bytes, self.alignment)
         if num_bytes > self.largest:
             raise ValueError(
                 f"a buffer of {num_bytes} bytes is larger than one binding of this device ({self.largest}); split it "
                 "by rows"
             )
-        if not self.memories or self._used + size > self.memories[-1].size:
-            self.memories.append(self.device.memory(max(size, self._next_chunk()), self.kind))
-            self._used = 0
-        buffer = Buffer(self.memories[-1], self._used, max(num_bytes, 16))
-        self._used += size
+        at = self._with_room(size)
+        buffer = Buffer(self.memories[at], self._used[at], max(num_bytes, 16))
+        self._used[at] += size
         self._handed_out += size
         return buffer
 
-    def _next_chunk(self) -> int:
+    def _with_room(self, size: int) -> int:
+        """Index of an allocation with room for `size` bytes."""
+        for at, memory in enumerate(self.memories):
+            if self._used[at] + size <= memory.size:
+                return at
+        self.memories.append(self.device.memory(max(size, self._next_chunk(size)), self.kind))
+        self._used.append(0)
+        return len(self.memories) - 1
+
+    def _next_chunk(self, size: int) -> int:
+        whole = self.chunk_bytes // size * size or size
         if self._expected is None:
-            return self.chunk_bytes
-        return min(self.chunk_bytes, max(self._expected - self._handed_out, SMALLEST_BYTES))
+            return whole
+        return min(whole, max(self._expected - self._handed_out, SMALLEST_BYTES))
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all allocations."""
         return sum(memory.size for memory in self.memories)
+
+
+def alignment(limits: DeviceLimits) -> int:
+    """Bytes of which every buffer's offset is a multiple."""
+    return max(limits.min_storage_buffer_offset_alignment, limits.min_texel_buffer_offset_alignment, 64)
+
+
+def aligned(num_bytes: int, multiple: int) -> int:
+    """Bytes that a buffer takes in an arena."""
+    return -(-max(num_bytes, 16) // multiple) * multiple

@@ -37,6 +37,19 @@ def test_arena_aligns_and_keeps_apart(device):
     assert len(arena.memories) > 2 and arena.num_bytes == sum(memory.size for memory in arena.memories)
 
 
+def test_arena_takes_little_more_than_its_buffers_do(device):
+    """Buffers of equal size fill allocations, and small ones take the room that larger ones leave."""
+    equal = Arena(device, "device", 64 << 10)
+    for _ in range(6):
+        equal.allocate(24 << 10)
+    assert equal.num_bytes == 6 * (24 << 10)
+    sizes = [40 << 10, 30 << 10, 10 << 10, 40 << 10, 20 << 10, 10 << 10] * 4
+    mixed = Arena(device, "device", 64 << 10)
+    for size in sizes:
+        mixed.allocate(size)
+    assert sum(sizes) <= mixed.num_bytes < 1.1 * sum(sizes)
+
+
 def test_arena_refuses_what_no_binding_holds(device):
     arena = Arena(device, "device")
     with pytest.raises(ValueError, match="split it by rows"):
