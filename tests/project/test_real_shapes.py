@@ -1,38 +1,120 @@
-"""scripts/real_shapes writes models that load and run, and scarce_memory.py shows the product less memory."""
+"""real_shapes.py writes models that load, run and tokenize; scarce_memory.py shows the product less memory."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
-from places import ROOT, SUPPORT
+import real_shapes
+import real_vocabularies
+from places import DATA, ROOT, SUPPORT
+from real_shapes import SHAPES, Shape
 
+from vkbackend.gguf.reader import GGUFFile
 from vkbackend.session import Session
+from vkbackend.tokenizer import Tokenizer
 
-LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-VOCABULARY = {"tokens": LETTERS + [a + b + c + d for a in "abcd" for b in LETTERS for c in "ae" for d in "lnrst"]}
-
-
-@pytest.fixture
-def make_gguf(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts/real_shapes"))
-    import make_gguf
-
-    return make_gguf
+NUM_LLAMA3_TOKENS = 128_000
+NUM_GEMMA3_PIECES = 261_782
 
 
-@pytest.mark.parametrize("name", ["gemma4b", "llama7b"])
-def test_a_model_of_random_weights_runs(make_gguf, monkeypatch, tmp_path, name):
-    small = replace(
-        make_gguf.SHAPES[name], width=256, heads=4, kv_heads=2, head_dim=64, feed_forward=512, vocabulary=1200
-    )
-    monkeypatch.setitem(make_gguf.SHAPES, name, small)
-    make_gguf.make(name, VOCABULARY, tmp_path / "model.gguf", layers=2)
+def small(name: str) -> Shape:
+    return replace(SHAPES[name], width=256, heads=4, kv_heads=2, head_dim=64, feed_forward=512, vocabulary=1200)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_model_of_random_weights_runs(tmp_path, name):
+    real_shapes.write(small(name), tmp_path / "model.gguf", layers=2)
     logits = Session(tmp_path / "model.gguf", device=None).logits([2, 300, 301, 302])
     assert np.isfinite(logits).all() and 0.1 < logits.std() < 30
+
+
+def test_a_file_has_the_size_that_its_name_says():
+    sizes = {name: sum(tensor.num_bytes for tensor in real_shapes.tensors(SHAPES[name])) / 1e9 for name in SHAPES}
+    expected = {
+        "llama1b": 0.80,
+        "llama1b-q8": 1.31,
+        "llama1b-f16": 2.47,
+        "gemma4b": 2.49,
+        "llama7b": 3.83,
+        "llama8b": 4.91,
+        "llama8b-q8": 8.53,
+        "llama14b": 8.83,
+    }
+    assert sizes == pytest.approx(expected, rel=0.02)
+
+
+def test_other_bytes_are_another_version(tmp_path):
+    """If this fails because real_shapes.py or real_vocabularies.py writes something else: raise VERSION, and take the
+    new digest.
+    """
+    digests = {}
+    for name in ("llama1b", "gemma4b"):
+        real_shapes.write(small(name), tmp_path / name, layers=1)
+        digests[name] = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()[:16]
+    assert (real_shapes.VERSION, digests) == (1, {"llama1b": "666f7f555bcd148d", "gemma4b": "c2274af02556137b"})
+
+
+def test_a_new_version_replaces_the_cached_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("VKBACKEND_CACHE", str(tmp_path))
+    monkeypatch.setitem(SHAPES, "llama1b", small("llama1b"))
+    first = real_shapes.cached("llama1b", layers=1)
+    written = first.stat().st_mtime_ns
+    assert real_shapes.cached("llama1b", layers=1) == first and first.stat().st_mtime_ns == written
+    monkeypatch.setattr(real_shapes, "VERSION", real_shapes.VERSION + 1)
+    second = real_shapes.cached("llama1b", layers=1)
+    assert list(first.parent.iterdir()) == [second]
+
+
+def test_merges_of_a_real_vocabulary_are_consistent():
+    tokens = real_vocabularies.byte_level_tokens(NUM_LLAMA3_TOKENS)
+    merges = [tuple(merge.split(" ")) for merge in real_vocabularies.all_merges(tokens)]
+    assert len(set(tokens)) == NUM_LLAMA3_TOKENS and len(set(merges)) == len(merges) >= 250_000
+    results = {left + right for left, right in merges}
+    known = set(tokens)
+    assert results <= known and {part for merge in merges for part in merge} <= known
+    assert all(token in results for token in tokens if len(token) > 1)
+
+
+def test_longer_pieces_consist_of_two_pieces():
+    pieces = list(islice(real_vocabularies.sentence_pieces(has_runs=True), NUM_GEMMA3_PIECES))
+    known = set(pieces)
+    assert len(known) == NUM_GEMMA3_PIECES
+    assert all(
+        any(piece[:at] in known and piece[at:] in known for at in range(1, len(piece)))
+        for piece in pieces
+        if len(piece) > 1
+    )
+
+
+@pytest.mark.parametrize("name", ["llama1b", "gemma4b"])
+def test_real_vocabularies_tokenize_any_text(name):
+    tokenizer = Tokenizer.from_gguf(GGUFFile.open(real_shapes.cached(name, layers=1)))
+    english = (DATA / "english.txt").read_text()
+    characters = "".join(map(chr, [*range(1, 0x3000), *range(0x4E00, 0x5000), 0x1F600]))
+    characters = characters.replace(real_vocabularies.SPACE, "")  # SentencePiece's own sign for a space
+    for text, least in ((english, 2.5), (characters, 0.0)):
+        ids = tokenizer.encode(text)[1:]  # without the first, which begins the text
+        assert b"".join(map(tokenizer.token_bytes, ids)).decode() == text
+        assert len(text) / len(ids) > least
+    vocabulary = SHAPES[name].vocabulary
+    sample = np.random.default_rng(0).integers(1000, vocabulary - 1000, 2000).tolist()
+    texts = {token: tokenizer.token_bytes(token).decode(errors="replace") for token in sample}
+    assert np.mean([tokenizer.encode(text)[1:] == [token] for token, text in texts.items()]) > 0.95
+
+
+def test_the_script_writes_what_it_is_asked_for(tmp_path):
+    out = tmp_path / "model.gguf"
+    command = [sys.executable, ROOT / "scripts/make_real_shape.py", "llama1b", out, "--layers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == real_shapes.cached("llama1b", layers=1).read_bytes()
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_device_has_the_memory_that_is_asked_for():

@@ -146,6 +146,17 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_a_model_is_quantized_from_another",
         "test_types_of_the_small_mixtures",
     ),
+    "test_real_shapes.py": (
+        "test_longer_pieces_consist_of_two_pieces",
+        "test_merges_of_a_real_vocabulary_are_consistent",
+        "test_real_vocabularies_tokenize_any_text",
+        "test_the_script_writes_what_it_is_asked_for",
+    ),
+    "test_real_widths.py": (
+        "test_a_decode_step_far_into_a_context",
+        "test_attention_far_into_a_context",
+        "test_products",
+    ),
     "test_run_shader.py": ("test_any_bytes_of_glsl_compile_or_are_errors",),
     "test_sampler.py": ("test_candidates_give_what_the_whole_row_gives",),
     "test_schema.py": ("test_a_schema_of_many_patterns_and_references_is_read_at_once",),
