@@ -5,11 +5,13 @@ Norm weights are stored with their 1 already added. q and k rotate in halves; lo
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from ..models.blocks import Attention, GatedLinear, Rope
+from ..models.decoder_config import DecoderConfig
 from ..models.hyperparameters import Hyperparameters
 from ..models.layers import Embedding
 from ..models.weights import Weights
@@ -18,54 +20,29 @@ LOCAL_ROPE_BASE = 10000.0
 GLOBAL_EVERY = 6  # layers 5, 11, 17, ... see the whole context
 
 
-@dataclass(frozen=True)
-class Config:
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    feed_forward: int
-    context_length: int
-    vocab_size: int
-    norm_eps: float
-    rope_base: float
-    rope_scale: float
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """window: positions that a local layer sees; 0: every layer is global. logit_softcap: 0 for none."""
+
     window: int
-    attention_scale: float
     logit_softcap: float
 
     @classmethod
-    def from_gguf(cls, meta: Hyperparameters) -> "Config":
+    def from_gguf(cls, meta: Hyperparameters) -> Self:
         """meta: looks up keys under "gemma3."."""
-        num_layers = meta.num_layers()
-        width = meta.get_int("embedding_length")
-        heads = meta.get_int("attention.head_count")
-        head_dim = meta.get_int("attention.key_length", 256)
-        kv_heads = meta.get_int("attention.head_count_kv", heads)
-        meta.check_heads(heads, kv_heads, head_dim, head_dim)
-        meta.check_dense()
-        feed_forward = meta.get_int("feed_forward_length")
-        meta.check_shapes(
-            width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim
-        )
-        return cls(
-            num_layers=num_layers,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            feed_forward=feed_forward,
-            context_length=meta.get_int("context_length"),
-            vocab_size=meta.vocab_size,
-            norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.get_float("rope.freq_base", 1_000_000.0, least=1.0),
-            rope_scale=meta.linear_rope_scale(),
+        return cls.read(
+            meta,
+            default_head_dim=256,
+            default_rope_base=1_000_000.0,
+            partial_rotation=False,
             window=meta.get_int("attention.sliding_window", 0, least=0),
-            # Only the 27B model, which has 62 layers, scales by the width per head instead of by head_dim.
-            attention_scale=(width / heads if num_layers == 62 else head_dim) ** -0.5,
             logit_softcap=meta.get_float("final_logit_softcapping", 0.0),
         )
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on scores. Only the 27B model, which has 62 layers, scales by the width per head, not by head_dim."""
+        return (self.width / self.num_heads if self.num_layers == 62 else self.head_dim) ** -0.5
 
     def is_global(self, layer: int) -> bool:
         return self.window == 0 or layer % GLOBAL_EVERY == GLOBAL_EVERY - 1
@@ -90,8 +67,6 @@ class Block:
 
 
 class Model:
-    Config = Config
-
     def __init__(self, w: Weights, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width**0.5)

@@ -3,59 +3,14 @@
 GGUF stores llama's q and k permuted so that rotation takes neighbouring pairs.
 """
 
-from dataclasses import dataclass
-
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from ..models.blocks import Attention, GatedLinear, Rope
-from ..models.hyperparameters import Hyperparameters
+from ..models.decoder_config import DecoderConfig
 from ..models.layers import Embedding
 from ..models.weights import Weights
 
-
-@dataclass(frozen=True)
-class Config:
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    feed_forward: int
-    context_length: int
-    vocab_size: int
-    norm_eps: float
-    rope_base: float
-    rope_dim: int
-    rope_scale: float
-
-    @classmethod
-    def from_gguf(cls, meta: Hyperparameters) -> "Config":
-        """meta: looks up keys under "llama."."""
-        width = meta.get_int("embedding_length")
-        heads = meta.get_int("attention.head_count")
-        kv_heads = meta.get_int("attention.head_count_kv", heads)
-        head_dim = meta.get_int("attention.key_length", width // heads)
-        rope_dim = meta.get_int("rope.dimension_count", head_dim)
-        meta.check_heads(heads, kv_heads, head_dim, rope_dim)
-        meta.check_dense()
-        feed_forward = meta.get_int("feed_forward_length")
-        meta.check_shapes(
-            width=width, feed_forward=feed_forward, q_width=heads * head_dim, kv_width=kv_heads * head_dim
-        )
-        return cls(
-            num_layers=meta.num_layers(),
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            feed_forward=feed_forward,
-            context_length=meta.get_int("context_length"),
-            vocab_size=meta.vocab_size,
-            norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
-            rope_base=meta.get_float("rope.freq_base", 10000.0, least=1.0),
-            rope_dim=rope_dim,
-            rope_scale=meta.linear_rope_scale(),
-        )
+Config = DecoderConfig
 
 
 class Block:
@@ -72,8 +27,6 @@ class Block:
 
 
 class Model:
-    Config = Config
-
     def __init__(self, w: Weights, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width))

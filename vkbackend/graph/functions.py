@@ -1,5 +1,7 @@
 """The ops as functions on symbolic values, for layers and architectures. Shapes: see vkbackend/ops/README.md."""
 
+from dataclasses import dataclass
+
 from ..ops.matmul import precision_for
 from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
@@ -65,55 +67,54 @@ def matmul(
     return y
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """How heads rotate. turns: (n_rot,) f32 from `rope.turns_per_position`. pairing: one of `rope.PAIRINGS`. axes:
+    (n_rot / 2,) i32, the axis of each pair in steps with rope positions; None: the first.
+    """
+
+    turns: Value
+    pairing: str
+    axes: Value | None = None
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """RMS norms of each query and key head. q, k: (head_dim,) f32."""
+
+    q: Value
+    k: Value
+    eps: float
+
+
 def attend(
     qkv: Value,
-    turns: Value,
-    q_norm: Value | None,
-    k_norm: Value | None,
+    rotation: Rotation,
+    norms: HeadNorms | None,
     k_cache: Value,
     v_cache: Value,
-    axes: Value | None = None,
     *,
     num_heads: int,
-    n_rot: int,
-    pairing: str,
-    eps: float,
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
 ) -> Value:
-    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache; attention of its rotated
-    queries -> (T, heads, head_dim).
+    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache; attention of its normalized,
+    rotated queries -> (T, heads, head_dim).
 
-    axes: (n_rot / 2,) i32, the axis of each pair in steps with rope positions. One op if each token belongs to a
-    different sequence and turns by its position, otherwise two.
+    One op if each token belongs to a different sequence and turns by its position, otherwise two.
     """
     graph = qkv.graph
     shape = graph.step_shape
     if not shape.decode or shape.has_rope_positions or shape.has_limits or graph.keep:
-        q = split_heads(
-            qkv,
-            turns,
-            q_norm,
-            k_norm,
-            k_cache,
-            v_cache,
-            axes,
-            num_heads=num_heads,
-            n_rot=n_rot,
-            pairing=pairing,
-            eps=eps,
-        )
+        q = split_heads(qkv, rotation, norms, k_cache, v_cache, num_heads=num_heads)
         return attention(q, k_cache, v_cache, scale=scale, window=window, softcap=softcap)
-    step, y = graph.step, graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
-    inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
+    y = graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
     graph.call_with_scratch(
         "decode_attention",
-        inputs,
+        _head_inputs(qkv, rotation, norms, k_cache, v_cache),
         [y, k_cache, v_cache],
-        n_rot=n_rot,
-        pairing=pairing,
-        eps=eps,
+        **_head_attrs(rotation, norms),
         **_splits(graph),
         scale=scale,
         window=window,
@@ -128,36 +129,53 @@ def _splits(graph: Graph) -> dict[str, int]:
 
 
 def split_heads(
-    qkv: Value,
-    turns: Value,
-    q_norm: Value | None,
-    k_norm: Value | None,
-    k_cache: Value,
-    v_cache: Value,
-    axes: Value | None = None,
-    *,
-    num_heads: int,
-    n_rot: int,
-    pairing: str,
-    eps: float,
+    qkv: Value, rotation: Rotation, norms: HeadNorms | None, k_cache: Value, v_cache: Value, *, num_heads: int
 ) -> Value:
-    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache -> rotated queries (T, heads,
-    head_dim).
+    """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache -> normalized, rotated queries
+    (T, heads, head_dim).
     """
     graph = qkv.graph
-    step = graph.step
     q = graph.new("q", (qkv.shape[0], num_heads, qkv.shape[2]))
-    rope_positions = step.get("rope_positions")
-    inputs = [qkv, step["positions"], step["sequences"], step["page_table"], turns, q_norm, k_norm, k_cache, v_cache]
+    rope_positions = graph.step.get("rope_positions")
     graph.call(
         "split_heads",
-        [*inputs, rope_positions, axes if rope_positions else None],
+        [
+            *_head_inputs(qkv, rotation, norms, k_cache, v_cache),
+            rope_positions,
+            rotation.axes if rope_positions else None,
+        ],
         [q, k_cache, v_cache],
-        n_rot=n_rot,
-        pairing=pairing,
-        eps=eps,
+        **_head_attrs(rotation, norms),
     )
     return q
+
+
+def _head_inputs(
+    qkv: Value, rotation: Rotation, norms: HeadNorms | None, k_cache: Value, v_cache: Value
+) -> list[Value | None]:
+    """The inputs that split_heads and decode_attention share."""
+    step = qkv.graph.step
+    q_norm, k_norm = (norms.q, norms.k) if norms else (None, None)
+    return [
+        qkv,
+        step["positions"],
+        step["sequences"],
+        step["page_table"],
+        rotation.turns,
+        q_norm,
+        k_norm,
+        k_cache,
+        v_cache,
+    ]
+
+
+def _head_attrs(rotation: Rotation, norms: HeadNorms | None) -> dict[str, int | str | float]:
+    """The attributes that split_heads and decode_attention share."""
+    return {
+        "n_rot": rotation.turns.shape[0],
+        "pairing": rotation.pairing,
+        "eps": norms.eps if norms else 0.0,
+    }
 
 
 def attention(

@@ -1,41 +1,26 @@
 """What executors expect of a model. Architectures provide it; nothing here knows them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .builder import Graph, Value
 from .vector import Vector
 
 
-class Config(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Config:
     """The sizes that every architecture's `Config` has."""
 
-    @property
-    def num_layers(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def num_heads(self) -> int: ...
-
-    @property
-    def num_kv_heads(self) -> int: ...
-
-    @property
-    def head_dim(self) -> int: ...
-
-    @property
-    def feed_forward(self) -> int: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def norm_eps(self) -> float: ...
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    feed_forward: int
+    context_length: int
+    vocab_size: int
+    norm_eps: float
 
 
 class Caches(Protocol):

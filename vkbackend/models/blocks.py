@@ -6,7 +6,7 @@ In: `weights.Weights` and a config. Out: callables on symbolic values. Nothing h
 import numpy as np
 
 from ..graph import functions as F
-from ..graph.builder import Value
+from ..graph.builder import Graph, Value
 from ..graph.model import Caches, Config
 from ..ops.rope import turns_per_position
 from .layers import RMSNorm, optional, prepared
@@ -51,10 +51,23 @@ class Rope:
         freq_factors: np.ndarray | None = None,
         axes: np.ndarray | None = None,
     ):
-        self.n_rot = n_rot
         self.pairing = pairing
         self.turns = w.constant("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
+
+    def __call__(self, graph: Graph) -> F.Rotation:
+        return F.Rotation(graph.constant(self.turns), self.pairing, optional(graph, self.axes))
+
+
+class HeadNorms:
+    """RMS norms of each query and key head."""
+
+    def __init__(self, w: Weights, eps: float, head_dim: int):
+        self.q = w.norm("attn_q_norm", eps, head_dim)
+        self.k = w.norm("attn_k_norm", eps, head_dim)
+
+    def __call__(self, graph: Graph) -> F.HeadNorms:
+        return F.HeadNorms(graph.constant(self.q.weight), graph.constant(self.k.weight), self.q.eps)
 
 
 class Attention:
@@ -71,8 +84,7 @@ class Attention:
             "attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv"
         )
         self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
-        self.q_norm = w.optional_norm("attn_q_norm", cfg.norm_eps, cfg.head_dim)
-        self.k_norm = w.norm("attn_k_norm", cfg.norm_eps, cfg.head_dim) if self.q_norm else None
+        self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.head_dim) if w.has("attn_q_norm") else None
         self.layer = w.layer
 
     def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
@@ -81,16 +93,11 @@ class Attention:
         k_cache, v_cache = caches.cache(graph, self.layer)
         y = F.attend(
             qkv,
-            graph.constant(self.rope.turns),
-            optional(graph, self.q_norm and self.q_norm.weight),
-            optional(graph, self.k_norm and self.k_norm.weight),
+            self.rope(graph),
+            self.head_norms and self.head_norms(graph),
             k_cache,
             v_cache,
-            optional(graph, self.rope.axes),
             num_heads=cfg.num_heads,
-            n_rot=self.rope.n_rot,
-            pairing=self.rope.pairing,
-            eps=cfg.norm_eps,
             scale=self.scale,
             window=self.window,
             softcap=self.softcap,

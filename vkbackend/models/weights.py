@@ -89,10 +89,6 @@ class Weights:
         """The norm over `size` elements with the weight `name`. Raises GGUFError as `vector` does."""
         return RMSNorm(self.vector(name, size), eps, name)
 
-    def optional_norm(self, name: str, eps: float, size: int) -> RMSNorm | None:
-        """`norm`, or None if the file has no such weight."""
-        return self.norm(name, eps, size) if self.has(name) else None
-
     def vector(self, name: str, size: int) -> Vector:
         """The weight `name`, of `size` elements. Raises GGUFError if it is missing or has another shape."""
         info = self._tensor(f"{self.prefix}{name}.weight", (size,))

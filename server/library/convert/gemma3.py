@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vkbackend.architectures.gemma3 import GLOBAL_EVERY, LOCAL_ROPE_BASE
+
 from .config import Config
 from .llama import NAMES as LLAMA_NAMES
 from .llama import translated
@@ -20,8 +22,6 @@ NAMES = LLAMA_NAMES | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-GLOBAL_EVERY = 6  # layers 5, 11, 17, ... attend to the whole context
-LOCAL_ROPE_BASE = 10000.0
 IS_TIED: bool = True
 # Prefixes of the text model's tensors in a model with vision: before and since version 4.52 of transformers.
 TEXT_PARTS = {
