@@ -7,6 +7,7 @@ The functions raise WorkerEnded and WorkerDoesNotStart.
 import functools
 import json
 import logging
+import re
 from enum import Enum, auto
 
 from .tags import knows_tools, reads_tools_from_messages
@@ -15,6 +16,9 @@ from .worker_process import worker
 log = logging.getLogger(__name__)
 
 _MARK = "wordsofaprobe"
+# The list itself, as Python or JSON writes it: a template that shows a part of the text, such as its first
+# characters, shows the first items of a list.
+_LIST = re.compile(rf"""["']text["']: ?["']{_MARK}""")
 PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -63,7 +67,8 @@ def typed_roles(template: str) -> frozenset[str]:
         plain = written(template, as_parts(messages, typed))
         if _MARK in (plain or ""):
             continue
-        if _MARK in (written(template, as_parts(messages, typed | {role})) or ""):
+        as_list = written(template, as_parts(messages, typed | {role})) or ""
+        if _MARK in as_list and not _LIST.search(as_list):
             typed |= {role}
         elif plain is not None and role in ("user", "system"):
             _warn(f"does not show {role} messages")

@@ -199,7 +199,13 @@ class JinjaTemplate:
         except TooCostly:
             raise
         except TemplateError:
-            text = ""
+            try:
+                return self._render(values, before, asks=True) + content
+            except TooCostly:
+                raise
+            except TemplateError:
+                pass  # its error would speak of a conversation that the client did not send
+            raise
         text, found, _ = text.rpartition(mark)
         if not found:
             return self._render(values, before, asks=True) + content

@@ -155,6 +155,21 @@ def test_thoughts_that_the_prompt_began_are_closed_where_they_are():
     assert prompt(FILLS, ("user", "Q"), ("assistant", "The")) == "[user]Q<end>[assistant]<think>\n\n</think>\n\nThe"
 
 
+@pytest.mark.parametrize(
+    "part", ["m.content[:3]", "m.content[-3:]", "m.content | list | first", "m.content[1:] | string"]
+)
+def test_a_template_that_shows_a_part_of_the_text_is_given_the_text(part):
+    shown = prompt(loop("{{ " + part + " }}"), ("user", "hello"))
+    assert shown.removeprefix("<user>").removesuffix("<ai>") in "hello"
+
+
+def test_the_error_is_about_the_conversation_that_the_client_sent():
+    """Without the lone answer no message is left, which is an error of its own."""
+    template = "{% if messages[0].role != 'user' %}{{ raise_exception('the user must begin') }}{% endif %}"
+    with pytest.raises(TemplateError, match="the user must begin"):
+        prompt(template, ("assistant", "I"))
+
+
 def test_a_template_that_fails_with_and_without_an_answer_says_why():
     with pytest.raises(TemplateError, match="never"):
         prompt("{{ raise_exception('never') }}", ("user", "Q"), ("assistant", "e"))
