@@ -90,6 +90,12 @@ def _place(device: Device, arena: Arena, array: np.ndarray) -> Buffer:
     return buffer
 
 
+def _check_unmasked(value: object, name: str) -> None:
+    """Raises DeviceError for a masked array, since numpy would drop its mask silently."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise DeviceError(f"{name} is a masked array, and a shader sees no mask; pass its .filled(number) or its .data")
+
+
 def _listed(values: object, name: str) -> list:
     if isinstance(values, (str, bytes, np.ndarray, Mapping)) or not isinstance(values, Iterable):
         raise DeviceError(f"{name} is {type(values).__name__}; it must be a list")
@@ -106,6 +112,7 @@ def _whole(value: object, name: str) -> int:
 
 
 def _groups(groups: object) -> tuple[int, int, int]:
+    _check_unmasked(groups, "groups")
     if isinstance(groups, np.ndarray):
         groups = groups.tolist()
     if not isinstance(groups, (list, tuple)) or len(groups) != 3:
@@ -123,6 +130,7 @@ def _array(value: object, name: str) -> np.ndarray:
             f"{name} is {type(value).__name__}; it must be a numpy array: np.array(values, dtype) sets the type that "
             "the shader reads"
         )
+    _check_unmasked(value, name)
     value = np.asarray(value)
     _check_dtype(value.dtype, value.shape, name)
     return np.asarray(value, value.dtype.newbyteorder("="), order="C")
@@ -166,14 +174,20 @@ def _constants(module: spirv.Module, constants: object) -> dict[int, int]:
     """{constant_id: word} of all constants of 32 bits; those not given have their defaults."""
     if not isinstance(constants, (dict, type(None))):
         raise DeviceError(f"constants is {type(constants).__name__}; it must be {{constant_id: number}}")
-    numbers = {constant.name: number for number, constant in module.constants.items()}
+    numbers: dict[str, list[int]] = {}
+    for number, constant in module.constants.items():
+        numbers.setdefault(constant.name, []).append(number)
     words = {
         number: constant.default
         for number, constant in module.constants.items()
         if constant.type.bits == 32 or constant.type.kind == "bool"
     }
-    for key, value in (constants or {}).items():
-        key = numbers.get(key, key) if isinstance(key, str) else key
+    given: dict[int, object] = {}  # the key that set each constant
+    for written, value in (constants or {}).items():
+        named = numbers.get(written, []) if isinstance(written, str) else []
+        if len(named) > 1:
+            raise DeviceError(f"the shader has {len(named)} constants named {written}; use their numbers: {named}")
+        key = named[0] if named else written
         declared = module.constants.get(key) if isinstance(key, int) and not isinstance(key, bool) else None
         if declared is None:
             known = (
@@ -182,12 +196,17 @@ def _constants(module: spirv.Module, constants: object) -> dict[int, int]:
             raise DeviceError(f"the shader has no specialization constant {brief(key)}; it has: {known}")
         if key not in words:
             raise DeviceError(f"constants[{key}] has {declared.type.bits} bits; only constants of 32 bits can be set")
+        if key in given:
+            raise DeviceError(f"constants gives {declared.name} twice: as {given[key]!r} and as {written!r}")
+        given[key] = written
+        _check_unmasked(value, f"constants[{key}]")
         words[key] = int.from_bytes(pack_scalar(declared.type, value, f"constants[{key}]"), "little")
     return words
 
 
 def _push(module: spirv.Module, push: object, info: DeviceInfo) -> tuple[int, ...]:
     """The push-constant block as words."""
+    _check_unmasked(push, "push")
     if isinstance(push, Mapping):
         push = _by_name(module, push)
     elif isinstance(push, np.ndarray):
@@ -221,6 +240,7 @@ def _flat(values: Sequence, name: str, depth: int = 0) -> list:
         raise DeviceError(f"{name} is nested too deeply")
     flat: list = []
     for value in values:
+        _check_unmasked(value, name)
         if isinstance(value, np.ndarray):
             value = value.tolist()
         flat += _flat(value, name, depth + 1) if isinstance(value, (list, tuple)) else [value]

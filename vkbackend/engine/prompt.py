@@ -9,9 +9,10 @@ of each part before it, on all axes. That of a row is the rope position where it
 """
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -148,7 +149,10 @@ class PlacedPart:
 
 
 def lay_out(prompt: Sequence[PromptItem]) -> tuple[list[Cell], "PartLayout"]:
-    """Returns the cells of a prompt, one for each position of the cache, and where the parts are."""
+    """Returns the cells of a prompt, one for each position of the cache, and where the parts are.
+
+    Raises RequestError for an item that is neither an integer nor an `EmbeddingPart`.
+    """
     cells: list[Cell] = []
     places = []
     for item in prompt:
@@ -156,8 +160,16 @@ def lay_out(prompt: Sequence[PromptItem]) -> tuple[list[Cell], "PartLayout"]:
             places.append(PlacedPart(len(cells), item))
             cells.extend(EmbeddingRow(item.identity, index) for index in range(len(item)))
         else:
-            cells.append(int(item))
+            cells.append(item if type(item) is int else _token_id(item, len(cells)))
     return cells, PartLayout(tuple(places))
+
+
+def _token_id(item: object, position: int) -> int:
+    if not isinstance(item, SupportsIndex) or isinstance(item, (bool, np.bool_, np.ndarray)):
+        raise RequestError(
+            f"the prompt has {brief(item)} at position {position}; it must hold token ids (integers) and EmbeddingParts"
+        )
+    return operator.index(item)
 
 
 def token_ids(prompt: Sequence[Cell | PromptItem]) -> list[int]:

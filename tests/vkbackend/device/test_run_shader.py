@@ -116,6 +116,10 @@ def test_what_cannot_be_bound_is_named(device, declared, use, said):
         ({"target": "vulkan9"}, "target is 'vulkan9'"),
         ({"inputs": [X], "outputs": F32, "subgroup_size": 3}, "subgroup_size is 3"),
         ({"subgroup_size": "8"}, "subgroup_size is '8'"),
+        ({"inputs": [np.ma.array(X, mask=[0, 1, 0, 0])]}, r"inputs\[0\] is a masked array"),
+        ({"inputs": [X], "outputs": F32, "push": np.ma.array([1], mask=[1])}, "push is a masked array"),
+        ({"inputs": [X], "outputs": F32, "push": [np.ma.array([1], mask=[1])]}, "push is a masked array"),
+        ({"groups": np.ma.array([1, 1, 1], mask=[1, 0, 0])}, "groups is a masked array"),
     ],
 )
 def test_wrong_arguments_are_sentences(device, arguments, said):
@@ -210,6 +214,8 @@ def test_push_constants_of_64_bits(device):
         ({1: 1}, r"no specialization constant 1; it has: 0 \(n\)"),
         ({0: -1}, "must be of type uint32"),
         ({0: 1.5}, "must be of type uint32"),
+        ({0: 1, "n": 2}, "constants gives n twice: as 0 and as 'n'"),
+        ({0: np.ma.array(1, mask=True)}, r"constants\[0\] is a masked array"),
     ],
 )
 def test_specialization_constants_are_checked(device, constants, said):

@@ -43,6 +43,12 @@ def test_rows_are_equal_where_all_that_their_keys_depend_on_is_equal():
     assert len({each.identity for each in [same[0], *others]}) == 1 + len(others)
 
 
+@pytest.mark.parametrize("item", [1.7, True, "5", None, np.float32(2), np.array([3]), np.True_])
+def test_what_is_neither_a_token_id_nor_a_part_is_named(item):
+    with pytest.raises(RequestError, match="at position 3; it must hold token ids"):
+        lay_out([7, part(2), item])
+
+
 def test_tokens_alone_need_nothing_else():
     cells, parts = lay_out([3, np.int64(4), 5])
     assert cells == [3, 4, 5] and parts == PartLayout() and parts.inputs(0, 3) is None
