@@ -49,15 +49,35 @@ def test_a_file_has_the_size_that_its_name_says():
     assert sizes == pytest.approx(expected, rel=0.02)
 
 
+def test_an_expanded_file_has_the_same_values(tmp_path):
+    found = []
+    for name, is_expanded in (("own", False), ("f32", True)):
+        real_shapes.write(small("llama1b"), tmp_path / name, layers=1, is_expanded=is_expanded)
+        found.append(Session(tmp_path / name, device=None).logits([2, 300, 301, 302]))
+    assert (tmp_path / "f32").stat().st_size > 3 * (tmp_path / "own").stat().st_size
+    assert np.array_equal(*found)
+
+
 def test_other_bytes_are_another_version(tmp_path):
     """If this fails because real_shapes.py or real_vocabularies.py writes something else: raise VERSION, and take the
     new digest.
     """
-    digests = {}
-    for name in ("llama1b", "gemma4b"):
-        real_shapes.write(small(name), tmp_path / name, layers=1)
-        digests[name] = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()[:16]
-    assert (real_shapes.VERSION, digests) == (1, {"llama1b": "666f7f555bcd148d", "gemma4b": "c2274af02556137b"})
+    contents = {name: tmp_path / name for name in ("llama1b", "gemma4b")}
+    for name, path in contents.items():
+        real_shapes.write(small(name), path, layers=1)
+    found = {name: path.read_bytes() for name, path in contents.items()}
+    found["tokens"] = " ".join(real_vocabularies.byte_level_tokens(20_000)).encode()
+    found["pieces"] = " ".join(islice(real_vocabularies.sentence_pieces(has_runs=True), 20_000)).encode()
+    digests = {name: hashlib.sha256(data).hexdigest()[:16] for name, data in found.items()}
+    assert (real_shapes.VERSION, digests) == (
+        2,
+        {
+            "llama1b": "666f7f555bcd148d",
+            "gemma4b": "c2274af02556137b",
+            "tokens": "976738be040cd047",
+            "pieces": "21d244e858286e55",
+        },
+    )
 
 
 def test_a_new_version_replaces_the_cached_file(tmp_path, monkeypatch):

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGUFWriter, LlamaFileType
 from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
 from real_vocabularies import add_bpe, add_sentencepiece
 
 from vkbackend import settings
 
-VERSION = 1  # of what is written; a change of it makes cached files obsolete
+VERSION = 2  # of what is written; a change of it makes cached files obsolete
 PIECE_BYTES = 64 << 20  # of float32 values made at a time
 FILE_TYPES = {
     Kind.F16: LlamaFileType.MOSTLY_F16,
@@ -160,17 +161,21 @@ def cached(name: str, layers: int | None = None) -> Path:
     return path
 
 
-def write(shape: Shape, out: Path, layers: int | None = None, seed: int = 0) -> None:
-    """Write a file of `shape`, which replaces `out` once it is complete. layers: if not the shape's own number."""
+def write(shape: Shape, out: Path, layers: int | None = None, seed: int = 0, is_expanded: bool = False) -> None:
+    """Write a file of `shape`, which replaces `out` once it is complete.
+
+    layers: if not the shape's own number
+    is_expanded: with the same values in float32, for runs of other programs without rounded activations
+    """
     layers = layers or shape.layers
     unfinished = out.with_suffix(f".{os.getpid()}")
     writer = GGUFWriter(unfinished, shape.architecture)
-    _add_fields(writer, shape, layers)
+    _add_fields(writer, shape, layers, LlamaFileType.ALL_F32 if is_expanded else FILE_TYPES[shape.matrices])
     if shape.tokenizer == "gpt2":
         add_bpe(writer, shape.vocabulary)
     else:
         add_sentencepiece(writer, shape.vocabulary, shape.is_gemma)
-    made = list(tensors(shape, layers, seed))
+    made = [replace(tensor, is_expanded=is_expanded) for tensor in tensors(shape, layers, seed)]
     for tensor in made:
         tensor.declare(writer)
     writer.write_header_to_file()
@@ -187,7 +192,7 @@ def write(shape: Shape, out: Path, layers: int | None = None, seed: int = 0) -> 
     unfinished.rename(out)
 
 
-def _add_fields(writer: GGUFWriter, shape: Shape, layers: int) -> None:
+def _add_fields(writer: GGUFWriter, shape: Shape, layers: int, file_type: LlamaFileType) -> None:
     writer.add_name(f"random weights, {shape.architecture} {shape.width} wide")
     writer.add_block_count(layers)
     writer.add_context_length(shape.context)
@@ -199,7 +204,7 @@ def _add_fields(writer: GGUFWriter, shape: Shape, layers: int) -> None:
     writer.add_value_length(shape.head_dim)
     writer.add_layer_norm_rms_eps(1e-6 if shape.is_gemma else 1e-5)
     writer.add_rope_freq_base(shape.rope_base)
-    writer.add_file_type(FILE_TYPES[shape.matrices])
+    writer.add_file_type(file_type)
     writer.add_vocab_size(shape.vocabulary)
     if shape.is_gemma:
         writer.add_sliding_window(GEMMA3_WINDOW)
@@ -213,6 +218,7 @@ def _add_fields(writer: GGUFWriter, shape: Shape, layers: int) -> None:
 class Tensor:
     """A tensor whose values are made while it is written.
 
+    is_expanded: written in float32, with the values that it has in its own format
     values: of a vector; None: random ones around `spread` for a vector, and with the standard deviation `spread` for a
     matrix
     """
@@ -223,17 +229,22 @@ class Tensor:
     spread: float
     seed: int
     values: np.ndarray | None = None
+    is_expanded: bool = False
+
+    @property
+    def stored_kind(self) -> Kind:
+        return Kind.F32 if self.is_expanded else self.kind
 
     @property
     def num_bytes(self) -> int:
-        block, block_bytes = GGML_QUANT_SIZES[self.kind]
+        block, block_bytes = GGML_QUANT_SIZES[self.stored_kind]
         return int(np.prod(self.shape)) // block * block_bytes
 
     def declare(self, writer: GGUFWriter) -> None:
         """Add the tensor to the file's table."""
-        block, block_bytes = GGML_QUANT_SIZES[self.kind]
+        block, block_bytes = GGML_QUANT_SIZES[self.stored_kind]
         if block == 1:
-            dtype = np.dtype(np.float32 if self.kind is Kind.F32 else np.float16)
+            dtype = np.dtype(np.float32 if self.stored_kind is Kind.F32 else np.float16)
             writer.add_tensor_info(self.name, self.shape, dtype, self.num_bytes)
         else:
             stored = (self.shape[0], self.shape[1] // block * block_bytes)
@@ -250,7 +261,8 @@ class Tensor:
             rows, width = self.shape
             step = max(1, PIECE_BYTES // (4 * width))
             for first in range(0, rows, step):
-                yield random_rows(rng, self.kind, min(step, rows - first), width, self.spread)
+                raw = random_rows(rng, self.kind, min(step, rows - first), width, self.spread)
+                yield dequantize(raw, self.kind).astype(np.float32, copy=False) if self.is_expanded else raw
 
 
 def tensors(shape: Shape, layers: int | None = None, seed: int = 0) -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
 """Vocabularies of real size from a seed, for real_shapes.py: no training, no texts.
 
 Words are made of syllables with English spelling. A token is a syllable, a piece of one, or syllables in a row, with
-and without a space before it. So every longer token is two shorter ones, usually in more than one way, as in a trained
-vocabulary.
+and without a space before it; some common words are tokens, too. So every longer token is two shorter ones, usually in
+more than one way, as in a trained vocabulary.
 """
 
 import itertools
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from gguf import GGUFWriter, TokenType
+
+from vkbackend.bench.compare import WORDS
 
 ONSETS = "b c d f g h j k l m n p qu r s t v w y z bl br ch cl cr dr fl fr gr pl pr sc sh sl sp st str th tr wh".split()
 NUCLEI = "a e i o u ai ea ee ou".split()
@@ -168,6 +170,8 @@ def _texts() -> Iterator[str]:
     yield from (" " + letter for letter in string.ascii_letters)
     yield from _with_spaces([*ONSETS, *(onset.capitalize() for onset in ONSETS)])
     yield from NUCLEI + CODAS
+    for word in WORDS:  # of which comparisons make their prompts
+        yield from _with_spaces(itertools.accumulate(word))
     yield from _with_spaces(pieces)
     opened = [onset + nucleus for onset in ONSETS for nucleus in NUCLEI]
     yield from _with_spaces(opened)
