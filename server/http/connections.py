@@ -7,11 +7,13 @@ has been silent the longest.
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
@@ -24,8 +26,11 @@ from . import paths, responses
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 1 << 20  # request line and headers together
-MAX_HEADERS = 16384
+MAX_HEADERS = 16384  # lines of a head: each costs the event loop time
 HEAD_END = b"\r\n\r\n"
+# aiohttp's parser refuses methods that it does not know. Go reads any token, and the router answers 405 or 404.
+METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+STAND_IN = b"PATCH"  # a method that the parser treats like an unknown one: its request may have a body
 LINGER_SECONDS = 0.5  # for a client that is still sending to read why it is refused, as in Go
 LOOK_SECONDS = 1.0  # between two checks for stalled requests
 RETRY_SECONDS = 0.5  # between two attempts to accept when there is no room
@@ -60,6 +65,9 @@ class Connection(RequestHandler):
         self._body = EMPTY_PAYLOAD  # of the latest request
         self._head_bytes = 0  # of the next request, received so far
         self._before = b""  # the last bytes of those
+        self._head_lines = 0
+        self._begun = b""  # the beginning of a method whose rest has not arrived
+        self._unknown_method = ""  # of the next request, if the parser does not know it
         self._framing_bytes = 0  # chunk sizes and trailers of the body, since the last byte of its contents
         self._is_answering = self._is_refused = False
         self._silent_since = site.loop.time()  # when the last bytes came, or the last answer was sent
@@ -79,10 +87,16 @@ class Connection(RequestHandler):
         now = self._silent_since = self._site.loop.time()
         if data and self._body.is_eof():  # aiohttp calls without data to parse what it has buffered
             self._head_since = self._head_since or now
+            if not self._head_bytes:
+                data = self._known_method(self._begun + data)
+                if not data:
+                    return
             end = (self._before + data).find(HEAD_END)
-            self._head_bytes += len(data) if end < 0 else end + len(HEAD_END) - len(self._before)
+            num_bytes = len(data) if end < 0 else end + len(HEAD_END) - len(self._before)
+            self._head_bytes += num_bytes
+            self._head_lines += data.count(b"\n", 0, num_bytes)
             self._before = data[1 - len(HEAD_END) :]
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > MAX_HEAD_BYTES or self._head_lines > MAX_HEADERS:
                 self._refuse()
                 return
         known = self._request_count
@@ -90,7 +104,10 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._request_count != known:
             self._body = self._messages[-1][1]
+            if self._unknown_method:
+                self._restore_method(known - self._request_count)
             self._head_bytes = 0
+            self._head_lines = 0
             self._before = b""
             self._head_since = None
             self._framing_bytes = 0
@@ -98,6 +115,25 @@ class Connection(RequestHandler):
             self._framing_bytes = 0 if self._body.total_bytes != body_bytes else self._framing_bytes + len(data)
             if self._framing_bytes > MAX_HEAD_BYTES:
                 self.force_close()
+
+    def _known_method(self, data: bytes) -> bytes:
+        """The beginning of a request, with a method that the parser knows; empty until the method is there."""
+        method = METHOD.match(data)
+        if method is not None and method.end() == len(data):
+            self._begun = data
+            return b""
+        self._begun = b""
+        if method is None or data[method.end()] != ord(" ") or method[0].decode() in hdrs.METH_ALL:
+            return data
+        self._unknown_method = method[0].decode()
+        return STAND_IN + data[method.end() :]
+
+    def _restore_method(self, index: int) -> None:
+        """Give the message at `index` the method that its client sent."""
+        message, payload = self._messages[index]
+        if isinstance(message, RawRequestMessage):
+            self._messages[index] = (message._replace(method=self._unknown_method), payload)
+        self._unknown_method = ""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._site.connections.discard(self)

@@ -80,6 +80,7 @@ def test_a_head_may_be_as_large_as_in_go(server, target, headers):
         ("/" + "a" * (1 << 20), ""),
         ("/", "".join(f"X-{number}: {'x' * 1000}\r\n" for number in range(1100))),
         ("/", "X: " + "x" * (4 << 20) + "\r\n"),
+        ("/", "a:b\r\n" * 100_000),
     ],
     ids=lambda text: f"{text[:9].strip()}~{len(text)}",
 )
@@ -89,6 +90,28 @@ def test_a_larger_head_is_refused_in_words(server, log, target, headers):
         b"\r\n\r\n431 Request Header Fields Too Large"
     )
     assert server.call("GET", "/api/version")[0] == 200 and "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("method", ["FOO", "get", "LOCK", "M-SEARCH", "a" * 64])
+def test_a_method_without_a_route_is_answered_as_in_ollama(server, method):
+    answer = exchange(server, request(method, "/api/chat", body=b"{}"))
+    assert status(answer) == 405 and b"\r\nAllow: POST\r\n" in answer and answer.endswith(b"405 method not allowed")
+    answer = exchange(server, request(method, "/nothing"))
+    assert status(answer) == 404 and answer.endswith(b"404 page not found")
+
+
+def test_a_method_may_arrive_in_pieces_and_between_other_requests(server):
+    plain = b" /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    with connect(server) as client:
+        for piece in (b"F", b"O", b"O" + plain):
+            client.sendall(piece)
+            time.sleep(0.05)
+        assert client.recv(65536).startswith(b"HTTP/1.1 405 ")
+        client.sendall(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"BAR" + plain + request("GET", "/api/version"))
+        answers = read_all(client)
+    assert answers.startswith(b"HTTP/1.1 405 ") and b"\r\nHTTP/1.1 200 " in answers.replace(b"allowedHTTP", b"\r\nHTTP")
 
 
 def test_a_large_head_may_follow_a_body(server):
