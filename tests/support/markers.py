@@ -70,6 +70,12 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_crash.py": ("test_no_text_in_a_request_leads_out_of_the_store",),
     "test_create_pulls.py": ("test_texts_that_could_not_be_read_back_are_not_written",),
     "test_delete_loaded.py": ("test_a_deleted_model_leaves_memory",),
+    "test_distribution.py": (
+        "test_a_sampler_draws_from_a_whole_row_what_a_full_sort_gives",
+        "test_draws_from_a_large_vocabulary_equal_those_of_a_full_sort",
+        "test_draws_without_a_sort_equal_those_of_a_full_sort",
+        "test_no_option_sorts_the_vocabulary_or_grows_with_the_context",
+    ),
     "test_embed.py": (
         "test_a_large_answer_does_not_hold_up_the_event_loop",
         "test_embeddings_that_are_not_finite_are_an_error",

@@ -1,7 +1,7 @@
 """One token id from one row of logits.
 
-The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw;
-float32.
+The chain is Ollama 0.12.11's: logit bias, penalties, top_k, temperature, softmax, typical_p, top_p, min_p, draw. From
+top_k on it is in `distribution.py`.
 
 A row has only its candidates, the largest raw logits (`graph.step.LogitsRow`). They suffice if it is certain which
 tokens come first: bias, penalties and a constraint change the candidates exactly, and every other token is at or below
@@ -10,93 +10,19 @@ tokens. If the chain needs more tokens than are certain, the whole row is read.
 """
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
 
 from ..errors import VkbackendError
 from ..graph.step import LogitsRow
+from .distribution import CHUNK, COLDEST, UnsortedDraws, draw_sorted, sort_descending
 from .pcg import RandomDraws
 from .request import SamplingOptions
 
-_COLDEST = 1e-7  # Ollama's smallest temperature: avoids a division by 0
-
-
-def apply_temperature(values: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide logits, float32, by the temperature: below 1 it sharpens the distribution, above it flattens."""
-    return values / np.float32(max(temperature, _COLDEST))
-
-
-def softmax(values: np.ndarray) -> np.ndarray:
-    """Convert logits, float32, to probabilities, float32. Raises VkbackendError if there are none or they are NaN."""
-    if len(values) == 0:
-        raise VkbackendError("sample: no logits provided to sample")
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(values - values.max())
-        probabilities = weights / weights.sum(dtype=np.float32)
-    if np.isnan(probabilities).any():
-        raise VkbackendError("sample: logits sum to NaN, check model output")
-    return probabilities
-
-
-def count_top_k(num_values: int, k: int) -> int:
-    """The number of logits that top_k keeps: all for k <= 0."""
-    return num_values if k <= 0 else min(k, num_values)
-
-
-def count_top_p(probabilities: np.ndarray, p: float) -> int:
-    """The number of descending probabilities that top_p keeps: up to the one that takes their sum above p."""
-    if p >= 1:
-        return len(probabilities)
-    sums = np.cumsum(probabilities, dtype=np.float32)
-    return min(int(np.searchsorted(sums, np.float32(p), side="right")) + 1, len(probabilities))
-
-
-def count_min_p(probabilities: np.ndarray, p: float) -> int:
-    """The number of descending probabilities that min_p keeps: those of at least p times the first."""
-    threshold = probabilities[0] * np.float32(p)
-    return int(np.count_nonzero(probabilities >= threshold))
-
-
-def keep_typical(probabilities: np.ndarray, p: float) -> np.ndarray:
-    """Ascending indices of the tokens whose surprise is closest to the entropy, up to a probability sum above p.
-
-    Meister et al., "Locally Typical Sampling" (2022).
-    """
-    with np.errstate(divide="ignore"):
-        surprise = -np.log(probabilities)
-    entropy = float(np.sum(np.where(probabilities > 0, probabilities * surprise, 0)))
-    order = np.argsort(np.abs(surprise - entropy), kind="stable")
-    return np.sort(order[: count_top_p(probabilities[order], p)])
-
-
-def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By value descending, ties by lower id."""
-    order = np.lexsort((ids, -values))
-    return ids[order], values[order]
-
-
-def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Apply the chain from top_k to min_p to sorted ids and logits.
-
-    Returns the tokens that may be drawn and their probabilities, which are not rescaled after the cuts.
-    """
-    count = count_top_k(len(values), options.top_k)
-    ids, probabilities = ids[:count], softmax(apply_temperature(values[:count], options.temperature))
-    if 0 < options.typical_p < 1:
-        typical = keep_typical(probabilities, options.typical_p)
-        ids, probabilities = ids[typical], probabilities[typical]
-    count = count_top_p(probabilities, min(max(options.top_p, 0.0), 1.0))
-    ids, probabilities = ids[:count], probabilities[:count]
-    count = count_min_p(probabilities, min(max(options.min_p, 0.0), 1.0))
-    return ids[:count], probabilities[:count]
-
-
-def draw(ids: np.ndarray, probabilities: np.ndarray, uniform: float) -> int:
-    """The token at which the cumulative probability reaches `uniform` times the total."""
-    sums = np.cumsum(probabilities, dtype=np.float32)
-    return int(ids[np.searchsorted(sums, np.float32(uniform) * sums[-1], side="left")])
+_MOST_SORTED = 4096  # rows of at most as many tokens are sorted: faster than what longer ones need
+_LARGEST_IF_ALLOWED = np.array([-np.inf, np.inf], np.float32)
 
 
 class Sampler:
@@ -114,7 +40,12 @@ class Sampler:
         self._penalises = self._repeat != 1 or options.presence_penalty != 0 or options.frequency_penalty != 0
         window = num_ctx if options.repeat_last_n < 0 else options.repeat_last_n
         self._window = deque(prompt, maxlen=window if self._penalises else 0)
-        self._counts = Counter(self._window)
+        tokens = np.fromiter(self._window, np.intp, len(self._window))
+        self._counts = np.bincount(tokens).astype(np.int32)  # by token id, up to the largest that occurred
+        self._biased = np.array(sorted(options.logit_bias), np.intp)
+        self._biases = np.array([options.logit_bias[token_id] for token_id in sorted(options.logit_bias)], np.float64)
+        self._unsorted_draws = UnsortedDraws()
+        self._row = np.zeros(0, np.float32)  # of `_whole_row`
         # Whether a token that is not a candidate could rise above the candidates.
         self._can_raise = (
             self._repeat < 1
@@ -129,9 +60,9 @@ class Sampler:
             return
         if len(self._window) == self._window.maxlen:
             self._counts[self._window[0]] -= 1
-            if not self._counts[self._window[0]]:
-                del self._counts[self._window[0]]
         self._window.append(token_id)
+        if token_id >= len(self._counts):
+            self._counts = np.pad(self._counts, (0, 2 * token_id + 1 - len(self._counts)))
         self._counts[token_id] += 1
 
     # Extreme options take logits beyond float32. They become infinite or NaN without a warning, as in Go, and are
@@ -152,11 +83,14 @@ class Sampler:
             if certain and greedy:
                 return int(ids[0])
             if self._enough(values, certain):
-                return draw(*distribution(ids[:certain], values[:certain], self.options), self._draws.float32())
-        ids, values = self._whole_row(row, allowed)
+                return draw_sorted(ids[:certain], values[:certain], self.options, self._draws.float32())
+        values = self._whole_row(row, allowed)
         if greedy:
-            return int(ids[0])
-        return draw(*distribution(ids, values, self.options), self._draws.float32())
+            return int(np.argmax(values))
+        if (len(values) if allowed is None else np.count_nonzero(allowed)) <= _MOST_SORTED:
+            ids = np.flatnonzero(values > -np.inf)
+            return draw_sorted(*sort_descending(ids, values[ids]), self.options, self._draws.float32())
+        return self._unsorted_draws.draw(values, self.options, self._draws.float32())
 
     def _candidates(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
         """The candidates with changed logits, sorted, and how many of them certainly precede all other tokens."""
@@ -182,49 +116,68 @@ class Sampler:
         # Without a cut by sums, only min_p decides, and it depends on the first token's logit alone.
         if options.top_p < 1 or 0 < options.typical_p < 1 or not 0 < options.min_p <= 1:
             return False
-        below = math.exp(min(0.0, float(values[certain - 1] - values[0]) / max(options.temperature, _COLDEST)))
+        below = math.exp(min(0.0, float(values[certain - 1] - values[0]) / max(options.temperature, COLDEST)))
         return below < options.min_p * 0.999  # a margin for float32's rounding
 
-    def _whole_row(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _whole_row(self, row: LogitsRow, allowed: np.ndarray | None) -> np.ndarray:
+        """All logits after bias, penalties and constraint. They may be overwritten by the next call."""
         raw = np.asarray(row.full(), np.float32)
-        ids = np.arange(len(raw), dtype=np.int32)
-        values = self._changed(ids, raw, None)
+        values = raw
+        if len(self._biased) or len(self._counts) or allowed is not None:
+            if len(self._row) != len(raw):
+                self._row = np.empty_like(raw)
+            values = self._row
+            np.copyto(values, raw)
+            self._penalise_row(raw, values)
         if allowed is not None:
-            ids = np.flatnonzero(allowed).astype(np.int32)
-            values = values[ids]
-        top_k = self.options.top_k if self.options.temperature > 0 else 1
-        if 0 < top_k < len(values):  # sorting a few beats sorting the vocabulary
-            kept = values >= np.partition(values, len(values) - top_k)[len(values) - top_k]
-            ids, values = ids[kept], values[kept]
-        ids, values = sort_descending(ids, values)
-        if not len(values) or values[0] == -np.inf:
+            for start in range(0, len(raw), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                np.minimum(values[chunk], _LARGEST_IF_ALLOWED[allowed[chunk].view(np.uint8)], out=values[chunk])
+        largest = values.max(initial=-np.inf)
+        if largest == -np.inf:
             raise VkbackendError("sample: no token is allowed here; the logits or the constraint exclude them all")
-        return ids, values
+        if math.isnan(largest):
+            raise VkbackendError("sample: logits sum to NaN, check model output")
+        return values
+
+    def _penalise_row(self, raw: np.ndarray, values: np.ndarray) -> None:
+        """Set `values`, a copy of the row `raw`, to the logits after bias and penalties."""
+        for start in range(0, min(len(self._counts), len(raw)), CHUNK):
+            counts = self._counts[start : min(start + CHUNK, len(raw))]
+            places = np.flatnonzero(counts != 0)  # several times as fast as without the comparison
+            logits = values[start : start + CHUNK]
+            logits[places] = self._penalised(logits[places].astype(np.float64), counts[places])
+        biased = self._biased[(self._biased >= 0) & (self._biased < len(raw))]
+        logits = raw[biased] + self._biases_of(biased)
+        values[biased] = self._penalised(logits, self._counts_of(biased))
 
     def _changed(self, ids: np.ndarray, raw: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-        """Logits after bias, penalties and constraint: `raw` itself if nothing changes, else a new array."""
+        """Candidates' logits after bias, penalties and constraint: `raw` itself if nothing changes, or a new array."""
         values = raw
-        bias, counts = self.options.logit_bias, self._counts
-        if bias or counts:
-            touched = self._places(ids, bias.keys() | counts.keys() if bias else counts)
-            if touched:
-                values = raw.copy()
-            for token_id, index in touched:
-                values[index] = self._penalised(float(values[index]) + bias.get(token_id, 0.0), counts.get(token_id, 0))
+        if len(self._biased) or len(self._counts):
+            counts, biases = self._counts_of(ids), self._biases_of(ids)
+            touched = (counts > 0) | (biases != 0)
+            if touched.any():
+                values = np.where(touched, self._penalised(raw + biases, counts).astype(np.float32), raw)
         if allowed is not None:
             values = np.where(allowed[ids], values, np.float32(-np.inf))
         return values
 
-    @staticmethod
-    def _places(ids: np.ndarray, wanted: Iterable[int]) -> list[tuple[int, int]]:
-        """(token, index in ids) of each wanted token in ids, which are candidates or the whole vocabulary in order."""
-        if ids[0] == 0 and ids[-1] == len(ids) - 1 and np.array_equal(ids, np.arange(len(ids))):
-            return [(token_id, token_id) for token_id in wanted if 0 <= token_id < len(ids)]
-        places = {token_id: index for index, token_id in enumerate(ids.tolist())}
-        return [(token_id, places[token_id]) for token_id in wanted if token_id in places]
+    def _counts_of(self, ids: np.ndarray) -> np.ndarray:
+        """How often each token occurs among those that penalties apply to."""
+        if not len(self._counts):
+            return np.zeros(len(ids), np.int32)
+        return np.where(ids < len(self._counts), self._counts.take(ids, mode="clip"), 0)
 
-    def _penalised(self, logit: float, count: int) -> float:
-        if count == 0:
-            return logit
-        logit = logit / self._repeat if logit > 0 else logit * self._repeat
-        return logit - count * self.options.frequency_penalty - self.options.presence_penalty
+    def _biases_of(self, ids: np.ndarray) -> np.ndarray:
+        """The bias of each token, float64."""
+        if not len(self._biased):
+            return np.zeros(len(ids))
+        places = np.minimum(np.searchsorted(self._biased, ids), len(self._biased) - 1)
+        return np.where(self._biased[places] == ids, self._biases[places], 0.0)
+
+    def _penalised(self, logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Apply the penalties to the logits, float64, of tokens that occur `counts` times."""
+        penalised = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
+        penalised = penalised - counts * self.options.frequency_penalty - self.options.presence_penalty
+        return np.where(counts > 0, penalised, logits)

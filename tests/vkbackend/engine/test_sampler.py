@@ -9,7 +9,7 @@ import pytest
 from fake_runner import logits_row
 from shared_data import shared
 
-from vkbackend.engine import sampler as chain
+from vkbackend.engine import distribution as chain
 from vkbackend.engine.request import SamplingOptions, default_options
 from vkbackend.engine.sampler import Sampler
 from vkbackend.errors import VkbackendError
@@ -60,8 +60,8 @@ def test_temperature_and_softmax_as_recorded():
         logits = logits_of(case)
         assert_tokens(case, range(len(logits)), chain.apply_temperature(logits, case["temperature"]))
     for case in vectors("softmax"):
-        logits = logits_of(case)
-        assert_tokens(case, range(len(logits)), chain.softmax(logits))
+        weights = np.exp(chain.below_largest(logits_of(case)))
+        assert_tokens(case, range(len(weights)), weights / weights.sum())
 
 
 def test_top_k_as_recorded():
@@ -72,20 +72,21 @@ def test_top_k_as_recorded():
         assert_tokens(case, ids[:count], values[:count])
 
 
-@pytest.mark.parametrize("kind, count", [("top_p", chain.count_top_p), ("min_p", chain.count_min_p)])
-def test_cuts_by_probability_as_recorded(kind, count):
+@pytest.mark.parametrize("kind", ["top_p", "min_p"])
+def test_cuts_by_probability_as_recorded(kind):
     for case in vectors(kind):
         ids = [entry["id"] for entry in case["sorted_probs"]]
         values = np.array([entry["value"] for entry in case["sorted_probs"]], np.float32)
-        kept = count(values, case["p"])
+        p = case["p"]
+        kept = chain.count_min_p(values, p) if kind == "min_p" else chain.count_top_p(values, chain.limit_of(p, 1.0))
         assert_tokens(case, ids[:kept], values[:kept])
 
 
 def test_chain_as_recorded():
     for case in vectors("chain"):
         logits = logits_of(case)
-        ids, values = chain.sort_descending(np.arange(len(logits)), logits)
-        assert_tokens(case, *chain.distribution(ids, values, options(case)))
+        ids, weights, total = chain.distribution(*chain.sort_descending(np.arange(len(logits)), logits), options(case))
+        assert_tokens(case, ids, weights / total)
 
 
 def test_greedy_as_recorded():
@@ -106,7 +107,7 @@ def test_seeded_draws_as_recorded():
 def test_errors_as_recorded():
     for case in vectors("sample_error"):
         with pytest.raises(VkbackendError) as raised:
-            chain.softmax(logits_of(case))
+            chain.below_largest(logits_of(case))
         assert str(raised.value) == case["error"]
 
 

@@ -1,0 +1,258 @@
+"""The distribution that a token is drawn from: the chain from top_k to min_p, and the draw.
+
+In: token ids, their logits after bias, penalties and constraint, and a uniform random number. Out: the drawn token.
+
+Definition: tokens are in descending order of logit, ties by lower id. Logits are divided by the temperature, and their
+differences to the largest are exponentiated, in float32; these weights are summed in float64. top_k, top_p and min_p
+each keep a beginning of the order, so the draw depends only on sums of beginnings. `draw_sorted` is this definition.
+`UnsortedDraws` returns the same tokens for a whole vocabulary and sorts only the few tokens around each boundary.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from ..errors import VkbackendError
+from .request import SamplingOptions
+
+COLDEST = 1e-7  # Ollama's smallest temperature: avoids a division by 0
+_UNDERFLOW = -104.0  # exp of anything below it is 0 in float32
+_NUM_BINS = 1 << 14
+CHUNK = 1 << 14  # items at a time: temporary arrays that the allocator gets from the system cost more than the sums
+
+
+def apply_temperature(values: np.ndarray, temperature: float) -> np.ndarray:
+    """Divide logits, float32, by the temperature: below 1 it sharpens the distribution, above it flattens."""
+    return values / np.float32(max(temperature, COLDEST))
+
+
+def below_largest(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Differences to the largest logit, float32: the logarithms of the weights. Raises VkbackendError if there are no
+    logits or they are NaN or infinite.
+    """
+    if len(values) == 0:
+        raise VkbackendError("sample: no logits provided to sample")
+    with np.errstate(invalid="ignore"):
+        differences = np.subtract(values, values.max(), out=out)
+        if np.isnan(differences.min()):
+            raise VkbackendError("sample: logits sum to NaN, check model output")
+    return differences
+
+
+def count_top_k(num_values: int, k: int) -> int:
+    """The number of logits that top_k keeps: all for k <= 0."""
+    return num_values if k <= 0 else min(k, num_values)
+
+
+def count_top_p(weights: np.ndarray, limit: float) -> int:
+    """The number of descending weights that top_p keeps: up to the one that takes their sum above `limit`."""
+    sums = np.cumsum(weights, dtype=np.float64)
+    return min(int(np.searchsorted(sums, limit, side="right")) + 1, len(weights))
+
+
+def count_min_p(weights: np.ndarray, p: float) -> int:
+    """The number of descending weights that min_p keeps: those of at least p times the first."""
+    return int(np.count_nonzero(weights >= np.float32(p) * weights[0]))
+
+
+def _clamped(p: float) -> float:
+    return min(max(p, 0.0), 1.0)
+
+
+def limit_of(p: float, total: float) -> float:
+    """p times the sum of all weights. p is a float32, as in Ollama; 1 keeps everything."""
+    return float(np.float32(_clamped(p))) * total if p < 1 else np.inf
+
+
+def _keeps_typical(options: SamplingOptions) -> bool:
+    return 0 < options.typical_p < 1
+
+
+def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float) -> np.ndarray:
+    """Distance of each token's surprise from the entropy, which is that of its log-weight from their mean, float32.
+
+    scaled: logarithms of the weights. Meister et al., "Locally Typical Sampling" (2022).
+    """
+    logarithms = np.maximum(scaled, _UNDERFLOW)  # 0 * -inf is NaN
+    mean = sum(
+        float(np.dot(weights[start : start + CHUNK].astype(np.float64), logarithms[start : start + CHUNK]))
+        for start in range(0, len(weights), CHUNK)
+    )
+    return np.abs(scaled - np.float32(mean / total))
+
+
+def keep_typical(scaled: np.ndarray, weights: np.ndarray, p: float) -> np.ndarray:
+    """Ascending indices of the tokens whose surprise is closest to the entropy, up to a sum of probabilities above p.
+
+    scaled: logarithms of the weights, descending
+    """
+    total = float(weights.sum(dtype=np.float64))
+    order = np.argsort(_deviations(scaled, weights, total), kind="stable")
+    return np.sort(order[: count_top_p(weights[order], limit_of(p, total))])
+
+
+def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By value descending, ties by lower id."""
+    order = np.lexsort((ids, -values))
+    return ids[order], values[order]
+
+
+def distribution(ids: np.ndarray, values: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray, float]:
+    """Apply the chain from top_k to min_p to sorted ids and logits.
+
+    Returns the tokens that may be drawn, their weights, float32, and the sum of the weights before typical_p, top_p and
+    min_p, by which the weights are probabilities.
+    """
+    count = count_top_k(len(values), options.top_k)
+    ids, scaled = ids[:count], below_largest(apply_temperature(values[:count], options.temperature))
+    weights = np.exp(scaled)
+    total = float(weights.sum(dtype=np.float64))
+    if _keeps_typical(options):
+        typical = keep_typical(scaled, weights, options.typical_p)
+        ids, weights = ids[typical], weights[typical]
+    count = count_top_p(weights, limit_of(options.top_p, total))
+    count = min(count, count_min_p(weights, _clamped(options.min_p)))
+    return ids[:count], weights[:count], total
+
+
+def draw_sorted(ids: np.ndarray, values: np.ndarray, options: SamplingOptions, uniform: float) -> int:
+    """The token at which the sum of the kept weights reaches `uniform` (0 <= uniform < 1) times their total.
+
+    ids, values: sorted by `sort_descending`
+    """
+    ids, weights, _ = distribution(ids, values, options)
+    sums = np.cumsum(weights, dtype=np.float64)
+    return int(ids[np.searchsorted(sums, uniform * sums[-1], side="left")])
+
+
+class _Order:
+    """Items in descending order of their keys, ties by descending values, then by index.
+
+    Places in it are found without sorting all items: their weights are summed by bins of the keys, and only the bin of
+    the place is sorted.
+
+    keys: finite, float32. bins: int16, as long as the keys; it is overwritten. total: the sum of all weights
+    """
+
+    def __init__(self, keys: np.ndarray, values: np.ndarray, weights: np.ndarray, bins: np.ndarray):
+        self._keys = keys
+        self._values = values
+        self._weights = weights
+        self._bins = bins
+        sums = np.zeros(_NUM_BINS)
+        high, low = keys.max(), keys.min()
+        scale = np.float32((_NUM_BINS - 1) / (high - low) if high > low else 0.0)
+        for start in range(0, len(keys), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            numbers = ((high - keys[chunk]) * scale).astype(np.intp)
+            bins[chunk] = numbers
+            sums += np.bincount(numbers, weights[chunk], _NUM_BINS)
+        self._last = int((high - low) * scale)
+        self._sums = np.cumsum(sums)
+        self.total = float(self._sums[-1])
+
+    def _sorted(self, bin_number: int) -> np.ndarray:
+        """The indices of a bin's items in order."""
+        inside = np.flatnonzero(self._bins == bin_number)
+        keys, values = self._keys[inside], self._values[inside]
+        if values.min() == values.max() and keys.min() == keys.max():
+            return inside
+        return inside[np.lexsort((-values, -keys))]
+
+    def _up_to(self, bin_number: int, items: np.ndarray) -> np.ndarray:
+        """Ascending indices of the items of all bins before `bin_number`, and of `items`."""
+        is_before = self._bins < bin_number
+        is_before[items] = True
+        return np.flatnonzero(is_before)
+
+    def _place(self, limit: float, side: Literal["left", "right"]) -> tuple[int, np.ndarray, float]:
+        """Where the sum of weights reaches the limit (side "left") or exceeds it ("right").
+
+        Returns (a bin, the bin's items up to that place, the sum there). The place is at the end if no sum does.
+        """
+        bin_number = min(int(np.searchsorted(self._sums, limit, side)), self._last)
+        items = self._sorted(bin_number)
+        before = self._sums[bin_number - 1] if bin_number else 0.0
+        sums = before + np.cumsum(self._weights[items], dtype=np.float64)
+        count = min(int(np.searchsorted(sums, limit, side)) + 1, len(items))
+        return bin_number, items[:count], float(sums[count - 1])
+
+    def item_at(self, limit: float) -> int:
+        """The index of the first item at which the sum of weights reaches the limit."""
+        return int(self._place(limit, "left")[1][-1])
+
+    def sum_above(self, limit: float) -> float:
+        """The smallest sum of weights of a beginning that exceeds the limit; the sum of all if none does."""
+        return self._place(limit, "right")[2]
+
+    def items_above(self, limit: float) -> np.ndarray:
+        """Ascending indices of the shortest beginning whose sum of weights exceeds the limit; all if none does."""
+        bin_number, items, _ = self._place(limit, "right")
+        return self._up_to(bin_number, items)
+
+    def _first(self, count: int) -> tuple[int, np.ndarray]:
+        """The bin of item number `count`, and the bin's items up to that one."""
+        counts = np.zeros(_NUM_BINS, np.intp)
+        for start in range(0, len(self._bins), CHUNK):
+            counts += np.bincount(self._bins[start : start + CHUNK], minlength=_NUM_BINS)
+        sums = np.cumsum(counts)
+        bin_number = int(np.searchsorted(sums, count))
+        before = int(sums[bin_number - 1]) if bin_number else 0
+        return bin_number, self._sorted(bin_number)[: count - before]
+
+    def first(self, count: int) -> np.ndarray:
+        """Ascending indices of the first `count` items, of at least as many."""
+        return self._up_to(*self._first(count))
+
+    def sum_of_first(self, count: int) -> float:
+        """The sum of the first `count` weights, of at least as many."""
+        bin_number, items = self._first(count)
+        before = float(self._sums[bin_number - 1]) if bin_number else 0.0
+        return before + float(self._weights[items].sum(dtype=np.float64))
+
+
+def _kept_total(order: _Order, weights: np.ndarray, total: float, options: SamplingOptions) -> float:
+    """The sum of the weights that top_p and min_p keep. total: by which top_p is measured"""
+    kept_total = order.sum_above(limit_of(options.top_p, total))
+    if options.min_p <= 0:
+        return kept_total
+    likely = weights[weights >= np.float32(_clamped(options.min_p)) * weights.max()]
+    return min(kept_total, float(likely.sum(dtype=np.float64)))
+
+
+class UnsortedDraws:
+    """Draws as `draw_sorted` does, in time proportional to the number of tokens. Keeps its arrays between draws."""
+
+    def __init__(self) -> None:
+        self._scaled = np.zeros(0, np.float32)
+        self._weights = np.zeros(0, np.float32)
+        self._bins = np.zeros(0, np.int16)
+
+    def draw(self, values: np.ndarray, options: SamplingOptions, uniform: float) -> int:
+        """The index of the drawn token. values: logits in ascending order of their tokens' ids."""
+        scaled, weights, bins = self._arrays(len(values))
+        np.divide(values, np.float32(max(options.temperature, COLDEST)), out=scaled)
+        below_largest(scaled, out=scaled)
+        np.maximum(scaled, _UNDERFLOW, out=scaled)  # infinite keys have no bin, and these weights are 0 anyway
+        np.exp(scaled, out=weights)
+        order = _Order(scaled, values, weights, bins)
+        # Tokens of weight 0 are never drawn, so that their order does not matter.
+        cuts_count = options.top_k > 0 and options.top_k < np.count_nonzero(weights)
+        if not _keeps_typical(options):
+            total = order.sum_of_first(options.top_k) if cuts_count else order.total
+            return order.item_at(uniform * min(total, _kept_total(order, weights, total, options)))
+        kept = order.first(options.top_k) if cuts_count else np.arange(len(values))
+        values, scaled, weights = values[kept], scaled[kept], weights[kept]
+        total = float(weights.sum(dtype=np.float64))
+        by_deviation = _Order(-_deviations(scaled, weights, total), values, weights, bins[: len(kept)])
+        typical = by_deviation.items_above(limit_of(options.typical_p, total))
+        kept, values, scaled, weights = kept[typical], values[typical], scaled[typical], weights[typical]
+        order = _Order(scaled, values, weights, bins[: len(kept)])
+        return int(kept[order.item_at(uniform * _kept_total(order, weights, total, options))])
+
+    def _arrays(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if len(self._bins) < count:
+            self._scaled = np.zeros(count, np.float32)
+            self._weights = np.zeros(count, np.float32)
+            self._bins = np.zeros(count, np.int16)
+        return self._scaled[:count], self._weights[:count], self._bins[:count]
