@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cli_world
 import llama_cpp_tokens
+import pseudo_terminals
 import pytest
 import shared_data
 import starter_models
@@ -44,12 +45,21 @@ def no_device(monkeypatch, tmp_path):
     cli_world.some_device()
 
 
+def no_terminal(monkeypatch, tmp_path):
+    def none():
+        raise OSError("out of pty devices")
+
+    monkeypatch.setattr(pseudo_terminals.pty, "openpty", none)
+    pseudo_terminals.opened()
+
+
 WITHOUT = [
     (no_recordings, "shared/vectors.* beside the repository"),
     (no_model, "SmolLM2.*setup.sh --tests"),
     (no_driver, "lavapipe is not installed"),
     (no_llama_cpp, "xllamacpp is not installed"),
     (no_device, "no Vulkan driver"),
+    (no_terminal, "no pseudo-terminals .out of pty devices"),
 ]
 
 

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import pty
 import select
 import signal
 import struct
@@ -13,6 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 
 from places import ROOT
+from pseudo_terminals import fork
 
 ESCAPES = "a\x1b]0;T\x07b\x9bc 數據🩷 ©"
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my"
@@ -78,7 +78,7 @@ class Canned(BaseHTTPRequestHandler):
 
 def on_terminal(environment, *arguments, columns=200) -> str:
     """-> all that a command writes to a terminal of so many columns."""
-    pid, file = pty.fork()
+    pid, file = fork()
     if pid == 0:
         os.chdir(ROOT)
         os.execvpe(sys.executable, [sys.executable, "-m", "vkbackend", *arguments], environment)

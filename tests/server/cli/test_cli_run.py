@@ -3,7 +3,6 @@ an answer.
 """
 
 import os
-import pty
 import re
 import select
 import signal
@@ -16,6 +15,7 @@ from cli_world import NO_DRIVER, ok, some_device
 from docker_registry import DockerRegistry
 from gguf import GGUFReader
 from places import ROOT
+from pseudo_terminals import fork
 from tiny_gguf import write_tiny_gguf
 
 from vkbackend import settings
@@ -112,7 +112,7 @@ class Terminal:
     """A command on a pseudo-terminal: `type` sends keys, `wait_for` reads up to a pattern."""
 
     def __init__(self, arguments, environment):
-        self.pid, self.file = pty.fork()
+        self.pid, self.file = fork()
         if self.pid == 0:
             os.chdir(ROOT)
             os.execvpe(sys.executable, [sys.executable, "-m", "vkbackend", *arguments], environment)

@@ -3,13 +3,13 @@
 import http.client
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
 
 import ollama
+import pseudo_terminals
 import pytest
 from click.testing import CliRunner
 from docker_registry import DockerRegistry
@@ -258,7 +258,7 @@ def _start(registry, error=subprocess.PIPE):
 
 
 def test_bars_on_a_terminal(slow, without_server):
-    outer, inner = pty.openpty()
+    outer, inner = pseudo_terminals.opened()
     process = _start(slow, inner)
     os.close(inner)
     shown = b""
