@@ -88,6 +88,12 @@ class Counts(click.ParamType):
 @click.option(
     "--host-only", is_flag=True, help="Measure the host's share of a decode step, on a driver that does nothing."
 )
+@click.option(
+    "--context",
+    "contexts",
+    type=Counts(1 << 20),
+    help="With --host-only: the tokens that one sequence has in the cache, in place of --batch.",
+)
 @click.option("--kernels", is_flag=True, help="Measure single kernels on the device; needs no MODEL.")
 @click.option(
     "--compare",
@@ -157,6 +163,8 @@ FLAGS = {"profile": "--profile", "host_only": "--host-only", "kernels": "--kerne
 def _check(mode: str, model: str | None, options: dict) -> None:
     if options["cpu"] and (mode in ("profile", "host_only", "kernels") or options["index"] is not None):
         raise Failure("--cpu cannot be used with --device, --profile, --host-only or --kernels")
+    if options["contexts"] and mode != "host_only":
+        raise Failure("--context requires --host-only")
     if options["trace"] and mode != "profile":
         raise Failure("--trace requires --profile")
     if options["picture"] and mode not in ("rates", "peers"):
@@ -218,7 +226,9 @@ def _host_only(model: str, options: dict) -> Measured:
     from .bench_text import host_lines
 
     path = gguf_path(model)
-    found = [measure_apart(path, tokens=options["tokens"], batch=batch) for batch in options["batches"]]
+    sizes = [{"context": each} for each in options["contexts"] or ()]
+    sizes = sizes or [{"batch": each} for each in options["batches"]]
+    found = [measure_apart(path, tokens=options["tokens"], **each) for each in sizes]
     return [asdict(each) for each in found], host_lines(found), lambda: None
 
 

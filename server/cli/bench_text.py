@@ -120,10 +120,22 @@ def profile_lines(profiles: list[StepProfile]) -> list[str]:
 
 def host_lines(found: list[HostShare]) -> list[str]:
     """Format the host's time in a decode step."""
-    rows = [[each.batch, f"{each.turn_ms:.3f}", f"{each.step_ms:.3f}", each.dispatches] for each in found]
+    rows = [
+        [
+            each.batch,
+            each.context,
+            f"{each.turn_ms:.3f}",
+            f"{each.step_ms:.3f}",
+            f"{each.prompt_token_ms:.4f}" if each.context else "-",
+            each.dispatches,
+        ]
+        for each in found
+    ]
     return [
         f"Host time of a decode step ({found[0].device}), medians of {found[0].steps} steps:",
-        *columns(rows, ["SEQUENCES", "TOTAL MS", "MS WITHOUT SAMPLING", "DISPATCHES"]),
+        *columns(
+            rows, ["SEQUENCES", "CONTEXT", "TOTAL MS", "MS WITHOUT SAMPLING", "MS OF A PROMPT TOKEN", "DISPATCHES"]
+        ),
     ]
 
 

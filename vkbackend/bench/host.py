@@ -2,8 +2,8 @@
 
 In: a GGUF file. Out: `HostShare`, measured on the Vulkan project's mock driver: the loader, kp and the recordings are
 real, the device does nothing. Measured is all that the engine does, from tokens to candidates to text at a listener.
-`python -m vkbackend.bench.host PATH TOKENS BATCH` prints it as JSON; `measure_apart` runs that in a process that sees
-only the mock driver.
+`python -m vkbackend.bench.host PATH TOKENS BATCH CONTEXT` prints it as JSON; `measure_apart` runs that in a process
+that sees only the mock driver.
 """
 
 import json
@@ -23,11 +23,12 @@ from ..device.context import Device
 from ..engine.contract import SequenceWork
 from ..engine.engine import Engine
 from ..engine.request import Event, Failed, Finished, GenerationRequest, SamplingOptions, default_options
-from ..engine.runner import ModelRunner
-from ..errors import DeviceError, NoDevice, VkbackendError
+from ..engine.runner import PREFILL_CHUNK, ModelRunner
+from ..errors import DeviceError, NoDevice, RequestError, VkbackendError
 from ..graph.executor import DeviceExecutor, RecordedStep
 from ..graph.step import StepInputs
 from ..loading import load
+from ..ops.op import ceil_div
 from ..tokenizer import Tokenizer
 
 CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128, and others of the same strips
@@ -38,18 +39,22 @@ WARM_STEPS = 20
 class HostShare:
     """Medians over `steps` steps of `batch` sequences, in milliseconds.
 
+    context: tokens that each sequence has in the cache before
     turn_ms: a turn of the engine, from the first event of a step to that of the next
     step_ms: the runner's part of it, from tokens to rows of candidates
+    prompt_token_ms: a token of a prompt of `context` tokens, from the request to the first event; 0 without context
     dispatches: their number in a recorded step
     """
 
     model: str
     device: str
     batch: int
+    context: int
     steps: int
     dispatches: int
     turn_ms: float
     step_ms: float
+    prompt_token_ms: float
 
 
 def mock_manifest() -> Path:
@@ -60,7 +65,7 @@ def mock_manifest() -> Path:
     return path
 
 
-def measure_apart(path: str | Path, *, tokens: int, batch: int) -> HostShare:
+def measure_apart(path: str | Path, *, tokens: int, batch: int = 1, context: int = 0) -> HostShare:
     """Run `measure` on the mock driver, in another process. Raises NoDevice if the driver is missing, VkbackendError if
     the process fails.
     """
@@ -72,7 +77,7 @@ def measure_apart(path: str | Path, *, tokens: int, batch: int) -> HostShare:
         "VKBACKEND_AUTOTUNE": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(path), str(tokens), str(batch)],
+        [sys.executable, "-m", __name__, str(path), str(tokens), str(batch), str(context)],
         env=environment,
         capture_output=True,
         text=True,
@@ -85,26 +90,33 @@ def measure_apart(path: str | Path, *, tokens: int, batch: int) -> HostShare:
     return HostShare(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(path: str | Path, device: Device, *, tokens: int, batch: int) -> HostShare:
+def measure(path: str | Path, device: Device, *, tokens: int, batch: int = 1, context: int = 0) -> HostShare:
     """Measure the host's share on a device that computes nothing: the rows of candidates are written here, once.
 
-    Raises what loading raises.
+    context: rounded up to whole chunks of a prompt. Raises RequestError if it is given for several sequences, and what
+    loading raises.
     """
+    if context and batch > 1:
+        raise RequestError(f"a context of {context} tokens is measured with one sequence, not {batch}")
     model = load(path, device)
     tokenizer = Tokenizer.from_gguf(model.gguf)
-    runner = ModelRunner(model, context_length=WARM_STEPS + 2 * tokens + 2, max_sequences=batch)
+    # After whole chunks, the last step of a prompt has one token, as a decode step has: its candidates are written.
+    context = ceil_div(context, PREFILL_CHUNK) * PREFILL_CHUNK
+    runner = ModelRunner(model, context_length=context + WARM_STEPS + 2 * tokens + 2, max_sequences=batch)
     plan = _fill_candidates(runner, tokenizer, batch)
-    step_seconds = _steps(runner, tokens, batch)
+    step_seconds = _steps(runner, tokens, batch, context)
     with Engine(runner, tokenizer) as engine:
-        turn_seconds = _turns(engine, default_options(model.architecture), tokens, batch)
+        first_seconds, turn_seconds = _turns(engine, default_options(model.architecture), tokens, batch, context)
     return HostShare(
-        str(path),
-        device.info.name,
-        batch,
-        tokens,
-        len(plan.dispatches),
-        1e3 * statistics.median(turn_seconds),
-        1e3 * statistics.median(step_seconds),
+        model=str(path),
+        device=device.info.name,
+        batch=batch,
+        context=context,
+        steps=tokens,
+        dispatches=len(plan.dispatches),
+        turn_ms=1e3 * statistics.median(turn_seconds),
+        step_ms=1e3 * statistics.median(step_seconds),
+        prompt_token_ms=1e3 * first_seconds / context if context else 0.0,
     )
 
 
@@ -134,9 +146,12 @@ def _fill_candidates(runner: ModelRunner, tokenizer: Tokenizer, batch: int) -> R
     return plan
 
 
-def _steps(runner: ModelRunner, tokens: int, batch: int) -> list[float]:
+def _steps(runner: ModelRunner, tokens: int, batch: int, context: int) -> list[float]:
     """The duration of each of the runner's steps in seconds."""
     sequences = [runner.open_sequence() for _ in range(batch)]
+    if context:
+        for sequence in sequences:
+            runner.step([SequenceWork(sequence, [1] * context, 0)])
     found = []
     for _ in range(WARM_STEPS + tokens):
         start = time.perf_counter()
@@ -147,8 +162,10 @@ def _steps(runner: ModelRunner, tokens: int, batch: int) -> list[float]:
     return found[WARM_STEPS:]
 
 
-def _turns(engine: Engine, options: SamplingOptions, tokens: int, batch: int) -> list[float]:
-    """The duration of each turn of the engine in seconds, while all `batch` generations run."""
+def _turns(
+    engine: Engine, options: SamplingOptions, tokens: int, batch: int, context: int
+) -> tuple[float, list[float]]:
+    """The seconds until the first event, and those of each turn of the engine while all `batch` generations run."""
     times: list[float] = []
     left = batch
     over = threading.Event()
@@ -162,21 +179,23 @@ def _turns(engine: Engine, options: SamplingOptions, tokens: int, batch: int) ->
             if not left:
                 over.set()
 
-    for number in range(batch):  # different prompts of one token, so that each step is a decode step
-        request = GenerationRequest([number + 1], options, num_predict=WARM_STEPS + tokens)
+    begin = time.perf_counter()
+    for number in range(batch):  # prompts that differ from their first token on
+        request = GenerationRequest([number + 1] * (context + 1), options, num_predict=WARM_STEPS + tokens)
         engine.submit(request, lambda event, of_first=number == 0: listener(event, of_first))
     over.wait()
     if engine.failure is not None:
         raise engine.failure
-    return np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
+    return times[0] - begin, np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
 
 
-def main(path: str, tokens: str, batch: str) -> int:
+def main(path: str, tokens: str, batch: str, context: str) -> int:
     """Print the measurement on the first device as JSON. Returns the exit status."""
     from ..device.selection import open_device
 
     try:
-        print(json.dumps(asdict(measure(path, open_device(), tokens=int(tokens), batch=int(batch)))))
+        found = measure(path, open_device(), tokens=int(tokens), batch=int(batch), context=int(context))
+        print(json.dumps(asdict(found)))
     except (DeviceError, VkbackendError) as error:
         print(error, file=sys.stderr)
         return 1

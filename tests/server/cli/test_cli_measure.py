@@ -116,6 +116,7 @@ def test_bench_refuses_what_does_not_go_together(here, gguf):
         ((gguf, "--profile", "--host-only"), "use only one of --profile, --host-only"),
         ((gguf, "--cpu", "--profile"), "--cpu cannot be used with"),
         ((gguf, "--trace", "x.json"), "--trace requires --profile"),
+        ((gguf, "--context", "128"), "--context requires --host-only"),
         ((), "no model given"),
         ((gguf, "--plot", "/no_such_folder/x.png"), "no folder /no_such_folder"),
         ((gguf, "--plot", "x.bad"), "is not a picture format"),
@@ -147,8 +148,9 @@ def test_bench_of_the_hosts_share(mock_manifest, here, gguf, monkeypatch):
     )  # not in this cache folder
     monkeypatch.setattr(host, "mock_manifest", lambda: mock_manifest)
     header, *lines = ok(here("bench", gguf, "--host-only", "--batch", "1,2", "--tokens", 20)).splitlines()[1:]
-    assert header.split() == ["SEQUENCES", "TOTAL", "MS", "MS", "WITHOUT", "SAMPLING", "DISPATCHES"]
-    assert [line.split()[0] for line in lines] == ["1", "2"] and all(float(line.split()[1]) > 0 for line in lines)
+    assert header.split() == "SEQUENCES CONTEXT TOTAL MS MS WITHOUT SAMPLING MS OF A PROMPT TOKEN DISPATCHES".split()
+    assert [line.split()[:2] for line in lines] == [["1", "0"], ["2", "0"]]
+    assert all(float(line.split()[2]) > 0 for line in lines)
 
 
 def test_bench_prints_kernels_in_columns():

@@ -65,6 +65,15 @@ def test_host_share_grows_with_what_the_host_does(mock, tmp_path):
         measure_apart(tmp_path / "no.gguf", tokens=5, batch=1)
 
 
+def test_host_share_with_a_context(mock, tmp_path):
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    found = measure_apart(model, tokens=20, context=1000)
+    assert found.context == 1024 and found.turn_ms > found.step_ms > 0
+    assert 0 < found.prompt_token_ms < found.step_ms  # a step of a prompt has many tokens
+    with pytest.raises(VkbackendError, match="measured with one sequence, not 2"):
+        measure_apart(model, tokens=20, batch=2, context=1000)
+
+
 def test_first_token_after_the_start_of_a_process(tmp_path, record_figure):
     """The second run: kernels are compiled and caches are warm."""
     create(tmp_path, "smollm2", model_path("smollm2"))
