@@ -32,6 +32,8 @@ class TinyArchitecture:
     norms: Mapping[str, str] = field(default_factory=dict)
 
 
+# Elements of matrices in some formats are larger than in real models, so that two layers tell prompts apart clearly.
+SIZES = {"q4_1": 0.1, "q5_0": 0.1, "q5_1": 0.2, "q8_0": 0.8}
 ARCHITECTURES = {
     "llama": TinyArchitecture("gpt2", rope_base=10000.0, has_rope_dimensions=True),
     "gemma3": TinyArchitecture(
@@ -158,7 +160,7 @@ class _Weights:
 
     def _add_matrix(self, name: str, rows: int, columns: int) -> None:
         kind = FORMATS[self._formats.get(name, self._format)]
-        raw = PackedMatrix.random(self._rng, kind.name, rows, columns).raws[0]
+        raw = PackedMatrix.random(self._rng, kind.name, rows, columns, size=SIZES.get(kind.name, 0.05)).raws[0]
         if kind.type is GGMLQuantizationType.F32:
             self._writer.add_tensor(f"{name}.weight", raw.view(np.float32))
         elif kind.type is GGMLQuantizationType.F16:

@@ -32,7 +32,7 @@ class QuantFormat:
 
     quant_words: uint32 per row and block in the plane of codes. scale_words: uint32 per row and `record` elements in
     the plane of scales. half_positions, largest_code: for random blocks, the bytes where a block has half floats, and
-    the largest multiple of one that an element can be.
+    the largest multiple of one that an element can be; of formats with codes for scales, a typical large multiple.
     """
 
     type: GGMLQuantizationType

@@ -46,16 +46,15 @@ class PackedMatrix:
 
     @classmethod
     def random(
-        cls, rng: np.random.Generator, format_name: str, rows: int, k: int, gated: bool = False
+        cls, rng: np.random.Generator, format_name: str, rows: int, k: int, gated: bool = False, size: float = 0.05
     ) -> "PackedMatrix":
-        """Random codes, with scales that give elements of the size typical of real models. gated: `rows` is the number
-        of rows of each half.
+        """Random codes, with scales that give elements of about `size`: 0.05 is typical of real models. gated: `rows`
+        is the number of rows of each half.
         """
         if gated:
-            halves = [cls.random(rng, format_name, rows, k) for _ in range(2)]
+            halves = [cls.random(rng, format_name, rows, k, size=size) for _ in range(2)]
             return cls("random", (2 * rows, k), halves[0].format, [half.raws[0] for half in halves], gated=True)
         kind = FORMATS[format_name]
-        size = 0.05
         if kind.encode is not None:
             raw = kind.encode(rng.standard_normal((rows, k), np.float32) * np.float32(size))
         else:

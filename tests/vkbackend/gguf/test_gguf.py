@@ -92,6 +92,12 @@ def test_packed_layout_holds_every_bit(name):
     np.testing.assert_array_equal(unpacked(kind, quants, scales, 128, k), filled.array())
 
 
+@pytest.mark.parametrize("name", [name for name, kind in FORMATS.items() if kind.block_size == 32])
+def test_random_weights_are_of_the_same_size_in_every_format(name):
+    largest = np.abs(PackedMatrix.random(np.random.default_rng(0), name, 256, 256, size=0.05).array()).max()
+    assert 0.045 < largest <= 0.05
+
+
 def gguf_quantizes(name: str) -> bool:
     kind = FORMATS[name]
     try:

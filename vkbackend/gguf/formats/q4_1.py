@@ -17,5 +17,12 @@ def unpack(blocks: np.ndarray) -> Unpacked:
 
 
 FORMAT = QuantFormat(
-    GGMLQuantizationType.Q4_1, split, unpack, quant_words=4, scale_words=1, record=BLOCK, half_positions=(0, 2)
+    GGMLQuantizationType.Q4_1,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=1,
+    record=BLOCK,
+    half_positions=(0, 2),
+    largest_code=16,
 )

@@ -18,4 +18,4 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return signed(nibbles(blocks, 6, 16) | fifth_bits(blocks, 2), 16), halves(blocks, 0), None
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q5_0, split, unpack, quant_words=4, scale_words=3, record=64)
+FORMAT = QuantFormat(GGMLQuantizationType.Q5_0, split, unpack, quant_words=4, scale_words=3, record=64, largest_code=16)

@@ -19,5 +19,12 @@ def unpack(blocks: np.ndarray) -> Unpacked:
 
 
 FORMAT = QuantFormat(
-    GGMLQuantizationType.Q5_1, split, unpack, quant_words=4, scale_words=2, record=BLOCK, half_positions=(0, 2)
+    GGMLQuantizationType.Q5_1,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=2,
+    record=BLOCK,
+    half_positions=(0, 2),
+    largest_code=32,
 )

@@ -15,4 +15,6 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return blocks[:, 2:].view(np.int8), halves(blocks, 0), None
 
 
-FORMAT = QuantFormat(GGMLQuantizationType.Q8_0, split, unpack, quant_words=8, scale_words=1, record=64)
+FORMAT = QuantFormat(
+    GGMLQuantizationType.Q8_0, split, unpack, quant_words=8, scale_words=1, record=64, largest_code=128
+)
