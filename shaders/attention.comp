@@ -29,6 +29,7 @@ layout(push_constant) uniform Push {
     uint window;              // 0: all earlier positions
     float scale, softcap;
     uint max_chunks;  // of a head in `parts`
+    uint first_token;
 };
 
 #include "attention_core.glsl"
@@ -46,7 +47,7 @@ void load_queries_and_current_key() {
 }
 
 void main() {
-    uint slot = gl_WorkGroupID.y;
+    uint slot = first_token + gl_WorkGroupID.y;
     if (!find_work(HAS_LIMITS ? limits[slot] : positions[slot])) return;
     load_queries_and_current_key();
     share_queries();

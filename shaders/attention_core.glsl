@@ -118,7 +118,7 @@ CACHE_LOADER(load_value, v_cache)
 // sees: its own, unless it sees what follows. The window counts back from its own.
 bool find_work(int last_seen) {
     first_head = gl_WorkGroupID.x * HEADS;
-    token = gl_WorkGroupID.y;
+    token = first_token + gl_WorkGroupID.y;
     if (positions[token] < 0) return false;
     uint own = uint(positions[token]);
     position = uint(last_seen);

@@ -35,6 +35,7 @@ layout(push_constant) uniform Push {
     uint window;              // 0: all earlier positions
     float scale, softcap;
     uint max_chunks;  // of a head in `parts`
+    uint first_token;
     float eps;        // of the norms
 };
 
@@ -158,7 +159,7 @@ void store_current_floats() {
 }
 
 void main() {
-    if (!find_work(positions[gl_WorkGroupID.y])) return;
+    if (!find_work(positions[first_token + gl_WorkGroupID.y])) return;
     load_queries_and_current_key();
     if (CACHE == CACHE_Q8) quantize_current_key();
     share_queries();

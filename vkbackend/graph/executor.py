@@ -223,6 +223,7 @@ class DeviceExecutor:
             if decode
             else 1
         )
+        longest = attention.counted_longest(1 + int(max(step.positions.max(), step.limits.max(initial=0))))
         precision = self.precision
         # A sequence that decodes must get the same bits whatever else is in the step.
         if precision != "float32" and (num_tokens < ROUNDED_TOKENS or 1 in np.bincount(step.sequences)):
@@ -239,6 +240,7 @@ class DeviceExecutor:
             _row_bucket(step.embedded_rows, self.max_tokens),
             len(step.rope_positions) > 0,
             len(step.limits) > 0,
+            longest if longest > attention.LEAST_LONGEST else 0,
         )
 
     def plan(self, shape: StepShape) -> RecordedStep:

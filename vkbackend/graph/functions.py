@@ -115,7 +115,7 @@ def attend(
         _head_inputs(qkv, rotation, norms, k_cache, v_cache),
         [y, k_cache, v_cache],
         **_head_attrs(rotation, norms),
-        **_splits(graph),
+        **_attention_sizes(graph),
         scale=scale,
         window=window,
         softcap=softcap,
@@ -123,9 +123,11 @@ def attend(
     return y
 
 
-def _splits(graph: Graph) -> dict[str, int]:
-    """`splits` only if there are any: the twins have no such argument."""
-    return {"splits": graph.step_shape.splits} if graph.step_shape.splits > 1 else {}
+def _attention_sizes(graph: Graph) -> dict[str, int]:
+    """`splits` and `longest` of the step shape, if it has them: the twins have no such arguments."""
+    shape = graph.step_shape
+    sizes = {"splits": shape.splits} if shape.splits > 1 else {}
+    return {**sizes, "longest": shape.longest} if shape.longest else sizes
 
 
 def split_heads(
@@ -189,7 +191,7 @@ def attention(
         "attention",
         [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"], step.get("limits")],
         [y],
-        **_splits(graph),
+        **_attention_sizes(graph),
         scale=scale,
         window=window,
         softcap=softcap,

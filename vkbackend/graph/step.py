@@ -63,6 +63,7 @@ class StepShape:
 
     decode: each token belongs to a different sequence, so none reads what another one stores
     splits: workgroups that share the context of each head; 1 for short contexts
+    longest: the largest number of positions that a token sees, rounded up by `ops.attention.counted_longest`; 0: few
     precision: of the layers' matrix products, one of `ops.matmul.PRECISIONS`
     with_candidates: scored rows also return their largest logits
     num_embedded: rows of embeddings. has_rope_positions, has_limits: the step gives these
@@ -79,6 +80,7 @@ class StepShape:
     num_embedded: int = 0
     has_rope_positions: bool = False
     has_limits: bool = False
+    longest: int = 0
 
 
 def _not_read() -> np.ndarray:

@@ -23,6 +23,8 @@ from .signature import Signature
 
 # q, k_cache, v_cache, positions, sequences, page_table, limits
 Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None]
+LEAST_LONGEST = 1024  # positions that a token sees at most, where a dispatch is not told
+MOST_FLOPS = 20e9  # of a dispatch: drivers reset the device during long ones
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 
 
@@ -131,6 +133,26 @@ def scratch_shapes(shape: tuple[int, ...], context: int, window: int, splits: in
     return [((tokens, heads * max_chunks(context, window) * (head_dim + 4)), "float32")] if splits > 1 else []
 
 
+def counted_longest(longest: int) -> int:
+    """The largest number of positions that a token of a step sees, rounded up so that few step shapes differ in it."""
+    counted = LEAST_LONGEST
+    while counted < longest:
+        counted *= 4
+    return counted
+
+
+def token_ranges(num_tokens: int, heads: int, head_dim: int, num_seen: int) -> Iterator[tuple[int, int, int]]:
+    """(first token, number of tokens, operations) of each dispatch that a step is cut into.
+
+    num_seen: the largest number of positions that a token sees
+    """
+    flops = 4 * heads * head_dim * num_seen  # of a token
+    most = max(int(MOST_FLOPS // flops), 1)
+    for first in range(0, num_tokens, most):
+        count = min(most, num_tokens - first)
+        yield first, count, count * flops
+
+
 def dispatch(
     device: Device,
     inputs: Inputs,
@@ -140,16 +162,19 @@ def dispatch(
     window: int = 0,
     softcap: float = 0.0,
     splits: int = 1,
+    longest: int = LEAST_LONGEST,
     heads_together: int = 0,
 ) -> list[Dispatch]:
-    """splits: groups that share the chunks of each head. heads_together: query heads per group; 0 asks `together`."""
+    """splits: groups that share the chunks of each head. longest: the largest number of positions that a token sees,
+    by which the work is counted and cut. heads_together: query heads per group; 0 asks `together`.
+    """
     q, k_cache, v_cache, positions, sequences, page_table, limits = inputs
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = group_variant(device, "attention")
     # Up to its limit a token may see any number of positions, whatever the window.
     chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], 0 if limits else window)
-    groups = (heads // heads_together, tokens, splits)
+    shared = shared_buffers(device, outputs, (heads // heads_together, tokens, splits))
     return [
         Dispatch(
             name,
@@ -162,8 +187,8 @@ def dispatch(
                 page_table.buffer,
                 (limits or positions).buffer,
             ),
-            (outputs[0].buffer, *shared_buffers(device, outputs, groups)),
-            groups,
+            (outputs[0].buffer, *shared),
+            (heads // heads_together, count, splits),
             {
                 **constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
                 "HAS_LIMITS": limits is not None,
@@ -177,9 +202,14 @@ def dispatch(
                 "scale": scale,
                 "softcap": softcap,
                 "max_chunks": chunks,
+                "first_token": first,
             },
             size,
+            flops,
             label="attention",
+        )
+        for first, count, flops in token_ranges(
+            tokens, heads, head_dim, min(longest, window) if window and not limits else longest
         )
     ]
 

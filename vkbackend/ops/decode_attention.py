@@ -80,9 +80,10 @@ def dispatch(
     window: int = 0,
     softcap: float = 0.0,
     splits: int = 1,
+    longest: int = attention.LEAST_LONGEST,
     heads_together: int = 0,
 ) -> list[Dispatch]:
-    """splits, heads_together: as in attention."""
+    """splits, longest, heads_together: as in attention."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
     reads = (qkv, positions, sequences, page_table, turns, q_norm or qkv, k_norm or qkv, k_cache, v_cache)
     tokens, all_heads, head_dim = qkv.shape
@@ -91,13 +92,13 @@ def dispatch(
     heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
     name, lanes, size = group_variant(device, "decode_attention")
     chunks = attention.max_chunks(page_table.shape[1] * k_cache.shape[1], window)
-    groups = (heads // heads_together, tokens, splits)
+    shared = attention.shared_buffers(device, outputs, (heads // heads_together, tokens, splits))
     return [
         Dispatch(
             name,
             tuple(view.buffer for view in reads),
-            (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *attention.shared_buffers(device, outputs, groups)),
-            groups,
+            (outputs[0].buffer, k_cache.buffer, v_cache.buffer, *shared),
+            (heads // heads_together, count, splits),
             {
                 **attention.constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
                 "N_ROT": n_rot,
@@ -113,10 +114,15 @@ def dispatch(
                 "scale": scale,
                 "softcap": softcap,
                 "max_chunks": chunks,
+                "first_token": first,
                 "eps": eps,
             },
             size,
+            flops,
             label="decode_attention",
+        )
+        for first, count, flops in attention.token_ranges(
+            tokens, heads, head_dim, min(longest, window) if window else longest
         )
     ]
 

@@ -1,0 +1,53 @@
+"""Attention counts its work and is cut by tokens: drivers reset a device whose dispatch takes long."""
+
+import numpy as np
+import pytest
+
+from vkbackend.device.dispatch import Program
+from vkbackend.ops import attention, decode_attention
+from vkbackend.ops.run import prepare
+
+
+def test_the_ranges_of_a_step_cover_each_token_once():
+    for num_tokens, num_seen in ((1, 1024), (512, 1024), (512, 131_072), (7, 262_144)):
+        ranges = list(attention.token_ranges(num_tokens, 32, 128, num_seen))
+        tokens = [first + index for first, count, _ in ranges for index in range(count)]
+        assert tokens == list(range(num_tokens))
+        assert sum(flops for _, _, flops in ranges) == 4 * 32 * 128 * num_tokens * num_seen
+        assert all(flops <= attention.MOST_FLOPS for _, _, flops in ranges)
+
+
+@pytest.mark.parametrize("longest, counted", [(1, 1024), (1024, 1024), (1025, 4096), (100_000, 262_144)])
+def test_few_lengths_are_counted(longest, counted):
+    assert attention.counted_longest(longest) == counted
+
+
+CASES = [(op, case) for op in (attention.OP, decode_attention.OP) for case in op.cases]
+
+
+@pytest.mark.parametrize("variant", [{}, {"heads_together": 1}, {"splits": 2}], ids=str)
+@pytest.mark.parametrize("op, case", CASES, ids=[f"{op.name}, {case.label}" for op, case in CASES])
+def test_a_cut_dispatch_computes_the_same_bits(device, monkeypatch, op, case, variant):
+    inputs = case.make(np.random.default_rng(5))
+    num_tokens = len(inputs[0])
+    outputs = []
+    for most, num_dispatches in ((attention.MOST_FLOPS, 1), (1, num_tokens)):
+        monkeypatch.setattr(attention, "MOST_FLOPS", most)
+        prepared = prepare(device, op, inputs, case.attrs, variant)
+        assert len(prepared.dispatches) == num_dispatches
+        Program(device, prepared.dispatches).run()
+        outputs.append(prepared.results(device))
+    for whole, cut in zip(*outputs):
+        np.testing.assert_array_equal(np.asarray(whole), np.asarray(cut))
+
+
+@pytest.mark.parametrize("op", [attention.OP, decode_attention.OP], ids=["attention", "decode_attention"])
+def test_a_window_bounds_the_work(device, op):
+    case = next(case for case in op.cases if "window" in case.attrs)
+    inputs = case.make(np.random.default_rng(0))
+
+    def flops(window: int, **variant: int) -> int:
+        prepared = prepare(device, op, inputs, {**case.attrs, "window": window}, variant)
+        return sum(dispatch.flops for dispatch in prepared.dispatches)
+
+    assert flops(512, longest=4096) * 8 == flops(0, longest=4096) == flops(0) * 4
