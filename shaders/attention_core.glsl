@@ -146,10 +146,11 @@ float add_products(vec4 p, vec4 k, float sum) {
     return fma(p.w, k.w, fma(p.z, k.z, fma(p.y, k.y, fma(p.x, k.x, sum))));
 }
 
-// Products of the queries with the keys of the tile's positions [tile, end). Lanes past the end read the last
-// key.
-void score_tile(uint tile, uint end) {
-    UNROLL (uint s = 0u; s < STEPS; s++) row[s] = row_of_position(min(tile + s * LANES + LANE, end - 1u));
+// Products of the queries with the keys of the tile's positions in [begin, end). The other lanes read the
+// first or the last of these keys: before the window the page table may name pages of other sequences.
+void score_tile(uint tile, uint begin, uint end) {
+    UNROLL (uint s = 0u; s < STEPS; s++)
+        row[s] = row_of_position(clamp(tile + s * LANES + LANE, begin, end - 1u));
     UNROLL (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
     UNROLL (uint e = 0u; e < EIGHTS; e++) {
         vec4 a[STEPS], b[STEPS];
@@ -241,7 +242,7 @@ void attend_to_chunk(uint chunk) {
     UNROLL (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) low[i] = high[i] = vec4(0.0);
     uint begin = max(first_position, chunk * CHUNK), end = min(position, chunk * CHUNK + CHUNK);
     for (uint tile = begin / TILE * TILE; tile < end; tile += TILE) {
-        score_tile(tile, end);
+        score_tile(tile, begin, end);
         update_softmax(tile, begin, end);
         share_weights();
         add_values();

@@ -19,10 +19,11 @@ from .engine.runner import PAGE_SIZE, ModelRunner
 from .errors import RequestError, brief
 from .graph.builder import Graph, Value
 from .graph.cache import CacheStorage
+from .graph.cache_layout import CacheLayout
 from .graph.executor import DeviceExecutor
 from .graph.model import Caches, Model, Norm
 from .graph.numpy_executor import NumpyExecutor
-from .graph.step import NO_ROWS, LogitsRow, StepInputs
+from .graph.step import NO_ROWS, LogitsRow, PageTable, StepInputs
 from .loading import load
 from .tokenizer import Tokenizer
 
@@ -194,26 +195,23 @@ class Session:
             np.zeros(tokens, np.int32),
             np.arange(tokens, dtype=np.int32),
             np.zeros(tokens, np.int32),
-            np.arange(pages, dtype=np.int32)[None, :],
+            [PageTable(np.arange(pages, dtype=np.int32)[None, :])],
             NO_ROWS,
         )
         arena = None if self.device is None else Arena(self.device, "device", 1 << 20)
-        config = self.model.config
-        cache = CacheStorage(
-            config.num_layers,
-            pages,
-            PAGE_SIZE,
-            config.num_kv_heads,
-            config.head_dim,
-            self.runner.kv_type,
-            arena,
+        layout = CacheLayout.of(
+            self.model.config,
+            context_length=tokens,
+            num_sequences=1,
+            kind=self.runner.kv_type,
+            step_tokens=tokens,
+            page_size=PAGE_SIZE,
         )
+        cache = CacheStorage(layout, [layer], arena)
         if self.device is None:
             executor = NumpyExecutor(alone, cache, keep=True)
         else:
-            executor = DeviceExecutor(
-                self.device, alone, cache, num_sequences=1, pages_per_sequence=pages, max_tokens=tokens, keep=True
-            )
+            executor = DeviceExecutor(self.device, alone, cache, table_shape=(1, pages), max_tokens=tokens, keep=True)
         executor.run(step, inputs={"layer_input": np.ascontiguousarray(x)})
         return executor.read(alone.output_name)[:tokens]
 

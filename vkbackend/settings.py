@@ -123,6 +123,13 @@ ROWS = [
         "element type of the KV cache: f16, f32 or q8_0 (half of f16's memory)",
     ),
     Setting(
+        "VKBACKEND_FULL_WINDOWS",
+        False,
+        _flag,
+        "1 keeps the whole context of layers that see only a window of it: more memory, but any prompt continues "
+        "wherever an earlier one began the same way",
+    ),
+    Setting(
         "OLLAMA_FLASH_ATTENTION",
         True,
         _flag,

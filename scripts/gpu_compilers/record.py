@@ -162,7 +162,7 @@ def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
                 for role, shape in step_shapes().items():
                     recorder.take()
                     cache = CacheValues(executor.cache)
-                    executor._record(build(executor.model, cache, shape, *executor.table_shape, executor.keep), True)
+                    executor._record(build(executor.model, cache, shape, executor.table_shape, executor.keep), True)
                     for dispatch in recorder.take():
                         row = row_of(dispatch)
                         key = dispatch.shader, dispatch.constant_words, dispatch.subgroup_size

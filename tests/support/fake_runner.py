@@ -11,11 +11,13 @@ control.
 
 import re
 import threading
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 
 from vkbackend.engine.kv_cache import CachedSequence, PagedCache
+from vkbackend.graph.cache_layout import CacheLayout
 from vkbackend.graph.step import LogitsRow
 
 
@@ -87,7 +89,7 @@ class FakeRunner:
 
     steps: the work of every step that ran. fail_with: an exception that the next step raises. gate: a semaphore that
     each step takes one from, where set; release it to let the engine go on step by step. num_pages: fewer than all
-    sequences could fill.
+    sequences could fill. windows: of each layer with a window, whose pages are checked, too.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class FakeRunner:
         num_pages=None,
         width=4,
         max_part=256,
+        windows=(),
     ):
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
         self.context_length, self.max_sequences, self.prefill_chunk, self.scored_chunk = (
@@ -112,10 +115,19 @@ class FakeRunner:
         )
         self.width, self.max_part = width, max_part
         pages = -(-context_length // page_size)
-        self.pages = PagedCache(num_pages or pages * max_sequences, page_size, max_sequences, pages)
-        self.stored = np.full(
-            (self.pages.num_pages, page_size), -1
-        )  # what lies in the cache: a number for each beginning of a text
+        sizes = {"num_layers": len(windows), "num_kv_heads": 1, "head_dim": 8}
+        groups = CacheLayout.of(
+            SimpleNamespace(**sizes, window_of=lambda layer: windows[layer]),
+            context_length=context_length,
+            num_sequences=max_sequences,
+            kind="f32",
+            step_tokens=max(prefill_chunk, max_part),
+            page_size=page_size,
+            num_pages=num_pages,
+        ).groups
+        self.pages = PagedCache(groups[0].num_pages, page_size, max_sequences, pages, groups[1:])
+        # What lies in the cache of each group of layers: a number for each beginning of a text.
+        self.stored = [np.full((group.num_pages, page_size), -1) for group in groups]
         self.replies = [list(reply) for reply in replies]
         self.sequences: dict[int, CachedSequence] = {}
         self.steps = []
@@ -133,15 +145,15 @@ class FakeRunner:
         """Sequence id -> tokens, of the open ones."""
         return {key: sequence.tokens for key, sequence in self.sequences.items()}
 
-    def open_sequence(self, tokens):
+    def open_sequence(self, prefix):
         assert self._submitted is None
         self._num_opened += 1
-        self.sequences[self._num_opened], self._left[self._num_opened] = self.pages.open(tokens), None
+        self.sequences[self._num_opened], self._left[self._num_opened] = self.pages.open(prefix), None
         return self._num_opened
 
-    def close_sequence(self, sequence_id):
+    def close_sequence(self, sequence_id, is_end=True):
         assert self._submitted is None, "a step that runs uses this sequence's pages"
-        self.pages.close(self.sequences.pop(sequence_id))
+        self.pages.close(self.sequences.pop(sequence_id), is_end)
         del self._left[sequence_id]
 
     def page_counts(self):
@@ -153,11 +165,11 @@ class FakeRunner:
     def length(self, sequence_id):
         return self.sequences[sequence_id].length
 
-    def num_known(self, tokens):
-        return self.pages.num_known(tokens)
+    def num_known(self, prefix, beyond=0):
+        return self.pages.num_known(prefix, beyond)
 
-    def has_room(self, growth, beginning=(), num_tokens=0):
-        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
+    def has_room(self, growth, prefix=None, num_tokens=0):
+        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], prefix, num_tokens)
 
     def submit(self, work):
         assert self._submitted is None
@@ -171,7 +183,9 @@ class FakeRunner:
                     or item.inputs.limits is None
                     or item.inputs.limits.max() < self.length(item.sequence_id) + len(item.tokens)
                 ), "a step ends inside of a whole part"
-                self.pages.extend(self.sequences[item.sequence_id], item.tokens)
+                sequence = self.sequences[item.sequence_id]
+                self.pages.extend(sequence, item.tokens)
+                self.pages.slide(sequence, sequence.length)
         except BaseException:
             self._undo(work, lengths)
             raise
@@ -209,16 +223,18 @@ class FakeRunner:
             self.pages.truncate(self.sequences[item.sequence_id], length)
 
     def _store(self, sequence, first):
-        """Write what follows token number `first` through the page table, and check all that lies before it."""
+        """Write what follows token number `first` through the page tables, and check all that it sees before."""
         size, number = self.pages.page_size, 0
+        windows = [0, *(pool.window for pool in self.pages.windows.pools)]
         for index, token in enumerate(sequence.tokens):
             number = self._beginnings.setdefault((number, token), len(self._beginnings) + 1)
-            place = self.pages.table[sequence.slot, index // size], index % size
-            if index >= first:
-                self.stored[place] = number
-            assert self.stored[place] == number, (
-                f"token {index} of slot {sequence.slot} is not where the page table says"
-            )
+            for window, table, stored in zip(windows, self.pages.tables, self.stored):
+                if window and index <= first - window:
+                    continue
+                place = table.rows[sequence.slot, index // size], index % size
+                if index >= first:
+                    stored[place] = number
+                assert stored[place] == number, f"token {index} of slot {sequence.slot} is not where the table says"
         return sequence.tokens
 
     def row(self, token_id):

@@ -81,7 +81,6 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_embeddings_that_are_not_finite_are_an_error",
         "test_recorded_conversations",
     ),
-    "test_fitting.py": ("test_the_same_messages_are_kept_as_one_by_one",),
     "test_generate.py": (
         "test_a_large_request_does_not_delay_others",
         "test_a_lost_device_is_reported_and_the_next_request_loads_again",
@@ -190,6 +189,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_sizes.py": ("test_functions_have_at_most_60_lines",),
     "test_store_entries.py": ("test_an_odd_blob_is_an_error_that_names_the_model",),
     "test_store_lock.py": ("test_a_thread_waits_for_another_thread_no_longer_than_for_a_program",),
+    "test_window_histories.py": ("test_random_histories_have_the_bits_of_full_windows",),
 }
 
 

@@ -44,17 +44,15 @@ class Config(DecoderConfig):
         """Factor on scores. Only the 27B model, which has 62 layers, scales by the width per head, not by head_dim."""
         return (self.width / self.num_heads if self.num_layers == 62 else self.head_dim) ** -0.5
 
-    def is_global(self, layer: int) -> bool:
-        return self.window == 0 or layer % GLOBAL_EVERY == GLOBAL_EVERY - 1
+    def window_of(self, layer: int) -> int:
+        return 0 if layer % GLOBAL_EVERY == GLOBAL_EVERY - 1 else self.window
 
 
 class Block:
     def __init__(self, w: Weights, cfg: Config, ropes: dict[bool, Rope]):
-        everywhere = cfg.is_global(w.layer)
+        is_global = cfg.window_of(w.layer) == 0
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
-        self.attention = Attention(
-            w, cfg, ropes[everywhere], scale=cfg.attention_scale, window=0 if everywhere else cfg.window
-        )
+        self.attention = Attention(w, cfg, ropes[is_global], scale=cfg.attention_scale)
         self.post_attention_norm = w.norm("post_attention_norm", cfg.norm_eps, cfg.width)
         self.ffn_norm = w.norm("ffn_norm", cfg.norm_eps, cfg.width)
         self.gated = GatedLinear(w, "gelu", rows=cfg.feed_forward, columns=cfg.width)

@@ -26,7 +26,7 @@ from ..engine.request import Event, Failed, Finished, GenerationRequest, Samplin
 from ..engine.runner import PREFILL_CHUNK, ModelRunner
 from ..errors import DeviceError, NoDevice, RequestError, VkbackendError
 from ..graph.executor import DeviceExecutor, RecordedStep
-from ..graph.step import StepInputs
+from ..graph.step import PageTable, StepInputs
 from ..loading import load
 from ..ops.op import ceil_div
 from ..tokenizer import Tokenizer
@@ -125,9 +125,9 @@ def _fill_candidates(runner: ModelRunner, tokenizer: Tokenizer, batch: int) -> R
     executor = runner.executor
     assert isinstance(executor, DeviceExecutor), "the model is on the device"
     ones = np.ones(batch, np.int32)
-    table = np.zeros(executor.table_shape, np.int32)
+    tables = [PageTable(np.zeros(executor.table_shape, np.int32)) for _ in executor.cache.layout.groups]
     shape = executor.step_shape(
-        StepInputs(ones, 0 * ones, np.arange(batch, dtype=np.int32), table, np.arange(batch, dtype=np.int32))
+        StepInputs(ones, 0 * ones, np.arange(batch, dtype=np.int32), tables, np.arange(batch, dtype=np.int32))
     )
     plan = executor.plan(shape)
     usual = [

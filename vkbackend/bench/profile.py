@@ -197,8 +197,8 @@ def moved_bytes(dispatch: Dispatch, runner: ModelRunner, tokens: int, length: in
     cache only what is filled (`length` tokens) or, if it is only written, what is stored.
     """
     assert isinstance(runner.storage, CacheStorage), "the model is in one place"
-    cache = {tensor.buffer for pair in runner.storage.layers for tensor in pair}
-    pages = runner.storage.num_pages * PAGE_SIZE
+    cache = {tensor.buffer for pair in runner.storage.layers.values() for tensor in pair}
+    pages = runner.storage.layout.num_pages * PAGE_SIZE
     total = 0.0
     for buffer in {*dispatch.reads, *dispatch.writes}:
         share = 1.0

@@ -3,23 +3,11 @@
 In: a loaded model and the element type of its cache. Out: `Work`, derived from shapes alone.
 """
 
-from typing import Protocol, runtime_checkable
-
 import numpy as np
 
-from ..graph.cache import DTYPES, cache_bytes
+from ..graph.cache_layout import DTYPES
 from ..loading import LoadedLayers
-
-
-@runtime_checkable
-class SlidingWindow(Protocol):
-    """The config of an architecture whose layers, except for the global ones, read only the last `window` tokens."""
-
-    window: int
-
-    def is_global(self, layer: int) -> bool:
-        """Whether a layer reads the whole context."""
-        ...
+from ..ops.q8_cache import cache_bytes
 
 
 class Work:
@@ -45,9 +33,7 @@ class Work:
         self.weight_bytes = sum(info.num_bytes for info in matrices)
         # Keys and values of one token in one layer:
         self._token_bytes = 2 * cache_bytes((1, 1, config.num_kv_heads, config.head_dim), DTYPES[kv_type])
-        self._windows = [0] * config.num_layers  # 0: the layer reads the whole context
-        if isinstance(config, SlidingWindow):
-            self._windows = [0 if config.is_global(layer) else config.window for layer in range(config.num_layers)]
+        self._windows = [config.window_of(layer) for layer in range(config.num_layers)]
 
     def cache_bytes(self, context: int) -> int:
         """Bytes of K and V that one token reads at this context length."""

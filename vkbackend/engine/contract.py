@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..graph.step import StepOutput
+from .prefix_cache import Prefix
 from .prompt import Cell, RowInputs
 
 
@@ -67,29 +68,36 @@ class Runner(Protocol):
     width: int
     max_part: int
 
-    def open_sequence(self, tokens: Sequence[Cell]) -> int:
-        """Open a sequence, which starts with the longest cached prefix of `tokens`, and return its id."""
+    def open_sequence(self, prefix: Prefix) -> int:
+        """Open a sequence, which starts with the longest cached part of `prefix` from which it can continue, and return
+        its id.
+        """
         ...
 
     def length(self, sequence_id: int) -> int:
         """The number of tokens in the sequence."""
         ...
 
-    def num_known(self, tokens: Sequence[Cell]) -> int:
-        """The minimum length of the cached prefix that a sequence opened now would start with."""
+    def num_known(self, prefix: Prefix, beyond: int = 0) -> int:
+        """The minimum length of what a sequence opened now would start with. It may be 0 if that is not more than
+        `beyond`.
+        """
         ...
 
-    def close_sequence(self, sequence_id: int) -> None:
-        """Close a sequence. Its tokens stay cached as long as there is room."""
+    def close_sequence(self, sequence_id: int, is_end: bool = True) -> None:
+        """Close a sequence. Its tokens stay cached as long as there is room.
+
+        is_end: others may continue at its end. False if it is opened again with another beginning.
+        """
         ...
 
     def forget(self) -> None:
         """Drop what closed sequences left in the cache."""
         ...
 
-    def has_room(self, growth: Mapping[int, int], beginning: Sequence[Cell] = (), num_tokens: int = 0) -> bool:
+    def has_room(self, growth: Mapping[int, int], prefix: Prefix | None = None, num_tokens: int = 0) -> bool:
         """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
-        that begins with `beginning`.
+        that begins with `prefix`.
         """
         ...
 
@@ -102,5 +110,7 @@ class Runner(Protocol):
         ...
 
     def wait(self) -> list[StepOutput]:
-        """The outputs of the submitted step, in the order of its work. A failed step changes no sequence."""
+        """The outputs of the submitted step, in the order of its work. A failed step of at most `prefill_chunk` tokens
+        changes no sequence.
+        """
         ...

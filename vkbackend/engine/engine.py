@@ -295,7 +295,7 @@ class Engine:
 
     def _start_again(self, generation: Generation) -> None:
         """Continue from the longest cached prefix of its tokens."""
-        self.runner.close_sequence(generation.sequence_id)
+        self.runner.close_sequence(generation.sequence_id, is_end=False)
         self._start(generation)
 
     def _turn(self) -> None:
@@ -328,8 +328,8 @@ class Engine:
             if generation.context_is_full:
                 generation.shift()
                 self._start_again(generation)
-            elif generation.num_pending > 1 and self.runner.num_known(generation.reusable) > generation.num_cached:
-                self._start_again(generation)  # another generation has stored what this one was about to compute
+            elif generation.num_pending > 1 and self._is_stored(generation):
+                self._start_again(generation)
         shares = self._scheduler.next_step(self._running)
         while len(self._running) > 1 and not self.runner.has_room(
             {share.generation.sequence_id: share.num_tokens for share in shares}
@@ -340,6 +340,10 @@ class Engine:
         if submitted:
             self.runner.submit([work for _, work in submitted])
         return submitted
+
+    def _is_stored(self, generation: Generation) -> bool:
+        """Whether another generation has stored what this one is about to compute."""
+        return self.runner.num_known(generation.reusable, generation.num_cached) > generation.num_cached
 
     def _preempt(self, generation: Generation) -> None:
         """Free the pages of a generation, which waits and later continues from what is still cached."""

@@ -15,6 +15,7 @@ from ..graph.step import LogitsRow, StepOutput
 from ..tokenizer import Tokenizer
 from .contract import Runner, SequenceWork
 from .logprobs import logit_of, token_logprob
+from .prefix_cache import Prefix
 from .prompt import Cell, EmbeddingPart, PartLayout, lay_out, token_ids
 from .request import (
     MAX_TOP_LOGPROBS,
@@ -97,6 +98,7 @@ class Generation:
         _check(request, runner, self.num_ctx)
         self.prompt, self._parts, self.num_keep = _fit_prompt(request, tokenizer.adds_bos, self.num_ctx)
         self.tokens = list(self.prompt)
+        self._prefix = Prefix(self.tokens)
         self.num_cached = 0
         self._sequence_id: int | None = None
         self.ended: FinishReason | None = None
@@ -152,11 +154,12 @@ class Generation:
         return self._parts.num_together(self.num_cached)
 
     @property
-    def reusable(self) -> list[Cell]:
+    def reusable(self) -> Prefix:
         """The cells that may be taken from the cache: all but the last, whose logits are needed; no cells of a scored
         prompt.
         """
-        return [] if self.is_scored else self.tokens[:-1]
+        self._prefix.length = 0 if self.is_scored else len(self.tokens) - 1
+        return self._prefix
 
     @property
     def sequence_id(self) -> int:
@@ -213,6 +216,7 @@ class Generation:
         num_discard = max((self.num_ctx - self.num_keep) // 2, 1)
         first, last = self._parts.widened(self.num_keep, self.num_keep + num_discard)
         del self.tokens[first:last]
+        self._prefix = Prefix(self.tokens)
         self._parts, self.num_keep = self._parts.without(first, last), first
 
     # -- what comes out

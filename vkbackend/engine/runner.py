@@ -4,7 +4,7 @@ In: `SequenceWork`s. Out: `StepOutput`s. Only the engine's thread calls it.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from .. import settings
 from ..device.buffers import Arena
 from ..errors import OutOfMemory, RequestError
 from ..graph.cache import CacheStorage, cache_bytes
-from ..graph.cache_layout import DTYPES, fitting_kind
+from ..graph.cache_layout import DTYPES, CacheLayout, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
 from ..graph.split_executor import SplitExecutor
@@ -23,7 +23,8 @@ from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
 from ..loading import LoadedLayers
 from .contract import PageCounts, SequenceWork
 from .kv_cache import CachedSequence, PagedCache
-from .prompt import Cell, token_ids
+from .prefix_cache import Prefix
+from .prompt import token_ids
 from .step_rows import StepRows, ids_to_run
 
 PAGE_SIZE = 32
@@ -77,10 +78,11 @@ class ModelRunner:
         self.vocab_size = config.vocab_size
         self.width = config.width
         self.scored_chunk = rows_at_once(self.vocab_size)
-        pages = -(-context_length // PAGE_SIZE)
+        layout = self._layout(num_pages)
+        pages = layout.groups[0].pages_per_sequence
         if num_pages is None:
-            num_pages = _fitting_pages(model, kv_type, pages, max_sequences)
-        self.pages = PagedCache(num_pages, PAGE_SIZE, max_sequences, pages)
+            layout = layout.limited(_fitting_pages(model, kv_type, pages, max_sequences))
+        self.pages = PagedCache(layout.num_pages, PAGE_SIZE, max_sequences, pages, layout.groups[1:])
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
         self._submitted: list[SequenceWork] = []
@@ -94,17 +96,26 @@ class ModelRunner:
         self._places: list[int] = []  # of the outputs of the part that is running
         self.storage, self.executor = _make_executor(
             model,
-            kv_type,
-            num_pages,
+            layout,
             skip_barrier,
-            num_sequences=max_sequences,
-            pages_per_sequence=pages,
+            table_shape=(max_sequences, pages),
             max_tokens=self.max_part,
             max_outputs=self._most_rows["output_rows"],
             max_scored=self._most_rows["scored_rows"],
             keep=keep,
             timestamps=timestamps,
             tuned_at=tuned_at,
+        )
+
+    def _layout(self, num_pages: int | None) -> CacheLayout:
+        return CacheLayout.of(
+            self.model.config,
+            context_length=self.context_length,
+            num_sequences=self.max_sequences,
+            kind=self.kv_type,
+            step_tokens=self.max_part,
+            page_size=PAGE_SIZE,
+            num_pages=num_pages,
         )
 
     @property
@@ -116,24 +127,28 @@ class ModelRunner:
         """Drop weights, cache and recorded steps. The runner cannot be used afterwards."""
         del self.model, self.storage, self.executor
 
-    def open_sequence(self, tokens: Sequence[Cell] | None = None) -> int:
+    def open_sequence(self, prefix: Prefix | None = None) -> int:
         """Open a sequence and return its id.
 
-        Without `tokens` it is empty and shares nothing. With `tokens` it shares pages with other sequences and starts
-        with the longest cached prefix of `tokens`; `length` tells how many tokens that is. Raises OutOfMemory if
-        max_sequences are open.
+        Without `prefix` it is empty and shares nothing. With `prefix` it shares pages with other sequences and starts
+        with the longest cached part of it from which it can continue; `length` tells how many tokens that is. Raises
+        OutOfMemory if max_sequences are open.
         """
         self._next_id += 1
-        self.sequences[self._next_id] = self.pages.open(tokens)
+        self.sequences[self._next_id] = self.pages.open(prefix)
         return self._next_id
 
-    def num_known(self, tokens: Sequence[Cell]) -> int:
-        """The minimum length of the cached prefix that a sequence opened with `tokens` would start with."""
-        return self.pages.num_known(tokens)
+    def num_known(self, prefix: Prefix, beyond: int = 0) -> int:
+        """The minimum length of what a sequence opened with `prefix` would start with. It may be 0 if that is not more
+        than `beyond`.
+        """
+        return self.pages.num_known(prefix, beyond)
 
-    def close_sequence(self, sequence_id: int) -> None:
-        """Free the sequence's slot. Pages that it shared stay cached until their room is needed."""
-        self.pages.close(self.sequences.pop(sequence_id))
+    def close_sequence(self, sequence_id: int, is_end: bool = True) -> None:
+        """Free the sequence's slot. Pages that it shared stay cached until their room is needed. is_end: others may
+        continue at its end.
+        """
+        self.pages.close(self.sequences.pop(sequence_id), is_end)
 
     def page_counts(self) -> PageCounts:
         """The pages of the cache by their state. May be called on any thread."""
@@ -147,22 +162,23 @@ class ModelRunner:
         """The number of tokens in the sequence's cache."""
         return self.sequences[sequence_id].length
 
-    def has_room(self, growth: Mapping[int, int], beginning: Sequence[Cell] = (), num_tokens: int = 0) -> bool:
+    def has_room(self, growth: Mapping[int, int], prefix: Prefix | None = None, num_tokens: int = 0) -> bool:
         """Whether each sequence can grow by its number of tokens, together with a new sequence of num_tokens tokens
-        that begins with `beginning`.
+        that begins with `prefix`.
         """
-        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], beginning, num_tokens)
+        return self.pages.has_room([(self.sequences[key], more) for key, more in growth.items()], prefix, num_tokens)
 
     def truncate(self, sequence_id: int, length: int) -> None:
         """Drop all but the first `length` tokens of a sequence. Raises ValueError if some of the dropped ones are in
-        shared pages.
+        shared pages, or if a layer's window before `length` was freed.
         """
         self.pages.truncate(self.sequences[sequence_id], length)
 
     def step(self, work: list[SequenceWork]) -> list[StepOutput]:
         """Append the tokens of each work to its sequence; returns the outputs of all works, in order.
 
-        A failed step changes no sequence. Raises OutOfMemory if a sequence would outgrow the context or no pages are
+        A failed step changes no sequence, except that one of several parts may keep the tokens of the first parts if
+        layers have windows. Raises OutOfMemory if a sequence would outgrow the context or no pages are
         left, RequestError for a token outside the vocabulary, DeviceError, DeviceLost.
         """
         self.submit(work)
@@ -202,7 +218,7 @@ class ModelRunner:
         except BaseException:
             for item, length in zip(self._submitted, lengths):
                 sequence = self.sequences[item.sequence_id]
-                self.pages.truncate(sequence, min(length, sequence.length))
+                self.pages.undo(sequence, min(length, sequence.length))
             self._submitted = []
             raise
 
@@ -241,6 +257,8 @@ class ModelRunner:
                     last = int(here[self._most_rows[kind]])  # the other rows are left for the next part
             if embedded is not None:
                 last = embedded.uncut(first, last, self.max_part)
+            if len(self.pages.tables) > 1:
+                self._slide(work, lengths, first, last)
             part = {kind: pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < last)] for kind, pairs in wanted.items()}
             rows = {kind: pairs[:, 0] - first for kind, pairs in part.items()}
             next_target = num_targets + len(rows.get("scored_rows", ()))
@@ -250,7 +268,7 @@ class ModelRunner:
                     tokens[first:last],
                     positions[first:last],
                     slots[first:last],
-                    self.pages.table,
+                    self.pages.tables,
                     **({"output_rows": NO_ROWS} | rows),
                     targets=targets[num_targets:next_target],
                     with_candidates=candidates and next_target > num_targets,
@@ -262,6 +280,15 @@ class ModelRunner:
             # The next part overwrites what full() reads.
             self._found.update(zip(self._places, map(_frozen, self.executor.wait())))
             first, num_targets = last, next_target
+
+    def _slide(self, work: list[SequenceWork], lengths: list[int], first: int, last: int) -> None:
+        """Move the windows of sequences on for the step's tokens first ... last - 1."""
+        begin = 0
+        for item, length in zip(work, lengths):
+            end = begin + len(item.tokens)
+            if begin < last and first < end:
+                self.pages.slide(self.sequences[item.sequence_id], length + min(last, end) - begin)
+            begin = end
 
 
 def rows_at_once(vocab_size: int) -> int:
@@ -278,17 +305,16 @@ def _frozen(output: StepOutput) -> StepOutput:
 
 
 def _make_executor(
-    model: LoadedLayers, kv_type: str, num_pages: int, skip_barrier: int | None, **sizes: Any
+    model: LoadedLayers, layout: CacheLayout, skip_barrier: int | None, **sizes: Any
 ) -> tuple[CacheStorage | SplitExecutor, Executor]:
     """The cache's storage and what runs steps. sizes: further arguments of `DeviceExecutor`."""
     config = model.config
     if model.parts:
-        split = SplitExecutor(model.parts, config, num_pages=num_pages, page_size=PAGE_SIZE, kind=kv_type, **sizes)
+        split = SplitExecutor(model.parts, config, layout, **sizes)
         return split, split
     assert model.layers is not None, "a model that is not split has its layers"
     arena = None if model.device is None else Arena(model.device, "device")
-    page_shape = (PAGE_SIZE, config.num_kv_heads, config.head_dim)
-    storage = CacheStorage(config.num_layers, num_pages, *page_shape, kv_type, arena)
+    storage = CacheStorage(layout, range(config.num_layers), arena)
     if model.device is None:
         return storage, NumpyExecutor(model.layers, storage, sizes["keep"])
     return storage, DeviceExecutor(model.device, model.layers, storage, skip_barrier=skip_barrier, **sizes)

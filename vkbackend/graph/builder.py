@@ -92,12 +92,12 @@ class Node:
 class Graph:
     """Records nodes while a model is called.
 
-    step_shape: sizes of the step. num_sequences, pages_per_sequence: shape (S, P) of the page table. keep:
-    intermediates will be read, so models fuse fewer ops. precision: of the matrix products called from here on.
-    lasting: activations that the host may read after the step, so their memory is not reused.
+    step_shape: sizes of the step. table_shape: (S, P) of the page tables. keep: intermediates will be read, so models
+    fuse fewer ops. precision: of the matrix products called from here on. lasting: activations that the host may read
+    after the step, so their memory is not reused. page_tables: those that layers use, by the index of their group.
     """
 
-    def __init__(self, step_shape: StepShape, num_sequences: int, pages_per_sequence: int, keep: bool = False):
+    def __init__(self, step_shape: StepShape, table_shape: tuple[int, int], keep: bool = False):
         num_tokens, num_outputs = step_shape.num_tokens, step_shape.num_outputs
         self.num_tokens = num_tokens
         self.num_outputs = num_outputs
@@ -111,12 +111,13 @@ class Graph:
         self.results: list[Value] = []
         self.lasting: list[Value] = []
         self.inputs: dict[str, Value] = {}
+        self.page_tables: dict[int, Value] = {}
+        self._table_shape = table_shape
         self._scope: list[str] = []
         self.step = {
             "tokens": self._step("tokens", (num_tokens,)),
             "positions": self._step("positions", (num_tokens,)),
             "sequences": self._step("sequences", (num_tokens,)),
-            "page_table": self._step("page_table", (num_sequences, pages_per_sequence)),
             "output_rows": self._step("output_rows", (num_outputs,)),
             "scored_rows": self._step("scored_rows", (step_shape.num_scored,)),
             "targets": self._step("targets", (step_shape.num_scored,)),
@@ -132,6 +133,12 @@ class Graph:
 
     def _step(self, name: str, shape: tuple[int, ...]) -> Value:
         return Value(self, name, shape, "int32", Kind.STEP)
+
+    def page_table(self, group: int) -> Value:
+        """The page table of a group of layers, (S, P) i32."""
+        if group not in self.page_tables:
+            self.page_tables[group] = self._step(f"page_table.{group}", self._table_shape)
+        return self.page_tables[group]
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:

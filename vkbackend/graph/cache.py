@@ -1,5 +1,6 @@
 """Storage of the KV cache: two paged tensors per layer, on a device or as numpy arrays for the twins."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..device.buffers import Arena, Buffer
 from ..device.host_memory import available_host_memory
 from ..ops import q8_cache
 from ..ops.q8_cache import Q8Cache, cache_bytes
-from .cache_layout import DTYPES
+from .cache_layout import DTYPES, CacheLayout
 
 # An f16 cache on the CPU is kept in f32, which is faster, if it takes at most this share of free memory.
 SHARE_FOR_SPEED = 0.25
@@ -43,34 +44,23 @@ class CacheTensor:
 
 
 class CacheStorage:
-    """The caches of all layers.
+    """The caches of some layers.
 
-    kind: a key of DTYPES. arena: device memory for them; without one they are numpy arrays, f16 as `HalfValues` if
-    there is enough free memory.
+    layers: their numbers. arena: device memory for the caches; without one they are numpy arrays, f16 as `HalfValues`
+    if there is enough free memory. `self.layers` maps each number to the layer's keys and values.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_pages: int,
-        page_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        kind: str,
-        arena: Arena | None = None,
-    ):
-        dtype = DTYPES[kind]
-        self.page_size = page_size
-        self.num_pages = num_pages
-        self.num_kv_heads = num_kv_heads
-        self.kind = kind
-        shape = (num_pages, page_size, num_kv_heads, head_dim)
-        num_elements = 2 * num_layers * int(np.prod(shape))
+    def __init__(self, layout: CacheLayout, layers: Iterable[int], arena: Arena | None = None):
+        self.layout = layout
+        dtype = DTYPES[layout.kind]
+        numbers = list(layers)
         if arena is not None:
-            arena.expect(2 * num_layers * cache_bytes(shape, dtype))
-        as_f32 = dtype == "float16" and arena is None and 4 * num_elements <= SHARE_FOR_SPEED * available_host_memory()
-        self.layers: list[tuple[CacheTensor, CacheTensor]] = []  # keys and values of each
-        for layer in range(num_layers):
+            arena.expect(sum(layout.layer_bytes(layer) for layer in numbers))
+        f32_bytes = sum(layout.layer_bytes(layer, "float32") for layer in numbers)
+        as_f32 = dtype == "float16" and arena is None and f32_bytes <= SHARE_FOR_SPEED * available_host_memory()
+        self.layers: dict[int, tuple[CacheTensor, CacheTensor]] = {}
+        for layer in numbers:
+            shape = layout.shape(layer)
             pair = (
                 CacheTensor(f"blk.{layer}.k_cache", shape, dtype),
                 CacheTensor(f"blk.{layer}.v_cache", shape, dtype),
@@ -82,8 +72,9 @@ class CacheStorage:
                     tensor.array = np.zeros(shape, np.float32).view(HalfValues) if as_f32 else np.zeros(shape, dtype)
                 else:
                     tensor.buffer = arena.allocate(tensor.num_bytes)
-            self.layers.append(pair)
+            self.layers[layer] = pair
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.num_bytes for pair in self.layers for tensor in pair)
+        """Size of all layers' caches."""
+        return sum(tensor.num_bytes for pair in self.layers.values() for tensor in pair)

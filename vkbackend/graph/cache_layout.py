@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .. import settings
 from ..ops import q8_cache
 from ..ops.q8_cache import cache_bytes
 
@@ -92,7 +93,7 @@ class CacheLayout:
             num_snapshots = num_sequences + MORE_SNAPSHOTS
         layers: dict[int, list[int]] = {0: []}
         for layer in range(config.num_layers):
-            window = _window_of(config, layer)
+            window = 0 if settings.get("VKBACKEND_FULL_WINDOWS") else config.window_of(layer)
             keeps_window = window > 0 and window_pages(window, step_tokens, page_size) < pages
             layers.setdefault(window if keeps_window else 0, []).append(layer)
         groups = [LayerGroup(0, tuple(layers.pop(0)), pages, num_pages)]
@@ -137,11 +138,6 @@ class CacheLayout:
         """The largest argument of `limited` with which the cache takes at most `num_bytes` on a device."""
         sizes = range(self.num_pages + 1)
         return bisect.bisect_right(sizes, num_bytes, key=lambda num_pages: self.limited(num_pages).num_bytes) - 1
-
-
-def _window_of(config: "Config", layer: int) -> int:
-    """The window of a layer; 0 for all, until caches can keep windows."""
-    return 0
 
 
 def window_pages(window: int, step_tokens: int, page_size: int) -> int:

@@ -27,7 +27,7 @@ from .cache import CacheStorage
 from .forward import CacheValues, build
 from .model import Model
 from .planner import ALIGNMENT, plan_arena, storage_bytes
-from .step import StepInputs, StepOutput, StepShape, bucket, check_kept, step_outputs
+from .step import PageTable, StepInputs, StepOutput, StepShape, bucket, check_kept, step_outputs
 from .views import Views
 
 # Longer steps are split into several submissions, of about 100 ms on a small integrated GPU: drivers reset the device
@@ -65,9 +65,10 @@ class DeviceExecutor:
     `read(name)` returns an intermediate of the last step, `timings()` the seconds of each dispatch. phases: (name,
     begin, end) of what the host did in the last step, by time.perf_counter.
 
-    max_tokens, max_outputs, max_scored: sizes of the largest step. keep: do not reuse the memory of intermediates, for
-    `read`. tuned_at: the run of a step shape before which its kernels are measured. timestamps: time each dispatch.
-    skip_barrier: leave out one derived barrier of plans with a single submission, to show that it is needed.
+    table_shape: (S, P) of the page tables. max_tokens, max_outputs, max_scored: sizes of the largest step. keep: do
+    not reuse the memory of intermediates, for `read`. tuned_at: the run of a step shape before which its kernels are
+    measured. timestamps: time each dispatch. skip_barrier: leave out one derived barrier of plans with a single
+    submission, to show that it is needed.
     """
 
     def __init__(
@@ -76,8 +77,7 @@ class DeviceExecutor:
         model: Model,
         cache: CacheStorage,
         *,
-        num_sequences: int,
-        pages_per_sequence: int,
+        table_shape: tuple[int, int],
         max_tokens: int = 128,
         max_outputs: int = 32,
         max_scored: int = 32,
@@ -92,7 +92,7 @@ class DeviceExecutor:
         self.max_tokens = max_tokens
         self.max_outputs = max_outputs
         self.max_scored = max_scored
-        self.table_shape = (num_sequences, pages_per_sequence)
+        self.table_shape = table_shape
         self.keep = keep
         self.timestamps = timestamps
         self.skip_barrier = skip_barrier
@@ -112,6 +112,7 @@ class DeviceExecutor:
             "limits": max_tokens,
         }
         self._step_buffers = self._make_step_buffers()
+        self._written: dict[int, tuple[PageTable, list[int]]] = {}  # the table in each group's buffer, its versions
         self._plans: dict[StepShape, RecordedStep] = {}
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
         self._activations: _native.Memory | None = None
@@ -137,9 +138,10 @@ class DeviceExecutor:
         self._check_size(step)
         plan = self._plan_to_run(self.step_shape(step))
         for name, value in plan.graph.step.items():
-            if name != "page_table" and value.shape[0]:
+            if value.shape[0]:
                 self._fill(name, getattr(step, name), 0 if name in ("tokens", "sequences") else -1)
-        self._step_buffers["page_table"].array(np.int32, self.table_shape)[:] = step.page_table
+        for group, value in plan.graph.page_tables.items():
+            self._write_table(group, value.name, step.page_tables[group])
         for name, array in step.arrays(plan.graph.inputs, inputs).items():
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last = plan
@@ -219,7 +221,7 @@ class DeviceExecutor:
         num_tokens = bucket(len(step.tokens), self.max_tokens)
         decode = len(set(step.sequences.tolist())) == len(step.sequences)
         splits = (
-            attention.splits(self.device, num_tokens, self.cache.num_kv_heads, int(step.positions.max()))
+            attention.splits(self.device, num_tokens, self.cache.layout.num_kv_heads, int(step.positions.max()))
             if decode
             else 1
         )
@@ -246,7 +248,7 @@ class DeviceExecutor:
     def plan(self, shape: StepShape) -> RecordedStep:
         """The recorded step of this shape."""
         if shape not in self._plans:
-            graph = build(self.model, CacheValues(self.cache), shape, *self.table_shape, self.keep)
+            graph = build(self.model, CacheValues(self.cache), shape, self.table_shape, self.keep)
             self._make(shape, graph, measure=self.tuned_at <= 1)
         return self._plans[shape]
 
@@ -299,7 +301,8 @@ class DeviceExecutor:
         elif result_bytes:
             self._results = self._at_least(self._results, result_bytes, "device")
             self._readback = self._at_least(self._readback, result_bytes, "readback")
-        step_buffers = {value: self._step_buffers[name] for name, value in graph.step.items()}
+        step_values = [*graph.step.values(), *graph.page_tables.values()]
+        step_buffers = {value: self._step_buffers[value.name] for value in step_values}
         return Views(self._activations, arena, self._results, result_offsets, step_buffers)
 
     def _programs(self, dispatches: list[Dispatch], copies: Sequence[tuple[Buffer, Buffer]]) -> list[Program]:
@@ -323,8 +326,9 @@ class DeviceExecutor:
         return self.device.memory(max(num_bytes, ALIGNMENT), kind)
 
     def _make_step_buffers(self) -> dict[str, Buffer]:
-        shapes = {"page_table": self.table_shape, **{name: (size,) for name, size in self._lengths.items()}}
-        sizes = {name: -(-int(np.prod(shape)) * 4 // ALIGNMENT) * ALIGNMENT for name, shape in shapes.items()}
+        table_size = self.table_shape[0] * self.table_shape[1]
+        tables = {f"page_table.{group}": table_size for group in range(len(self.cache.layout.groups))}
+        sizes = {name: -(-length * 4 // ALIGNMENT) * ALIGNMENT for name, length in (tables | self._lengths).items()}
         memory = self.device.memory(sum(sizes.values()), "step")
         buffers, offset = {}, 0
         for name, size in sizes.items():
@@ -336,6 +340,20 @@ class DeviceExecutor:
         array = self._step_buffers[name].array(np.int32, (self._lengths[name],))
         array[: values.size] = values.reshape(-1)
         array[values.size :] = unused
+
+    def _write_table(self, group: int, name: str, table: PageTable) -> None:
+        """Copy the rows of a page table that have changed since the last step."""
+        rows = self._step_buffers[name].array(np.int32, self.table_shape)
+        written, versions = self._written.get(group, (None, []))
+        if written is not table:
+            rows[:] = table.rows
+        elif versions != table.versions:
+            for index, (old, new) in enumerate(zip(versions, table.versions)):
+                if old != new:
+                    rows[index] = table.rows[index]
+        else:
+            return
+        self._written[group] = table, table.versions.copy()
 
     def _logits(self, plan: RecordedStep, logits: Value | None, row: int) -> np.ndarray:
         assert logits is not None

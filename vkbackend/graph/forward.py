@@ -6,36 +6,36 @@ from ..ops import top_k
 from . import functions as F
 from .builder import Graph, Kind, Value
 from .cache import CacheStorage
-from .model import Model
+from .model import LayerCache, Model
 from .step import CANDIDATES, StepShape
 
 
 @dataclass
 class CacheValues:
-    """The cache of each layer as values of a graph."""
+    """The cache of each layer as values of a graph, with the page table of the layer's group."""
 
     storage: CacheStorage
 
-    def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
+    def cache(self, graph: Graph, layer: int) -> LayerCache:
         keys, values = self.storage.layers[layer]
-        return graph.constant(keys), graph.constant(values)
+        table = graph.page_table(self.storage.layout.group_of(layer))
+        return LayerCache(graph.constant(keys), graph.constant(values), table)
 
 
 def build(
     model: Model,
     caches: CacheValues,
     step_shape: StepShape,
-    num_sequences: int,
-    pages_per_sequence: int,
+    table_shape: tuple[int, int],
     keep: bool = False,
 ) -> Graph:
-    """The graph of a step.
+    """The graph of a step. table_shape: (S, P) of the page tables.
 
     Its `results`, as `step.step_outputs` reads them: stats, counts, ids and values (see ops.top_k) of output rows;
     stats and target logits of scored rows, followed by counts, ids and values with `with_candidates`; hidden states.
     `graph.logits` and `graph.scored_logits` are (M, vocabulary).
     """
-    graph = Graph(step_shape, num_sequences, pages_per_sequence, keep)
+    graph = Graph(step_shape, table_shape, keep)
     hidden = model(graph, caches)
     graph.precision = "float32"  # the precision of a step never applies to logits
     states = [_hidden_states(graph, model, hidden)] if step_shape.num_hidden else []

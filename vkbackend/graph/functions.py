@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..ops.matmul import precision_for
 from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
+from .model import LayerCache
 
 
 def embed(weight: Value, *, scale: float = 1.0) -> Value:
@@ -91,8 +92,7 @@ def attend(
     qkv: Value,
     rotation: Rotation,
     norms: HeadNorms | None,
-    k_cache: Value,
-    v_cache: Value,
+    cache: LayerCache,
     *,
     num_heads: int,
     scale: float,
@@ -107,13 +107,13 @@ def attend(
     graph = qkv.graph
     shape = graph.step_shape
     if not shape.decode or shape.has_rope_positions or shape.has_limits or graph.keep:
-        q = split_heads(qkv, rotation, norms, k_cache, v_cache, num_heads=num_heads)
-        return attention(q, k_cache, v_cache, scale=scale, window=window, softcap=softcap)
+        q = split_heads(qkv, rotation, norms, cache, num_heads=num_heads)
+        return attention(q, cache, scale=scale, window=window, softcap=softcap)
     y = graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
     graph.call_with_scratch(
         "decode_attention",
-        _head_inputs(qkv, rotation, norms, k_cache, v_cache),
-        [y, k_cache, v_cache],
+        _head_inputs(qkv, rotation, norms, cache),
+        [y, cache.keys, cache.values],
         **_head_attrs(rotation, norms),
         **_attention_sizes(graph),
         scale=scale,
@@ -130,9 +130,7 @@ def _attention_sizes(graph: Graph) -> dict[str, int]:
     return {**sizes, "longest": shape.longest} if shape.longest else sizes
 
 
-def split_heads(
-    qkv: Value, rotation: Rotation, norms: HeadNorms | None, k_cache: Value, v_cache: Value, *, num_heads: int
-) -> Value:
+def split_heads(qkv: Value, rotation: Rotation, norms: HeadNorms | None, cache: LayerCache, *, num_heads: int) -> Value:
     """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache -> normalized, rotated queries
     (T, heads, head_dim).
     """
@@ -142,19 +140,17 @@ def split_heads(
     graph.call(
         "split_heads",
         [
-            *_head_inputs(qkv, rotation, norms, k_cache, v_cache),
+            *_head_inputs(qkv, rotation, norms, cache),
             rope_positions,
             rotation.axes if rope_positions else None,
         ],
-        [q, k_cache, v_cache],
+        [q, cache.keys, cache.values],
         **_head_attrs(rotation, norms),
     )
     return q
 
 
-def _head_inputs(
-    qkv: Value, rotation: Rotation, norms: HeadNorms | None, k_cache: Value, v_cache: Value
-) -> list[Value | None]:
+def _head_inputs(qkv: Value, rotation: Rotation, norms: HeadNorms | None, cache: LayerCache) -> list[Value | None]:
     """The inputs that split_heads and decode_attention share."""
     step = qkv.graph.step
     q_norm, k_norm = (norms.q, norms.k) if norms else (None, None)
@@ -162,12 +158,12 @@ def _head_inputs(
         qkv,
         step["positions"],
         step["sequences"],
-        step["page_table"],
+        cache.page_table,
         rotation.turns,
         q_norm,
         k_norm,
-        k_cache,
-        v_cache,
+        cache.keys,
+        cache.values,
     ]
 
 
@@ -180,16 +176,14 @@ def _head_attrs(rotation: Rotation, norms: HeadNorms | None) -> dict[str, int | 
     }
 
 
-def attention(
-    q: Value, k_cache: Value, v_cache: Value, *, scale: float, window: int = 0, softcap: float = 0.0
-) -> Value:
+def attention(q: Value, cache: LayerCache, *, scale: float, window: int = 0, softcap: float = 0.0) -> Value:
     """Causal attention of q (T, heads, head_dim) over the cache, up to the step's limits if it has any -> like q."""
     graph = q.graph
     step = graph.step
     y = graph.new("attention", q.shape)
     graph.call_with_scratch(
         "attention",
-        [q, k_cache, v_cache, step["positions"], step["sequences"], step["page_table"], step.get("limits")],
+        [q, cache.keys, cache.values, step["positions"], step["sequences"], cache.page_table, step.get("limits")],
         [y],
         **_attention_sizes(graph),
         scale=scale,

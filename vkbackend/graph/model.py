@@ -22,12 +22,28 @@ class Config:
     vocab_size: int
     norm_eps: float
 
+    def window_of(self, layer: int) -> int:
+        """The number of positions that a token sees in a layer, its own included; 0: all."""
+        return 0
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The KV cache of one layer.
+
+    keys, values: (pages, page_size, kv_heads, head_dim). page_table: (S, P) i32, which page holds which positions.
+    """
+
+    keys: Value
+    values: Value
+    page_table: Value
+
 
 class Caches(Protocol):
     """The KV caches of a step, by layer."""
 
-    def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
-        """The keys and the values of one layer."""
+    def cache(self, graph: Graph, layer: int) -> LayerCache:
+        """The cache of one layer."""
         ...
 
 

@@ -111,7 +111,6 @@ class NumpyExecutor:
 
         inputs: arrays for the inputs that the graph declares with `Graph.input`.
         """
-        num_sequences, pages_per_sequence = step.page_table.shape
         plan = self._plan(
             StepShape(
                 len(step.tokens),
@@ -123,10 +122,11 @@ class NumpyExecutor:
                 has_rope_positions=len(step.rope_positions) > 0,
                 has_limits=len(step.limits) > 0,
             ),
-            (num_sequences, pages_per_sequence),
+            step.page_tables[0].shape,
         )
         graph = plan.graph
         arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
+        arrays.update((value, step.page_tables[group].rows) for group, value in graph.page_tables.items())
         arrays.update((graph.inputs[name], array) for name, array in step.arrays(graph.inputs, inputs).items())
         for call in plan.calls:
             arguments = call.inputs.copy()
@@ -172,7 +172,7 @@ class NumpyExecutor:
         return self._plans[key]
 
     def _graph(self, shape: StepShape, table_shape: tuple[int, int]) -> Graph:
-        return build(self.model, CacheValues(self.cache), shape, *table_shape, self.keep)
+        return build(self.model, CacheValues(self.cache), shape, table_shape, self.keep)
 
     def _prepare(self, graph: Graph) -> PreparedStep:
         unused = [[] for _ in graph.nodes] if self.keep else _unused_after(graph)

@@ -76,10 +76,9 @@ class PartModel:
     def __call__(self, graph: Graph, caches: Caches) -> Value:
         span = self.span
         x = self.layers.embed(graph) if span.has_input else graph.input(HIDDEN, (graph.num_tokens, self.width))
-        own = _OwnCaches(caches, span.first)
         for number in span.blocks:
             with graph.scope(f"blk.{number}"):
-                x = self.layers.blocks[number](x, own)
+                x = self.layers.blocks[number](x, caches)
         if not span.has_output:
             out = graph.new(HIDDEN, x.shape, kind=Kind.RESULT)
             graph.call("scale", [x], [out], factor=1.0)
@@ -92,14 +91,3 @@ class PartModel:
     @property
     def output_norm(self) -> Norm:
         return self.layers.output_norm
-
-
-@dataclass
-class _OwnCaches:
-    """A part's caches, addressed by layer numbers of the whole model."""
-
-    caches: Caches
-    first: int
-
-    def cache(self, graph: Graph, layer: int) -> tuple[Value, Value]:
-        return self.caches.cache(graph, layer - self.first)

@@ -2,8 +2,8 @@
 
 In: parts (`parts.LoadedPart`) in the order of the layers, and `StepInputs`. Out: as from the executor of one place.
 Between parts, the hidden states (tokens, width) of a step go through host memory. All parts but the last run in
-`submit`, so only the last one overlaps with other work of the host. Each part has the cache of its own layers; page
-numbers are the same in all of them.
+`submit`, so only the last one overlaps with other work of the host. Each part has the cache of its own layers; all
+use the same page tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from ..device.buffers import Arena
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from .cache import CacheStorage
+from .cache_layout import CacheLayout
 from .executor import DeviceExecutor
 from .model import Config
 from .numpy_executor import NumpyExecutor
@@ -72,27 +73,22 @@ class _DevicePart:
 class SplitExecutor:
     """`run(step)` returns the step's outputs; `submit(step)` and `wait()` are its two halves.
 
-    config: the model's. num_pages, page_size, kind: of the cache, see `CacheStorage`. sizes: keyword arguments of
-    `DeviceExecutor`: num_sequences, pages_per_sequence, max_tokens, max_outputs, keep, timestamps, tuned_at.
+    config: the model's. layout: of the cache. sizes: keyword arguments of `DeviceExecutor`:
+    table_shape, max_tokens, max_outputs, keep, timestamps, tuned_at.
     """
 
     def __init__(
         self,
         parts: Sequence[LoadedPart],
         config: Config,
-        *,
-        num_pages: int,
-        page_size: int,
-        kind: str,
+        layout: CacheLayout,
         **sizes: Any,
     ):
         self.parts: list[_CpuPart | _DevicePart] = []
         for part in parts:
             model = PartModel(part.layers, part.span, config.width)
             arena = None if part.device is None else Arena(part.device, "device")
-            cache = CacheStorage(
-                len(part.span.blocks), num_pages, page_size, config.num_kv_heads, config.head_dim, kind, arena
-            )
+            cache = CacheStorage(layout, part.span.blocks, arena)
             if part.device is None:
                 self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)))
             else:

@@ -21,12 +21,35 @@ EMBEDDINGS = "embeddings"  # the graph input that `StepInputs.embeddings` fills
 RowReader = Callable[[int], np.ndarray]  # number of a row -> all its logits, f32 (vocabulary,)
 
 
+class PageTable:
+    """Where the cache of one group of layers holds each sequence.
+
+    rows: (S, P) int32, the physical page of each logical page. Entries of pages that no token of a step sees may be
+    stale. versions: one per row, increased by each change, so that executors copy changed rows only.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        self.rows = rows
+        self.versions = [0] * len(rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(S, P)."""
+        num_sequences, pages_per_sequence = self.rows.shape
+        return num_sequences, pages_per_sequence
+
+    def set(self, sequence: int, index: int, page: int) -> None:
+        """Record the physical page of a sequence's logical page `index`."""
+        self.rows[sequence, index] = page
+        self.versions[sequence] += 1
+
+
 @dataclass(frozen=True)
 class StepInputs:
     """The tokens of one step, from any number of sequences.
 
-    tokens, positions, sequences: (n,) int32; a sequence is a row of page_table
-    page_table: (S, P) int32, the physical page of each logical page
+    tokens, positions, sequences: (n,) int32; a sequence is a row of the page tables
+    page_tables: one for each group of the cache's layout
     output_rows: (m,) int32, ascending indices into tokens whose logits are wanted
     scored_rows, targets: (s,) int32, ascending indices of which one logit is wanted, and that logit's token id
     with_candidates: also return the largest logits of scored rows
@@ -40,7 +63,7 @@ class StepInputs:
     tokens: np.ndarray
     positions: np.ndarray
     sequences: np.ndarray
-    page_table: np.ndarray
+    page_tables: Sequence[PageTable]
     output_rows: np.ndarray
     scored_rows: np.ndarray = field(default_factory=lambda: NO_ROWS)
     targets: np.ndarray = field(default_factory=lambda: NO_ROWS)

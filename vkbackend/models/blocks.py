@@ -73,11 +73,11 @@ class HeadNorms:
 class Attention:
     """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
 
-    def __init__(self, w: Weights, cfg: Config, rope: Rope, *, scale: float, window: int = 0, softcap: float = 0.0):
+    def __init__(self, w: Weights, cfg: Config, rope: Rope, *, scale: float, softcap: float = 0.0):
         self.cfg = cfg
         self.rope = rope
         self.scale = scale
-        self.window = window
+        self.window = cfg.window_of(w.layer)
         self.softcap = softcap
         q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
         self.qkv = w.linear(
@@ -90,13 +90,11 @@ class Attention:
     def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
-        k_cache, v_cache = caches.cache(graph, self.layer)
         y = F.attend(
             qkv,
             self.rope(graph),
             self.head_norms and self.head_norms(graph),
-            k_cache,
-            v_cache,
+            caches.cache(graph, self.layer),
             num_heads=cfg.num_heads,
             scale=self.scale,
             window=self.window,

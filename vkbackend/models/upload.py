@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from ..device.buffers import Arena
 from ..device.context import Device
 from ..graph.vector import Vector
-from ..ops.packed import PackedMatrix
-from ..ops.packing import place
+from ..ops.packed import PackedMatrix, place
 from ..progress import LoadProgress
 
 
@@ -26,5 +25,4 @@ def upload(
             weight.buffer = arena.allocate(weight.values.nbytes)
             device.upload(weight.buffer, weight.values)
             progress.add(weight.values.nbytes)
-    device.finish_uploads()
     return arena.num_bytes

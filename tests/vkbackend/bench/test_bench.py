@@ -18,7 +18,7 @@ from vkbackend.bench.profile import StepProfile, TraceSpan, profile, write_trace
 from vkbackend.bench.work import Work
 from vkbackend.device.buffers import Arena
 from vkbackend.device.dispatch import Dispatch, Program
-from vkbackend.engine.runner import ModelRunner
+from vkbackend.engine.runner import PAGE_SIZE, ModelRunner
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.loading import load
 
@@ -83,7 +83,7 @@ def test_work_counts_each_matrix_once_and_windows_as_far_as_they_reach(llama, ge
     work, config = Work(tied), tied.config
     assert work.output_weights == np.prod(tied.gguf.tensors["token_embd.weight"].shape)
     per_token = 2 * 2 * config.num_kv_heads * config.head_dim  # keys and values, two bytes each
-    num_global = sum(config.is_global(layer) for layer in range(config.num_layers))
+    num_global = sum(config.window_of(layer) == 0 for layer in range(config.num_layers))
     assert work.cache_bytes(100) == per_token * (100 * num_global + 16 * (config.num_layers - num_global))
 
 
@@ -199,7 +199,7 @@ def test_spans_of_odd_clocks_stay_side_by_side(tmp_path):
 def test_profile_counts_the_filled_part_of_a_cache(device, llama):
     runner = ModelRunner(load(llama, device), context_length=256)
     short, long = (profile(llama, device, context=context)[0] for context in (8, 200))
-    per_token = runner.storage.num_bytes / (runner.storage.num_pages * runner.storage.page_size)
+    per_token = runner.storage.num_bytes / (runner.storage.layout.num_pages * PAGE_SIZE)
     attention = [
         sum(variant.num_bytes for variant in each.variants if "attention" in variant.op) for each in (short, long)
     ]

@@ -10,15 +10,17 @@ from fake_runner import FakeRunner, FakeTokenizer
 
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.kv_cache import PagedCache
+from vkbackend.engine.prefix_cache import Prefix
 from vkbackend.engine.request import Failed, Finished, GenerationRequest, PromptLogprobs, SamplingOptions
 from vkbackend.errors import OutOfMemory
+from vkbackend.graph.cache_layout import LayerGroup, window_pages
 
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0)
 
 
 def store(cache, tokens, reuse=True):
     """A sequence that holds these tokens, and how many of them the cache knew."""
-    sequence = cache.open(tokens if reuse else [])
+    sequence = cache.open(Prefix(tokens if reuse else []))
     known = sequence.length
     cache.extend(sequence, tokens[known:])
     cache.commit(sequence)
@@ -126,10 +128,10 @@ def test_the_least_recently_used_goes_first_and_its_end_before_its_beginning():
     cache.close(store(cache, list(range(10, 18)))[0])  # used again: 20 is the oldest now
     assert not cache.free_pages
     new, _ = store(cache, [1, 2, 3])
-    assert [len(cache.prefixes.find(list(range(base, base + 8)))) for base in (10, 20, 30)] == [2, 1, 2]
+    assert [len(cache.prefixes.find(Prefix(list(range(base, base + 8))))) for base in (10, 20, 30)] == [2, 1, 2]
     cache.extend(new, [4, 5])
     cache.commit(new)
-    assert [len(cache.prefixes.find(list(range(base, base + 8)))) for base in (10, 20, 30)] == [2, 0, 2]
+    assert [len(cache.prefixes.find(Prefix(list(range(base, base + 8))))) for base in (10, 20, 30)] == [2, 0, 2]
     check_pages(cache, [new])
 
 
@@ -164,21 +166,32 @@ def test_room_counts_known_pages_once():
     cache.close(store(cache, list(range(8)))[0])
     other, _ = store(cache, [50])
     assert cache.num_available == 3
-    assert cache.has_room([(other, 3)], list(range(8)), 12)
-    assert not cache.has_room([(other, 4)], list(range(8)), 12)
+    assert cache.has_room([(other, 3)], Prefix(list(range(8))), 12)
+    assert not cache.has_room([(other, 4)], Prefix(list(range(8))), 12)
     assert cache.has_room([(other, 11)]) and not cache.has_room([(other, 16)])
     reused, known = store(cache, list(range(12)))
     assert known == 8 and not cache.has_room([(reused, 1)])
 
 
+def windowed(windows, page_size, step_tokens, num_pages, num_sequences=5, num_snapshots=2):
+    """Groups of layers as `CacheLayout` makes them."""
+    shares = [window_pages(window, step_tokens, page_size) for window in windows]
+    return [
+        LayerGroup(window, (), share, min((num_sequences + num_snapshots) * share, num_pages))
+        for window, share in zip(windows, shares)
+    ]
+
+
+@pytest.mark.parametrize("windows", [(), (3,), (1, 7)], ids=str)
 @pytest.mark.parametrize("seed", range(8))
-def test_no_page_is_lost_whatever_happens(seed):
+def test_no_page_is_lost_whatever_happens(seed, windows):
     """Sequences with common beginnings open, grow, fail to grow and end in any order; what each finds in the cache
     is its own.
     """
     rng = random.Random(seed)
-    cache = PagedCache(rng.choice([6, 12, 30]), rng.choice([1, 3, 4]), 5, 6)
-    contents = np.full((cache.num_pages, cache.page_size), -1)
+    num_pages, page_size = rng.choice([6, 12, 30]), rng.choice([1, 3, 4])
+    cache = PagedCache(num_pages, page_size, 5, 6, windowed(windows, page_size, 8, num_pages))
+    contents = [np.full((num_pages, page_size), -1) for _ in cache.tables]
     texts = [[rng.randrange(3) for _ in range(cache.page_size * 6)] for _ in range(4)]
     texts += [text[: rng.randrange(len(text))] + texts[0] for text in texts]
     numbers, sequences, num_reused, num_full = {}, {}, 0, 0
@@ -189,7 +202,7 @@ def test_no_page_is_lost_whatever_happens(seed):
     for _ in range(1500):
         if rng.random() < 0.3 and len(sequences) < 5:
             text = rng.choice(texts)[: cache.page_size * 6]
-            sequence = cache.open(text[: rng.randrange(len(text) + 1)] if rng.random() < 0.8 else None)
+            sequence = cache.open(Prefix(text[: rng.randrange(len(text) + 1)]) if rng.random() < 0.8 else None)
             num_reused += sequence.length
             sequences[id(sequence)] = sequence, text
         elif sequences:
@@ -203,6 +216,7 @@ def test_no_page_is_lost_whatever_happens(seed):
                 has_room = cache.has_room([(sequence, len(more))])
                 try:
                     cache.extend(sequence, more)
+                    cache.slide(sequence, sequence.length)
                 except OutOfMemory:
                     num_full += 1
                     assert not has_room and sequence.length == before
@@ -212,20 +226,24 @@ def test_no_page_is_lost_whatever_happens(seed):
                         cache.truncate(sequence, before)
                     else:
                         for index in range(before, sequence.length):
-                            page = cache.table[sequence.slot, index // cache.page_size]
-                            contents[page, index % cache.page_size] = number_of(sequence.tokens[: index + 1])
+                            for table, stored in zip(cache.tables, contents):
+                                page = table.rows[sequence.slot, index // page_size]
+                                stored[page, index % page_size] = number_of(sequence.tokens[: index + 1])
                         cache.commit(sequence)
         check_pages(cache, [sequence for sequence, _ in sequences.values()])
         for sequence, text in sequences.values():
             assert sequence.tokens == text[: sequence.length]
             for index in range(sequence.length):
-                place = sequence.pages[index // cache.page_size], index % cache.page_size
-                assert contents[place] == number_of(text[: index + 1])
-    assert num_reused > 100 and (num_full or cache.num_pages == 30), "the test tests nothing"
+                for window, table, stored in zip((0, *windows), cache.tables, contents):
+                    if not window or index > sequence.length - window:
+                        place = table.rows[sequence.slot, index // page_size], index % page_size
+                        assert stored[place] == number_of(text[: index + 1])
+    assert num_reused > 100 and (num_full or num_pages == 30), "the test tests nothing"
     for sequence, _ in sequences.values():
         cache.close(sequence)
     cache.forget()
-    assert sorted(cache.free_pages) == list(range(cache.num_pages))
+    assert sorted(cache.free_pages) == list(range(num_pages))
+    assert all(len(pool.free) == pool.num_pages for pool in cache.windows.pools)
 
 
 # -- through the engine

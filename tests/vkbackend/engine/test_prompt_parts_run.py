@@ -13,6 +13,7 @@ from vkbackend import loading
 from vkbackend.architectures import gemma3, llama
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.engine import Engine
+from vkbackend.engine.prefix_cache import Prefix
 from vkbackend.engine.prompt import EmbeddingPart, lay_out
 from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
@@ -204,15 +205,15 @@ def test_pages_of_a_part_are_shared_and_the_rest_has_the_same_bits(opened, place
     prompt = [*TOKENS[:11], part, *TOKENS[11:20]]
     cells = lay_out(prompt)[0]
     alone = run(runner, prompt)
-    first = runner.open_sequence(cells[:-1])
+    first = runner.open_sequence(Prefix(cells[:-1]))
     assert runner.length(first) == 0
     run(runner, prompt, sequence=first)
-    second = runner.open_sequence(cells[:-1])
+    second = runner.open_sequence(Prefix(cells[:-1]))
     assert runner.length(second) == 32
     same_bits(run(runner, prompt, sequence=second, first=32), alone[32:])
     runner.close_sequence(first)
     other = EmbeddingPart(rows_of(28, 9), b"other", positions=grid(4, 7), num_positions=7, is_whole=True)
-    assert runner.num_known(lay_out([*TOKENS[:11], other, *TOKENS[11:20]])[0]) == 0
+    assert runner.num_known(Prefix(lay_out([*TOKENS[:11], other, *TOKENS[11:20]])[0])) == 0
 
 
 def test_a_part_of_a_step_does_not_cut_rows_that_see_each_other(opened):

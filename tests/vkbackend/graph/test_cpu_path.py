@@ -16,7 +16,7 @@ import vkbackend.loading
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.graph.cache import CacheStorage, HalfValues, cache_bytes
-from vkbackend.graph.cache_layout import fitting_kind
+from vkbackend.graph.cache_layout import CacheLayout, LayerGroup, fitting_kind
 from vkbackend.loading import load
 from vkbackend.ops import matmul, packed
 from vkbackend.ops.packed import FORMATS, PackedMatrix
@@ -169,7 +169,8 @@ def test_half_float_cache_in_f32_or_not(tmp_path, free_memory):
             ("f16", 1 << 16): (np.ndarray, np.float16),
             ("f32", 1 << 16): (np.ndarray, np.float32),
         }[kind, free]
-        assert runner.storage.num_bytes == sum(tensor.array.nbytes for pair in runner.storage.layers for tensor in pair)
+        pairs = runner.storage.layers.values()
+        assert runner.storage.num_bytes == sum(tensor.array.nbytes for pair in pairs for tensor in pair)
         rows[type(cache), cache.dtype] = step_logits(model, kv_type=kind)
     halves, halves_in_f32, precise = (
         rows[np.ndarray, np.dtype("float16")],
@@ -210,7 +211,8 @@ def test_bytes_of_a_cache_of_bytes(head_dim, of_a_position):
     shape = (7, 16, 3, head_dim)
     packed = Q8Cache.zeros(shape).packed()
     assert packed.nbytes == cache_bytes(shape, "q8_0") == 7 * 16 * 3 * of_a_position
-    storage = CacheStorage(2, 7, 16, 3, head_dim, "q8_0")
+    layout = CacheLayout((LayerGroup(0, (0, 1), 7, 7),), "q8_0", 16, 3, head_dim)
+    storage = CacheStorage(layout, (0, 1))
     assert storage.num_bytes == 2 * 2 * 7 * 16 * 3 * (head_dim + head_dim // 32 * 2)
 
 

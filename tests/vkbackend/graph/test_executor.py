@@ -8,7 +8,7 @@ from vkbackend.device.dispatch import Program
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
 from vkbackend.errors import DeviceError, OutOfMemory, RequestError
-from vkbackend.graph.step import CANDIDATES, StepInputs, StepShape
+from vkbackend.graph.step import CANDIDATES, PageTable, StepInputs, StepShape
 from vkbackend.loading import load
 from vkbackend.ops.packed import FORMATS
 
@@ -348,7 +348,7 @@ def test_intermediates_agree_with_twins(tiny, device, architecture):
     runners = [tiny(architecture, "f16", where, kv_type="f32", keep=True) for where in (device, None)]
     for runner in runners:
         follow(runner, PROMPT[:8])
-    graph = runners[1].executor._graph(StepShape(8, 1), runners[1].pages.table.shape)
+    graph = runners[1].executor._graph(StepShape(8, 1), runners[0].executor.table_shape)
     names = list(
         dict.fromkeys(
             node.name
@@ -487,7 +487,7 @@ def test_halves_of_a_step_in_the_wrong_order(tiny, device):
     executor = tiny("llama", "q8_0", device).executor
     step = StepInputs(
         *(np.array(values, np.int32) for values in ([3], [0], [0])),
-        np.zeros(executor.table_shape, np.int32),
+        [PageTable(np.zeros(executor.table_shape, np.int32))],
         np.array([0], np.int32),
     )
     with pytest.raises(ValueError, match="no step was submitted"):
