@@ -64,6 +64,8 @@ class ListOf(Kind[list[T] | None]):
         return None
 
     def encode(self, value: list[T] | None) -> str:
+        if type(self.inner).encode is Kind.encode:  # at once, which is faster for thousands of numbers
+            return go_json.dumps(value)
         return "null" if value is None else "[" + ",".join(map(self.inner.encode, value)) + "]"
 
     def decode(self, value: JSONValue, raw: str, current: list[T] | None, state: State) -> list[T] | None:

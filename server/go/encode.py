@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FloatType: TypeAlias = type[np.float32] | type[np.float64]
 # Other threads run only between two calls of C functions, each of which is given this much at most:
 PIECE = 64 << 10  # characters
-STRINGS = 4096  # short texts of an array
+STRINGS = 4096  # short texts or integers of an array
 KEYS = 32_768  # keys to sort
 _STRING_OR_SPACE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\r\n]+')
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -72,6 +72,8 @@ def dumps(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         if all(type(item) is str for item in value):  # a vocabulary: many at a time, which is much faster
             return "[" + ",".join(_strings(value[at : at + STRINGS]) for at in range(0, len(value), STRINGS)) + "]"
+        if all(type(item) is int for item in value):  # a context, likewise
+            return "[" + ",".join(_integers(value[at : at + STRINGS]) for at in range(0, len(value), STRINGS)) + "]"
         return "[" + ",".join(map(dumps, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{dumps(str(key))}:{dumps(value[key])}" for key in sorted_keys(value)) + "}"
@@ -94,6 +96,11 @@ def _strings(texts: Sequence[str]) -> str:
     if sum(map(len, texts)) > PIECE:
         return ",".join(map(_string, texts))
     return _escape(json.dumps(texts, ensure_ascii=False, separators=(",", ":")))[1:-1]
+
+
+def _integers(numbers: Sequence[int]) -> str:
+    """The numbers without the brackets of an array."""
+    return str(list(numbers))[1:-1].replace(" ", "")
 
 
 def sorted_keys(values: dict) -> Iterable:

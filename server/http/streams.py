@@ -25,6 +25,7 @@ from .running import SHUTTING_DOWN, was_cut_off
 log = logging.getLogger(__name__)
 
 EVENT_STREAM = "text/event-stream"
+LONG_CONTEXT = 4096  # token ids: a fraction of a millisecond
 
 
 def has_left(request: web.Request) -> bool:
@@ -65,13 +66,20 @@ async def _only(answer: object) -> AsyncGenerator[object, None]:
     yield answer
 
 
+async def _encoded(answer: object) -> str:
+    """An answer's JSON text, made in a thread if it holds a long context: that must not hold up other clients."""
+    if len(getattr(answer, "context", None) or ()) > LONG_CONTEXT:
+        return await pools.run("answers", encode.dumps, answer)
+    return encode.dumps(answer)
+
+
 async def _send_lines(request: web.Request, lines: LineStream, answers: AsyncGenerator) -> web.StreamResponse:
     """One JSON line per answer. An error before the first line is the answer, with a status; a later one is the last
     line.
     """
     async with aclosing(answers):
         try:
-            first = encode.dumps(await anext(answers))
+            first = await _encoded(await anext(answers))
         except (ApiError, VkbackendError) as error:
             if lines.has_begun:
                 raise
@@ -79,7 +87,7 @@ async def _send_lines(request: web.Request, lines: LineStream, answers: AsyncGen
         try:
             await lines.write_text(first)
             async for answer in answers:
-                await lines.write(answer)
+                await lines.write_text(await _encoded(answer))
         except ConnectionError:
             raise
         except asyncio.CancelledError:
