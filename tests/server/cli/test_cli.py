@@ -263,6 +263,7 @@ def test_serve_says_where_and_on_what_and_ends_at_once(here, tmp_path, gguf):
         assert "response" in json.loads(answering.readline())
     finally:
         status, seconds, log = served.stop()
+    answering.close()
     assert status == 0 and seconds < 4, log  # 2 seconds and a process's own end on a busy machine
     assert "no usable Vulkan device" in log and "Traceback" not in log
 

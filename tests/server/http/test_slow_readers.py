@@ -121,34 +121,39 @@ def is_paused(server) -> bool:
 
 
 def test_a_client_that_never_reads_pauses_and_others_are_answered(server):
-    client = stream(server)
-    client.recv(100)
-    until(lambda: is_paused(server), 60)  # the kernel keeps some megabytes
-    memory = metric(server, "process_resident_memory_bytes")
-    body = {"model": "m", "prompt": "ab", "raw": True, "stream": False, "options": {"num_predict": 3, "num_ctx": 512}}
-    started = time.monotonic()
-    assert server.call("POST", "/api/generate", body)[0] == 200
-    assert time.monotonic() - started < 2
-    time.sleep(0.5)
-    assert metric(server, "process_resident_memory_bytes") - memory < MOST_GROWTH_BYTES
-    received = bytearray()
-    client.settimeout(20)
-    while b'"done":true' not in received[-4000:] and len(received) < 20 << 20:
-        received += client.recv(1 << 20)
-        time.sleep(0.0005)
-    assert b'"done":true' in received
-    client.close()
+    with stream(server) as client:
+        client.recv(100)
+        until(lambda: is_paused(server), 60)  # the kernel keeps some megabytes
+        memory = metric(server, "process_resident_memory_bytes")
+        body = {
+            "model": "m",
+            "prompt": "ab",
+            "raw": True,
+            "stream": False,
+            "options": {"num_predict": 3, "num_ctx": 512},
+        }
+        started = time.monotonic()
+        assert server.call("POST", "/api/generate", body)[0] == 200
+        assert time.monotonic() - started < 2
+        time.sleep(0.5)
+        assert metric(server, "process_resident_memory_bytes") - memory < MOST_GROWTH_BYTES
+        received = bytearray()
+        client.settimeout(20)
+        while b'"done":true' not in received[-4000:] and len(received) < 20 << 20:
+            received += client.recv(1 << 20)
+            time.sleep(0.0005)
+        assert b'"done":true' in received
 
 
 def test_a_client_that_never_reads_is_closed_after_the_documented_time(server):
-    client = stream(server)
-    client.recv(100)
-    until(lambda: is_paused(server), 60)
-    until(lambda: metric(server, "vkbackend_model_users") == 0)
-    received = bytearray()
-    try:
-        while piece := client.recv(1 << 20):
-            received += piece
-    except ConnectionError:
-        pass
-    assert b'"done":true' not in received
+    with stream(server) as client:
+        client.recv(100)
+        until(lambda: is_paused(server), 60)
+        until(lambda: metric(server, "vkbackend_model_users") == 0)
+        received = bytearray()
+        try:
+            while piece := client.recv(1 << 20):
+                received += piece
+        except ConnectionError:
+            pass
+        assert b'"done":true' not in received
