@@ -32,14 +32,17 @@ class Address:
 
     @property
     def host_port(self) -> str:
+        """HOST:PORT as in a URL, IPv6 addresses in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def port_number(self) -> int:
+        """The port as a number."""
         return int(self.port)
 
     @property
     def url(self) -> str:
+        """The address as a URL, percent-encoded, without a slash at the end unless `path` has one."""
         path = f"/{self.path.removeprefix('/')}" if self.path else ""
         return f"{self.scheme}://{quote(self.host_port, safe=_HOST_SAFE)}{quote(path, safe=_PATH_SAFE)}"
 

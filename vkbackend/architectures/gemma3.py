@@ -45,6 +45,7 @@ class Config(DecoderConfig):
         return (self.width / self.num_heads if self.num_layers == 62 else self.head_dim) ** -0.5
 
     def window_of(self, layer: int) -> int:
+        """Positions that the layer sees; 0: all of the context."""
         return 0 if layer % GLOBAL_EVERY == GLOBAL_EVERY - 1 else self.window
 
 
@@ -60,6 +61,7 @@ class Block:
         self.post_ffw_norm = w.norm("post_ffw_norm", cfg.norm_eps, cfg.width)
 
     def __call__(self, x: Value, caches: Caches) -> Value:
+        """(T, width) -> (T, width)."""
         x = self.post_attention_norm(self.attention(x, self.attn_norm, caches), residual=x)
         return self.post_ffw_norm(self.down(self.gated(x, self.ffn_norm)), residual=x)
 
@@ -77,6 +79,7 @@ class Model:
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:
+        """The hidden states of the step's tokens before the last norm: (T, width)."""
         x = self.embed(graph)
         for i, block in enumerate(self.blocks):
             with graph.scope(f"blk.{i}"):

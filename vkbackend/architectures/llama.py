@@ -22,6 +22,7 @@ class Block:
         self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
 
     def __call__(self, x: Value, caches: Caches) -> Value:
+        """(T, width) -> (T, width)."""
         x = self.attention(x, self.attn_norm, caches, residual=x)
         return self.down(self.gated(x, self.ffn_norm), residual=x)
 
@@ -37,6 +38,7 @@ class Model:
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:
+        """The hidden states of the step's tokens before the last norm: (T, width)."""
         x = self.embed(graph)
         for i, block in enumerate(self.blocks):
             with graph.scope(f"blk.{i}"):

@@ -48,6 +48,8 @@ class Caches(Protocol):
 
 
 class Norm(Protocol):
+    """An RMS norm. weight: f32, one element per column. eps: added to the mean of squares."""
+
     @property
     def weight(self) -> Vector: ...
 

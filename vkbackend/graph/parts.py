@@ -25,14 +25,17 @@ class LayerSpan:
 
     @property
     def has_input(self) -> bool:
+        """Whether the span begins with the embedding."""
         return self.first == 0
 
     @property
     def has_output(self) -> bool:
+        """Whether the span ends with the logits."""
         return self.last > self.num_blocks
 
     @property
     def blocks(self) -> range:
+        """Numbers of the blocks in the span, without the output layer."""
         return range(self.first, min(self.last, self.num_blocks))
 
     def holds(self, name: str) -> bool:

@@ -26,6 +26,7 @@ class GatedLinear:
             self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
     def __call__(self, x: Value, norm: RMSNorm) -> Value:
+        """x: (T, columns) -> (T, rows)."""
         if not self.weight:
             gate_up = self.separate(x, norm)
             return F.GATES[self.gate](gate_up.columns(0, self.rows), gate_up.columns(self.rows, self.rows))
@@ -56,6 +57,7 @@ class Rope:
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
 
     def __call__(self, graph: Graph) -> F.Rotation:
+        """The rotation as values of `graph`."""
         return F.Rotation(graph.constant(self.turns), self.pairing, optional(graph, self.axes))
 
 
@@ -67,6 +69,7 @@ class HeadNorms:
         self.k = w.norm("attn_k_norm", eps, head_dim)
 
     def __call__(self, graph: Graph) -> F.HeadNorms:
+        """The norms as values of `graph`."""
         return F.HeadNorms(graph.constant(self.q.weight), graph.constant(self.k.weight), self.q.eps)
 
 
@@ -88,6 +91,7 @@ class Attention:
         self.layer = w.layer
 
     def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
+        """x: (T, width), normalized here -> (T, width), with `residual` added. Stores keys and values in `caches`."""
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
         y = F.attend(

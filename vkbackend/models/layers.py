@@ -26,6 +26,7 @@ class Linear:
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
     def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
+        """norm(x) times the weights transposed [+ biases] [+ residual]: (T, columns) -> (T, num_rows)."""
         graph = x.graph
         x, fused = prepared(x, norm)
         y = graph.new(self.name, (x.shape[0], self.num_rows))
@@ -66,6 +67,7 @@ class RMSNorm:
         self.name = name
 
     def __call__(self, x: Value, residual: Value | None = None) -> Value:
+        """x / rms(x) * weight over the last axis [+ residual] -> like x."""
         return F.rms_norm(x, x.graph.constant(self.weight), eps=self.eps, residual=residual, name=self.name)
 
 
@@ -77,6 +79,7 @@ class Embedding:
         self.scale = scale
 
     def __call__(self, graph: Graph) -> Value:
+        """The rows of the step's tokens: (T, width)."""
         x = F.embed(graph.constant(self.weight), scale=self.scale)
         if not graph.step_shape.num_embedded:
             return x
