@@ -237,7 +237,10 @@ class _Measurement:
     def _fill(self, sequence: int, length: int) -> None:
         """Drop or run tokens until `sequence` has `length`."""
         if self.runner.length(sequence) > length:
-            self.runner.truncate(sequence, length)
+            try:
+                self.runner.truncate(sequence, length)
+            except ValueError:  # a window before `length` was freed
+                self.runner.truncate(sequence, 0)
         missing = length - self.runner.length(sequence)
         if missing:
             prompt = np.random.default_rng(length).integers(0, self.vocab_size, missing).tolist()

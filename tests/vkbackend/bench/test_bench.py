@@ -87,6 +87,12 @@ def test_work_counts_each_matrix_once_and_windows_as_far_as_they_reach(llama, ge
     assert work.cache_bytes(100) == per_token * (100 * num_global + 16 * (config.num_layers - num_global))
 
 
+def test_a_prompt_that_outgrows_a_window_is_measured(gemma):
+    """It cannot be cut to the 16 tokens before decoding begins, whose window is gone: these run again."""
+    found = bench(gemma, None, prompts=(300,), batches=(1,), tokens=1, rounds=1)
+    assert [(rate.phase, rate.tokens, rate.context) for rate in found.rates] == [("prefill", 300, 0), ("decode", 1, 16)]
+
+
 def test_device_speed(device):
     speed = measure_device(device)
     assert speed.read > 1e8 and speed.copy > 1e8 and speed.bandwidth == max(speed.read, speed.copy)

@@ -289,6 +289,20 @@ def test_a_search_continues_where_it_ended(windowed):
     assert cache.num_known(prefix, num_tokens - PAGE) == num_tokens and tokens.copied - before <= 2 * PAGE
 
 
+@pytest.mark.parametrize("windowed", [[], [LayerGroup(WINDOW, (0,), SHARE, 24)]], ids=["whole", "windows"])
+def test_a_prompt_that_waits_for_room_is_not_searched_in_each_turn(windowed):
+    num_tokens = 4000
+    cache = PagedCache(num_tokens // PAGE + 40, PAGE, 2, num_tokens // PAGE, windowed)
+    running = cache.open(Prefix([]))
+    store(cache, running, list(range(num_tokens - CHUNK)))
+    tokens = CountedTokens([*range(num_tokens - CHUNK), *range(100)])
+    waiting = Prefix(tokens)
+    for _ in range(50):
+        assert cache.has_room([(running, CHUNK)], waiting, len(tokens))
+        assert not cache.has_room([(running, CHUNK)], waiting, 2 * len(tokens))
+    assert tokens.copied <= num_tokens + 50 * 3 * PAGE
+
+
 def test_a_search_forgets_pages_that_were_dropped():
     cache = PagedCache(8, PAGE, 2, 8)
     prefix = Prefix(list(range(24)))
