@@ -58,10 +58,14 @@ class CacheLayout:
 
     groups: the first one sees the whole context and may have no layers; every page of another group belongs to the
     same tokens as a page of the first
+    num_sequences: sequences that may be open
+    num_snapshots: windows of closed sequences for which there is room, if the open ones hold all that they may
     kind: a key of DTYPES
     """
 
     groups: tuple[LayerGroup, ...]
+    num_sequences: int
+    num_snapshots: int
     kind: str
     page_size: int
     num_kv_heads: int
@@ -98,10 +102,9 @@ class CacheLayout:
             layers.setdefault(window if keeps_window else 0, []).append(layer)
         groups = [LayerGroup(0, tuple(layers.pop(0)), pages, num_pages)]
         for window, members in layers.items():
-            share = window_pages(window, step_tokens, page_size)
-            wanted = (num_sequences + num_snapshots) * share
-            groups.append(LayerGroup(window, tuple(members), share, min(wanted, num_pages)))
-        return cls(tuple(groups), kind, page_size, config.num_kv_heads, config.head_dim)
+            groups.append(LayerGroup(window, tuple(members), window_pages(window, step_tokens, page_size), num_pages))
+        sizes = kind, page_size, config.num_kv_heads, config.head_dim
+        return cls(tuple(groups), num_sequences, num_snapshots, *sizes).with_snapshots(num_snapshots)
 
     @property
     def num_pages(self) -> int:
@@ -127,6 +130,17 @@ class CacheLayout:
     def layer_bytes(self, layer: int, dtype: str | None = None) -> int:
         """Bytes of a layer's keys and values. dtype: a value of DTYPES, if not that of `kind`."""
         return 2 * cache_bytes(self.shape(layer), dtype or DTYPES[self.kind])
+
+    def with_snapshots(self, num_snapshots: int) -> "CacheLayout":
+        """This layout with room for another number of snapshots. It works with none: more prompts run from their
+        beginning.
+        """
+        whole, *windowed = self.groups
+        holders = self.num_sequences + num_snapshots
+        windowed = [
+            replace(group, num_pages=min(holders * group.pages_per_sequence, whole.num_pages)) for group in windowed
+        ]
+        return replace(self, groups=(whole, *windowed), num_snapshots=num_snapshots)
 
     def limited(self, num_pages: int) -> "CacheLayout":
         """This layout with at most `num_pages` pages in the first group. The others keep no more pages than it has."""

@@ -72,6 +72,13 @@ def test_windows_keep_no_more_pages_than_the_whole_context_has():
     assert [group.num_pages for group in layout(config_of(100, 0)).limited(30).groups] == [30, 30]
 
 
+def test_snapshots_can_be_given_up():
+    found = layout(config_of(100, 0), num_snapshots=3)
+    assert [found.with_snapshots(count).groups[1].num_pages for count in (4, 3, 1, 0)] == [54, 45, 27, 18]
+    assert found.with_snapshots(3) == found and found.with_snapshots(0).num_snapshots == 0
+    assert found.limited(20).with_snapshots(1).groups[1].num_pages == 20
+
+
 def test_full_windows_if_the_setting_says_so(monkeypatch):
     monkeypatch.setenv("VKBACKEND_FULL_WINDOWS", "1")
     (group,) = layout(config_of(100, 0)).groups
