@@ -84,7 +84,7 @@ if [ -z "$wheel" ]; then
 fi
 
 # 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
-built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp scripts/setup.sh"
+built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp vkbackend/gguf/pack.cpp scripts/setup.sh"
 if is_older .venv/.vkbackend $built_from; then
   say "installing vkbackend into .venv"
   pip install -q --no-deps "$wheel"

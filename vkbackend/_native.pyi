@@ -1,6 +1,23 @@
-"""Types of the extension module that vkbackend/device/native.cpp builds."""
+"""Types of the extension module that vkbackend/device/native.cpp and vkbackend/gguf/pack.cpp build."""
+
+from collections.abc import Sequence
 
 import kp
+import numpy as np
+
+PACKED_FORMATS: frozenset[str]
+
+def pack(
+    format: str,
+    raws: Sequence[np.ndarray],
+    lanes: int,
+    first_group: int,
+    num_groups: int,
+    quants: np.ndarray,
+    scales: np.ndarray,
+    num_threads: int,
+    /,
+) -> None: ...
 
 class VulkanError(Exception): ...
 

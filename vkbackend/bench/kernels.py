@@ -14,7 +14,8 @@ from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
 from ..ops import matmul
 from ..ops.op import TensorView, ceil_div, group_variant
-from ..ops.packed import FORMATS, PackedMatrix, place
+from ..ops.packed import FORMATS, PackedMatrix
+from ..ops.packing import place
 
 ROWS, K = 8192, 1536  # exceeds the caches of a core in every format, and takes far longer than starting a dispatch
 ROUNDS = 12

@@ -1,7 +1,8 @@
-"""Memory limits of the control groups that this process is in (containers, systemd units), on Linux.
+"""Limits of the control groups that this process is in (containers, systemd units), on Linux.
 
-In: /proc/self/cgroup and the file system of cgroup v1 or v2. Out: bytes, or None where nothing is limited. A group's
-limit also holds for the groups below it, so every group from the process's own up to the root counts.
+In: /proc/self/cgroup and the file system of cgroup v1 or v2. Out: bytes, or a quota of CPU time as a number of
+processors; None where nothing is limited. A group's limit also holds for the groups below it, so every group from the
+process's own up to the root counts.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ UNLIMITED = 1 << 62  # cgroup v1 reports about this much for a group without a l
 # Files of a group, by version: limit, usage, limit of swap, usage of swap.
 V2 = ("memory.max", "memory.current", "memory.swap.max", "memory.swap.current")
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes")
+V1_QUOTA = ("cpu.cfs_quota_us", "cpu.cfs_period_us")  # v2: both in cpu.max
 RECLAIMABLE = ("inactive_file", "active_file")  # the page cache of files, which the kernel drops when it needs room
 
 
@@ -48,8 +50,30 @@ def available_swap() -> int | None:
     return min(found, default=None)
 
 
-def _groups() -> Iterator[tuple[Path, tuple[str, str, str, str]]]:
-    """The folders of the process's memory groups, its own first, each with the names of its files."""
+def cpu_quota() -> float | None:
+    """Processors whose time the process's groups may use; None without a quota."""
+    found = []
+    for folder, names in _groups("cpu"):
+        if names is V1:
+            quota, period = (_number(folder / name) for name in V1_QUOTA)
+        else:
+            quota, period = _max_and_period(folder / "cpu.max")
+        if quota and period:
+            found.append(quota / period)
+    return min(found, default=None)
+
+
+def _max_and_period(file: Path) -> tuple[int | None, int | None]:
+    """The two numbers of cpu.max, in microseconds; None for "max"."""
+    try:
+        quota, period = file.read_text().split()
+    except (OSError, ValueError):
+        return None, None
+    return int(quota) if quota.isdecimal() else None, int(period) if period.isdecimal() else None
+
+
+def _groups(controller: str = "memory") -> Iterator[tuple[Path, tuple[str, str, str, str]]]:
+    """The folders of the process's groups of a controller, its own first, each with the names of its memory files."""
     try:
         lines = OWN.read_text().splitlines()
     except OSError:  # not Linux
@@ -57,8 +81,8 @@ def _groups() -> Iterator[tuple[Path, tuple[str, str, str, str]]]:
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            yield from _upwards(ROOT / "memory", path, V1)
+        if controller in controllers.split(","):
+            yield from _upwards(ROOT / controller, path, V1)
         elif not controllers:
             yield from _upwards(ROOT, path, V2)
 

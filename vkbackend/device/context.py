@@ -8,7 +8,9 @@ to the thread that made them.
 import gc
 import threading
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,6 +25,7 @@ from .discover import FEATURE_STRUCTS, current_free_memory, feature_chain
 from .dispatch import Recorder
 from .failures import translated
 from .kernel_cache import KernelCache, load_pipeline_cache
+from .upload_ring import PIECE_BYTES, UploadRing
 from .vulkan import CData
 
 LOCAL = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
@@ -35,7 +38,7 @@ USAGE = (
     | vk.VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT
     | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
 )
-UPLOAD_BYTES = 16 << 20
+READBACK_BYTES = 16 << 20
 SMALLEST_COUNTERS = 4096  # bytes; enough for the decode steps of most models
 
 
@@ -57,13 +60,13 @@ class Device:
         self.lanes = info.subgroup_size  # subgroup size that ops require
         self.allocated_bytes = self.peak_bytes = 0  # peak_bytes: the largest so far
         self.queue_lock = threading.Lock()  # of vkQueueSubmit
-        self._copy_lock = threading.Lock()  # of the two rings
+        self._readback_lock = threading.Lock()
         self._reopen_lock = threading.Lock()
         self.is_lost = False
         self.generation = 0  # how often the device was reopened; buffers and programs belong to one generation
         self._context, self._physical = _open(info)
         self.kernels = KernelCache(self)
-        self._staging: _native.Memory | None = None
+        self._upload_ring = UploadRing(self)
         self._readback: _native.Memory | None = None
         self._counters: Buffer | None = None
         self._memories: weakref.WeakSet[_native.Memory] = weakref.WeakSet()  # of this generation
@@ -146,7 +149,8 @@ class Device:
     @property
     def ring_bytes(self) -> int:
         """Bytes of the memory through which host and device copy to each other; allocated on first use, then kept."""
-        return sum(memory.size for memory in (self._staging, self._readback) if memory is not None)
+        readback = self._readback.size if self._readback is not None else 0
+        return self._upload_ring.num_bytes + readback
 
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
         """Copy `array`'s bytes to the start of `buffer`. Raises ValueError if they do not fit."""
@@ -156,14 +160,25 @@ class Device:
         if self._is_visible(buffer.memory):
             buffer.array(np.uint8, data.shape)[:] = data
             return
-        with self._copy_lock:
-            if self._staging is None:
-                self._staging = self.memory(UPLOAD_BYTES, "step")
-            staging = np.frombuffer(memoryview(self._staging), np.uint8)
-            for at in range(0, data.nbytes, UPLOAD_BYTES):
-                part = data[at : at + UPLOAD_BYTES]
-                staging[: part.nbytes] = part
-                self._copy(self._staging, 0, buffer.memory, buffer.offset + at, part.nbytes)
+        for at in range(0, data.nbytes, PIECE_BYTES):
+            part = data[at : at + PIECE_BYTES]
+            self._upload_ring.write([buffer.slice(at, part.nbytes)], partial(_copy_into, part))
+        self.finish_uploads()
+
+    def write(self, buffers: Sequence[Buffer], fill: Callable[[list[np.ndarray]], None]) -> None:
+        """Let `fill` write the bytes of each of `buffers`: in place if the host sees their memory, else in the upload
+        ring, from which the device copies them after this has returned. Programs that are submitted later see them.
+
+        Larger pieces than `upload_ring.PIECE_BYTES` make the ring grow. Raises OutOfMemory, DeviceLost, DeviceError.
+        """
+        if all(self._is_visible(buffer.memory) for buffer in buffers):
+            fill([buffer.array(np.uint8, (buffer.num_bytes,)) for buffer in buffers])
+        else:
+            self._upload_ring.write(buffers, fill)
+
+    def finish_uploads(self) -> None:
+        """Wait until the device has copied everything that was written. Raises DeviceLost, DeviceError."""
+        self._upload_ring.finish()
 
     def download(self, buffer: Buffer, dtype: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
         """Copy the start of `buffer` into a new array."""
@@ -172,12 +187,12 @@ class Device:
         if self._is_visible(buffer.memory):
             return buffer.array(dtype, shape).copy()
         out = np.empty(num_bytes, np.uint8)
-        with self._copy_lock:
+        with self._readback_lock:
             if self._readback is None:
-                self._readback = self.memory(UPLOAD_BYTES, "readback")
+                self._readback = self.memory(READBACK_BYTES, "readback")
             source = np.frombuffer(memoryview(self._readback), np.uint8)
-            for at in range(0, num_bytes, UPLOAD_BYTES):
-                part = min(UPLOAD_BYTES, num_bytes - at)
+            for at in range(0, num_bytes, READBACK_BYTES):
+                part = min(READBACK_BYTES, num_bytes - at)
                 self._copy(buffer.memory, buffer.offset + at, self._readback, 0, part)
                 out[at : at + part] = source[:part]
         return out.view(dtype).reshape(shape)
@@ -206,12 +221,17 @@ class Device:
 
     def _drop_all(self) -> None:
         self.kernels.clear()
-        self._staging = self._readback = self._counters = None
+        self._upload_ring.clear()
+        self._readback = self._counters = None
 
     def close(self) -> None:
         """Save the pipeline cache and drop the references to all that was made here."""
         self.kernels.save()
         self._drop_all()
+
+
+def _copy_into(data: np.ndarray, views: list[np.ndarray]) -> None:
+    views[0][:] = data
 
 
 def _open(info: DeviceInfo) -> tuple[_native.Context, CData]:

@@ -4,6 +4,7 @@ psutil is imported on first use: commands that only speak HTTP start faster with
 """
 
 import ctypes
+import math
 import os
 
 from . import cgroups
@@ -56,11 +57,15 @@ def peak_resident_bytes() -> int:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use: all, unless the system restricts it (taskset, containers)."""
+    """Number of cores that this process may use: all, unless the system restricts it (taskset, containers). A quota of
+    CPU time counts as that many cores, rounded up.
+    """
     import psutil
 
     process = psutil.Process()
-    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+    cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def trim() -> None:

@@ -457,9 +457,13 @@ struct Submission {
     }
 };
 
+void define_packing(py::module_& m);  // vkbackend/gguf/pack.cpp
+
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Vulkan objects that Kompute lacks; see native.cpp. Use vkbackend.device instead.";
     py::module_::import("kp");  // the base types below are kp's
+
+    define_packing(m);
 
     static py::exception<VulkanError> error(m, "VulkanError");
     py::register_exception_translator([](std::exception_ptr pointer) {

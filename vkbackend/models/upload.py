@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from ..device.buffers import Arena
 from ..device.context import Device
 from ..graph.vector import Vector
-from ..ops.packed import PackedMatrix, place
+from ..ops.packed import PackedMatrix
+from ..ops.packing import place
 from ..progress import LoadProgress
 
 
@@ -25,4 +26,5 @@ def upload(
             weight.buffer = arena.allocate(weight.values.nbytes)
             device.upload(weight.buffer, weight.values)
             progress.add(weight.values.nbytes)
+    device.finish_uploads()
     return arena.num_bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..device.context import Device
 from .op import ceil_div, group_variant
-from .packed import row_lanes
+from .packing import row_lanes
 
 Tile = tuple[int, int] | str  # (rows per lane, tokens per lane) of matmul.comp, SHARED or MATRIX
 

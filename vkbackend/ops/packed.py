@@ -1,7 +1,6 @@
 """Matrices that stay quantized: rows of a file for the twins, packed planes on a device.
 
-In: rows as a GGUF stores them. Out: `PackedMatrix`, and `place`, which packs it into device memory in the layout of
-shaders/quant/README.md.
+In: rows as a GGUF stores them. Out: `PackedMatrix`. `packing.place` packs it into device memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,11 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..device.buffers import Arena, Buffer
-from ..device.context import Device
+from ..device.buffers import Buffer
 from ..gguf.quants import FORMATS as BY_TYPE
-from ..gguf.quants import GROUP, QuantFormat
-from .op import BASE_LANES
+from ..gguf.quants import QuantFormat
 
 FORMATS = {row.name: row for row in BY_TYPE.values()}
 TILE_BYTES = 4 << 20  # of dequantized rows that the twins use at a time: they stay in cache for several tokens
@@ -114,8 +111,17 @@ class PackedMatrix:
         """The dequantized rows `ids`, f32 (len(ids), K); the others are not touched."""
         if self._array is not None:
             return self._array[ids]
-        raw = self.raws[0] if len(self.raws) == 1 else np.concatenate(self.raws)
-        return self.format.dequantize(raw[ids])
+        return self.format.dequantize(self.raw_rows(ids))
+
+    def raw_rows(self, ids: np.ndarray) -> np.ndarray:
+        """The rows `ids` as in the file, uint8 (len(ids), row_bytes)."""
+        starts = np.cumsum([0, *map(len, self.raws)])
+        tensors = np.searchsorted(starts, ids, "right") - 1
+        found = np.empty((len(ids), self.raws[0].shape[1]), np.uint8)
+        for at, raw in enumerate(self.raws):
+            is_here = tensors == at
+            found[is_here] = raw[ids[is_here] - starts[at]]
+        return found
 
 
 def _ignore(num_bytes: int) -> None:
@@ -135,66 +141,3 @@ def expand(matrices: list[PackedMatrix], budget: int, report: Callable[[int], No
             taken += matrix.f32_bytes
             report(sum(raw.nbytes for raw in matrix.raws))
     return taken
-
-
-def place(matrix: PackedMatrix, device: Device, arena: Arena, report: Callable[[int], None] = _ignore) -> None:
-    """Pack `matrix` into buffers of `arena`, which become its parts: directly into device memory if the host can write
-    it, else through the upload ring. report: called with the bytes of the file packed each time. Raises OutOfMemory.
-    """
-    k = matrix.shape[1]
-    lanes = row_lanes(device)
-    if matrix.gated:
-        gate, up = matrix.raws
-        raw = _alternating(gate, up, lanes)
-        unit = max(2 * lanes, GROUP)
-    else:
-        raw = matrix.raws[0] if len(matrix.raws) == 1 else np.concatenate(matrix.raws)
-        unit = GROUP
-    rows = len(raw)
-    limit = largest_binding(device, matrix)
-    step = limit // max(matrix.format.packed_shape(unit, k)) * unit
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
-        quants_bytes, scales_bytes = matrix.format.packed_shape(count, k)
-        quants, scales = arena.allocate(quants_bytes), arena.allocate(max(scales_bytes, 16))
-        if device.is_unified:
-            matrix.format.pack(
-                raw[first : first + count],
-                quants.array(np.uint8, (quants_bytes,)),
-                scales.array(np.uint8, (scales_bytes,)),
-            )
-        else:
-            packed_quants, packed_scales = np.empty(quants_bytes, np.uint8), np.empty(scales_bytes, np.uint8)
-            matrix.format.pack(raw[first : first + count], packed_quants, packed_scales)
-            device.upload(quants, packed_quants)
-            if scales_bytes:
-                device.upload(scales, packed_scales)
-        matrix.parts.append(PackedRows(first, count, quants, scales))
-        report(raw[first : first + count].nbytes)
-
-
-def row_lanes(device: Device) -> int:
-    """Number of neighboring rows that the lanes of a group work on."""
-    return BASE_LANES if device.flavor == "base" else device.lanes
-
-
-def _alternating(gate: np.ndarray, up: np.ndarray, lanes: int) -> np.ndarray:
-    """`lanes` rows of the gate, `lanes` rows of up, and so on; both padded with zeros to whole groups."""
-    missing = -len(gate) % lanes
-    pair = [
-        np.concatenate([raw, np.zeros((missing, raw.shape[1]), np.uint8)]) if missing else raw for raw in (gate, up)
-    ]
-    return np.stack([raw.reshape(-1, lanes, raw.shape[1]) for raw in pair], axis=1).reshape(-1, gate.shape[1])
-
-
-def largest_binding(device: Device, matrix: PackedMatrix) -> int:
-    """Bytes of `matrix` that one binding can hold. With texel buffers the limit is in texels: 16 bytes of quants, or
-    one word of scales.
-    """
-    limits = device.info.limits
-    if device.flavor != "texel":
-        return limits.max_storage_buffer_range
-    quants_bytes, scales_bytes = matrix.format.packed_shape(GROUP, matrix.shape[1])
-    texels = limits.max_texel_buffer_elements
-    by_quants, by_scales = texels * 16, texels * 4 * quants_bytes // max(scales_bytes, 1)
-    return min(limits.max_storage_buffer_range, by_quants, by_scales)

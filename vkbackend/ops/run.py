@@ -16,7 +16,8 @@ from ..device.buffers import Arena
 from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
 from .op import Op, TensorView, ceil_div
-from .packed import PackedMatrix, place
+from .packed import PackedMatrix
+from .packing import place
 from .q8_cache import NAME as Q8_0
 from .q8_cache import Cache, Q8Cache
 from .signature import PACKED

@@ -1,5 +1,6 @@
 """Memory limits of control groups, read from folders laid out as the kernel's."""
 
+import psutil
 import pytest
 
 from vkbackend.device import cgroups, host_memory
@@ -91,3 +92,21 @@ def test_the_host_has_no_more_memory_than_the_group(groups):
     assert host_memory.available_host_memory() == 1 << 19
     assert host_memory.total_host_memory() == 1 << 20
     assert host_memory.free_swap() == 0
+
+
+@pytest.mark.parametrize(
+    "own, folders, cores",
+    [
+        ("0::/a/b\n", {"a": {"cpu.max": "250000 100000"}, "a/b": {"cpu.max": "max 100000"}}, 2.5),
+        ("3:cpu,cpuacct:/a\n", {"cpu/a": {"cpu.cfs_quota_us": 50000, "cpu.cfs_period_us": 100000}}, 0.5),
+        ("3:cpu,cpuacct:/\n", {"cpu": {"cpu.cfs_quota_us": -1, "cpu.cfs_period_us": 100000}}, None),
+        ("0::/\n", {".": {"cgroup.procs": 1}}, None),
+    ],
+    ids=["version 2", "version 1", "version 1 without a quota", "no quota"],
+)
+def test_a_quota_of_cpu_time_counts_as_cores(groups, monkeypatch, own, folders, cores):
+    """Rounded up, and never more than the cores that the process may run on."""
+    groups(own, folders)
+    assert cgroups.cpu_quota() == cores
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: list(range(16)))
+    assert host_memory.usable_cores() == {2.5: 3, 0.5: 1, None: 16}[cores]

@@ -13,13 +13,15 @@ from vulkan_drivers import missing, run_on
 
 from vkbackend import _native
 from vkbackend.device.buffers import Arena, Buffer
-from vkbackend.device.context import UPLOAD_BYTES, Device
+from vkbackend.device.context import READBACK_BYTES, Device
 from vkbackend.device.dispatch import Dispatch, Program, Recorder, hazard_points
 from vkbackend.device.failures import translated
 from vkbackend.device.shaders import compile_glsl, spirv
+from vkbackend.device.upload_ring import PIECE_BYTES
 from vkbackend.errors import DeviceError, DeviceLost, OutOfMemory
 from vkbackend.ops import OPS
-from vkbackend.ops.packed import PackedMatrix, largest_binding, place
+from vkbackend.ops.packed import PackedMatrix
+from vkbackend.ops.packing import largest_binding, place
 from vkbackend.ops.run import prepare, reference, run
 
 # Memory
@@ -110,12 +112,12 @@ def test_unified_memory_is_written_in_place(device):
     np.testing.assert_array_equal(device.download(buffer, np.float32, (5,)), [0, 1, 7, 7, 4])
 
 
-@pytest.mark.parametrize("size", [1, 4, 4096, UPLOAD_BYTES, UPLOAD_BYTES + 4, 2 * UPLOAD_BYTES + 12345])
+@pytest.mark.parametrize("size", [1, 4, 4096, PIECE_BYTES, READBACK_BYTES + 4, 2 * READBACK_BYTES + 12345])
 def test_upload_and_download_in_pieces(discrete_device, size, monkeypatch):
     """More than the ring holds goes through it piece by piece; the neighbours' bytes stay."""
     copies = []
-    copy = discrete_device._copy
-    monkeypatch.setattr(discrete_device, "_copy", lambda *arguments: (copies.append(arguments[-1]), copy(*arguments)))
+    copy = Recorder.copy
+    monkeypatch.setattr(Recorder, "copy", lambda *arguments: (copies.append(arguments[-1]), copy(*arguments)))
     arena = Arena(discrete_device, "device")
     low, buffer, high = arena.allocate(64), arena.allocate(size), arena.allocate(64)
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
@@ -123,7 +125,7 @@ def test_upload_and_download_in_pieces(discrete_device, size, monkeypatch):
         discrete_device.upload(part, np.full(64, value, np.uint8))
     discrete_device.upload(buffer, data)
     np.testing.assert_array_equal(discrete_device.download(buffer, np.uint8, (size,)), data)
-    assert sum(copies) == 2 * 64 + 2 * size and max(copies) <= UPLOAD_BYTES
+    assert sum(copies) == 2 * 64 + 2 * size and max(copies) <= READBACK_BYTES
     assert (discrete_device.download(low, np.uint8, (64,)) == 17).all() and (
         discrete_device.download(high, np.uint8, (64,)) == 23
     ).all()
@@ -423,7 +425,7 @@ def test_closed_device_frees_its_memory(device):
     buffer = Arena(other, "device", 4096).allocate(64)
     other.upload(buffer, np.zeros(64, np.uint8))
     other.download(buffer, np.uint8, (64,))
-    assert other.allocated_bytes == 2 * UPLOAD_BYTES + 4096
+    assert other.allocated_bytes == 2 * PIECE_BYTES + READBACK_BYTES + 4096
     del buffer
     other.close()
     assert other.allocated_bytes == 0

@@ -1,0 +1,399 @@
+// Packs matrices for devices: rows as a GGUF stores them -> the planes of shaders/quant/README.md.
+//
+// In: views of the mapped file. Out: codes and scales of some groups of rows, written straight to where the device or
+// its upload ring reads them. Several threads work without the GIL. The numpy packing (`QuantFormat.pack` and the
+// `split` of each format) defines the layout; tests compare the two bit for bit.
+//
+// A format is a struct of constants and a function `block` that packs one block of the file. It writes into the planes
+// of one record (RECORD blocks of 64 rows), in which neighbouring words belong to neighbouring rows. These planes are
+// a few KiB: they are filled in the cache and then copied in order, because memory of a GPU that the host maps may be
+// slow to write in any other way.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace py = pybind11;
+
+static const uint64_t GROUP = 64;                         // rows, as in shaders/quant/planes.glsl
+static const uint64_t ITEM_BYTES = 128 << 10;             // of the file: what a thread takes at a time
+static const uint64_t PAGE = 4096;                        // bytes, or a divisor of a page's bytes
+static const uint32_t MOST_VECTORS = 8, MOST_WORDS = 21;  // uvec4s and scale words of one row's record
+
+struct Planes {
+    alignas(64) uint8_t codes[MOST_VECTORS][GROUP][16];
+    alignas(64) uint32_t scales[MOST_WORDS][GROUP];
+};
+
+template <class Number>
+static Number number_at(const uint8_t* bytes) {
+    Number value;
+    std::memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+static uint32_t word_at(const uint8_t* bytes) { return number_at<uint32_t>(bytes); }
+static uint64_t long_at(const uint8_t* bytes) { return number_at<uint64_t>(bytes); }
+static void put_long(uint8_t* bytes, uint64_t value) { std::memcpy(bytes, &value, 8); }
+static uint64_t repeated(uint8_t byte) { return byte * 0x0101010101010101ull; }
+
+// Transpose 8 x 8 bits: bit i of byte j becomes bit j of byte i (Hacker's Delight, section 7-3).
+static uint64_t transposed_bits(uint64_t x) {
+    uint64_t swap = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAull;
+    x ^= swap ^ (swap << 7);
+    swap = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCull;
+    x ^= swap ^ (swap << 14);
+    swap = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ull;
+    return x ^ swap ^ (swap << 28);
+}
+
+// The words of 8 blocks' fifth (or third) bits: bit i of byte 4j + c goes to bit 8c + j of word i.
+static void put_high_bits(const uint8_t* bytes, Planes& planes, uint32_t first, uint64_t row) {
+    uint64_t columns[4];
+    for (uint32_t c = 0; c < 4; c++) {
+        uint64_t gathered = 0;
+        for (uint32_t j = 0; j < 8; j++) gathered |= uint64_t(bytes[4 * j + c]) << 8 * j;
+        columns[c] = transposed_bits(gathered);
+    }
+    for (uint32_t i = 0; i < 8; i++) {
+        uint32_t word = 0;
+        for (uint32_t c = 0; c < 4; c++) word |= uint32_t(columns[c] >> 8 * i & 255) << 8 * c;
+        planes.scales[first + i][row] = word;
+    }
+}
+
+// The word of one block's fifth bits: bit 4j + c goes to bit 8c + j.
+static uint32_t high_bits(uint32_t bits) {
+    uint32_t word = 0;
+    for (uint32_t c = 0; c < 4; c++) {
+        uint32_t some = bits >> c & 0x11111111;  // moved together by pairs, then fours, then eights
+        some = (some | some >> 3) & 0x03030303;
+        some = (some | some >> 6) & 0x000F000F;
+        word |= ((some | some >> 12) & 0xFF) << 8 * c;
+    }
+    return word;
+}
+
+// 32 codes of 4 bits, the low nibbles of 32 bytes or the high ones -> q4_0's order.
+static void put_nibbles(const uint8_t* bytes, bool high, uint8_t* out) {
+    uint64_t mask = repeated(15);
+    for (uint32_t at = 0; at < 16; at += 8) {
+        uint64_t low_half = long_at(bytes + at), high_half = long_at(bytes + 16 + at);
+        if (high)
+            put_long(out + at, (low_half >> 4 & mask) | (high_half & ~mask));
+        else
+            put_long(out + at, (low_half & mask) | (high_half & mask) << 4);
+    }
+}
+
+// 256 codes of 2 bits in ggml's order -> blocks of 8 bytes, two in a uvec4.
+static void put_bit_pairs(const uint8_t* bytes, Planes& planes, uint64_t row) {
+    uint64_t mask = repeated(3);
+    for (uint32_t block = 0; block < 8; block++) {
+        const uint8_t* chunk = bytes + block / 4 * 32;
+        uint32_t shift = block % 4 * 2;
+        uint64_t packed = 0;
+        for (uint32_t n = 0; n < 4; n++) packed |= (long_at(chunk + 8 * n) >> shift & mask) << 2 * n;
+        put_long(planes.codes[block / 2][row] + block % 2 * 8, packed);
+    }
+}
+
+// Q4_K's and Q5_K's d, dmin, and 12 bytes of six-bit scales and minimums -> words 0 to 4.
+static void put_k_scales(const uint8_t* in, Planes& planes, uint64_t row) {
+    uint32_t scales = word_at(in + 4), minimums = word_at(in + 8), high = word_at(in + 12);
+    uint32_t sc[2] = {scales & 0x3F3F3F3F, (high & 0x0F0F0F0F) | (scales >> 2 & 0x30303030)};
+    uint32_t m[2] = {minimums & 0x3F3F3F3F, (high >> 4 & 0x0F0F0F0F) | (minimums >> 2 & 0x30303030)};
+    planes.scales[0][row] = word_at(in);
+    for (uint32_t t = 0; t < 4; t++) {
+        uint32_t two_scales = sc[t / 2] >> t % 2 * 16, two_minimums = m[t / 2] >> t % 2 * 16;
+        planes.scales[1 + t][row] = (two_scales & 255) | (two_minimums & 255) << 8 |
+                                    (two_scales >> 8 & 255) << 16 | (two_minimums >> 8 & 255) << 24;
+    }
+}
+
+// The half floats of two blocks in one word.
+static void put_half(const uint8_t* in, Planes& planes, uint32_t word, uint64_t row, uint32_t block) {
+    std::memcpy(reinterpret_cast<uint8_t*>(&planes.scales[word][row]) + 2 * block, in, 2);
+}
+
+// BYTES: of a block of the file. RECORD: blocks. VECTORS: uvec4s of a block's codes. WORDS: scale words of a record.
+template <uint32_t VECTORS_>
+struct Plain {
+    static const uint32_t BYTES = 16 * VECTORS_, RECORD = 1, VECTORS = VECTORS_, WORDS = 0;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t v = 0; v < VECTORS; v++) std::memcpy(planes.codes[v][row], in + 16 * v, 16);
+    }
+};
+
+struct Q8_0 {
+    static const uint32_t BYTES = 34, RECORD = 2, VECTORS = 2, WORDS = 1;
+    static void block(const uint8_t* in, uint32_t b, Planes& planes, uint64_t row) {
+        for (uint32_t at = 0; at < 32; at += 8)
+            put_long(planes.codes[b * 2 + at / 16][row] + at % 16, long_at(in + 2 + at) ^ repeated(0x80));
+        put_half(in, planes, 0, row, b);
+    }
+};
+
+struct Q4_0 {
+    static const uint32_t BYTES = 18, RECORD = 2, VECTORS = 1, WORDS = 1;
+    static void block(const uint8_t* in, uint32_t b, Planes& planes, uint64_t row) {
+        std::memcpy(planes.codes[b][row], in + 2, 16);
+        put_half(in, planes, 0, row, b);
+    }
+};
+
+struct Q4_1 {
+    static const uint32_t BYTES = 20, RECORD = 1, VECTORS = 1, WORDS = 1;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        std::memcpy(planes.codes[0][row], in + 4, 16);
+        planes.scales[0][row] = word_at(in);
+    }
+};
+
+struct Q5_0 {
+    static const uint32_t BYTES = 22, RECORD = 2, VECTORS = 1, WORDS = 3;
+    static void block(const uint8_t* in, uint32_t b, Planes& planes, uint64_t row) {
+        std::memcpy(planes.codes[b][row], in + 6, 16);
+        planes.scales[b][row] = high_bits(word_at(in + 2));
+        put_half(in, planes, 2, row, b);
+    }
+};
+
+struct Q5_1 {
+    static const uint32_t BYTES = 24, RECORD = 1, VECTORS = 1, WORDS = 2;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        std::memcpy(planes.codes[0][row], in + 8, 16);
+        planes.scales[0][row] = high_bits(word_at(in + 4));
+        planes.scales[1][row] = word_at(in);
+    }
+};
+
+struct Q2_K {
+    static const uint32_t BYTES = 84, RECORD = 1, VECTORS = 4, WORDS = 5;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        put_bit_pairs(in + 16, planes, row);
+        planes.scales[0][row] = word_at(in + 80);
+        for (uint32_t t = 0; t < 4; t++) planes.scales[1 + t][row] = word_at(in + 4 * t);
+    }
+};
+
+struct Q3_K {
+    static const uint32_t BYTES = 110, RECORD = 1, VECTORS = 4, WORDS = 13;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        put_bit_pairs(in + 32, planes, row);
+        planes.scales[0][row] = number_at<uint16_t>(in + 108);
+        uint32_t high = word_at(in + 104);
+        for (uint32_t t = 0; t < 4; t++) {
+            uint32_t low = word_at(in + 96 + t % 2 * 4) >> t / 2 * 4 & 0x0F0F0F0F;
+            uint32_t codes = low | (high >> 2 * t & 0x03030303) << 4;
+            uint32_t sign = ~codes & 0x20202020;  // of each code less 32
+            planes.scales[1 + t][row] = (codes & 0x1F1F1F1F) | sign | sign << 1 | sign << 2;
+        }
+        put_high_bits(in, planes, 5, row);
+    }
+};
+
+struct Q4_K {
+    static const uint32_t BYTES = 144, RECORD = 1, VECTORS = 8, WORDS = 5;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t b = 0; b < 8; b++) put_nibbles(in + 16 + b / 2 * 32, b % 2, planes.codes[b][row]);
+        put_k_scales(in, planes, row);
+    }
+};
+
+struct Q5_K {
+    static const uint32_t BYTES = 176, RECORD = 1, VECTORS = 8, WORDS = 13;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t b = 0; b < 8; b++) put_nibbles(in + 48 + b / 2 * 32, b % 2, planes.codes[b][row]);
+        put_k_scales(in, planes, row);
+        put_high_bits(in + 16, planes, 5, row);
+    }
+};
+
+struct Q6_K {
+    static const uint32_t BYTES = 210, RECORD = 1, VECTORS = 8, WORDS = 21;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        planes.scales[0][row] = number_at<uint16_t>(in + 208);
+        for (uint32_t t = 0; t < 4; t++) planes.scales[1 + t][row] = word_at(in + 192 + 4 * t);
+        for (uint32_t b = 0; b < 8; b++) {
+            uint32_t half = b / 4, quarter = b % 4;
+            put_nibbles(in + 64 * half + 32 * (quarter % 2), quarter / 2, planes.codes[b][row]);
+            const uint8_t* high = in + 128 + 32 * half;
+            for (uint32_t u = 0; u < 2; u++) {
+                uint32_t word = 0;
+                for (uint32_t n = 0; n < 4; n++)  // words 2u, 2u + 1, 2u + 4, 2u + 5 of the block
+                    word |= (word_at(high + 4 * (2 * u + n % 2 + n / 2 * 4)) >> 2 * quarter & 0x03030303)
+                            << 2 * n;
+                planes.scales[5 + 2 * b + u][row] = word;
+            }
+        }
+    }
+};
+
+using Rows = std::array<const uint8_t*, GROUP>;
+
+// Pack records first ... last - 1 of one group of rows. codes, scales: where the group begins in each plane.
+template <class Format>
+static void pack_records(const Rows& rows, uint64_t num_blocks, uint64_t first, uint64_t last, uint8_t* codes,
+                         uint8_t* scales) {
+    Planes planes;
+    for (uint64_t record = first; record < last; record++) {
+        uint64_t at = record * Format::RECORD;
+        uint32_t count = uint32_t(std::min<uint64_t>(Format::RECORD, num_blocks - at));
+        if (count < Format::RECORD) std::memset(planes.scales, 0, Format::WORDS * sizeof planes.scales[0]);
+        for (uint64_t row = 0; row < GROUP; row++) {
+            const uint8_t* in = rows[row] + at * Format::BYTES;
+            for (uint32_t ahead = 0; ahead < Format::BYTES * Format::RECORD; ahead += 64)
+                __builtin_prefetch(in + Format::BYTES * Format::RECORD + ahead);
+            for (uint32_t b = 0; b < count; b++) Format::block(in + b * Format::BYTES, b, planes, row);
+        }
+        uint64_t codes_bytes = Format::VECTORS * sizeof planes.codes[0];
+        std::memcpy(codes + at * codes_bytes, planes.codes, count * codes_bytes);
+        std::memcpy(scales + record * Format::WORDS * sizeof planes.scales[0], planes.scales,
+                    Format::WORDS * sizeof planes.scales[0]);
+    }
+}
+
+struct Entry {
+    const char* name;
+    uint32_t bytes, record, vectors, words;
+    decltype(&pack_records<Q4_0>) pack;
+};
+
+template <class Format>
+static constexpr Entry entry(const char* name) {
+    static_assert(Format::RECORD * Format::VECTORS <= MOST_VECTORS && Format::WORDS <= MOST_WORDS);
+    return {name, Format::BYTES, Format::RECORD, Format::VECTORS, Format::WORDS, pack_records<Format>};
+}
+
+static const Entry ENTRIES[] = {
+    entry<Plain<8>>("f32"), entry<Plain<4>>("f16"), entry<Plain<4>>("bf16"), entry<Q8_0>("q8_0"),
+    entry<Q4_0>("q4_0"),    entry<Q4_1>("q4_1"),    entry<Q5_0>("q5_0"),     entry<Q5_1>("q5_1"),
+    entry<Q2_K>("q2_k"),    entry<Q3_K>("q3_k"),    entry<Q4_K>("q4_k"),     entry<Q5_K>("q5_k"),
+    entry<Q6_K>("q6_k"),
+};
+
+static const Entry& entry_of(const std::string& name) {
+    for (const Entry& each : ENTRIES)
+        if (name == each.name) return each;
+    throw std::invalid_argument("no native packing of format " + name);
+}
+
+// A matrix: tensors stacked by rows, or, with `lanes`, two whose rows alternate in groups of `lanes`.
+struct Matrix {
+    std::vector<py::buffer_info> tensors;
+    uint64_t lanes, row_bytes;
+    std::vector<uint8_t> zeros;  // what a row past the end holds
+
+    Matrix(const std::vector<py::buffer>& raws, uint64_t lanes_) : lanes(lanes_) {
+        for (const py::buffer& raw : raws) {
+            tensors.push_back(raw.request());
+            const py::buffer_info& info = tensors.back();
+            if (info.ndim != 2 || info.itemsize != 1 || info.strides[1] != 1 ||
+                (info.shape[0] > 1 && info.strides[0] != info.shape[1]))
+                throw std::invalid_argument("rows must be contiguous bytes (rows, row_bytes)");
+            if (info.shape[1] != tensors[0].shape[1])
+                throw std::invalid_argument("the tensors have rows of different sizes");
+        }
+        if (tensors.empty() || (lanes && (tensors.size() != 2 || tensors[0].shape[0] != tensors[1].shape[0])))
+            throw std::invalid_argument("a matrix has a tensor or more, a gated one two of the same shape");
+        row_bytes = uint64_t(tensors[0].shape[1]);
+        zeros.resize(row_bytes);
+    }
+    const uint8_t* row(uint64_t at) const {
+        if (lanes) {
+            const py::buffer_info& tensor = tensors[at / lanes % 2];
+            return row_of(tensor, at / (2 * lanes) * lanes + at % lanes);
+        }
+        for (const py::buffer_info& tensor : tensors) {
+            if (at < uint64_t(tensor.shape[0])) return row_of(tensor, at);
+            at -= uint64_t(tensor.shape[0]);
+        }
+        return zeros.data();
+    }
+    const uint8_t* row_of(const py::buffer_info& tensor, uint64_t at) const {
+        if (at >= uint64_t(tensor.shape[0])) return zeros.data();
+        return static_cast<const uint8_t*>(tensor.ptr) + at * row_bytes;
+    }
+};
+
+static uint8_t* target(const py::buffer_info& info, uint64_t num_bytes) {
+    if (uint64_t(info.size * info.itemsize) != num_bytes)
+        throw std::invalid_argument("a plane of these groups has " + std::to_string(num_bytes) +
+                                    " bytes, not " + std::to_string(info.size * info.itemsize));
+    return static_cast<uint8_t*>(info.ptr);
+}
+
+// Have the pages of a range made before it is written: one call costs less than a fault for each page. Does nothing for
+// memory of another kind, or where the system cannot do it.
+static void make_pages(uint8_t* begin, uint64_t num_bytes) {
+#ifdef MADV_POPULATE_WRITE
+    static std::atomic<bool> is_possible{true};
+    uintptr_t first = uintptr_t(begin) / PAGE * PAGE;
+    uint64_t size = uintptr_t(begin) + num_bytes - first;
+    if (is_possible && madvise(reinterpret_cast<void*>(first), size, MADV_POPULATE_WRITE))
+        is_possible = false;
+#endif
+}
+
+static void pack(const std::string& format, const std::vector<py::buffer>& raws, uint64_t lanes,
+                 uint64_t first_group, uint64_t num_groups, py::buffer codes_buffer, py::buffer scales_buffer,
+                 uint32_t num_threads) {
+    const Entry& entry = entry_of(format);
+    Matrix matrix(raws, lanes);
+    if (matrix.row_bytes % entry.bytes) throw std::invalid_argument("rows must be whole blocks");
+    uint64_t num_blocks = matrix.row_bytes / entry.bytes;
+    uint64_t num_records = (num_blocks + entry.record - 1) / entry.record;
+    uint64_t codes_bytes = num_blocks * entry.vectors * GROUP * 16;  // of a group
+    uint64_t scales_bytes = num_records * entry.words * GROUP * 4;
+    py::buffer_info codes_info = codes_buffer.request(true), scales_info = scales_buffer.request(true);
+    uint8_t* codes = target(codes_info, num_groups * codes_bytes);
+    uint8_t* scales = target(scales_info, num_groups * scales_bytes);
+
+    // A thread takes some records of a group at a time.
+    uint64_t records = std::max<uint64_t>(1, ITEM_BYTES / (GROUP * entry.bytes * entry.record));
+    uint64_t items_per_group = (num_records + records - 1) / records;
+    std::atomic<uint64_t> next{0};
+    auto work = [&] {
+        for (uint64_t item = next++; item < num_groups * items_per_group; item = next++) {
+            uint64_t group = item / items_per_group, first = item % items_per_group * records;
+            uint64_t last = std::min(first + records, num_records);
+            uint8_t *group_codes = codes + group * codes_bytes, *group_scales = scales + group * scales_bytes;
+            make_pages(group_codes + codes_bytes * first / num_records,
+                       codes_bytes * (last - first) / num_records);
+            Rows rows;
+            for (uint64_t row = 0; row < GROUP; row++)
+                rows[row] = matrix.row((first_group + group) * GROUP + row);
+            entry.pack(rows, num_blocks, first, last, group_codes, group_scales);
+        }
+    };
+    py::gil_scoped_release release_gil;
+    std::vector<std::thread> threads;
+    uint64_t most = std::min<uint64_t>(num_threads, num_groups * items_per_group);
+    try {
+        while (threads.size() + 1 < most) threads.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads: those that there are do the work
+    }
+    work();
+    for (std::thread& thread : threads) thread.join();
+}
+
+void define_packing(py::module_& m) {
+    py::list names;
+    for (const Entry& each : ENTRIES) names.append(each.name);
+    m.attr("PACKED_FORMATS") = py::frozenset(names);
+    m.def("pack", &pack);
+}
