@@ -3,16 +3,18 @@
 from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.long_texts import LONG, encode_at_most
 
+NUM_REMEMBERED = 4
+
 
 class PromptTokens:
-    """Tokenizes the texts of one request. Remembers the tokens of the last text that was counted and of the last one
-    that fit: the prompt is one of the two, unless tags of images were put into it.
+    """Tokenizes the texts of one request. Remembers the tokens of the last text that was counted and of the longest
+    few that fit: the prompt is one of them, unless tags of images were put into it.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._last: tuple[str, list[int]] | None = None
-        self._last_that_fit: tuple[str, list[int]] | None = None
+        self._longest: list[tuple[str, list[int]]] = []  # that fit, in descending order
 
     def count(self, text: str, most: int) -> int:
         """Number of a text's tokens, without special ones at its ends; for a long text, possibly `most + 1` if it has
@@ -23,7 +25,9 @@ class PromptTokens:
         if fits or len(text) <= LONG:  # else some of its tokens are missing
             self._last = (text, tokens)
         if fits:
-            self._last_that_fit = self._last
+            self._longest.append((text, tokens))
+            self._longest.sort(key=lambda known: len(known[1]), reverse=True)
+            del self._longest[NUM_REMEMBERED:]
         return len(tokens)
 
     def prompt(self, text: str, most: int, keep: int) -> list[int]:
@@ -47,6 +51,4 @@ class PromptTokens:
         return known if len(text) <= LONG else known[-most:]
 
     def _known(self, text: str) -> list[int] | None:
-        return next(
-            (tokens for known, tokens in filter(None, (self._last, self._last_that_fit)) if known == text), None
-        )
+        return next((tokens for known, tokens in filter(None, (self._last, *self._longest)) if known == text), None)

@@ -15,6 +15,7 @@ from .. import garbage
 from ..go import encode
 from ..go.kinds import loads
 from ..wire.conversation import Message, Tool, ToolCall
+from .fitting import first_fitting
 from .gotemplate import Values
 
 ONE_IMAGE_ONLY = "this model only supports one image while more than one image requested"
@@ -105,33 +106,28 @@ def chat_prompt(
 def _fitting(
     messages: list[Message], limit: ContextLimit, render: Callable[[list[Message]], str]
 ) -> tuple[list[Message], int]:
-    """Return (system messages among the dropped ones, index of the first message kept)."""
+    """Return (system messages among the dropped ones, index of the first message kept).
 
-    def fits(first: int, system: list[Message]) -> bool:
-        size = limit.count_tokens(render(system + messages[first:]))
-        if limit.sees_images:
-            size += TOKENS_PER_IMAGE * sum(len(message.images or ()) for message in messages[first:])
-        return size <= limit.num_ctx
+    Ollama's rule: everything if that fits; else messages are added from the last one backwards up to the first that
+    makes the prompt too long. `fitting.first_fitting` finds it without counting each of these prompts.
+    """
 
     def system_before(first: int) -> list[Message]:
         return [message for message in messages[:first] if message.role == "system"]
 
-    if not limit.truncate or not messages or fits(0, []):
+    def size(first: int) -> int:
+        count = limit.count_tokens(render(system_before(first) + messages[first:]))
+        if limit.sees_images:
+            count += TOKENS_PER_IMAGE * sum(len(message.images or ()) for message in messages[first:])
+        return count
+
+    if not limit.truncate or not messages or size(0) <= limit.num_ctx:
         return [], 0
     last = len(messages) - 1
-    if not fits(last, system_before(last)):
+    if size(last) > limit.num_ctx:
         return system_before(last), last
-    # More messages make a longer prompt: go back in doubling steps, then bisect to the first message that fits.
-    first, step = last, 1
-    while (too_long := max(first - step, 0)) and fits(too_long, system_before(too_long)):
-        first, step = too_long, 2 * step
-    while first - too_long > 1:
-        middle = (first + too_long) // 2
-        if fits(middle, system_before(middle)):
-            first = middle
-        else:
-            too_long = middle
-    return system_before(too_long), first
+    first = first_fitting([len(message.content) for message in messages], limit.num_ctx, size)
+    return system_before(first - 1), first
 
 
 def _tag_images(messages: list[Message]) -> tuple[list[Message], list[bytes | None]]:

@@ -81,6 +81,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_embeddings_that_are_not_finite_are_an_error",
         "test_recorded_conversations",
     ),
+    "test_fitting.py": ("test_the_same_messages_are_kept_as_one_by_one",),
     "test_generate.py": (
         "test_a_large_request_does_not_delay_others",
         "test_a_lost_device_is_reported_and_the_next_request_loads_again",
