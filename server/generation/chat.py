@@ -68,6 +68,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
             self.parser = output_parsers.by_template(prompt_text, tags, self.style.calls, self.ask.tools)
         else:
             self.parser = self.with_calls(self.builtin_parser)
+        parser = output_parsers.without_marks(self.style.answer_marks, self.parser)
         self.format_waits = bool(check_format(self.ask.format)) and self.may_think
         return Run(
             self.plan,
@@ -76,8 +77,8 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
             prompt_text,
             self.tokens,
             client_left,
-            self.parser,
-            shows_all=self.parser is None,
+            parser,
+            shows_all=parser is None,
             format="" if self.format_waits else None,
         )
 
@@ -139,6 +140,7 @@ class ChatTurn(Turn[ChatRequest, ChatResponse]):
             parser = self.with_calls(output_parsers.builtin(name, self.ask.tools, ANSWER_BEGUN))
         else:
             parser = output_parsers.by_template(prompt_text, None, self.style.calls, self.ask.tools)
+        parser = output_parsers.without_marks(self.style.answer_marks, parser)
         return run.again(prompt_text, parser, self.ask.format or "")
 
     def bare_answer(self) -> ChatResponse:

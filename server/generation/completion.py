@@ -77,9 +77,11 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
         """(the parser of the answer, whether every piece makes an answer)"""
         if self.parser_name and not self.ask.raw:
             return output_parsers.builtin(self.parser_name), False
-        if not self.ask.think:
-            return None, True
-        return output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.calls, None), True
+        parser = None
+        if self.ask.think:
+            parser = output_parsers.by_template(prompt_text, self.style.thinking_tags, self.style.calls, None)
+        marks = () if self.ask.raw else self.style.answer_marks
+        return output_parsers.without_marks(marks, parser), True
 
     def make_answer(self, parsed: Parsed) -> GenerateResponse:
         """The answer for one parsed piece."""

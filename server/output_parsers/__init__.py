@@ -11,6 +11,7 @@ from ..prompts import ModelTexts
 from ..prompts.call_format import CallFormat, CallShape
 from ..prompts.marks import CODER_TAG
 from ..wire.conversation import Message, Tool
+from .answer_marks import without_marks
 from .harmony import HarmonyParser
 from .marked import MarkedCallsParser
 from .parsed import BuiltinParser, OutputParser, Parsed, ParseError
@@ -111,4 +112,5 @@ __all__ = [
     "by_template",
     "knowledge",
     "name_of",
+    "without_marks",
 ]

@@ -18,11 +18,14 @@ from .prompt_text import PromptTemplate
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """thinking_tags: (opening, closing), empty if thinking is not marked. calls: how tool calls are written."""
+    """thinking_tags: (opening, closing), empty if thinking is not marked. calls: how tool calls are written.
+    answer_marks: special tokens around the content of an answer.
+    """
 
     template: PromptTemplate
     thinking_tags: tuple[str, str]
     calls: CallFormat
+    answer_marks: tuple[str, ...] = ()
 
 
 def style_of(stored: ModelTexts, jinja_source: jinja.JinjaSource | None, tokenizer: Tokenizer) -> PromptStyle:
@@ -33,7 +36,7 @@ def style_of(stored: ModelTexts, jinja_source: jinja.JinjaSource | None, tokeniz
     if jinja_source is not None:
         text = jinja_source.text
         template = jinja.JinjaTemplate.for_tokenizer(jinja_source, tokenizer)
-        return PromptStyle(template, jinja.thinking_tags(text), template.call_format())
+        return PromptStyle(template, jinja.thinking_tags(text), template.call_format(), jinja.answer_marks(text))
     style = _go_style(stored.template)
     renderer = stored.config.get("renderer")
     return replace(style, template=renderers.named(renderer)) if renderer else style

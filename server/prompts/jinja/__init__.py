@@ -4,7 +4,7 @@ A Jinja template is untrusted code, so it runs in a separate process.
 """
 
 from .builtin_match import builtin_for
-from .tags import knows_tools, thinking_tags
+from .tags import answer_marks, knows_tools, thinking_tags
 from .template import JinjaSource, JinjaTemplate, found_in
 
-__all__ = ["JinjaSource", "JinjaTemplate", "builtin_for", "found_in", "knows_tools", "thinking_tags"]
+__all__ = ["JinjaSource", "JinjaTemplate", "builtin_for", "found_in", "answer_marks", "knows_tools", "thinking_tags"]

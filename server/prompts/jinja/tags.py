@@ -13,6 +13,7 @@ THINKING_TAGS = (
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
 )
+ANSWER_MARKS = (("<|START_RESPONSE|>", "<|END_RESPONSE|>"), ("<|START_TEXT|>", "<|END_TEXT|>"))
 CALL_TAGS = (
     "<tool_call>",
     "[TOOL_CALLS]",
@@ -57,6 +58,11 @@ def reads_tools_from_messages(text: str) -> bool:
 def thinking_tags(text: str) -> tuple[str, str]:
     """Return the tags around thinking, or empty texts."""
     return next((tags for tags in THINKING_TAGS if tags[1] in text), ("", ""))
+
+
+def answer_marks(text: str) -> tuple[str, ...]:
+    """Return the special tokens that the model writes around an answer, or ()."""
+    return next((marks for marks in ANSWER_MARKS if all(mark in text for mark in marks)), ())
 
 
 def tool_tag(text: str) -> str:
