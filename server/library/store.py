@@ -133,9 +133,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound(name.shortest) from None
         except OSError as error:
+            advice = "move or remove it yourself" if path.is_dir() else "make it readable, or delete the model"
             raise StoreError(
-                f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); make it readable, "
-                "or delete the model"
+                f"manifest of {name.shortest} cannot be read ({path}: {error.strerror}); {advice}"
             ) from None
         try:
             document = parse_json(contents)
@@ -230,12 +230,16 @@ class Store:
 
     @changes
     def delete(self, name: ModelName) -> None:
-        """Delete a model, and its blobs if unreferenced. Raises ModelNotFound."""
+        """Delete a model, and its blobs if unreferenced. Raises ModelNotFound, and StoreError for a folder, whose
+        files are not this program's.
+        """
         with self.lock:
             name = self.existing_name(name)
             path = self.manifests / name.file_path
             if not os.path.lexists(path):
                 raise ModelNotFound(name.shortest)
+            if path.is_dir() and not path.is_symlink():
+                raise StoreError(f"{path} is a folder in place of a model's manifest; move or remove it yourself")
             before = self._digests_of(name)
             path.unlink()
             staging.sync_folder(path.parent)  # before its blobs are removed: no manifest may be left without blobs

@@ -101,6 +101,21 @@ def test_an_odd_manifest_keeps_all_blobs_until_it_is_deleted(store, make_odd, mo
     assert not unused.exists() and store.get("sound").gguf_path.exists()
 
 
+def test_a_folder_in_a_manifests_place_is_not_deleted_and_the_error_says_what_to_do(store):
+    (store.manifests / "registry.ollama.ai/library/dev/latest").mkdir(parents=True)
+
+    async def conversation(client):
+        async with client.delete("/api/delete", json={"model": "dev"}) as answer:
+            error = (await answer.json())["error"]
+            assert answer.status == 500 and error.endswith(
+                "dev/latest is a folder in place of a model's manifest; move or remove it yourself"
+            )
+
+    talk(store, conversation)
+    with pytest.raises(StoreError, match="move or remove it yourself"):
+        store.get("dev")
+
+
 def test_a_folder_in_a_manifests_place_keeps_no_blobs(store, monkeypatch):
     monkeypatch.setattr("vkbackend.server.library.store.UNUSED_SECONDS", -1)
     unused = store.blob_path(store.add_blob(b"of no model")[0])
