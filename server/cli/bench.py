@@ -14,6 +14,7 @@ import click
 from vkbackend import settings
 from vkbackend.errors import NoDevice
 
+from .command_log import command_log
 from .main import Failure
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def bench(model: str | None, as_json: bool, **options: Any) -> None:
         raise Failure(f"use only one of {', '.join(FLAGS[name] for name in wanted)}")
     mode = wanted[0] if wanted else "rates"
     _check(mode, model, options)
-    document, lines, write = MODES[mode](model, options)
+    with command_log():
+        document, lines, write = MODES[mode](model, options)
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
     write()
 

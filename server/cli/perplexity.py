@@ -8,6 +8,7 @@ import click
 
 from ..go import encode
 from .bench import gguf_path
+from .command_log import command_log
 from .main import Failure
 
 
@@ -46,9 +47,12 @@ def perplexity(
     from vkbackend.engine.perplexity import perplexity as measure
     from vkbackend.placement.opening import open_engine
 
-    with closing(
-        open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)
-    ) as opened:
+    with (
+        command_log(),
+        closing(
+            open_engine(gguf_path(model), context_length=context, num_parallel=1, num_gpu=0 if cpu else -1)
+        ) as opened,
+    ):
         tokens = opened.tokenizer.encode(text)[:num_tokens]
         begin = time.perf_counter()
         found = measure(opened.engine, tokens)

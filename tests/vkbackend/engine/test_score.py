@@ -263,7 +263,7 @@ def test_perplexity_is_the_mean_of_all_windows(path, device):
             perplexity(engine, tokens[:1])
 
 
-def test_the_command(path, tmp_path, device):
+def test_the_command(path, tmp_path, device, caplog):
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
     done = CliRunner().invoke(cli, ["perplexity", str(text), "--model", str(path("llama")), "--json"])
@@ -274,10 +274,13 @@ def test_the_command(path, tmp_path, device):
         and found["perplexity"] > 1
     )
     on_cpu = CliRunner().invoke(
-        cli, ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30"], input=text.read_bytes()
+        cli,
+        ["perplexity", "-", "--model", str(path("llama")), "--cpu", "--tokens", "30", "--context", "4096"],
+        input=text.read_bytes(),
     )
     said = r"perplexity [\d.]+ \([\d.]+ nats per token\) over 29 tokens, context 512; [\d.]+ s on CPU\n"
     assert re.fullmatch(said, on_cpu.output), on_cpu.output
+    assert not on_cpu.stderr and "was trained with a context" not in caplog.text  # that is for the server's log
     for arguments, said in (
         ([str(text)], "no model given"),
         ([str(text), "--model", "no-such-model"], "no-such-model"),
