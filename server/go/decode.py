@@ -80,11 +80,6 @@ def is_array(value: JSONValue) -> TypeGuard[list[JSONValue]]:
     return isinstance(value, list) and not isinstance(value, Object)
 
 
-def parse_first(body: bytes) -> JSONValue:
-    """The first value of `body`. Raises JSONSyntaxError."""
-    return _Parser(body).first()
-
-
 @contextmanager
 def parsed(body: bytes) -> Iterator[JSONValue]:
     """The first value of `body`, which is freed in pieces when the block ends. Raises JSONSyntaxError.

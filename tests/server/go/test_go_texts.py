@@ -4,12 +4,12 @@ import base64
 from datetime import timedelta, timezone
 
 import pytest
+from first_value import parse_first
 from recorded import check, load, outcome, recorded_outcome
 
 from vkbackend.server.go import durations, encode, kinds
 from vkbackend.server.go import text as go_text
 from vkbackend.server.go.binding import bind
-from vkbackend.server.go.decode import parse_first
 from vkbackend.server.go.folding import fold
 from vkbackend.server.go.human import human_bytes, human_bytes_binary, human_duration, human_number, human_time
 from vkbackend.server.library import modelfile, quantization

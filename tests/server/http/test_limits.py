@@ -10,12 +10,13 @@ import threading
 from contextlib import closing
 
 import pytest
+from first_value import parse_first
 from live_server import LiveServer
 from places import ROOT
 from tiny_server import with_model
 
 from vkbackend.server.errors import ApiError
-from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError, parse_first
+from vkbackend.server.go.decode import MAX_DEPTH, MAX_VALUES, JSONSyntaxError
 from vkbackend.server.http import bodies, responses
 from vkbackend.server.prompts.gotemplate import Template, TemplateError, Values, budget
 from vkbackend.server.prompts.jinja.worker_process import Worker

@@ -6,10 +6,11 @@ import re
 import time
 
 import pytest
+from first_value import parse_first
 from recorded import check, load, outcome, recorded_outcome
 
 from vkbackend.server.go import binding, encode, kinds
-from vkbackend.server.go.decode import INVALID_PIECE, PIECE, JSONSyntaxError, parse_first
+from vkbackend.server.go.decode import INVALID_PIECE, PIECE, JSONSyntaxError
 from vkbackend.server.go.text import quote
 from vkbackend.server.wire import conversation, native
 
