@@ -40,8 +40,7 @@ def check_bias(plan: Plan, model: LoadedModel) -> None:
 
 
 class Run:
-    """One generation on a loaded model; `text` is what it has written so far, `parser` splits that into content,
-    thinking and tool calls.
+    """One generation on a loaded model; `parser` splits what it writes into content, thinking and tool calls.
 
     shows_all: every piece makes an answer; otherwise only those in which the parser finds something to show. The
     log-probabilities of held-back text come with the next answer. format: in place of the request's; None keeps that.
@@ -67,7 +66,7 @@ class Run:
         self.shows_all = shows_all
         self.client_left = client_left
         self.loaded_at = time.monotonic()
-        self.text = ""
+        self._texts: list[str] = []  # of the pieces so far
         self._tokens = tokens
         self._context_length = min(model.context_length, plan.options.num_ctx)
         self._truncates = ask.truncate is not False
@@ -102,7 +101,7 @@ class Run:
         """The tokens of the prompt and the answer, as the answer's `context` shows them; only the last ones if a long
         prompt did not fit. Blocks.
         """
-        return self._tokens.plain(self.prompt + self.text, self._context_length)
+        return self._tokens.plain(self.prompt + "".join(self._texts), self._context_length)
 
     def again(self, prompt: str, parser: OutputParser | None, format: str) -> "Run":
         """A second run in place of this one, from another prompt and held to a format. It continues the answer's text
@@ -132,7 +131,7 @@ class Run:
                             raise ApiError(503, UNLOADED)
                     elif isinstance(event, Piece):
                         text = event.text
-                        self.text += text
+                        self._texts.append(text)
                         held += event.logprobs
                     parsed = self._parse(text, isinstance(event, Finished))
                     shows = not parsed.is_empty or self.shows_all and bool(text or held)

@@ -144,21 +144,23 @@ class Sampler:
         """Set `values`, a copy of the row `raw`, to the logits after bias and penalties."""
         for start in range(0, min(len(self._counts), len(raw)), CHUNK):
             counts = self._counts[start : min(start + CHUNK, len(raw))]
-            places = np.flatnonzero(counts != 0)  # several times as fast as without the comparison
-            logits = values[start : start + CHUNK]
-            logits[places] = self._penalised(logits[places].astype(np.float64), counts[places])
+            logits = values[start : start + len(counts)]
+            counted = counts != 0
+            if 4 * np.count_nonzero(counted) < len(counts):
+                places = np.flatnonzero(counted)
+                logits[places] = self._penalised(logits[places].astype(np.float64), counts[places])
+            else:
+                logits[:] = self._penalised(logits.astype(np.float64), counts)
         biased = self._biased[(self._biased >= 0) & (self._biased < len(raw))]
-        logits = raw[biased] + self._biases_of(biased)
-        values[biased] = self._penalised(logits, self._counts_of(biased))
+        values[biased] = self._penalised(raw[biased] + self._biases_of(biased), self._counts_of(biased))
 
     def _changed(self, ids: np.ndarray, raw: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
         """Candidates' logits after bias, penalties and constraint: `raw` itself if nothing changes, or a new array."""
         values = raw
         if len(self._biased) or len(self._counts):
             counts, biases = self._counts_of(ids), self._biases_of(ids)
-            touched = (counts > 0) | (biases != 0)
-            if touched.any():
-                values = np.where(touched, self._penalised(raw + biases, counts).astype(np.float32), raw)
+            if (counts > 0).any() or biases.any():
+                values = self._penalised(raw + biases, counts).astype(np.float32)
         if allowed is not None:
             values = np.where(allowed[ids], values, np.float32(-np.inf))
         return values
@@ -178,6 +180,13 @@ class Sampler:
 
     def _penalised(self, logits: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Apply the penalties to the logits, float64, of tokens that occur `counts` times."""
-        penalised = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
-        penalised = penalised - counts * self.options.frequency_penalty - self.options.presence_penalty
-        return np.where(counts > 0, penalised, logits)
+        counted = (counts > 0).view(np.uint8)  # indices into arrays of two: much faster than np.where
+        if self._repeat != 1:  # divides positive logits and multiplies negative ones
+            repeat = np.array([1.0, self._repeat])[counted]
+            chosen = np.minimum if self._repeat > 1 else np.maximum
+            logits = chosen(logits / repeat, logits * repeat)
+        if self.options.frequency_penalty:
+            logits = logits - counts * self.options.frequency_penalty
+        if self.options.presence_penalty:
+            logits = logits - np.array([0.0, self.options.presence_penalty])[counted]
+        return logits
