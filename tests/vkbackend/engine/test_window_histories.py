@@ -6,9 +6,10 @@ import random
 import numpy as np
 import pytest
 from check_pages import check_pages
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import WIDTH, write_tiny_gguf
 
 from vkbackend.engine.engine import Engine
+from vkbackend.engine.prompt import EmbeddingPart
 from vkbackend.engine.request import Failed, Finished, GenerationRequest, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.loading import load
@@ -17,6 +18,12 @@ from vkbackend.tokenizer import Tokenizer
 HISTORIES, SEEDS = 50, 4
 GREEDY = SamplingOptions(temperature=0, repeat_penalty=1.0, logit_bias={1: -1000.0})  # no end before num_predict
 PAGE, CONTEXT = 4, 48
+PARTS = [
+    EmbeddingPart(
+        np.random.default_rng(seed).standard_normal((7, WIDTH), np.float32), bytes([65 + seed]), is_whole=True
+    )
+    for seed in range(2)
+]
 
 
 class Recorder:
@@ -85,7 +92,7 @@ def history(rng: random.Random, recorders: list[Recorder]) -> str:
     turns = [words(3, 24)]
     happened = ""
     for _ in range(rng.randint(2, 3)):
-        kind = rng.choice(["continue", "edit", "edit", "branch", "branch", "shift", "preempt"])
+        kind = rng.choice(["continue", "edit", "edit", "branch", "branch", "rows", "shift", "preempt"])
         happened += kind[0]
         base = turns[-1]
         if kind == "edit":  # of one of the last messages
@@ -93,7 +100,9 @@ def history(rng: random.Random, recorders: list[Recorder]) -> str:
         elif kind == "branch":  # within a message
             base = base[: rng.randint(1, len(base))]
         prompts = [(base + words(1, 12))[-(CONTEXT - 12) :]]
-        if kind == "preempt":  # both find room and outgrow it
+        if kind == "rows":  # of embeddings that see each other
+            prompts[0][rng.randint(0, len(prompts[0])) :] = [rng.choice(PARTS), *words(1, 6)]
+        elif kind == "preempt":  # both find room and outgrow it
             prompts = [turns[0][:8] + words(1, 6), words(4, 14)]
         num_predict = {"shift": rng.randint(18, 30), "preempt": 28}.get(kind) or rng.randint(1, 6)
         found = [recorder.answers(prompts, num_predict) for recorder in recorders]
@@ -104,7 +113,7 @@ def history(rng: random.Random, recorders: list[Recorder]) -> str:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_random_histories_have_the_bits_of_full_windows(tmp_path, device, monkeypatch, seed, record_property):
-    """50 conversations on one cache: they continue, edit, branch, shift, and preempt each other."""
+    """50 conversations on one cache: they continue, edit, branch, hold embeddings, shift, and preempt each other."""
     monkeypatch.setattr("vkbackend.engine.runner.PAGE_SIZE", PAGE)
     monkeypatch.setattr("vkbackend.architectures.gemma3.GLOBAL_EVERY", 2)
     monkeypatch.setattr("vkbackend.graph.cache_layout.MORE_SNAPSHOTS", seed % 2 - 2)  # no snapshot, or one
@@ -133,5 +142,5 @@ def test_random_histories_have_the_bits_of_full_windows(tmp_path, device, monkey
     record_property("(what happened, tokens run with windows, with whole contexts) of each history", counts)
     common = windowed.rows.keys() & full.rows.keys()
     assert len(common) > 500 and all(windowed.rows[key] == full.rows[key] for key in common)
-    assert windowed.num_preempted and set("".join(happened for happened, *_ in counts)) == set("cebsp")
+    assert windowed.num_preempted and set("".join(happened for happened, *_ in counts)) == set("cebrsp")
     assert full.num_run < windowed.num_run < 1.4 * full.num_run
