@@ -169,9 +169,10 @@ class Windows:
             return len(path)
         best, user = beyond, None
         for last, begin, firsts, known in self._holders():
-            if min(len(path), begin + len(known)) <= best:
+            end = min(len(path), begin + len(known))
+            if end <= max(begin, best) or known[0] is not path[begin]:
                 continue
-            count = _num_common(path, known, begin)
+            count = _num_common(path, known, begin, end)
             if count > best and self._is_complete(firsts, count):
                 best, user = count, last
         if user is not None:
@@ -284,11 +285,11 @@ class Windows:
         self._release(self.snapshots.popitem(last=False)[1])
 
 
-def _num_common(path: Sequence[KnownPage], known: Sequence[KnownPage], begin: int) -> int:
-    """The number of pages of `path` up to the last one that is also in `known`, whose first one would be page `begin`
-    of `path`.
+def _num_common(path: Sequence[KnownPage], known: Sequence[KnownPage], begin: int, end: int) -> int:
+    """The number of pages of `path` up to the last one, before `end`, that is also in `known`. The first page of
+    `known` is page `begin` of `path`.
     """
-    low, high = begin, min(len(path), begin + len(known))
+    low, high = begin + 1, end
     while low < high:  # pages are equal up to where two texts differ
         middle = (low + high + 1) // 2
         if known[middle - 1 - begin] is path[middle - 1]:
