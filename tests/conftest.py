@@ -7,6 +7,7 @@ on a real GPU.
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import markers
 import pytest
@@ -93,3 +94,25 @@ def pytest_collection_modifyitems(items):
     for item in items:
         for name in markers.of(item):
             item.add_marker(name)
+
+
+@pytest.fixture(scope="session")
+def large_vocabularies(tmp_path_factory) -> dict[str, Path]:
+    """GGUF files without tensors: "llama" has 128,256 BPE tokens and over 250,000 merges, "gemma" 262,144 SentencePiece
+    tokens.
+    """
+    import gguf
+    import real_vocabularies
+
+    folder = tmp_path_factory.mktemp("vocabularies")
+    found = {name: folder / f"{name}.gguf" for name in ("llama", "gemma")}
+    for name, path in found.items():
+        writer = gguf.GGUFWriter(path, "llama")
+        if name == "llama":
+            real_vocabularies.add_bpe(writer, 128_256)
+        else:
+            real_vocabularies.add_sentencepiece(writer, 262_144, is_gemma=True)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    return found

@@ -108,6 +108,11 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_invalid_names.py": ("test_a_long_text_is_shown_by_its_beginning",),
     "test_jinja.py": ("test_hostile_templates",),
     "test_kv_cache.py": ("test_requests_that_come_and_go_at_random",),
+    "test_large_descriptions.py": ("test_a_models_description_decodes_no_vocabulary",),
+    "test_large_vocabularies.py": (
+        "test_a_large_vocabulary_opens_in_well_under_a_second",
+        "test_a_large_vocabulary_takes_little_memory",
+    ),
     "test_limits.py": ("test_a_million_json_values_are_read_and_one_more_is_refused",),
     "test_load_progress.py": (
         "test_a_client_that_leaves_during_the_load_does_not_end_it",
@@ -126,6 +131,10 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_expire_unloads_at_once_or_after_the_last_user",
         "test_keep_alive_zero_unloads_after_use_and_a_short_one_after_a_while",
         "test_use_puts_the_end_off",
+    ),
+    "test_long_chats.py": (
+        "test_a_chat_that_outgrew_its_context_is_fitted_in_a_fraction_of_a_second",
+        "test_a_token_of_a_long_chat_costs_as_little_as_one_of_a_short_chat",
     ),
     "test_long_conversations.py": ("test_time_grows_with_the_number_of_messages",),
     "test_long_texts.py": ("test_a_text_that_cannot_fit_takes_little_time_and_memory",),
