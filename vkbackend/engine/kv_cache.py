@@ -32,7 +32,8 @@ class CachedSequence:
     is_shared: whether its full pages become known
     pages: physical pages in order; the known ones, which are not written any more, come first
     windows: its pages in each group of layers with a window
-    branch: number of pages after which another text is known to continue differently; 0: none
+    marks: numbers of pages after which others may want to continue: at the end of the prompt, and where another text is
+    known to continue differently
     """
 
     slot: int
@@ -41,7 +42,7 @@ class CachedSequence:
     pages: list[int] = field(default_factory=list)
     known: list[KnownPage] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)
-    branch: int = 0
+    marks: set[int] = field(default_factory=set)
 
     @property
     def length(self) -> int:
@@ -101,9 +102,8 @@ class PagedCache:
             self._append(sequence, known.page)
         self.windows.open(sequence, is_shared=True)
         length = count * self.page_size
-        if count < len(found):
-            sequence.branch = len(found)
-        else:
+        sequence.marks = {len(found), prefix.length // self.page_size}
+        if count == len(found):
             length += self._reuse_end(sequence, prefix.tokens[length : min(length + self.page_size, prefix.length)])
         sequence.tokens = list(prefix.tokens[:length])
 
@@ -195,7 +195,7 @@ class PagedCache:
             self.prefixes.use(known)
             sequence.known.append(known)
             self.windows.share(sequence, known)
-            if len(sequence.known) == sequence.branch:
+            if len(sequence.known) in sequence.marks:
                 self.windows.keep(sequence)
 
     def truncate(self, sequence: CachedSequence, length: int) -> None:
