@@ -7,6 +7,7 @@ the text, equal keys kept: binding.py decides which one counts). Text after the 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json.decoder import scanstring
 from typing import NoReturn, TypeAlias, TypeGuard
 
 from vkbackend import cancellation
@@ -23,6 +24,12 @@ PIECE = 1 << 20  # most characters for one regular expression, as other threads 
 INVALID_PIECE = 1 << 16  # the same for replacing invalid bytes, which is slower
 _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
 _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
+_HEX_PAIR = "[0-9a-fA-F]{2}"
+_SURROGATES = rf"u[dD][89abAB]{_HEX_PAIR}\\u[dD][c-fC-F]{_HEX_PAIR}"
+# Escapes but those of lone surrogates, and the plain text between them: what scanstring reads as Go does.
+_ESCAPES = re.compile(
+    rf'(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F]){_HEX_PAIR}{_HEX_PAIR}|{_SURROGATES})|[^"\\\x00-\x1f]{{1,64}}+){{1,16384}}+'
+)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _INVALID = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, decoded with surrogateescape
@@ -224,8 +231,11 @@ class _Parser:
                 return _replace_invalid(text) if self.has_invalid_bytes else text
             if character != "\\":
                 self.fail("in string literal")
-            self.at += 1
-            pieces.append(self.escape())
+            if escaped := self.match(_ESCAPES):
+                pieces.append(scanstring(escaped + '"', 0)[0])
+            else:
+                self.at += 1
+                pieces.append(self.escape())
             if len(pieces) > ITEMS_PER_PIECE:  # a million pieces are not freed in one go
                 parts.append("".join(pieces))
                 pieces.clear()

@@ -3,10 +3,11 @@
 import base64
 import json
 import random
+import re
 
 import pytest
 
-from vkbackend.server.go import encode, kinds
+from vkbackend.server.go import decode, encode, kinds
 from vkbackend.server.go.decode import parsed
 
 ODD = ["a", "<", "&", "\u2028", "\ud800", "\udfff", "\U0001f600", '"', "\\", "\n", "\x01", "\u00e9"]
@@ -71,3 +72,32 @@ def test_a_parsed_tree_is_taken_apart_at_the_end(monkeypatch):
         inner = tree[0].value[1]
         assert inner[0] == "2" and inner[1][0].name == "b"
     assert tree == [] and inner == []
+
+
+ESCAPES = [
+    "a",
+    "\u00e9",
+    "\U0001f600",
+    *r"\" \\ \/ \b \n \u00e9 \ud83d\ude00 \ud83d \ude00 \uD83D\u0041 \u0000".split(),
+]
+WRONG = ["\\x", "\\u12", "\\ud83d\\u12", "\x01", "\\"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_escapes_are_read_in_runs_as_one_by_one(monkeypatch, seed):
+    """Halves of surrogate pairs and errors, too: the same text or the same words."""
+    chooser = random.Random(seed)
+    pieces = chooser.choices(ESCAPES, k=200)
+    if seed % 2:
+        pieces.insert(chooser.randrange(200), chooser.choice(WRONG))
+    body = f'"{"".join(pieces)}"'.encode()
+    in_runs = _read(body)
+    monkeypatch.setattr(decode, "_ESCAPES", re.compile("(?!)"))
+    assert _read(body) == in_runs
+
+
+def _read(body):
+    try:
+        return decode.parse_all(body)
+    except decode.JSONSyntaxError as error:
+        return repr(error)
