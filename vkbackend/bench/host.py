@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .. import settings
 from ..device.context import Device
+from ..device.device_info import DeviceInfo
 from ..engine.contract import SequenceWork
 from ..engine.engine import Engine
 from ..engine.request import Event, Failed, Finished, GenerationRequest, SamplingOptions, default_options
@@ -33,6 +34,7 @@ from ..tokenizer import Tokenizer
 
 CANDIDATES_OF_A_ROW = 200  # what top_k typically leaves: 128, and others of the same strips
 WARM_STEPS = 20
+MOCK_BYTES = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,22 @@ def _turns(
     return times[0] - begin, np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
 
 
+def _unlimited(info: DeviceInfo) -> Device:
+    """The device, opened without its limits on bindings and memory: a driver that does nothing keeps to none, and a
+    model's cache may be larger.
+    """
+    limits = replace(info.limits, max_storage_buffer_range=MOCK_BYTES, max_texel_buffer_elements=MOCK_BYTES)
+    return Device(replace(info, limits=limits, memory_total=MOCK_BYTES, memory_free=MOCK_BYTES))
+
+
 def main(path: str, tokens: str, batch: str, context: str) -> int:
     """Print the measurement on the first device as JSON. Returns the exit status."""
-    from ..device.selection import open_device
+    from ..device.choosing import choose
+    from ..device.discover import list_devices
 
     try:
-        found = measure(path, open_device(), tokens=int(tokens), batch=int(batch), context=int(context))
+        device = _unlimited(choose(list_devices()).device)
+        found = measure(path, device, tokens=int(tokens), batch=int(batch), context=int(context))
         print(json.dumps(asdict(found)))
     except (DeviceError, VkbackendError) as error:
         print(error, file=sys.stderr)
