@@ -5,18 +5,20 @@ to every route that takes a body.
 whose lag is too long is sent again, since one measurement can still be off: what holds up the loop does so each time.
 """
 
+import json
 import socket
 
 import pytest
 from live_server import LiveServer
 from measure_loop_lag import Lag, own_lag
-from request_shapes import Shape, shapes
+from request_shapes import MARK, Shape, many, shapes
 from tiny_server import with_model
 
 MIB = 1 << 20
 LARGEST = 4 * MIB
 MOST_LAG = 0.05  # seconds, for any request of up to LARGEST
 MOST_LAG_AT_LIMITS = 1.0
+MOST_LAG_OF_CONTEXT = 0.02
 MAX_BODY = 32 * MIB
 TRIES = 3
 
@@ -77,6 +79,14 @@ def test_no_request_up_to_4_mib_holds_up_the_event_loop(served, record_figure):
     assert all(status in (400, 413, 431, 500) for status in beyond.values()), beyond
     assert sum(status == 200 for status in statuses.values()) > 40, "the shapes are refused, so nothing is measured"
     assert not {name for name, status in statuses.items() if status == 0}
+
+
+def test_a_context_of_131072_ids_holds_up_the_event_loop_for_at_most_20_ms(served, record_figure):
+    body = many({"model": "m", "prompt": "a", "options": {"num_predict": 1}, "context": [MARK]}, 257, LARGEST, 131_072)
+    assert len(json.loads(body)["context"]) == 131_072
+    longest, status = lag_of(served, Shape("", "/api/generate", lambda: body), MOST_LAG_OF_CONTEXT)
+    record_figure(f"event loop's lag with a request's context of 131,072 ids: {1000 * longest:.0f} ms")
+    assert status == 200 and longest <= MOST_LAG_OF_CONTEXT
 
 
 LONG = b'{"model":"m","raw":true,"prompt":"'
