@@ -4,10 +4,10 @@ In: the bytes of a request body. Out: a tree of str, `Number`, bool, None, list 
 the text, equal keys kept: binding.py decides which one counts). Text after the first value is ignored.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from json.decoder import scanstring
 from typing import NoReturn, TypeAlias, TypeGuard
 
 from vkbackend import cancellation
@@ -26,7 +26,7 @@ _SPACE = re.compile(rf"[ \t\r\n]{{0,{PIECE}}}")
 _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
 _HEX_PAIR = "[0-9a-fA-F]{2}"
 _SURROGATES = rf"u[dD][89abAB]{_HEX_PAIR}\\u[dD][c-fC-F]{_HEX_PAIR}"
-# Escapes but those of lone surrogates, and the plain text between them: what scanstring reads as Go does.
+# Escapes but those of lone surrogates, and the plain text between them: what json.loads reads as Go does.
 _ESCAPES = re.compile(
     rf'(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F]){_HEX_PAIR}{_HEX_PAIR}|{_SURROGATES})|[^"\\\x00-\x1f]{{1,64}}+){{1,16384}}+'
 )
@@ -232,7 +232,7 @@ class _Parser:
             if character != "\\":
                 self.fail("in string literal")
             if escaped := self.match(_ESCAPES):
-                pieces.append(scanstring(escaped + '"', 0)[0])
+                pieces.append(json.loads(f'"{escaped}"'))
             else:
                 self.at += 1
                 pieces.append(self.escape())
