@@ -36,7 +36,7 @@ layout(push_constant) uniform Push {
     float scale, softcap;
     uint max_chunks;  // of a head in `parts`
     uint first_token;
-    float eps;        // of the norms
+    float eps;  // of the norms
 };
 
 #include "attention_core.glsl"
