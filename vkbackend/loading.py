@@ -21,10 +21,12 @@ from .graph.parts import LayerSpan, LoadedPart
 from .models.hyperparameters import Hyperparameters
 from .models.upload import upload
 from .models.weights import Weights, check_types, loaded_tensors
-from .ops.packed import PackedMatrix, expand
+from .ops.packed import PackedMatrix, expand, within_budget
 from .progress import LoadProgress
 
 SHARE_FOR_WEIGHTS = 0.75  # of free memory; the rest is for caches, activations and other programs
+
+UNLIMITED = 1 << 62  # bytes
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,16 @@ class LoadedLayers:
     num_bytes: int
     parts: list[LoadedPart] = field(default_factory=list)
 
+    @property
+    def all_parts(self) -> list[LoadedPart]:
+        """`parts`, or the whole model as one."""
+        if self.layers is None:
+            return self.parts
+        num_blocks = self.config.num_layers
+        is_tied = "output.weight" not in self.gguf.tensors
+        span = LayerSpan(0, num_blocks + 1, num_blocks, is_tied)
+        return [LoadedPart(span, self.device, self.layers, self.num_bytes)]
+
 
 def read(path: str | Path) -> ModelFile:
     """Open a GGUF file and check its header. Raises GGUFError, UnsupportedModel."""
@@ -84,11 +96,15 @@ def read(path: str | Path) -> ModelFile:
 
 
 def load(
-    path: str | Path | ModelFile, device: Device | None = None, progress: LoadProgress | None = None
+    path: str | Path | ModelFile,
+    device: Device | None = None,
+    progress: LoadProgress | None = None,
+    copy_budget: int | None = None,
 ) -> LoadedLayers:
     """Load a GGUF file, or a `ModelFile`, with its weights on `device`, or on the CPU without one.
 
-    progress: is updated during the load. Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is
+    progress: is updated during the load. copy_budget: bytes of weights that the CPU path may dequantize; None: a share
+    of free memory. Raises GGUFError, UnsupportedModel, OutOfMemory (before anything large is
     allocated), DeviceError.
     """
     file = path if isinstance(path, ModelFile) else read(path)
@@ -96,10 +112,10 @@ def load(
         device.reopen_if_lost()
     _check_memory(file, device)
     progress = progress or LoadProgress()
-    weights, layers = _make(file)
+    weights, layers = make_layers(file)
     progress.begin(file.num_bytes)
     if device is None:
-        num_bytes = file.num_bytes + _expand(file, weights.factors, progress)
+        num_bytes = file.num_bytes + _expand(file, weights.factors, _budget(copy_budget), progress)
     else:
         num_bytes = upload(weights.made, device, file.num_bytes, progress)
     progress.end()
@@ -108,11 +124,14 @@ def load(
 
 
 def load_parts(
-    file: ModelFile, places: Sequence[tuple[LayerSpan, Device | None]], progress: LoadProgress | None = None
+    file: ModelFile,
+    places: Sequence[tuple[LayerSpan, Device | None]],
+    progress: LoadProgress | None = None,
+    copy_budget: int | None = None,
 ) -> LoadedLayers:
     """Load a model into several places: spans that cover all layers in order, each with its device (None: the CPU).
 
-    Raises UnsupportedModel, OutOfMemory, DeviceError.
+    copy_budget: as in `load`, for all parts on the CPU. Raises UnsupportedModel, OutOfMemory, DeviceError.
     """
     for _, device in places:
         if device is not None:
@@ -121,14 +140,19 @@ def load_parts(
         sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name))
         for span, _ in places
     ]
-    made = [_make(file) for _ in places]  # all of them first, which finds faults of the file before anything is moved
+    made = [
+        make_layers(file) for _ in places
+    ]  # all of them first, which finds faults of the file before anything is moved
     progress = progress or LoadProgress()
     progress.begin(sum(sizes))
     parts = []
+    budget = _budget(copy_budget)
     for (span, device), size, (weights, layers) in zip(places, sizes, made):
         if device is None:
             factors = [matrix for matrix in weights.factors if span.holds(matrix.name)]
-            num_bytes = size + _expand(file, factors, progress)
+            used = _expand(file, factors, budget, progress)
+            budget -= used
+            num_bytes = size + used
         else:
             held = [weight for weight in weights.made if span.holds(weight.name)]
             num_bytes = upload(held, device, size, progress)
@@ -139,7 +163,7 @@ def load_parts(
     return LoadedLayers(file.gguf, file.architecture, file.config, None, None, total, parts)
 
 
-def _make(file: ModelFile) -> tuple[Weights, LayeredModel]:
+def make_layers(file: ModelFile) -> tuple[Weights, LayeredModel]:
     """The layers of a model, whose weights are views of the file. Raises GGUFError, UnsupportedModel."""
     weights = Weights(file.gguf)
     layers = file.make_layers(weights, file.config)
@@ -147,11 +171,21 @@ def _make(file: ModelFile) -> tuple[Weights, LayeredModel]:
     return weights, layers
 
 
-def _expand(file: ModelFile, factors: list[PackedMatrix], progress: LoadProgress) -> int:
-    """Dequantize the weights the CPU path multiplies by, as far as memory allows. Returns the bytes used."""
-    budget = int(available_host_memory() * SHARE_FOR_WEIGHTS)
-    used = expand(factors, budget, progress.add)
-    wanted = sum(matrix.f32_bytes for matrix in factors)
+def cpu_copies(factors: list[PackedMatrix], budget: int) -> list[PackedMatrix]:
+    """The weights of which the CPU path keeps a dequantized copy, in `budget` bytes; it reads the others from the
+    mapped file. factors: those that it multiplies by.
+    """
+    return within_budget(factors, budget)
+
+
+def _budget(copy_budget: int | None) -> int:
+    return int(available_host_memory() * SHARE_FOR_WEIGHTS) if copy_budget is None else copy_budget
+
+
+def _expand(file: ModelFile, factors: list[PackedMatrix], budget: int, progress: LoadProgress) -> int:
+    """Dequantize the weights the CPU path multiplies by, as far as `budget` allows. Returns the bytes used."""
+    used = expand(cpu_copies(factors, budget), budget, progress.add)
+    wanted = sum(matrix.f32_bytes for matrix in cpu_copies(factors, UNLIMITED))
     if used < wanted:
         log.warning(
             "%s needs %.2f GiB for its weights in f32, and this machine has room for %.2f GiB: the other weights are "

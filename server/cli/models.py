@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from ..go import durations
-from ..go.human import human_bytes, human_number, human_time
+from ..go.human import human_bytes, human_bytes_binary, human_number, human_time
 from .client import Client, ServerError
 from .completion import model_names
 from .connection import connected
@@ -58,8 +58,16 @@ def ps(prefix: str) -> None:
 @click.option("--system", is_flag=True, help="Show the system message of a model.")
 @click.option("--template", is_flag=True, help="Show the template of a model.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
-def show(model: str, verbose: bool, **parts: bool) -> None:
+@click.option("--memory", is_flag=True, help="Show the memory that a model would take, without loading it.")
+@click.option("--num-ctx", type=int, help="The context length that --memory counts with.")
+def show(model: str, verbose: bool, memory: bool, num_ctx: int | None, **parts: bool) -> None:
     """Show information for a model."""
+    if memory:
+        with connected(own_server=True) as client:
+            options = {} if num_ctx is None else {"num_ctx": num_ctx}
+            plan = client.call("POST", "/api/memory", {"model": model, "options": options})
+        echo("\n".join(memory_lines(plan)))
+        return
     wanted = [name for name in sorted(parts) if parts[name]]
     if len(wanted) > 1:
         raise Failure(f"only one of {', '.join(f'--{name}' for name in sorted(parts))} can be shown at a time")
@@ -180,6 +188,24 @@ def describe(answer: dict, verbose: bool = False) -> list[str]:
         )
     lines += _section("System", _head(answer.get("system") or ""))
     return lines + _section("License", _head(answer.get("license") or ""))
+
+
+def memory_lines(plan: dict) -> list[str]:
+    """Format the answer of /api/memory: a table of places, and whether the model fits."""
+    sizes = ("weights", "mapped", "cache", "scratch", "loading", "total", "free")
+    rows = [
+        [
+            place["name"],
+            place["layers"],
+            *(human_bytes_binary(place[size]) for size in sizes),
+            "fits" if place["fits"] else "too large",
+        ]
+        for place in plan["places"]
+    ]
+    header = ["PLACE", "LAYERS", *(size.upper() for size in sizes), "VERDICT"]
+    verdict = "The model fits." if plan["fits"] else f"The model does not fit: {plan['problem']}"
+    cache = f"The cache has room for {plan['cache_tokens']} tokens ({plan['cache_type']})."
+    return [*columns(rows, header), "", cache, verdict]
 
 
 def _facts(info: dict, family: str, keys: tuple[str, ...]) -> list[list[str]]:

@@ -1,5 +1,7 @@
 """The server's loader for `LoadedModels`: opens a stored model's engine on the devices that the environment selects."""
 
+from pathlib import Path
+
 from vkbackend.errors import UnsupportedModel
 from vkbackend.progress import LoadProgress
 
@@ -20,20 +22,10 @@ class EngineLoader:
 
         Raises VkbackendError: not enough memory, a damaged file, or a model that is not supported.
         """
-        if stored.gguf_path is None:
-            raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
-        if not stored.gguf_path.is_file():
-            raise StoreError(
-                f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again"
-            )
-        if stored.adapter_paths:
-            raise UnsupportedModel(
-                f"{stored.name} has an adapter, which is not supported yet; create the model without it"
-            )
         from vkbackend.placement.opening import open_engine  # commands that load no model start without the engine
 
         opened = open_engine(
-            stored.gguf_path,
+            _model_file(stored),
             context_length=options.num_ctx,
             num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
@@ -51,8 +43,28 @@ class EngineLoader:
             placement=opened.placement,
         )
 
+    def plan(self, stored: StoredModel, options: Options) -> dict[str, object]:
+        """What `load` would take in each place, as JSON values. Blocks. Raises what `load` raises, but for memory."""
+        from vkbackend.placement.opening import plan_engine
+
+        planned = plan_engine(
+            _model_file(stored), context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu
+        )
+        return planned.as_dict()
+
     def num_devices(self) -> int:
         """How many devices run models."""
         from vkbackend.device import selection
 
         return selection.num_usable()
+
+
+def _model_file(stored: StoredModel) -> Path:
+    """The file to load. Raises UnsupportedModel, StoreError."""
+    if stored.gguf_path is None:
+        raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
+    if not stored.gguf_path.is_file():
+        raise StoreError(f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again")
+    if stored.adapter_paths:
+        raise UnsupportedModel(f"{stored.name} has an adapter, which is not supported yet; create the model without it")
+    return stored.gguf_path

@@ -53,6 +53,10 @@ class Loader(Protocol):
         """
         ...
 
+    def plan(self, stored: StoredModel, options: Options) -> dict[str, object]:
+        """What loading a model would take in each place, as JSON values."""
+        ...
+
     def num_devices(self) -> int:
         """How many devices run models."""
         ...

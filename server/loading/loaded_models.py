@@ -321,6 +321,11 @@ class LoadedModels:
         """Number of requests that wait for a model to be loaded."""
         return self._num_waiting
 
+    async def plan(self, stored: StoredModel, options: Options) -> dict[str, object]:
+        """The memory that a model would take if it were loaded now, as JSON values. Raises what the loader raises."""
+        options.num_ctx = max(options.num_ctx, MIN_CONTEXT)
+        return await pools.run("models", self._loader.plan, stored, options)
+
     def running(self) -> list[RunningModel]:
         """The entries of /api/ps, the model that stays longest first."""
         return sorted((model.describe() for model in self.loaded), key=lambda model: model.expires_at, reverse=True)

@@ -11,13 +11,14 @@ from ..go import encode
 from ..go.text import quote
 from ..http.responses import empty, json_answer, read, text_answer
 from ..library import describe
-from ..library.model import ModelNotFound, StoredModel, StoreError
+from ..library.model import InvalidName, ModelNotFound, StoredModel, StoreError
 from ..library.names import ModelName, parse_name
 from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
 from ..wire.content_types import JSON
-from ..wire.native import CopyRequest, DeleteRequest, ProcessResponse, ShowRequest
+from ..wire.native import CopyRequest, DeleteRequest, MemoryRequest, ProcessResponse, ShowRequest
+from ..wire.options import Options
 from .app_state import LOADED_MODELS, STORE
 
 P = ParamSpec("P")
@@ -59,6 +60,23 @@ async def show(request: web.Request) -> web.Response:
     except (ModelNotFound, FileNotFoundError):
         raise ApiError(404, f"model '{text}' not found") from None
     return text_answer(200, body, JSON)
+
+
+async def memory(request: web.Request) -> web.Response:
+    """POST /api/memory: what a model would take in each place if it were loaded now. Loads nothing."""
+    ask = await read(request, MemoryRequest)
+
+    def stored_with_options() -> tuple[StoredModel, Options]:
+        stored = request.app[STORE].get(parse_name(ask.model))
+        return stored, Options.defaults().update(stored.parameters).update(ask.options)
+
+    try:
+        stored, options = await pools.run("store", stored_with_options)
+    except (ModelNotFound, InvalidName):
+        raise ApiError(404, f"model '{ask.model}' not found") from None
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+    return json_answer(await request.app[LOADED_MODELS].plan(stored, options))
 
 
 async def running(request: web.Request) -> web.Response:

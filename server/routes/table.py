@@ -126,6 +126,26 @@ ROUTES = [
         "POST", "/api/show", models.show, Operation("Show details of a model", native.ShowRequest, native.ShowResponse)
     ),
     Route(
+        "POST",
+        "/api/memory",
+        models.memory,
+        Operation(
+            "Memory that a model would take, by place, without loading it",
+            native.MemoryRequest,
+            {
+                "type": "object",
+                "required": ["places", "cache_tokens", "cache_type", "fits", "problem"],
+                "properties": {
+                    "places": {"type": "array", "items": {"type": "object"}},
+                    "cache_tokens": {"type": "integer"},
+                    "cache_type": {"type": "string"},
+                    "fits": {"type": "boolean"},
+                    "problem": {"type": "string"},
+                },
+            },
+        ),
+    ),
+    Route(
         "GET",
         "/api/ps",
         models.running,

@@ -90,6 +90,12 @@ class ShowRequest:
 
 
 @dataclass
+class MemoryRequest:
+    model: str = wire(NAME, "model")
+    options: dict | None = wire(ANY_MAP, "options")
+
+
+@dataclass
 class CreateRequest:
     model: str = wire(NAME, "model")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)

@@ -223,10 +223,10 @@ def test_what_fits_by_count_and_not_in_truth_is_tried_with_less(on_device, gguf,
     on_device(5 * MIB)
     load_whole = placing.load
 
-    def refuse(file, device=None, progress=None):
+    def refuse(file, device, *arguments, **named):
         if device is not None:
             raise OutOfMemory("the driver has no more")
-        return load_whole(file, device, progress)
+        return load_whole(file, device, *arguments, **named)
 
     monkeypatch.setattr(placing, "load", refuse)
     with caplog.at_level(logging.INFO):

@@ -39,6 +39,8 @@ USAGE = (
     | vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT
 )
 READBACK_BYTES = 16 << 20
+# For copies between host and device, on devices whose memory the host cannot write.
+RING_BYTES = 2 * PIECE_BYTES + READBACK_BYTES
 SMALLEST_COUNTERS = 4096  # bytes; enough for the decode steps of most models
 
 

@@ -13,14 +13,18 @@ import numpy as np
 
 from .. import settings
 from ..device.buffers import Arena
-from ..errors import OutOfMemory, RequestError
-from ..graph.cache import CacheStorage, cache_bytes
+from ..device.host_memory import available_host_memory
+from ..errors import RequestError
+from ..graph.cache import CacheStorage
 from ..graph.cache_layout import DTYPES, CacheLayout, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
 from ..graph.numpy_executor import NumpyExecutor
+from ..graph.parts import LoadedPart
+from ..graph.scratch import StepLimits, scratch_bytes
 from ..graph.split_executor import SplitExecutor
 from ..graph.step import NO_ROWS, LogitsRow, StepInputs, StepOutput
 from ..loading import LoadedLayers
+from .cache_room import CacheRoom, fitting_layout, log_fewer_pages
 from .contract import PageCounts, SequenceWork
 from .kv_cache import CachedSequence, PagedCache
 from .prefix_cache import Prefix
@@ -60,6 +64,7 @@ class ModelRunner:
         prefill_chunk: int = PREFILL_CHUNK,
         max_part: int = 0,
         num_pages: int | None = None,
+        layout: CacheLayout | None = None,
         keep: bool = False,
         timestamps: bool = False,
         skip_barrier: int | None = None,
@@ -78,10 +83,12 @@ class ModelRunner:
         self.vocab_size = config.vocab_size
         self.width = config.width
         self.scored_chunk = rows_at_once(self.vocab_size)
-        layout = self._layout(num_pages)
+        self.limits = step_limits(config.vocab_size, context_length, max_sequences, self.max_part)
+        if layout is None:
+            layout = self._layout(num_pages)
+            if num_pages is None:
+                layout = _fitting(model, layout, self.limits)
         pages = layout.groups[0].pages_per_sequence
-        if num_pages is None:
-            layout = layout.limited(_fitting_pages(model, kv_type, pages, max_sequences))
         self.pages = PagedCache(layout.num_pages, PAGE_SIZE, max_sequences, pages, layout.groups[1:])
         self.sequences: dict[int, CachedSequence] = {}
         self._next_id = 0
@@ -89,7 +96,7 @@ class ModelRunner:
         # Outputs of the finished parts of the submitted step, by their place among its outputs.
         self._found: dict[int, StepOutput] = {}
         self._most_rows = {
-            "output_rows": max(MAX_OUTPUTS, max_sequences),
+            "output_rows": self.limits.max_outputs,
             "scored_rows": self.scored_chunk,
             "hidden_rows": max_sequences,
         }  # in one part of a step
@@ -320,44 +327,39 @@ def _make_executor(
     return storage, DeviceExecutor(model.device, model.layers, storage, skip_barrier=skip_barrier, **sizes)
 
 
-def _fitting_pages(model: LoadedLayers, kv_type: str, pages: int, max_sequences: int) -> int:
-    """The number of pages of the cache: `pages` for each sequence, or as many as fit on the device, but at least those
-    of one sequence.
+def step_limits(
+    vocab_size: int, context_length: int, max_sequences: int, max_tokens: int = PREFILL_CHUNK
+) -> StepLimits:
+    """Sizes of the largest step of a runner. max_tokens: of one part of a step, if more than sequences."""
+    return StepLimits(
+        table_shape=(max_sequences, -(-context_length // PAGE_SIZE)),
+        max_tokens=max(max_tokens, max_sequences),
+        max_outputs=max(MAX_OUTPUTS, max_sequences),
+        max_scored=rows_at_once(vocab_size),
+    )
 
-    Raises OutOfMemory if one sequence does not fit.
+
+def _fitting(model: LoadedLayers, wanted: CacheLayout, limits: StepLimits) -> CacheLayout:
+    """`wanted`, or fewer pages if a place of the loaded model has no room for more.
+
+    Raises OutOfMemory if the pages of one sequence do not fit.
     """
-    device = model.device
-    wanted = pages * max_sequences
+    rooms = [_room(model, part, wanted, limits) for part in model.all_parts]
+    layout = fitting_layout(wanted, rooms)
+    log_fewer_pages(layout, wanted, rooms)
+    return layout
+
+
+def _room(model: LoadedLayers, part: LoadedPart, layout: CacheLayout, limits: StepLimits) -> CacheRoom:
+    """The room that the loaded weights leave for a part's cache."""
+    device = part.device
     if device is None:
-        return wanted
-    config = model.config
-    page_shape = (1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-    tensor_bytes = cache_bytes(page_shape, DTYPES[kv_type])  # one page of one layer, keys or values
-    page_bytes = 2 * config.num_layers * tensor_bytes
-    overhead = settings.get("OLLAMA_GPU_OVERHEAD")
-    limit = device.info.limits.max_storage_buffer_range
-    free = max(0, device.free_memory(wanted * page_bytes + overhead) - overhead)
-    hint = "use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH)"
-    if pages * tensor_bytes > limit:
-        raise OutOfMemory(
-            f"the KV cache of one layer needs {pages * tensor_bytes} bytes; {device.info.name} binds at most {limit}: "
-            f"{hint}"
-        )
-    if pages * page_bytes > free:
-        raise OutOfMemory(
-            f"the KV cache needs {pages * page_bytes / 2**30:.2f} GiB; {device.info.name} has {free / 2**30:.2f} GiB "
-            f"free: {hint}"
-        )
-    fitting = min(wanted, limit // tensor_bytes)
-    if fitting * page_bytes > free:
-        fitting = max((free - free // 8) // page_bytes, pages)  # the rest is for activations
-    if fitting < wanted:
-        log.warning(
-            "%s has room for a KV cache of %d tokens, but %d sequences of %d need more; long ones may have to wait. "
-            "Use a smaller num_ctx (OLLAMA_CONTEXT_LENGTH) or fewer parallel sequences (OLLAMA_NUM_PARALLEL)",
-            device.info.name,
-            fitting * PAGE_SIZE,
-            max_sequences,
-            pages * PAGE_SIZE,
-        )
-    return fitting
+        scratch = scratch_bytes(part.layers, part.span, layout, limits, model.config, on_device=False)
+        return CacheRoom("the CPU", part.span.blocks, available_host_memory() - scratch)
+    scratch = scratch_bytes(
+        part.layers, part.span, layout, limits, model.config, on_device=True, is_unified=device.is_unified
+    )
+    kept = scratch + settings.get("OLLAMA_GPU_OVERHEAD")
+    wanted = sum(layout.layer_bytes(layer) for layer in part.span.blocks)
+    free = device.free_memory(wanted + kept) - kept
+    return CacheRoom(device.info.name, part.span.blocks, free, device.info.limits.max_storage_buffer_range)

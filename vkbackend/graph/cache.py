@@ -1,6 +1,6 @@
 """Storage of the KV cache: two paged tensors per layer, on a device or as numpy arrays for the twins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class CacheStorage:
         if arena is not None:
             arena.expect(sum(layout.layer_bytes(layer) for layer in numbers))
         f32_bytes = sum(layout.layer_bytes(layer, "float32") for layer in numbers)
-        as_f32 = dtype == "float16" and arena is None and f32_bytes <= SHARE_FOR_SPEED * available_host_memory()
+        as_f32 = arena is None and _is_kept_in_f32(layout.kind, f32_bytes, available_host_memory())
         self.layers: dict[int, tuple[CacheTensor, CacheTensor]] = {}
         for layer in numbers:
             shape = layout.shape(layer)
@@ -78,3 +78,16 @@ class CacheStorage:
     def num_bytes(self) -> int:
         """Size of all layers' caches."""
         return sum(tensor.num_bytes for pair in self.layers.values() for tensor in pair)
+
+
+def host_dtype(layout: CacheLayout, layers: Sequence[int], host_free: int) -> str:
+    """The element type in which the CPU path keeps the cache of `layers`, a value of DTYPES. host_free: bytes of free
+    memory when the cache is made.
+    """
+    f32_bytes = sum(layout.layer_bytes(layer, "float32") for layer in layers)
+    return "float32" if _is_kept_in_f32(layout.kind, f32_bytes, host_free) else DTYPES[layout.kind]
+
+
+def _is_kept_in_f32(kind: str, f32_bytes: int, host_free: int) -> bool:
+    """Whether a cache on the CPU is stored in f32, rounded to f16."""
+    return kind == "f16" and f32_bytes <= SHARE_FOR_SPEED * host_free

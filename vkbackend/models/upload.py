@@ -2,12 +2,22 @@
 
 from collections.abc import Iterable
 
-from ..device.buffers import Arena
+from ..device.buffers import Arena, aligned
 from ..device.context import Device
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
-from ..ops.packing import place
+from ..ops.packing import packed_rows, place
 from ..progress import LoadProgress
+
+BUFFER_ALIGNMENT = 256  # bytes; the largest that Vulkan allows a device to ask for
+
+
+def device_bytes(weight: PackedMatrix | Vector, lanes: int) -> int:
+    """Bytes that a weight takes on a device whose groups have `lanes` lanes."""
+    if isinstance(weight, Vector):
+        return aligned(weight.values.nbytes, BUFFER_ALIGNMENT)
+    planes = weight.format.packed_shape(packed_rows(weight, lanes), weight.shape[1])
+    return sum(aligned(size, BUFFER_ALIGNMENT) for size in planes)
 
 
 def upload(

@@ -26,6 +26,7 @@ Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, Tenso
 LEAST_LONGEST = 1024  # positions that a token sees at most, where a dispatch is not told
 MOST_FLOPS = 20e9  # of a dispatch: drivers reset the device during long ones
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
+ENOUGH_GROUPS = 512  # of a decode step, to keep a GPU busy
 
 
 def reference(
@@ -113,7 +114,7 @@ def splits(device: Device, num_tokens: int, kv_heads: int, longest: int) -> int:
         enough_groups = 2 * (os.cpu_count() or 1)
         least_context = 4 * CHUNK
     else:
-        enough_groups = 512
+        enough_groups = ENOUGH_GROUPS
         least_context = 2 * CHUNK
     return ceil_div(enough_groups, num_tokens * kv_heads) if longest >= least_context else 1
 
@@ -151,6 +152,23 @@ def token_ranges(num_tokens: int, heads: int, head_dim: int, num_seen: int) -> I
     for first in range(0, num_tokens, most):
         count = min(most, num_tokens - first)
         yield first, count, count * flops
+
+
+def host_scratch(inputs: Sequence[Shaped], *, window: int = 0, **_: object) -> int:
+    """Bytes of the twin's scores and mask, and of the keys and values that it reads as f32."""
+    return host_scratch_bytes(inputs[0].shape, inputs[1].shape, inputs[5].shape[1], window)
+
+
+def host_scratch_bytes(q_shape: tuple[int, ...], cache_shape: tuple[int, ...], num_pages: int, window: int) -> int:
+    """`host_scratch` for a sequence of `num_pages` pages with all rows of a q (T, heads, head_dim)."""
+    tokens, heads, head_dim = q_shape
+    page_size, kv_heads = cache_shape[1:3]
+    length = num_pages * page_size
+    if window:
+        length = min(length, window + tokens)
+    scores = heads * tokens * length
+    mask = tokens * length if tokens > 1 else 0
+    return 4 * (scores + mask + 2 * length * kv_heads * head_dim)
 
 
 def dispatch(
@@ -316,4 +334,5 @@ OP = Op(
     SIGNATURE,
     variants=variants,
     scratch=scratch,
+    host_scratch=host_scratch,
 )

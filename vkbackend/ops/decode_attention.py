@@ -68,6 +68,13 @@ def scratch(inputs: Sequence[Shaped], *, splits: int = 1, window: int = 0, **_: 
     )
 
 
+def host_scratch(inputs: Sequence[Shaped], *, window: int = 0, **_: object) -> int:
+    """Bytes that the twin of attention allocates for one token: each token belongs to another sequence."""
+    qkv, page_table, k_cache = inputs[0], inputs[3], inputs[7]
+    q_shape = 1, qkv.shape[1] - 2 * k_cache.shape[2], qkv.shape[2]
+    return attention.host_scratch_bytes(q_shape, k_cache.shape, page_table.shape[1], window)
+
+
 def dispatch(
     device: Device,
     inputs: split_heads.Inputs,
@@ -204,4 +211,5 @@ OP = Op(
     in_place={1: 7, 2: 8},
     variants=attention.variants,
     scratch=scratch,
+    host_scratch=host_scratch,
 )

@@ -87,6 +87,7 @@ class Op:
     job(inputs, **attrs) -> a name for what the fastest candidate depends on (see `tuning`).
     requires(**attrs) -> device features that every kernel needs.
     scratch(inputs, **attrs) -> (shape, dtype) of each buffer that `dispatch` takes after the outputs.
+    host_scratch(inputs, **attrs) -> bytes that `reference` allocates for a while, if they can be many.
     canonical(outputs) -> the outputs in a defined order, for kernels whose order is undefined.
     """
 
@@ -101,6 +102,7 @@ class Op:
     job: Callable[..., str] = lambda inputs, **attrs: ""
     requires: Callable[..., Iterable[str]] = lambda **attrs: ()
     scratch: Callable[..., Scratch] = lambda inputs, **attrs: []
+    host_scratch: Callable[..., int] = lambda inputs, **attrs: 0
     canonical: Callable[[tuple[np.ndarray, ...]], tuple[np.ndarray, ...]] = lambda outputs: outputs
 
     def record(

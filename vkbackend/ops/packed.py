@@ -134,10 +134,18 @@ def expand(matrices: list[PackedMatrix], budget: int, report: Callable[[int], No
     The twins dequantize the others tile by tile at each use, which needs little memory but takes longer than the
     product of one token. report: called with each expanded matrix's bytes in the file.
     """
-    taken = 0
+    chosen = within_budget(matrices, budget)
+    for matrix in chosen:
+        matrix.expand()
+        report(sum(raw.nbytes for raw in matrix.raws))
+    return sum(matrix.f32_bytes for matrix in chosen)
+
+
+def within_budget(matrices: list[PackedMatrix], budget: int) -> list[PackedMatrix]:
+    """The matrices that are kept dequantized if `budget` bytes are there for them."""
+    chosen, taken = [], 0
     for matrix in matrices:
         if taken + matrix.f32_bytes <= budget:
-            matrix.expand()
+            chosen.append(matrix)
             taken += matrix.f32_bytes
-            report(sum(raw.nbytes for raw in matrix.raws))
-    return taken
+    return chosen

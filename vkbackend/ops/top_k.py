@@ -12,7 +12,7 @@ import numpy as np
 
 from ..device.context import Device
 from ..device.dispatch import Dispatch
-from .op import Case, Op, Scratch, TensorView, ceil_div, elementwise_variant, group_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, elementwise_variant, group_variant
 from .signature import Signature
 
 CAPACITY = 1024
@@ -67,6 +67,12 @@ def reference(logits: np.ndarray, *, k: int) -> tuple[np.ndarray, ...]:
         if len(found) <= CAPACITY:
             ids[row, : len(found)], values[row, : len(found)] = found, logits[row, found]
     return strips, stats, counts, ids, values
+
+
+def host_scratch(inputs: Sequence[Shaped], **_: object) -> int:
+    """Bytes of the twin's copies of the logits: padded, less the maximum of their strip, and exponentials."""
+    rows, vocabulary = inputs[0].shape
+    return 3 * 4 * rows * num_strips(vocabulary) * STRIP
 
 
 def dispatch(device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView], *, k: int) -> list[Dispatch]:
@@ -144,4 +150,5 @@ OP = Op(
     ),
     Signature("logits (M, V) f32", rules=(("k must be at least 1", lambda s: s["k"] >= 1),)),
     canonical=canonical,
+    host_scratch=host_scratch,
 )

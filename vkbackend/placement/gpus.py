@@ -20,8 +20,8 @@ class Gpu:
     """A device as seen by a library. `id` is unique within the library. Sizes are in bytes.
 
     graph: memory already allocated for intermediates of the model that is being placed. is_software: the driver runs on
-    the host's CPU. largest_binding: most bytes that one binding of a shader can have. index: position in the Vulkan
-    loader's list.
+    the host's CPU. largest_binding: most bytes that one binding of a shader can have. lanes: invocations of a subgroup.
+    index: position in the Vulkan loader's list.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Gpu:
     graph: int = 0
     is_software: bool = False
     largest_binding: int = 0
+    lanes: int = 1
     index: int = 0
 
     @property
@@ -85,5 +86,6 @@ def _as_gpu(info: DeviceInfo, device: Device | None) -> Gpu:
         is_integrated=shares,
         is_software=info.type is DeviceType.CPU,
         largest_binding=info.limits.max_storage_buffer_range,
+        lanes=info.subgroup_size,
         index=info.index,
     )

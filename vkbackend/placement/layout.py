@@ -143,9 +143,14 @@ def _check(layout: Layout, needs: Needs, wishes: Wishes) -> None:
             raise NeedsAllLayers()
     available = wishes.host_free + wishes.host_swap
     if on_host > available:
-        raise OutOfMemory(
-            f"model requires more system memory ({_binary(on_host)}) than is available ({_binary(available)})"
-        )
+        raise more_system_memory(on_host, available)
+
+
+def more_system_memory(needed: int, available: int) -> OutOfMemory:
+    """The error for a model that the host's memory does not hold, in Ollama's words. Sizes in bytes."""
+    return OutOfMemory(
+        f"model requires more system memory ({_binary(needed)}) than is available ({_binary(available)})"
+    )
 
 
 def _assign(layers: list[int], gpus: list[Gpu], wishes: Wishes, last_used: int) -> Layout:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from ..gguf.quants import FORMATS
 from ..gguf.reader import GGUFFile, TensorInfo
+from ..graph.cache_layout import CacheLayout
 from ..graph.model import Config
 from ..graph.parts import BLOCK
 from ..models.weights import loaded_tensors
 from .layout import Layout, Needs
-
-CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.0, "q4_0": 0.5}  # bytes per element, without the scales of blocks
 
 
 def packed_bytes(info: TensorInfo) -> int:
@@ -26,13 +25,13 @@ def packed_bytes(info: TensorInfo) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes in bytes. blocks: weights of each block. cache: of one layer. output: what follows the last block, which
+    """Sizes in bytes. blocks, cache: weights and cache of each block. output: what follows the last block, which
     includes a tied embedding. embedding: what comes before the first block. is_tied: the output is the embedding.
     activations: intermediates of a step. logits: of a step.
     """
 
     blocks: tuple[int, ...]
-    cache: int
+    cache: tuple[int, ...]
     output: int
     embedding: int
     is_tied: bool
@@ -45,12 +44,11 @@ class Sizes:
         gguf: GGUFFile,
         config: Config,
         *,
-        cache_tokens: int,
-        cache_bytes: float,
+        layout: CacheLayout,
         max_tokens: int,
         max_outputs: int,
     ) -> "Sizes":
-        """cache_tokens: of all sequences. cache_bytes: per element. max_tokens, max_outputs: of a step."""
+        """layout: of the cache, with the pages that are wanted. max_tokens, max_outputs: of a step."""
         blocks = [0] * config.num_layers
         output = embedding = 0
         for name, info in loaded_tensors(gguf).items():
@@ -67,7 +65,7 @@ class Sizes:
         activations = 4 * max_tokens * (4 * config.width + 2 * heads + 3 * config.feed_forward)
         return cls(
             tuple(blocks),
-            int(2 * cache_tokens * config.num_kv_heads * config.head_dim * cache_bytes),
+            tuple(layout.layer_bytes(layer) for layer in range(config.num_layers)),
             output + (embedding if is_tied else 0),
             embedding,
             is_tied,
@@ -78,7 +76,7 @@ class Sizes:
     @property
     def layers(self) -> tuple[int, ...]:
         """Weights and cache of each layer, the output last."""
-        return (*(weights + self.cache for weights in self.blocks), self.output)
+        return (*(weights + cache for weights, cache in zip(self.blocks, self.cache)), self.output)
 
     def needs(self, layout: Layout, keys: Iterable[tuple[str, str]]) -> Needs:
         """keys: of all devices that can be used."""

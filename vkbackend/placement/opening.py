@@ -4,7 +4,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from ..loading import read
 from ..progress import LoadProgress
 from ..tokenizer import Tokenizer
 from . import placing
+from .memory_plan import MemoryPlan
+from .settling import Request
 
 log = logging.getLogger(__name__)
 
@@ -63,23 +65,9 @@ def open_engine(
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
     begin = time.monotonic()
-    file = read(path)
-    trained = file.config.context_length
-    wanted = context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
-    if wanted > trained:
-        log.warning("%s was trained with a context of %d tokens, not %d; using %d", path, trained, wanted, trained)
-    placed = placing.place(
-        placing.Request(
-            file=file,
-            context_length=min(wanted, trained),
-            max_sequences=num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
-            kv_type=settings.get("OLLAMA_KV_CACHE_TYPE"),
-            num_gpu=num_gpu,
-            main_gpu=main_gpu,
-            whole=whole,
-            progress=progress,
-        )
-    )
+    request = _request(path, context_length, num_parallel, num_gpu, main_gpu)
+    file = request.file
+    placed = placing.place(replace(request, whole=whole, progress=progress))
     tokenizer = Tokenizer.from_gguf(file.gguf)
     engine = Engine(placed.runner, tokenizer)
     _log_loaded(path, file.architecture, placed, time.monotonic() - begin)
@@ -93,6 +81,35 @@ def open_engine(
         context_length=placed.runner.context_length,
         placement=placed.placement,
         close=partial(_close, engine, placed),
+    )
+
+
+def plan_engine(
+    path: str | Path, *, context_length: int | None = None, num_gpu: int = -1, main_gpu: int = 0
+) -> MemoryPlan:
+    """The memory that `open_engine` with these arguments would take now. Nothing is loaded.
+
+    Raises GGUFError, UnsupportedModel, RequestError.
+    """
+    return placing.plan(_request(path, context_length, None, num_gpu, main_gpu))
+
+
+def _request(
+    path: str | Path, context_length: int | None, num_parallel: int | None, num_gpu: int, main_gpu: int
+) -> Request:
+    """What to load, as `open_engine` is asked. Raises GGUFError, UnsupportedModel."""
+    file = read(path)
+    trained = file.config.context_length
+    wanted = context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
+    if wanted > trained:
+        log.warning("%s was trained with a context of %d tokens, not %d; using %d", path, trained, wanted, trained)
+    return Request(
+        file=file,
+        context_length=min(wanted, trained),
+        max_sequences=num_parallel or settings.get("OLLAMA_NUM_PARALLEL"),
+        kv_type=settings.get("OLLAMA_KV_CACHE_TYPE"),
+        num_gpu=num_gpu,
+        main_gpu=main_gpu,
     )
 
 

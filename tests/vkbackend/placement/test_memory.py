@@ -4,16 +4,24 @@ import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend import loading
+from vkbackend.engine.runner import PAGE_SIZE
+from vkbackend.graph.cache_layout import CacheLayout
 from vkbackend.graph.parts import LayerSpan
 from vkbackend.placement.layout import DeviceLayers
 from vkbackend.placement.needs import Sizes
+
+
+def cache_layout(file) -> CacheLayout:
+    return CacheLayout.of(
+        file.config, context_length=512, num_sequences=1, kind="f16", step_tokens=128, page_size=PAGE_SIZE
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
     file = loading.read(path)
-    sizes = Sizes.of(file.gguf, file.config, cache_tokens=512, cache_bytes=2, max_tokens=128, max_outputs=32)
+    sizes = Sizes.of(file.gguf, file.config, layout=cache_layout(file), max_tokens=128, max_outputs=32)
     loaded = loading.load(path, device)
     in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
@@ -37,7 +45,7 @@ def test_vision_tensors_are_not_counted(device, tmp_path):
             ("seeing.gguf", {"v.blk.0.attn_q.weight": (256, 2048), "mm.mm_input_projection.weight": (256, 512)}),
         )
     )
-    options = {"cache_tokens": 512, "cache_bytes": 2, "max_tokens": 128, "max_outputs": 32}
+    options = {"layout": cache_layout(plain), "max_tokens": 128, "max_outputs": 32}
     assert seeing.num_bytes == plain.num_bytes
     assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
     for where in (None, device):

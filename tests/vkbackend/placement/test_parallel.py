@@ -9,8 +9,10 @@ from tiny_gguf import HEAD_DIM, NUM_KV_HEADS, write_tiny_gguf
 
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.request import Finished, GenerationRequest, SamplingOptions
-from vkbackend.engine.runner import PAGE_SIZE, ModelRunner
+from vkbackend.engine.runner import PAGE_SIZE, ModelRunner, step_limits
 from vkbackend.errors import OutOfMemory
+from vkbackend.graph.cache_layout import CacheLayout
+from vkbackend.graph.scratch import scratch_bytes
 from vkbackend.loading import load
 from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.wire.options import Options
@@ -47,7 +49,13 @@ def test_num_parallel_says_how_many_run_together(tmp_path, monkeypatch, text, ex
 def test_a_device_with_little_memory_gets_a_smaller_cache(tmp_path, device, monkeypatch, caplog):
     """With pages for 1.5 sequences instead of four, sequences share them; with less than one, loading fails."""
     model = load(write_tiny_gguf(tmp_path / "tiny.gguf"), device)
-    monkeypatch.setattr(device, "free_memory", lambda needed=0: 8 * 6 * PAGE_BYTES // 7 + 9)
+    (whole,) = model.all_parts
+    limits = step_limits(model.config.vocab_size, 4 * PAGE_SIZE, 4)
+    layout = CacheLayout.of(
+        model.config, context_length=4 * PAGE_SIZE, num_sequences=4, kind="f16", step_tokens=128, page_size=PAGE_SIZE
+    )
+    scratch = scratch_bytes(whole.layers, whole.span, layout, limits, model.config, on_device=True)
+    monkeypatch.setattr(device, "free_memory", lambda needed=0: scratch + 6 * PAGE_BYTES + 9)
     with caplog.at_level(logging.WARNING):
         runner = ModelRunner(model, context_length=4 * PAGE_SIZE, max_sequences=4)
     assert runner.pages.num_pages == 6 and runner.storage.num_bytes == 6 * PAGE_BYTES
