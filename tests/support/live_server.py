@@ -100,6 +100,9 @@ def main(
     beside: Callable[[], Coroutine] | None = None,
 ) -> None:
     """`beside()` runs on the server's event loop as long as the server."""
+    from scarce_memory import limit_memory
+
+    limit_memory()  # before other modules import its functions
     from vkbackend.server.http.address import Address
     from vkbackend.server.library.store import Store
     from vkbackend.server.serving import Service, listen, serve_until, start_log
