@@ -12,10 +12,11 @@ from gguf.quants import dequantize
 from vkbackend.device.buffers import Arena
 from vkbackend.device.context import Device
 from vkbackend.device.dispatch import Program
+from vkbackend.gguf.quants import GROUP
 from vkbackend.loading import LoadedLayers, load
 from vkbackend.ops import OPS, attention, rope
 from vkbackend.ops.op import TensorView
-from vkbackend.ops.packed import GROUP, PackedMatrix
+from vkbackend.ops.packed import PackedMatrix
 from vkbackend.ops.run import run
 from vkbackend.ops.top_k import CAPACITY
 
