@@ -191,6 +191,11 @@ def test_models_through_a_server(online, gguf):
     )
     assert "FROM " in ok(online("show", "m", "--modelfile"))
     assert "general.architecture" in ok(online("show", "m", "-v"))
+    header, cpu, _, cache, verdict = ok(online("show", "m", "--memory", "--num-ctx", "256")).splitlines()
+    assert header.split() == "PLACE LAYERS WEIGHTS MAPPED CACHE SCRATCH LOADING TOTAL FREE VERDICT".split()
+    assert re.fullmatch(r"CPU +3( +[\d.]+ [KMG]?i?B){7} +fits", cpu), cpu
+    assert cache == "The cache has room for 256 tokens (f16)." and verdict == "The model fits."
+    assert "model 'other' not found" in online("show", "other", "--memory").stderr
     assert ok(online("cp", "m", "n")) == "copied 'm' to 'n'\n"
     assert {line.split()[0] for line in ok(online("list")).splitlines()} >= {"NAME", "m:latest", "n:latest"}
     assert ok(online("rm", "n", "m")) == "deleted 'n'\ndeleted 'm'\n"
