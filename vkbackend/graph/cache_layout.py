@@ -5,7 +5,6 @@ counted before anything is loaded. Layers that see the same number of positions 
 physical pages and a page table of its own, so that layers with a window keep the pages of that window only.
 """
 
-import bisect
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -147,11 +146,6 @@ class CacheLayout:
         return replace(
             self, groups=tuple(replace(group, num_pages=min(group.num_pages, num_pages)) for group in self.groups)
         )
-
-    def num_pages_within(self, num_bytes: int) -> int:
-        """The largest argument of `limited` with which the cache takes at most `num_bytes` on a device."""
-        sizes = range(self.num_pages + 1)
-        return bisect.bisect_right(sizes, num_bytes, key=lambda num_pages: self.limited(num_pages).num_bytes) - 1
 
 
 def window_pages(window: int, step_tokens: int, page_size: int) -> int:
