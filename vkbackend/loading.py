@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import architectures
+from .cpu.library import ggml
 from .device.context import Device
 from .device.host_memory import available_host_memory
 from .errors import GGUFError, OutOfMemory, UnsupportedModel
@@ -173,9 +174,9 @@ def make_layers(file: ModelFile) -> tuple[Weights, LayeredModel]:
 
 def cpu_copies(factors: list[PackedMatrix], budget: int) -> list[PackedMatrix]:
     """The weights of which the CPU path keeps a dequantized copy, in `budget` bytes; it reads the others from the
-    mapped file. factors: those that it multiplies by.
+    mapped file. ggml needs no copies. factors: those that it multiplies by.
     """
-    return within_budget(factors, budget)
+    return [] if ggml() is not None else within_budget(factors, budget)
 
 
 def _budget(copy_budget: int | None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cpu.executor import host_path
 from .device.buffers import Arena
 from .device.context import Device
 from .device.dispatch import Dispatch
@@ -22,7 +23,6 @@ from .graph.cache import CacheStorage
 from .graph.cache_layout import CacheLayout
 from .graph.executor import DeviceExecutor
 from .graph.model import Caches, Model, Norm
-from .graph.numpy_executor import NumpyExecutor
 from .graph.step import NO_ROWS, LogitsRow, PageTable, StepInputs
 from .loading import load
 from .tokenizer import Tokenizer
@@ -207,9 +207,10 @@ class Session:
             step_tokens=tokens,
             page_size=PAGE_SIZE,
         )
-        cache = CacheStorage(layout, [layer], arena)
+        host = host_path()
+        cache = CacheStorage(layout, [layer], arena, host.reads_halves)
         if self.device is None:
-            executor = NumpyExecutor(alone, cache, keep=True)
+            executor = host.make_executor(alone, cache, True)
         else:
             executor = DeviceExecutor(self.device, alone, cache, table_shape=(1, pages), max_tokens=tokens, keep=True)
         executor.run(step, inputs={"layer_input": np.ascontiguousarray(x)})

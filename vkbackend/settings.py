@@ -201,6 +201,13 @@ ROWS = [
         "int8 (faster on some GPUs; int8 rounds as llama.cpp does)",
     ),
     Setting(
+        "VKBACKEND_CPU",
+        "ggml",
+        _one_of("ggml", "exact"),
+        "what computes on the CPU: ggml, if it is installed, which rounds activations to 8 bits for quantized weights, "
+        "or exact: numpy in float32, slower and with several times the memory",
+    ),
+    Setting(
         "VKBACKEND_DETERMINISTIC",
         False,
         _flag,

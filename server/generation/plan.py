@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 MAX_DESCRIBED = 64  # models whose description is remembered
 MAX_BIAS = 100  # as in the OpenAI API
 WITHOUT_EFFECT = {  # options of other engines, and the reason why they do nothing here
-    "num_thread": "numpy's BLAS and the device's driver choose their threads; set OMP_NUM_THREADS or LP_NUM_THREADS",
     "use_mmap": "files are always mapped; weights are copied to the device that computes with them",
     "use_mlock": "memory is not locked",
     "numa": "the operating system places memory",

@@ -29,6 +29,7 @@ class EngineLoader:
             context_length=options.num_ctx,
             num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
+            num_threads=options.num_thread,
             whole=whole,
             progress=progress,
         )

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from .. import settings
+from ..cpu.executor import host_path
 from ..device.buffers import Arena
 from ..device.host_memory import available_host_memory
 from ..errors import RequestError
 from ..graph.cache import CacheStorage
 from ..graph.cache_layout import DTYPES, CacheLayout, fitting_kind
 from ..graph.executor import TUNED_AT, DeviceExecutor
-from ..graph.numpy_executor import NumpyExecutor
+from ..graph.host_executor import HostExecutor
 from ..graph.parts import LoadedPart
 from ..graph.scratch import StepLimits, scratch_bytes
 from ..graph.split_executor import SplitExecutor
@@ -37,7 +38,7 @@ MAX_OUTPUTS = 32
 ROW_KINDS = ("output_rows", "scored_rows", "hidden_rows")  # in the order of `graph.step.step_outputs`
 SCORED_BYTES = 64 << 20  # size limit of the logits scored at once: half of what every device can bind
 
-Executor = NumpyExecutor | DeviceExecutor | SplitExecutor
+Executor = HostExecutor | DeviceExecutor | SplitExecutor
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class ModelRunner:
     num_pages: pages of the cache; None takes as many as all sequences need, or as many as fit on the device, but at
     least those of one sequence
     max_part: the most rows of embeddings that see each other, if more than a chunk; `max_part` is then the larger one
+    num_threads: of the CPU path on ggml; 0 means automatic
     keep, timestamps, skip_barrier, tuned_at: as in `DeviceExecutor`
 
     Raises OutOfMemory if the cache does not fit, RequestError for an unknown kv_type.
@@ -65,6 +67,7 @@ class ModelRunner:
         max_part: int = 0,
         num_pages: int | None = None,
         layout: CacheLayout | None = None,
+        num_threads: int = 0,
         keep: bool = False,
         timestamps: bool = False,
         skip_barrier: int | None = None,
@@ -105,6 +108,7 @@ class ModelRunner:
             model,
             layout,
             skip_barrier,
+            num_threads,
             table_shape=(max_sequences, pages),
             max_tokens=self.max_part,
             max_outputs=self._most_rows["output_rows"],
@@ -312,18 +316,19 @@ def _frozen(output: StepOutput) -> StepOutput:
 
 
 def _make_executor(
-    model: LoadedLayers, layout: CacheLayout, skip_barrier: int | None, **sizes: Any
+    model: LoadedLayers, layout: CacheLayout, skip_barrier: int | None, num_threads: int, **sizes: Any
 ) -> tuple[CacheStorage | SplitExecutor, Executor]:
     """The cache's storage and what runs steps. sizes: further arguments of `DeviceExecutor`."""
     config = model.config
+    host = host_path(num_threads)
     if model.parts:
-        split = SplitExecutor(model.parts, config, layout, **sizes)
+        split = SplitExecutor(model.parts, config, layout, host, **sizes)
         return split, split
     assert model.layers is not None, "a model that is not split has its layers"
     arena = None if model.device is None else Arena(model.device, "device")
-    storage = CacheStorage(layout, range(config.num_layers), arena)
+    storage = CacheStorage(layout, range(config.num_layers), arena, host.reads_halves)
     if model.device is None:
-        return storage, NumpyExecutor(model.layers, storage, sizes["keep"])
+        return storage, host.make_executor(model.layers, storage, sizes["keep"])
     return storage, DeviceExecutor(model.device, model.layers, storage, skip_barrier=skip_barrier, **sizes)
 
 

@@ -47,17 +47,21 @@ class CacheStorage:
     """The caches of some layers.
 
     layers: their numbers. arena: device memory for the caches; without one they are numpy arrays, f16 as `HalfValues`
-    if there is enough free memory. `self.layers` maps each number to the layer's keys and values.
+    if there is enough free memory. reads_halves: what runs on the CPU reads float16 itself. `self.layers` maps each
+    number to the layer's keys and values.
     """
 
-    def __init__(self, layout: CacheLayout, layers: Iterable[int], arena: Arena | None = None):
+    def __init__(
+        self, layout: CacheLayout, layers: Iterable[int], arena: Arena | None = None, reads_halves: bool = False
+    ):
         self.layout = layout
         dtype = DTYPES[layout.kind]
         numbers = list(layers)
         if arena is not None:
             arena.expect(sum(layout.layer_bytes(layer) for layer in numbers))
         f32_bytes = sum(layout.layer_bytes(layer, "float32") for layer in numbers)
-        as_f32 = arena is None and _is_kept_in_f32(layout.kind, f32_bytes, available_host_memory())
+        widens = arena is None and not reads_halves
+        as_f32 = widens and _is_kept_in_f32(layout.kind, f32_bytes, available_host_memory())
         self.layers: dict[int, tuple[CacheTensor, CacheTensor]] = {}
         for layer in numbers:
             shape = layout.shape(layer)
@@ -80,12 +84,12 @@ class CacheStorage:
         return sum(tensor.num_bytes for pair in self.layers.values() for tensor in pair)
 
 
-def host_dtype(layout: CacheLayout, layers: Sequence[int], host_free: int) -> str:
+def host_dtype(layout: CacheLayout, layers: Sequence[int], host_free: int, reads_halves: bool = False) -> str:
     """The element type in which the CPU path keeps the cache of `layers`, a value of DTYPES. host_free: bytes of free
-    memory when the cache is made.
+    memory when the cache is made. reads_halves: as in `CacheStorage`.
     """
     f32_bytes = sum(layout.layer_bytes(layer, "float32") for layer in layers)
-    return "float32" if _is_kept_in_f32(layout.kind, f32_bytes, host_free) else DTYPES[layout.kind]
+    return "float32" if not reads_halves and _is_kept_in_f32(layout.kind, f32_bytes, host_free) else DTYPES[layout.kind]
 
 
 def _is_kept_in_f32(kind: str, f32_bytes: int, host_free: int) -> bool:

@@ -1,26 +1,18 @@
-"""Runs a model's steps on the numpy twins: the CPU path, and the reference for the device path.
+"""Runs a model's steps on the numpy twins: the CPU path without ggml, and the reference for the other paths.
 
-In: a model whose weights are not on a device, a `CacheStorage` of numpy arrays, `StepInputs`. Out: what
-`step.step_outputs` returns. Each step shape is prepared once: which functions are called with which arguments, where
-their results go, and when they can be freed.
+Each step shape is prepared once: which functions are called with which arguments, where their results go, and when they
+can be freed.
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from .builder import Graph, Kind, Value
-from .cache import CacheStorage, CacheTensor
-from .forward import CacheValues, build
-from .model import Model
-from .step import RowReader, StepInputs, StepOutput, StepShape, check_kept, step_outputs
-from .vector import Vector
-
-KEPT_PLANS = 16
+from .host_executor import HostExecutor, PreparedStep, ValueReader, constant_argument, is_constant
 
 Arrays = dict[Value, np.ndarray]  # base value -> its array; activations are (rows, row_stride)
 
@@ -74,61 +66,30 @@ class Call:
     unused: list[Value]
 
 
-@dataclass(frozen=True)
-class PreparedStep:
-    graph: Graph
-    calls: list[Call]
-    names: dict[str, Place]  # name of each activation -> where it is
+class NumpyStep(PreparedStep):
+    def __init__(self, graph: Graph, keep: bool):
+        super().__init__(graph)
+        unused = [[] for _ in graph.nodes] if keep else _unused_after(graph)
+        self.calls = [
+            Call(
+                node.op.reference,
+                node.attrs,
+                [constant_argument(value) for value in node.inputs],
+                [
+                    (at, Place.of(value))
+                    for at, value in enumerate(node.inputs)
+                    if value is not None and not is_constant(value)
+                ],
+                [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs],
+                unused[index],
+            )
+            for index, node in enumerate(graph.nodes)
+        ]
 
-
-class NumpyExecutor:
-    """`run(step)` returns the step's outputs; `submit(step)` and `wait()` are its two halves.
-
-    With `keep`, `read(name)` then returns any intermediate of that step.
-    """
-
-    def __init__(self, model: Model, cache: CacheStorage, keep: bool = False):
-        self.model = model
-        self.cache = cache
-        self.keep = keep
-        self.results: list[np.ndarray] = []  # the graph's results in the last step
-        self._plans: OrderedDict[tuple[StepShape, tuple[int, int]], PreparedStep] = OrderedDict()
-        self._kept: tuple[PreparedStep, Arrays] | None = None
-        self._submitted: tuple[StepInputs, dict[str, np.ndarray] | None] | None = None
-
-    def submit(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> None:
-        """Store a step for `wait`, which runs it: there is no device to run it in the meantime."""
-        self._submitted = step, inputs
-
-    def wait(self) -> list[StepOutput]:
-        """Run the submitted step. Raises ValueError if there is none."""
-        if self._submitted is None:
-            raise ValueError("no step was submitted")
-        return self.run(*self._submitted)
-
-    def run(self, step: StepInputs, inputs: dict[str, np.ndarray] | None = None) -> list[StepOutput]:
-        """Run one step; returns what `step.step_outputs` returns.
-
-        inputs: arrays for the inputs that the graph declares with `Graph.input`.
-        """
-        plan = self._plan(
-            StepShape(
-                len(step.tokens),
-                len(step.output_rows),
-                num_scored=len(step.scored_rows),
-                with_candidates=step.with_candidates,
-                num_hidden=len(step.hidden_rows),
-                num_embedded=len(step.embedded_rows),
-                has_rope_positions=len(step.rope_positions) > 0,
-                has_limits=len(step.limits) > 0,
-            ),
-            step.page_tables[0].shape,
-        )
-        graph = plan.graph
-        arrays: Arrays = {value: getattr(step, name) for name, value in graph.step.items()}
-        arrays.update((value, step.page_tables[group].rows) for group, value in graph.page_tables.items())
-        arrays.update((graph.inputs[name], array) for name, array in step.arrays(graph.inputs, inputs).items())
-        for call in plan.calls:
+    def run(self, inputs: Mapping[Value, np.ndarray]) -> ValueReader:
+        """Call the twins one after the other."""
+        arrays: Arrays = dict(inputs)
+        for call in self.calls:
             arguments = call.inputs.copy()
             for index, place in call.reads:
                 arguments[index] = place.read(arrays)
@@ -138,65 +99,15 @@ class NumpyExecutor:
                     place.write(arrays, result)
             for value in call.unused:
                 del arrays[value]
-        if self.keep:
-            self._kept = plan, arrays
-        self.results = [arrays[value] for value in graph.results]
-        return step_outputs(
-            step, self.results, _row_reader(graph.logits, arrays), _row_reader(graph.scored_logits, arrays)
-        )
+        return lambda value: Place.of(value).read(arrays)
 
-    def read(self, name: str) -> np.ndarray:
-        """An intermediate of the last step, such as "blk.3.attn_norm". A value that a later op changes in place (q and
-        k by rope) is returned as changed.
 
-        Raises KeyError, which lists the known names; ValueError without `keep` or before the first step.
-        """
-        check_kept(self.keep, self._kept is not None)
-        assert self._kept is not None
-        plan, arrays = self._kept
-        if name not in plan.names:
-            raise KeyError(f"{name}; there are: {', '.join(plan.names)}")
-        return plan.names[name].read(arrays).copy()
+class NumpyExecutor(HostExecutor):
+    """Runs the numpy twins."""
 
-    def timings(self) -> NoReturn:
-        """Raises ValueError: only `DeviceExecutor` has dispatches to time."""
-        raise ValueError("there are no dispatches to time on the CPU: open a device with timestamps=True")
-
-    def _plan(self, shape: StepShape, table_shape: tuple[int, int]) -> PreparedStep:
-        key = (shape, table_shape)
-        if key not in self._plans:
-            self._plans[key] = self._prepare(self._graph(shape, table_shape))
-            if len(self._plans) > KEPT_PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
-
-    def _graph(self, shape: StepShape, table_shape: tuple[int, int]) -> Graph:
-        return build(self.model, CacheValues(self.cache), shape, table_shape, self.keep)
-
-    def _prepare(self, graph: Graph) -> PreparedStep:
-        unused = [[] for _ in graph.nodes] if self.keep else _unused_after(graph)
-        calls = [
-            Call(
-                node.op.reference,
-                node.attrs,
-                [_constant(value) for value in node.inputs],
-                [
-                    (at, Place.of(value))
-                    for at, value in enumerate(node.inputs)
-                    if value is not None and not _is_constant(value)
-                ],
-                [None if value.base.kind is Kind.STATE else Place.of(value) for value in node.outputs],
-                unused[index],
-            )
-            for index, node in enumerate(graph.nodes)
-        ]
-        names: dict[str, Place] = {}
-        for node in graph.nodes:
-            for value in node.outputs:
-                if value.base.kind is Kind.ACTIVATION:
-                    names.setdefault(value.name, Place.of(value))
-        return PreparedStep(graph, calls, names)
+    def prepare(self, graph: Graph) -> NumpyStep:
+        """Choose the arguments of each twin."""
+        return NumpyStep(graph, self.keep)
 
 
 def _unused_after(graph: Graph) -> list[list[Value]]:
@@ -213,28 +124,3 @@ def _unused_after(graph: Graph) -> list[list[Value]]:
         if base not in lasting:
             unused[index].append(base)
     return unused
-
-
-def _row_reader(logits: Value | None, arrays: Arrays) -> RowReader:
-    """Reads single rows of `logits`, which is None in a step that has no such rows."""
-    rows = None if logits is None else Place.of(logits).read(arrays)
-
-    def read(row: int) -> np.ndarray:
-        assert rows is not None
-        return rows[row].copy()
-
-    return read
-
-
-def _is_constant(value: Value) -> bool:
-    return value.base.kind in (Kind.WEIGHT, Kind.STATE)
-
-
-def _constant(value: Value | None) -> Any:
-    """The argument of a twin for a weight or a cache; None for other values."""
-    constant = value and value.base.constant
-    if isinstance(constant, CacheTensor):
-        return constant.array
-    if isinstance(constant, Vector):
-        return constant.values
-    return constant

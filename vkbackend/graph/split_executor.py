@@ -18,8 +18,8 @@ from ..device.dispatch import Dispatch
 from .cache import CacheStorage
 from .cache_layout import CacheLayout
 from .executor import DeviceExecutor
+from .host_executor import HostExecutor, HostPath
 from .model import Config
-from .numpy_executor import NumpyExecutor
 from .parts import HIDDEN, LoadedPart, PartModel
 from .step import NO_EMBEDDINGS, NO_ROWS, StepInputs, StepOutput
 
@@ -37,10 +37,10 @@ class _HandingOn(DeviceExecutor):
 
 
 class _CpuPart:
-    def __init__(self, model: PartModel, cache: CacheStorage, keep: bool):
+    def __init__(self, model: PartModel, cache: CacheStorage, executor: HostExecutor):
         self.model = model
         self.cache = cache
-        self.executor = NumpyExecutor(model, cache, keep)
+        self.executor = executor
 
     def begin(self, step: StepInputs, inputs: Inputs) -> None:
         self.executor.submit(step, inputs)
@@ -73,8 +73,8 @@ class _DevicePart:
 class SplitExecutor:
     """`run(step)` returns the step's outputs; `submit(step)` and `wait()` are its two halves.
 
-    config: the model's. layout: of the cache. sizes: keyword arguments of `DeviceExecutor`:
-    table_shape, max_tokens, max_outputs, keep, timestamps, tuned_at.
+    config: the model's. layout: of the cache. host: for the parts on the CPU. sizes: keyword
+    arguments of `DeviceExecutor`: table_shape, max_tokens, max_outputs, keep, timestamps, tuned_at.
     """
 
     def __init__(
@@ -82,15 +82,17 @@ class SplitExecutor:
         parts: Sequence[LoadedPart],
         config: Config,
         layout: CacheLayout,
+        host: HostPath,
         **sizes: Any,
     ):
         self.parts: list[_CpuPart | _DevicePart] = []
         for part in parts:
             model = PartModel(part.layers, part.span, config.width)
             arena = None if part.device is None else Arena(part.device, "device")
-            cache = CacheStorage(layout, part.span.blocks, arena)
+            cache = CacheStorage(layout, part.span.blocks, arena, host.reads_halves)
             if part.device is None:
-                self.parts.append(_CpuPart(model, cache, sizes.get("keep", False)))
+                executor = host.make_executor(model, cache, sizes.get("keep", False))
+                self.parts.append(_CpuPart(model, cache, executor))
             else:
                 self.parts.append(_DevicePart(part.device, model, cache, sizes))
         self._last: _CpuPart | _DevicePart | None = None

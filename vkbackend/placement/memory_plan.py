@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from .. import settings
+from ..cpu.executor import host_path
 from ..device.context import RING_BYTES
 from ..device.host_memory import available_host_memory, free_swap
 from ..engine.cache_room import CacheRoom, fitting_layout, smallest
@@ -239,5 +240,5 @@ def _copied(factors: list[PackedMatrix], budget: int) -> int:
 
 def _cache_bytes(place: Place, layout: CacheLayout, host_free: int) -> int:
     """Bytes of the cache in the type that it takes there. host_free: when the cache is made."""
-    dtype = host_dtype(layout, place.blocks, host_free) if place.gpu is None else None
+    dtype = host_dtype(layout, place.blocks, host_free, host_path().reads_halves) if place.gpu is None else None
     return sum(layout.layer_bytes(layer, dtype) for layer in place.blocks)

@@ -53,21 +53,23 @@ def open_engine(
     num_parallel: int | None = None,
     num_gpu: int = -1,
     main_gpu: int = 0,
+    num_threads: int = 0,
     whole: bool = False,
     progress: LoadProgress | None = None,
 ) -> OpenedEngine:
     """Load a model and start its engine.
 
     context_length: of one sequence, limited to what the model was trained with. num_gpu: layers on devices; 0 runs the
-    model on the CPU, negative means automatic. main_gpu: index of the device to use if it holds the whole model. whole:
-    put all layers on devices (if there are any), or raise OutOfMemory. progress: is updated during the load.
+    model on the CPU, negative means automatic. main_gpu: index of the device to use if it holds the whole model.
+    num_threads: of the CPU path; 0 or less means automatic. whole: put all layers on devices (if there are any), or
+    raise OutOfMemory. progress: is updated during the load.
 
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
     begin = time.monotonic()
     request = _request(path, context_length, num_parallel, num_gpu, main_gpu)
     file = request.file
-    placed = placing.place(replace(request, whole=whole, progress=progress))
+    placed = placing.place(replace(request, num_threads=num_threads, whole=whole, progress=progress))
     tokenizer = Tokenizer.from_gguf(file.gguf)
     engine = Engine(placed.runner, tokenizer)
     _log_loaded(path, file.architecture, placed, time.monotonic() - begin)

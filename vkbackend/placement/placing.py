@@ -109,6 +109,7 @@ class _Loading(Settling[Placed]):
             max_sequences=request.max_sequences,
             kv_type=self.kv_kind,
             layout=plan.layout,
+            num_threads=request.num_threads,
         )
 
     def _opened(self, gpu_id: str) -> Device:

@@ -38,8 +38,8 @@ class Request:
     """What to load and how.
 
     context_length: of one sequence. num_gpu: layers on devices, the output included; negative means automatic.
-    main_gpu: index of the device to use if it holds the whole model; 0, the default, means automatic. whole: all layers
-    on devices, or OutOfMemory.
+    main_gpu: index of the device to use if it holds the whole model; 0, the default, means automatic. num_threads: of
+    the CPU path; 0 or less means automatic. whole: all layers on devices, or OutOfMemory.
     """
 
     file: ModelFile
@@ -48,6 +48,7 @@ class Request:
     kv_type: str
     num_gpu: int = -1
     main_gpu: int = 0
+    num_threads: int = 0
     whole: bool = False
     progress: LoadProgress | None = None
 

@@ -249,6 +249,6 @@ def test_a_renderer_that_the_model_names(tmp_path):
 
 def test_the_log_names_options_without_effect(tmp_path, caplog):
     caplog.set_level("INFO")
-    ask_think(tmp_path, ["Hello"], [], options={"num_thread": 4, "use_mmap": False, "numa": None, "temperature": 0})
+    ask_think(tmp_path, ["Hello"], [], options={"num_batch": 4, "use_mmap": False, "numa": None, "temperature": 0})
     line = next(record.getMessage() for record in caplog.records if "without effect" in record.getMessage())
-    assert "num_thread (" in line and "use_mmap (" in line and "numa" not in line and "temperature" not in line
+    assert "num_batch (" in line and "use_mmap (" in line and "numa" not in line and "temperature" not in line
