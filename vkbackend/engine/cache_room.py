@@ -22,13 +22,14 @@ class CacheRoom:
     """Room for the cache of some layers.
 
     name: of the device, or of the CPU. layers: their numbers. free: bytes. largest_binding: the most bytes of a
-    layer's keys or values; None: any.
+    layer's keys or values; None: any. spare: bytes of `free` that only the least cache may use.
     """
 
     name: str
     layers: Sequence[int]
     free: int
     largest_binding: int | None = None
+    spare: int = 0
 
     def wants(self, layout: CacheLayout) -> int:
         """Bytes of its layers' cache."""
@@ -39,9 +40,9 @@ class CacheRoom:
         return max((layout.layer_bytes(layer) // 2 for layer in self.layers), default=0)
 
     def holds(self, layout: CacheLayout) -> bool:
-        """Whether the cache fits."""
+        """Whether the cache fits, and leaves what is spare."""
         fits_binding = self.largest_binding is None or self.largest_tensor(layout) <= self.largest_binding
-        return fits_binding and self.wants(layout) <= self.free
+        return fits_binding and self.wants(layout) <= self.free - self.spare
 
     def check(self, layout: CacheLayout) -> None:
         """Raises OutOfMemory, which says what is too large, unless the cache fits."""

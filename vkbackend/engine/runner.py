@@ -47,8 +47,9 @@ class ModelRunner:
     """A loaded model with a cache for `max_sequences` sequences of `context_length` tokens each.
 
     kv_type: "f16", "f32" or "q8_0"
-    num_pages: pages of the cache; None takes as many as all sequences need, or as many as fit on the device, but at
-    least those of one sequence
+    num_pages: pages of the cache; None takes as many as all sequences need, or as many as fit, but at least those of
+        one sequence
+    layout: of the cache, if it is known what fits; num_pages is not used then
     max_part: the most rows of embeddings that see each other, if more than a chunk; `max_part` is then the larger one
     num_threads: of the CPU path on ggml; 0 means automatic
     keep, timestamps, skip_barrier, tuned_at: as in `DeviceExecutor`

@@ -27,6 +27,9 @@ from ..ops.packed import PackedMatrix
 from .gpus import Gpu
 from .layout import more_system_memory
 
+# Of the host's free memory: not used for what a model can do without (pages of further sequences, dequantized weights).
+# Counts are within 5%, and a system without free memory ends processes.
+SPARE = 1 / 16
 CPU = "CPU"
 HOST = "the host"
 
@@ -194,7 +197,8 @@ def _rooms(places: Sequence[Place], fixed: Sequence[PlaceMemory], host_free: int
     if shared:
         layers = [layer for place, _ in shared for layer in place.blocks]
         name = CPU if all(place.gpu is None for place, _ in shared) else HOST
-        rooms.append(CacheRoom(name, layers, host_free - sum(each.total for _, each in shared)))
+        left = host_free - sum(each.total for _, each in shared)
+        rooms.append(CacheRoom(name, layers, left, spare=int(host_free * SPARE)))
     return rooms
 
 
@@ -230,7 +234,7 @@ def _copy_budget(
     others = sum(
         each.total + _cache_bytes(place, layout, free) for place, each in zip(places, fixed) if place.shares_host
     )
-    return max(0, min(int(free * SHARE_FOR_WEIGHTS), host_free - others))
+    return max(0, min(int(free * SHARE_FOR_WEIGHTS), int(host_free * (1 - SPARE)) - others))
 
 
 def _copied(factors: list[PackedMatrix], budget: int) -> int:

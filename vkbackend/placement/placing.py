@@ -73,13 +73,15 @@ class _Planning(Settling[MemoryPlan]):
 
     def take(self, found: Layout) -> MemoryPlan:
         self.last = self.plan(found)
-        return self.checked_plan(found)
+        self.check(self.last)
+        return self.last
 
 
 class _Loading(Settling[Placed]):
     def take(self, found: Layout) -> Placed:
         places = self.places(found)
-        plan = self.checked_plan(found)
+        plan = self.plan(found)
+        self.check(plan)
         ids = dict.fromkeys(gpu_id for _, _, gpu_id in places if gpu_id is not None)
         devices = {gpu_id: self._opened(gpu_id) for gpu_id in ids}
         try:

@@ -90,9 +90,8 @@ class Settling(ABC, Generic[T]):
         places = [Place(None if gpu_id is None else gpus[gpu_id], held) for gpu_id, held in spans.items()]
         return plan_memory(self.request.file, places, self._cache_layout(self.request.max_sequences), self.limits)
 
-    def checked_plan(self, found: Layout) -> MemoryPlan:
-        """The memory of a layout, which fits. Raises OutOfMemory if it does not."""
-        plan = self.plan(found)
+    def check(self, plan: MemoryPlan) -> None:
+        """Raises OutOfMemory if a plan does not fit. Logs what the cache has less than wanted."""
         if plan.problem is not None:
             raise plan.problem
         if self.request.whole and plan.copies_wanted > plan.copy_budget:
@@ -102,7 +101,6 @@ class Settling(ABC, Generic[T]):
                 "are available"
             )
         log_fewer_pages(plan.layout, self._cache_layout(self.request.max_sequences), plan.rooms)
-        return plan
 
     def spans(self, found: Layout) -> list[LayerSpan]:
         """The layers of each place."""

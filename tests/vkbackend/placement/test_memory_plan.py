@@ -118,6 +118,8 @@ def test_fewer_pages_are_taken_where_not_all_sequences_fit(gguf, host_free, plac
     plan = planned(gguf, small, 1 << 14, num_sequences=16)
     assert plan.problem is None and 1 << 9 <= plan.layout.num_pages < 1 << 13
     assert all(place.fits for place in plan.places)
+    on_host = [place.total for place, (gpu, _) in zip(plan.places, small) if gpu is None or gpu.is_integrated]
+    assert sum(on_host) <= GIB // 4 * 15 / 16  # some of the host's memory is left: counts are not exact
 
 
 @pytest.mark.parametrize("places", [PLACES["integrated device"], PLACES["device and CPU"], PLACES["two devices"]])
@@ -135,10 +137,12 @@ def test_the_cpu_path_dequantizes_only_what_the_rest_leaves_room_for(gguf, host_
     plenty = planned(gguf, PLACES["CPU"], 1 << 17)
     assert plenty.copies_wanted < plenty.copy_budget
     (cpu,) = plenty.places
-    host_free(cpu.total - cpu.cache // 2 - plenty.copies_wanted // 2)  # the cache is in f32 if there is room
+    host_free(
+        (cpu.total - cpu.cache // 2 - plenty.copies_wanted // 2) * 16 // 15
+    )  # the cache is in f32 if there is room
     scarce = planned(gguf, PLACES["CPU"], 1 << 17)
     assert scarce.problem is None and 0 < scarce.copy_budget < plenty.copies_wanted
-    assert scarce.places[0].total <= scarce.places[0].free
+    assert scarce.places[0].total <= scarce.places[0].free * 15 / 16
 
 
 @pytest.mark.parametrize("kind, tokens_bytes", [("f16", 256), ("f32", 512), ("q8_0", 136)])
