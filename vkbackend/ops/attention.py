@@ -24,7 +24,7 @@ from .signature import Signature
 # q, k_cache, v_cache, positions, sequences, page_table, limits
 Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None]
 LEAST_LONGEST = 1024  # positions that a token sees at most, where a dispatch is not told
-MOST_FLOPS = 20e9  # of a dispatch: drivers reset the device during long ones
+MOST_FLOPS = 40e9  # of a dispatch: drivers reset the device during long ones
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 ENOUGH_GROUPS = 512  # of a decode step, to keep a GPU busy
 
@@ -142,12 +142,17 @@ def counted_longest(longest: int) -> int:
     return counted
 
 
-def token_ranges(num_tokens: int, heads: int, head_dim: int, num_seen: int) -> Iterator[tuple[int, int, int]]:
+def num_seen(longest: int, capacity: int, window: int) -> int:
+    """The largest number of positions that a token is counted with. capacity: that a sequence can have."""
+    return min(longest, capacity, window or capacity)
+
+
+def token_ranges(num_tokens: int, heads: int, head_dim: int, positions: int) -> Iterator[tuple[int, int, int]]:
     """(first token, number of tokens, operations) of each dispatch that a step is cut into.
 
-    num_seen: the largest number of positions that a token sees
+    positions: that a token sees, at most
     """
-    flops = 4 * heads * head_dim * num_seen  # of a token
+    flops = 4 * heads * head_dim * positions  # of a token
     most = max(int(MOST_FLOPS // flops), 1)
     for first in range(0, num_tokens, most):
         count = min(most, num_tokens - first)
@@ -190,8 +195,9 @@ def dispatch(
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = group_variant(device, "attention")
-    # Up to its limit a token may see any number of positions, whatever the window.
-    chunks = max_chunks(page_table.shape[1] * k_cache.shape[1], 0 if limits else window)
+    capacity = page_table.shape[1] * k_cache.shape[1]
+    seen_window = 0 if limits else window  # up to its limit a token may see any number of positions
+    chunks = max_chunks(capacity, seen_window)
     shared = shared_buffers(device, outputs, (heads // heads_together, tokens, splits))
     return [
         Dispatch(
@@ -226,9 +232,7 @@ def dispatch(
             flops,
             label="attention",
         )
-        for first, count, flops in token_ranges(
-            tokens, heads, head_dim, min(longest, window) if window and not limits else longest
-        )
+        for first, count, flops in token_ranges(tokens, heads, head_dim, num_seen(longest, capacity, seen_window))
     ]
 
 

@@ -98,7 +98,8 @@ def dispatch(
     heads = all_heads - 2 * kv_heads
     heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
     name, lanes, size = group_variant(device, "decode_attention")
-    chunks = attention.max_chunks(page_table.shape[1] * k_cache.shape[1], window)
+    capacity = page_table.shape[1] * k_cache.shape[1]
+    chunks = attention.max_chunks(capacity, window)
     shared = attention.shared_buffers(device, outputs, (heads // heads_together, tokens, splits))
     return [
         Dispatch(
@@ -129,7 +130,7 @@ def dispatch(
             label="decode_attention",
         )
         for first, count, flops in attention.token_ranges(
-            tokens, heads, head_dim, min(longest, window) if window else longest
+            tokens, heads, head_dim, attention.num_seen(longest, capacity, window)
         )
     ]
 

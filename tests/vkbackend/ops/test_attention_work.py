@@ -41,13 +41,22 @@ def test_a_cut_dispatch_computes_the_same_bits(device, monkeypatch, op, case, va
         np.testing.assert_array_equal(np.asarray(whole), np.asarray(cut))
 
 
+@pytest.mark.parametrize(
+    "longest, capacity, window, seen",
+    [(1024, 256, 0, 256), (4096, 131_072, 0, 4096), (4096, 131_072, 512, 512), (262_144, 131_072, 0, 131_072)],
+)
+def test_the_window_and_the_capacity_bound_the_work(longest, capacity, window, seen):
+    assert attention.num_seen(longest, capacity, window) == seen
+
+
 @pytest.mark.parametrize("op", [attention.OP, decode_attention.OP], ids=["attention", "decode_attention"])
-def test_a_window_bounds_the_work(device, op):
-    case = next(case for case in op.cases if "window" in case.attrs)
+def test_dispatches_count_what_their_tokens_may_see(device, op):
+    """4 operations for each element of a head: a product and a sum for its key, the same for its value."""
+    case = next(case for case in op.cases if case.label == "many chunks")
     inputs = case.make(np.random.default_rng(0))
-
-    def flops(window: int, **variant: int) -> int:
-        prepared = prepare(device, op, inputs, {**case.attrs, "window": window}, variant)
-        return sum(dispatch.flops for dispatch in prepared.dispatches)
-
-    assert flops(512, longest=4096) * 8 == flops(0, longest=4096) == flops(0) * 4
+    tokens, all_heads, head_dim = inputs[0].shape
+    kv_heads = next(value for value in inputs if getattr(value, "ndim", 0) == 4).shape[2]
+    heads = all_heads if op is attention.OP else all_heads - 2 * kv_heads
+    for longest in (64, 128):  # the cases' pages hold more
+        found = prepare(device, op, inputs, case.attrs, {"longest": longest}).dispatches
+        assert [dispatch.flops for dispatch in found] == [4 * tokens * heads * head_dim * longest]
