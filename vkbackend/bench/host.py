@@ -26,7 +26,8 @@ from ..engine.engine import Engine
 from ..engine.request import Event, Failed, Finished, GenerationRequest, SamplingOptions, default_options
 from ..engine.runner import PREFILL_CHUNK, ModelRunner
 from ..errors import DeviceError, NoDevice, RequestError, VkbackendError
-from ..graph.executor import DeviceExecutor, RecordedStep
+from ..graph.executor import DeviceExecutor
+from ..graph.recorded_step import RecordedStep
 from ..graph.step import PageTable, StepInputs
 from ..loading import load
 from ..ops.op import ceil_div

@@ -2,23 +2,20 @@
 
 In: a model whose weights are on the device, its cache, `StepInputs`. Out: what `step.step_outputs` returns. A step of
 n tokens uses the plan of the next larger bucket (1, 2, 4, ... token slots); unused slots have position -1. To make a
-plan, the model is called on symbolic values, activations are placed, and dispatches are recorded. After that, only
-the step buffer changes.
+plan, the model is called on symbolic values, activations are placed, and dispatches are recorded (`recorded_step.py`).
+After that, only the step buffer changes.
 """
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from .. import _native, settings
-from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.context import Device
-from ..device.dispatch import Dispatch, Program
-from ..errors import DeviceError
+from ..device.dispatch import Dispatch
 from ..ops import attention, matmul
 from ..ops.op import TensorView
 from ..ops.tuning import Tuning
@@ -27,37 +24,15 @@ from .cache import CacheStorage
 from .forward import CacheValues, build
 from .model import Model
 from .planner import ALIGNMENT, plan_arena, storage_bytes
+from .recorded_step import RecordedStep, Recording, submissions
 from .scratch import StepLimits, activation_bytes
 from .step import PageTable, StepInputs, StepOutput, StepShape, bucket, check_kept, step_outputs
 from .views import Views
 
-# Longer steps are split into several submissions, of about 100 ms on a small integrated GPU: drivers reset the device
-# during long ones.
-SUBMISSION_FLOPS = 20e9
 TUNED_AT = 2  # tune before the second run of a shape: during the first, a user is waiting for a token
 ROUNDED_TOKENS = 16  # fewest tokens in a step for VKBACKEND_PREFILL's precision to apply
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class RecordedStep:
-    """A recorded step shape.
-
-    results: the graph's results, where the host reads them. is_tuned: every kernel of it was measured. num_runs: how
-    often it ran.
-    """
-
-    graph: Graph
-    programs: list[Program]
-    views: dict[Value, TensorView]
-    results: list[TensorView]
-    is_tuned: bool
-    num_runs: int = 0
-
-    @property
-    def dispatches(self) -> list[Dispatch]:
-        return [dispatch for program in self.programs for dispatch in program.dispatches]
 
 
 class DeviceExecutor:
@@ -148,7 +123,7 @@ class DeviceExecutor:
             self.device.upload(plan.views[plan.graph.inputs[name]].buffer, array)
         self._last = plan
         filled = time.perf_counter()
-        self._submit(plan.programs)
+        plan.submit()
         self._running = plan, step
         self.phases = [("fill", begin, filled), ("submit", filled, time.perf_counter())]
 
@@ -162,24 +137,13 @@ class DeviceExecutor:
                 f"limits are {self.max_tokens}, {self.max_outputs} and {self.max_scored}"
             )
 
-    @staticmethod
-    def _submit(programs: list[Program]) -> None:
-        for at, program in enumerate(programs):
-            try:
-                program.submit()
-            except DeviceError:
-                for before in programs[:at]:  # they read the step buffer, which the next step writes
-                    before.wait()
-                raise
-
     def wait(self) -> list[StepOutput]:
         """The outputs of the submitted step. Raises ValueError if none was submitted, DeviceError, DeviceLost."""
         if self._running is None:
             raise ValueError("no step was submitted")
         plan, step = self._running
         self._running = None
-        for program in plan.programs:
-            program.wait()
+        plan.wait()
         done = time.perf_counter()
         outputs = step_outputs(
             step,
@@ -262,9 +226,8 @@ class DeviceExecutor:
         return plan
 
     def _make(self, shape: StepShape, graph: Graph, measure: bool) -> RecordedStep:
-        plan = self._plans[shape] = self._record(graph, measure)
-        host_memory.trim()
-        return plan
+        self._plans[shape] = self._record(graph, measure)
+        return self._plans[shape]
 
     def _record(self, graph: Graph, measure: bool) -> RecordedStep:
         """measure: measure kernels that were not measured yet; otherwise choose them by rule."""
@@ -282,7 +245,8 @@ class DeviceExecutor:
         made = [views.found[value] for value in graph.results]
         results = [self._on_host(view) for view in made]
         copies = [] if self.device.is_unified else [(view.buffer, result.buffer) for view, result in zip(made, results)]
-        return RecordedStep(graph, self._programs(dispatches, copies), views.found, results, is_tuned)
+        recording = Recording(self.device, copies, self.timestamps, self.skip_barrier)
+        return RecordedStep(graph, views.found, results, submissions(dispatches), recording, is_tuned)
 
     def _on_host(self, view: TensorView) -> TensorView:
         """Where a result of the step is read."""
@@ -309,20 +273,6 @@ class DeviceExecutor:
         step_values = [*graph.step.values(), *graph.page_tables.values()]
         step_buffers = {value: self._step_buffers[value.name] for value in step_values}
         return Views(self._activations, arena, self._results, result_offsets, step_buffers)
-
-    def _programs(self, dispatches: list[Dispatch], copies: Sequence[tuple[Buffer, Buffer]]) -> list[Program]:
-        parts: list[list[Dispatch]] = [[]]
-        flops = 0
-        for dispatch in dispatches:
-            if flops and flops + dispatch.flops > SUBMISSION_FLOPS:
-                parts.append([])
-                flops = 0
-            parts[-1].append(dispatch)
-            flops += dispatch.flops
-        return [
-            Program(self.device, part, self.timestamps, self.skip_barrier, copies if part is parts[-1] else ())
-            for part in parts
-        ]
 
     def _at_least(self, memory: "_native.Memory | None", num_bytes: int, kind: str) -> "_native.Memory":
         """`memory` if it is large enough, else new memory. Plans that were recorded with the old one keep it."""

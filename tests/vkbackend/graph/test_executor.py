@@ -305,7 +305,7 @@ def test_steps_of_other_sizes_in_between_change_nothing(tiny, device, discrete_d
 def test_same_bits_in_one_submission_and_in_many(tiny, device, monkeypatch, architecture):
     """All parts of a step are submitted at once. Each must see what the one before it wrote."""
     expected = follow(tiny(architecture, "q8_0", device), PROMPT[:16], outputs=4)
-    monkeypatch.setattr("vkbackend.graph.executor.SUBMISSION_FLOPS", 1e6)
+    monkeypatch.setattr("vkbackend.graph.recorded_step.SUBMISSION_FLOPS", 1e6)
     runner = tiny(architecture, "q8_0", device)
     for _ in range(3):
         assert_same_bits(follow(runner, PROMPT[:16], outputs=4), expected)
@@ -317,7 +317,7 @@ def test_a_long_context_is_cut_into_more_submissions_with_the_same_bits(tiny, de
     prompt = [token % 200 + 3 for token in range(1100)]
     options = {"context_length": 2048, "prefill_chunk": 64}
     expected = follow(tiny("llama", "q8_0", device, **options), prompt, outputs=4)
-    monkeypatch.setattr("vkbackend.graph.executor.SUBMISSION_FLOPS", 2e7)
+    monkeypatch.setattr("vkbackend.graph.recorded_step.SUBMISSION_FLOPS", 2e7)
     monkeypatch.setattr("vkbackend.ops.attention.MOST_FLOPS", 2e7)
     runner = tiny("llama", "q8_0", device, **options)
     assert_same_bits(follow(runner, prompt, outputs=4), expected)
