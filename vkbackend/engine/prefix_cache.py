@@ -27,9 +27,9 @@ class KnownPage:
 
     page: int
     tokens: tuple[Cell, ...]
-    parent: "KnownPage | None"
+    parent: "KnownPage | None" = field(repr=False)
     users: int = 0
-    children: dict[tuple[Cell, ...], "KnownPage"] = field(default_factory=dict)
+    children: dict[tuple[Cell, ...], "KnownPage"] = field(default_factory=dict, repr=False)
     window_pages: list[int | None] = field(default_factory=list)
     holders: list[int] = field(default_factory=list)
     is_dropped: bool = False

@@ -314,6 +314,13 @@ def test_a_prompt_that_waits_for_room_is_not_searched_in_each_turn(windowed):
     assert tokens.copied <= num_tokens + 50 * 3 * PAGE
 
 
+def test_a_page_can_be_printed_at_any_depth():
+    cache = PagedCache(2000, PAGE, 1, 2000)
+    sequence = cache.open(Prefix([]))
+    store(cache, sequence, list(range(8000)))
+    assert repr(sequence.known[-1]).startswith("KnownPage(page=1999, tokens=(7996, 7997, 7998, 7999)")
+
+
 def test_a_search_forgets_pages_that_were_dropped():
     cache = PagedCache(8, PAGE, 2, 8)
     prefix = Prefix(list(range(24)))
