@@ -27,9 +27,8 @@ _PLAIN = re.compile(rf'[^"\\\x00-\x1f]{{0,{PIECE}}}')
 _HEX_PAIR = "[0-9a-fA-F]{2}"
 _SURROGATES = rf"u[dD][89abAB]{_HEX_PAIR}\\u[dD][c-fC-F]{_HEX_PAIR}"
 # Escapes but those of lone surrogates, and the plain text between them: what json.loads reads as Go does.
-_ESCAPES = re.compile(
-    rf'(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F]){_HEX_PAIR}{_HEX_PAIR}|{_SURROGATES})|[^"\\\x00-\x1f]{{1,64}}+){{1,16384}}+'
-)
+_ESCAPE = rf'\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F]){_HEX_PAIR}{_HEX_PAIR}|{_SURROGATES})'
+_ESCAPES = re.compile(rf'(?:{_ESCAPE}|[^"\\\x00-\x1f]{{1,64}}+){{1,16384}}+')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _INVALID = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, decoded with surrogateescape
