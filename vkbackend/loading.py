@@ -184,7 +184,12 @@ def _budget(copy_budget: int | None) -> int:
 
 
 def _expand(file: ModelFile, factors: list[PackedMatrix], budget: int, progress: LoadProgress) -> int:
-    """Dequantize the weights the CPU path multiplies by, as far as `budget` allows. Returns the bytes used."""
+    """Dequantize the weights the CPU path multiplies by, as far as `budget` allows; none with ggml.
+    Returns the bytes used."""
+    if ggml() is not None:
+        for matrix in factors:
+            progress.add(sum(raw.nbytes for raw in matrix.raws))
+        return 0
     used = expand(cpu_copies(factors, budget), budget, progress.add)
     wanted = sum(matrix.f32_bytes for matrix in cpu_copies(factors, UNLIMITED))
     if used < wanted:

@@ -49,7 +49,8 @@ def test_a_file_has_the_size_that_its_name_says():
     assert sizes == pytest.approx(expected, rel=0.02)
 
 
-def test_an_expanded_file_has_the_same_values(tmp_path):
+def test_an_expanded_file_has_the_same_values(tmp_path, monkeypatch):
+    monkeypatch.setenv("VKBACKEND_CPU", "exact")  # ggml rounds activations for quantized weights
     found = []
     for name, is_expanded in (("own", False), ("f32", True)):
         real_shapes.write(small("llama1b"), tmp_path / name, layers=1, is_expanded=is_expanded)
