@@ -90,8 +90,6 @@ class ModelRunner:
         self.limits = step_limits(config.vocab_size, context_length, max_sequences, self.max_part)
         if layout is None:
             layout = self._layout(num_pages)
-            if num_pages is None:
-                layout = _fitting(model, layout, self.limits)
         pages = layout.groups[0].pages_per_sequence
         self.pages = PagedCache(layout.num_pages, PAGE_SIZE, max_sequences, pages, layout.groups[1:])
         self.sequences: dict[int, CachedSequence] = {}
@@ -120,7 +118,8 @@ class ModelRunner:
         )
 
     def _layout(self, num_pages: int | None) -> CacheLayout:
-        return CacheLayout.of(
+        """The cache's layout: with `num_pages` pages, or with as many as all sequences need and the device holds."""
+        layout = CacheLayout.of(
             self.model.config,
             context_length=self.context_length,
             num_sequences=self.max_sequences,
@@ -129,6 +128,7 @@ class ModelRunner:
             page_size=PAGE_SIZE,
             num_pages=num_pages,
         )
+        return _fitting(self.model, layout, self.limits) if num_pages is None else layout
 
     @property
     def num_bytes(self) -> int:
