@@ -37,6 +37,7 @@ CONSTANTS = """
     VK_SUBGROUP_FEATURE_QUAD_BIT VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT VK_PIPELINE_STAGE_TRANSFER_BIT
     VK_PIPELINE_STAGE_HOST_BIT VK_ACCESS_SHADER_READ_BIT VK_ACCESS_SHADER_WRITE_BIT VK_ACCESS_TRANSFER_READ_BIT
     VK_ACCESS_TRANSFER_WRITE_BIT VK_ACCESS_HOST_READ_BIT VK_ACCESS_HOST_WRITE_BIT
+    VK_DRIVER_ID_INTEL_PROPRIETARY_WINDOWS VK_DRIVER_ID_INTEL_OPEN_SOURCE_MESA VK_DRIVER_ID_MESA_LLVMPIPE
 """.split()
 RESULTS = """
     VK_SUCCESS VK_TIMEOUT VK_ERROR_OUT_OF_HOST_MEMORY VK_ERROR_OUT_OF_DEVICE_MEMORY VK_ERROR_INITIALIZATION_FAILED
@@ -149,7 +150,7 @@ def generated(header: str) -> dict[str, str]:
         if "sType" in definition(header, name, values)
     }
     lines = [f'"""Values of Vulkan enums; made {made_by}."""\n']
-    lines += [f"{name} = {values[name]:#x}" for name in CONSTANTS] + [f"{name} = {values[name]}" for name in RESULTS]
+    lines += [f"{name} = 0x{values[name]:X}" for name in CONSTANTS] + [f"{name} = {values[name]}" for name in RESULTS]
     lines += [f"{name} = {value}" for name, value in NEWER_CONSTANTS.items()]
     lines.append(
         "\n# Names of VkResult values.\nRESULTS = {" + "".join(f'\n    {name}: "{name}",' for name in RESULTS) + "\n}"

@@ -52,12 +52,14 @@ float all_highest[HEADS], all_total[HEADS];                // the same of all ch
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
 
 // Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of
-// one of the tile's positions. The loops around them are unrolled, so that lanes are constants and a shuffle
-// is one instruction on llvmpipe.
+// one of the tile's positions. The loops around them are unrolled, so that lanes are constants, except those
+// of weights and rows if the lanes read several values at a time (STRIDE > 1).
 #ifdef SUBGROUP
-#define QUERY(h, j) subgroupShuffle(lane_fours[(h) * LANE_FOURS + (j) / LANES], (j) % LANES)
-#define WEIGHT(h, s, lane) subgroupShuffle(score[(h) * STEPS + (s)], lane)
-#define ROW(s, lane) subgroupShuffle(row[s], lane)
+#include "lanes.glsl"
+#define QUERY(h, j) FROM_LANE(lane_fours[(h) * LANE_FOURS + (j) / LANES], (j) % LANES)
+#define FROM_STRIDE(v, lane) (STRIDE > 1u ? subgroupShuffle(v, lane) : FROM_LANE(v, lane))
+#define WEIGHT(h, s, lane) FROM_STRIDE(score[(h) * STEPS + (s)], lane)
+#define ROW(s, lane) FROM_STRIDE(row[s], lane)
 void share_queries() {}
 void share_weights() {}
 #else

@@ -10,22 +10,22 @@
 // around it. A GPU has more lanes than a matrix has rows: each slice is the work of a subgroup of its own.
 // The norm costs one load and one product per four activations: its weights are applied to the activations,
 // the sum of squares is collected on the way, and the row's factor 1 / rms is applied to the sums at the end.
-// A gated weight alternates LANES rows of the gate and LANES rows of up, so that one lane holds both halves
-// of an output.
+// With a gated weight, rows 2i and 2i + 1 of a lane are the gate and up of one output.
 #extension GL_GOOGLE_include_directive : require
 #include "unroll.glsl"
 #ifdef SUBGROUP
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_shuffle : require
+#include "lanes.glsl"
 #endif
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS =
     8;  // of a workgroup: LANES * SLICES; in the base variant at least 8 * TOKENS
 layout(constant_id = 4) const uint SLICES = 1;  // of K; 1 in the base variant
+layout(constant_id = 6) const uint LANES = 8;   // of a subgroup
 #include "matmul_io.glsl"
 
-uint row0, token0;             // first row of this lane, first token of the workgroup
+uint column0, token0;          // first column of y of this lane, first token of the workgroup
 uint group[ROWS], slot[ROWS];  // where each row lies in the packed planes
 uint x_row[TOKENS];            // start of each token's activations
 float sum[ROWS][TOKENS];
@@ -42,11 +42,9 @@ vec4 lane_x[TOKENS][LOADS];
 float lane_sum[TOKENS][LOADS];
 float lane_squares[TOKENS][LOADS];
 vec4 lane_code_scale[LOADS];  // CODE_SCALE of the fours that this lane loads
-// A shuffle by a constant is one permute on llvmpipe; its broadcast loops over lanes to find an active one,
-// 30 cycles each.
-#define ACTIVATIONS(t, j) subgroupShuffle(lane_x[t][(j) / LANES], (j) % LANES)
-#define ACTIVATION_SUM(t, j) subgroupShuffle(lane_sum[t][(j) / LANES], (j) % LANES)
-#define SQUARES(t, j) subgroupShuffle(lane_squares[t][(j) / LANES], (j) % LANES)
+#define ACTIVATIONS(t, j) FROM_LANE(lane_x[t][(j) / LANES], (j) % LANES)
+#define ACTIVATION_SUM(t, j) FROM_LANE(lane_sum[t][(j) / LANES], (j) % LANES)
+#define SQUARES(t, j) FROM_LANE(lane_squares[t][(j) / LANES], (j) % LANES)
 const uint SLICE_RESULTS = ROWS * TOKENS + TOKENS * LOADS;  // sums and squares of a lane
 shared float slice_results[SLICES > 1u ? SLICE_RESULTS * LANES : 1u];
 
@@ -134,6 +132,9 @@ void share_squares() {
 bool add_slices() { return true; }
 #endif
 
+// The column of y to which row r of this lane belongs.
+uint column_of(uint r) { return column0 + r / STEP * LANES; }
+
 void clear_part() {
     UNROLL (uint t = 0u; t < TOKENS; t++) {
         total[t] = 0.0;
@@ -200,14 +201,13 @@ void apply_norm() {
 
 void store_outputs() {
     UNROLL (uint r = 0u; r + STEP <= ROWS; r += STEP) {
-        uint column = (row0 - LANE) / STEP + r / STEP * LANES + LANE;
         UNROLL (uint t = 0u; t < TOKENS; t++)
-            store_output(token0 + t, column, sum[r][t], sum[min(r + 1u, ROWS - 1u)][t]);
+            store_output(token0 + t, column_of(r), sum[r][t], sum[min(r + 1u, ROWS - 1u)][t]);
     }
 }
 
 void main() {
-    row0 = gl_WorkGroupID.x * LANES * ROWS + LANE;
+    column0 = gl_WorkGroupID.x * LANES * ROWS / STEP + LANE;
     token0 = gl_WorkGroupID.y * TOKENS;
     uint first_block = 0u, end_block = num_blocks;
 #ifdef SUBGROUP
@@ -218,8 +218,9 @@ void main() {
     }
 #endif
     UNROLL (uint r = 0u; r < ROWS; r++) {
-        group[r] = min((row0 + r * LANES) / GROUP_ROWS, (num_rows - 1u) / GROUP_ROWS);
-        slot[r] = (row0 + r * LANES) % GROUP_ROWS;
+        uint row = row_at(column_of(r) * STEP + r % STEP);
+        group[r] = min(row / GROUP_ROWS, (num_rows - 1u) / GROUP_ROWS);
+        slot[r] = row % GROUP_ROWS;
         UNROLL (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
     }
     UNROLL (uint t = 0u; t < TOKENS; t++) x_row[t] = x_start(token0 + t);

@@ -2,7 +2,7 @@
 // stage.
 //
 // TEXEL: x, norm and the planes of the weight are uniform texel buffers (see common.glsl).
-layout(constant_id = 1) const uint LANES = 8;  // neighboring rows of the gate, then of up, in a gated weight
+layout(constant_id = 1) const uint GATE_ROWS = 8;  // neighboring rows of the gate, then of up
 layout(constant_id = 2) const bool HAS_NORM = false;
 layout(constant_id = 3) const uint GATE = 0;  // one of GATE_* in activation.glsl
 layout(constant_id = 5) const bool HAS_BIAS = false;
@@ -43,7 +43,9 @@ const uint STEP = GATE != GATE_NONE ? 2u : 1u;  // rows of the weight per column
 // an output.
 uint row_at(uint place) {
     uint pair = place / 2u;
-    return GATE == GATE_NONE ? place : (pair / LANES) * 2u * LANES + pair % LANES + (place % 2u) * LANES;
+    return GATE == GATE_NONE
+               ? place
+               : (pair / GATE_ROWS) * 2u * GATE_ROWS + pair % GATE_ROWS + (place % 2u) * GATE_ROWS;
 }
 
 // Start of a token's row of x in fours; tokens past the end read the last one.

@@ -26,24 +26,24 @@ FEATURES = (
     "subgroup_basic subgroup_ballot subgroup_arithmetic subgroup_shuffle subgroup_size_control storage16 storage8 "
     "float16 int8 int16 int64 integer_dot_product memory_model"
 ).split()
+INTEL_OPEN_SOURCE_MESA = 6
 
 
 @dataclass(frozen=True)
 class Target:
-    """matrix: the size of cooperative matrices, "" for none."""
+    """lanes: the driver's own. matrix: the size of cooperative matrices, "" for none. driver_id: VkDriverId."""
 
     name: str
     lanes: int
     matrix: str
     flavor: str = "subgroup"
+    driver_id: int = 0
 
 
 TARGETS = (
     Target("amd64", 64, "16x16x16"),
     Target("amd32", 32, "16x16x16"),
-    Target("intel32", 32, "8x16x16"),
-    Target("intel16", 16, "8x8x16"),
-    Target("intel8", 8, ""),
+    Target("intel", 32, "", driver_id=INTEL_OPEN_SOURCE_MESA),
     Target("base", 32, "", "base"),
 )
 
@@ -87,8 +87,9 @@ def dressed(info, target: Target):
         type=DeviceType.INTEGRATED,
         features=frozenset(FEATURES) | matrix,
         subgroup_size=target.lanes,
-        subgroup_min=min(32, target.lanes),
+        subgroup_min=8 if target.driver_id else 32,
         subgroup_max=max(32, target.lanes),
+        driver_id=target.driver_id,
         limits=replace(info.limits, max_workgroup_subgroups=64, max_workgroup_invocations=1024),
     )
 
@@ -153,7 +154,8 @@ def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
     for name in MODELS:
         for format in FORMATS:
             device = Device(info)
-            device.info, device.flavor, device.lanes = dressed(info, target), target.flavor, target.lanes
+            device.info, device.flavor = dressed(info, target), target.flavor
+            device.lanes = device.info.lanes
             device.is_unified = True
             model = load(model_file(folder, name, format), device)
             for kv_type in ("f16", "q8_0", "f32") if format == "q4_k" else ("f16",):

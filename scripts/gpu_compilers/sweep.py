@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def command(work: Path, driver: str, platform: str) -> tuple[list[str], dict[str
     """-> arguments that start vkstats on that driver, and its environment."""
     environment = dict(os.environ, XDG_RUNTIME_DIR=str(work), MESA_SHADER_CACHE_DISABLE="true")
     environment["RADV_FORCE_FAMILY" if driver.startswith("radv") else "INTEL_STUB_GPU_PLATFORM"] = platform
-    start = ["nice", "-n", "19"]
+    start: list[str] = []
     if driver in ICD:
         manifest = Path("/usr/share/vulkan/icd.d", ICD[driver])
         if driver == "anv22":
@@ -57,21 +58,19 @@ def job(work: Path, row: dict, asm: Path | None) -> str:
 
 
 def sweep(
-    work: Path, rows: list[dict], driver: str, platform: str, asm: Path | None = None, seconds: float = 120
+    work: Path, rows: list[dict], driver: str, platform: str, asm: Path | None = None, seconds: int = 120
 ) -> tuple[dict, dict[str, dict]]:
-    """-> (the device, label -> result). seconds: for one kernel, before its compiler counts as hung."""
+    """-> (the device, label -> result). seconds: CPU time for one kernel, before its compiler counts as hung."""
     start, environment = command(work, driver, platform)
     asked = subprocess.run([*start, "--device"], env=environment, capture_output=True, text=True, check=True)
     results: dict[str, dict] = {}
     left = [job(work, row, asm) for row in rows]
     while left:
         lines = "\n".join(left) + "\n"
-        limit = seconds + 2 * len(left)
-        try:
-            done = subprocess.run(start, env=environment, input=lines, capture_output=True, text=True, timeout=limit)
-            printed, error = done.stdout, done.stderr[-300:]
-        except subprocess.TimeoutExpired as expired:
-            printed, error = (expired.stdout or b"").decode(), "timeout"
+        limit = f"--cpu={seconds + 2 * len(left)}"
+        done = subprocess.run(["prlimit", limit, *start], env=environment, input=lines, capture_output=True, text=True)
+        printed = done.stdout
+        error = "timeout" if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL) else done.stderr[-300:]
         complete = [line for line in printed.splitlines() if line.endswith("}")]
         for line in complete:
             result = json.loads(line)

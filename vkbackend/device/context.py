@@ -25,6 +25,7 @@ from .discover import FEATURE_STRUCTS, current_free_memory, feature_chain
 from .dispatch import Recorder
 from .failures import translated
 from .kernel_cache import KernelCache, load_pipeline_cache
+from .lanes import DEFAULT, LaneRule
 from .upload_ring import PIECE_BYTES, UploadRing
 from .vulkan import CData
 
@@ -59,7 +60,7 @@ class Device:
         self.is_unified = info.is_unified
         self._force_discrete = force_discrete
         self.flavor = info.flavors[0]  # family of kernel variants that ops choose; `check` runs the others as well
-        self.lanes = info.subgroup_size  # subgroup size that ops require
+        self.lanes = info.lanes  # subgroup size that most kernels require; `check` tries the others as well
         self.allocated_bytes = self.peak_bytes = 0  # peak_bytes: the largest so far
         self.queue_lock = threading.Lock()  # of vkQueueSubmit
         self._readback_lock = threading.Lock()
@@ -75,6 +76,11 @@ class Device:
         self._hidden: weakref.WeakSet[_native.Memory] = (
             weakref.WeakSet()
         )  # mapped, but treated as invisible to the host
+
+    @property
+    def lane_rule(self) -> LaneRule:
+        """The driver's rule, which is for the lanes of `info`; DEFAULT while `check` tries others."""
+        return self.info.lane_rule if self.lanes == self.info.lanes else DEFAULT
 
     def supports(self, feature: str) -> bool:
         """Whether the device has a feature of `device_info.FEATURES`, or a size of cooperative matrices."""

@@ -6,6 +6,9 @@
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
+from .lanes import LaneRule, rule_of
+from .vulkan_constants import VK_DRIVER_ID_MESA_LLVMPIPE
+
 FEATURES = (
     "subgroup_basic",
     "subgroup_ballot",
@@ -92,6 +95,7 @@ class DeviceInfo:
     timestamp_bits: int
     extensions: frozenset[str] = field(repr=False, default=frozenset())
     problem: str = ""  # why nothing can run here; empty if the device can be used
+    driver_id: int = 0  # VkDriverId; 0 if the driver does not tell
 
     @property
     def is_unified(self) -> bool:
@@ -108,7 +112,7 @@ class DeviceInfo:
         """The families of kernel variants that can run here, best first: `texel` (subgroups, inputs as texel
         buffers, which llvmpipe gathers much faster than storage buffers), `subgroup`, `base` (no optional feature).
         """
-        if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2):
+        if not SUBGROUP_FEATURES <= self.features or self.api < (1, 2) or self.lanes not in self.subgroup_sizes:
             return ("base",)
         # With small texel buffers, weights would be cut into many parts.
         texel_first = self.is_cpu and self.limits.max_texel_buffer_elements >= ROOMY_TEXEL_BUFFER
@@ -118,6 +122,25 @@ class DeviceInfo:
     def subgroup_sizes(self) -> tuple[int, ...]:
         """All subgroup sizes that a kernel may require."""
         return tuple(size for size in (4, 8, 16, 32, 64, 128) if self.subgroup_min <= size <= self.subgroup_max)
+
+    @property
+    def compiles_when_run(self) -> bool:
+        """Whether the driver compiles a kernel when it runs for the first time, not when its pipeline is made."""
+        return self.driver_id == VK_DRIVER_ID_MESA_LLVMPIPE
+
+    @property
+    def lane_rule(self) -> LaneRule:
+        """The lanes that the driver's kernels take."""
+        return rule_of(self.driver_id)
+
+    @property
+    def lanes(self) -> int:
+        """The subgroup size that most kernels require."""
+        return self.supported_lanes(self.lane_rule.lanes or self.subgroup_size)
+
+    def supported_lanes(self, lanes: int) -> int:
+        """The supported subgroup size nearest to `lanes`."""
+        return min(max(lanes, self.subgroup_min), self.subgroup_max)
 
     @property
     def key(self) -> str:
@@ -131,5 +154,5 @@ class DeviceInfo:
             "api": ".".join(map(str, self.api)),
             "features": sorted(self.features),
         }
-        del described["extensions"], described["problem"]
+        del described["extensions"], described["problem"], described["driver_id"]
         return described

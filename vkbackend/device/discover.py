@@ -98,7 +98,7 @@ def describe(instance: CData, index: int, physical: CData) -> DeviceInfo | None:
     lib.vkGetPhysicalDeviceProperties2(physical, vulkan.struct("VkPhysicalDeviceProperties2", next_=identity))
 
     kind = DeviceType(basic.deviceType) if basic.deviceType in iter(DeviceType) else DeviceType.OTHER
-    features = _features(physical, api, extensions, subgroup)
+    features = _features(physical, api, extensions, subgroup, size_control)
     if "cooperative_matrix" in features:
         features |= {f"cooperative_matrix_{size}" for size in cooperative_matrix.sizes(instance, physical)}
     memory = Memory.of(physical, kind, extensions)
@@ -123,6 +123,7 @@ def describe(instance: CData, index: int, physical: CData) -> DeviceInfo | None:
         timestamp_bits=family[1],
         extensions=frozenset(extensions),
         problem=memory.problem,
+        driver_id=driver.driverID,
     )
 
 
@@ -169,7 +170,9 @@ def feature_chain(physical: CData, api: int, extensions: AbstractSet[str]) -> tu
     return features, structs
 
 
-def _features(physical: CData, api: int, extensions: AbstractSet[str], subgroup: CData) -> frozenset[str]:
+def _features(
+    physical: CData, api: int, extensions: AbstractSet[str], subgroup: CData, size_control: CData
+) -> frozenset[str]:
     features, structs = feature_chain(physical, api, extensions)
     core = features.features
     in_compute = subgroup.supportedStages & constants.VK_SHADER_STAGE_COMPUTE_BIT
@@ -184,7 +187,9 @@ def _features(physical: CData, api: int, extensions: AbstractSet[str], subgroup:
         present[name] = struct in structs and bool(getattr(structs[struct], member))
     control = structs.get(SUBGROUP_SIZE_CONTROL)
     present["subgroup_size_control"] = control is not None and bool(
-        control.subgroupSizeControl and control.computeFullSubgroups
+        control.subgroupSizeControl
+        and control.computeFullSubgroups
+        and size_control.requiredSubgroupSizeStages & constants.VK_SHADER_STAGE_COMPUTE_BIT
     )
     return frozenset(name for name in FEATURES if present[name])
 

@@ -22,6 +22,7 @@ from .interface import Value
 from .shaders import interface
 
 RUN_LIMIT_NS = 120 * 10**9  # a device whose step takes longer counts as lost
+COMPILING_LIMIT_NS = 10 * RUN_LIMIT_NS  # of drivers that compile a step's kernels when it runs for the first time
 
 STAGE_COMPUTE = vk.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
 STAGE_TRANSFER = vk.VK_PIPELINE_STAGE_TRANSFER_BIT
@@ -175,22 +176,28 @@ class Recording:
     submission: _native.Submission
     context: _native.Context
 
-    def run(self, limit_ns: int = RUN_LIMIT_NS) -> None:
-        """Submit and wait, without the GIL. Raises DeviceLost, DeviceError."""
+    @property
+    def _usual_limit_ns(self) -> int:
+        return COMPILING_LIMIT_NS if self.device.info.compiles_when_run else RUN_LIMIT_NS
+
+    def run(self, limit_ns: int | None = None) -> None:
+        """Submit and wait, without the GIL. limit_ns: None for the driver's usual limit. Raises DeviceLost,
+        DeviceError.
+        """
         self.submit(limit_ns)
         self.wait(limit_ns)
 
-    def submit(self, limit_ns: int = RUN_LIMIT_NS) -> None:
+    def submit(self, limit_ns: int | None = None) -> None:
         """Submit without waiting; the device runs submissions in order. limit_ns: for a previous run of this recording
         that is not known to be done.
         """
         with self.device.queue_lock, self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
-            self.submission.submit(limit_ns)
+            self.submission.submit(self._usual_limit_ns if limit_ns is None else limit_ns)
 
-    def wait(self, limit_ns: int = RUN_LIMIT_NS) -> None:
+    def wait(self, limit_ns: int | None = None) -> None:
         """Wait until it is done, without the GIL. Raises DeviceLost, DeviceError."""
         with self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
-            self.submission.wait(limit_ns)
+            self.submission.wait(self._usual_limit_ns if limit_ns is None else limit_ns)
 
     @contextmanager
     def _marking_loss(self) -> Iterator[None]:

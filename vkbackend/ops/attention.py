@@ -17,7 +17,7 @@ from ..device.buffers import Buffer
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import q8_cache
-from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, group_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, head_variant
 from .q8_cache import Cache
 from .signature import Signature
 
@@ -91,12 +91,12 @@ def _context(k_cache: Cache, v_cache: Cache, page_row: np.ndarray, first: int, l
 
 def together(device: Device, heads: int, kv_heads: int, head_dim: int) -> int:
     """Number of query heads of a key-value head per group: as many as its lanes have registers for, at most 4."""
-    lanes = group_variant(device, "attention")[1]
+    lanes = head_variant(device, "attention")[1]
     eights_per_lane = ceil_div(head_dim // 8, lanes)
     return max(
         count
         for count in (1, 2, 3, 4)
-        if heads // kv_heads % count == 0 and (count == 1 or count * eights_per_lane <= 8)
+        if heads // kv_heads % count == 0 and (count == 1 or count * eights_per_lane <= device.lane_rule.head_eights)
     )
 
 
@@ -194,7 +194,7 @@ def dispatch(
     q, k_cache, v_cache, positions, sequences, page_table, limits = inputs
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
-    name, lanes, size = group_variant(device, "attention")
+    name, lanes, size = head_variant(device, "attention")
     capacity = page_table.shape[1] * k_cache.shape[1]
     seen_window = 0 if limits else window  # up to its limit a token may see any number of positions
     chunks = max_chunks(capacity, seen_window)

@@ -15,7 +15,7 @@ import numpy as np
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import attention, q8_cache, rope, split_heads
-from .op import Case, Op, Scratch, Shaped, TensorView, group_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, head_variant
 from .q8_cache import Cache
 from .signature import Signature
 
@@ -97,7 +97,7 @@ def dispatch(
     kv_heads = k_cache.shape[2]
     heads = all_heads - 2 * kv_heads
     heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
-    name, lanes, size = group_variant(device, "decode_attention")
+    name, lanes, size = head_variant(device, "decode_attention")
     capacity = page_table.shape[1] * k_cache.shape[1]
     chunks = attention.max_chunks(capacity, window)
     shared = attention.shared_buffers(device, outputs, (heads // heads_together, tokens, splits))

@@ -126,12 +126,23 @@ def elementwise_variant(device: Device, name: str) -> str:
 
 
 def group_variant(
-    device: Device, name: str, flavors: Sequence[str] = ("base", "subgroup", "texel")
+    device: Device, name: str, flavors: Sequence[str] = ("base", "subgroup", "texel"), lanes: int = 0
 ) -> tuple[str, int, int]:
-    """Variant of a kernel in which LANES invocations share a row, LANES, and the required subgroup size (0: any)."""
+    """Variant of a kernel in which LANES invocations share a row, LANES, and the required subgroup size (0: any).
+
+    lanes: LANES of the flavors with subgroups; 0: `device.lanes`.
+    """
     flavor = device.flavor
     if flavor not in flavors:
         flavor = "subgroup" if flavor == "texel" else "base"
     if flavor == "base":
         return f"{name}_base", BASE_LANES, 0
-    return f"{name}_{flavor}", device.lanes, device.lanes
+    lanes = lanes or device.lanes
+    return f"{name}_{flavor}", lanes, lanes
+
+
+def head_variant(device: Device, name: str) -> tuple[str, int, int]:
+    """`group_variant` for the ops on heads. All of them take the same lanes, so that their results have the same
+    bits.
+    """
+    return group_variant(device, name, lanes=device.info.supported_lanes(device.lane_rule.head_lanes or device.lanes))

@@ -17,7 +17,7 @@ import numpy as np
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import kv_write, q8_cache, rms_norm, rope
-from .op import Case, Op, TensorView, group_variant
+from .op import Case, Op, TensorView, head_variant
 from .q8_cache import Cache
 from .signature import Signature
 
@@ -79,7 +79,7 @@ def dispatch(
     q, k_cache, v_cache = outputs
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
-    name, lanes, size = group_variant(device, "split_heads")
+    name, lanes, size = head_variant(device, "split_heads")
     return [
         Dispatch(
             name,

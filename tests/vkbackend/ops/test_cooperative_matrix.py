@@ -41,6 +41,8 @@ def fake(device, *sizes, flavor="subgroup", lanes=32, **limits):
         device.info,
         features=frozenset(["memory_model", *(f"cooperative_matrix_{size}" for size in sizes)]),
         subgroup_size=32,
+        subgroup_min=8,
+        subgroup_max=64,
         limits=replace(device.info.limits, max_workgroup_subgroups=limits.get("subgroups", 16)),
     )
     return SimpleNamespace(info=info, flavor=flavor, lanes=lanes, supports=info.features.__contains__)
