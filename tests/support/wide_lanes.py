@@ -12,9 +12,13 @@ Texel buffers are wrong in Mesa beyond 16 lanes; leave the `texel` kernels out t
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from vkbackend.device.device_info import DeviceInfo, DeviceType
+
 STOCK, WIDE = bytes.fromhex("81fa00020000ba10000000"), bytes.fromhex("81fa00080000ba40000000")
+MAX_WORKGROUP_SUBGROUPS = 64  # of `dressed`: enough for all slices
 NUM_PLACES = 2  # compute and fragment shaders
 
 
@@ -33,6 +37,13 @@ def make(folder: Path, manifest: Path) -> Path:
     wide = folder / "wide_icd.json"
     wide.write_text(json.dumps(described))
     return wide
+
+
+def dressed(info: DeviceInfo) -> DeviceInfo:
+    """llvmpipe taken for an integrated GPU, which gets the kernels that real GPUs run."""
+    return replace(
+        info, type=DeviceType.INTEGRATED, limits=replace(info.limits, max_workgroup_subgroups=MAX_WORKGROUP_SUBGROUPS)
+    )
 
 
 def environment(manifest: Path, lanes: int) -> dict[str, str]:
