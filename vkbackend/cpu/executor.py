@@ -13,9 +13,11 @@ def host_path(num_threads: int = 0) -> HostPath:
     if library is None:
         return HostPath(NumpyExecutor, reads_halves=False)
 
-    from .ggml_executor import GgmlExecutor  # needs the native module, which may be missing as well
+    # These need the native module, which may be missing as well.
+    from .ggml_executor import GgmlExecutor
+    from .lowering import LOWERINGS
 
     def make_executor(model: Model, cache: CacheStorage, keep: bool) -> HostExecutor:
         return GgmlExecutor(library, model, cache, keep, num_threads)
 
-    return HostPath(make_executor, reads_halves=True)
+    return HostPath(make_executor, reads_halves=True, kernels=frozenset(LOWERINGS))

@@ -360,7 +360,8 @@ def _room(model: LoadedLayers, part: LoadedPart, layout: CacheLayout, limits: St
     """The room that the loaded weights leave for a part's cache."""
     device = part.device
     if device is None:
-        scratch = scratch_bytes(part.layers, part.span, layout, limits, model.config, on_device=False)
+        kernels = host_path().kernels
+        scratch = scratch_bytes(part.layers, part.span, layout, limits, model.config, on_device=False, kernels=kernels)
         return CacheRoom("the CPU", part.span.blocks, available_host_memory() - scratch)
     scratch = scratch_bytes(
         part.layers, part.span, layout, limits, model.config, on_device=True, is_unified=device.is_unified

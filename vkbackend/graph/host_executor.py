@@ -130,11 +130,12 @@ class HostExecutor(ABC):
 @dataclass(frozen=True)
 class HostPath:
     """How the CPU runs its share of a model. make_executor: takes the model, its cache and keep. reads_halves: a cache
-    of float16 is read as fast as one of float32.
+    of float16 is read as fast as one of float32. kernels: names of the ops that run without `Op.host_scratch`.
     """
 
     make_executor: Callable[[Model, CacheStorage, bool], HostExecutor]
     reads_halves: bool
+    kernels: frozenset[str] = frozenset()
 
 
 def _row_reader(logits: Value | None, read: ValueReader) -> RowReader:

@@ -4,7 +4,7 @@ In: a model and the sizes of the largest steps. Out: bytes, from the graphs of t
 `planner` places them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from ..ops import attention
@@ -58,23 +58,32 @@ def scratch_bytes(
     *,
     on_device: bool,
     is_unified: bool = True,
+    kernels: Collection[str] = (),
 ) -> int:
     """Bytes that the executor of the layers in `span` allocates: activations, results, and on a device the step buffer,
-    on the CPU the temporaries of the op that needs most. is_unified: the host reads results where the device writes
-    them. `layers` is the whole model.
+    on the CPU the temporaries of the numpy reference that needs most. is_unified: the host reads results where the
+    device writes them. kernels: ops that the CPU runs without their reference. `layers` is the whole model.
     """
     is_whole = span.has_input and span.has_output
     model: Model = layers if is_whole else PartModel(layers, span, config.width)
     caches = CacheValues(CacheStorage(layout.limited(1), span.blocks))
+    if not on_device:  # the CPU runs decode steps as other steps
+        graph = next(largest_graphs(model, caches, limits))
+        return plan_arena(graph).num_bytes + _result_bytes(graph) + _temporaries(graph, kernels)
     graphs = list(largest_graphs(model, caches, limits))
-    results = max(sum(storage_bytes(value) for value in graph.results) for graph in graphs)
-    if not on_device:
-        return results + max(plan_arena(graph).num_bytes + _temporaries(graph) for graph in graphs)
+    results = max(_result_bytes(graph) for graph in graphs)
     sequences, pages = limits.table_shape
     step = 4 * (len(layout.groups) * sequences * pages + STEP_ARRAYS * limits.max_tokens)
     return max(plan_arena(graph).num_bytes for graph in graphs) + step + (results if is_unified else 2 * results)
 
 
-def _temporaries(graph: Graph) -> int:
-    """The most bytes that one call of a twin allocates while it runs."""
-    return max((node.op.host_scratch(node.inputs, **node.attrs) for node in graph.nodes), default=0)
+def _result_bytes(graph: Graph) -> int:
+    return sum(storage_bytes(value) for value in graph.results)
+
+
+def _temporaries(graph: Graph, kernels: Collection[str]) -> int:
+    """The most bytes that one call of a numpy reference allocates while it runs."""
+    return max(
+        (node.op.host_scratch(node.inputs, **node.attrs) for node in graph.nodes if node.op.name not in kernels),
+        default=0,
+    )

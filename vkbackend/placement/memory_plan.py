@@ -179,8 +179,18 @@ def _weights(file: ModelFile, weights: Weights, place: Place, host_free: int) ->
 def _scratch(file: ModelFile, layers: LayeredModel, place: Place, layout: CacheLayout, limits: StepLimits) -> int:
     """Scratch of all executors of a place. On the CPU one gives its memory back before another runs."""
     on_device = place.gpu is not None
+    kernels = () if on_device else host_path().kernels
     sizes = [
-        scratch_bytes(layers, span, layout, limits, file.config, on_device=on_device, is_unified=place.shares_host)
+        scratch_bytes(
+            layers,
+            span,
+            layout,
+            limits,
+            file.config,
+            on_device=on_device,
+            is_unified=place.shares_host,
+            kernels=kernels,
+        )
         for span in place.spans
     ]
     return sum(sizes) if on_device else max(sizes)
