@@ -72,8 +72,9 @@ class QuantFormat:
         return padded_rows * (k // BLOCK) * self.quant_words * 4, padded_rows * num_records * self.scale_words * 4
 
     def pack(self, raw: np.ndarray, quants: np.ndarray, scales: np.ndarray) -> None:
-        """Write both planes into uint8 arrays of `packed_shape`. Rows that fill up the last group are zero. This defines
-        the layout; loading uses native code (pack.cpp), which is 20 times as fast.
+        """Write both planes into uint8 arrays of `packed_shape`. Rows that fill up the last group are zero.
+
+        This defines the layout. Loading uses native code (pack.cpp), which is many times as fast.
 
         It works in slabs of rows that fit the cache, so data is read and written once.
         """
