@@ -25,7 +25,7 @@ layout(constant_id = 4) const uint SLICES = 1;  // of K; 1 in the base variant
 layout(constant_id = 6) const uint LANES = 8;   // of a subgroup
 #include "matmul_io.glsl"
 
-uint column0, token0;          // first column of y of this lane, first token of the workgroup
+uint row0, token0;             // first row of this lane, first token of the workgroup
 uint group[ROWS], slot[ROWS];  // where each row lies in the packed planes
 uint x_row[TOKENS];            // start of each token's activations
 float sum[ROWS][TOKENS];
@@ -133,7 +133,13 @@ bool add_slices() { return true; }
 #endif
 
 // The column of y to which row r of this lane belongs.
-uint column_of(uint r) { return column0 + r / STEP * LANES; }
+uint column_of(uint r) { return (row0 - LANE) / STEP + r / STEP * LANES + LANE; }
+
+// Row r of this lane as packed. The first case needs fewer registers.
+uint packed_row(uint r) {
+    if (GATE == GATE_NONE || GATE_ROWS == LANES) return row0 + r * LANES;
+    return row_at(column_of(r) * STEP + r % STEP);
+}
 
 void clear_part() {
     UNROLL (uint t = 0u; t < TOKENS; t++) {
@@ -207,7 +213,7 @@ void store_outputs() {
 }
 
 void main() {
-    column0 = gl_WorkGroupID.x * LANES * ROWS / STEP + LANE;
+    row0 = gl_WorkGroupID.x * LANES * ROWS + LANE;
     token0 = gl_WorkGroupID.y * TOKENS;
     uint first_block = 0u, end_block = num_blocks;
 #ifdef SUBGROUP
@@ -218,9 +224,8 @@ void main() {
     }
 #endif
     UNROLL (uint r = 0u; r < ROWS; r++) {
-        uint row = row_at(column_of(r) * STEP + r % STEP);
-        group[r] = min(row / GROUP_ROWS, (num_rows - 1u) / GROUP_ROWS);
-        slot[r] = row % GROUP_ROWS;
+        group[r] = min(packed_row(r) / GROUP_ROWS, (num_rows - 1u) / GROUP_ROWS);
+        slot[r] = packed_row(r) % GROUP_ROWS;
         UNROLL (uint t = 0u; t < TOKENS; t++) sum[r][t] = 0.0;
     }
     UNROLL (uint t = 0u; t < TOKENS; t++) x_row[t] = x_start(token0 + t);
