@@ -18,13 +18,15 @@ MEBIBYTE = 1 << 20
 def test_private_memory_is_anonymous_and_shared_memory_without_mapped_files(tmp_path):
     (tmp_path / "file").write_bytes(bytes(64 * MEBIBYTE))
     before = real_sizes.private_bytes(os.getpid())
-    anonymous, shared = mmap.mmap(-1, 16 * MEBIBYTE, flags=mmap.MAP_PRIVATE), mmap.mmap(-1, 8 * MEBIBYTE)
+    anonymous, shared = mmap.mmap(-1, 64 * MEBIBYTE, flags=mmap.MAP_PRIVATE), mmap.mmap(-1, 32 * MEBIBYTE)
     with (tmp_path / "file").open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     anonymous.write(bytes(len(anonymous)))
     shared.write(bytes(len(shared)))
     assert not any(mapped[::4096])
-    assert (real_sizes.private_bytes(os.getpid()) - before) / MEBIBYTE == pytest.approx(24, abs=4)
+    assert (real_sizes.private_bytes(os.getpid()) - before) / MEBIBYTE == pytest.approx(
+        96, abs=16
+    )  # the interpreter's own grows, too
 
 
 def test_an_engine_in_a_process_of_its_own_is_measured(tmp_path, monkeypatch):
