@@ -5,6 +5,7 @@
 #   scripts/real_sizes.sh                      the 1B, 4B and 8B
 #   scripts/real_sizes.sh llama1b gemma4b      some of the shapes of tests/support/real_shapes.py
 #   PARTS="memory host" scripts/real_sizes.sh  some parts: memory host cpu_speed vulkan_speed agreement
+#   PATHS="vulkan cpu"                         whose memory is measured
 #   PROMPTS=128 TOKENS=16 ROUNDS=3             prompts in tokens, decoded tokens, and how often both are measured
 #   FOLDER=PATH                                where models and figures are kept (default: in the cache folder)
 # It takes an hour or more, up to 14 GiB of memory for the 8B, and 13 GB of disk. Figures of earlier runs are kept, so parts

@@ -1,9 +1,9 @@
 """An engine in a process of its own, for real_sizes.py: real_engine.py PROGRAM MODEL.gguf
 
-PROGRAM: "vulkan" and "cpu" are vkbackend's paths, "llama.cpp 1" and "llama.cpp 2" are xllamacpp with so many threads,
-"llama.cpp vulkan" is the llama-server that LLAMA_SERVER names. The first line of output is JSON about loading. Each
-line of input is JSON {"prompt": ..., "tokens": ...}; it is answered with a line of the figures in `Timing`. A device
-has as much memory as DEVICE_GIB says (see scarce_memory.py).
+PROGRAM: "vulkan" and "cpu" are vkbackend's paths; "cpu 1" is the latter with one thread. "llama.cpp 2" is xllamacpp
+with two threads, "llama.cpp vulkan" the llama-server that LLAMA_SERVER names. The first line of output is JSON about
+loading. Each line of input is JSON {"prompt": ..., "tokens": ...}; it is answered with a line of the figures in
+`Timing`. A device has as much memory as DEVICE_GIB says (see scarce_memory.py).
 """
 
 import atexit
@@ -42,7 +42,7 @@ def main(program: str, model: str) -> None:
     clock = time.process_time
     name, _, backend = program.partition(" ")
     if name != "llama.cpp":
-        loaded, run = _own(model, name)
+        loaded, run = _own(model, name, int(backend or 0))
     elif backend == "vulkan":
         loaded, run, clock = _llama_server(model)
     else:
@@ -55,7 +55,7 @@ def main(program: str, model: str) -> None:
         print(json.dumps(asdict(Timing(*figures, clock() - begin))), flush=True)
 
 
-def _own(model: str, path: str) -> tuple[dict, Run]:
+def _own(model: str, path: str, threads: int) -> tuple[dict, Run]:
     os.environ["OLLAMA_VULKAN"] = "1" if path == "vulkan" else "0"
     from scarce_memory import limit_memory
 
@@ -64,7 +64,7 @@ def _own(model: str, path: str) -> tuple[dict, Run]:
 
     limit_memory()
     begin = time.process_time()
-    opened = open_engine(model, context_length=CONTEXT, num_parallel=1)
+    opened = open_engine(model, context_length=CONTEXT, num_parallel=1, num_threads=threads)
     loading = time.process_time() - begin
 
     def run(prompt: str, tokens: int) -> tuple[int, float, int, float]:

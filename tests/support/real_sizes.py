@@ -36,6 +36,7 @@ HOST_STEPS = 100
 PROMPTS = tuple(int(length) for length in os.environ.get("PROMPTS", "128,2000").split(","))  # in words of one token
 TOKENS = int(os.environ.get("TOKENS", "16"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
+PATHS = os.environ.get("PATHS", "vulkan cpu").split()  # whose memory is measured
 SHORT_WORDS = 8
 LONGEST_WARM = 256
 SCORED_TOKENS = 256
@@ -126,7 +127,7 @@ def private_bytes(pid: int) -> int:
 def memory(model: Path) -> dict:
     """Memory and CPU seconds of loading, on both paths, after a first load that fills caches of kernels."""
     found: dict = {"file_bytes": model.stat().st_size}
-    for path in ("vulkan", "cpu"):
+    for path in PATHS:
         engine = EngineProcess(path, model)
         engine.ask(SHORT_WORDS, 2, random.Random(0))
         answered_bytes = private_bytes(engine.process.pid)
@@ -146,8 +147,8 @@ def host(model: Path) -> dict:
 
 
 def cpu_speed(model: Path) -> dict:
-    """The CPU path and llama.cpp on the CPU."""
-    return speed(model, {"cpu": FULL, "llama.cpp 1": FULL, "llama.cpp 2": FULL})
+    """The CPU path and llama.cpp on the CPU, both with one and with two threads."""
+    return speed(model, {f"{name} {threads}": FULL for threads in (1, 2) for name in ("cpu", "llama.cpp")})
 
 
 def vulkan_speed(model: Path) -> dict:
@@ -253,7 +254,10 @@ def main(command: str, folder: str, *arguments: str) -> int:
 
 
 def _keep(folder: Path, model: Path, part: str, figures: dict) -> None:
-    (folder / f"{model.stem}.{part}.json").write_text(json.dumps(figures, indent=2))
+    """Add to what is kept of the part: it may have been measured for another path or context."""
+    path = folder / f"{model.stem}.{part}.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(old | figures, indent=2))
     print(f"{model.stem} {part}: {json.dumps(figures)}", flush=True)
 
 
