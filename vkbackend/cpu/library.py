@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from functools import lru_cache
@@ -16,6 +17,7 @@ from types import ModuleType
 
 from .. import settings
 
+SPINS = "20000"  # about a tenth of a millisecond
 SECONDS = 60  # for the trial, which takes about one
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,9 @@ def _tried() -> ModuleType | None:
             failure,
         )
         return None
+    # libgomp's threads spin at barriers, by default for milliseconds, which on a busy machine takes the processor from
+    # the thread that they wait for. libgomp reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     return importlib.import_module("ggml")
 
 
