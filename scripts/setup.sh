@@ -25,7 +25,7 @@ say() { printf '== %s\n' "$*" >&2; }
 
 # 1. System packages: Vulkan loader and software driver, headers and compiler for kp and the extension, glslang.
 packages="ca-certificates libvulkan1 mesa-vulkan-drivers glslang-tools libgomp1 libvulkan-dev libfmt-dev pybind11-dev"
-packages="$packages g++ cmake make python3-dev python3-venv curl"
+packages="$packages g++ cmake make ninja-build python3-dev python3-venv curl"
 [ $tests = 1 ] && packages="$packages vulkan-validationlayers"
 missing=""
 installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' $packages 2>/dev/null | sed -n 's/^ii  *//p' || true)
@@ -85,12 +85,12 @@ fi
 
 # 4. ggml for the CPU path, built for this CPU and kept as a wheel by the CPU's instructions. Without it the CPU path
 # takes several times the memory and time, so a failed build only says so. Without LLAMAFILE and BLAS, whose bits depend
-# on the tokens that are computed together.
+# on the tokens that are computed together. Ninja, as make links ggml's libraries by paths of the build folder.
 ggml="$cache/ggml/0.0.45-$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | sha256sum | cut -c 1-16)"
 if ! ls "$ggml"/ggml_python-*.whl >/dev/null 2>&1; then
   say "building ggml (about a minute, once)"
   ggml_source="ggml-python==0.0.45 --hash=sha256:10aac52075cf3c7ef2b00d6c35b1c23f7b018dbeff8ae8df67339b4be1166f05"
-  CMAKE_ARGS="-DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON -DGGML_LLAMAFILE=OFF -DGGML_BLAS=OFF -DGGML_CPU_REPACK=OFF" \
+  CMAKE_GENERATOR=Ninja CMAKE_ARGS="-DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=ON -DGGML_LLAMAFILE=OFF -DGGML_BLAS=OFF -DGGML_CPU_REPACK=OFF" \
     pip wheel -q --no-build-isolation --no-deps --no-binary :all: --require-hashes -r <(echo "$ggml_source") -w "$ggml" ||
     say "ggml cannot be built; the CPU path works without it, but slower and with more memory"
 fi

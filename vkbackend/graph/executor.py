@@ -25,7 +25,6 @@ from .forward import CacheValues, build
 from .model import Model
 from .planner import ALIGNMENT, plan_arena, storage_bytes
 from .recorded_step import RecordedStep, Recording, submissions
-from .scratch import StepLimits, activation_bytes
 from .step import PageTable, StepInputs, StepOutput, StepShape, bucket, check_kept, step_outputs
 from .views import Views
 
@@ -91,7 +90,6 @@ class DeviceExecutor:
         self._written: dict[int, tuple[PageTable, list[int]]] = {}  # the table in each group's buffer, its versions
         self._plans: dict[StepShape, RecordedStep] = {}
         self._tuning = Tuning(device, settings.get("VKBACKEND_AUTOTUNE"))
-        self._limits = StepLimits(table_shape, max_tokens, max_outputs, max_scored)
         self._activations: _native.Memory | None = None
         self._results: _native.Memory | None = None
         self._readback: _native.Memory | None = None
@@ -256,9 +254,6 @@ class DeviceExecutor:
     def _place(self, graph: Graph) -> Views:
         """Make room for the activations and results of `graph`."""
         arena = plan_arena(graph, self.keep)
-        if self._activations is None and not self.keep:  # room for any step: what grows would keep its smaller memory
-            largest = activation_bytes(self.model, CacheValues(self.cache), self._limits)
-            self._activations = self._at_least(None, largest, "device")
         self._activations = self._at_least(self._activations, arena.num_bytes, "device")
         result_offsets: dict[Value, int] = {}
         result_bytes = 0

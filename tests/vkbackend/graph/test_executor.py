@@ -348,7 +348,7 @@ def test_intermediates_agree_with_twins(tiny, device, architecture):
     runners = [tiny(architecture, "f16", where, kv_type="f32", keep=True) for where in (device, None)]
     for runner in runners:
         follow(runner, PROMPT[:8])
-    graph = runners[1].executor._graph(StepShape(8, 1), runners[0].executor.table_shape)
+    graph = runners[1].executor._plan(StepShape(8, 1), runners[0].executor.table_shape).graph
     names = list(
         dict.fromkeys(
             node.name
