@@ -65,13 +65,15 @@ def guarded(command: Callable[[], None]) -> int | str | None:
 
     An unexpected error becomes a message on stderr and status 1; OLLAMA_DEBUG=1 also shows the traceback.
     """
+    status: int | str | None = None
     try:
         status = _status_of(command)
         sys.stdout.flush()
     except BrokenPipeError:
         status = _without_reader()
     except OSError as error:
-        status = _failed(f"cannot write to standard output: {os_error_text(error)}")
+        if not status:  # a command that failed has told why, and the buffer still holds what it could not write
+            status = _failed(f"cannot write to standard output: {os_error_text(error)}")
         _discard(sys.stdout)
     try:
         sys.stderr.flush()

@@ -86,8 +86,9 @@ def test_bytes_that_are_not_utf8_round_trip(environment, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["show", "m"], ["run", "m", "hi"], ["list"], ["--help"]])
-def test_a_full_disk_is_an_error_of_a_line(environment, arguments):
-    done = command(environment, *arguments, shell="> /dev/full")
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_a_full_disk_is_an_error_of_a_line(environment, arguments, unbuffered):
+    done = command(environment, *arguments, shell="> /dev/full", PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1) and b"no space left on device" in done.stderr
 
 
