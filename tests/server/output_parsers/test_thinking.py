@@ -96,7 +96,7 @@ def test_a_real_model_thinks_keeps_to_a_format_and_calls_a_tool(tmp_path, monkey
     contents = model_path("smollm2").read_bytes()
     digest = "sha256:" + hashlib.sha256(contents).hexdigest()
     store = Store(tmp_path / "models")
-    options = {"temperature": 0, "num_predict": 48, "num_ctx": 512}
+    options = {"temperature": 0, "num_predict": 200, "num_ctx": 512}
 
     async def run():
         async with TestClient(TestServer(build_app(store, LoadedModels(store, EngineLoader())))) as client:
