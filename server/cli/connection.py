@@ -35,11 +35,12 @@ def connected(own_server: bool = False, announce: bool = False) -> Iterator[Clie
         from ..serving import own_server as serve
 
         if announce and sys.stderr.isatty():
-            from vkbackend.device.selection import survey
+            from vkbackend.device.selection import survey_for_models
 
             click.echo(
                 click.style(
-                    f"No server at {client_url}; starting one for this command. Models run on: {survey().sentence}",
+                    f"No server at {client_url}; starting one for this command. "
+                    f"Models run on: {survey_for_models().sentence}",
                     dim=True,
                 ),
                 err=True,

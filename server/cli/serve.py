@@ -1,7 +1,7 @@
 """`serve`: runs the server in the foreground, until SIGINT or SIGTERM.
 
 On stdout: the address, the device models run on and why, a request to try. On stderr: the log, beginning with the
-devices.
+devices if Vulkan is switched on.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import click
 
 from vkbackend import settings
-from vkbackend.device.selection import Survey, survey
+from vkbackend.device.selection import Survey, survey_for_models
 
 from ..http.address import Address, from_environment
 from ..http.connections import raise_file_limit
@@ -34,7 +34,7 @@ def serve() -> None:
     raise_file_limit()
     address = from_environment()
     listening = listen(address)  # first, so that a second server does not touch the devices
-    found = survey()
+    found = survey_for_models()
     log_devices(found)
     store = Store(settings.models_folder())
     service = Service(listening, store, logging.getLogger("access"))
@@ -46,10 +46,9 @@ def serve() -> None:
 def log_devices(found: Survey) -> None:
     """Log each device and whether it is used."""
     for device in found.devices:
-        reason = found.reasons[device.index] if found.is_switched_on else "not used: OLLAMA_VULKAN is not set"
-        log.info("device %d: %s: %s", device.index, describe(device), reason)
+        log.info("device %d: %s: %s", device.index, describe(device), found.reasons[device.index])
     if found.problem:
-        log.log(logging.WARNING if found.is_switched_on else logging.INFO, "no usable Vulkan device: %s", found.problem)
+        log.warning("no usable Vulkan device: %s", found.problem)
 
 
 def ready_lines(url: str, found: Survey, store: Store) -> list[str]:

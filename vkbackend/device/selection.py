@@ -1,7 +1,8 @@
 """The devices that this process uses: chosen by the environment, each opened once, when a model first needs it.
 
 In: the Vulkan loader, OLLAMA_VULKAN, GGML_VK_VISIBLE_DEVICES, OLLAMA_LLM_LIBRARY. Out: `survey()`, all devices, and
-which of them would be used and why; `usable()`, the devices that models may be placed on; `opened(uuid)`, an open
+which of them would be used and why; `survey_for_models()`, the same without loading a driver where Vulkan is switched
+off; `usable()`, the devices that models may be placed on; `opened(uuid)`, an open
 `Device`. Devices are identified by UUID: indices are the loader's order and may change.
 """
 
@@ -93,6 +94,11 @@ def survey(devices: list[DeviceInfo] | None = None) -> Survey:
     return Survey(devices, choice.device, choice.reasons, "", is_switched_on, choice.usable)
 
 
+def survey_for_models() -> Survey:
+    """Survey what models run on. With Vulkan switched off, no driver is loaded and no device listed."""
+    return survey() if settings.get("OLLAMA_VULKAN") else Survey()
+
+
 _problems: dict[str, str] = {}  # by UUID: why a device cannot be used, found out when it was opened
 
 
@@ -122,7 +128,7 @@ def usable() -> list[tuple[DeviceInfo, Device | None]]:
 
     Empty if models run on the CPU: Vulkan is switched off, or no device can be used (logged).
     """
-    found = _survey_to_load()
+    found = _survey_to_load() if settings.get("OLLAMA_VULKAN") else Survey()
     if not found.uses_device:
         log.log(logging.WARNING if found.is_switched_on else logging.INFO, "running on the %s", found.sentence)
         return []
@@ -132,6 +138,8 @@ def usable() -> list[tuple[DeviceInfo, Device | None]]:
 
 def num_usable() -> int:
     """Number of devices that models may be placed on; 0 if they run on the CPU."""
+    if not settings.get("OLLAMA_VULKAN"):
+        return 0
     found = _survey_to_load()
     return len(found.usable) if found.uses_device else 0
 
