@@ -29,6 +29,7 @@ USES = {
 MODULES = {name.rpartition(".")[0] for name in USES}
 SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_abandoned_work.py": ("test_a_template_of_a_model_ends_when_nobody_waits",),
+    "test_agreement.py": ("test_ggml_agrees_with_twins",),
     "test_bench.py": ("test_plot",),
     "test_bench_bars.py": ("test_host_share_grows_with_what_the_host_does",),
     "test_bench_compare.py": (
@@ -144,6 +145,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_no_request_up_to_4_mib_holds_up_the_event_loop",
     ),
     "test_malformed.py": ("test_no_malformed_request_is_an_error_of_the_server",),
+    "test_many_clients.py": ("test_preempted_requests_get_the_same_bits",),
     "test_openai_extras.py": ("test_no_odd_value_is_an_error_of_the_server",),
     "test_parallel.py": ("test_num_parallel_says_how_many_run_together",),
     "test_prompt_parts_run.py": (

@@ -16,3 +16,10 @@ def on_ggml(monkeypatch):
 
     monkeypatch.setenv("VKBACKEND_CPU", "ggml")
     return require_ggml()
+
+
+@pytest.fixture(params=["device", "on_ggml"])
+def path_with_bits(request):
+    """Each path that promises the same bits in any company: a device, or None for the CPU with ggml."""
+    found = request.getfixturevalue(request.param)
+    return found if request.param == "device" else None

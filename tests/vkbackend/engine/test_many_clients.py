@@ -1,4 +1,6 @@
-"""Many concurrent clients on a real device: each gets the same tokens and log-probabilities as alone, bit for bit."""
+"""Many concurrent clients, on a device or on the CPU with ggml: each gets the same tokens and log-probabilities as
+alone, bit for bit.
+"""
 
 import time
 from dataclasses import replace
@@ -46,12 +48,23 @@ def test_eight_decode_together_faster_than_one(device, record_figure):
     assert speeds[8] >= 1.5 * speeds[1]
 
 
-@pytest.mark.parametrize("architecture, prefill", [("llama", "float32"), ("gemma3", "float32"), ("llama", "int8")])
-def test_preempted_requests_get_the_same_bits(tmp_path, device, monkeypatch, architecture, prefill):
+@pytest.mark.parametrize(
+    "architecture, prefill, place",
+    [
+        ("llama", "float32", "device"),
+        ("gemma3", "float32", "device"),
+        ("llama", "int8", "device"),
+        ("llama", "float32", "on_ggml"),
+        ("gemma3", "float32", "on_ggml"),
+    ],
+)
+def test_preempted_requests_get_the_same_bits(tmp_path, request, monkeypatch, architecture, prefill, place):
     """A cache for about three of the eight: generations lose their pages, compute them again, and draw the same
     tokens. Where prompts would be rounded, and computed again be others than when decoded, the strict mode is what
     keeps the bits.
     """
+    found = request.getfixturevalue(place)
+    device = found if place == "device" else None
     monkeypatch.setenv("VKBACKEND_PREFILL", prefill)
     monkeypatch.setenv("VKBACKEND_DETERMINISTIC", "0" if prefill == "float32" else "1")
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_0")
@@ -68,12 +81,12 @@ def test_preempted_requests_get_the_same_bits(tmp_path, device, monkeypatch, arc
             for index, prompt in enumerate(prompts)
         ]
         alone = []
-        for request in requests:
+        for each in requests:
             engine.runner.forget()
-            alone.append(ask(engine, request))
+            alone.append(ask(engine, each))
         engine.runner.forget()
         gave_way = count_who_give_way(engine)
-        answers, _ = run_all(engine, [(request,) for request in requests], len(requests))
+        answers, _ = run_all(engine, [(each,) for each in requests], len(requests))
         assert not leaks(engine), leaks(engine)
     assert [difference(*each) for each in zip(requests, answers, alone)] == [None] * len(requests)
     assert len(gave_way) > 1, "the test tests nothing"

@@ -1,9 +1,10 @@
-"""Prompts with rows of embeddings on models: on the twins, on a device, and on both in one model."""
+"""Prompts with rows of embeddings on models: on the twins, on ggml, on a device, and on twins and device in one."""
 
 from functools import partial
 
 import numpy as np
 import pytest
+from cpu_programs import require_ggml
 from engine_world import Listener
 from fake_runner import FakeTokenizer
 from plain_forward import forward
@@ -23,8 +24,8 @@ from vkbackend.models.blocks import Rope
 
 AXES = np.arange(HEAD_DIM // 2) % 3
 NUM_LAYERS = {"llama": 2, "gemma3": 6}  # gemma3's sixth layer sees everything, the others a window
-PLACES = ("twins", "device", "split")  # split: the first layer on the device, the others on the twins
-WITH_BITS = ("device", "two on device")  # where each sum has one order; numpy's depends on the shapes
+PLACES = ("twins", "ggml", "device", "split")  # split: the first layer on the device, the others on the twins
+WITH_BITS = ("device", "two on device", "ggml")  # where each sum has one order; numpy's depends on the shapes
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 200, 60)]
 
 
@@ -40,7 +41,7 @@ def opened(tmp_path_factory, request):
                 write_tiny_gguf(path, architecture, "f32", num_layers=NUM_LAYERS[architecture], window=12)
             )
         file, count = files[architecture], NUM_LAYERS[architecture]
-        if place == "twins":
+        if place in ("twins", "ggml"):
             return loading.load(file)
         device = request.getfixturevalue("device")
         if place == "device":
@@ -55,10 +56,13 @@ def opened(tmp_path_factory, request):
         with pytest.MonkeyPatch.context() as patch:
             for module in (llama, gemma3):
                 patch.setattr(module, "Rope", partial(Rope, axes=AXES))
+            if place == "ggml":
+                patch.setenv("VKBACKEND_CPU", "ggml")
+                require_ggml()
             if (architecture, place) not in models:
                 models[architecture, place] = model(architecture, place)
-        options = {"context_length": 96, "max_sequences": 2, "prefill_chunk": 16, "max_part": 32, **options}
-        return ModelRunner(models[architecture, place], kv_type="f32", **options)
+            options = {"context_length": 96, "max_sequences": 2, "prefill_chunk": 16, "max_part": 32, **options}
+            return ModelRunner(models[architecture, place], kv_type="f32", **options)
 
     open_runner.files = files
     return open_runner
@@ -114,6 +118,7 @@ def near(found, wanted):
 
 
 everywhere = pytest.mark.parametrize("place", PLACES)
+in_one_place = pytest.mark.parametrize("place", ("device", "ggml"))
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
@@ -164,18 +169,20 @@ def test_a_whole_part_is_seen_by_its_own_rows_alone(opened, place):
 PROMPT = [*TOKENS[:11], picture(positions=grid(4, 5), num_positions=5), *TOKENS[11:30], picture(is_whole=False)]
 
 
+@in_one_place
 @each_architecture
 @pytest.mark.parametrize("size", [1, 7, 16])
-def test_bits_do_not_depend_on_how_a_prompt_is_cut(opened, architecture, size):
-    """On a device, where decode has the bits of prefill. A whole part runs at once, in any case."""
-    runner = opened(architecture, "device")
+def test_bits_do_not_depend_on_how_a_prompt_is_cut(opened, architecture, place, size):
+    """Where decode has the bits of prefill. A whole part runs at once, in any case."""
+    runner = opened(architecture, place)
     same_bits(run(runner, PROMPT, size), run(runner, PROMPT, 30))
 
 
+@in_one_place
 @each_architecture
-def test_bits_do_not_depend_on_other_sequences(opened, architecture):
+def test_bits_do_not_depend_on_other_sequences(opened, architecture, place):
     """A plain sequence and one with parts, in one step and each alone: prefill, then decode."""
-    runner = opened(architecture, "device")
+    runner = opened(architecture, place)
     cells, parts = lay_out([*PROMPT, *TOKENS[30:33]])
     ends = [11, 31, 40, 50, 70, 71, 72, 73]
     plain = [TOKENS[4 * number : 4 * number + 4] for number in range(5)] + [[token] for token in TOKENS[40:43]]
@@ -255,12 +262,13 @@ def test_steps_of_tokens_are_recorded_without_parts(opened):
     assert not any("place_rows" in each for each in ops)
 
 
+@in_one_place
 @each_architecture
-def test_answers_do_not_depend_on_other_requests_or_the_cache(opened, architecture):
+def test_answers_do_not_depend_on_other_requests_or_the_cache(opened, architecture, place):
     """Through the engine: alone, from the cache, together with others that take the pages away, and with a context that
     shifts, which drops the picture. Each token has the same log-probability to the last bit.
     """
-    tokenizer = FakeTokenizer(vocab_size=opened(architecture, "device").vocab_size)
+    tokenizer = FakeTokenizer(vocab_size=opened(architecture, place).vocab_size)
     tokenizer.eos_ids = {-1}  # no answer ends by itself
     options = SamplingOptions(temperature=1, seed=7, repeat_penalty=1.2)
     another = EmbeddingPart(rows_of(30, 5), b"another", is_whole=True)
@@ -276,7 +284,7 @@ def test_answers_do_not_depend_on_other_requests_or_the_cache(opened, architectu
 
     def answers(num_pages, parallel):
         """To each request twice, and how often a generation gave way."""
-        runner = opened(architecture, "device", context_length=128, max_sequences=parallel, num_pages=num_pages)
+        runner = opened(architecture, place, context_length=128, max_sequences=parallel, num_pages=num_pages)
         with Engine(runner, tokenizer) as engine:
             preempt, num_preempted = engine._preempt, []
             engine._preempt = lambda generation: (num_preempted.append(1), preempt(generation))

@@ -112,14 +112,14 @@ def history(rng: random.Random, recorders: list[Recorder]) -> str:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_random_histories_have_the_bits_of_full_windows(tmp_path, device, monkeypatch, seed, record_property):
+def test_random_histories_have_the_bits_of_full_windows(tmp_path, path_with_bits, monkeypatch, seed, record_property):
     """50 conversations on one cache: they continue, edit, branch, hold embeddings, shift, and preempt each other."""
     monkeypatch.setattr("vkbackend.engine.runner.PAGE_SIZE", PAGE)
     monkeypatch.setattr("vkbackend.architectures.gemma3.GLOBAL_EVERY", 2)
     monkeypatch.setattr("vkbackend.graph.cache_layout.MORE_SNAPSHOTS", seed % 2 - 2)  # no snapshot, or one
     monkeypatch.setattr("vkbackend.engine.engine.GROWTH", 4)  # so that two are admitted which do not fit
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "gemma3", "q8_0", num_layers=2, window=6, seed=seed)
-    model = load(path, device)
+    model = load(path, path_with_bits)
     tokenizer = Tokenizer.from_gguf(model.gguf)
     windowed = Recorder(model, tokenizer)
     monkeypatch.setenv("VKBACKEND_FULL_WINDOWS", "1")
