@@ -17,8 +17,9 @@ from .request import SamplingOptions
 
 COLDEST = 1e-7  # Ollama's smallest temperature: avoids a division by 0
 _UNDERFLOW = -104.0  # exp of anything below it is 0 in float32
-_NUM_BINS = 1 << 14
+_NUM_BINS = 1 << 12
 CHUNK = 1 << 14  # items at a time: temporary arrays that the allocator gets from the system cost more than the sums
+_LEAST = 5e-324  # the smallest positive float64
 
 
 def apply_temperature(values: np.ndarray, temperature: float) -> np.ndarray:
@@ -68,7 +69,7 @@ def _keeps_typical(options: SamplingOptions) -> bool:
     return 0 < options.typical_p < 1
 
 
-def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float) -> np.ndarray:
+def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float, out: np.ndarray | None = None) -> np.ndarray:
     """Distance of each token's surprise from the entropy, which is that of its log-weight from their mean, float32.
 
     scaled: logarithms of the weights. Meister et al., "Locally Typical Sampling" (2022).
@@ -78,7 +79,8 @@ def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float) -> np.nda
         float(np.dot(weights[start : start + CHUNK].astype(np.float64), logarithms[start : start + CHUNK]))
         for start in range(0, len(weights), CHUNK)
     )
-    return np.abs(scaled - np.float32(mean / total))
+    deviations = np.subtract(scaled, np.float32(mean / total), out=out)
+    return np.abs(deviations, out=deviations)
 
 
 def keep_typical(scaled: np.ndarray, weights: np.ndarray, p: float) -> np.ndarray:
@@ -129,9 +131,9 @@ class _Order:
     """Items in descending order of their keys, ties by descending values, then by index.
 
     Places in it are found without sorting all items: their weights are summed by bins of the keys, and only the bin of
-    the place is sorted.
+    the place is sorted. Items of weight 0 are never drawn.
 
-    keys: finite, float32. bins: int16, as long as the keys; it is overwritten. total: the sum of all weights
+    keys: finite, float32. bins: int16, as long as the keys; it is overwritten
     """
 
     def __init__(self, keys: np.ndarray, values: np.ndarray, weights: np.ndarray, bins: np.ndarray):
@@ -147,23 +149,32 @@ class _Order:
             numbers = ((high - keys[chunk]) * scale).astype(np.intp)
             bins[chunk] = numbers
             sums += np.bincount(numbers, weights[chunk], _NUM_BINS)
-        self._last = int((high - low) * scale)
+        self._last = int(np.flatnonzero(sums)[-1])  # items of weight 0, which may be many, are not sorted
         self._sums = np.cumsum(sums)
         self.total = float(self._sums[-1])
 
-    def _sorted(self, bin_number: int) -> np.ndarray:
-        """The indices of a bin's items in order."""
-        inside = np.flatnonzero(self._bins == bin_number)
-        keys, values = self._keys[inside], self._values[inside]
-        if values.min() == values.max() and keys.min() == keys.max():
-            return inside
-        return inside[np.lexsort((-values, -keys))]
+    def item_at(self, limit: float) -> int:
+        """The index of the first item of positive weight at which the sum of weights reaches the limit."""
+        return int(self._place(max(limit, _LEAST), "left")[1][-1])
 
-    def _up_to(self, bin_number: int, items: np.ndarray) -> np.ndarray:
-        """Ascending indices of the items of all bins before `bin_number`, and of `items`."""
-        is_before = self._bins < bin_number
-        is_before[items] = True
-        return np.flatnonzero(is_before)
+    def sum_above(self, limit: float) -> float:
+        """The smallest sum of weights of a beginning that exceeds the limit; the sum of all if none does."""
+        return self._place(limit, "right")[2]
+
+    def sum_of_first(self, count: int) -> float:
+        """The sum of the first `count` weights, of at least as many."""
+        bin_number, items = self._first(count)
+        before = float(self._sums[bin_number - 1]) if bin_number else 0.0
+        return before + float(self._weights[items].sum(dtype=np.float64))
+
+    def drop_after_first(self, count: int) -> None:
+        """Set the weights of all but the first `count` items, of at least as many, to 0."""
+        self._drop_after(*self._first(count))
+
+    def drop_after_sum(self, limit: float) -> None:
+        """Set the weights of all items after that at which the sum of weights exceeds the limit, if one does, to 0."""
+        bin_number, items, _ = self._place(limit, "right")
+        self._drop_after(bin_number, items)
 
     def _place(self, limit: float, side: Literal["left", "right"]) -> tuple[int, np.ndarray, float]:
         """Where the sum of weights reaches the limit (side "left") or exceeds it ("right").
@@ -177,19 +188,6 @@ class _Order:
         count = min(int(np.searchsorted(sums, limit, side)) + 1, len(items))
         return bin_number, items[:count], float(sums[count - 1])
 
-    def item_at(self, limit: float) -> int:
-        """The index of the first item at which the sum of weights reaches the limit."""
-        return int(self._place(limit, "left")[1][-1])
-
-    def sum_above(self, limit: float) -> float:
-        """The smallest sum of weights of a beginning that exceeds the limit; the sum of all if none does."""
-        return self._place(limit, "right")[2]
-
-    def items_above(self, limit: float) -> np.ndarray:
-        """Ascending indices of the shortest beginning whose sum of weights exceeds the limit; all if none does."""
-        bin_number, items, _ = self._place(limit, "right")
-        return self._up_to(bin_number, items)
-
     def _first(self, count: int) -> tuple[int, np.ndarray]:
         """The bin of item number `count`, and the bin's items up to that one."""
         counts = np.zeros(_NUM_BINS, np.intp)
@@ -200,15 +198,19 @@ class _Order:
         before = int(sums[bin_number - 1]) if bin_number else 0
         return bin_number, self._sorted(bin_number)[: count - before]
 
-    def first(self, count: int) -> np.ndarray:
-        """Ascending indices of the first `count` items, of at least as many."""
-        return self._up_to(*self._first(count))
+    def _sorted(self, bin_number: int) -> np.ndarray:
+        """The indices of a bin's items in order."""
+        inside = np.flatnonzero(self._bins == bin_number)
+        keys, values = self._keys[inside], self._values[inside]
+        if values.min() == values.max() and keys.min() == keys.max():
+            return inside
+        return inside[np.lexsort((-values, -keys))]
 
-    def sum_of_first(self, count: int) -> float:
-        """The sum of the first `count` weights, of at least as many."""
-        bin_number, items = self._first(count)
-        before = float(self._sums[bin_number - 1]) if bin_number else 0.0
-        return before + float(self._weights[items].sum(dtype=np.float64))
+    def _drop_after(self, bin_number: int, items: np.ndarray) -> None:
+        """Set the weights to 0 of all items but those of the bins before `bin_number`, and `items`."""
+        kept = self._weights[items]
+        self._weights *= self._bins < bin_number
+        self._weights[items] = kept
 
 
 def _kept_total(order: _Order, weights: np.ndarray, total: float, options: SamplingOptions) -> float:
@@ -216,7 +218,7 @@ def _kept_total(order: _Order, weights: np.ndarray, total: float, options: Sampl
     kept_total = order.sum_above(limit_of(options.top_p, total))
     if options.min_p <= 0:
         return kept_total
-    likely = weights[weights >= np.float32(_clamped(options.min_p)) * weights.max()]
+    likely = weights * (weights >= np.float32(_clamped(options.min_p)) * weights.max())
     return min(kept_total, float(likely.sum(dtype=np.float64)))
 
 
@@ -226,33 +228,35 @@ class UnsortedDraws:
     def __init__(self) -> None:
         self._scaled = np.zeros(0, np.float32)
         self._weights = np.zeros(0, np.float32)
+        self._deviations = np.zeros(0, np.float32)
         self._bins = np.zeros(0, np.int16)
 
     def draw(self, values: np.ndarray, options: SamplingOptions, uniform: float) -> int:
         """The index of the drawn token. values: logits in ascending order of their tokens' ids."""
-        scaled, weights, bins = self._arrays(len(values))
+        self._make_room(len(values))
+        scaled, weights, bins = self._scaled[: len(values)], self._weights[: len(values)], self._bins[: len(values)]
         np.divide(values, np.float32(max(options.temperature, COLDEST)), out=scaled)
         below_largest(scaled, out=scaled)
         np.maximum(scaled, _UNDERFLOW, out=scaled)  # infinite keys have no bin, and these weights are 0 anyway
         np.exp(scaled, out=weights)
-        order = _Order(scaled, values, weights, bins)
         # Tokens of weight 0 are never drawn, so that their order does not matter.
         cuts_count = options.top_k > 0 and options.top_k < np.count_nonzero(weights)
         if not _keeps_typical(options):
+            order = _Order(scaled, values, weights, bins)
             total = order.sum_of_first(options.top_k) if cuts_count else order.total
             return order.item_at(uniform * min(total, _kept_total(order, weights, total, options)))
-        kept = order.first(options.top_k) if cuts_count else np.arange(len(values))
-        values, scaled, weights = values[kept], scaled[kept], weights[kept]
+        if cuts_count:
+            _Order(scaled, values, weights, bins).drop_after_first(options.top_k)
         total = float(weights.sum(dtype=np.float64))
-        by_deviation = _Order(-_deviations(scaled, weights, total), values, weights, bins[: len(kept)])
-        typical = by_deviation.items_above(limit_of(options.typical_p, total))
-        kept, values, scaled, weights = kept[typical], values[typical], scaled[typical], weights[typical]
-        order = _Order(scaled, values, weights, bins[: len(kept)])
-        return int(kept[order.item_at(uniform * _kept_total(order, weights, total, options))])
+        deviations = _deviations(scaled, weights, total, self._deviations[: len(values)])
+        np.negative(deviations, out=deviations)
+        _Order(deviations, values, weights, bins).drop_after_sum(limit_of(options.typical_p, total))
+        order = _Order(scaled, values, weights, bins)
+        return order.item_at(uniform * _kept_total(order, weights, total, options))
 
-    def _arrays(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _make_room(self, count: int) -> None:
         if len(self._bins) < count:
             self._scaled = np.zeros(count, np.float32)
             self._weights = np.zeros(count, np.float32)
+            self._deviations = np.zeros(count, np.float32)
             self._bins = np.zeros(count, np.int16)
-        return self._scaled[:count], self._weights[:count], self._bins[:count]

@@ -22,7 +22,7 @@ from .pcg import RandomDraws
 from .request import SamplingOptions
 
 _MOST_SORTED = 4096  # rows of at most as many tokens are sorted: faster than what longer ones need
-_LARGEST_IF_ALLOWED = np.array([-np.inf, np.inf], np.float32)
+_INFINITY_BITS = np.int32(0x7F800000)  # of a float32
 
 
 class Sampler:
@@ -132,7 +132,7 @@ class Sampler:
         if allowed is not None:
             for start in range(0, len(raw), CHUNK):
                 chunk = slice(start, start + CHUNK)
-                np.minimum(values[chunk], _LARGEST_IF_ALLOWED[allowed[chunk].view(np.uint8)], out=values[chunk])
+                np.minimum(values[chunk], _largest_allowed(allowed[chunk]), out=values[chunk])
         largest = values.max(initial=-np.inf)
         if largest == -np.inf:
             raise VkbackendError("sample: no token is allowed here; the logits or the constraint exclude them all")
@@ -146,7 +146,7 @@ class Sampler:
             counts = self._counts[start : min(start + CHUNK, len(raw))]
             logits = values[start : start + len(counts)]
             counted = counts != 0
-            if 4 * np.count_nonzero(counted) < len(counts):
+            if 8 * np.count_nonzero(counted) < len(counts):
                 places = np.flatnonzero(counted)
                 logits[places] = self._penalised(logits[places].astype(np.float64), counts[places])
             else:
@@ -182,11 +182,20 @@ class Sampler:
         """Apply the penalties to the logits, float64, of tokens that occur `counts` times."""
         counted = (counts > 0).view(np.uint8)  # indices into arrays of two: much faster than np.where
         if self._repeat != 1:  # divides positive logits and multiplies negative ones
-            repeat = np.array([1.0, self._repeat])[counted]
+            repeat = np.array([1.0, self._repeat]).take(counted, mode="clip")
             chosen = np.minimum if self._repeat > 1 else np.maximum
             logits = chosen(logits / repeat, logits * repeat)
         if self.options.frequency_penalty:
             logits = logits - counts * self.options.frequency_penalty
         if self.options.presence_penalty:
-            logits = logits - np.array([0.0, self.options.presence_penalty])[counted]
+            logits = logits - np.array([0.0, self.options.presence_penalty]).take(counted, mode="clip")
         return logits
+
+
+def _largest_allowed(allowed: np.ndarray) -> np.ndarray:
+    """Infinity for tokens that are allowed, else -infinity, float32: their bits, much faster than np.where."""
+    signs = allowed.view(np.int8).astype(np.int32)
+    signs -= 1
+    signs <<= 31
+    signs |= _INFINITY_BITS
+    return signs.view(np.float32)

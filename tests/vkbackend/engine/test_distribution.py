@@ -100,8 +100,9 @@ def test_draws_from_a_large_vocabulary_equal_those_of_a_full_sort():
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
 def test_the_ends_of_the_order_can_be_drawn(uniform):
     for name, logits in rows(10_000).items():
-        options = SamplingOptions(temperature=1.0, top_k=0, top_p=1.0)
-        assert UnsortedDraws().draw(logits, options, uniform) == FullSort(logits, options).draw(uniform), name
+        for cut in CUTS.values():
+            options = SamplingOptions(**{"temperature": 1.0, "top_k": 0, **cut})
+            assert UnsortedDraws().draw(logits, options, uniform) == FullSort(logits, options).draw(uniform), name
 
 
 def test_a_sampler_draws_from_a_whole_row_what_a_full_sort_gives():
