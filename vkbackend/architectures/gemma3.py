@@ -50,6 +50,8 @@ class Config(DecoderConfig):
 
 
 class Block:
+    """One layer. The config decides whether it sees the whole context or a window; its rope follows from that."""
+
     def __init__(self, w: Weights, cfg: Config, ropes: dict[bool, Rope]):
         is_global = cfg.window_of(w.layer) == 0
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
@@ -67,6 +69,8 @@ class Block:
 
 
 class Model:
+    """A gemma3 text model. The logits use the embedding's matrix if the file has no `output`."""
+
     def __init__(self, w: Weights, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.width**0.5)

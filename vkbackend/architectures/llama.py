@@ -14,6 +14,8 @@ Config = DecoderConfig
 
 
 class Block:
+    """One layer: attention and feed-forward, each added to its input."""
+
     def __init__(self, w: Weights, cfg: Config, rope: Rope):
         self.attn_norm = w.norm("attn_norm", cfg.norm_eps, cfg.width)
         self.attention = Attention(w, cfg, rope, scale=cfg.head_dim**-0.5)
@@ -28,6 +30,8 @@ class Block:
 
 
 class Model:
+    """A llama model. The logits use the embedding's matrix if the file has no `output`."""
+
     def __init__(self, w: Weights, cfg: Config):
         self.cfg = cfg
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width))

@@ -35,7 +35,9 @@ class Server(Protocol):
     """A server or engine to measure, see `peers.py`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What tables and plots call the server."""
+        ...
 
     def run(self, prompt: str, tokens: int) -> Sample:
         """Answer one prompt with at most `tokens` tokens."""

@@ -60,10 +60,12 @@ class Rate:
 
     @property
     def bytes_per_second(self) -> float:
+        """`num_bytes` over the median time."""
         return self.num_bytes / self.seconds
 
     @property
     def flops_per_second(self) -> float:
+        """`flops` over the median time."""
         return self.flops / self.seconds
 
     def as_dict(self, speed: DeviceSpeed | None) -> dict:

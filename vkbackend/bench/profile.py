@@ -45,10 +45,12 @@ class VariantTime:
 
     @property
     def bytes_per_second(self) -> float:
+        """`num_bytes` over the device's time; 0 if that was not measured."""
         return self.num_bytes / self.seconds if self.seconds else 0.0
 
     @property
     def flops_per_second(self) -> float:
+        """`flops` over the device's time; 0 if that was not measured."""
         return self.flops / self.seconds if self.seconds else 0.0
 
 

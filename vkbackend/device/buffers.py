@@ -50,7 +50,9 @@ class Allocator(Protocol):
 
     info: DeviceInfo
 
-    def memory(self, num_bytes: int, kind: str) -> _native.Memory: ...
+    def memory(self, num_bytes: int, kind: str) -> _native.Memory:
+        """Allocate. kind as in `Device.memory`. Raises OutOfMemory."""
+        ...
 
 
 class Arena:

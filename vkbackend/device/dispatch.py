@@ -91,9 +91,16 @@ def hazard_points(dispatches: Iterable[Dispatch]) -> list[int]:
 class Kernels(Protocol):
     """The part of `kernel_cache.KernelCache` that recordings use."""
 
-    def get(self, dispatch: Dispatch) -> _native.Kernel: ...
+    def get(self, dispatch: Dispatch) -> _native.Kernel:
+        """The pipeline for a dispatch. Raises DeviceError if the device lacks a feature that the variant needs."""
+        ...
 
-    def fitting(self, dispatch: Dispatch) -> Dispatch: ...
+    def fitting(self, dispatch: Dispatch) -> Dispatch:
+        """The dispatch, with another variant if its texel buffers are too large for the device.
+
+        Raises DeviceError if there is no such variant.
+        """
+        ...
 
 
 class RecordingDevice(Protocol):
@@ -105,9 +112,13 @@ class RecordingDevice(Protocol):
     _context: _native.Context
 
     @property
-    def kernels(self) -> Kernels: ...
+    def kernels(self) -> Kernels:
+        """The pipelines of the device."""
+        ...
 
-    def check_current(self, memory: _native.Memory) -> None: ...
+    def check_current(self, memory: _native.Memory) -> None:
+        """Raise DeviceLost if `memory` was allocated before the device was reopened."""
+        ...
 
 
 class Recorder:

@@ -40,7 +40,9 @@ class KernelDevice(Protocol):
     info: DeviceInfo
     _context: _native.Context
 
-    def supports(self, feature: str) -> bool: ...
+    def supports(self, feature: str) -> bool:
+        """Whether the device has a feature of `device_info.FEATURES`, or a size of cooperative matrices."""
+        ...
 
 
 class KernelCache:

@@ -50,6 +50,7 @@ class Type:
 
     @property
     def is_scalar(self) -> bool:
+        """Whether it is a single bool, integer or float."""
         return self.kind in ("bool", "int", "uint", "float")
 
     @property

@@ -19,7 +19,9 @@ PIECE_BYTES = 8 << 20  # of one half: what is written at a time
 class UploadDevice(RecordingDevice, Protocol):
     """The part of `context.Device` that uploads use."""
 
-    def memory(self, num_bytes: int, kind: str) -> _native.Memory: ...
+    def memory(self, num_bytes: int, kind: str) -> _native.Memory:
+        """Allocate. kind as in `Device.memory`. Raises OutOfMemory."""
+        ...
 
 
 class UploadRing:

@@ -35,6 +35,7 @@ class SequenceWork:
 
     @property
     def num_outputs(self) -> int:
+        """Number of rows that the step returns for this sequence: scored, logits and hidden states."""
         return len(self.targets) + self.outputs + self.hidden
 
 

@@ -248,6 +248,7 @@ class NumberBound:
         self._run = 0  # digits at the end of the text
 
     def accept(self, token_id: int) -> None:
+        """Advance by one token: count the digits that end the text so far, outside of strings."""
         for byte in self._numbers.token_bytes(token_id):
             if self._in_string:
                 self._in_string = self._is_escaped or byte != ord('"')

@@ -46,6 +46,7 @@ class CachedSequence:
 
     @property
     def length(self) -> int:
+        """Number of cells in the cache."""
         return len(self.tokens)
 
 

@@ -145,6 +145,7 @@ class PlacedPart:
 
     @property
     def end(self) -> int:
+        """The cell after the part's last row."""
         return self.begin + len(self.part)
 
 

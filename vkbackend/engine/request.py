@@ -64,6 +64,8 @@ class TokenConstraint(Protocol):
 
 
 class Purpose(StrEnum):
+    """What a request asks for: a continuation, the log-probabilities of its own tokens, or a hidden state."""
+
     TEXT = "text"
     SCORE = "score"
     EMBEDDING = "embedding"
@@ -122,6 +124,8 @@ class ScoredToken:
 
 
 class FinishReason(StrEnum):
+    """Why a generation ended."""
+
     STOP = "stop"  # an end token, or a stop string
     LENGTH = "length"  # num_predict, a full context, or repeated equal pieces
     CANCELLED = "cancelled"

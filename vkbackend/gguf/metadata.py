@@ -125,6 +125,7 @@ class Strings:
         return [piece.decode("utf-8", "replace") for piece in self.pieces()]
 
     def pieces(self) -> list[bytes]:
+        """The bytes of all strings, in order, not decoded."""
         unpack, whole = LENGTH.unpack_from, self._data[self._start : self._end]
         at, pieces = 0, []
         for _ in range(self.length):

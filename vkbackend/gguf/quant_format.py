@@ -47,14 +47,17 @@ class QuantFormat:
 
     @property
     def name(self) -> str:
+        """Name of the format's file in shaders/quant, such as "q4_k"."""
         return self.type.name.lower()
 
     @property
     def block_size(self) -> int:
+        """Elements per block."""
         return GGML_QUANT_SIZES[self.type][0]
 
     @property
     def type_size(self) -> int:
+        """Bytes per block."""
         return GGML_QUANT_SIZES[self.type][1]
 
     def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -23,6 +23,8 @@ Constant = PackedMatrix | Vector | CacheTensor
 
 
 class Kind(Enum):
+    """Where a value is kept, and for how long."""
+
     ACTIVATION = "activation"  # made and consumed within a step, in the arena
     STEP = "step"  # an array of the step buffer, written by the host before each step
     RESULT = "result"  # read by the host after each step
@@ -150,6 +152,7 @@ class Graph:
             self._scope.pop()
 
     def full_name(self, name: str) -> str:
+        """`name` behind the names of the enclosing scopes: "blk.3.ffn_norm"."""
         return ".".join([*self._scope, name])
 
     def constant(self, constant: Constant) -> Value:

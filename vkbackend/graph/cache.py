@@ -38,6 +38,7 @@ class CacheTensor:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of memory, in the type that the cache is stored in."""
         if self.array is not None:
             return self.array.nbytes
         return cache_bytes(self.shape, self.dtype)

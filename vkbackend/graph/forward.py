@@ -17,6 +17,7 @@ class CacheValues:
     storage: CacheStorage
 
     def cache(self, graph: Graph, layer: int) -> LayerCache:
+        """Keys, values and page table of one layer."""
         keys, values = self.storage.layers[layer]
         table = graph.page_table(self.storage.layout.group_of(layer))
         return LayerCache(graph.constant(keys), graph.constant(values), table)

@@ -78,7 +78,11 @@ class LayeredModel(Model, Protocol):
     """A model whose layers can be called one by one, so that they can be in several places."""
 
     @property
-    def embed(self) -> Callable[[Graph], Value]: ...
+    def embed(self) -> Callable[[Graph], Value]:
+        """From a graph to the hidden states before the first layer, (T, width)."""
+        ...
 
     @property
-    def blocks(self) -> Sequence[Callable[[Value, Caches], Value]]: ...
+    def blocks(self) -> Sequence[Callable[[Value, Caches], Value]]:
+        """The layers in order: each maps hidden states (T, width) to hidden states."""
+        ...

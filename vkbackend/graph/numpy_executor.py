@@ -27,6 +27,7 @@ class Place:
 
     @classmethod
     def of(cls, value: Value) -> "Place":
+        """The place of a value; a whole base has no column range."""
         count = math.prod(value.shape[1:])
         whole = value.base.kind is not Kind.ACTIVATION or count == value.base.row_stride
         return cls(value.base, None if whole else slice(value.offset, value.offset + count), value.shape)
@@ -67,6 +68,8 @@ class Call:
 
 
 class NumpyStep(PreparedStep):
+    """The calls of the twins for one step shape. keep: no array is freed before the step ends."""
+
     def __init__(self, graph: Graph, keep: bool):
         super().__init__(graph)
         unused = [[] for _ in graph.nodes] if keep else _unused_after(graph)

@@ -89,8 +89,10 @@ class PartModel:
         return x
 
     def logits(self, x: Value) -> Value:
+        """Hidden states (M, width) -> logits (M, vocabulary). The span must end with the logits."""
         return self.layers.logits(x)
 
     @property
     def output_norm(self) -> Norm:
+        """The norm before the logits."""
         return self.layers.output_norm

@@ -13,6 +13,8 @@ ALIGNMENT = 256  # the largest minStorageBufferOffsetAlignment that Vulkan allow
 
 @dataclass
 class ArenaPlan:
+    """Where activations are in an arena, and how large the arena is."""
+
     offsets: dict[Value, int]  # base value -> byte offset
     num_bytes: int
 

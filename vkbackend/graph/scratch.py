@@ -31,6 +31,7 @@ class StepLimits:
 
     @property
     def num_sequences(self) -> int:
+        """Most sequences in a step."""
         return self.table_shape[0]
 
 

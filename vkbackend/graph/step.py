@@ -129,6 +129,7 @@ class LogitsRow:
 
     @property
     def is_scored(self) -> bool:
+        """Whether it has the logit of a target."""
         return self.target_logit is not None
 
 

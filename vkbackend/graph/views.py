@@ -30,6 +30,7 @@ class Views:
         return value.constant if isinstance(value.constant, PackedMatrix) else self.of(value)
 
     def of(self, value: Value) -> TensorView:
+        """The device memory of a value, which must have been placed."""
         if value not in self.found:
             self.found[value] = TensorView(
                 self._buffer(value.base), value.shape, value.dtype, value.offset, value.row_stride

@@ -61,6 +61,8 @@ def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict[str, Any]]:
 
 
 class RMSNorm:
+    """Divides rows by their root mean square and multiplies them by `weight`. eps: added to the mean of squares."""
+
     def __init__(self, weight: Vector, eps: float, name: str):
         self.weight = weight
         self.eps = eps

@@ -38,10 +38,12 @@ class TensorView:
 
     @property
     def stride(self) -> int:
+        """Elements from one row to the next."""
         return self.row_stride or int(np.prod(self.shape[1:]))
 
     @property
     def row_elements(self) -> int:
+        """Elements of one row of the view."""
         return int(np.prod(self.shape[1:]))
 
     def elements(self, name: str) -> dict[str, int]:

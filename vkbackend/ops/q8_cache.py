@@ -65,23 +65,28 @@ class Q8Cache:
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> "Q8Cache":
+        """A cache of zeros. shape: (pages, page_size, kv_heads, head_dim); head_dim is a multiple of 32."""
         return cls(np.zeros(shape, np.int8), np.zeros((*shape[:-1], shape[-1] // BLOCK), np.float16))
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Q8Cache":
+        """The values, f32 (pages, page_size, kv_heads, head_dim), rounded to q8_0."""
         cache = cls.zeros(values.shape)
         cache[:] = values
         return cache
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(pages, page_size, kv_heads, head_dim)."""
         return self.codes.shape
 
     @property
     def nbytes(self) -> int:
+        """Bytes of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
     def copy(self) -> "Q8Cache":
+        """A cache with arrays of its own."""
         return Q8Cache(self.codes.copy(), self.scales.copy())
 
     def __getitem__(self, at: Index) -> np.ndarray:

@@ -38,6 +38,7 @@ class Gpu:
 
     @property
     def key(self) -> tuple[str, str]:
+        """What identifies the device: (library, id)."""
         return self.library, self.id
 
 

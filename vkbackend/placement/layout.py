@@ -37,6 +37,7 @@ class DeviceLayers:
 
     @property
     def key(self) -> tuple[str, str]:
+        """What identifies the device: (library, id)."""
         return self.library, self.id
 
 

@@ -43,6 +43,7 @@ class OpenedEngine:
 
     @property
     def device_name(self) -> str:
+        """Names of the devices in the order of the layers, each once, joined by " and "."""
         return " and ".join(dict.fromkeys(where for where, _ in self.placement))
 
 

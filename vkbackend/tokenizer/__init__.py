@@ -32,7 +32,9 @@ class TokenizerKind(Protocol):
         """after_special: the text is at the start of the input or follows a special token."""
         ...
 
-    def token_bytes(self, token_id: int) -> bytes: ...
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token, whose id must be in the vocabulary."""
+        ...
 
 
 class Tokenizer:

@@ -69,9 +69,13 @@ def _outside_special(text: str, cut: int, special: list[str]) -> int:
 class Encoder(Protocol):
     """The part of a `Tokenizer` that encodes texts."""
 
-    def encode(self, text: str, add_special: bool = True) -> list[int]: ...
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """The tokens of a text. add_special: with the tokens that the model expects around it."""
+        ...
 
-    def encode_ends(self, text: str, most: int, keep: int, add_special: bool = True) -> list[int]: ...
+    def encode_ends(self, text: str, most: int, keep: int, add_special: bool = True) -> list[int]:
+        """The tokens of `encode`, at most `most`: of a longer text the first `keep` tokens and the last ones."""
+        ...
 
 
 def encode_at_most(tokenizer: Encoder, text: str, most: int, keep: int = 0, add_special: bool = True) -> list[int]:

@@ -8,6 +8,7 @@ from ..quant_format import BLOCK, QuantFormat, Unpacked
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """Values, f32 (n, 1), from blocks of one element, uint8 (n, 2)."""
     return (blocks.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32), None, None
 
 

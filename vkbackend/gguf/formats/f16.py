@@ -8,10 +8,12 @@ from ..quant_format import BLOCK, QuantFormat, Unpacked
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """Values, f16 (n, 1), from blocks of one element, uint8 (n, 2)."""
     return blocks.view(np.float16), None, None
 
 
 def encode(values: np.ndarray) -> np.ndarray:
+    """Round f32 (rows, K) to the nearest half floats, uint8 (rows, 2 K)."""
     return values.astype(np.float16).view(np.uint8)
 
 

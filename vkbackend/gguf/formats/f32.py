@@ -8,10 +8,12 @@ from ..quant_format import BLOCK, QuantFormat, Unpacked
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """Values, f32 (n, 1), from blocks of one element, uint8 (n, 4)."""
     return blocks.view(np.float32), None, None
 
 
 def encode(values: np.ndarray) -> np.ndarray:
+    """The bytes of f32 (rows, K), uint8 (rows, 4 K)."""
     return np.ascontiguousarray(values).view(np.uint8)
 
 

@@ -16,6 +16,10 @@ def q3_k_scales(packed: np.ndarray) -> np.ndarray:
 
 
 def split(blocks: np.ndarray) -> Planes:
+    """uint8 (rows, blocks, 110) -> codes (rows, blocks, 8, 2) and scales (rows, blocks, 13), uint32.
+
+    A block: 32 bytes of third bits, 64 bytes of the codes' low bits, 12 bytes of scales, half d.
+    """
     # The third bit of element 4j + c of block i is bit i of byte 4j + c. It goes to bit 8c + j of the block's word.
     third = np.unpackbits(
         np.ascontiguousarray(blocks[..., :32]).reshape(*blocks.shape[:2], 8, 4, 1), axis=-1, bitorder="little"
@@ -28,6 +32,7 @@ def split(blocks: np.ndarray) -> Planes:
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """uint8 (n, 110) -> codes -4 ... 3 (n, 256) and scales d * scale (n, 16)."""
     codes, high = bit_pairs(blocks, 32).reshape(-1, 8, 32), np.ascontiguousarray(blocks[:, :32])
     for block in range(8):  # bit `block` of byte i is the third bit of element i of that block
         codes[:, block] |= (high // (1 << block) & 1) * np.uint8(4)

@@ -8,10 +8,15 @@ from ..quant_format import BLOCK, Planes, QuantFormat, Unpacked
 
 
 def split(blocks: np.ndarray) -> Planes:
+    """uint8 (rows, blocks, 20) -> codes (rows, blocks, 4) and scales (rows, blocks, 1), uint32.
+
+    A block: halves d and m, 16 bytes of two codes each.
+    """
     return words(blocks[..., 4:]), words(blocks[..., :4])
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """uint8 (n, 20) -> codes 0 ... 15 (n, 32), scales d and offsets m (n, 1)."""
     scale_and_offset = halves(blocks, 0, 2)
     return nibbles(blocks, 4, 16), scale_and_offset[:, :1], scale_and_offset[:, 1:]
 

@@ -8,6 +8,10 @@ from ..quant_format import Planes, QuantFormat, Unpacked
 
 
 def split(blocks: np.ndarray) -> Planes:
+    """uint8 (rows, blocks, 22) -> codes (rows, blocks, 4) and scales (rows, ceil(blocks / 2), 3), uint32.
+
+    A block: half d, 4 bytes of fifth bits, 16 bytes of the low bits of two codes each.
+    """
     fifth, d = fifth_word(each_bit(blocks[..., 2:6])), half(blocks, 0)
     if fifth.shape[1] % 2:
         fifth = np.concatenate([fifth, np.zeros_like(fifth[:, :1])], axis=1)
@@ -15,6 +19,7 @@ def split(blocks: np.ndarray) -> Planes:
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """uint8 (n, 22) -> codes -16 ... 15 (n, 32) and scales d (n, 1)."""
     return signed(nibbles(blocks, 6, 16) | fifth_bits(blocks, 2), 16), halves(blocks, 0), None
 
 

@@ -8,6 +8,10 @@ from ..quant_format import Planes, QuantFormat, Unpacked
 
 
 def split(blocks: np.ndarray) -> Planes:
+    """uint8 (rows, blocks, 210) -> codes (rows, blocks, 8, 4) and scales (rows, blocks, 21), uint32.
+
+    A block: 128 bytes of low 4 bits, 64 bytes of high 2 bits, 16 signed bytes of scales, half d.
+    """
     low = blocks[..., :128].reshape(*blocks.shape[:2], 2, 2, 32)
     high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
     # ggml: in each half of 128, elements 0-31 and 32-63 are the low nibbles of its two chunks, 64-95 and 96-127 the
@@ -27,6 +31,7 @@ def split(blocks: np.ndarray) -> Planes:
 
 
 def unpack(blocks: np.ndarray) -> Unpacked:
+    """uint8 (n, 210) -> codes -32 ... 31 (n, 256) and scales d * scale (n, 16)."""
     codes = nibbles(blocks[:, :128], 0, 64).reshape(-1, 2, 4, 32)  # halves of 128 elements, quarters of those
     high = np.ascontiguousarray(blocks[:, 128:192]).reshape(-1, 2, 32)
     for quarter in range(4):
