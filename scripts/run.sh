@@ -8,6 +8,11 @@ bash "$here/scripts/setup.sh"
 cache=${VKBACKEND_CACHE:-$HOME/.cache/vkbackend}
 export OLLAMA_VULKAN=${OLLAMA_VULKAN:-1}
 "$here/.venv/bin/vkbackend" create smollm2 --gguf "$cache/models/SmolLM2-135M-Instruct.Q4_1.gguf" >&2
+told=$cache/path-rates/told
+if [ ! -e "$told" ]; then # once: which path is faster, if there is only a software driver
+  "$here/.venv/bin/vkbackend" doctor --speed smollm2 >&2 || true
+  mkdir -p "$(dirname "$told")" && : >"$told"
+fi
 if [ $# -gt 0 ]; then
   exec "$here/.venv/bin/vkbackend" run smollm2 "$*"
 fi

@@ -37,14 +37,12 @@ def connected(own_server: bool = False, announce: bool = False) -> Iterator[Clie
         if announce and sys.stderr.isatty():
             from vkbackend.device.selection import survey_for_models
 
-            click.echo(
-                click.style(
-                    f"No server at {client_url}; starting one for this command. "
-                    f"Models run on: {survey_for_models().sentence}",
-                    dim=True,
-                ),
-                err=True,
-            )
+            from .path_rates import advice
+
+            found = survey_for_models()
+            lines = [f"No server at {client_url}; starting one for this command. Models run on: {found.sentence}"]
+            lines += filter(None, [advice(found)])
+            click.echo(click.style("\n".join(lines), dim=True), err=True)
         with serve() as url:
             yield Client(url)
     else:

@@ -25,7 +25,9 @@ from vkbackend.errors import VkbackendError
 from ..go.human import human_bytes_binary
 from ..version import version
 from . import devices as device_words
+from . import path_rates
 from .main import Failure
+from .path_rates import PathRates
 
 if TYPE_CHECKING:
     from vkbackend.device.context import Device
@@ -58,11 +60,19 @@ class Generated:
     default=None,
     help="Report file (default: vkbackend-report-TIME.txt in this folder).",
 )
-def doctor(model: str | None, path: str | None) -> None:
+@click.option(
+    "--speed",
+    "speed_only",
+    is_flag=True,
+    help="Write no report; if there is a software driver and no GPU, only print whether it or the CPU is faster.",
+)
+def doctor(model: str | None, path: str | None, speed_only: bool) -> None:
     """Check devices, kernels and a model, and write a report.
 
     MODEL is a name or the path of a GGUF file (default: the first stored model).
     """
+    if speed_only:
+        return _print_speed(model)
     output = Path(path or time.strftime("vkbackend-report-%Y%m%d-%H%M%S.txt"))
     report = _Report()
     is_sound = True
@@ -74,11 +84,11 @@ def doctor(model: str | None, path: str | None) -> None:
         if device is not None:
             lines, is_sound = _check(device)
             report.section("Quick check of the kernels", lines)
-        file = _model_file(model)
+        name, file = _model_file(model)
         if file is None:
             report.section("Generation", ["skipped: no model; name one: vkbackend doctor MODEL"])
         else:
-            is_sound &= _generation(report, file, device)
+            is_sound &= _generation(report, name, file, device)
     finally:
         if device is not None:
             device.close()
@@ -147,17 +157,42 @@ def _check(device: Device) -> tuple[list[str], bool]:
     return lines + [f"{passed} passed, {len(failed)} failed in {seconds:.1f} s; `vkbackend check` runs all"], not failed
 
 
-def _model_file(model: str | None) -> Path | None:
+def _print_speed(model: str | None) -> None:
+    """Print which path is faster if there is only a software driver. Measures once for a machine."""
+    found = survey()
+    if found.chosen is None or not found.chosen.is_cpu:
+        return
+    rates = path_rates.known(found.chosen)
+    name, file = _model_file(model)
+    if rates is None and file is not None:
+        with closing(open_device(found.chosen.index)) as device:
+            on_device = generate(file, device).rate
+            rates = _remembered(name, device, on_device, generate(file, None).rate)
+    if rates is not None:
+        click.echo(rates.sentence(found.uses_device))
+
+
+def _remembered(model: str, device: Device, on_device: float, on_cpu: float) -> PathRates:
+    rates = PathRates(device.info.name, device.info.key, model, on_device, on_cpu)
+    path_rates.remember(rates)
+    return rates
+
+
+def _model_file(model: str | None) -> tuple[str, Path | None]:
+    """The name and the file of a model; by default those of the first stored one."""
     from ..library.store import Store
     from .bench import gguf_path
 
     if model is not None:
-        return gguf_path(model)
-    stored = [each.gguf_path for each in Store(settings.models_folder()).list() if each.gguf_path]
-    return stored[0] if stored else None
+        file = gguf_path(model)
+        return (file.stem if file == Path(model) else model), file
+    for stored in Store(settings.models_folder()).list():
+        if stored.gguf_path:
+            return stored.name, stored.gguf_path
+    return "", None
 
 
-def _generation(report: _Report, file: Path, device: Device | None) -> bool:
+def _generation(report: _Report, model: str, file: Path, device: Device | None) -> bool:
     """Compare the tokens of device and CPU. Returns whether they agree up to rounding."""
     from vkbackend.cpu.library import ggml
 
@@ -177,14 +212,19 @@ def _generation(report: _Report, file: Path, device: Device | None) -> bool:
         is_close, words = compare(made[device.info.name], reference)
         is_sound &= is_close
         lines.append(words)
-        faster, slower = sorted(made, key=lambda name: -made[name].rate)
-        hint = "set OLLAMA_VULKAN=1" if faster != "CPU" else "leave OLLAMA_VULKAN unset"
-        lines.append(
-            f"{faster} is {made[faster].rate / max(made[slower].rate, 1e-9):.1f} times as fast as {slower} for one "
-            f"answer at a time: {hint}"
-        )
+        lines.append(_speed(model, device, made[device.info.name].rate, made["CPU"].rate))
     report.section("Generation", lines)
     return is_sound
+
+
+def _speed(model: str, device: Device, on_device: float, on_cpu: float) -> str:
+    """Which path is faster for one answer at a time, and how to take it."""
+    if device.info.is_cpu:
+        return _remembered(model, device, on_device, on_cpu).sentence(settings.get("OLLAMA_VULKAN"))
+    ratio = on_device / max(on_cpu, 1e-9)
+    if ratio >= 1:
+        return f"{device.info.name} is {ratio:.1f} times as fast as the CPU: set OLLAMA_VULKAN=1"
+    return f"the CPU is {1 / max(ratio, 1e-9):.1f} times as fast as {device.info.name}: leave OLLAMA_VULKAN unset"
 
 
 @contextmanager

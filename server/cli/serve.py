@@ -21,6 +21,7 @@ from ..http.connections import raise_file_limit
 from ..library.store import Store
 from ..serving import Service, listen, serve_until, start_log
 from ..version import OLLAMA_VERSION, version
+from . import path_rates
 from .devices import describe
 from .main import CommandWithEnvironment
 
@@ -40,15 +41,17 @@ def serve() -> None:
     service = Service(listening, store, logging.getLogger("access"))
     # Port 0 asks for any free port.
     actual = Address("http", address.host, str(listening.getsockname()[1])).for_clients.url
-    asyncio.run(_run(service, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
+    asyncio.run(_run(service, found, lambda: click.echo("\n".join(ready_lines(actual, found, store)))))
 
 
 def log_devices(found: Survey) -> None:
-    """Log each device and whether it is used."""
+    """Log each device and whether it is used, and whether another path is faster."""
     for device in found.devices:
         log.info("device %d: %s: %s", device.index, describe(device), found.reasons[device.index])
     if found.problem:
         log.warning("no usable Vulkan device: %s", found.problem)
+    if advice := path_rates.advice(found):
+        log.info(advice)
 
 
 def ready_lines(url: str, found: Survey, store: Store) -> list[str]:
@@ -76,7 +79,7 @@ def handle_stop_signals(stop: Callable[[], None]) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
 
 
-async def _run(service: Service, ready: Callable[[], None]) -> None:
+async def _run(service: Service, found: Survey, ready: Callable[[], None]) -> None:
     stopped = asyncio.Event()
 
     def stop() -> None:
@@ -85,4 +88,5 @@ async def _run(service: Service, ready: Callable[[], None]) -> None:
         stopped.set()
 
     handle_stop_signals(stop)
-    await serve_until(service, stopped, ready)
+    with path_rates.measured_later(found, service.store):
+        await serve_until(service, stopped, ready)
