@@ -79,6 +79,7 @@ class Service:
         self._access_log = access_log
 
     async def start(self) -> None:
+        """Build the application and accept connections."""
         garbage.start()
         self._app = build_app(self.store, LoadedModels(self.store, EngineLoader()), self._socket.getsockname()[0])
         self._runner = web.AppRunner(self._app, shutdown_timeout=0)

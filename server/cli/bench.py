@@ -38,6 +38,7 @@ class Counts(click.ParamType):
     def convert(
         self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
+        """The numbers of an option's text, such as "16,128"; a tuple stays as it is. Fails with a usage error."""
         if isinstance(value, tuple):
             return value
         try:

@@ -32,6 +32,7 @@ class OpReport:
     worst: float = 0.0
 
     def add(self, result: Result) -> None:
+        """Count the result of one kernel variant, and keep it if it failed."""
         self.worst = max(self.worst, result.worst)
         if result.passed:
             self.passed += 1

@@ -45,6 +45,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[str] | None = None) -> None:
+        """Write the message to stderr."""
         echo(f"Error: {self.format_message()}", err=True)
 
 
@@ -52,9 +53,11 @@ class CommandGroup(click.Group):
     """Looks commands up in COMMANDS and ALIASES and turns errors into Failures."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands in the order of the help page."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command with this name or alias, whose module is imported only now; None for an unknown name."""
         name = ALIASES.get(cmd_name, cmd_name)
         if name not in COMMANDS:
             return None
@@ -69,11 +72,13 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names. Raises Failure for an unknown one."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise Failure(f'unknown command "{args[0]}" for "{ctx.info_name}"; see `{ctx.info_name} --help`')
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run the command. Raises Failure for a VkbackendError; exits with 1 if nobody reads the output any more."""
         try:
             return super().invoke(ctx)
         except VkbackendError as error:
@@ -84,6 +89,7 @@ class CommandGroup(click.Group):
             raise click.exceptions.Exit(1) from None
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """End the help page with the environment variables."""
         write_environment(formatter)
 
 
@@ -91,6 +97,7 @@ class CommandWithEnvironment(click.Command):
     """A command whose help ends with the environment variables."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """End the help page with the environment variables."""
         write_environment(formatter)
 
 

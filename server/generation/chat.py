@@ -25,6 +25,8 @@ ANSWER_BEGUN = Message(role="assistant", content="...")
 
 
 class ChatTurn(Turn[ChatRequest, ChatResponse]):
+    """The assistant's next message: content, thinking and tool calls."""
+
     verb = "chat"
 
     def __init__(self, ask: ChatRequest):

@@ -23,6 +23,8 @@ from .turn import Turn
 
 
 class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
+    """The text after a prompt, which is written with the model's template unless the request is raw."""
+
     verb = "generate"
 
     def find(self, store: Store) -> StoredModel:

@@ -64,10 +64,12 @@ class Turn(ABC, Generic[Ask, Answer]):
 
     @property
     def plan(self) -> Plan:
+        """How the request is answered; known once the model is loaded."""
         return self._when_loaded.plan
 
     @property
     def model(self) -> LoadedModel:
+        """The loaded model; known after `write_prompt`."""
         return self._when_loaded.model
 
     @property

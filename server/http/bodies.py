@@ -25,6 +25,8 @@ LOOK_SECONDS = 0.5  # between two looks for a body whose grace is over
 
 
 class NoRoom(ApiError):
+    """Status 503: other bodies take all the room, and this one has waited for too long."""
+
     def __init__(self) -> None:
         super().__init__(
             503,
@@ -100,6 +102,7 @@ class Room:
             self._waiting.discard(changed)
 
     def remove(self, body: Body) -> None:
+        """Give back a body's room and wake the requests that wait for some."""
         self.bodies.remove(body)
         for changed in self._waiting:
             if not changed.done():

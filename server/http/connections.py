@@ -82,6 +82,7 @@ class Connection(RequestHandler):
         return None if self._is_answering and self._body.is_eof() else self._silent_since
 
     def data_received(self, data: bytes) -> None:
+        """Count the bytes and lines of a request's head before aiohttp parses them. Refuses a head over the limits."""
         if self._is_refused:
             return
         now = self._silent_since = self._site.loop.time()
@@ -136,6 +137,7 @@ class Connection(RequestHandler):
         self._unknown_method = ""
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
         self._site.connections.discard(self)
         super().connection_lost(exc)
 
@@ -235,14 +237,17 @@ class Site(web.BaseSite):
 
     @property
     def name(self) -> str:
+        """The address that aiohttp shows for the site."""
         return f"http://{self._socket.getsockname()}"
 
     async def start(self) -> None:
+        """Accept connections, and close those that are silent or slow for too long."""
         await super().start()
         self._socket.setblocking(False)
         self._tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._look())]
 
     async def stop(self) -> None:
+        """Accept no more connections and close the listening socket."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

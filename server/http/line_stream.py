@@ -16,6 +16,7 @@ class LineStream:
 
     @property
     def has_begun(self) -> bool:
+        """Whether the status and the headers were sent."""
         return self._response is not None
 
     @property
@@ -36,6 +37,7 @@ class LineStream:
         await response.write(text.encode() + b"\n")
 
     async def end(self) -> web.StreamResponse:
+        """End the answer, which is begun if nothing was written. Returns it."""
         response = await self._begun()
         await response.write_eof()
         return response

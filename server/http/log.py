@@ -23,6 +23,7 @@ class TextFormatter(logging.Formatter):
         super().__init__(TEXT)
 
     def format(self, record: logging.LogRecord) -> str:
+        """A record as text; `%(tag)s` of the format is the request's id in brackets, or empty."""
         id = getattr(record, "request_id", "") or request_id.current.get()
         record.tag = f"[{id}] " if id else ""
         return super().format(record)
@@ -34,6 +35,7 @@ class JSONFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """A record as one line of JSON."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
@@ -58,6 +60,7 @@ class AccessLogger(AbstractAccessLogger):
     """Logs each answered request. It runs outside of the request's context, so it takes the id from the answer."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Log an answer. time: seconds from the request's arrival to the end of the answer."""
         path = request.raw_path[:MAX_PATH]
         remote = (request.remote or "").removeprefix("::ffff:")  # an IPv4 client, on a socket for both families
         fields = {

@@ -88,6 +88,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
+        """The name that the model was loaded by."""
         return self.stored.name
 
     @property

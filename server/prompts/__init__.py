@@ -11,10 +11,16 @@ class ModelTexts(Protocol):
     """
 
     @cached_property
-    def config(self) -> dict: ...
+    def config(self) -> dict:
+        """The config blob, which may name a renderer and a parser."""
+        ...
 
     @cached_property
-    def template(self) -> str: ...
+    def template(self) -> str:
+        """The Go template, or the default one."""
+        ...
 
     @property
-    def has_template(self) -> bool: ...
+    def has_template(self) -> bool:
+        """Whether the model has a Go template of its own."""
+        ...

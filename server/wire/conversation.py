@@ -44,6 +44,8 @@ PROPERTY_TYPE = _PropertyType()
 
 @dataclass
 class ToolCallFunction:
+    """The function that a tool call names, with its arguments."""
+
     index: int = wire(INT, "index")
     name: str = wire(STRING, "name")
     arguments: dict | None = wire(MapOf(ANY, "api.ToolCallFunctionArguments"), "arguments")
@@ -51,12 +53,16 @@ class ToolCallFunction:
 
 @dataclass
 class ToolCall:
+    """A call that the model made, or that a message of the history repeats."""
+
     id: str = wire(STRING, "id", omit_empty=True)
     function: ToolCallFunction = wire(Struct(ToolCallFunction), "function")
 
 
 @dataclass
 class Message:
+    """One message. Images are base64 in JSON. tool_name, tool_call_id: in a tool's answer, what was called."""
+
     role: str = wire(STRING, "role")
     content: str = wire(STRING, "content")
     thinking: str = wire(STRING, "thinking", omit_empty=True)
@@ -77,6 +83,8 @@ _ANY_OF: "ListOf[ToolProperty]" = ListOf(ANY, "[]api.ToolProperty")
 
 @dataclass
 class ToolProperty:
+    """The JSON schema of one parameter of a tool, as far as prompts show it."""
+
     any_of: "list[ToolProperty] | None" = wire(_ANY_OF, "anyOf", omit_empty=True)
     type: list[str] | None = wire(PROPERTY_TYPE, "type", omit_empty=True)
     items: object = wire(ANY, "items", omit_empty=True)
@@ -90,6 +98,8 @@ _ANY_OF.inner = _PROPERTIES.inner
 
 @dataclass
 class ToolFunctionParameters:
+    """The JSON schema of a tool's parameters: an object."""
+
     type: str = wire(STRING, "type")
     defs: object = wire(ANY, "$defs", omit_empty=True)
     items: object = wire(ANY, "items", omit_empty=True)
@@ -99,6 +109,8 @@ class ToolFunctionParameters:
 
 @dataclass
 class ToolFunction:
+    """A function that the model may call."""
+
     name: str = wire(STRING, "name")
     description: str = wire(STRING, "description", omit_empty=True)
     parameters: ToolFunctionParameters = wire(Struct(ToolFunctionParameters), "parameters")
@@ -106,6 +118,8 @@ class ToolFunction:
 
 @dataclass
 class Tool:
+    """A tool that the model may call."""
+
     type: str = wire(STRING, "type")
     items: object = wire(ANY, "items", omit_empty=True)
     function: ToolFunction = wire(Struct(ToolFunction), "function")

@@ -22,6 +22,8 @@ ANY_MAP = MapOf(ANY, "map[string]interface {}")
 
 @dataclass
 class GenerateRequest:
+    """Body of POST /api/generate."""
+
     model: str = wire(NAME, "model")
     prompt: str = wire(STRING, "prompt")
     suffix: str = wire(STRING, "suffix")
@@ -45,6 +47,8 @@ class GenerateRequest:
 
 @dataclass
 class ChatRequest:
+    """Body of POST /api/chat."""
+
     model: str = wire(NAME, "model")
     messages: list[Message] | None = wire(MESSAGES, "messages")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
@@ -63,6 +67,8 @@ class ChatRequest:
 
 @dataclass
 class EmbedRequest:
+    """Body of POST /api/embed. input: a text or a list of texts. dimensions: 0 for the whole vector."""
+
     model: str = wire(NAME, "model")
     input: object = wire(ANY, "input")
     keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
@@ -73,6 +79,8 @@ class EmbedRequest:
 
 @dataclass
 class EmbeddingRequest:
+    """Body of POST /api/embeddings."""
+
     model: str = wire(NAME, "model")
     prompt: str = wire(STRING, "prompt")
     keep_alive: int | None = wire(Pointer(DURATION), "keep_alive", omit_empty=True)
@@ -81,6 +89,8 @@ class EmbeddingRequest:
 
 @dataclass
 class ShowRequest:
+    """Body of POST /api/show."""
+
     model: str = wire(NAME, "model")
     system: str = wire(STRING, "system")
     template: str = wire(STRING, "template")
@@ -91,12 +101,16 @@ class ShowRequest:
 
 @dataclass
 class MemoryRequest:
+    """Body of POST /api/memory. options: those of a generation, such as num_ctx."""
+
     model: str = wire(NAME, "model")
     options: dict | None = wire(ANY_MAP, "options")
 
 
 @dataclass
 class CreateRequest:
+    """Body of POST /api/create. files, adapters: file name -> digest of a blob."""
+
     model: str = wire(NAME, "model")
     stream: bool | None = wire(Pointer(BOOL), "stream", omit_empty=True)
     quantize: str = wire(STRING, "quantize", omit_empty=True)
@@ -118,18 +132,24 @@ class CreateRequest:
 
 @dataclass
 class DeleteRequest:
+    """Body of DELETE /api/delete."""
+
     model: str = wire(NAME, "model")
     name: str = wire(NAME, "name")
 
 
 @dataclass
 class CopyRequest:
+    """Body of POST /api/copy."""
+
     source: str = wire(NAME, "source")
     destination: str = wire(NAME, "destination")
 
 
 @dataclass
 class PullRequest:
+    """Body of POST /api/pull. insecure: also over http, and with any certificate."""
+
     model: str = wire(NAME, "model")
     insecure: bool = wire(BOOL, "insecure", omit_empty=True)
     username: str = wire(STRING, "username")
@@ -140,7 +160,7 @@ class PullRequest:
 
 @dataclass
 class PushRequest(PullRequest):
-    pass
+    """Body of POST /api/push, with the fields of a pull."""
 
 
 # --- answers
@@ -148,12 +168,16 @@ class PushRequest(PullRequest):
 
 @dataclass
 class DebugInfo:
+    """The prompt as written, and the number of its images: the answer to `_debug_render_only`."""
+
     rendered_template: str = wire(STRING, "rendered_template")
     image_count: int = wire(INT, "image_count", omit_empty=True)
 
 
 @dataclass
 class TokenLogprob:
+    """A token and its natural log-probability. bytes: those of the token, which may be part of a character."""
+
     token: str = wire(STRING, "token")
     logprob: float | None = wire(ANY, "logprob")  # None: the first token of an echoed prompt
     bytes: list[int] | None = wire(ListOf(INT), "bytes", omit_empty=True)
@@ -161,11 +185,15 @@ class TokenLogprob:
 
 @dataclass
 class Logprob(TokenLogprob):
+    """A token of the answer, and the likeliest tokens in its place."""
+
     top_logprobs: list[TokenLogprob] | None = wire(ListOf(Struct(TokenLogprob)), "top_logprobs", omit_empty=True)
 
 
 @dataclass
 class GenerateResponse:
+    """Answer of /api/generate, or a piece of it: the last has the counts, and the durations in nanoseconds."""
+
     model: str = wire(STRING, "model")
     remote_model: str = wire(STRING, "remote_model", omit_empty=True)
     remote_host: str = wire(STRING, "remote_host", omit_empty=True)
@@ -188,6 +216,8 @@ class GenerateResponse:
 
 @dataclass
 class ChatResponse:
+    """Answer of /api/chat, or a piece of it: the last has the counts, and the durations in nanoseconds."""
+
     model: str = wire(STRING, "model")
     remote_model: str = wire(STRING, "remote_model", omit_empty=True)
     remote_host: str = wire(STRING, "remote_host", omit_empty=True)
@@ -218,6 +248,8 @@ class EmbedResponse:
 
 @dataclass
 class ModelDetails:
+    """Format, family, size and quantization of a model, as texts."""
+
     parent_model: str = wire(STRING, "parent_model")
     format: str = wire(STRING, "format")
     family: str = wire(STRING, "family")
@@ -231,6 +263,8 @@ DETAILS = Struct(ModelDetails)
 
 @dataclass
 class ListedModel:
+    """A model in the store. size: bytes of all its blobs."""
+
     name: str = wire(STRING, "name")
     model: str = wire(STRING, "model")
     remote_model: str = wire(STRING, "remote_model", omit_empty=True)
@@ -243,11 +277,15 @@ class ListedModel:
 
 @dataclass
 class ListResponse:
+    """Answer of /api/tags."""
+
     models: list[ListedModel] | None = wire(ListOf(Struct(ListedModel)), "models")
 
 
 @dataclass
 class RunningModel:
+    """A model in memory. size, size_vram: bytes in total, and on devices. context_length: tokens."""
+
     name: str = wire(STRING, "name")
     model: str = wire(STRING, "model")
     size: int = wire(INT, "size")
@@ -260,6 +298,8 @@ class RunningModel:
 
 @dataclass
 class ProcessResponse:
+    """Answer of /api/ps."""
+
     models: list[RunningModel] | None = wire(ListOf(Struct(RunningModel)), "models")
 
 
@@ -274,6 +314,8 @@ class TensorDescription:
 
 @dataclass
 class ShowResponse:
+    """Answer of /api/show. model_info: the metadata of the GGUF file."""
+
     license: str = wire(STRING, "license", omit_empty=True)
     modelfile: str = wire(STRING, "modelfile", omit_empty=True)
     parameters: str = wire(STRING, "parameters", omit_empty=True)
@@ -304,6 +346,8 @@ class LoadProgressResponse:
 
 @dataclass
 class ProgressResponse:
+    """One line of a pull, push or creation. total, completed: bytes of the blob `digest`."""
+
     status: str = wire(STRING, "status")
     digest: str = wire(STRING, "digest", omit_empty=True)
     total: int = wire(INT, "total", omit_empty=True)
@@ -312,4 +356,6 @@ class ProgressResponse:
 
 @dataclass
 class EmbeddingResponse:
+    """Answer of /api/embeddings."""
+
     embedding: np.ndarray = wire(ANY, "embedding")

@@ -49,18 +49,24 @@ LOGIT_BIAS = MapOf(FLOAT, "map[string]float64")
 
 @dataclass
 class StreamOptions:
+    """include_usage: a stream ends with a chunk that holds the usage."""
+
     GO_PACKAGE = "openai"
     include_usage: bool = wire(BOOL, "include_usage")
 
 
 @dataclass
 class JsonSchema:
+    """The schema of a `json_schema` response format."""
+
     GO_PACKAGE = "openai"
     schema: encode.RawJSON | None = wire(RAW, "schema")
 
 
 @dataclass
 class ResponseFormat:
+    """The format of an answer. type: text, json_object or json_schema."""
+
     GO_PACKAGE = "openai"
     type: str = wire(STRING, "type")
     json_schema: JsonSchema | None = wire(Pointer(Struct(JsonSchema)), "json_schema", omit_empty=True)
@@ -68,6 +74,8 @@ class ResponseFormat:
 
 @dataclass
 class Reasoning:
+    """How much a model may think. effort: high, medium, low or none."""
+
     GO_PACKAGE = "openai"
     effort: str = wire(STRING, "effort")
 
@@ -82,6 +90,8 @@ class ToolCallFunction:
 
 @dataclass
 class ToolCall:
+    """A call that the model made. index: its place among the calls of the message."""
+
     GO_PACKAGE = "openai"
     id: str = wire(STRING, "id")
     index: int = wire(INT, "index")
@@ -104,6 +114,8 @@ class Message:
 
 @dataclass
 class ChatCompletionRequest:
+    """Body of POST /v1/chat/completions."""
+
     GO_PACKAGE = "openai"
     model: str = wire(NAME, "model")
     messages: list[Message] | None = wire(ListOf(Struct(Message)), "messages")
@@ -130,6 +142,8 @@ class ChatCompletionRequest:
 
 @dataclass
 class CompletionRequest:
+    """Body of POST /v1/completions."""
+
     GO_PACKAGE = "openai"
     model: str = wire(NAME, "model")
     prompt: str | list = wire(PROMPT, "prompt")
@@ -154,6 +168,8 @@ class CompletionRequest:
 
 @dataclass
 class EmbedRequest:
+    """Body of POST /v1/embeddings."""
+
     GO_PACKAGE = "openai"
     input: object = wire(ANY, "input")
     model: str = wire(NAME, "model")
@@ -166,6 +182,8 @@ class EmbedRequest:
 
 @dataclass
 class Error:
+    """What went wrong. type: the class of the error."""
+
     message: str = wire(STRING, "message")
     type: str = wire(STRING, "type")
     param: object = wire(ANY, "param")
@@ -174,11 +192,15 @@ class Error:
 
 @dataclass
 class ErrorResponse:
+    """Answer to a request that failed."""
+
     error: Error = wire(Struct(Error), "error")
 
 
 @dataclass
 class Usage:
+    """Numbers of tokens in the prompt, in the answer, and in both."""
+
     prompt_tokens: int = wire(INT, "prompt_tokens")
     completion_tokens: int = wire(INT, "completion_tokens")
     total_tokens: int = wire(INT, "total_tokens")
@@ -186,6 +208,8 @@ class Usage:
 
 @dataclass
 class ChoiceLogprobs:
+    """One entry per token of the choice."""
+
     content: list[Logprob] | None = wire(ListOf(Struct(Logprob)), "content")
 
 
@@ -196,6 +220,8 @@ DEBUG = Pointer(Struct(DebugInfo))
 
 @dataclass
 class Choice:
+    """One answer to the conversation. finish_reason: stop, length or tool_calls."""
+
     index: int = wire(INT, "index")
     message: Message = wire(Struct(Message), "message")
     finish_reason: str | None = wire(FINISH_REASON, "finish_reason")
@@ -204,6 +230,8 @@ class Choice:
 
 @dataclass
 class ChatCompletion:
+    """Answer of /v1/chat/completions. created: seconds since 1970."""
+
     id: str = wire(STRING, "id")
     object: str = wire(STRING, "object")
     created: int = wire(INT, "created")
@@ -216,6 +244,8 @@ class ChatCompletion:
 
 @dataclass
 class ChunkChoice:
+    """What a chunk adds to one choice. finish_reason: null until the last chunk."""
+
     index: int = wire(INT, "index")
     delta: Message = wire(Struct(Message), "delta")
     finish_reason: str | None = wire(FINISH_REASON, "finish_reason")
@@ -224,6 +254,8 @@ class ChunkChoice:
 
 @dataclass
 class ChatCompletionChunk:
+    """A piece of an answer of /v1/chat/completions. created: seconds since 1970."""
+
     id: str = wire(STRING, "id")
     object: str = wire(STRING, "object")
     created: int = wire(INT, "created")
@@ -248,6 +280,8 @@ class LegacyLogprobs:
 
 @dataclass
 class CompletionChoice:
+    """One continuation of a prompt. finish_reason: null until it has ended."""
+
     text: str = wire(STRING, "text")
     index: int = wire(INT, "index")
     finish_reason: str | None = wire(FINISH_REASON, "finish_reason")
@@ -256,6 +290,8 @@ class CompletionChoice:
 
 @dataclass
 class Completion:
+    """Answer of /v1/completions. created: seconds since 1970."""
+
     id: str = wire(STRING, "id")
     object: str = wire(STRING, "object")
     created: int = wire(INT, "created")
@@ -267,6 +303,8 @@ class Completion:
 
 @dataclass
 class CompletionChunk:
+    """A piece of an answer of /v1/completions. created: seconds since 1970."""
+
     id: str = wire(STRING, "id")
     object: str = wire(STRING, "object")
     created: int = wire(INT, "created")
@@ -287,12 +325,16 @@ class Embedding:
 
 @dataclass
 class EmbeddingUsage:
+    """Numbers of tokens in the texts."""
+
     prompt_tokens: int = wire(INT, "prompt_tokens")
     total_tokens: int = wire(INT, "total_tokens")
 
 
 @dataclass
 class EmbeddingList:
+    """Answer of /v1/embeddings."""
+
     object: str = wire(STRING, "object")
     data: list[Embedding] | None = wire(ListOf(Struct(Embedding)), "data")
     model: str = wire(STRING, "model")
@@ -301,6 +343,8 @@ class EmbeddingList:
 
 @dataclass
 class Model:
+    """A model in the store. created: seconds since 1970. owned_by: the namespace of its name."""
+
     id: str = wire(STRING, "id")
     object: str = wire(STRING, "object")
     created: int = wire(INT, "created")
@@ -309,5 +353,7 @@ class Model:
 
 @dataclass
 class ModelList:
+    """Answer of /v1/models."""
+
     object: str = wire(STRING, "object")
     data: list[Model] | None = wire(ListOf(Struct(Model)), "data")

@@ -78,9 +78,11 @@ class Painter:
         self._colours = COLOR_SYSTEMS.get(Console().color_system or "")  # None: the terminal has no colours
 
     def write(self, text: str, probability: float | None) -> None:
+        """Write a piece in the colour of its probability, 0 to 1; without colour if that is None."""
         sys.stdout.write(self._painted(text, _style(probability)))
 
     def legend(self) -> None:
+        """Write a line that shows which colour means which probability."""
         steps = [self._painted(f" {step:.0%} ", _style(step)) for step in LEGEND_STEPS]
         sys.stdout.write(self._painted("probability: ", "dim") + "".join(steps) + "\n")
 

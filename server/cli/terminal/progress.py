@@ -32,6 +32,7 @@ class Bar:
         self._samples: deque[tuple[float, int]] = deque()  # (seconds, completed)
 
     def update(self, completed: int, total: int, now: float) -> None:
+        """Take new numbers of bytes. now: seconds, of the clock that the rate is counted with."""
         self.completed = completed
         self.total = total
         self._samples.append((now, completed))
@@ -40,6 +41,7 @@ class Bar:
 
     @property
     def is_done(self) -> bool:
+        """Whether the total is known and all of it has arrived."""
         return bool(self.total) and self.completed >= self.total
 
     @property

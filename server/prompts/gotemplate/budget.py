@@ -33,6 +33,7 @@ class Budget:
         self._started = time.thread_time()
 
     def count(self, steps: int = 1) -> None:
+        """Count steps of a run. Raises BudgetExceeded, and GivenUp if the request was cancelled."""
         self.steps += steps
         if self.steps >= self._next_check:
             self._check()
@@ -61,6 +62,7 @@ class Writer:
         self._size = 0
 
     def add(self, piece: str) -> None:
+        """Append text. Raises BudgetExceeded if it becomes longer than MAX_CHARS."""
         self._size += len(piece)
         if self._size > MAX_CHARS:
             raise BudgetExceeded(f"the template writes more than {MAX_CHARS} characters")
@@ -68,4 +70,5 @@ class Writer:
 
     @property
     def text(self) -> str:
+        """All text so far."""
         return "".join(self._pieces)

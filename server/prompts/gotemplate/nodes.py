@@ -14,16 +14,22 @@ class Node:
 
 @dataclass
 class Text(Node):
+    """Plain text between actions, written as it is."""
+
     text: str
 
 
 @dataclass
 class List(Node):
+    """A sequence of nodes, such as a whole template or the body of an `if`."""
+
     nodes: list[Node] = field(default_factory=list)
 
 
 @dataclass
 class Action(Node):
+    """A pipeline in braces, whose value is written."""
+
     pipe: "Pipe"
 
     def __str__(self):
@@ -47,6 +53,8 @@ class Pipe(Node):
 
 @dataclass
 class Command(Node):
+    """A function, method or value with its arguments: one part of a pipeline."""
+
     arguments: list[Node] = field(default_factory=list)
 
     def __str__(self):
@@ -55,6 +63,8 @@ class Command(Node):
 
 @dataclass
 class Identifier(Node):
+    """The name of a function."""
+
     name: str
 
     def __str__(self):
@@ -63,12 +73,16 @@ class Identifier(Node):
 
 @dataclass
 class Dot(Node):
+    """The value `.`."""
+
     def __str__(self):
         return "."
 
 
 @dataclass
 class Nil(Node):
+    """The constant `nil`."""
+
     def __str__(self):
         return "nil"
 

@@ -34,6 +34,7 @@ class Slice:
 
     @property
     def holds_interfaces(self) -> bool:
+        """Whether the static type of its items is interface{}."""
         return self.type_name == "[]interface {}"
 
 

@@ -103,6 +103,7 @@ class Worker:
         return process
 
     def close(self) -> None:
+        """End the process, if it runs. The next request starts another."""
         if self._process is not None:
             with self._process as process:
                 process.kill()

@@ -22,6 +22,7 @@ class Renderer:
         self._render = render
 
     def execute(self, values: Values) -> str:
+        """Write the prompt."""
         return self._render(values)
 
 
