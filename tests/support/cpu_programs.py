@@ -43,6 +43,7 @@ def value_of(graph: Graph, name: str, argument: object) -> Value | None:
 
 def run_case(op: Op, case: Case, num_threads: int) -> list[np.ndarray]:
     """The outputs of an op on ggml's path, those in a cache included."""
+    from vkbackend.cpu.library import own_products
     from vkbackend.cpu.lowering import lower
     from vkbackend.cpu.memory import Memory
     from vkbackend.cpu.pool import Pool
@@ -57,7 +58,7 @@ def run_case(op: Op, case: Case, num_threads: int) -> list[np.ndarray]:
         for at, (shape, dtype) in enumerate(output_shapes(op, case))
     ]
     graph.nodes.append(Node(op.name, op, inputs, outputs, dict(case.attrs)))
-    program = Program(library, Pool(library, num_threads), graph, Memory(), keep=True)
+    program = Program(library, Pool(library, num_threads), graph, Memory(), keep=True, own_products=own_products())
     lower(program)
     kinds = (Kind.STEP, Kind.ACTIVATION)
     read = program.run({value: array for value, array in zip(inputs, arguments) if value and value.kind in kinds})

@@ -4,7 +4,7 @@ from ..graph.cache import CacheStorage
 from ..graph.host_executor import HostExecutor, HostPath
 from ..graph.model import Model
 from ..graph.numpy_executor import NumpyExecutor
-from .library import ggml
+from .library import ggml, own_products
 
 
 def host_path(num_threads: int = 0) -> HostPath:
@@ -18,6 +18,6 @@ def host_path(num_threads: int = 0) -> HostPath:
     from .lowering import LOWERINGS
 
     def make_executor(model: Model, cache: CacheStorage, keep: bool) -> HostExecutor:
-        return GgmlExecutor(library, model, cache, keep, num_threads)
+        return GgmlExecutor(library, model, cache, keep, num_threads, own_products())
 
     return HostPath(make_executor, reads_halves=True, kernels=frozenset(LOWERINGS))

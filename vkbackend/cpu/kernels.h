@@ -5,6 +5,7 @@
 // sums. The sources are compiled once for every CPU and once for CPUs with AVX2, FMA and F16C (CMakeLists.txt);
 // pointers and sizes were checked by module.cpp.
 #pragma once
+#include <atomic>
 #include <cstdint>
 
 namespace vkbackend_cpu {
@@ -116,6 +117,42 @@ struct StripsArgs {
     Rows logits, strips;
 };
 
+// What is left of ops/top_k.py after the strips.
+struct CandidatesArgs {
+    Rows logits, strips, stats;
+    int32_t *counts, *ids;
+    float* values;
+    int64_t capacity, k;
+};
+
+// Rounds x to 8 bits, as the kernel of a product reads it (products.h).
+struct QuantizeArgs {
+    Rows x;
+    uint8_t* codes;
+};
+
+// How many chunks of a product threads have taken, and how many threads have finished.
+struct Progress {
+    std::atomic<int64_t> taken{0}, finished{0};
+};
+
+// y (T, N) = activations (T, k) of 8 bits times weights (N, k) transposed.
+struct ProductArgs {
+    const uint8_t* weights;
+    const uint8_t* codes;
+    int64_t k;
+    Rows y;
+    Progress* progress;
+};
+
+// The kernels for a format of weights. type: ggml's number of it. block_size, block_bytes: of the weights;
+// group_size, group_bytes: of the activations, whose rows end with a whole group.
+struct ProductKernel {
+    int type, block_size, block_bytes, group_size, group_bytes;
+    void (*quantize)(const QuantizeArgs&, int task, int tasks);
+    void (*multiply)(const ProductArgs&, int task, int tasks);
+};
+
 struct Kernels {
     void (*rms_norm)(const NormArgs&, int task, int tasks);
     void (*finish)(const FinishArgs&, int task, int tasks);
@@ -126,9 +163,13 @@ struct Kernels {
     void (*split_heads)(const SplitArgs&, int task, int tasks);
     void (*attention)(const AttentionArgs&, int task, int tasks);
     void (*strips)(const StripsArgs&, int task, int tasks);
+    const ProductKernel* (*find_product)(int type);  // returns null for a format without a kernel
 };
 
 const Kernels& base_kernels();
 const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+
+void find_candidates(const CandidatesArgs&, int task, int tasks);  // the same for every CPU
 
 }  // namespace vkbackend_cpu

@@ -14,6 +14,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from .. import settings
 
@@ -23,20 +24,34 @@ SECONDS = 60  # for the trial, which takes about one
 log = logging.getLogger(__name__)
 
 
+class Library(NamedTuple):
+    """own_products: formats whose products by kernels of `vkbackend._cpu` had the bits of ggml's in the trial."""
+
+    ggml: ModuleType
+    own_products: frozenset[str]
+
+
 def ggml() -> ModuleType | None:
     """The module `ggml`; None if VKBACKEND_CPU is exact, or if it is missing or fails its trial (logged once)."""
-    return _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
+    tried = _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
+    return None if tried is None else tried.ggml
+
+
+def own_products() -> frozenset[str]:
+    """`Library.own_products`; empty without ggml."""
+    tried = _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
+    return frozenset() if tried is None else tried.own_products
 
 
 @lru_cache(maxsize=1)
-def _tried() -> ModuleType | None:
+def _tried() -> Library | None:
     if importlib.util.find_spec("ggml") is None or importlib.util.find_spec("vkbackend._cpu") is None:
         log.warning(
             "ggml is not installed, so the CPU path expands weights to float32, which takes several times the memory "
             "and time; install the extra vkbackend[cpu] (scripts/setup.sh builds it)"
         )
         return None
-    failure = _remembered_trial()
+    failure, own = _remembered_trial()
     if failure:
         log.warning(
             "ggml does not work on this machine (%s), so the CPU path expands weights to float32, which takes several "
@@ -47,18 +62,19 @@ def _tried() -> ModuleType | None:
     # libgomp's threads spin at barriers, by default for milliseconds, which on a busy machine takes the processor from
     # the thread that they wait for. libgomp reads this when it is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    return importlib.import_module("ggml")
+    return Library(importlib.import_module("ggml"), own)
 
 
-def _remembered_trial() -> str:
+def _remembered_trial() -> tuple[str, frozenset[str]]:
     """`_trial`, once for each build of the library, kind of CPU and version of the kernels."""
     path = settings.cache_folder() / "ggml" / f"tried-{_fingerprint()}"
-    if settings.read_cached(path) is not None:
-        return ""
-    failure = _trial()
+    remembered = settings.read_cached(path)
+    if remembered is not None:
+        return "", frozenset(remembered.decode(errors="replace").split())
+    failure, own = _trial()
     if not failure:
-        settings.write_whole(path, b"")
-    return failure
+        settings.write_whole(path, " ".join(sorted(own)).encode())
+    return failure, own
 
 
 def _fingerprint() -> str:
@@ -82,16 +98,16 @@ def cpu_flags() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _trial() -> str:
-    """Why ggml cannot be used; empty if it can."""
+def _trial() -> tuple[str, frozenset[str]]:
+    """Why ggml cannot be used, empty if it can; and the formats whose products are our own kernels."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "vkbackend.cpu.trial"], capture_output=True, text=True, timeout=SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+        return str(error), frozenset()
     if done.returncode == 0:
-        return ""
+        return "", frozenset(done.stdout.split())
     if done.returncode < 0:
-        return f"its trial was ended by signal {-done.returncode}"
-    return (done.stderr.strip().splitlines() or ["its trial failed"])[-1]
+        return f"its trial was ended by signal {-done.returncode}", frozenset()
+    return (done.stderr.strip().splitlines() or ["its trial failed"])[-1], frozenset()

@@ -7,10 +7,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <optional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -21,18 +18,40 @@
 namespace py = pybind11;
 using namespace vkbackend_cpu;
 
-static const Kernels& kernels() {
-#ifdef HAS_AVX2_KERNELS
-    static const bool has_avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (has_avx2) return avx2_kernels();
+struct Variant {
+    std::string name;
+    const Kernels& (*kernels)();
+};
+
+// The variants that this CPU can run, the fastest last.
+static const std::vector<Variant>& variants() {
+    static const std::vector<Variant> found = [] {
+        std::vector<Variant> some{{"base", &base_kernels}};
+#ifdef HAS_X86_KERNELS
+        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+            !__builtin_cpu_supports("f16c"))
+            return some;
+        some.push_back({"avx2", &avx2_kernels});
+        if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512vnni"))
+            some.push_back({"avx512", &avx512_kernels});
 #endif
-    return base_kernels();
+        return some;
+    }();
+    return found;
 }
+
+static const Variant*& chosen_variant() {
+    static const Variant* chosen = &variants().back();
+    return chosen;
+}
+
+static const Kernels& kernels() { return chosen_variant()->kernels(); }
 
 // One call of a kernel. kept: the arrays that it reads and writes.
 struct Call {
     std::vector<py::object> kept;
+    std::shared_ptr<Progress> progress;  // of a product
     virtual ~Call() = default;
     virtual void run(int task, int tasks) const = 0;
 };
@@ -260,55 +279,6 @@ static std::unique_ptr<Call> strips(py::object logits, py::object y) {
     return make(kernels().strips, args, {logits, y});
 }
 
-// What is left of ops/top_k.py after the strips.
-struct CandidatesArgs {
-    Rows logits, strips, stats;
-    int32_t *counts, *ids;
-    float* values;
-    int64_t capacity, k;
-};
-
-static void candidates_of_row(const CandidatesArgs& args, int64_t row, std::vector<float>& most) {
-    const float* strips = args.strips.row(row);
-    const float* logits = args.logits.row(row);
-    const int64_t count = args.strips.width / 2, width = args.logits.width;
-    most.resize(count);
-    for (int64_t i = 0; i < count; ++i) most[i] = strips[2 * i];
-    const float top = *std::max_element(most.begin(), most.end());
-    double total = 0;
-    for (int64_t i = 0; i < count; ++i) total += strips[2 * i + 1] * std::exp(double(most[i]) - double(top));
-    float threshold = -3.4e38f;
-    if (args.k <= count) {
-        std::nth_element(most.begin(), most.begin() + args.k - 1, most.end(), std::greater<float>());
-        threshold = most[args.k - 1];
-    }
-    const float stats[4] = {float(top + std::log(total)), threshold, top, 0};
-    std::memcpy(args.stats.row(row), stats, sizeof stats);
-    int32_t* ids = args.ids + row * args.capacity;
-    int64_t found = 0;
-    for (int64_t strip = 0; strip < count; ++strip) {
-        if (!(strips[2 * strip] >= threshold)) continue;
-        for (int64_t i = 0; i < 64; ++i) {
-            const int64_t at = strip / 64 * 4096 + i / 4 * 256 + strip % 64 * 4 + i % 4;
-            if (at >= width || !(logits[at] >= threshold)) continue;
-            if (found < args.capacity) ids[found] = int32_t(at);
-            ++found;
-        }
-    }
-    args.counts[row] = int32_t(found);
-    const int64_t kept = found <= args.capacity ? found : 0;
-    std::sort(ids, ids + kept);
-    for (int64_t i = 0; i < args.capacity; ++i) {
-        if (i >= kept) ids[i] = -1;
-        args.values[row * args.capacity + i] = i < kept ? logits[ids[i]] : 0;
-    }
-}
-
-static void find_candidates(const CandidatesArgs& args, int task, int tasks) {
-    thread_local std::vector<float> most;
-    for (int64_t row = task; row < args.logits.count; row += tasks) candidates_of_row(args, row, most);
-}
-
 static std::unique_ptr<Call> candidates(py::object logits, py::object strips, py::object stats,
                                         py::object counts, py::object ids, py::object values_, int64_t k) {
     CandidatesArgs args{rows(logits, "logits"),
@@ -329,6 +299,54 @@ static std::unique_ptr<Call> candidates(py::object logits, py::object strips, py
     return make(&find_candidates, args, {logits, strips, stats, counts, ids, values_});
 }
 
+static const ProductKernel& product_kernel(int type) {
+    const ProductKernel* found = kernels().find_product(type);
+    require(found, "there is no kernel for weights of type " + std::to_string(type));
+    return *found;
+}
+
+static int64_t num_code_bytes(int type, int64_t rows, int64_t k) {
+    const ProductKernel& kernel = product_kernel(type);
+    return rows * ((k + kernel.group_size - 1) / kernel.group_size) * kernel.group_bytes;
+}
+
+static uint8_t* codes_of(const py::object& codes, int type, int64_t rows, int64_t k) {
+    const uint8_t* found = values<uint8_t>(codes, "codes", num_code_bytes(type, rows, k));
+    require(found && reinterpret_cast<uintptr_t>(found) % 32 == 0, "codes must be aligned to 32 bytes");
+    return const_cast<uint8_t*>(found);
+}
+
+static std::unique_ptr<Call> quantize(py::object x, int type, py::object codes) {
+    QuantizeArgs args{rows(x, "x"), nullptr};
+    require(args.x.width % product_kernel(type).block_size == 0, "x does not consist of whole blocks");
+    args.codes = codes_of(codes, type, args.x.count, args.x.width);
+    return make(product_kernel(type).quantize, args, {x, codes});
+}
+
+static std::unique_ptr<Call> product(py::object weights, int type, py::object codes, int64_t k,
+                                     py::object y) {
+    const ProductKernel& kernel = product_kernel(type);
+    ProductArgs args{nullptr, nullptr, k, rows(y, "y"), nullptr};
+    require(k > 0 && k % kernel.block_size == 0, "k does not consist of whole blocks");
+    const int64_t row_bytes = k / kernel.block_size * kernel.block_bytes;
+    args.weights = values<uint8_t>(weights, "weights", args.y.width * row_bytes);
+    args.codes = codes_of(codes, type, args.y.count, k);
+    auto progress = std::make_shared<Progress>();
+    args.progress = progress.get();
+    auto call = make(kernel.multiply, args, {weights, codes, y});
+    call->progress = std::move(progress);
+    return call;
+}
+
+static void choose_variant(const std::string& name) {
+    for (const Variant& each : variants())
+        if (each.name == name) {
+            chosen_variant() = &each;
+            return;
+        }
+    require(false, "this CPU has no variant " + name);
+}
+
 static void run(const Call& call, int tasks) {
     require(tasks >= 1, "tasks must be at least 1");
     py::gil_scoped_release released;
@@ -346,6 +364,10 @@ PYBIND11_MODULE(_cpu, m) {
                                [](const Call& call) { return reinterpret_cast<uintptr_t>(&call); });
     m.attr("ENTRY") = reinterpret_cast<uintptr_t>(&vkbackend_cpu_entry);
     m.attr("MAX_HEAD_DIM") = MAX_HEAD_DIM;
+    std::vector<std::string> names;
+    for (const Variant& each : variants()) names.push_back(each.name);
+    m.attr("VARIANTS") = py::tuple(py::cast(names));
+    m.def("choose_variant", &choose_variant, py::arg("name"));
     using py::arg;
     m.def("rms_norm", &rms_norm, arg("x"), arg("weight"), arg("residual"), arg("y"), arg("eps"));
     m.def("finish", &finish, arg("x"), arg("bias"), arg("residual"), arg("y"), arg("gate"));
@@ -360,6 +382,11 @@ PYBIND11_MODULE(_cpu, m) {
           arg("limits"), arg("k_data"), arg("k_scales"), arg("v_data"), arg("v_scales"), arg("y"),
           arg("scale"), arg("window"), arg("softcap"));
     m.def("strips", &strips, arg("logits"), arg("strips"));
+    m.def("has_product", [](int type) { return kernels().find_product(type) != nullptr; }, arg("type"));
+    m.def("group_size", [](int type) { return product_kernel(type).group_size; }, arg("type"));
+    m.def("num_code_bytes", &num_code_bytes, arg("type"), arg("rows"), arg("k"));
+    m.def("quantize", &quantize, arg("x"), arg("type"), arg("codes"));
+    m.def("product", &product, arg("weights"), arg("type"), arg("codes"), arg("k"), arg("y"));
     m.def("candidates", &candidates, arg("logits"), arg("strips"), arg("stats"), arg("counts"), arg("ids"),
           arg("values"), arg("k"));
 }

@@ -1,5 +1,6 @@
-"""A step as ggml graphs: products by ggml on the weights as they lie in the file, kernels of `vkbackend._cpu` as custom
-ops between them, and Python functions between graphs for ops that have no kernel.
+"""A step as ggml graphs: products on the weights as they lie in the file, by ggml or by kernels of `vkbackend._cpu`,
+other kernels of `vkbackend._cpu` as custom ops between them, and Python functions between graphs for ops that have no
+kernel.
 
 In: a `Graph`, whose activations get memory here, and what `lowering.py` makes of its nodes. Out: `run`. ggml ends the
 process if a tensor does not fit, so `product` checks types, shapes and sizes first.
@@ -7,7 +8,7 @@ process if a tensor does not fit, so `product` checks types, shapes and sizes fi
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -25,11 +26,22 @@ MAX_NODES = 1 << 14  # of one ggml graph
 
 
 class Program(PreparedStep):
-    """A prepared step. memory: for activations, shared by the programs of an executor, which run one at a time."""
+    """A prepared step. memory: for activations, shared by the programs of an executor, which run one at a time.
+    own_products: names of the formats whose products are kernels of `vkbackend._cpu`; those of others are ggml's.
+    """
 
-    def __init__(self, ggml: ModuleType, pool: Pool, graph: Graph, memory: Memory, keep: bool = False):
+    def __init__(
+        self,
+        ggml: ModuleType,
+        pool: Pool,
+        graph: Graph,
+        memory: Memory,
+        keep: bool = False,
+        own_products: Collection[str] = (),
+    ):
         super().__init__(graph)
         self.keep = keep
+        self.own_products = own_products
         self.rotations: dict[object, np.ndarray] = {}  # cosines and sines that several layers use
         self.last_norm: object = None  # what the scratch memory of norms holds
         self._ggml = ggml
@@ -39,6 +51,7 @@ class Program(PreparedStep):
         self._arrays: dict[Value, np.ndarray] = {}  # base value -> its array, (rows, row_stride)
         self._runs: list[Callable[[], None]] = []
         self._segment: _Segment | None = None
+        self._last_codes: tuple[object, np.ndarray] | None = None  # activations of 8 bits that nothing has changed
 
     def array(self, value: Value) -> np.ndarray:
         """The array of an activation, a result or an input of the step: a view of its memory."""
@@ -72,14 +85,32 @@ class Program(PreparedStep):
             raise ValueError(f"a weight of {kind.name} {raw.shape} cannot be multiplied by rows of {k}")
         if y.shape != (len(x), rows) or not len(x) or not rows or x.strides[1] != 4 or y.strides[1] != 4:
             raise ValueError(f"{x.shape} times {rows} rows is not {y.shape}")
-        self._open().product(raw, int(kind.type), x, y)
+        number = int(kind.type)
+        if kind.name in self.own_products:
+            codes = self._codes(number, x)
+            self._open().call(_cpu.product(raw, number, codes, k, y))
+        else:
+            self._last_codes = None
+            self._open().product(raw, number, x, y)
+
+    def _codes(self, kind: int, x: np.ndarray) -> np.ndarray:
+        """x in 8 bits for weights of a format, computed once for consecutive products of the same rows."""
+        num_bytes = _cpu.num_code_bytes(kind, *x.shape)
+        key = x.ctypes.data, x.shape, x.strides, _cpu.group_size(kind)
+        if self._last_codes is None or self._last_codes[0] != key:
+            codes = self._memory.array("codes", 0, num_bytes, (num_bytes,), "uint8")
+            self.call(_cpu.quantize(x, kind, codes))
+            self._last_codes = key, codes
+        return self._last_codes[1]
 
     def call(self, call: _cpu.Call) -> None:
         """Append a kernel."""
+        self._last_codes = None
         self._open().call(call)
 
     def python(self, function: Callable[[], None]) -> None:
         """Append a Python function, which ends the current ggml graph."""
+        self._last_codes = None
         self.close()
         self._runs.append(function)
 

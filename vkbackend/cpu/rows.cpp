@@ -137,9 +137,9 @@ void strips(const StripsArgs& args, int task, int tasks) {
 namespace vkbackend_cpu {
 
 const Kernels& KERNELS() {
-    static constexpr Kernels table = {VARIANT::rms_norm,    VARIANT::finish,    VARIANT::gate,
-                                      VARIANT::softcap,     VARIANT::gather,    VARIANT::rotation,
-                                      VARIANT::split_heads, VARIANT::attention, VARIANT::strips};
+    static constexpr Kernels table = {
+        VARIANT::rms_norm, VARIANT::finish,      VARIANT::gate,      VARIANT::softcap, VARIANT::gather,
+        VARIANT::rotation, VARIANT::split_heads, VARIANT::attention, VARIANT::strips,  VARIANT::find_product};
     return table;
 }
 

@@ -1,7 +1,8 @@
 """Whether ggml works on this CPU: products of every format, alone, among other rows and on two threads.
 
 Run as a program by `library.py`. Exit status 0: the products agree with numpy's, and the bits of a row depend neither
-on the other rows nor on the threads.
+on the other rows nor on the threads. Standard output: the formats whose products by kernels of `vkbackend._cpu` have
+the bits of ggml's.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
+from .. import _cpu
 from ..graph.builder import Graph
 from ..graph.step import StepShape
 from ..ops import matmul
@@ -40,11 +42,16 @@ def main() -> int:
         if not all((y == found[-1][: len(y)]).all() for y in found):
             print(f"products of {name} depend on the other rows or on the threads", file=sys.stderr)
             return 1
+        if _cpu.has_product(int(weight.format.type)):
+            own = [_product(ggml, pool, weight, x[:count], own=True) for pool in pools for count in (1, 2, TOKENS)]
+            if all((y == found[-1][: len(y)]).all() for y in own):
+                print(name)
     return 0
 
 
-def _product(ggml: ModuleType, pool: Pool, weight: PackedMatrix, x: np.ndarray) -> np.ndarray:
-    program = Program(ggml, pool, Graph(StepShape(len(x), 0), (1, 1)), Memory())
+def _product(ggml: ModuleType, pool: Pool, weight: PackedMatrix, x: np.ndarray, own: bool = False) -> np.ndarray:
+    own_products = (weight.format.name,) if own else ()
+    program = Program(ggml, pool, Graph(StepShape(len(x), 0), (1, 1)), Memory(), own_products=own_products)
     y = np.empty((len(x), weight.shape[0]), np.float32)
     program.product(weight.raws[0], weight.format, x, y)
     program.close()

@@ -14,5 +14,8 @@ void rotation(const RotationArgs&, int task, int tasks);
 void split_heads(const SplitArgs&, int task, int tasks);
 void attention(const AttentionArgs&, int task, int tasks);
 void strips(const StripsArgs&, int task, int tasks);
+void quantize_32(const QuantizeArgs&, int task, int tasks);
+void quantize_256(const QuantizeArgs&, int task, int tasks);
+const ProductKernel* find_product(int type);
 
 }  // namespace vkbackend_cpu::VARIANT
