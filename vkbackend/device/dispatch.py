@@ -4,8 +4,7 @@ In: `Dispatch`es in order. Out: `Program`, recorded once and run many times. Dis
 write: two of them get a barrier in between only if one writes bytes that the other reads or writes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -13,11 +12,11 @@ from typing import Protocol
 import numpy as np
 
 from .. import _native
-from ..errors import DeviceError, DeviceLost
+from ..errors import DeviceError, DeviceLost, VkbackendError
 from . import vulkan_constants as vk
 from .buffers import Buffer
 from .device_info import DeviceInfo
-from .failures import translated
+from .failures import as_device_error, translated
 from .interface import Value
 from .shaders import interface
 
@@ -202,23 +201,25 @@ class Recording:
         """Submit without waiting; the device runs submissions in order. limit_ns: for a previous run of this recording
         that is not known to be done.
         """
-        with self.device.queue_lock, self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
-            self.submission.submit(self._usual_limit_ns if limit_ns is None else limit_ns)
+        try:
+            with self.device.queue_lock:
+                self.submission.submit(self._usual_limit_ns if limit_ns is None else limit_ns)
+        except _native.VulkanError as error:
+            raise self._failure(error) from error
 
     def wait(self, limit_ns: int | None = None) -> None:
         """Wait until it is done, without the GIL. Raises DeviceLost, DeviceError."""
-        with self._marking_loss(), translated(f"{self.device.info.name}: running a step"):
-            self.submission.wait(self._usual_limit_ns if limit_ns is None else limit_ns)
-
-    @contextmanager
-    def _marking_loss(self) -> Iterator[None]:
-        """Mark the device as lost on DeviceLost, unless it was reopened since this recording was made."""
         try:
-            yield
-        except DeviceLost:
-            if self.context is self.device._context:
-                self.device.is_lost = True
-            raise
+            self.submission.wait(self._usual_limit_ns if limit_ns is None else limit_ns)
+        except _native.VulkanError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: _native.VulkanError) -> VkbackendError:
+        """The error to raise. A lost device is marked as lost, unless it was reopened since this recording was made."""
+        failure = as_device_error(error, f"{self.device.info.name}: running a step")
+        if isinstance(failure, DeviceLost) and self.context is self.device._context:
+            self.device.is_lost = True
+        return failure
 
 
 class Program:

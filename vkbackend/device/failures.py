@@ -3,12 +3,25 @@
 from types import TracebackType
 
 from .. import _native
-from ..errors import DeviceError, DeviceLost, OutOfMemory
+from ..errors import DeviceError, DeviceLost, OutOfMemory, VkbackendError
 from . import vulkan_constants as vk
 
 OUT_OF_MEMORY = (vk.VK_ERROR_OUT_OF_HOST_MEMORY, vk.VK_ERROR_OUT_OF_DEVICE_MEMORY)
 
 LOST = (vk.VK_ERROR_DEVICE_LOST, vk.VK_TIMEOUT)
+
+
+def as_device_error(error: _native.VulkanError, doing: str) -> VkbackendError:
+    """This package's error for one of the extension. doing: what was being done, for the error's text."""
+    text, result = error.args
+    if result in OUT_OF_MEMORY:
+        return OutOfMemory(f"{doing}: {text}; close other programs, or use a smaller model, context or batch")
+    if result in LOST:
+        return DeviceLost(
+            f"{doing}: {text}; the driver reset the device or a step took too long: see the kernel's log (dmesg). The "
+            "next call opens the device again"
+        )
+    return DeviceError(f"{doing}: {text}")
 
 
 class translated:
@@ -25,16 +38,5 @@ class translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not isinstance(error, _native.VulkanError):
-            return
-        text, result = error.args
-        if result in OUT_OF_MEMORY:
-            raise OutOfMemory(
-                f"{self.doing}: {text}; close other programs, or use a smaller model, context or batch"
-            ) from error
-        if result in LOST:
-            raise DeviceLost(
-                f"{self.doing}: {text}; the driver reset the device or a step took too long: see the kernel's log "
-                "(dmesg). The next call opens the device again"
-            ) from error
-        raise DeviceError(f"{self.doing}: {text}") from error
+        if isinstance(error, _native.VulkanError):
+            raise as_device_error(error, self.doing) from error

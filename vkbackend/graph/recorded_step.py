@@ -12,12 +12,10 @@ from ..device import host_memory
 from ..device.buffers import Buffer
 from ..device.context import Device
 from ..device.dispatch import Dispatch, Program
-from ..ops.op import TensorView
+from ..ops.op import MOST_FLOPS, TensorView
 from .builder import Graph, Value
 
-# Longer steps are split into several submissions, of about 100 ms on a small integrated GPU: drivers reset the device
-# during long ones.
-SUBMISSION_FLOPS = 20e9
+SUBMISSION_FLOPS = MOST_FLOPS  # longer steps are split into several submissions
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ from ..device.buffers import Buffer
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import q8_cache
-from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, head_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, head_variant, token_ranges
 from .q8_cache import Cache
 from .signature import Signature
 
 # q, k_cache, v_cache, positions, sequences, page_table, limits
 Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None]
 LEAST_LONGEST = 1024  # positions that a token sees at most, where a dispatch is not told
-MOST_FLOPS = 40e9  # of a dispatch: drivers reset the device during long ones
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 ENOUGH_GROUPS = 512  # of a decode step, to keep a GPU busy
 
@@ -147,16 +146,9 @@ def num_seen(longest: int, capacity: int, window: int) -> int:
     return min(longest, capacity, window or capacity)
 
 
-def token_ranges(num_tokens: int, heads: int, head_dim: int, positions: int) -> Iterator[tuple[int, int, int]]:
-    """(first token, number of tokens, operations) of each dispatch that a step is cut into.
-
-    positions: that a token sees, at most
-    """
-    flops = 4 * heads * head_dim * positions  # of a token
-    most = max(int(MOST_FLOPS // flops), 1)
-    for first in range(0, num_tokens, most):
-        count = min(most, num_tokens - first)
-        yield first, count, count * flops
+def token_flops(heads: int, head_dim: int, positions: int) -> int:
+    """Operations of a token that sees `positions` positions."""
+    return 4 * heads * head_dim * positions
 
 
 def host_scratch(inputs: Sequence[Shaped], *, window: int = 0, **_: object) -> int:
@@ -232,7 +224,9 @@ def dispatch(
             flops,
             label="attention",
         )
-        for first, count, flops in token_ranges(tokens, heads, head_dim, num_seen(longest, capacity, seen_window))
+        for first, count, flops in token_ranges(
+            tokens, token_flops(heads, head_dim, num_seen(longest, capacity, seen_window))
+        )
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import attention, q8_cache, rope, split_heads
-from .op import Case, Op, Scratch, Shaped, TensorView, head_variant
+from .op import Case, Op, Scratch, Shaped, TensorView, head_variant, token_ranges
 from .q8_cache import Cache
 from .signature import Signature
 
@@ -129,8 +129,8 @@ def dispatch(
             flops,
             label="decode_attention",
         )
-        for first, count, flops in attention.token_ranges(
-            tokens, heads, head_dim, attention.num_seen(longest, capacity, window)
+        for first, count, flops in token_ranges(
+            tokens, attention.token_flops(heads, head_dim, attention.num_seen(longest, capacity, window))
         )
     ]
 

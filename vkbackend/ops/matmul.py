@@ -12,6 +12,7 @@ of 1/127 of it. They are for devices that compute these types faster. In float16
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from .matmul_kernels import (
     num_slices,
     possible_tiles,
 )
-from .op import Case, Op, Shaped, TensorView
+from .op import Case, Op, Shaped, TensorView, token_ranges
 from .packed import FORMATS, PackedMatrix, PackedRows
 from .packing import row_lanes
 from .signature import Signature
@@ -104,17 +105,23 @@ def dispatch(
     slices: int = 0,
     precision: str = "float32",
 ) -> list[Dispatch]:
-    """One dispatch per part of the weight. tile: see `choose_kernel`. slices: 0 lets `num_slices` decide."""
-    weight = inputs[1]
-    slices = slices or num_slices(device, weight.shape[1])
+    """One dispatch per part of the weight, or several for many tokens. tile: see `choose_kernel`. slices: 0 lets
+    `num_slices` decide.
+    """
+    x, weight = inputs[:2]
+    k = weight.shape[1]
+    slices = slices or num_slices(device, k)
     return [
-        _dispatch_part(device, part, inputs, outputs[0], eps, gate, tile, slices, precision) for part in weight.parts
+        _dispatch_part(device, part, tokens, inputs, outputs[0], eps, gate, tile, slices, precision)
+        for part in weight.parts
+        for tokens in token_ranges(x.shape[0], 2 * part.num_rows * k)
     ]
 
 
 def _dispatch_part(
     device: Device,
     part: PackedRows,
+    tokens: tuple[int, int, int],
     inputs: Inputs,
     y: TensorView,
     eps: float,
@@ -123,8 +130,10 @@ def _dispatch_part(
     slices: int,
     precision: str,
 ) -> Dispatch:
+    """tokens: one of `token_ranges`."""
     x, weight, norm, residual, bias = inputs
-    num_tokens, k = x.shape
+    first_token, num_tokens, flops = tokens
+    x = replace(x, offset=x.offset + first_token * x.stride)
     format_name = weight.format.name
     kernel = choose_kernel(
         device,
@@ -153,19 +162,19 @@ def _dispatch_part(
         {
             "num_tokens": num_tokens,
             "num_rows": part.num_rows,
-            "num_blocks": k // 32,
+            "num_blocks": x.shape[1] // 32,
             "num_outputs": min(part.num_rows // halves, y.shape[1] - first),
             **x.fours("x"),
-            "y_offset": y.offset + first,
+            "y_offset": y.offset + first_token * y.stride + first,
             "y_stride": y.stride,
-            "residual_offset": residual.offset + first if residual else 0,
+            "residual_offset": residual.offset + first_token * residual.stride + first if residual else 0,
             "residual_stride": residual.stride if residual else 0,
             "bias_offset": first,
             "up_bias_offset": weight.shape[0] // 2 + first,
             "eps": eps,
         },
         kernel.subgroup_size,
-        flops=2 * num_tokens * part.num_rows * k,
+        flops=flops,
         label=f"matmul_{format_name}",
     )
 

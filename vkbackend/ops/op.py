@@ -4,7 +4,7 @@ In: `TensorView`s (ranges of device memory with a shape) or, for the twin, numpy
 knows nothing of graphs or models.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,9 @@ from ..device.context import Device
 from ..device.dispatch import Dispatch
 from .signature import Signature
 
+# Operations of a dispatch, unless a single token takes more: about 100 ms on a small integrated GPU. Drivers reset the
+# device during long ones.
+MOST_FLOPS = 20e9
 BASE_LANES = 32  # workgroup size of the base variants, which need no subgroup feature
 Scratch = list[tuple[tuple[int, ...], str]]  # shape and dtype of each scratch buffer
 
@@ -120,6 +123,18 @@ class Op:
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
+
+
+def token_ranges(num_tokens: int, flops: int) -> Iterator[tuple[int, int, int]]:
+    """(first token, number of tokens, operations) of each dispatch that an op on many tokens is cut into. flops: of a
+    token.
+
+    The numbers are powers of two, except for the last, so that tiles of tokens are full.
+    """
+    most = 1 << max(int(MOST_FLOPS // max(flops, 1)), 1).bit_length() - 1
+    for first in range(0, num_tokens, most):
+        count = min(most, num_tokens - first)
+        yield first, count, count * flops
 
 
 def elementwise_variant(device: Device, name: str) -> str:
