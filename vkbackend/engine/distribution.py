@@ -18,7 +18,11 @@ from .request import SamplingOptions
 COLDEST = 1e-7  # Ollama's smallest temperature: avoids a division by 0
 _UNDERFLOW = -104.0  # exp of anything below it is 0 in float32
 _NUM_BINS = 1 << 12
+_BLOCK = 64  # tokens of which one is looked at in search of the k largest
 CHUNK = 1 << 14  # items at a time: temporary arrays that the allocator gets from the system cost more than the sums
+# Spread, since adding up takes several times as long where many tokens, such as those that a constraint excludes, share
+# a bin.
+_FLOORS = np.float32(_UNDERFLOW) - np.arange(CHUNK, dtype=np.float32) % 64
 _LEAST = 5e-324  # the smallest positive float64
 
 
@@ -91,6 +95,17 @@ def keep_typical(scaled: np.ndarray, weights: np.ndarray, p: float) -> np.ndarra
     total = float(weights.sum(dtype=np.float64))
     order = np.argsort(_deviations(scaled, weights, total), kind="stable")
     return np.sort(order[: count_top_p(weights[order], limit_of(p, total))])
+
+
+def candidates_of(values: np.ndarray, k: int) -> np.ndarray:
+    """Ascending indices of the k > 0 largest values, and of some more: of all that are at least the k-th largest of the
+    maxima of blocks. Of all values if there are too few blocks.
+    """
+    num_blocks = len(values) // _BLOCK
+    if k > num_blocks:
+        return np.arange(len(values))
+    maxima = values[: num_blocks * _BLOCK].reshape(num_blocks, _BLOCK).max(axis=1)
+    return np.flatnonzero(values >= np.partition(maxima, num_blocks - k)[num_blocks - k])
 
 
 def sort_descending(ids: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +252,9 @@ class UnsortedDraws:
         scaled, weights, bins = self._scaled[: len(values)], self._weights[: len(values)], self._bins[: len(values)]
         np.divide(values, np.float32(max(options.temperature, COLDEST)), out=scaled)
         below_largest(scaled, out=scaled)
-        np.maximum(scaled, _UNDERFLOW, out=scaled)  # infinite keys have no bin, and these weights are 0 anyway
+        for start in range(0, len(scaled), CHUNK):  # infinite keys have no bin, and these weights are 0 anyway
+            chunk = scaled[start : start + CHUNK]
+            np.maximum(chunk, _FLOORS[: len(chunk)], out=chunk)
         np.exp(scaled, out=weights)
         # Tokens of weight 0 are never drawn, so that their order does not matter.
         cuts_count = options.top_k > 0 and options.top_k < np.count_nonzero(weights)

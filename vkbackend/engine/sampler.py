@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import VkbackendError
 from ..graph.step import LogitsRow
-from .distribution import CHUNK, COLDEST, UnsortedDraws, draw_sorted, sort_descending
+from .distribution import CHUNK, COLDEST, UnsortedDraws, candidates_of, draw_sorted, sort_descending
 from .pcg import RandomDraws
 from .request import SamplingOptions
 
@@ -87,10 +87,19 @@ class Sampler:
         values = self._whole_row(row, allowed)
         if greedy:
             return int(np.argmax(values))
+        ids = self._few_candidates(values, allowed)
+        if ids is None:
+            return self._unsorted_draws.draw(values, self.options, self._draws.float32())
+        return draw_sorted(*sort_descending(ids, values[ids]), self.options, self._draws.float32())
+
+    def _few_candidates(self, values: np.ndarray, allowed: np.ndarray | None) -> np.ndarray | None:
+        """Ascending indices of the logits that may be drawn; None if they are too many to sort."""
         if (len(values) if allowed is None else np.count_nonzero(allowed)) <= _MOST_SORTED:
-            ids = np.flatnonzero(values > -np.inf)
-            return draw_sorted(*sort_descending(ids, values[ids]), self.options, self._draws.float32())
-        return self._unsorted_draws.draw(values, self.options, self._draws.float32())
+            return np.flatnonzero(values > -np.inf)
+        if 0 < self.options.top_k <= _MOST_SORTED:
+            found = candidates_of(values, self.options.top_k)
+            return found if len(found) <= _MOST_SORTED else None
+        return None
 
     def _candidates(self, row: LogitsRow, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, int]:
         """The candidates with changed logits, sorted, and how many of them certainly precede all other tokens."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_runner import logits_row
 
-from vkbackend.engine.distribution import UnsortedDraws
+from vkbackend.engine.distribution import UnsortedDraws, candidates_of
 from vkbackend.engine.pcg import RandomDraws
 from vkbackend.engine.request import SamplingOptions
 from vkbackend.engine.sampler import Sampler
@@ -105,12 +105,22 @@ def test_the_ends_of_the_order_can_be_drawn(uniform):
             assert UnsortedDraws().draw(logits, options, uniform) == FullSort(logits, options).draw(uniform), name
 
 
-def test_a_sampler_draws_from_a_whole_row_what_a_full_sort_gives():
+@pytest.mark.parametrize("k", [1, 40, 155, 156, 7_000, 10_000])
+def test_the_k_largest_are_found_without_a_sort(k):
+    for name, logits in rows(10_000).items():
+        found = candidates_of(logits, k)
+        largest = np.lexsort((np.arange(len(logits)), -logits))[:k]
+        assert np.isin(largest, found).all() and (np.diff(found) > 0).all(), name
+    assert len(candidates_of(rows(VOCABULARY)["usual"], 40)) < 100
+
+
+@pytest.mark.parametrize("top_k", [0, 40, 2_000])
+def test_a_sampler_draws_from_a_whole_row_what_a_full_sort_gives(top_k):
     """Also with a mask, penalties and biases."""
     logits = rows(20_000)["usual"]
     allowed = np.arange(len(logits)) % 4 > 0
     options = SamplingOptions(
-        top_k=0, repeat_penalty=1.3, frequency_penalty=0.2, logit_bias={5: 2.0, 6: -100.0, 19_999: 1.5}
+        top_k=top_k, repeat_penalty=1.3, frequency_penalty=0.2, logit_bias={5: 2.0, 6: -100.0, 19_999: 1.5}
     )
     prompt = [3, 5, 5, 5, 7000, 19_999]
     changed = logits.astype(np.float64)
@@ -145,6 +155,8 @@ MATRIX = {
     "rewards": dict(repeat_last_n=-1, presence_penalty=-0.5, frequency_penalty=-0.1, repeat_penalty=0.9),
     "bias down": dict(logit_bias=dict.fromkeys(range(300), -5.0)),
     "bias up": dict(logit_bias=dict.fromkeys(range(300), 5.0)),
+    "bias up, top_k 0": dict(logit_bias=dict.fromkeys(range(300), 5.0), top_k=0),
+    "all cuts": dict(top_k=100_000, typical_p=0.9, top_p=0.95, min_p=1e-6),
     "seeded": dict(seed=5),
 }
 SHORT, LONG = 1_000, 128_000
@@ -189,7 +201,7 @@ def test_no_option_sorts_the_vocabulary_or_grows_with_the_context(with_mask, sor
         f"({slowest}) {times[slowest][1]:.2f} ms; a full sort takes {sort_milliseconds:.1f} ms"
     )
     assert times["top_k 0"][1] < sort_milliseconds / 8
-    assert not {name: long for name, (_, long) in times.items() if long > 0.75 * sort_milliseconds}
+    assert not {name: long for name, (_, long) in times.items() if long > 0.35 * sort_milliseconds}
     # At 128,000 tokens nearly half of the vocabulary has a penalty of its own; the rest of the time does not grow.
     grown = {name: pair for name, pair in times.items() if pair[1] > 1.3 * pair[0] + 0.1 * sort_milliseconds}
     assert not grown
