@@ -163,19 +163,24 @@ def _print_speed(model: str | None) -> None:
     if found.chosen is None or not found.chosen.is_cpu:
         return
     rates = path_rates.known(found.chosen)
-    name, file = _model_file(model)
-    if rates is None and file is not None:
-        with closing(open_device(found.chosen.index)) as device:
-            on_device = generate(file, device).rate
-            rates = _remembered(name, device, on_device, generate(file, None).rate)
     if rates is not None:
-        click.echo(rates.sentence(found.uses_device))
+        return click.echo(rates.sentence(found.uses_device))
+    name, file = _model_file(model)
+    if file is not None:
+        with closing(open_device(found.chosen.index)) as device:
+            is_idle = path_rates.is_idle()
+            on_device = generate(file, device).rate
+            click.echo(_software_speed(name, device, on_device, generate(file, None).rate, is_idle))
 
 
-def _remembered(model: str, device: Device, on_device: float, on_cpu: float) -> PathRates:
+def _software_speed(model: str, device: Device, on_device: float, on_cpu: float, is_idle: bool) -> str:
+    """Which of a software driver and the CPU is faster. Keeps the rates if the machine was idle."""
     rates = PathRates(device.info.name, device.info.key, model, on_device, on_cpu)
+    sentence = rates.sentence(settings.get("OLLAMA_VULKAN"))
+    if not is_idle:
+        return f"{sentence}; {path_rates.BUSY}"
     path_rates.remember(rates)
-    return rates
+    return sentence
 
 
 def _model_file(model: str | None) -> tuple[str, Path | None]:
@@ -197,6 +202,7 @@ def _generation(report: _Report, model: str, file: Path, device: Device | None) 
     from vkbackend.cpu.library import ggml
 
     lines, made = [f"{file}: {NUM_TOKENS} tokens after {PROMPT!r}"], {}
+    is_idle = path_rates.is_idle()
     for name, place in ((device.info.name, device), ("CPU", None)) if device else (("CPU", None),):
         try:
             made[name] = generate(file, place)
@@ -212,15 +218,14 @@ def _generation(report: _Report, model: str, file: Path, device: Device | None) 
         is_close, words = compare(made[device.info.name], reference)
         is_sound &= is_close
         lines.append(words)
-        lines.append(_speed(model, device, made[device.info.name].rate, made["CPU"].rate))
+        rates = made[device.info.name].rate, made["CPU"].rate
+        lines.append(_software_speed(model, device, *rates, is_idle) if device.info.is_cpu else _speed(device, *rates))
     report.section("Generation", lines)
     return is_sound
 
 
-def _speed(model: str, device: Device, on_device: float, on_cpu: float) -> str:
-    """Which path is faster for one answer at a time, and how to take it."""
-    if device.info.is_cpu:
-        return _remembered(model, device, on_device, on_cpu).sentence(settings.get("OLLAMA_VULKAN"))
+def _speed(device: Device, on_device: float, on_cpu: float) -> str:
+    """Whether a GPU or the CPU is faster for one answer at a time, and how to take it."""
     ratio = on_device / max(on_cpu, 1e-9)
     if ratio >= 1:
         return f"{device.info.name} is {ratio:.1f} times as fast as the CPU: set OLLAMA_VULKAN=1"

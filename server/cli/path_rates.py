@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SMALL_BYTES = 512 << 20  # `serve` measures with models up to this size only
 WAIT_SECONDS = 10  # before `serve` measures, so that it delays neither the start nor the first request
 LOWEST_PRIORITY = 19
+BUSY_PERCENT = 25  # of all cores
+BUSY = "other programs are running, so this may be wrong and is not kept"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ def advice(found: Survey) -> str:
     return "" if rates is None else rates.sentence(found.uses_device)
 
 
+def is_idle() -> bool:
+    """Whether the cores have nothing else to do. Rates measured beside other programs are wrong: the CPU path's threads
+    wait for each other hundreds of times for a token, and each wait then lasts until the system runs all of them.
+    """
+    import psutil
+
+    return psutil.cpu_percent(interval=0.3) < BUSY_PERCENT
+
+
 def _path() -> Path:
     """The file of this machine and version. Rates change with the CPU, the threads, and what computes on the CPU."""
     settled = version(), cpu_flags(), default_threads(), settings.get("VKBACKEND_CPU"), find_spec("ggml") is not None
@@ -94,7 +105,7 @@ def _path() -> Path:
 def measured_later(found: Survey, store: Store) -> Iterator[None]:
     """Within the block, in a running event loop, measure what is not known yet about the driver in use; log it."""
     device = found.chosen
-    if not found.uses_device or device is None or not device.is_cpu or known(device) or not hasattr(os, "getloadavg"):
+    if not found.uses_device or device is None or not device.is_cpu or known(device) is not None:
         yield
         return
     task = asyncio.create_task(_measure_later(found, store))
@@ -107,7 +118,7 @@ def measured_later(found: Survey, store: Store) -> Iterator[None]:
 async def _measure_later(found: Survey, store: Store) -> None:
     """Measure with the smallest model, once the machine is idle, in a child process of low priority."""
     await asyncio.sleep(WAIT_SECONDS)
-    while os.getloadavg()[0] > default_threads():  # rates beside other work would be wrong
+    while not await asyncio.to_thread(is_idle):
         await asyncio.sleep(WAIT_SECONDS)
     model = await asyncio.to_thread(_small_model, store)
     if model is not None:
@@ -118,7 +129,8 @@ async def _measure_later(found: Survey, store: Store) -> None:
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
+            if hasattr(os, "setpriority"):
+                os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
             await child.wait()
         finally:
             if child.returncode is None:

@@ -73,11 +73,15 @@ def test_doctor_measures_the_speed_once(software, here, gguf, monkeypatch, on_de
     monkeypatch.setattr(doctor, "open_device", lambda index: closed(SimpleNamespace(info=software)))
     monkeypatch.setattr(doctor, "generate", generate)
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
+    monkeypatch.setattr(path_rates, "is_idle", lambda: False)
     text = ok(here("doctor", "--speed", gguf))
-    assert said in text and len(text.splitlines()) == 1 and len(measured) == 2
-    assert ok(here("doctor", "--speed", gguf)) == text and len(measured) == 2
+    assert said in text and "may be wrong" in text and len(measured) == 2
+    monkeypatch.setattr(path_rates, "is_idle", lambda: True)
+    text = ok(here("doctor", "--speed", gguf))
+    assert said in text and "may be wrong" not in text and len(text.splitlines()) == 1 and len(measured) == 4
+    assert ok(here("doctor", "--speed", gguf)) == text and len(measured) == 4
     monkeypatch.setattr(doctor, "survey", lambda: survey([replace(software, type=DeviceType.DISCRETE)]))
-    assert ok(here("doctor", "--speed", gguf)) == "" and len(measured) == 2
+    assert ok(here("doctor", "--speed", gguf)) == "" and len(measured) == 4
 
 
 def closed(device):
@@ -89,7 +93,7 @@ def test_a_server_measures_in_the_background(software, here, gguf, tmp_path, mon
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
     monkeypatch.setattr(path_rates, "WAIT_SECONDS", 0)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(path_rates, "is_idle", lambda: True)
     commands = []
     start = asyncio.create_subprocess_exec
 
@@ -117,7 +121,7 @@ def test_a_server_measures_in_the_background(software, here, gguf, tmp_path, mon
 def test_a_measurement_ends_with_its_server(software, here, gguf, tmp_path, monkeypatch):
     monkeypatch.setenv("OLLAMA_VULKAN", "1")
     monkeypatch.setattr(path_rates, "WAIT_SECONDS", 0)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(path_rates, "is_idle", lambda: True)
     start = asyncio.create_subprocess_exec
     children = []
 
