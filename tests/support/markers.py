@@ -70,6 +70,7 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
     "test_convert_shapes.py": ("test_what_config_json_leaves_out_takes_its_default",),
     "test_crash.py": ("test_no_text_in_a_request_leads_out_of_the_store",),
     "test_create_pulls.py": ("test_texts_that_could_not_be_read_back_are_not_written",),
+    "test_damaged_models.py": ("test_no_damaged_model_ends_the_process",),
     "test_delete_loaded.py": ("test_a_deleted_model_leaves_memory",),
     "test_distribution.py": (
         "test_a_sampler_draws_from_a_whole_row_what_a_full_sort_gives",

@@ -32,6 +32,14 @@ def test_sixteen_clients_get_what_each_gets_alone(device, record_figure):
     assert figures["ratio"] > 1.2
 
 
+def test_sixteen_clients_on_ggml_get_what_each_gets_alone(tmp_path, on_ggml):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", "gemma3", "q4_k")
+    with open_engine(path, None, parallel=8, num_pages=32) as engine:
+        figures = soak(engine, requests=24, clients=16, distinct=6)
+    assert not figures["differences"], "\n".join(figures["differences"])
+    assert not figures["leaked"], figures["leaked"]
+
+
 def test_eight_decode_together_faster_than_one(device, record_figure):
     """Each step reads the weights once for all sequences."""
     with open_engine(model_path("smollm2"), device, parallel=8, num_pages=None, context_length=128) as engine:

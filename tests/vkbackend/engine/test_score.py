@@ -43,9 +43,11 @@ def path(tmp_path_factory):
     return lru_cache(None)(lambda architecture: write_tiny_gguf(folder / f"{architecture}.gguf", architecture, "q8_0"))
 
 
-@pytest.fixture(params=["device", "twins"])
+@pytest.fixture(params=["device", "on_ggml", "twins"])
 def place(request):
-    return request.getfixturevalue("device") if request.param == "device" else None
+    """A device, or None for the CPU with ggml or with the numpy references."""
+    found = None if request.param == "twins" else request.getfixturevalue(request.param)
+    return found if request.param == "device" else None
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
+from vkbackend import settings
 from vkbackend.device.dispatch import Program
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import MAX_OUTPUTS, PAGE_SIZE, ModelRunner
@@ -61,13 +62,14 @@ def tiny(tmp_path_factory):
     folder, models = tmp_path_factory.mktemp("models"), {}
 
     def make(architecture="llama", format="q8_0", device=None, num_layers=2, **options):
-        key = architecture, format, num_layers, id(device)
+        key = architecture, format, num_layers, id(device), settings.get("VKBACKEND_CPU")
         if key not in models:
             path = folder / f"{architecture}-{format}-{num_layers}.gguf"
             if not path.exists():
                 write_tiny_gguf(path, architecture, format, num_layers=num_layers)
             models[key] = load(path, device)
-        return ModelRunner(models[key], **{"context_length": 256, "max_sequences": 4, "prefill_chunk": 16, **options})
+        sizes = {"context_length": 256, "max_sequences": 4, "prefill_chunk": 16, "num_threads": 1}
+        return ModelRunner(models[key], **(sizes | options))
 
     return make
 
@@ -142,15 +144,15 @@ def test_cache_of_bytes_agrees_with_twins(tiny, device, architecture):
     )
 
 
-def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, device):
+def test_decode_bits_with_a_cache_of_bytes_do_not_depend_on_the_batch(tiny, path_with_bits):
     prompts = [PROMPT[:5], PROMPT[:31], PROMPT[:20]]
     alone = []
     for prompt in prompts:
-        runner = tiny("llama", "q4_1", device, kv_type="q8_0")
+        runner = tiny("llama", "q4_1", path_with_bits, kv_type="q8_0")
         sequence = runner.open_sequence()
         logits(runner, sequence, prompt)
         alone.append([logits(runner, sequence, [token])[0] for token in (17, 201, 5)])
-    runner = tiny("llama", "q4_1", device, kv_type="q8_0")
+    runner = tiny("llama", "q4_1", path_with_bits, kv_type="q8_0")
     sequences = [runner.open_sequence() for _ in prompts]
     for sequence, prompt in zip(sequences, prompts):
         logits(runner, sequence, prompt)
@@ -205,9 +207,9 @@ def test_candidates_and_log_sum_exp(tiny, device):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decode_bits_do_not_depend_on_the_batch(tiny, device, architecture):
+def test_decode_bits_do_not_depend_on_the_batch(tiny, path_with_bits, architecture):
     """Four sequences of different lengths in one step, and each alone: the same bits, step after step."""
-    alone, together = tiny(architecture, "q4_1", device), tiny(architecture, "q4_1", device)
+    alone, together = tiny(architecture, "q4_1", path_with_bits), tiny(architecture, "q4_1", path_with_bits)
     prompts = [PROMPT[:3], PROMPT[:16], PROMPT[2:35], PROMPT[:1]]
     single, batch = ([runner.open_sequence() for _ in prompts] for runner in (alone, together))
     for index, prompt in enumerate(prompts):
@@ -253,9 +255,9 @@ def test_decode_bits_do_not_depend_on_the_context_of_others(tiny, request, archi
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("format", ["q4_1", "q6_k", "f16"])
-def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, format):
+def test_bits_do_not_depend_on_what_was_cached(tiny, path_with_bits, architecture, format):
     """The same bits for a prompt computed whole, and for one of which any part at the beginning is cached."""
-    runner = tiny(architecture, format, device)
+    runner = tiny(architecture, format, path_with_bits)
     sequence = runner.open_sequence()
     whole = logits(runner, sequence, PROMPT)[0]
     for cached in (len(PROMPT) - 1, len(PROMPT) - 2, 20, 16, 3, 0):
@@ -263,22 +265,22 @@ def test_bits_do_not_depend_on_what_was_cached(tiny, device, architecture, forma
         assert_same_bits(logits(runner, sequence, PROMPT[cached:])[0], whole)
 
 
-def test_prefill_and_decode_in_one_step(tiny, device):
+def test_prefill_and_decode_in_one_step(tiny, path_with_bits):
     """A step with a prompt of one sequence and a token of another."""
-    runner = tiny("llama", "q8_0", device)
+    runner = tiny("llama", "q8_0", path_with_bits)
     first, second = runner.open_sequence(), runner.open_sequence()
     runner.step([SequenceWork(first, PROMPT[:9])])
     rows = runner.step([SequenceWork(second, PROMPT[:7], 1), SequenceWork(first, [77], 1)])
     assert_close(rows[0].full(), follow(runner, PROMPT[:7])[0])
-    assert_close(logits(runner, first, [3])[0], follow(tiny("llama", "q8_0", device), [*PROMPT[:9], 77, 3])[0])
+    assert_close(logits(runner, first, [3])[0], follow(tiny("llama", "q8_0", path_with_bits), [*PROMPT[:9], 77, 3])[0])
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 64])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_chunked_prefill_equals_whole(tiny, device, architecture, chunk):
+def test_chunked_prefill_equals_whole(tiny, path_with_bits, architecture, chunk):
     assert_close(
-        follow(tiny(architecture, "q8_0", device, prefill_chunk=chunk, max_sequences=1), PROMPT),
-        follow(tiny(architecture, "q8_0", device, prefill_chunk=128), PROMPT),
+        follow(tiny(architecture, "q8_0", path_with_bits, prefill_chunk=chunk, max_sequences=1), PROMPT),
+        follow(tiny(architecture, "q8_0", path_with_bits, prefill_chunk=128), PROMPT),
     )
 
 
@@ -438,11 +440,11 @@ def test_step_is_all_or_nothing(tiny, device, monkeypatch):
     assert_close(after[1], follow(fresh, [*PROMPT[:10], 2])[0])
 
 
-def test_pages_are_used_again(tiny, device):
+def test_pages_are_used_again(tiny, path_with_bits):
     """Sequences open and close until more tokens were stored than the cache can hold, so pages are in any order."""
-    runner = tiny("llama", "q8_0", device, context_length=64, max_sequences=3)
+    runner = tiny("llama", "q8_0", path_with_bits, context_length=64, max_sequences=3)
     whole = bookkeeping(runner)
-    expected = follow(tiny("llama", "q8_0", device), PROMPT)
+    expected = follow(tiny("llama", "q8_0", path_with_bits), PROMPT)
     for turn in range(6):
         sequences = [runner.open_sequence() for _ in range(3)]
         with pytest.raises(OutOfMemory, match="OLLAMA_NUM_PARALLEL"):
@@ -454,13 +456,13 @@ def test_pages_are_used_again(tiny, device):
         assert bookkeeping(runner) == whole
 
 
-def test_context_filled_to_the_last_token(tiny, device):
-    runner = tiny("llama", "q8_0", device, context_length=PAGE_SIZE, max_sequences=1)
+def test_context_filled_to_the_last_token(tiny, path_with_bits):
+    runner = tiny("llama", "q8_0", path_with_bits, context_length=PAGE_SIZE, max_sequences=1)
     sequence = runner.open_sequence()
     runner.step([SequenceWork(sequence, PROMPT[: PAGE_SIZE - 1])])
     assert_close(
         logits(runner, sequence, PROMPT[PAGE_SIZE - 1 : PAGE_SIZE]),
-        follow(tiny("llama", "q8_0", device), PROMPT[:PAGE_SIZE]),
+        follow(tiny("llama", "q8_0", path_with_bits), PROMPT[:PAGE_SIZE]),
     )
     with pytest.raises(OutOfMemory):
         runner.step([SequenceWork(sequence, [1], 1)])
