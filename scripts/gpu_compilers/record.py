@@ -49,32 +49,26 @@ TARGETS = (
 
 
 class Recorder:
-    """Stands in for `Program` and the tuner: keeps every dispatch that a plan or a candidate would make."""
+    """Stands in for the tuner: keeps every dispatch of a step or of a candidate."""
 
     def __init__(self):
-        from vkbackend.graph import executor
         from vkbackend.ops import tuning
 
         self.dispatches = []
         recorder = self
-
-        class RecordedProgram:
-            def __init__(self, device, dispatches, *arguments):
-                self.device, self.barriers = device, []
-                self.dispatches = [device.kernels.fitting(each) for each in dispatches]
-                recorder.dispatches += self.dispatches
 
         def fastest(tuner, op, inputs, outputs, attrs, measure=True):
             for candidate in op.candidates(tuner.device, inputs, **attrs):
                 recorder.dispatches += op.record(tuner.device, inputs, outputs, **attrs, **candidate)
             return {}
 
-        executor.Program = RecordedProgram
         tuning.Tuning.fastest = fastest
 
-    def take(self) -> list:
-        taken, self.dispatches = self.dispatches, []
-        return taken
+    def take(self, device, step) -> list:
+        """The dispatches of a `RecordedStep` and of its candidates, as the device's kernels need them."""
+        taken = [*self.dispatches, *(each for part in step.parts for each in part)]
+        self.dispatches = []
+        return [device.kernels.fitting(each) for each in taken]
 
 
 def dressed(info, target: Target):
@@ -162,10 +156,9 @@ def record(target: Target, folder: Path, recorder: Recorder) -> list[dict]:
                 runner = ModelRunner(model, context_length=4096, max_sequences=8, kv_type=kv_type, prefill_chunk=128)
                 executor = runner.executor
                 for role, shape in step_shapes().items():
-                    recorder.take()
                     cache = CacheValues(executor.cache)
-                    executor._record(build(executor.model, cache, shape, executor.table_shape, executor.keep), True)
-                    for dispatch in recorder.take():
+                    graph = build(executor.model, cache, shape, executor.table_shape, executor.keep)
+                    for dispatch in recorder.take(device, executor._record(graph, True)):
                         row = row_of(dispatch)
                         key = dispatch.shader, dispatch.constant_words, dispatch.subgroup_size
                         roles = seen.setdefault(key, row)["roles"]

@@ -54,23 +54,35 @@ uint scale_word(uint group, uint record, uint num_records, uint words, uint t, u
     return SCALES(((group * num_records + record) * words + t) * GROUP_ROWS + lane);
 }
 
-// Conversions are signed throughout: AVX2 has no unsigned ones, and llvmpipe takes six instructions for each.
-// The topmost code of a word is shifted down, since its highest bit would be the sign.
+// A GPU converts any byte of a word in one instruction, so all kernels but those of llvmpipe move codes to bytes
+// first. llvmpipe would shift each of them: its kernels (TEXEL) leave codes in place. They convert signed numbers,
+// since AVX2 has no unsigned conversion and llvmpipe takes six instructions for one; the topmost code of a word is
+// shifted down, since its highest bit would be the sign.
 
-// Four bytes, left in place. BYTE_SCALE makes them numbers below 256.
-vec4 bytes_in_place(uint v) { return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24)); }
+// Four bytes. BYTE_SCALE makes them numbers below 256.
+#ifdef TEXEL
+vec4 bytes_of(uint v) { return vec4(ivec4(v & 0xffu, v & 0xff00u, v & 0xff0000u, v >> 24)); }
 #define BYTE_SCALE vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0)
+#else
+vec4 bytes_of(uint v) { return vec4(uvec4(v & 0xffu, (v >> 8) & 0xffu, (v >> 16) & 0xffu, v >> 24)); }
+#define BYTE_SCALE vec4(1.0)
+#endif
 
-// Nibbles of a 16-byte block, left in place: byte i holds element i (low) and element i + 16 (high). j is a
-// constant. NIBBLE_SCALE makes them numbers below 16.
-ivec4 nibbles_in_place(uvec4 q, uint j) {
+// Nibbles of a 16-byte block: byte i holds element i (low) and element i + 16 (high). j is a constant.
+// NIBBLE_SCALE makes them numbers below 16.
+#ifdef TEXEL
+vec4 nibbles_of(uvec4 q, uint j) {
     uint v = q[j & 3u];
-    return j < 4u ? ivec4(v & 0xfu, v & 0xf00u, v & 0xf0000u, v & 0xf000000u)
-                  : ivec4(v & 0xf0u, v & 0xf000u, v & 0xf00000u, v >> 28);
+    return vec4(j < 4u ? ivec4(v & 0xfu, v & 0xf00u, v & 0xf0000u, v & 0xf000000u)
+                       : ivec4(v & 0xf0u, v & 0xf000u, v & 0xf00000u, v >> 28));
 }
 #define NIBBLE_SCALE(j)                                                 \
     ((j) < 4u ? vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, 1.0 / 16777216.0) \
               : vec4(1.0 / 16.0, 1.0 / 4096.0, 1.0 / 1048576.0, 1.0))
+#else
+vec4 nibbles_of(uvec4 q, uint j) { return bytes_of(q[j & 3u] & (j < 4u ? 0x0f0f0f0fu : 0xf0f0f0f0u)); }
+#define NIBBLE_SCALE(j) vec4((j) < 4u ? 1.0 : 1.0 / 16.0)
+#endif
 
 // The same as bytes, four to a word.
 uint nibble_bytes(uvec4 q, uint j) { return (q[j & 3u] >> (j < 4u ? 0u : 4u)) & 0x0f0f0f0fu; }
@@ -81,15 +93,20 @@ uint bits_above_bytes(uint bits, uint j, uint at, uint count) {
     return (j < 4u ? bits << (4u - at) : bits >> at) & (0x10101010u * ((1u << count) - 1u));
 }
 
-// Pairs of bits of an 8-byte block, left in place: bits 2n of byte c of word u hold element 8n + 4u + c. j is
-// a constant. PAIR_SCALE makes them numbers below 4.
-ivec4 pairs_in_place(uvec2 q, uint j) {
+// Pairs of bits of an 8-byte block: bits 2n of byte c of word u hold element 8n + 4u + c. j is a constant.
+// PAIR_SCALE makes them numbers below 4.
+#ifdef TEXEL
+vec4 pairs_of(uvec2 q, uint j) {
     uint v = q[j & 1u], at = j / 2u * 2u;
-    return ivec4(v & (3u << at), v & (0x300u << at), v & (0x30000u << at),
-                 at == 6u ? v >> 30 : v & (0x3000000u << at));
+    return vec4(ivec4(v & (3u << at), v & (0x300u << at), v & (0x30000u << at),
+                      at == 6u ? v >> 30 : v & (0x3000000u << at)));
 }
 #define PAIR_SCALE(j) \
     (vec4(1.0, 1.0 / 256.0, 1.0 / 65536.0, (j) < 6u ? 1.0 / 16777216.0 : 64.0) / float(1u << ((j) / 2u * 2u)))
+#else
+vec4 pairs_of(uvec2 q, uint j) { return bytes_of(q[j & 1u] & (0x03030303u << (j / 2u * 2u))); }
+#define PAIR_SCALE(j) vec4(1.0 / float(1u << ((j) / 2u * 2u)))
+#endif
 uint pair_bytes(uvec2 q, uint j) { return (q[j & 1u] >> (j / 2u * 2u)) & 0x03030303u; }
 
 // Two blocks share one vector: the even one has its first half.

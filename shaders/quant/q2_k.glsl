@@ -19,7 +19,7 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.m = -d.y * vec2((sm >> 4) & 15, (sm >> 12) & 15);
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(pairs_in_place(k.q, j)); }
+vec4 codes(Block k, uint j) { return pairs_of(k.q, j); }
 float block_scale(Block k, uint half_) { return k.d[half_]; }
 float block_offset(Block k, uint half_) { return k.m[half_]; }
 uint code_bytes(Block k, uint j) { return pair_bytes(k.q, j); }

@@ -26,4 +26,4 @@ float block_offset(Block k, uint half_) { return -4.0 * k.d[half_]; }
 uint code_bytes(Block k, uint j) {
     return pair_bytes(k.q, j) | ((j < 2u ? k.third << (2u - j) : k.third >> (j - 2u)) & 0x04040404u);
 }
-vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }
+vec4 codes(Block k, uint j) { return bytes_of(code_bytes(k, j)); }

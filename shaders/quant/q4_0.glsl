@@ -14,7 +14,7 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
+vec4 codes(Block k, uint j) { return nibbles_of(k.q, j); }
 float block_scale(Block k, uint half_) { return k.d; }
 float block_offset(Block k, uint half_) { return -8.0 * k.d; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j); }

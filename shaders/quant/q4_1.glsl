@@ -14,7 +14,7 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = unpackHalf2x16(scale_word(group, block, nb, 1u, 0u, lane));
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
+vec4 codes(Block k, uint j) { return nibbles_of(k.q, j); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
 float block_offset(Block k, uint half_) { return k.dm.y; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j); }

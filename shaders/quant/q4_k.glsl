@@ -17,7 +17,7 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.dm = vec2(d.x * float(sm & 255u), -(d.y * float((sm >> 8) & 255u)));
     return k;
 }
-vec4 codes(Block k, uint j) { return vec4(nibbles_in_place(k.q, j)); }
+vec4 codes(Block k, uint j) { return nibbles_of(k.q, j); }
 float block_scale(Block k, uint half_) { return k.dm.x; }
 float block_offset(Block k, uint half_) { return k.dm.y; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j); }

@@ -19,4 +19,4 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
 float block_scale(Block k, uint half_) { return k.dm.x; }
 float block_offset(Block k, uint half_) { return k.dm.y; }
 uint code_bytes(Block k, uint j) { return nibble_bytes(k.q, j) | bits_above_bytes(k.fifth, j, j & 3u, 1u); }
-vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }
+vec4 codes(Block k, uint j) { return bytes_of(code_bytes(k, j)); }

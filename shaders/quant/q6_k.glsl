@@ -27,4 +27,4 @@ float block_offset(Block k, uint half_) { return -32.0 * k.d[half_]; }
 uint code_bytes(Block k, uint j) {
     return nibble_bytes(k.q, j) | bits_above_bytes(k.high[(j & 3u) >> 1], j, 2u * (j & 1u), 2u);
 }
-vec4 codes(Block k, uint j) { return bytes_in_place(code_bytes(k, j)); }
+vec4 codes(Block k, uint j) { return bytes_of(code_bytes(k, j)); }

@@ -16,7 +16,7 @@ Block load_block(uint group, uint block, uint lane, uint nb) {
     k.d = paired_half(scale_word(group, block / 2u, (nb + 1u) / 2u, 1u, 0u, lane), block);
     return k;
 }
-vec4 codes(Block k, uint j) { return bytes_in_place(k.q[j >> 2][j & 3u]); }
+vec4 codes(Block k, uint j) { return bytes_of(k.q[j >> 2][j & 3u]); }
 float block_scale(Block k, uint half_) { return k.d; }
 float block_offset(Block k, uint half_) { return -128.0 * k.d; }
 uint code_bytes(Block k, uint j) { return k.q[j >> 2][j & 3u]; }

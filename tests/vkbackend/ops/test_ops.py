@@ -11,7 +11,7 @@ from vkbackend.device.dispatch import Program
 from vkbackend.device.run_shader import run_shader
 from vkbackend.device.shaders import compile_glsl, variants
 from vkbackend.ops import OPS, elementwise
-from vkbackend.ops.packed import FORMATS
+from vkbackend.ops.packed import FORMATS, PackedMatrix
 from vkbackend.ops.q8_cache import Q8Cache
 from vkbackend.ops.run import prepare, reference, run
 
@@ -235,6 +235,20 @@ def test_token_bits_do_not_depend_on_their_neighbours(device, monkeypatch, flavo
         np.testing.assert_array_equal(
             run(device, "matmul", *inputs, variant=variant).view(np.uint32), alone.view(np.uint32)
         )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_codes_have_the_same_bits_in_place_and_as_bytes(device, monkeypatch, name):
+    """Kernels for llvmpipe (texel) leave codes at their position in a word, all others move them to bytes first."""
+    rng = np.random.default_rng(4)
+    inputs = [rng.standard_normal((1, 512), np.float32), PackedMatrix.random(rng, name, 64, 512), None, None, None]
+    results = []
+    for flavor in ("texel", "subgroup", "base"):
+        monkeypatch.setattr(device, "flavor", flavor)
+        found = run(device, "matmul", *inputs, variant={"tile": (1, 1), "slices": 1})
+        rows = run(device, "embed", np.arange(64, dtype=np.int32), inputs[1])
+        results.append((found.tobytes(), rows.tobytes()))
+    assert results[0] == results[1] == results[2]
 
 
 def test_twins_leave_their_inputs_alone():
