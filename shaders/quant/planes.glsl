@@ -13,9 +13,9 @@
 //   float block_offset(Block, half_)      added to every scaled element (if HAS_OFFSET is 1)
 //   SCALES_PER_BLOCK                      0 (plain: codes are the weights), 1 or 2
 //   HAS_OFFSET                            0 or 1
-//   CODE_SCALE(j)                         powers of two: codes may stay at their position in a word, which
-//                                         saves shifts, when activations are multiplied by it instead: every
-//                                         product is exactly the same
+//   CODE_SCALE(j)                         powers of two: codes may stay at their position in a word or byte,
+//                                         which saves shifts, when activations are multiplied by it instead:
+//                                         every product is exactly the same
 //   CODE_CENTER                           middle of the codes' range: sums in float16 keep more precision
 //                                         if it is subtracted first
 // TEXEL: the planes are uniform texel buffers, which llvmpipe gathers 12 times as fast as storage buffers.
@@ -54,9 +54,9 @@ uint scale_word(uint group, uint record, uint num_records, uint words, uint t, u
     return SCALES(((group * num_records + record) * words + t) * GROUP_ROWS + lane);
 }
 
-// A GPU converts any byte of a word in one instruction, so all kernels but those of llvmpipe move codes to bytes
-// first. llvmpipe would shift each of them: its kernels (TEXEL) leave codes in place. They convert signed numbers,
-// since AVX2 has no unsigned conversion and llvmpipe takes six instructions for one; the topmost code of a word is
+// A GPU converts any byte of a word in one instruction, so its kernels move codes to bytes first. llvmpipe
+// would shift each of them: its kernels (TEXEL) leave codes in place. They convert signed numbers, since AVX2
+// has no unsigned conversion and llvmpipe takes six instructions for one; the topmost code of a word is
 // shifted down, since its highest bit would be the sign.
 
 // Four bytes. BYTE_SCALE makes them numbers below 256.

@@ -35,6 +35,7 @@ def test_kernels_of_decode_compile_for_amd_without_spills(work):
     (work / "kernels.json").write_text(json.dumps(kernels))
     command = [sys.executable, TOOLS / "sweep.py", work, "amd64", "radv22", "navi21"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
+    assert {"decode_attention_subgroup", "embed_q4_k", "top_k_strips_base"} <= {row["shader"] for row in rows}
     assert "NAVI21" in found["device"]["name"] and len(found["results"]) == len(rows) > 10
     for name, result in found["results"].items():
         assert result.get("result") == 0, (name, result)
