@@ -80,7 +80,7 @@ def test_tables_say_what_was_measured(tmp_path):
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     lines = text.splitlines()
     assert "| 1B Q4_K_M, Vulkan | 1000 | 1090 | 1200 | 1300 | 1250 | 2.1 (2.00 per GB) |" in lines
-    assert "| 1B Q4_K_M | 0.25 / 3 | 0.50 / 8 |" in lines
+    assert "| 1B Q4_K_M | 0.25 / 3.0 | 0.50 / 8.0 |" in lines
     # The better of llama.cpp's two numbers of threads counts: 24 tokens per second, 24 per CPU second.
     assert "| 1B Q4_K_M, CPU path | 60 | 12 (0.5 / 0.25) |" in lines
 

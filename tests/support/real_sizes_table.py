@@ -88,7 +88,7 @@ def _host(models: dict[str, Figures]) -> list[str]:
     for name, parts in models.items():
         if found := parts.get("host"):
             cells = [
-                f"{found[each]['turn_ms']:.2f} / {1e3 * found[each]['prompt_token_ms']:.0f}"
+                f"{found[each]['turn_ms']:.2f} / {1e3 * found[each]['prompt_token_ms']:.1f}"
                 if each in found
                 else MISSING
                 for each in contexts

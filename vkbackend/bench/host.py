@@ -45,7 +45,8 @@ class HostShare:
     context: tokens that each sequence has in the cache before
     turn_ms: a turn of the engine, from the first event of a step to that of the next
     step_ms: the runner's part of it, from tokens to rows of candidates
-    prompt_token_ms: a token of a prompt of `context` tokens, from the request to the first event; 0 without context
+    prompt_token_ms: CPU time of a token of a prompt of `context` tokens, from the request to the first event; 0 without
+        context
     dispatches: their number in a recorded step
     """
 
@@ -168,28 +169,32 @@ def _steps(runner: ModelRunner, tokens: int, batch: int, context: int) -> list[f
 def _turns(
     engine: Engine, options: SamplingOptions, tokens: int, batch: int, context: int
 ) -> tuple[float, list[float]]:
-    """The seconds until the first event, and those of each turn of the engine while all `batch` generations run."""
+    """The CPU seconds until the first event, and the seconds of each turn of the engine while all `batch` generations
+    run.
+    """
     times: list[float] = []
+    at_first = 0.0
     left = batch
     over = threading.Event()
 
     def listener(event: Event, of_first: bool) -> None:
-        nonlocal left
+        nonlocal left, at_first
         if of_first:
+            at_first = at_first or time.process_time()
             times.append(time.perf_counter())
         if isinstance(event, (Finished, Failed)):
             left -= 1
             if not left:
                 over.set()
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     for number in range(batch):  # prompts that differ from their first token on
         request = GenerationRequest([number + 1] * (context + 1), options, num_predict=WARM_STEPS + tokens)
         engine.submit(request, lambda event, of_first=number == 0: listener(event, of_first))
     over.wait()
     if engine.failure is not None:
         raise engine.failure
-    return times[0] - begin, np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
+    return at_first - begin, np.diff(times[:-1])[WARM_STEPS:].tolist()  # the last event brings no token
 
 
 def _unlimited(info: DeviceInfo) -> Device:
