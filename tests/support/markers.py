@@ -68,6 +68,11 @@ SLOW = {  # too slow for the quick run, whatever they need: file -> tests
         "test_any_value_of_a_json_file_may_be_odd",
     ),
     "test_convert_shapes.py": ("test_what_config_json_leaves_out_takes_its_default",),
+    "test_ggml_server.py": (
+        "test_a_model_runs_on_the_threads_that_a_request_names",
+        "test_an_answer_continues_when_its_model_is_deleted",
+        "test_threads_of_an_idle_server_sleep",
+    ),
     "test_crash.py": ("test_no_text_in_a_request_leads_out_of_the_store",),
     "test_create_pulls.py": ("test_texts_that_could_not_be_read_back_are_not_written",),
     "test_damaged_models.py": ("test_no_damaged_model_ends_the_process",),
