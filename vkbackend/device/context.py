@@ -42,6 +42,7 @@ USAGE = (
 READBACK_BYTES = 16 << 20
 # For copies between host and device, on devices whose memory the host cannot write.
 RING_BYTES = 2 * PIECE_BYTES + READBACK_BYTES
+CAN_MAKE_HUGE_PAGES = hasattr(_native.Memory, "make_huge_pages")  # false if the extension was built from older sources
 SMALLEST_COUNTERS = 4096  # bytes; enough for the decode steps of most models
 
 
@@ -56,6 +57,7 @@ class Device:
     """
 
     def __init__(self, info: DeviceInfo, *, force_discrete: bool = False):
+        self._is_cpu = info.type is DeviceType.CPU
         self.info = info = replace(info, type=DeviceType.DISCRETE) if force_discrete else info
         self.is_unified = info.is_unified
         self._force_discrete = force_discrete
@@ -102,11 +104,14 @@ class Device:
         return free_bytes(current_free_memory(self._physical, self.info), self.info.memory_total, self.allocated_bytes)
 
     def memory(self, num_bytes: int, kind: str) -> "_native.Memory":
-        """Allocate. kind: `device` (fastest for the device; on unified devices also visible to the host), `step` (host
-        writes, device reads) or `readback` (device writes, host reads: cached). Raises OutOfMemory.
+        """Allocate. kind: `device` (fastest for the device; on unified devices also visible to the host), `weights`
+        (the same, for memory that is filled at once: a CPU device's gets huge pages), `step` (host writes, device
+        reads) or `readback` (device writes, host reads: cached). Raises OutOfMemory.
         """
+        on_device = [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT] if self.is_unified else [LOCAL, 0]
         wanted = {
-            "device": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT] if self.is_unified else [LOCAL, 0],
+            "device": on_device,
+            "weights": on_device,
             "step": [LOCAL | VISIBLE | COHERENT, VISIBLE | COHERENT],
             "readback": [VISIBLE | COHERENT | CACHED, VISIBLE | COHERENT],
         }[kind]
@@ -124,8 +129,10 @@ class Device:
         self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
         weakref.finalize(memory, self._freed, num_bytes)
         self._memories.add(memory)
-        if kind == "device" and self._force_discrete:
+        if kind in ("device", "weights") and self._force_discrete:
             self._hidden.add(memory)
+        if kind == "weights" and self._is_cpu and CAN_MAKE_HUGE_PAGES:
+            memory.make_huge_pages()
         return memory
 
     def _freed(self, num_bytes: int) -> None:

@@ -8,6 +8,8 @@
 // copies its data twice and fixes its buffer's usage. kp.Sequence owns the command pool and buffer; its own
 // eval() ignores results, so the command buffer is captured by the first recorded operation and submitted
 // here.
+#include "pages.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -148,6 +150,9 @@ struct Memory {
         buffer = VK_NULL_HANDLE;
         memory = VK_NULL_HANDLE;
         mapped = nullptr;
+    }
+    void back_with_huge_pages() const {
+        if (mapped) make_huge_pages(static_cast<uint8_t*>(mapped), size);
     }
 };
 
@@ -483,6 +488,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("size", &Memory::size)
         .def_readonly("flags", &Memory::flags)
         .def_property_readonly("is_mapped", [](const Memory& memory) { return memory.mapped != nullptr; })
+        .def("make_huge_pages", &Memory::back_with_huge_pages, py::call_guard<py::gil_scoped_release>())
         .def_buffer([](Memory& memory) {
             if (!memory.mapped) throw std::invalid_argument("this memory is not visible to the host");
             return py::buffer_info(memory.mapped, 1, py::format_descriptor<uint8_t>::format(),

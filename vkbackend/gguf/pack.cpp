@@ -11,9 +11,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "../device/pages.h"
 
 #include <algorithm>
 #include <array>
@@ -30,7 +28,6 @@ namespace py = pybind11;
 
 static const uint64_t GROUP = 64;                         // rows, as in shaders/quant/planes.glsl
 static const uint64_t ITEM_BYTES = 128 << 10;             // of the file: what a thread takes at a time
-static const uint64_t PAGE = 4096;                        // bytes, or a divisor of a page's bytes
 static const uint32_t MOST_VECTORS = 8, MOST_WORDS = 21;  // uvec4s and scale words of one row's record
 
 struct Planes {
@@ -335,18 +332,6 @@ static uint8_t* target(const py::buffer_info& info, uint64_t num_bytes) {
         throw std::invalid_argument("a plane of these groups has " + std::to_string(num_bytes) +
                                     " bytes, not " + std::to_string(info.size * info.itemsize));
     return static_cast<uint8_t*>(info.ptr);
-}
-
-// Have the pages of a range made before it is written: one call costs less than a fault for each page. Does nothing for
-// memory of another kind, or where the system cannot do it.
-static void make_pages(uint8_t* begin, uint64_t num_bytes) {
-#ifdef MADV_POPULATE_WRITE
-    static std::atomic<bool> is_possible{true};
-    uintptr_t first = uintptr_t(begin) / PAGE * PAGE;
-    uint64_t size = uintptr_t(begin) + num_bytes - first;
-    if (is_possible && madvise(reinterpret_cast<void*>(first), size, MADV_POPULATE_WRITE))
-        is_possible = false;
-#endif
 }
 
 static void pack(const std::string& format, const std::vector<py::buffer>& raws, uint64_t lanes,

@@ -27,7 +27,7 @@ def upload(
 
     expected_bytes: about how much that will be. Raises OutOfMemory, DeviceError.
     """
-    arena = Arena(device, "device")
+    arena = Arena(device, "weights")
     arena.expect(expected_bytes)
     for weight in weights:
         if isinstance(weight, PackedMatrix):

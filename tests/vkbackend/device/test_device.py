@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,3 +286,23 @@ def test_counters_are_zero_and_shared(request, where):
     assert many.num_bytes > few.num_bytes and opened.counters(1) is many
     for buffer in (few, many):
         assert not opened.download(buffer, np.uint32, (buffer.num_bytes // 4,)).any()
+
+
+@pytest.mark.parametrize("where", ["device", "discrete_device"])
+def test_memory_for_weights_has_huge_pages(request, where):
+    """On a CPU device, also one that is treated as a GPU. After a slow huge page, up to 64 allocations get none."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("transparent huge pages are switched off")
+    device = request.getfixturevalue(where)
+    before = huge_page_bytes()
+    memories = []
+    while huge_page_bytes() == before and len(memories) <= 64:
+        memories.append(device.memory(6 << 20, "weights"))
+    assert huge_page_bytes() >= before + (2 << 20)
+
+
+def huge_page_bytes() -> int:
+    """Bytes of huge pages in this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("AnonHugePages:"))
