@@ -78,11 +78,11 @@ def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float, out: np.n
 
     scaled: logarithms of the weights. Meister et al., "Locally Typical Sampling" (2022).
     """
-    logarithms = np.maximum(scaled, _UNDERFLOW)  # 0 * -inf is NaN
-    mean = sum(
-        float(np.dot(weights[start : start + CHUNK].astype(np.float64), logarithms[start : start + CHUNK]))
-        for start in range(0, len(weights), CHUNK)
-    )
+    mean = 0.0
+    for start in range(0, len(weights), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        logarithms = np.maximum(scaled[chunk], _UNDERFLOW)  # 0 * -inf is NaN
+        mean += float(np.dot(weights[chunk].astype(np.float64), logarithms))
     deviations = np.subtract(scaled, np.float32(mean / total), out=out)
     return np.abs(deviations, out=deviations)
 
