@@ -84,12 +84,13 @@ struct Q4K {
     using Activations = Codes256;
     static const int TYPE = 12, BLOCK = 256, BYTES = 144;
 
+    template <int COUNT>
     struct Weights {
         __m256i codes[8], scales[8];
         __m128i minima;
         float scale, min_scale;
 
-        Weights(const uint8_t* from, int) {
+        explicit Weights(const uint8_t* from) {
             __m128i eight;
             unpack_scales(from + 4, eight, minima);
             const __m256i both = _mm256_set_m128i(eight, eight), low = _mm256_set1_epi8(15);
@@ -104,7 +105,7 @@ struct Q4K {
             min_scale = half_at(from + 2);
         }
 
-        void add(const Codes256& y, Sums& sums) const {
+        void add(const Codes256& y, int, Sums& sums) const {
             __m256i even = _mm256_setzero_si256(), odd = even;
             for (int i = 0; i < 8; i += 2) {
                 even = add_pairs(even, scales[i], _mm256_maddubs_epi16(codes[i], bytes(y.codes + 32 * i)));
@@ -128,11 +129,12 @@ struct Q6K {
     using Activations = Codes256;
     static const int TYPE = 14, BLOCK = 256, BYTES = 210;
 
+    template <int COUNT>
     struct Weights {
         __m256i codes[8], scales[8], all_scales;
         float scale;
 
-        Weights(const uint8_t* from, int) {
+        explicit Weights(const uint8_t* from) {
             const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(48);
             for (int i = 0; i < 2; ++i) {
                 const __m256i first = bytes(from + 64 * i), second = bytes(from + 64 * i + 32);
@@ -154,7 +156,7 @@ struct Q6K {
             scale = half_at(from + 208);
         }
 
-        void add(const Codes256& y, Sums& sums) const {
+        void add(const Codes256& y, int, Sums& sums) const {
             __m256i even = _mm256_setzero_si256(), odd = even;
             for (int i = 0; i < 8; i += 2) {
                 even = add_pairs(even, scales[i], _mm256_maddubs_epi16(codes[i], bytes(y.codes + 32 * i)));
@@ -172,50 +174,50 @@ struct Q6K {
     static float total(const Sums& sums) { return sums.total(); }
 };
 
-// Four blocks of 32 elements, whose codes have a sign.
-template <class Format>
+// COUNT blocks of 32 elements, whose codes have a sign. first: the first block's place in a group.
+template <class Format, int COUNT>
 struct SignedWeights {
-    __m256i codes[4], magnitudes[4];
-    float scales[4];
-    int count;
+    __m256i codes[COUNT], magnitudes[COUNT];
+    float scales[COUNT];
 
-    SignedWeights(const uint8_t* from, int count_) : count(count_) {
-        for (int i = 0; i < count; ++i) {
+    explicit SignedWeights(const uint8_t* from) {
+        for (int i = 0; i < COUNT; ++i) {
             codes[i] = Format::codes(from + Format::BYTES * i);
             magnitudes[i] = _mm256_abs_epi8(codes[i]);
             scales[i] = half_at(from + Format::BYTES * i);
         }
     }
 
-    void add(const Codes32& y, Sums& sums) const {
-        for (int i = 0; i < count; ++i) {
+    void add(const Codes32& y, int first, Sums& sums) const {
+        for (int i = 0; i < COUNT; ++i) {
             const __m256 products =
-                sums_of_four(magnitudes[i], _mm256_sign_epi8(bytes(y.codes[i]), codes[i]));
-            sums.products = _mm256_fmadd_ps(_mm256_set1_ps(scales[i] * y.scales[i]), products, sums.products);
+                sums_of_four(magnitudes[i], _mm256_sign_epi8(bytes(y.codes[first + i]), codes[i]));
+            sums.products =
+                _mm256_fmadd_ps(_mm256_set1_ps(scales[i] * y.scales[first + i]), products, sums.products);
         }
     }
 };
 
-// Four blocks of 32 elements, whose codes have no sign but a minimum.
-template <class Format>
+// The same for codes without a sign, but with a minimum.
+template <class Format, int COUNT>
 struct UnsignedWeights {
-    __m256i codes[4];
-    float scales[4], minima[4];
-    int count;
+    __m256i codes[COUNT];
+    float scales[COUNT], minima[COUNT];
 
-    UnsignedWeights(const uint8_t* from, int count_) : count(count_) {
-        for (int i = 0; i < count; ++i) {
+    explicit UnsignedWeights(const uint8_t* from) {
+        for (int i = 0; i < COUNT; ++i) {
             codes[i] = Format::codes(from + Format::BYTES * i);
             scales[i] = half_at(from + Format::BYTES * i);
             minima[i] = half_at(from + Format::BYTES * i + 2);
         }
     }
 
-    void add(const Codes32& y, Sums& sums) const {
-        for (int i = 0; i < count; ++i) {
-            const __m256 products = sums_of_four(codes[i], bytes(y.codes[i]));
-            sums.products = _mm256_fmadd_ps(_mm256_set1_ps(scales[i] * y.scales[i]), products, sums.products);
-            sums.offsets = _mm_fmadd_ss(_mm_set_ss(minima[i]), _mm_set_ss(y.sums[i]), sums.offsets);
+    void add(const Codes32& y, int first, Sums& sums) const {
+        for (int i = 0; i < COUNT; ++i) {
+            const __m256 products = sums_of_four(codes[i], bytes(y.codes[first + i]));
+            sums.products =
+                _mm256_fmadd_ps(_mm256_set1_ps(scales[i] * y.scales[first + i]), products, sums.products);
+            sums.offsets = _mm_fmadd_ss(_mm_set_ss(minima[i]), _mm_set_ss(y.sums[first + i]), sums.offsets);
         }
     }
 };
@@ -228,7 +230,8 @@ struct BlocksOf32 {
 
 struct Q40 : BlocksOf32 {
     static const int TYPE = 2, BYTES = 18;
-    using Weights = SignedWeights<Q40>;
+    template <int COUNT>
+    using Weights = SignedWeights<Q40, COUNT>;
     static __m256i codes(const uint8_t* from) {
         return _mm256_sub_epi8(nibbles(from + 2), _mm256_set1_epi8(8));
     }
@@ -236,13 +239,15 @@ struct Q40 : BlocksOf32 {
 
 struct Q41 : BlocksOf32 {
     static const int TYPE = 3, BYTES = 20;
-    using Weights = UnsignedWeights<Q41>;
+    template <int COUNT>
+    using Weights = UnsignedWeights<Q41, COUNT>;
     static __m256i codes(const uint8_t* from) { return nibbles(from + 4); }
 };
 
 struct Q50 : BlocksOf32 {
     static const int TYPE = 6, BYTES = 22;
-    using Weights = SignedWeights<Q50>;
+    template <int COUNT>
+    using Weights = SignedWeights<Q50, COUNT>;
     static __m256i codes(const uint8_t* from) {
         const __m256i all = _mm256_or_si256(nibbles(from + 6), fifth_bits(from + 2, 16));
         return _mm256_sub_epi8(all, _mm256_set1_epi8(16));
@@ -251,7 +256,8 @@ struct Q50 : BlocksOf32 {
 
 struct Q51 : BlocksOf32 {
     static const int TYPE = 7, BYTES = 24;
-    using Weights = UnsignedWeights<Q51>;
+    template <int COUNT>
+    using Weights = UnsignedWeights<Q51, COUNT>;
     static __m256i codes(const uint8_t* from) {
         return _mm256_or_si256(nibbles(from + 8), fifth_bits(from + 4, 16));
     }
@@ -259,7 +265,8 @@ struct Q51 : BlocksOf32 {
 
 struct Q80 : BlocksOf32 {
     static const int TYPE = 8, BYTES = 34;
-    using Weights = SignedWeights<Q80>;
+    template <int COUNT>
+    using Weights = SignedWeights<Q80, COUNT>;
     static __m256i codes(const uint8_t* from) { return bytes(from + 2); }
 };
 
@@ -272,14 +279,14 @@ static void multiply_tile(const uint8_t* row, int64_t blocks, const typename For
     Sums local[COLUMNS ? COLUMNS : 1];
     Sums* sums = COLUMNS ? local : sums_;
     for (; blocks >= per_group; blocks -= per_group) {
-        const typename Format::Weights weights(row, per_group);
-        for (int column = 0; column < columns; ++column) weights.add(y[column], sums[column]);
+        const typename Format::template Weights<per_group> weights(row);
+        for (int column = 0; column < columns; ++column) weights.add(y[column], 0, sums[column]);
         row += per_group * Format::BYTES;
         y += columns;
     }
-    if (blocks) {
-        const typename Format::Weights weights(row, int(blocks));
-        for (int column = 0; column < columns; ++column) weights.add(y[column], sums[column]);
+    for (int block = 0; block < int(blocks); ++block) {  // a part of a group
+        const typename Format::template Weights<1> weights(row + block * Format::BYTES);
+        for (int column = 0; column < columns; ++column) weights.add(y[column], block, sums[column]);
     }
     if (COLUMNS)
         for (int column = 0; column < columns; ++column) sums_[column] = local[column];
