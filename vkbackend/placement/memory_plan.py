@@ -81,7 +81,7 @@ class MemoryPlan:
     rooms: tuple[CacheRoom, ...]
     copy_budget: int
     copies_wanted: int
-    problem: OutOfMemory | None = None
+    problem: str | None = None  # not the exception, whose traceback would keep the file and its layers
 
     def as_dict(self) -> dict[str, object]:
         """JSON values: what /api/memory answers. Sizes in bytes."""
@@ -90,7 +90,7 @@ class MemoryPlan:
             "cache_tokens": self.layout.num_pages * self.layout.page_size,
             "cache_type": self.layout.kind,
             "fits": self.problem is None,
-            "problem": str(self.problem or ""),
+            "problem": self.problem or "",
         }
 
 
@@ -136,7 +136,7 @@ def plan_memory(file: ModelFile, places: Sequence[Place], layout: CacheLayout, l
         _check(places, fixed, least, rooms, host_free)
         fitting = fitting_layout(layout, rooms)
     except OutOfMemory as error:
-        problem, fitting = error, least
+        problem, fitting = str(error), least
     factors = [
         matrix for place in places if place.gpu is None for matrix in weights.factors if place.holds(matrix.name)
     ]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from .. import settings
 from ..device import selection
+from ..device.host_memory import trim
 from ..engine.engine import Engine
-from ..errors import DeviceError
+from ..errors import DeviceError, VkbackendError
 from ..gguf.reader import GGUFFile
 from ..loading import read
 from ..progress import LoadProgress
@@ -70,9 +71,13 @@ def open_engine(
     begin = time.monotonic()
     request = _request(path, context_length, num_parallel, num_gpu, main_gpu)
     file = request.file
-    placed = placing.place(replace(request, num_threads=num_threads, whole=whole, progress=progress))
-    tokenizer = Tokenizer.from_gguf(file.gguf)
-    engine = Engine(placed.runner, tokenizer)
+    try:
+        placed = placing.place(replace(request, num_threads=num_threads, whole=whole, progress=progress))
+        tokenizer = Tokenizer.from_gguf(file.gguf)
+        engine = Engine(placed.runner, tokenizer)
+    except VkbackendError:
+        _collect_garbage()
+        raise
     _log_loaded(path, file.architecture, placed, time.monotonic() - begin)
 
     return OpenedEngine(
@@ -94,7 +99,9 @@ def plan_engine(
 
     Raises GGUFError, UnsupportedModel, RequestError.
     """
-    return placing.plan(_request(path, context_length, None, num_gpu, main_gpu))
+    plan = placing.plan(_request(path, context_length, None, num_gpu, main_gpu))
+    _collect_garbage()
+    return plan
 
 
 def _request(
@@ -114,6 +121,14 @@ def _request(
         num_gpu=num_gpu,
         main_gpu=main_gpu,
     )
+
+
+def _collect_garbage() -> None:
+    """Free the graphs whose memory was counted. Their values refer to each other, so they would stay until some later
+    collection.
+    """
+    gc.collect()
+    trim()
 
 
 def _log_loaded(path: str | Path, architecture: str, placed: placing.Placed, seconds: float) -> None:

@@ -63,7 +63,7 @@ def plan(request: Request) -> MemoryPlan:
     try:
         return planning.run()
     except OutOfMemory as error:
-        return replace(planning.last or planning.plan(()), problem=error)
+        return replace(planning.last or planning.plan(()), problem=str(error))
 
 
 class _Planning(Settling[MemoryPlan]):

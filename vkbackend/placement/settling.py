@@ -93,7 +93,7 @@ class Settling(ABC, Generic[T]):
     def check(self, plan: MemoryPlan) -> None:
         """Raises OutOfMemory if a plan does not fit. Logs what the cache has less than wanted."""
         if plan.problem is not None:
-            raise plan.problem
+            raise OutOfMemory(plan.problem)
         if self.request.whole and plan.copies_wanted > plan.copy_budget:
             # Unloading another model is better than dequantizing weights for each token.
             raise OutOfMemory(
