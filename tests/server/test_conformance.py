@@ -1,7 +1,7 @@
 """All recorded conversations with Ollama 0.12.11, replayed against `vkbackend serve` on the default device.
 
 Those marked as quirks of the original are left out; the better behaviour has tests of its own (see
-test_openai_extras.py for /v1).
+test_openai_extras.py and test_openai_completions.py for /v1).
 """
 
 import json
