@@ -1,6 +1,23 @@
-"""Fields of the files that a conversion reads."""
+"""Conversions, texts to compare tokenizers with, and fields of the files that a conversion reads."""
 
 import struct
+
+from vkbackend.gguf.reader import GGUFFile
+from vkbackend.server.library.convert import from_folder, gguf_out
+
+TEXTS = [
+    "the and hell on",
+    "Hello, world! 12345 \n\n  tabs\tand  spaces",
+    "naïve café 東京 🙂",
+    "<|im_start|>user\nthe<|im_end|>",
+    " <start_of_turn>the thing",
+]
+
+
+def converted(files: dict, target) -> GGUFFile:
+    with open(target, "wb") as file:
+        gguf_out.write(from_folder(files), {}, file.write, lambda done: None)
+    return GGUFFile.open(target)
 
 
 def field(number: int, value) -> bytes:

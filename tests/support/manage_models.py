@@ -61,3 +61,14 @@ def make_model(store: Store, name: str, folder, settings: dict | None = None):
         messages=[native.Message(**message) for message in (settings or {}).get("messages", [])],
     )
     create.create(store, request, parse_name(name), lambda status: None)
+
+
+def blobs(store):
+    return {path.name for path in store.blobs.iterdir()}
+
+
+def build(store, **request):
+    """Create a model; the statuses that /api/create would report."""
+    statuses, ask = [], native.CreateRequest(**request)
+    create.create(store, ask, create.checked_name(ask), statuses.append)
+    return statuses

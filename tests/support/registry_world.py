@@ -1,13 +1,18 @@
-"""A model to be pushed and pulled: random bytes as its model layer, a template, a config."""
+"""A model to be pushed and pulled: random bytes as its model layer, a template, a config; and what has come of it."""
 
 import hashlib
+import json
+import os
 import random
 import threading
 from dataclasses import replace
 
+from fault_proxy import Answer
+
 from vkbackend.server.library import registry
 from vkbackend.server.library.model import CONFIG_TYPE, MODEL, TEMPLATE, Layer
 from vkbackend.server.library.names import parse_name
+from vkbackend.server.library.registry import partial
 from vkbackend.server.library.store import Store
 
 MODEL_BYTES = 3_000_000
@@ -16,6 +21,8 @@ LIMITS = registry.TransferLimits(
 )
 IMPATIENT = replace(LIMITS, stall_seconds=0.4)
 ONE_PART = replace(LIMITS, least_part_bytes=32 << 20)
+BLOBS = "GET blobs"
+TOKEN = "let-me-in"
 
 
 def contents(seed: int = 0, size: int = MODEL_BYTES) -> bytes:
@@ -24,6 +31,10 @@ def contents(seed: int = 0, size: int = MODEL_BYTES) -> bytes:
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+DATA = contents()
+DIGEST = digest_of(DATA)
 
 
 def name(registry, model: str = "library/m") -> str:
@@ -93,3 +104,41 @@ class Pulling:
     def end(self) -> None:
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+
+def is_there(store, registry) -> bool:
+    return store.get(parse_name(name(registry))).gguf_path.read_bytes() == DATA
+
+
+def guarded(realm: str, allowed=lambda seen: True):
+    """A registry that requires a token from `realm`; its own /token gives one if `allowed(seen)`."""
+
+    def fault(seen):
+        if seen.path.startswith("/token"):
+            return (
+                Answer(200, body=json.dumps({"token": TOKEN}).encode())
+                if allowed(seen)
+                else Answer(401, body=b'{"error":"who are you?"}')
+            )
+        if seen.headers.get("Authorization") != f"Bearer {TOKEN}":
+            challenge = (
+                f'Bearer realm="{realm}",service="registry",scope="repository:library/m:pull repository:library/m:push"'
+            )
+            return Answer(401, {"WWW-Authenticate": challenge})
+
+    return fault
+
+
+def is_whole(store, text) -> bool:
+    stored = store.get(parse_name(text))
+    return stored.gguf_path.read_bytes() == DATA and stored.template == "{{ .Prompt }}" and not leftovers(store)
+
+
+def leftovers(store) -> list[str]:
+    folder = partial.folder_of(store)
+    return sorted(os.listdir(folder)) if folder.exists() else []
+
+
+def sent_bytes(proxy) -> int:
+    """Bytes sent of the model layer."""
+    return sum(seen.sent for seen in proxy.of_kind(BLOBS) if DIGEST in seen.path)

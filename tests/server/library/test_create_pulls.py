@@ -32,11 +32,6 @@ def registry(tmp_path_factory):
         yield registry
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
 def lines_of(store, **request) -> tuple[int, list[dict]]:
     """(status, lines) of POST /api/create."""
 

@@ -73,11 +73,6 @@ BOUNDS = {
 }
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
 def add(store, path, **request) -> list:
     """Create "m" from a file; the reports, as (status, total, completed)."""
     with store.upload() as upload:

@@ -5,44 +5,19 @@ import fcntl
 import hashlib
 import json
 import os
-import threading
 import time
 
-import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter
-from manage_models import make_model, write_gguf
-from manage_world import talk
+from manage_models import blobs, make_model
 from recorded import check, load
 
-from vkbackend.errors import GGUFError
-from vkbackend.server.errors import ApiError
-from vkbackend.server.library import create
-from vkbackend.server.library.describe import show
 from vkbackend.server.library.model import DigestMismatch, InvalidDigest, InvalidName, ModelNotFound, StoreError
 from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.loading.engine_loader import EngineLoader
 from vkbackend.server.prompts.gotemplate import Template
 from vkbackend.server.prompts.marks import thinking_tags
-from vkbackend.server.wire import native
 from vkbackend.server.wire.options import Options
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "store")
-
-
-def blobs(store):
-    return {path.name for path in store.blobs.iterdir()}
-
-
-def build(store, **request):
-    """Create a model; the statuses that /api/create would report."""
-    statuses, ask = [], native.CreateRequest(**request)
-    create.create(store, ask, create.checked_name(ask), statuses.append)
-    return statuses
 
 
 def write_library(root):
@@ -228,45 +203,6 @@ def test_names_that_are_none(store):
             store.get(text)
 
 
-def test_create_tells_its_steps_and_detects_the_template(store, tmp_path):
-    jinja = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
-        "+ '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    digest, _ = store.add_blob(write_gguf(tmp_path / "m.gguf", chat_template=jinja).read_bytes())
-    statuses = build(store, model="m", files={"m.gguf": digest})
-    assert statuses[:3] == ["parsing GGUF", f"using existing layer {digest}", "using autodetected template chatml"]
-    assert statuses[3].startswith(("creating new layer sha256:", "using existing layer sha256:")) and statuses[4:] == [
-        "writing manifest",
-        "success",
-    ]
-    model = store.get("m")
-    assert "<|im_start|>" in model.template and "<|im_end|>" in model.parameters["stop"]
-    assert model.config["model_family"] == "llama" and model.config["model_type"] == "3"
-
-
-def test_create_over_a_base_replaces_and_adds(store, tmp_path):
-    make_model(
-        store,
-        "base",
-        tmp_path,
-        {"system": "One.", "parameters": {"top_k": 3.0, "seed": 1.0}, "messages": [{"role": "user", "content": "q"}]},
-    )
-    build(store, model="next", from_="base", system="Two.", parameters={"top_k": 9.0}, license=["L1", "L2"])
-    model = store.get("next")
-    assert (model.system, model.parameters, model.licenses, model.parent) == (
-        "Two.",
-        {"top_k": 9.0, "seed": 1.0},
-        ["L1", "L2"],
-        "base:latest",
-    )
-    assert model.messages == [{"role": "user", "content": "q"}]
-    build(store, model="NEXT", from_="next", system="Three.", license="L3")  # over itself, whatever the case
-    assert [found.name for found in store.list() if "next" in found.name.lower()] == ["next:latest"]
-    assert store.get("next").licenses == ["L1", "L2", "L3"]
-
-
 def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
     """As in the original, the tags of one model stay together, regardless of the case of its name."""
     make_model(store, "Llama:7B", tmp_path)
@@ -281,147 +217,6 @@ def test_a_new_name_takes_the_case_of_the_parts_that_are_known(store, tmp_path):
         assert store.get(written).name == wanted
     with pytest.raises(ModelNotFound, match="model 'LLAMA:9b' not found"):
         store.get("LLAMA:9b")
-
-
-def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypatch):
-    make_model(store, "m", tmp_path, {"system": "One."})
-    monkeypatch.setenv("OLLAMA_NOPRUNE", "1")
-    before = blobs(store)
-    build(store, model="m", from_="m", system="Two.")
-    assert before < blobs(store)
-    monkeypatch.delenv("OLLAMA_NOPRUNE")
-    build(store, model="m", from_="m", system="Three.")
-    assert not store.blob_path(f"sha256:{hashlib.sha256(b'Two.').hexdigest()}").exists()
-
-
-@pytest.mark.parametrize(
-    "request_, status, text",
-    [
-        (dict(from_="nothing-here"), 404, "not found"),
-        (dict(from_="bad name"), 400, "invalid model name"),
-        (dict(), 400, "neither 'from' or 'files'"),
-        (dict(files={}), 400, "unknown type"),
-        (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
-        (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 500, "upload it first"),
-        (dict(from_="base", template="{{ if }}"), 400, "template error: "),
-        (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
-        (dict(from_="base", adapters={}), 400, "unknown type"),
-        (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
-        (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"),
-        (dict(from_="base", license=5.0), 500, "license must be"),
-        (dict(from_="base", remote_host="https://x"), 400, "remote models are not supported"),
-    ],
-)
-def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, text):
-    make_model(store, "base", tmp_path)
-    before = blobs(store)
-    with pytest.raises(ApiError, match=text) as caught:
-        build(store, model="m", **request_)
-    assert (
-        caught.value.status == status
-        and [model.name for model in store.list()] == ["base:latest"]
-        and blobs(store) == before
-    )
-
-
-@pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
-def test_file_names_must_be_relative(path):
-    with pytest.raises(ApiError, match="file path must be relative"):
-        create.checked_name(native.CreateRequest(model="m", files={path: "x"}))
-
-
-def test_damaged_ggufs_are_refused(store, tmp_path):
-    whole = write_gguf(tmp_path / "m.gguf").read_bytes()
-    for contents in (b"GGUF", whole[:40], whole[:-40], whole[:4] + b"\xff" * 20 + whole[24:]):
-        digest, _ = store.add_blob(contents)
-        with pytest.raises(GGUFError):
-            build(store, model="m", files={"m.gguf": digest})
-    assert store.list() == []
-
-
-def test_creates_and_deletes_side_by_side_leave_a_sound_store(store, tmp_path):
-    digest, _ = store.add_blob(write_gguf(tmp_path / "m.gguf").read_bytes())
-    build(store, model="keeper", files={"m.gguf": digest}, system="Same.")
-    failures = []
-
-    def work(number):
-        for _ in range(8):
-            try:
-                build(store, model=f"m{number % 2}", from_="keeper", system=f"Text {number}.")
-                store.list()
-                store.delete(parse_name(f"m{number % 2}"))
-            except ModelNotFound:
-                pass  # the other one was quicker
-            except Exception as error:
-                failures.append(repr(error))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-    for model in store.list():
-        assert all(store.blob_path(each).is_file() for each in model.manifest.digests)
-    used = set().union(*(model.manifest.digests for model in store.list()))
-    assert {name.replace("-", ":", 1) for name in blobs(store)} == used and store.get("keeper").system == "Same."
-
-
-def test_show_leaves_arrays_out_unless_verbose(store, tmp_path):
-    make_model(store, "m", tmp_path)
-    model = store.get("m")
-    assert show(model).model_info["tokenizer.ggml.tokens"] is None
-    assert show(model, verbose=True).model_info["tokenizer.ggml.tokens"] == ["a", "b"]
-
-
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_show_gives_null_for_metadata_that_json_cannot_hold(store, tmp_path, number):
-    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", number)
-    writer.add_float64("llama.rope.freq_base", number)
-    writer.add_float64("llama.rope.scaling.factor", 1e300)
-    writer.add_array("llama.some_numbers", [1.0, float(number), 2.5])
-    writer.add_tensor("token_embd.weight", np.zeros((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    digest, _ = store.add_blob((tmp_path / "m.gguf").read_bytes())
-    build(store, model="m", files={"m.gguf": digest})
-
-    async def conversation(client):
-        async with client.post("/api/show", json={"model": "m", "verbose": True}) as answer:
-            return answer.status, (await answer.json())["model_info"]
-
-    status, info = talk(store, conversation)
-    assert status == 200 and info["llama.rope.scaling.factor"] == 1e300
-    assert info["llama.attention.layer_norm_rms_epsilon"] is None and info["llama.rope.freq_base"] is None
-    assert info["llama.some_numbers"] == [1, None, 2.5]
-
-
-def test_tensors_show_as_the_types_that_ollama_names(store, tmp_path):
-    """MXFP4 has two numbers: ggml's, and Ollama's earlier one."""
-    path = tmp_path / "m.gguf"
-    names_and_types = {}
-    for number, name in ((4, "MXFP4"), (39, "MXFP4"), (20, "unknown")):
-        writer = GGUFWriter(path, "llama")
-        writer.add_tensor(
-            "token_embd.weight",
-            np.zeros((2, 17 if name == "MXFP4" else 18), np.uint8),
-            raw_dtype=GGMLQuantizationType(39 if name == "MXFP4" else number),
-        )
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        raw = bytearray(path.read_bytes())
-        at = raw.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 2 * 8
-        raw[at : at + 4] = number.to_bytes(4, "little")
-        digest, _ = store.add_blob(bytes(raw))
-        build(store, model=f"m{number}", files={"m.gguf": digest})
-        [tensor] = show(store.get(f"m{number}")).tensors
-        names_and_types[number] = (tensor.type, tensor.shape)
-    assert names_and_types == {4: ("MXFP4", [32, 2]), 39: ("MXFP4", [32, 2]), 20: ("unknown", [32, 2])}
 
 
 @pytest.mark.parametrize("contents", [b'{"layers":[{"size":1e999}]}', b"[" * 100_000])

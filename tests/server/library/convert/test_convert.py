@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from convert_world import field
+from convert_world import TEXTS, converted
 from hugging_face_folder import (
     as_hugging_face,
     config_of,
@@ -19,35 +19,19 @@ from hugging_face_folder import (
 from live_server import LiveServer, free_port
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
-from vulkan_drivers import missing
 
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.ops import rope
 from vkbackend.server.cli.main import cli
 from vkbackend.server.library import create
-from vkbackend.server.library.convert import CannotConvert, from_folder, gguf_out, llama, sentencepiece_file
+from vkbackend.server.library.convert import llama
 from vkbackend.server.library.convert.file_choice import chosen
 from vkbackend.server.library.convert.safetensors import SafetensorsFile
-from vkbackend.server.library.convert.tokenizer_json import Vocabulary, from_sentencepiece, from_tokenizer_json
 from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import Store
 from vkbackend.server.wire import native
 from vkbackend.session import Session
 from vkbackend.tokenizer import Tokenizer
-
-TEXTS = [
-    "the and hell on",
-    "Hello, world! 12345 \n\n  tabs\tand  spaces",
-    "naïve café 東京 🙂",
-    "<|im_start|>user\nthe<|im_end|>",
-    " <start_of_turn>the thing",
-]
-
-
-def converted(files: dict, target) -> GGUFFile:
-    with open(target, "wb") as file:
-        gguf_out.write(from_folder(files), {}, file.write, lambda done: None)
-    return GGUFFile.open(target)
 
 
 @pytest.mark.parametrize("dtype, files", [("F32", 1), ("F16", 2), ("BF16", 1)])
@@ -90,18 +74,6 @@ def test_a_converted_model_answers_as_the_original(tmp_path, architecture):
     was, now = Session(original), Session(tmp_path / "out.gguf")
     tokens = was.tokenizer.encode("the and hell on in the hell")
     np.testing.assert_allclose(now.logits(tokens), was.logits(tokens), rtol=1e-4, atol=1e-4)
-
-
-def test_a_tokenizer_without_merges_still_loads(tmp_path):
-    folder = tmp_path / "folder"
-    write_folder(
-        folder, GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "llama", "f16", num_layers=1)), "F16"
-    )
-    document = json.loads((folder / "tokenizer.json").read_text())
-    document["model"]["merges"] = []
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    gguf = converted({path.name: path for path in folder.iterdir()}, tmp_path / "converted.gguf")
-    assert len(Tokenizer.from_gguf(gguf).encode("abc", add_special=False)) == 3
 
 
 def test_turned_neighbours_are_turned_halves(tmp_path):
@@ -234,97 +206,6 @@ def test_llama3_factors():
     turns = 8192 / (2 * np.pi * 500000 ** (62 / 128))
     share = (turns - 1) / 3
     assert factors[31] == pytest.approx(1 / ((1 - share) / 8 + share), rel=1e-5)
-
-
-# --- tokenizers
-
-
-def _library():
-    try:
-        import tokenizers
-    except ImportError:
-        missing("the package tokenizers is not there (pip install 'vkbackend[clients]')")
-    return tokenizers
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_tokens_are_those_of_hugging_face(tmp_path, architecture):
-    """The package `tokenizers` reads the same tokenizer.json."""
-    original = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", architecture, "f16"))
-    files = write_folder(tmp_path / "folder", original)
-    theirs, ours = (
-        _library().Tokenizer.from_file(str(files["tokenizer.json"])),
-        Tokenizer.from_gguf(converted(files, tmp_path / "out.gguf")),
-    )
-    for text in TEXTS:
-        assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids, text
-
-
-def test_smollm2s_tokens_are_those_of_hugging_face(tmp_path):
-    original = GGUFFile.open(model_path("smollm2"))
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_of(original)))
-    theirs, ours = _library().Tokenizer.from_file(str(tmp_path / "tokenizer.json")), Tokenizer.from_gguf(original)
-    for text in TEXTS:
-        assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False).ids, text
-
-
-def test_sentencepieces_own_file(tmp_path):
-    gguf = GGUFFile.open(write_tiny_gguf(tmp_path / "original.gguf", "gemma3", "f16"))
-    tokens, scores, types = (gguf.metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "scores", "token_type"))
-    raw = b"".join(
-        field(1, field(1, text.encode()) + field(2, float(score)) + (b"" if kind == 1 else field(3, int(kind))))
-        for text, score, kind in zip(tokens, scores, types)
-    )
-    raw += field(2, field(4, b"trained by nobody") + field(3, 1 << 40)) + field(7, 1.5)  # other fields are passed over
-    file = sentencepiece_file.read(raw)
-    assert ([piece.text for piece in file.pieces], [piece.type for piece in file.pieces]) == (
-        tokens,
-        [int(kind) for kind in types],
-    )
-    assert (
-        file.adds_space and not sentencepiece_file.read(raw + field(3, field(1, b"identity") + field(3, 0))).adds_space
-    )
-    assert from_sentencepiece(file, {}, None).add_space_prefix is True
-    vocabulary = from_sentencepiece(file, {"<more>": len(tokens), "the": 0}, tokenizer_of(gguf))
-    assert (
-        vocabulary.tokens == [*tokens, "<more>"]
-        and vocabulary.model == "llama"
-        and vocabulary.add_space_prefix is False
-    )
-    np.testing.assert_allclose(vocabulary.scores[:-1], scores)
-    assert vocabulary.types[-1] == Vocabulary.USER_DEFINED and vocabulary.types[3] == Vocabulary.UNKNOWN
-    for cut in range(0, len(raw), 37):
-        try:
-            sentencepiece_file.read(raw[:cut])
-        except CannotConvert:
-            pass
-    with pytest.raises(CannotConvert, match="tokenizer.model"):
-        sentencepiece_file.read(b"\xff" * 40)
-
-
-def test_spaces_and_ends_as_the_tokenizer_says():
-    model = {"type": "BPE", "byte_fallback": True, "vocab": {"<unk>": 0, "a": 1}, "merges": []}
-    prepended = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}]}
-    assert from_tokenizer_json({"model": model, "normalizer": prepended}).add_space_prefix is True
-    for scheme, adds in (("first", True), ("always", True), ("never", False)):
-        assert (
-            from_tokenizer_json(
-                {"model": model, "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": scheme}}
-            ).add_space_prefix
-            is adds
-        )
-    around = {
-        "type": "Sequence",
-        "processors": [
-            {"type": "ByteLevel"},
-            {
-                "type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            },
-        ],
-    }
-    assert Vocabulary("gpt2").template_of({"post_processor": around}) == {"bos": True, "eos": False}
-    assert Vocabulary("gpt2").template_of({"post_processor": {"type": "ByteLevel"}}) == {}
 
 
 def test_of_a_model_with_vision_the_text_part_is_taken(tmp_path):

@@ -7,14 +7,11 @@ import socket
 import pytest
 from docker_registry import DockerRegistry
 from fault_proxy import Answer, Cut, FaultProxy
-from registry_world import contents, digest_of, make, name, pull, push
+from registry_world import DATA, DIGEST, contents, make, name, pull, push
 
 from vkbackend.server.library import registry
 from vkbackend.server.library.names import parse_name
 from vkbackend.server.library.store import ModelNotFound, Store, StoreError
-
-DATA = contents()
-DIGEST = digest_of(DATA)
 
 
 @pytest.fixture(scope="module")
