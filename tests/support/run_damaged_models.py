@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
+from vkbackend.cpu.library import ggml
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import VkbackendError
@@ -122,6 +123,7 @@ class Released:
 
 
 def main(folder: Path) -> None:
+    assert ggml() is not None, "damage is to be tried on ggml"
     path = folder / "damaged.gguf"
     for architecture in ARCHITECTURES:
         for name, data in damages(folder, architecture):

@@ -4,10 +4,16 @@ import logging
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 from cpu_programs import require_ggml
+from tiny_gguf import write_tiny_gguf
 
 from vkbackend.cpu import library, trial
+from vkbackend.engine.contract import SequenceWork
+from vkbackend.engine.runner import ModelRunner
+from vkbackend.graph.numpy_executor import NumpyExecutor
+from vkbackend.loading import load
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +43,20 @@ def test_a_missing_library_is_named_once(monkeypatch, caplog):
     assert library.ggml() is None and library.ggml() is None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "vkbackend[cpu]" in record.getMessage()
+
+
+def test_without_the_library_numpy_expands_weights_within_the_budget(monkeypatch, tmp_path, caplog):
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    budget = 1 << 20
+    model = load(path, copy_budget=budget)
+    file_bytes = sum(info.num_bytes for info in model.gguf.tensors.values())
+    assert 0 < model.num_bytes - file_bytes <= budget
+    runner = ModelRunner(model, context_length=64)
+    assert type(runner.executor) is NumpyExecutor
+    (row,) = runner.step([SequenceWork(runner.open_sequence(), [5, 9], 1)])
+    assert np.isfinite(row.full()).all()
+    assert "vkbackend[cpu]" in caplog.text and "has room for 0.00 GiB" in caplog.text
 
 
 @pytest.mark.parametrize(
