@@ -8,6 +8,7 @@ import click
 
 from ..go import durations
 from ..go.human import human_bytes, human_bytes_binary, human_number, human_time
+from ..wire.limits import MAX_CONTEXT
 from .client import Client, ServerError
 from .completion import model_names
 from .connection import connected
@@ -59,18 +60,23 @@ def ps(prefix: str) -> None:
 @click.option("--template", is_flag=True, help="Show the template of a model.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the metadata and tensors as well.")
 @click.option("--memory", is_flag=True, help="Show the memory that a model would take, without loading it.")
-@click.option("--num-ctx", type=int, help="The context length that --memory counts with.")
+@click.option("--num-ctx", type=click.IntRange(1, MAX_CONTEXT), help="The context length that --memory counts with.")
 def show(model: str, verbose: bool, memory: bool, num_ctx: int | None, **parts: bool) -> None:
     """Show information for a model."""
+    wanted = [name for name in sorted(parts) if parts[name]]
+    if len(wanted) + memory > 1:
+        views = ", ".join(f"--{name}" for name in (*sorted(parts), "memory"))
+        raise Failure(f"only one of {views} can be shown at a time")
+    if memory and verbose:
+        raise Failure("--verbose cannot be used with --memory")
+    if num_ctx is not None and not memory:
+        raise Failure("--num-ctx requires --memory")
     if memory:
         with connected(own_server=True) as client:
             options = {} if num_ctx is None else {"num_ctx": num_ctx}
             plan = client.call("POST", "/api/memory", {"model": model, "options": options})
         echo("\n".join(memory_lines(plan)))
         return
-    wanted = [name for name in sorted(parts) if parts[name]]
-    if len(wanted) > 1:
-        raise Failure(f"only one of {', '.join(f'--{name}' for name in sorted(parts))} can be shown at a time")
     with connected(own_server=True) as client:
         answer = client.call("POST", "/api/show", {"model": model, "verbose": verbose})
     echo(answer.get(wanted[0]) or "" if wanted else "\n".join(describe(answer, verbose)))
@@ -203,9 +209,16 @@ def memory_lines(plan: dict) -> list[str]:
         for place in plan["places"]
     ]
     header = ["PLACE", "LAYERS", *(size.upper() for size in sizes), "VERDICT"]
-    verdict = "The model fits." if plan["fits"] else f"The model does not fit: {plan['problem']}"
-    cache = f"The cache has room for {plan['cache_tokens']} tokens ({plan['cache_type']})."
-    return [*columns(rows, header), "", cache, verdict]
+    lines = [*columns(rows, header), ""]
+    if plan["context_length"] < plan["num_ctx"]:
+        lines.append(
+            f"The model was trained with a context of {plan['context_length']} tokens, not {plan['num_ctx']}; "
+            f"{plan['context_length']} are counted."
+        )
+    size = f"{plan['cache_tokens']} tokens ({plan['cache_type']})"
+    if plan["fits"]:
+        return [*lines, f"The cache has room for {size}.", "The model fits."]
+    return [*lines, f"A cache for {size} is counted.", f"The model does not fit: {plan['problem']}"]
 
 
 def _facts(info: dict, family: str, keys: tuple[str, ...]) -> list[list[str]]:

@@ -45,13 +45,15 @@ class EngineLoader:
         )
 
     def plan(self, stored: StoredModel, options: Options) -> dict[str, object]:
-        """What `load` would take in each place, as JSON values. Blocks. Raises what `load` raises, but for memory."""
+        """What `load` would take in each place, as JSON values. num_ctx: as asked for; context_length: as it would be
+        loaded. Blocks. Raises what `load` raises, but for memory.
+        """
         from vkbackend.placement.opening import plan_engine
 
         planned = plan_engine(
             _model_file(stored), context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu
         )
-        return planned.as_dict()
+        return planned.as_dict() | {"num_ctx": options.num_ctx}
 
     def num_devices(self) -> int:
         """How many devices run models."""

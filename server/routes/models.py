@@ -17,6 +17,7 @@ from ..library.staging import lock_deadline
 from ..library.store import Store
 from ..version import OLLAMA_VERSION
 from ..wire.content_types import JSON
+from ..wire.limits import MAX_CONTEXT
 from ..wire.native import CopyRequest, DeleteRequest, MemoryRequest, ProcessResponse, ShowRequest
 from ..wire.options import Options
 from .app_state import LOADED_MODELS, STORE
@@ -65,15 +66,21 @@ async def show(request: web.Request) -> web.Response:
 async def memory(request: web.Request) -> web.Response:
     """POST /api/memory: what a model would take in each place if it were loaded now. Loads nothing."""
     ask = await read(request, MemoryRequest)
+    text = ask.model or ask.name
+    if not text:
+        raise ApiError(400, "model is required")
+    num_ctx = (ask.options or {}).get("num_ctx")
+    if isinstance(num_ctx, (int, float)) and not 1 <= num_ctx <= MAX_CONTEXT:
+        raise ApiError(400, f"num_ctx must be from 1 to {MAX_CONTEXT}")
 
     def stored_with_options() -> tuple[StoredModel, Options]:
-        stored = request.app[STORE].get(parse_name(ask.model))
+        stored = request.app[STORE].get(parse_name(text))
         return stored, Options.defaults().update(stored.parameters).update(ask.options)
 
     try:
         stored, options = await pools.run("store", stored_with_options)
     except (ModelNotFound, InvalidName):
-        raise ApiError(404, f"model '{ask.model}' not found") from None
+        raise ApiError(404, f"model '{text}' not found") from None
     except ValueError as error:
         raise ApiError(400, str(error)) from None
     return json_answer(await request.app[LOADED_MODELS].plan(stored, options))

@@ -134,11 +134,21 @@ ROUTES = [
             native.MemoryRequest,
             {
                 "type": "object",
-                "required": ["places", "cache_tokens", "cache_type", "fits", "problem"],
+                "required": [
+                    "places",
+                    "cache_tokens",
+                    "cache_type",
+                    "context_length",
+                    "num_ctx",
+                    "fits",
+                    "problem",
+                ],
                 "properties": {
                     "places": {"type": "array", "items": {"type": "object"}},
                     "cache_tokens": {"type": "integer"},
                     "cache_type": {"type": "string"},
+                    "context_length": {"type": "integer"},
+                    "num_ctx": {"type": "integer"},
                     "fits": {"type": "boolean"},
                     "problem": {"type": "string"},
                 },

@@ -7,6 +7,7 @@ from vkbackend import settings
 from ..errors import ApiError
 
 MAX_MESSAGES = 10_000
+MAX_CONTEXT = (1 << 31) - 1  # tokens to plan memory for: positions are int32
 MAX_TOOLS = 1_024
 MAX_STOPS = 256  # they are searched for after every token
 MAX_STOP_CHARS = 1_024

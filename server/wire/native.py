@@ -105,6 +105,7 @@ class MemoryRequest:
 
     model: str = wire(NAME, "model")
     options: dict | None = wire(ANY_MAP, "options")
+    name: str = wire(NAME, "name")
 
 
 @dataclass

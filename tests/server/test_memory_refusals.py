@@ -10,6 +10,7 @@ from tiny_gguf import write_tiny_gguf
 from vulkan_drivers import impossible
 
 from vkbackend.device import cgroups
+from vkbackend.server.cli.models import memory_lines
 
 MIB = 1 << 20
 TOO_LONG = 1 << 18  # tokens: 512 MiB of cache
@@ -60,6 +61,20 @@ def test_a_placement_that_does_not_fit_is_refused_and_leaves_nothing_behind(serv
     assert status == 500 and re.fullmatch(words, answer["error"]), answer
     assert generate(server, num_ctx=128, num_gpu=num_gpu)[0] == 200
     assert private_bytes(server) - base < 32 * MIB
+
+
+def test_a_plan_that_does_not_fit_promises_no_room(server):
+    status, plan = call(server, "/api/memory", {"name": "m", "options": {"num_ctx": TOO_LONG, "num_gpu": 0}})
+    assert status == 200 and not plan["fits"] and plan["context_length"] == plan["num_ctx"] == TOO_LONG
+    *_, cache, verdict = memory_lines(plan)
+    assert cache == f"A cache for {TOO_LONG} tokens (f16) is counted."
+    assert verdict.startswith("The model does not fit: model requires more system memory (")
+
+
+@pytest.mark.parametrize("num_ctx", [1e300, 1 << 31, 0, -1])
+def test_a_context_that_no_model_has_is_not_planned(server, num_ctx):
+    status, answer = call(server, "/api/memory", {"model": "m", "options": {"num_ctx": num_ctx}})
+    assert (status, answer) == (400, {"error": "num_ctx must be from 1 to 2147483647"})
 
 
 def test_the_limit_of_a_control_group_is_what_is_available(tmp_path, contents):

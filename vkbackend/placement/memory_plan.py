@@ -73,7 +73,7 @@ class MemoryPlan:
     """places: devices and the CPU, in the order of the layers. layout: of the cache, with the pages that fit. rooms:
     the room for the cache on each device and on the host. copy_budget: bytes of weights that the CPU path may
     dequantize; copies_wanted: what it would take with enough memory. problem: why the model does not fit; then only
-    `places` is meaningful, and counts the cache of one sequence.
+    `places` is meaningful, and counts the cache of one sequence. context_length: of one sequence.
     """
 
     places: tuple[PlaceMemory, ...]
@@ -82,6 +82,7 @@ class MemoryPlan:
     copy_budget: int
     copies_wanted: int
     problem: str | None = None  # not the exception, whose traceback would keep the file and its layers
+    context_length: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """JSON values: what /api/memory answers. Sizes in bytes."""
@@ -89,6 +90,7 @@ class MemoryPlan:
             "places": [asdict(place) | {"total": place.total, "fits": place.fits} for place in self.places],
             "cache_tokens": self.layout.num_pages * self.layout.page_size,
             "cache_type": self.layout.kind,
+            "context_length": self.context_length,
             "fits": self.problem is None,
             "problem": self.problem or "",
         }

@@ -185,10 +185,11 @@ def test_models_through_a_server(online, gguf):
     assert re.search(r"\n  Parameters\n(    \w+ +\S+\n)*    num_predict +4\n", text)
     assert "\n  System\n    Be brief.\n    Be kind.\n    ...\n" in text and "\n  License\n    MIT\n" in text
     assert ok(online("show", "m", "--system")) == "Be brief.\nBe kind.\nBe right.\n"
-    assert (
-        "only one of --license, --modelfile, --parameters, --system, --template"
-        in online("show", "m", "--system", "--license").stderr
-    )
+    for views in (("--system", "--license"), ("--memory", "--license")):
+        assert (
+            "only one of --license, --modelfile, --parameters, --system, --template, --memory can be shown at a time"
+            in online("show", "m", *views).stderr
+        )
     assert "FROM " in ok(online("show", "m", "--modelfile"))
     assert "general.architecture" in ok(online("show", "m", "-v"))
     header, cpu, _, cache, verdict = ok(online("show", "m", "--memory", "--num-ctx", "256")).splitlines()
@@ -196,6 +197,16 @@ def test_models_through_a_server(online, gguf):
     assert re.fullmatch(r"CPU +3( +[\d.]+ [KMG]?i?B){7} +fits", cpu), cpu
     assert cache == "The cache has room for 256 tokens (f16)." and verdict == "The model fits."
     assert "model 'other' not found" in online("show", "other", "--memory").stderr
+    lines = ok(online("show", "m", "--memory", "--num-ctx", "513")).splitlines()
+    assert lines[3] == "The model was trained with a context of 512 tokens, not 513; 512 are counted."
+    for arguments, words in (
+        (("--memory", "--num-ctx", "0"), "Invalid value for '--num-ctx': 0 is not in the range 1<=x<=2147483647."),
+        (("--memory", "--num-ctx", "2147483648"), "2147483648 is not in the range 1<=x<=2147483647."),
+        (("--num-ctx", "256"), "--num-ctx requires --memory"),
+        (("--memory", "-v"), "--verbose cannot be used with --memory"),
+    ):
+        result = online("show", "m", *arguments)
+        assert result.exit_code and words in result.stderr and not result.stdout, result.stderr
     assert ok(online("cp", "m", "n")) == "copied 'm' to 'n'\n"
     assert {line.split()[0] for line in ok(online("list")).splitlines()} >= {"NAME", "m:latest", "n:latest"}
     assert ok(online("rm", "n", "m")) == "deleted 'n'\ndeleted 'm'\n"
