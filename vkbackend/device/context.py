@@ -42,7 +42,7 @@ USAGE = (
 READBACK_BYTES = 16 << 20
 # For copies between host and device, on devices whose memory the host cannot write.
 RING_BYTES = 2 * PIECE_BYTES + READBACK_BYTES
-CAN_MAKE_HUGE_PAGES = hasattr(_native.Memory, "make_huge_pages")  # false if the extension was built from older sources
+CAN_MAKE_PAGES = hasattr(_native.Memory, "make_pages")  # false if the extension was built from older sources
 SMALLEST_COUNTERS = 4096  # bytes; enough for the decode steps of most models
 
 
@@ -131,8 +131,8 @@ class Device:
         self._memories.add(memory)
         if kind in ("device", "weights") and self._force_discrete:
             self._hidden.add(memory)
-        if kind == "weights" and self._is_cpu and CAN_MAKE_HUGE_PAGES:
-            memory.make_huge_pages()
+        if kind == "weights" and self._is_cpu and CAN_MAKE_PAGES:
+            memory.make_pages(memory in self._hidden)  # packing makes the others that it writes
         return memory
 
     def _freed(self, num_bytes: int) -> None:

@@ -16,6 +16,7 @@
 #include <kompute/Sequence.hpp>
 #include <kompute/operations/OpBase.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <map>
@@ -151,8 +152,14 @@ struct Memory {
         memory = VK_NULL_HANDLE;
         mapped = nullptr;
     }
-    void back_with_huge_pages() const {
-        if (mapped) make_huge_pages(static_cast<uint8_t*>(mapped), size);
+    // Make huge pages, as far as that is fast. is_whole: and pages of the usual size for the rest.
+    void make_pages(bool is_whole) const {
+        const uint64_t STEP = 2 << 20;
+        uint8_t* begin = static_cast<uint8_t*>(mapped);
+        if (!begin) return;
+        make_huge_pages(begin, size);
+        for (uint64_t at = 0; is_whole && at < size; at += STEP)
+            ::make_pages(begin + at, std::min(STEP, size - at));
     }
 };
 
@@ -488,7 +495,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("size", &Memory::size)
         .def_readonly("flags", &Memory::flags)
         .def_property_readonly("is_mapped", [](const Memory& memory) { return memory.mapped != nullptr; })
-        .def("make_huge_pages", &Memory::back_with_huge_pages, py::call_guard<py::gil_scoped_release>())
+        .def("make_pages", &Memory::make_pages, py::call_guard<py::gil_scoped_release>())
         .def_buffer([](Memory& memory) {
             if (!memory.mapped) throw std::invalid_argument("this memory is not visible to the host");
             return py::buffer_info(memory.mapped, 1, py::format_descriptor<uint8_t>::format(),
