@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import architectures
+from .cpu.alignment import align
 from .cpu.library import ggml
 from .device.context import Device
 from .device.host_memory import available_host_memory
@@ -184,9 +185,11 @@ def _budget(copy_budget: int | None) -> int:
 
 
 def _expand(file: ModelFile, factors: list[PackedMatrix], budget: int, progress: LoadProgress) -> int:
-    """Dequantize the weights the CPU path multiplies by, as far as `budget` allows; none with ggml.
-    Returns the bytes used."""
+    """Dequantize the weights the CPU path multiplies by, as far as `budget` allows. Returns the bytes used. With ggml,
+    which needs none, copy those that it cannot read in the file: they take the place of their bytes there.
+    """
     if ggml() is not None:
+        align(factors)
         for matrix in factors:
             progress.add(sum(raw.nbytes for raw in matrix.raws))
         return 0

@@ -120,6 +120,8 @@ def _add_shape(writer: GGUFWriter, kind: TinyArchitecture, num_layers: int, cont
 
 def _replace_field(writer: GGUFWriter, key: str, value: object) -> None:
     writer.kv_data[0].pop(key, None)
+    if key == "general.alignment":
+        writer.data_alignment = value
     {
         bool: writer.add_bool,
         int: writer.add_uint32,

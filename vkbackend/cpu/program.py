@@ -19,6 +19,7 @@ from ..gguf.quant_format import QuantFormat
 from ..graph.builder import Graph, Kind, Value
 from ..graph.host_executor import PreparedStep, ValueReader
 from ..graph.planner import plan_arena
+from .alignment import ALIGNMENT, is_aligned
 from .memory import Memory
 from .pool import Pool
 
@@ -77,7 +78,7 @@ class Program(PreparedStep):
     def product(self, raw: np.ndarray, kind: QuantFormat, x: np.ndarray, y: np.ndarray) -> None:
         """y (T, N) = x (T, K) times a weight (N, K) transposed. raw: the weight's rows as in the file, uint8.
 
-        Raises ValueError for shapes that do not fit.
+        Raises ValueError for shapes that do not fit, and for a weight that ggml cannot read where it is.
         """
         rows, k = len(raw), x.shape[1]
         row_bytes = k // kind.block_size * kind.type_size
@@ -90,6 +91,8 @@ class Program(PreparedStep):
             codes = self._codes(number, x)
             self._open().call(_cpu.product(raw, number, codes, k, y))
         else:
+            if not is_aligned(raw):
+                raise ValueError(f"a weight at {raw.ctypes.data:#x} is not at a multiple of {ALIGNMENT} bytes")
             self._last_codes = None
             self._open().product(raw, number, x, y)
 
@@ -147,8 +150,6 @@ class _Segment:
         self.context: Any = None
 
     def product(self, raw: np.ndarray, kind: int, x: np.ndarray, y: np.ndarray) -> None:
-        if raw.ctypes.data % 16:  # rarely: files align tensors to 32 bytes unless they say otherwise
-            raw = _aligned(raw)
         self.kept += [raw, x, y]
 
         def make(context: Any) -> Any:
@@ -210,12 +211,3 @@ def _point(tensor: Any, array: np.ndarray) -> None:
     if len(array) > 1:
         fields.nb[1] = array.strides[0]
         fields.nb[2] = fields.nb[3] = array.strides[0] * len(array)
-
-
-def _aligned(raw: np.ndarray) -> np.ndarray:
-    """A copy that starts at a multiple of 64 bytes."""
-    room = np.empty(raw.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + raw.nbytes].reshape(raw.shape)
-    copy[...] = raw
-    return copy

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from .. import settings
+from ..cpu.alignment import copied_bytes
 from ..cpu.executor import host_path
 from ..device.context import RING_BYTES
 from ..device.host_memory import available_host_memory, free_swap
@@ -156,14 +157,15 @@ def plan_memory(file: ModelFile, places: Sequence[Place], layout: CacheLayout, l
 
 
 def _weights(file: ModelFile, weights: Weights, place: Place, host_free: int) -> PlaceMemory:
-    """What a place takes for weights, but for copies that the CPU path may make."""
+    """What a place takes for weights, but for the dequantized copies that the CPU path may make."""
     gpu = place.gpu
     held = [weight for weight in weights.made if place.holds(weight.name)]
     num_layers = sum(span.last - span.first for span in place.spans)
     if gpu is None:
         mapped = sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if place.holds(name))
         vectors = sum(weight.values.nbytes for weight in held if isinstance(weight, Vector))
-        return PlaceMemory(CPU, num_layers, vectors, mapped, free=host_free)
+        copies = copied_bytes(matrix for matrix in weights.factors if place.holds(matrix.name))
+        return PlaceMemory(CPU, num_layers, vectors + copies, mapped - copies, free=host_free)
     return PlaceMemory(
         gpu.name,
         num_layers,

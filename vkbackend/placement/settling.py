@@ -88,8 +88,8 @@ class Settling(ABC, Generic[T]):
         for span, (_, _, gpu_id) in zip(self.spans(found), self.places(found)):
             spans[gpu_id] = (*spans.get(gpu_id, ()), span)
         places = [Place(None if gpu_id is None else gpus[gpu_id], held) for gpu_id, held in spans.items()]
-        found = plan_memory(self.request.file, places, self._cache_layout(self.request.max_sequences), self.limits)
-        return replace(found, context_length=self.request.context_length)
+        memory = plan_memory(self.request.file, places, self._cache_layout(self.request.max_sequences), self.limits)
+        return replace(memory, context_length=self.request.context_length)
 
     def check(self, plan: MemoryPlan) -> None:
         """Raises OutOfMemory if a plan does not fit. Logs what the cache has less than wanted."""

@@ -2,16 +2,23 @@
 number of threads; close to the numpy references; weights stay in the mapped file.
 """
 
+import gc
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend.cpu.ggml_executor import GgmlExecutor
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.prefix_cache import Prefix
 from vkbackend.engine.runner import ModelRunner
+from vkbackend.gguf.reader import GGUFFile
 from vkbackend.graph.numpy_executor import NumpyExecutor
 from vkbackend.loading import load
+from vkbackend.placement.opening import plan_engine
 
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 200, 150)]
 CHUNKS = (3, 13, 64)
@@ -95,6 +102,44 @@ def test_weights_stay_in_the_file(on_ggml, path):
     before = prompt_rows(model)
     path.unlink()  # the mapping keeps the file
     assert (prompt_rows(model) == before).all()
+
+
+def misaligned_file(folder) -> Path:
+    """A model in a format whose products are ggml's, with tensors at 8 bytes after multiples of 16."""
+    for length in (1, 9):
+        fields = {"general.alignment": 8, "general.description": "x" * length}
+        path = write_tiny_gguf(folder / "misaligned.gguf", format="f16", formats={"token_embd": "q8_0"}, fields=fields)
+        offsets = {info.offset % 16 for info in GGUFFile.open(path).tensors.values()}
+        if offsets == {8}:
+            return path
+    raise AssertionError("the length of the metadata changes no offset")
+
+
+def test_weights_that_ggml_cannot_read_in_the_file_are_copied_once(on_ggml, tmp_path):
+    """The plan counts the copies, programs share them, and they are freed with the model."""
+    path = misaligned_file(tmp_path)
+    aligned = write_tiny_gguf(tmp_path / "aligned.gguf", format="f16", formats={"token_embd": "q8_0"})
+    expected = prompt_rows(load(aligned), TOKENS[:20])
+    (cpu,) = plan_engine(path, context_length=64, num_gpu=0).places
+    tracemalloc.start()
+    try:
+        model = load(path)
+        assert (prompt_rows(model, TOKENS[:20]) == expected).all()
+        gc.collect()
+        loaded = tracemalloc.get_traced_memory()[0]
+        matrices = sum(info.num_bytes for info in model.gguf.tensors.values() if info.type is GGMLQuantizationType.F16)
+        assert matrices < cpu.weights < 1.1 * matrices and cpu.weights + cpu.mapped >= model.num_bytes
+        assert matrices < loaded
+        runner = ModelRunner(model, context_length=64)
+        sequence = runner.open_sequence()
+        for count in (1, 2, 3, 5):
+            runner.step([SequenceWork(sequence, TOKENS[:count], 1)])
+        assert tracemalloc.get_traced_memory()[0] - loaded < 0.5 * matrices
+        del runner, sequence, model
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 0.5 * matrices
+    finally:
+        tracemalloc.stop()
 
 
 def test_exact_takes_the_references(on_ggml, path, monkeypatch):
