@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import early_checks
 import markers
 import pytest
 import vulkan_drivers
@@ -88,6 +89,17 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("measured")
         for line in _figures:
             terminalreporter.line(line)
+
+
+def pytest_collection_finish(session):
+    """Long runs begin the check of all kernels at once, behind the other tests."""
+    is_checked = any("test_every_variant_agrees_with_its_twin" in item.name for item in session.items)
+    if is_checked and len(session.items) > 1000 and not session.config.option.collectonly:
+        early_checks.begin()
+
+
+def pytest_sessionfinish():
+    early_checks.end()
 
 
 def pytest_collection_modifyitems(items):

@@ -9,14 +9,14 @@ from ..graph.host_executor import HostExecutor
 from ..graph.model import Model
 from .lowering import lower
 from .memory import Memory
-from .pool import MAX_THREADS, Pool
+from .pool import Pool
 from .program import Program
-from .threads import default_threads
+from .threads import usable_threads
 
 
 class GgmlExecutor(HostExecutor):
-    """Runs steps as ggml graphs, on threads of its own. own_products: see `Program`. num_threads: 0 or less takes
-    `default_threads`.
+    """Runs steps as ggml graphs, on threads of its own. own_products: see `Program`. num_threads: see
+    `usable_threads`.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class GgmlExecutor(HostExecutor):
     ):
         super().__init__(model, cache, keep)
         self._library = library
-        self._pool = Pool(library, min(num_threads, MAX_THREADS) if num_threads > 0 else default_threads())
+        self._pool = Pool(library, usable_threads(num_threads))
         self._memory = Memory()
         self._own_products = own_products
 

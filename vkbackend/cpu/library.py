@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from .. import settings
 
-SPINS = "20000"  # about a tenth of a millisecond
-SECONDS = 60  # for the trial, which takes about one
+SPINS = "1000"  # some microseconds
+SECONDS = 300  # for the trial, which takes about one; on a machine with 20 busy processes it took 17
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,11 @@ def _trial() -> tuple[str, frozenset[str]]:
     """Why ggml cannot be used, empty if it can; and the formats whose products are our own kernels."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "vkbackend.cpu.trial"], capture_output=True, text=True, timeout=SECONDS
+            [sys.executable, "-m", "vkbackend.cpu.trial"],
+            env=os.environ | {"GOMP_SPINCOUNT": SPINS},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error), frozenset()

@@ -11,8 +11,8 @@ class Pool:
     """Threads that wait for graphs, asleep. Only one thread may use a pool at a time."""
 
     def __init__(self, ggml: ModuleType, num_threads: int):
-        self.num_threads = num_threads
-        parameters = ggml.ggml_threadpool_params_default(num_threads)
+        self.num_threads = min(num_threads, MAX_THREADS)
+        parameters = ggml.ggml_threadpool_params_default(self.num_threads)
         parameters.poll = 0  # idle threads sleep at once
         self.handle = ggml.ggml_threadpool_new(ctypes.byref(parameters))
         if not self.handle:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vulkan_drivers import LAVAPIPE, SWIFTSHADER, run_on
+from vulkan_drivers import LAVAPIPE, SWIFTSHADER, impossible, run_on
 
 from vkbackend.device import selection
 from vkbackend.device.choosing import choose
@@ -293,7 +293,7 @@ def test_memory_for_weights_has_huge_pages(request, where):
     """On a CPU device, also one that is treated as a GPU. After a slow huge page, up to 64 allocations get none."""
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or "[never]" in setting.read_text():
-        pytest.skip("transparent huge pages are switched off")
+        impossible("transparent huge pages are switched off")
     device = request.getfixturevalue(where)
     before = huge_page_bytes()
     memories = []

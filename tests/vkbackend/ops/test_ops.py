@@ -1,10 +1,8 @@
 """Every kernel variant of every op against its numpy twin on each driver, and that the check can fail."""
 
-from pathlib import Path
-
+import early_checks
 import numpy as np
 import pytest
-from vulkan_drivers import DRIVERS, finish_all, start
 
 from vkbackend.check import check
 from vkbackend.device.dispatch import Program
@@ -18,16 +16,11 @@ from vkbackend.ops.run import prepare, reference, run
 
 @pytest.fixture(scope="module")
 def checked():
-    """driver -> what tests/support/run_check.py found on it. Both drivers run at the same time, each in a process of
-    its own.
-    """
-    running = {
-        driver: start(Path("run_check.py"), environment=driver.environment) for driver in DRIVERS if driver.manifest
-    }
-    return dict(zip(running, finish_all(list(running.values()), 1400)))
+    """driver -> what tests/support/run_check.py found on it."""
+    return early_checks.results()
 
 
-@pytest.mark.timeout(1500)  # with cold caches of pipelines, llvmpipe compiles for ten minutes
+@pytest.mark.timeout(early_checks.SECONDS + 100)
 def test_every_variant_agrees_with_its_twin(driver, checked):
     failed = [
         f"{found['op']} {found['case']} {found['kernel']}: {found['worst']:.3g} {found['error']}"
