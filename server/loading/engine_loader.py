@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from vkbackend.errors import UnsupportedModel
+from vkbackend.device.host_memory import total_host_memory
+from vkbackend.errors import OutOfMemory, UnsupportedModel
 from vkbackend.progress import LoadProgress
 
 from ..library.model import StoredModel, StoreError
@@ -54,6 +55,23 @@ class EngineLoader:
             _model_file(stored), context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu
         )
         return planned.as_dict() | {"num_ctx": options.num_ctx}
+
+    def check_alone(self, stored: StoredModel, options: Options, held: int) -> None:
+        """Raise OutOfMemory if a model would not fit even if other models, which take `held` bytes, were unloaded.
+        Counts too much as free rather than too little. Blocks. Raises what `load` raises.
+        """
+        from vkbackend.placement.opening import plan_engine
+
+        uncounted = total_host_memory() // 16  # scratch, kernels, and what the allocator keeps
+        planned = plan_engine(
+            _model_file(stored),
+            context_length=options.num_ctx,
+            num_gpu=options.num_gpu,
+            main_gpu=options.main_gpu,
+            held=held + uncounted,
+        )
+        if planned.problem is not None:
+            raise OutOfMemory(planned.problem)
 
     def num_devices(self) -> int:
         """How many devices run models."""

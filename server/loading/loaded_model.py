@@ -57,6 +57,10 @@ class Loader(Protocol):
         """What loading a model would take in each place, as JSON values."""
         ...
 
+    def check_alone(self, stored: StoredModel, options: Options, held: int) -> None:
+        """Raise OutOfMemory if a model would not fit even if all others, which take `held` bytes, were unloaded."""
+        ...
+
     def num_devices(self) -> int:
         """How many devices run models."""
         ...

@@ -125,20 +125,29 @@ class LoadedModels:
             model = self._serving(stored, options)
             if model is not None:
                 return model
-            if not self._closed and not await self._made_room(stored):
+            if not self._closed and not await self._made_room(stored, options):
                 await self._load_in_turn(stored, options)
 
-    async def _made_room(self, stored: StoredModel) -> bool:
+    async def _made_room(self, stored: StoredModel, options: Options) -> bool:
         """Whether a model had to be unloaded first: the same one with other options, or one above the limit."""
         for model in list(self.loaded):
             if model.stored.gguf_path == stored.gguf_path:
+                await self._check_alone(stored, options)
                 await self._evict(model, f"{stored.name} is requested with other options")
                 return True
             if model.stored.name == stored.name:
                 self._leave(model)  # the name's former model; no need to wait for its users
         if len(self.loaded) < await self._most_models():
             return False
+        await self._check_alone(stored, options)
         return await self._evict_one(f"{stored.name} needs a place, and {len(self.loaded)} models may be loaded")
+
+    async def _check_alone(self, stored: StoredModel, options: Options) -> None:
+        """Raise OutOfMemory if a model would not fit even without the loaded ones. Called before they are unloaded for
+        it; Ollama unloads all of them first.
+        """
+        held = sum(model.size for model in self.loaded)
+        await pools.run_to_end("models", self._loader.check_alone, stored, options, held)
 
     async def _most_models(self) -> int:
         if self._max_models:
@@ -183,6 +192,7 @@ class LoadedModels:
                 if whole:  # the other models were unloaded in the meantime: try again
                     return
                 raise
+            await self._check_alone(stored, options)
             await self._evict_one(f"{stored.name} does not fit into memory with it ({error})")
         except ApiError:  # too slow: no request waits for it any more
             self._loading.add_done_callback(self._discard)

@@ -63,6 +63,17 @@ def test_a_placement_that_does_not_fit_is_refused_and_leaves_nothing_behind(serv
     assert private_bytes(server) - base < 32 * MIB
 
 
+@pytest.mark.parametrize("num_gpu", [0, -1], ids=["CPU", "automatic"])
+def test_a_model_that_never_fits_unloads_no_other(server, num_gpu):
+    stays = {"model": "m", "keep_alive": "5m", "stream": False, "options": {"num_ctx": 128, "num_gpu": num_gpu}}
+    assert call(server, "/api/generate", stays)[0] == 200
+    status, answer = generate(server, num_ctx=TOO_LONG, num_gpu=num_gpu)
+    assert status == 500 and answer["error"].startswith("model requires more system memory ("), answer
+    status, running = call(server, "/api/ps", method="GET")
+    assert [model["context_length"] for model in running["models"]] == [128]
+    generate(server, num_ctx=128, num_gpu=num_gpu)
+
+
 def test_a_plan_that_does_not_fit_promises_no_room(server):
     status, plan = call(server, "/api/memory", {"name": "m", "options": {"num_ctx": TOO_LONG, "num_gpu": 0}})
     assert status == 200 and not plan["fits"] and plan["context_length"] == plan["num_ctx"] == TOO_LONG

@@ -13,6 +13,9 @@ class LoaderOf:
     def load(self, stored, options, whole, progress):
         return self._load(stored, options)
 
+    def check_alone(self, stored, options, held):
+        pass
+
     def num_devices(self):
         return 1
 

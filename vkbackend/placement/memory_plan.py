@@ -12,7 +12,7 @@ from .. import settings
 from ..cpu.alignment import copied_bytes
 from ..cpu.executor import host_path
 from ..device.context import RING_BYTES
-from ..device.host_memory import available_host_memory, free_swap
+from ..device.host_memory import available_host_memory, free_swap, total_host_memory
 from ..engine.cache_room import CacheRoom, fitting_layout, smallest
 from ..errors import OutOfMemory
 from ..graph.cache import host_dtype
@@ -119,14 +119,16 @@ class Place:
         return any(span.holds(name) for span in self.spans)
 
 
-def plan_memory(file: ModelFile, places: Sequence[Place], layout: CacheLayout, limits: StepLimits) -> MemoryPlan:
+def plan_memory(
+    file: ModelFile, places: Sequence[Place], layout: CacheLayout, limits: StepLimits, held: int = 0
+) -> MemoryPlan:
     """Count what the layers of `file` take in `places`. No weights are read.
 
-    layout: of the cache, with all pages that it could use. limits: of the largest step. Raises GGUFError,
-    UnsupportedModel.
+    layout: of the cache, with all pages that it could use. limits: of the largest step. held: bytes of the host's
+    memory that count as free. Raises GGUFError, UnsupportedModel.
     """
     weights, layers = make_layers(file)
-    free = available_host_memory()
+    free = with_held(available_host_memory(), held)
     host_free = free + free_swap()
     fixed = [
         replace(_weights(file, weights, place, free), scratch=_scratch(file, layers, place, layout, limits))
@@ -154,6 +156,11 @@ def plan_memory(file: ModelFile, places: Sequence[Place], layout: CacheLayout, l
         for place, each in zip(places, fixed)
     ]
     return MemoryPlan(tuple(found), fitting, tuple(rooms), budget, _copied(factors, UNLIMITED), problem)
+
+
+def with_held(free: int, held: int) -> int:
+    """The host's free memory if `held` bytes more were free: at most all that it has."""
+    return min(total_host_memory(), free + held) if held else free
 
 
 def _weights(file: ModelFile, weights: Weights, place: Place, host_free: int) -> PlaceMemory:

@@ -93,13 +93,14 @@ def open_engine(
 
 
 def plan_engine(
-    path: str | Path, *, context_length: int | None = None, num_gpu: int = -1, main_gpu: int = 0
+    path: str | Path, *, context_length: int | None = None, num_gpu: int = -1, main_gpu: int = 0, held: int = 0
 ) -> MemoryPlan:
-    """The memory that `open_engine` with these arguments would take now. Nothing is loaded.
+    """The memory that `open_engine` with these arguments would take now. Nothing is loaded. held: bytes that count as
+    free, on the host and on each device.
 
     Raises GGUFError, UnsupportedModel, RequestError.
     """
-    plan = placing.plan(_request(path, context_length, None, num_gpu, main_gpu))
+    plan = placing.plan(replace(_request(path, context_length, None, num_gpu, main_gpu), held=held))
     _collect_garbage()
     return plan
 

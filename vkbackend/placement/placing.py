@@ -55,11 +55,14 @@ def place(request: Request) -> Placed:
 
 def plan(request: Request) -> MemoryPlan:
     """What a model would take on the devices of this machine, without loading it: in the places where `place` would
-    put it now, or, if it fits nowhere, in those that were tried last.
+    put it now, or, if it fits nowhere, in those that were tried last. `request.held` counts as free on devices, too.
 
     Raises RequestError, UnsupportedModel.
     """
-    planning = _Planning(request, [] if request.num_gpu == 0 else usable())
+    gpus = [] if request.num_gpu == 0 else usable()
+    if request.held:
+        gpus = [replace(gpu, free=max(gpu.free, min(gpu.total, gpu.free + request.held))) for gpu in gpus]
+    planning = _Planning(request, gpus)
     try:
         return planning.run()
     except OutOfMemory as error:

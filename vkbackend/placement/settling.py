@@ -24,7 +24,7 @@ from ..progress import LoadProgress
 from . import layout as layouts
 from .gpus import Gpu
 from .layout import Layout, NeedsAllLayers, Outcome, Stage, Wishes
-from .memory_plan import CPU, MemoryPlan, Place, plan_memory
+from .memory_plan import CPU, MemoryPlan, Place, plan_memory, with_held
 from .needs import Sizes
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ class Request:
 
     context_length: of one sequence. num_gpu: layers on devices, the output included; negative means automatic.
     main_gpu: index of the device to use if it holds the whole model; 0, the default, means automatic. num_threads: of
-    the CPU path; 0 or less means automatic. whole: all layers on devices, or OutOfMemory.
+    the CPU path; 0 or less means automatic. whole: all layers on devices, or OutOfMemory. held: bytes of the host's
+    memory that count as free, because they would be if other models were unloaded.
     """
 
     file: ModelFile
@@ -51,6 +52,7 @@ class Request:
     num_threads: int = 0
     whole: bool = False
     progress: LoadProgress | None = None
+    held: int = 0
 
 
 class Settling(ABC, Generic[T]):
@@ -88,8 +90,10 @@ class Settling(ABC, Generic[T]):
         for span, (_, _, gpu_id) in zip(self.spans(found), self.places(found)):
             spans[gpu_id] = (*spans.get(gpu_id, ()), span)
         places = [Place(None if gpu_id is None else gpus[gpu_id], held) for gpu_id, held in spans.items()]
-        memory = plan_memory(self.request.file, places, self._cache_layout(self.request.max_sequences), self.limits)
-        return replace(memory, context_length=self.request.context_length)
+        request = self.request
+        layout = self._cache_layout(request.max_sequences)
+        memory = plan_memory(request.file, places, layout, self.limits, request.held)
+        return replace(memory, context_length=request.context_length)
 
     def check(self, plan: MemoryPlan) -> None:
         """Raises OutOfMemory if a plan does not fit. Logs what the cache has less than wanted."""
@@ -150,7 +154,7 @@ class Settling(ABC, Generic[T]):
             require_full or request.whole,
             settings.get("OLLAMA_SCHED_SPREAD"),
             settings.get("OLLAMA_GPU_OVERHEAD"),
-            available_host_memory(),
+            with_held(available_host_memory(), request.held),
             free_swap(),
         )
         for num_sequences in dict.fromkeys((request.max_sequences, 1)):

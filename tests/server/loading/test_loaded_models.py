@@ -26,6 +26,10 @@ class Loader:
         self.gate = threading.Event()
         self.gate.set()
 
+    def check_alone(self, model, options, held):
+        if options.num_ctx > 1 << 20:
+            raise OutOfMemory("too long for this machine")
+
     def num_devices(self):
         return 1
 
@@ -76,6 +80,17 @@ def test_another_context_length_loads_again_and_other_options_do_not():
         async with models.acquire(stored("a"), options):
             pass
         assert loader.loaded == [("a:latest", 64), ("a:latest", 128)] and loader.closed == ["a:latest"]
+
+    run(scenario)
+
+
+def test_what_never_fits_is_refused_before_anything_is_unloaded():
+    async def scenario(models, loader):
+        await use(models, "a")
+        for name in ("a", "b"):  # the same model with other options, and one too many
+            with pytest.raises(OutOfMemory, match="too long"):
+                await use(models, name, (1 << 20) + 1)
+        assert loader.closed == [] and [model.name for model in models.running()] == ["a:latest"]
 
     run(scenario)
 

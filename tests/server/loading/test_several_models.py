@@ -31,8 +31,16 @@ class Loader:
     def num_devices(self):
         return 1
 
+    def size(self, model):
+        return int("".join(filter(str.isdigit, model.name)) or 1)
+
+    def check_alone(self, model, options, held):
+        assert held == sum(self.taken.values())
+        if self.size(model) > self.memory:
+            raise OutOfMemory(f"{model.name} needs {self.size(model)}, there are {self.memory}")
+
     def load(self, model, options, whole, progress):
-        size = int("".join(filter(str.isdigit, model.name)) or 1)
+        size = self.size(model)
         if "slow" in model.name:
             assert self.gate.wait(10)
         if size + sum(self.taken.values()) > self.memory:
@@ -121,9 +129,11 @@ def test_as_many_give_way_as_the_memory_asks_for_and_it_is_free_before_the_next_
 
 def test_what_fits_nowhere_is_that_requests_error():
     async def scenario(models, loader):
-        with pytest.raises(OutOfMemory, match="needs 11"):
-            await use(models, "a11")
-        await use(models, "b10")
+        for name in ("a11", "c11"):
+            with pytest.raises(OutOfMemory, match="needs 11"):
+                await use(models, name)
+            await use(models, "b10")
+        assert loader.log == ["+b10:latest"]  # nothing is unloaded for it
 
     run(scenario)
 
