@@ -46,12 +46,12 @@ void load_queries_and_current_key() {
     }
 }
 
+void load_current_value(uint c, out vec4 a, out vec4 b) { load_value(current_row, eighth[c], a, b); }
+
 void main() {
     uint slot = first_token + gl_WorkGroupID.y;
     if (!find_work(HAS_LIMITS ? limits[slot] : positions[slot])) return;
     load_queries_and_current_key();
     share_queries();
-    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++)
-        load_value(current_row, eighth[c], current_low[c], current_high[c]);
     attend();
 }

@@ -2,8 +2,8 @@
 //
 // A group works on one token and on HEADS query heads that share a key-value head, so that keys and values
 // are read once for all of them. The includer declares the inputs (positions, sequences, page_table, k_cache,
-// v_cache), the outputs (y, parts, num_done) and the push block, and fills in `lane_fours`, `current_low` and
-// `current_high`.
+// v_cache), the outputs (y, parts, num_done) and the push block, fills in `lane_fours` and defines
+// `load_current_value`.
 //
 // Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the
 // scores a lane takes STEPS positions; for the weighted sum of values it takes eight neighboring dimensions
@@ -31,8 +31,21 @@ const uint LANE_EIGHTS = (EIGHTS + LANES - 1u) / LANES;  // eights of a value pe
 const uint ROWS_THAT_FIT = LANES / EIGHTS;               // value rows that the lanes can read at a time
 const uint STRIDE = ROWS_THAT_FIT >= 8u ? 8u : ROWS_THAT_FIT >= 4u ? 4u : ROWS_THAT_FIT >= 2u ? 2u : 1u;
 const uint TILE = LANES * STEPS;
-const uint CURRENT_KEY = HEADS;      // index of the current key, which stands after the queries
+const uint CURRENT_KEY = HEADS;                  // index of the current key, which stands after the queries
+const uint ROUND = EIGHTS % 4u == 0u ? 4u : 1u;  // eights of a key that are loaded at a time, if USES_SHARED
 const uint PART_FOURS = FOURS + 1u;  // of a chunk's result in `parts`: sums, then (highest, total)
+// Queries and the sums of all chunks lie in shared memory if lanes do not have enough registers for them, as at
+// 8 lanes with heads of 256. On llvmpipe shared memory is no faster than its spilled registers.
+#ifdef SUBGROUP
+const bool IS_SUBGROUP = true;
+#else
+const bool IS_SUBGROUP = false;
+#endif
+#if defined(SUBGROUP) && !defined(TEXEL)
+const bool USES_SHARED = LANE_EIGHTS > 2u;
+#else
+const bool USES_SHARED = false;
+#endif
 
 // The work of this group.
 uint token, position, first_head, kv_head, page_table_row;
@@ -41,42 +54,60 @@ uint current_row;                              // of the cache
 bool has_current;                              // this group adds the current position
 
 // State of a lane. Fours and eights are taken LANES apart.
-vec4 lane_fours[(HEADS + 1u) * LANE_FOURS];                // of the queries and the current key
-uint eighth[LANE_EIGHTS];                                  // dimensions 8 * eighth ... + 7 of the values
-vec4 current_low[LANE_EIGHTS], current_high[LANE_EIGHTS];  // of the current value
-uint row[STEPS];                                           // cache rows of the tile's positions
-float score[HEADS * STEPS];                                // their scores, then their weights
-float highest[HEADS], total[HEADS];  // of the chunk's softmax; total: of the lane's own positions
+vec4 lane_fours[(HEADS + 1u) * LANE_FOURS];  // of the queries and the current key
+uint eighth[LANE_EIGHTS];                    // dimensions 8 * eighth ... + 7 of the values
+uint row[STEPS];                             // cache rows of the tile's positions
+float score[HEADS * STEPS];                  // their scores, then their weights
+float highest[HEADS], total[HEADS];          // of the chunk's softmax; total: of the lane's own positions
 vec4 low[HEADS * LANE_EIGHTS], high[HEADS * LANE_EIGHTS];  // the chunk's weighted sum of values
 float all_highest[HEADS], all_total[HEADS];                // the same of all chunks so far, if not SPLIT
 vec4 all_low[HEADS * LANE_EIGHTS], all_high[HEADS * LANE_EIGHTS];
+shared vec4 shared_sums[USES_SHARED ? 2u * HEADS * LANE_EIGHTS * LANES : 1u];  // low, high of each lane
+uint shared_sum(uint i) { return USES_SHARED ? 2u * (i * LANES + LANE) : 0u; }
+vec4 all_low_of(uint i) { return USES_SHARED ? shared_sums[shared_sum(i)] : all_low[i]; }
+vec4 all_high_of(uint i) { return USES_SHARED ? shared_sums[shared_sum(i) + 1u] : all_high[i]; }
+void set_all(uint i, vec4 a, vec4 b) {
+    if (USES_SHARED) {
+        shared_sums[shared_sum(i)] = a;
+        shared_sums[shared_sum(i) + 1u] = b;
+    } else {
+        all_low[i] = a;
+        all_high[i] = b;
+    }
+}
 
 // Reads of values that other lanes hold: four elements of a query or of the current key, weight and row of
 // one of the tile's positions. The loops around them are unrolled, so that lanes are constants, except those
 // of weights and rows if the lanes read several values at a time (STRIDE > 1).
-#ifdef SUBGROUP
-#include "lanes.glsl"
-#define QUERY(h, j) FROM_LANE(lane_fours[(h) * LANE_FOURS + (j) / LANES], (j) % LANES)
-#define FROM_STRIDE(v, lane) (STRIDE > 1u ? subgroupShuffle(v, lane) : FROM_LANE(v, lane))
-#define WEIGHT(h, s, lane) FROM_STRIDE(score[(h) * STEPS + (s)], lane)
-#define ROW(s, lane) FROM_STRIDE(row[s], lane)
-void share_queries() {}
-void share_weights() {}
-#else
-shared vec4 shared_fours[(HEADS + 1u) * FOURS];
-shared float shared_weights[HEADS * TILE];
-shared uint shared_rows[TILE];
-#define QUERY(h, j) shared_fours[(h) * FOURS + (j)]
-#define WEIGHT(h, s, lane) shared_weights[((h) * STEPS + (s)) * LANES + (lane)]
-#define ROW(s, lane) shared_rows[(s) * LANES + (lane)]
-void share_queries() {
+shared vec4 shared_fours[USES_SHARED || !IS_SUBGROUP ? (HEADS + 1u) * FOURS : 1u];
+void share_fours() {
     UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
         uint four = i * LANES + LANE;
         if (four >= FOURS) continue;
         UNROLL (uint h = 0u; h <= HEADS; h++) shared_fours[h * FOURS + four] = lane_fours[h * LANE_FOURS + i];
     }
-    barrier();
+    group_barrier();
 }
+#ifdef SUBGROUP
+#include "lanes.glsl"
+vec4 query(uint h, uint j) {
+    if (USES_SHARED) return shared_fours[h * FOURS + j];
+    return FROM_LANE(lane_fours[h * LANE_FOURS + j / LANES], j % LANES);
+}
+#define FROM_STRIDE(v, lane) (STRIDE > 1u || USES_SHARED ? subgroupShuffle(v, lane) : FROM_LANE(v, lane))
+#define WEIGHT(h, s, lane) FROM_STRIDE(score[(h) * STEPS + (s)], lane)
+#define ROW(s, lane) FROM_STRIDE(row[s], lane)
+void share_queries() {
+    if (USES_SHARED) share_fours();
+}
+void share_weights() {}
+#else
+shared float shared_weights[HEADS * TILE];
+shared uint shared_rows[TILE];
+vec4 query(uint h, uint j) { return shared_fours[h * FOURS + j]; }
+#define WEIGHT(h, s, lane) shared_weights[((h) * STEPS + (s)) * LANES + (lane)]
+#define ROW(s, lane) shared_rows[(s) * LANES + (lane)]
+void share_queries() { share_fours(); }
 void share_weights() {
     barrier();
     UNROLL (uint s = 0u; s < STEPS; s++) {
@@ -148,21 +179,28 @@ float add_products(vec4 p, vec4 k, float sum) {
     return fma(p.w, k.w, fma(p.z, k.z, fma(p.y, k.y, fma(p.x, k.x, sum))));
 }
 
+// Adds the products of eight elements of the queries and of the tile's keys to the scores.
+void score_eight(uint e) {
+    vec4 a[STEPS], b[STEPS];
+    UNROLL (uint s = 0u; s < STEPS; s++) load_key(row[s], e, a[s], b[s]);
+    UNROLL (uint h = 0u; h < HEADS; h++) {
+        vec4 even = query(h, 2u * e), odd = query(h, 2u * e + 1u);
+        UNROLL (uint s = 0u; s < STEPS; s++)
+            score[h * STEPS + s] = add_products(odd, b[s], add_products(even, a[s], score[h * STEPS + s]));
+    }
+}
+
 // Products of the queries with the keys of the tile's positions in [begin, end). The other lanes read the
 // first or the last of these keys: before the window the page table may name pages of other sequences.
 void score_tile(uint tile, uint begin, uint end) {
     UNROLL (uint s = 0u; s < STEPS; s++)
         row[s] = row_of_position(clamp(tile + s * LANES + LANE, begin, end - 1u));
     UNROLL (uint i = 0u; i < HEADS * STEPS; i++) score[i] = 0.0;
-    UNROLL (uint e = 0u; e < EIGHTS; e++) {
-        vec4 a[STEPS], b[STEPS];
-        UNROLL (uint s = 0u; s < STEPS; s++) load_key(row[s], e, a[s], b[s]);
-        UNROLL (uint h = 0u; h < HEADS; h++) {
-            vec4 even = QUERY(h, 2u * e), odd = QUERY(h, 2u * e + 1u);
-            UNROLL (uint s = 0u; s < STEPS; s++)
-                score[h * STEPS + s] =
-                    add_products(odd, b[s], add_products(even, a[s], score[h * STEPS + s]));
-        }
+    if (USES_SHARED) {  // Intel's compiler would load many keys ahead, and spill them
+        for (uint e = 0u; e < EIGHTS; e += ROUND)
+            UNROLL (uint n = 0u; n < ROUND; n++) score_eight(e + n);
+    } else {
+        UNROLL (uint e = 0u; e < EIGHTS; e++) score_eight(e);
     }
 }
 
@@ -193,44 +231,65 @@ void update_softmax(uint tile, uint begin, uint end) {
     }
 }
 
-void add_values() {
+// Adds the values of STRIDE of the tile's positions, number i.
+void add_rows(uint s, uint i) {
     uint lane_row = STRIDE > 1u ? min(LANE / EIGHTS, STRIDE - 1u) : 0u;
-    UNROLL (uint s = 0u; s < STEPS; s++) {
-        UNROLL (uint i = 0u; i < LANES / STRIDE; i++) {
-            uint lane = i * STRIDE + lane_row, value_row = ROW(s, lane);
-            float w[HEADS];
-            UNROLL (uint h = 0u; h < HEADS; h++) w[h] = WEIGHT(h, s, lane);
-            UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
-                vec4 a, b;
-                load_value(value_row, eighth[c], a, b);
-                UNROLL (uint h = 0u; h < HEADS; h++) {
-                    uint i = h * LANE_EIGHTS + c;
-                    low[i] = fma(vec4(w[h]), a, low[i]);
-                    high[i] = fma(vec4(w[h]), b, high[i]);
-                }
-            }
+    uint lane = i * STRIDE + lane_row, value_row = ROW(s, lane);
+    float w[HEADS];
+    UNROLL (uint h = 0u; h < HEADS; h++) w[h] = WEIGHT(h, s, lane);
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
+        vec4 a, b;
+        load_value(value_row, eighth[c], a, b);
+        UNROLL (uint h = 0u; h < HEADS; h++) {
+            low[h * LANE_EIGHTS + c] = fma(vec4(w[h]), a, low[h * LANE_EIGHTS + c]);
+            high[h * LANE_EIGHTS + c] = fma(vec4(w[h]), b, high[h * LANE_EIGHTS + c]);
         }
     }
 }
 
+void add_values() {
+    UNROLL (uint s = 0u; s < STEPS; s++) {
+        if (USES_SHARED) {
+            for (uint i = 0u; i < LANES / STRIDE; i++) add_rows(s, i);
+        } else {
+            UNROLL (uint i = 0u; i < LANES / STRIDE; i++) add_rows(s, i);
+        }
+    }
+}
+
+// Eight neighboring elements of the current position's value, number eighth[c]. They are loaded when they are
+// needed, so that no lane holds them until then.
+void load_current_value(uint c, out vec4 a, out vec4 b);
+
+// Adds the products of four elements of the queries and of the current key.
+void multiply_current(uint j, inout float product[HEADS]) {
+    vec4 key = query(CURRENT_KEY, j);
+    UNROLL (uint h = 0u; h < HEADS; h++) product[h] = add_products(query(h, j), key, product[h]);
+}
+
 // The current position comes last. Every lane has its weight, and the first EIGHTS lanes add its value.
 void add_current() {
-    float product[HEADS];
+    float product[HEADS], lane_weight[HEADS], shrink[HEADS];
     UNROLL (uint h = 0u; h < HEADS; h++) product[h] = 0.0;
-    UNROLL (uint j = 0u; j < FOURS; j++) {
-        vec4 key = QUERY(CURRENT_KEY, j);
-        UNROLL (uint h = 0u; h < HEADS; h++) product[h] = add_products(QUERY(h, j), key, product[h]);
+    if (USES_SHARED) {
+        for (uint j = 0u; j < FOURS; j++) multiply_current(j, product);
+    } else {
+        UNROLL (uint j = 0u; j < FOURS; j++) multiply_current(j, product);
     }
     UNROLL (uint h = 0u; h < HEADS; h++) {
-        float here = scaled(product[h]), now = max(highest[h], here);
-        float shrink = exp(highest[h] - now), weight = exp(here - now);
+        float here = scaled(product[h]), now = max(highest[h], here), weight = exp(here - now);
+        shrink[h] = exp(highest[h] - now);
         highest[h] = now;
-        total[h] = fma(total[h], shrink, LANE == 0u ? weight : 0.0);
-        float lane_weight = STRIDE > 1u && LANE >= EIGHTS ? 0.0 : weight;
-        UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
+        total[h] = fma(total[h], shrink[h], LANE == 0u ? weight : 0.0);
+        lane_weight[h] = STRIDE > 1u && LANE >= EIGHTS ? 0.0 : weight;
+    }
+    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
+        vec4 a, b;
+        load_current_value(c, a, b);
+        UNROLL (uint h = 0u; h < HEADS; h++) {
             uint i = h * LANE_EIGHTS + c;
-            low[i] = fma(vec4(lane_weight), current_low[c], low[i] * shrink);
-            high[i] = fma(vec4(lane_weight), current_high[c], high[i] * shrink);
+            low[i] = fma(vec4(lane_weight[h]), a, low[i] * shrink[h]);
+            high[i] = fma(vec4(lane_weight[h]), b, high[i] * shrink[h]);
         }
     }
 }
@@ -272,8 +331,7 @@ void finish_chunk(uint chunk) {
                 }
             }
             if (!SPLIT) {
-                all_low[i] = merge(all_low[i], low[i], factors);
-                all_high[i] = merge(all_high[i], high[i], factors);
+                set_all(i, merge(all_low_of(i), low[i], factors), merge(all_high_of(i), high[i], factors));
             } else if (e < EIGHTS) {
                 parts[part + 2u * e] = low[i];
                 parts[part + 2u * e + 1u] = high[i];
@@ -326,8 +384,8 @@ void store_result() {
         UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint e = c * LANES + LANE;
             if (e >= EIGHTS) continue;
-            y[y_row + 2u * e] = all_low[h * LANE_EIGHTS + c] / all_total[h];
-            y[y_row + 2u * e + 1u] = all_high[h * LANE_EIGHTS + c] / all_total[h];
+            y[y_row + 2u * e] = all_low_of(h * LANE_EIGHTS + c) / all_total[h];
+            y[y_row + 2u * e + 1u] = all_high_of(h * LANE_EIGHTS + c) / all_total[h];
         }
     }
 }
@@ -339,7 +397,7 @@ void attend() {
         all_highest[h] = LOWEST;
         all_total[h] = 0.0;
     }
-    UNROLL (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) all_low[i] = all_high[i] = vec4(0.0);
+    UNROLL (uint i = 0u; i < HEADS * LANE_EIGHTS; i++) set_all(i, vec4(0.0), vec4(0.0));
     for (uint chunk = first_chunk + gl_WorkGroupID.z; chunk <= last_chunk; chunk += gl_NumWorkGroups.z) {
         attend_to_chunk(chunk);
         finish_chunk(chunk);

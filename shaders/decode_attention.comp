@@ -97,25 +97,35 @@ void quantize_current_key() {
     }
 }
 
-void load_current_value() {
-    UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
-        uint from = head_start(heads + kv_heads + kv_head) + 8u * eighth[c];
-        current_low[c] = as_stored(GATHER(x, from, uvec4(0u, 1u, 2u, 3u)));
-        current_high[c] = as_stored(GATHER(x, from, uvec4(4u, 5u, 6u, 7u)));
-    }
+// Eight neighboring elements of the current value as projected, number e.
+void load_projected_value(uint e, out vec4 a, out vec4 b) {
+    uint from = head_start(heads + kv_heads + kv_head) + 8u * e;
+    a = as_stored(GATHER(x, from, uvec4(0u, 1u, 2u, 3u)));
+    b = as_stored(GATHER(x, from, uvec4(4u, 5u, 6u, 7u)));
 }
 
+// Quantizes the current value to q8: keeps its codes.
 void quantize_current_value() {
+    vec4 a[LANE_EIGHTS], b[LANE_EIGHTS];
     UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint e = c * LANES + LANE;
-        if (e < EIGHTS) magnitudes[FOURS + e] = max(q8_largest(current_low[c]), q8_largest(current_high[c]));
+        load_projected_value(eighth[c], a[c], b[c]);
+        if (e < EIGHTS) magnitudes[FOURS + e] = max(q8_largest(a[c]), q8_largest(b[c]));
     }
     group_barrier();
     UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         float unit = value_unit(eighth[c] / (Q8_BLOCK / 8u));
-        value_code[c] = uvec2(q8_rounded(current_low[c], unit), q8_rounded(current_high[c], unit));
-        current_low[c] = q8_signed(value_code[c].x) * q8_stored_unit(unit);
-        current_high[c] = q8_signed(value_code[c].y) * q8_stored_unit(unit);
+        value_code[c] = uvec2(q8_rounded(a[c], unit), q8_rounded(b[c], unit));
+    }
+}
+
+void load_current_value(uint c, out vec4 a, out vec4 b) {
+    if (CACHE == CACHE_Q8) {
+        float unit = q8_stored_unit(value_unit(eighth[c] / (Q8_BLOCK / 8u)));
+        a = q8_signed(value_code[c].x) * unit;
+        b = q8_signed(value_code[c].y) * unit;
+    } else {
+        load_projected_value(eighth[c], a, b);
     }
 }
 
@@ -151,10 +161,12 @@ void store_current_floats() {
     UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
         uint e = c * LANES + LANE, to = (current_row + e) * 8u;
         if (e >= EIGHTS) continue;
-        STORE2(v_stored, to, current_low[c].xy)
-        STORE2(v_stored, to + 2u, current_low[c].zw)
-        STORE2(v_stored, to + 4u, current_high[c].xy)
-        STORE2(v_stored, to + 6u, current_high[c].zw)
+        vec4 a, b;
+        load_projected_value(e, a, b);
+        STORE2(v_stored, to, a.xy)
+        STORE2(v_stored, to + 2u, a.zw)
+        STORE2(v_stored, to + 4u, b.xy)
+        STORE2(v_stored, to + 6u, b.zw)
     }
 }
 
@@ -163,7 +175,6 @@ void main() {
     load_queries_and_current_key();
     if (CACHE == CACHE_Q8) quantize_current_key();
     share_queries();
-    load_current_value();
     if (CACHE == CACHE_Q8) quantize_current_value();
     bool stores = has_current &&
                   first_head % (heads / kv_heads) == 0u;  // one of the groups with the same key-value head
