@@ -19,6 +19,7 @@ from pathlib import Path
 import wide_lanes
 from vulkan_drivers import LAVAPIPE, finish_all, start
 
+from vkbackend import _native
 from vkbackend.device import kernel_cache
 from vkbackend.device.choosing import choose
 from vkbackend.device.context import Device
@@ -49,9 +50,9 @@ def note_kernels() -> set[str]:
     make = kernel_cache.KernelCache._make
     kernels: set[str] = set()
 
-    def noted(cache: kernel_cache.KernelCache, dispatch: Dispatch, num_bindings: int) -> object:
+    def noted(self: kernel_cache.KernelCache, dispatch: Dispatch, num_bindings: int) -> _native.Kernel:
         kernels.add(f"{dispatch.shader}/{dispatch.subgroup_size}")
-        return make(cache, dispatch, num_bindings)
+        return make(self, dispatch, num_bindings)
 
     kernel_cache.KernelCache._make = noted
     return kernels
@@ -92,8 +93,10 @@ def run(model: str) -> dict:
 
 def compare(model: str, sizes: list[int]) -> dict:
     """The largest difference to NARROW lanes, for each of `sizes`."""
+    manifest = LAVAPIPE.require().manifest
+    assert manifest is not None
     with tempfile.TemporaryDirectory() as folder:
-        driver = wide_lanes.make(Path(folder), LAVAPIPE.require().manifest)
+        driver = wide_lanes.make(Path(folder), manifest)
         running = [
             start(
                 Path("lane_logprobs.py"),
