@@ -34,8 +34,8 @@ const uint TILE = LANES * STEPS;
 const uint CURRENT_KEY = HEADS;                  // index of the current key, which stands after the queries
 const uint ROUND = EIGHTS % 4u == 0u ? 4u : 1u;  // eights of a key that are loaded at a time, if USES_SHARED
 const uint PART_FOURS = FOURS + 1u;  // of a chunk's result in `parts`: sums, then (highest, total)
-// Queries and the sums of all chunks lie in shared memory if lanes do not have enough registers for them, as at
-// 8 lanes with heads of 256. On llvmpipe shared memory is no faster than its spilled registers.
+// Queries and the sums of all chunks lie in shared memory if lanes lack the registers for them, as at 8 lanes
+// with heads of 256. On llvmpipe shared memory is no faster than its spilled registers.
 #ifdef SUBGROUP
 const bool IS_SUBGROUP = true;
 #else

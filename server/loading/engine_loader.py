@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vkbackend.device.host_memory import total_host_memory
-from vkbackend.errors import OutOfMemory, UnsupportedModel
+from vkbackend.errors import GGUFError, OutOfMemory, UnsupportedModel
 from vkbackend.progress import LoadProgress
 
 from ..library.model import StoredModel, StoreError
@@ -58,18 +58,21 @@ class EngineLoader:
 
     def check_alone(self, stored: StoredModel, options: Options, held: int) -> None:
         """Raise OutOfMemory if a model would not fit even if other models, which take `held` bytes, were unloaded.
-        Counts too much as free rather than too little. Blocks. Raises what `load` raises.
+        Counts too much as free rather than too little. Blocks. Raises UnsupportedModel, too.
         """
         from vkbackend.placement.opening import plan_engine
 
         uncounted = total_host_memory() // 16  # scratch, kernels, and what the allocator keeps
-        planned = plan_engine(
-            _model_file(stored),
-            context_length=options.num_ctx,
-            num_gpu=options.num_gpu,
-            main_gpu=options.main_gpu,
-            held=held + uncounted,
-        )
+        try:
+            planned = plan_engine(
+                _model_file(stored),
+                context_length=options.num_ctx,
+                num_gpu=options.num_gpu,
+                main_gpu=options.main_gpu,
+                held=held + uncounted,
+            )
+        except GGUFError:
+            return  # loading it says what is wrong with the file, or that it is too large
         if planned.problem is not None:
             raise OutOfMemory(planned.problem)
 
