@@ -11,7 +11,7 @@ namespace vkbackend_cpu::VARIANT {
 
 #ifdef __AVX2__
 
-static const int64_t CHUNK = 16;  // rows of weights that a thread takes at a time
+static const int64_t CHUNK = 16;  // rows of weights that a thread takes at a time, or multiples of it
 
 static __m256i bytes(const void* from) { return _mm256_loadu_si256((const __m256i*)from); }
 
@@ -316,11 +316,12 @@ static void multiply_rows(const ProductArgs& args, int64_t first, int64_t end) {
 // Threads take chunks of the weight's rows until none is left; the last one resets the counters for the next run.
 template <class Format>
 static void multiply(const ProductArgs& args, int, int tasks) {
-    const int64_t chunks = (args.y.width + CHUNK - 1) / CHUNK;
+    const int64_t share = args.y.width / (4 * tasks) / CHUNK * CHUNK;  // long runs of rows suit the prefetcher
+    const int64_t chunk = share > CHUNK ? share : CHUNK;
     for (;;) {
-        const int64_t first = args.progress->taken.fetch_add(1) * CHUNK;
-        if (first >= chunks * CHUNK) break;
-        multiply_rows<Format>(args, first, first + CHUNK < args.y.width ? first + CHUNK : args.y.width);
+        const int64_t first = args.progress->taken.fetch_add(1) * chunk;
+        if (first >= args.y.width) break;
+        multiply_rows<Format>(args, first, first + chunk < args.y.width ? first + chunk : args.y.width);
     }
     if (args.progress->finished.fetch_add(1) + 1 == tasks) {
         args.progress->taken = 0;
