@@ -316,7 +316,8 @@ static void multiply_rows(const ProductArgs& args, int64_t first, int64_t end) {
 // Threads take chunks of the weight's rows until none is left; the last one resets the counters for the next run.
 template <class Format>
 static void multiply(const ProductArgs& args, int, int tasks) {
-    const int64_t share = args.y.width / (4 * tasks) / CHUNK * CHUNK;  // long runs of rows suit the prefetcher
+    const int64_t share =
+        args.y.width / (4 * tasks) / CHUNK * CHUNK;  // long runs of rows suit the prefetcher
     const int64_t chunk = share > CHUNK ? share : CHUNK;
     for (;;) {
         const int64_t first = args.progress->taken.fetch_add(1) * chunk;
