@@ -33,14 +33,18 @@ class Library(NamedTuple):
 
 def ggml() -> ModuleType | None:
     """The module `ggml`; None if VKBACKEND_CPU is exact, or if it is missing or fails its trial (logged once)."""
-    tried = _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
-    return None if tried is None else tried.ggml
+    library = _library()
+    return None if library is None else library.ggml
 
 
 def own_products() -> frozenset[str]:
     """`Library.own_products`; empty without ggml."""
-    tried = _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
-    return frozenset() if tried is None else tried.own_products
+    library = _library()
+    return frozenset() if library is None else library.own_products
+
+
+def _library() -> Library | None:
+    return _tried() if settings.get("VKBACKEND_CPU") == "ggml" else None
 
 
 @lru_cache(maxsize=1)

@@ -80,6 +80,16 @@ static void unpack_scales(const uint8_t* from, __m128i& scales, __m128i& minima)
     minima = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(int64_t(uint64_t(high_minima) << 32 | (b & 0x3F3F3F3F))));
 }
 
+// Of 256 weights: each eighth's codes times those of y, times its scales. Two chains, so that neither waits.
+static inline __m256i scaled_products(const __m256i* codes, const __m256i* scales, const Codes256& y) {
+    __m256i even = _mm256_setzero_si256(), odd = even;
+    for (int i = 0; i < 8; i += 2) {
+        even = add_pairs(even, scales[i], _mm256_maddubs_epi16(codes[i], bytes(y.codes + 32 * i)));
+        odd = add_pairs(odd, scales[i + 1], _mm256_maddubs_epi16(codes[i + 1], bytes(y.codes + 32 * i + 32)));
+    }
+    return _mm256_add_epi32(even, odd);
+}
+
 struct Q4K {
     using Activations = Codes256;
     static const int TYPE = 12, BLOCK = 256, BYTES = 144;
@@ -106,13 +116,7 @@ struct Q4K {
         }
 
         void add(const Codes256& y, int, Sums& sums) const {
-            __m256i even = _mm256_setzero_si256(), odd = even;
-            for (int i = 0; i < 8; i += 2) {
-                even = add_pairs(even, scales[i], _mm256_maddubs_epi16(codes[i], bytes(y.codes + 32 * i)));
-                odd = add_pairs(odd, scales[i + 1],
-                                _mm256_maddubs_epi16(codes[i + 1], bytes(y.codes + 32 * i + 32)));
-            }
-            const __m256 products = _mm256_cvtepi32_ps(_mm256_add_epi32(even, odd));
+            const __m256 products = _mm256_cvtepi32_ps(scaled_products(codes, scales, y));
             sums.products = _mm256_fmadd_ps(_mm256_set1_ps(y.scale * scale), products, sums.products);
             const __m128 offsets = _mm_cvtepi32_ps(_mm_madd_epi16(minima, half_of_bytes(y.pair_sums)));
             sums.offsets = _mm_fmadd_ps(_mm_set1_ps(-y.scale * min_scale), offsets, sums.offsets);
@@ -157,15 +161,9 @@ struct Q6K {
         }
 
         void add(const Codes256& y, int, Sums& sums) const {
-            __m256i even = _mm256_setzero_si256(), odd = even;
-            for (int i = 0; i < 8; i += 2) {
-                even = add_pairs(even, scales[i], _mm256_maddubs_epi16(codes[i], bytes(y.codes + 32 * i)));
-                odd = add_pairs(odd, scales[i + 1],
-                                _mm256_maddubs_epi16(codes[i + 1], bytes(y.codes + 32 * i + 32)));
-            }
             // The codes are those of the weights plus 32.
             const __m256i excess = _mm256_slli_epi32(_mm256_madd_epi16(all_scales, bytes(y.sums)), 5);
-            const __m256i all = _mm256_sub_epi32(_mm256_add_epi32(even, odd), excess);
+            const __m256i all = _mm256_sub_epi32(scaled_products(codes, scales, y), excess);
             sums.products =
                 _mm256_fmadd_ps(_mm256_set1_ps(y.scale * scale), _mm256_cvtepi32_ps(all), sums.products);
         }
@@ -316,8 +314,8 @@ static void multiply_rows(const ProductArgs& args, int64_t first, int64_t end) {
 // Threads take chunks of the weight's rows until none is left; the last one resets the counters for the next run.
 template <class Format>
 static void multiply(const ProductArgs& args, int, int tasks) {
-    const int64_t share =
-        args.y.width / (4 * tasks) / CHUNK * CHUNK;  // long runs of rows suit the prefetcher
+    // Long runs of rows suit the prefetcher.
+    const int64_t share = args.y.width / (4 * tasks) / CHUNK * CHUNK;
     const int64_t chunk = share > CHUNK ? share : CHUNK;
     for (;;) {
         const int64_t first = args.progress->taken.fetch_add(1) * chunk;
