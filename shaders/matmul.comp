@@ -207,8 +207,11 @@ void apply_norm() {
 
 void store_outputs() {
     UNROLL (uint r = 0u; r + STEP <= ROWS; r += STEP) {
-        UNROLL (uint t = 0u; t < TOKENS; t++)
+        if (column_of(r) >= num_outputs) continue;
+        UNROLL (uint t = 0u; t < TOKENS; t++) {
+            if (token0 + t >= num_tokens) continue;
             store_output(token0 + t, column_of(r), sum[r][t], sum[min(r + 1u, ROWS - 1u)][t]);
+        }
     }
 }
 

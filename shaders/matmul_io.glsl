@@ -57,14 +57,12 @@ float norm_factor(float squares) { return inversesqrt(squares / float(num_blocks
 // Sum of four elements, in the order of all kernels.
 float sum_of(vec4 v) { return (v.x + v.y) + (v.z + v.w); }
 
-// up: the second product of a gated weight, otherwise ignored. Skips tokens and columns past the end.
+// up: the second product of a gated weight, otherwise ignored. The caller skips tokens and columns past the
+// end: where matmul.comp does so decides how LLVM assigns registers in the loop over blocks before it.
 void store_output(uint token, uint column, float product, float up) {
-    if (token >= num_tokens || column >= num_outputs) return;
-    if (HAS_BIAS) {
-        product += bias[bias_offset + column];
-        if (GATE != GATE_NONE) up += bias[up_bias_offset + column];
-    }
-    float value = GATE != GATE_NONE ? activate(GATE, product) * up : product;
+    float first = HAS_BIAS ? product + bias[bias_offset + column] : product;
+    float second = HAS_BIAS && GATE != GATE_NONE ? up + bias[up_bias_offset + column] : up;
+    float value = GATE != GATE_NONE ? activate(GATE, first) * second : first;
     if (residual_stride != 0u) value += residual[residual_offset + token * residual_stride + column];
     y[y_offset + token * y_stride + column] = value;
 }

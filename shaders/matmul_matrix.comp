@@ -109,8 +109,9 @@ void main() {
                 uint in_tile = first_token + t * MATRIX_N + i / MATRIX_M,
                      token = gl_WorkGroupID.y * BN + in_tile;
                 uint column = (gl_WorkGroupID.x * BM + first_row + r * MATRIX_M + i % MATRIX_M) / STEP;
-                store_output(token, column, subgroup_results[first + i] * factor_of[in_tile],
-                             subgroup_results[first + i + STEP - 1u] * factor_of[in_tile]);
+                if (token < num_tokens && column < num_outputs)
+                    store_output(token, column, subgroup_results[first + i] * factor_of[in_tile],
+                                 subgroup_results[first + i + STEP - 1u] * factor_of[in_tile]);
             }
             subgroupBarrier();
         }

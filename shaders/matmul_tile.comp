@@ -307,6 +307,7 @@ void main() {
     UNROLL (uint r = 0u; r < TM; r += STEP)
         UNROLL (uint t = 0u; t < TN; t++) {
             uint column = (row0 + row_thread * TM + r) / STEP, token = token0 + token_thread * TN + t;
-            store_output(token, column, sum[r][t], sum[min(r + 1u, TM - 1u)][t]);
+            if (token < num_tokens && column < num_outputs)
+                store_output(token, column, sum[r][t], sum[min(r + 1u, TM - 1u)][t]);
         }
 }
