@@ -1,6 +1,6 @@
 """Loads a GGUF file as a model that executors can run.
 
-An architecture is a file of `architectures/` with a `Config` and a `Model`: `general.architecture` = "llama" selects
+An architecture is a file of `architectures/` with a function `config` and a `Model`: `general.architecture` = "llama" selects
 `architectures/llama.py`.
 """
 
@@ -94,7 +94,7 @@ def read(path: str | Path) -> ModelFile:
         )
     module = importlib.import_module(f"{architectures.__name__}.{architecture}")
     check_types(gguf)
-    return ModelFile(path, gguf, architecture, module.Config.from_gguf(Hyperparameters(gguf)), module.Model)
+    return ModelFile(path, gguf, architecture, module.config(Hyperparameters(gguf)), module.Model)
 
 
 def load(

@@ -225,3 +225,17 @@ def softcap(x: Value, cap: float) -> Value:
     y = x.graph.new("softcap", x.shape)
     x.graph.call("softcap", [x], [y], cap=cap)
     return y
+
+
+def scale(x: Value, factor: float) -> Value:
+    """x * factor."""
+    y = x.graph.new("scaled", x.shape)
+    x.graph.call("scale", [x], [y], factor=factor)
+    return y
+
+
+def add(a: Value, b: Value) -> Value:
+    """a + b."""
+    y = a.graph.new("sum", a.shape)
+    a.graph.call("add", [a, b], [y])
+    return y

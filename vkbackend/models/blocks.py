@@ -7,8 +7,9 @@ import numpy as np
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
-from ..graph.model import Caches, Config
+from ..graph.model import Caches
 from ..ops.rope import turns_per_position
+from .decoder_config import DecoderConfig, RopeKind
 from .layers import RMSNorm, optional, prepared
 from .weights import Weights
 
@@ -25,7 +26,7 @@ class GatedLinear:
         if not self.weight:
             self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
-    def __call__(self, x: Value, norm: RMSNorm) -> Value:
+    def __call__(self, x: Value, norm: RMSNorm | None) -> Value:
         """x: (T, columns) -> (T, rows)."""
         if not self.weight:
             gate_up = self.separate(x, norm)
@@ -35,25 +36,30 @@ class GatedLinear:
         return F.matmul(x, weight, bias=bias, gate=self.gate, name=self.name, **fused)
 
 
+class FeedForward:
+    """down(gate(norm(x)) * up(norm(x))) [+ residual]."""
+
+    def __init__(self, w: Weights, cfg: DecoderConfig):
+        self.gated = GatedLinear(w, cfg.gate, rows=cfg.feed_forward, columns=cfg.width)
+        self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
+
+    def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
+        """x: (T, width), normalized here -> (T, width), with `residual` added."""
+        return self.down(self.gated(x, norm), residual=residual)
+
+
 class Rope:
-    """How layers rotate queries and keys. pairing: "adjacent" (2i, 2i + 1) or "halves" (i, i + n_rot / 2).
+    """How layers rotate queries and keys.
 
     axes: of tokens whose rope position has several numbers, which one of the four each pair turns by: int32
-    (n_rot / 2,); None: the first.
+    (num_rotated / 2,); None: the first.
     """
 
-    def __init__(
-        self,
-        w: Weights,
-        base: float,
-        n_rot: int,
-        pairing: str,
-        freq_scale: float = 1.0,
-        freq_factors: np.ndarray | None = None,
-        axes: np.ndarray | None = None,
-    ):
-        self.pairing = pairing
-        self.turns = w.constant("rope_turns", turns_per_position(base, n_rot, freq_scale, freq_factors))
+    def __init__(self, w: Weights, kind: RopeKind, axes: np.ndarray | None = None):
+        factors = w.optional_vector("rope_freqs", kind.num_rotated // 2) if kind.reads_factors else None
+        turns = turns_per_position(kind.base, kind.num_rotated, kind.scale, factors and factors.values)
+        self.pairing = kind.pairing
+        self.turns = w.constant("rope_turns", turns)
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
 
     def __call__(self, graph: Graph) -> F.Rotation:
@@ -76,12 +82,10 @@ class HeadNorms:
 class Attention:
     """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
 
-    def __init__(self, w: Weights, cfg: Config, rope: Rope, *, scale: float, softcap: float = 0.0):
+    def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
         self.cfg = cfg
         self.rope = rope
-        self.scale = scale
         self.window = cfg.window_of(w.layer)
-        self.softcap = softcap
         q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
         self.qkv = w.linear(
             "attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv"
@@ -90,7 +94,7 @@ class Attention:
         self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.head_dim) if w.has("attn_q_norm") else None
         self.layer = w.layer
 
-    def __call__(self, x: Value, norm: RMSNorm, caches: Caches, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added. Stores keys and values in `caches`."""
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
@@ -100,8 +104,8 @@ class Attention:
             self.head_norms and self.head_norms(graph),
             caches.cache(graph, self.layer),
             num_heads=cfg.num_heads,
-            scale=self.scale,
+            scale=cfg.score_scale,
             window=self.window,
-            softcap=self.softcap,
+            softcap=cfg.score_softcap,
         )
         return self.output(y.reshape(tokens, cfg.num_heads * cfg.head_dim), residual=residual)

@@ -1,42 +1,70 @@
-"""The sizes that decoders share, read from the metadata of a GGUF file and checked against its tensors.
+"""The data of a decoder: sizes, and what its layers do, read from the metadata of a GGUF file and checked.
 
-In: `Hyperparameters`. Out: a `DecoderConfig`, which an architecture extends by what only it has.
+In: `Hyperparameters`. Out: a `DecoderConfig`, from which `decoder.Decoder` builds a model. A feature that an architecture
+adds is a field here and its use in `decoder.py` or `blocks.py`: nothing there names an architecture.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from ..graph.model import Config
 from .hyperparameters import Hyperparameters
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig(Config):
-    """Sizes of a dense decoder with rotary positions.
+@dataclass(frozen=True)
+class RopeKind:
+    """How a layer rotates queries and keys.
 
-    rope_dim: leading elements of a head that rotate. rope_scale: factor on positions.
+    base, num_rotated: frequencies are base^(-2i / num_rotated). pairing: "adjacent" (2i, 2i + 1) or "halves"
+    (i, i + num_rotated / 2). scale: factor on positions. reads_factors: the file's `rope_freqs`, if it has them, divide
+    the frequencies.
     """
 
-    rope_dim: int
-    rope_base: float
-    rope_scale: float
+    base: float
+    num_rotated: int
+    pairing: str
+    scale: float = 1.0
+    reads_factors: bool = False
 
-    @classmethod
-    def from_gguf(cls, meta: Hyperparameters) -> Self:
-        """meta: looks up keys under the architecture's prefix. Raises GGUFError, UnsupportedModel."""
-        return cls.read(meta)
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Config):
+    """Sizes and features of a dense decoder with rotary positions.
+
+    ropes: of each layer; None: queries and keys do not rotate. windows: positions that each layer sees, 0: all.
+    gate: "silu" or "gelu". embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
+    score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
+    logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
+    queries and keys, are where the file has them.
+    """
+
+    ropes: tuple[RopeKind | None, ...]
+    windows: tuple[int, ...]
+    score_scale: float
+    gate: str = "silu"
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    score_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    logit_scale: float = 1.0
+    pre_norms: bool = True
+
+    def window_of(self, layer: int) -> int:
+        """Positions that the layer sees, its own included; 0: all."""
+        return self.windows[layer]
 
     @classmethod
     def read(
         cls,
         meta: Hyperparameters,
         *,
+        pairing: str,
         default_head_dim: int | None = None,
         default_rope_base: float = 10_000.0,
         partial_rotation: bool = True,
-        **own: Any,
     ) -> Self:
-        """Read and check the shared sizes; `own` are the fields that a subclass adds.
+        """Read and check the sizes of a plain decoder, whose features an architecture then replaces
+        (`dataclasses.replace`).
 
         default_head_dim: if the file does not say it; None divides the width by the number of heads.
         partial_rotation: whether `rope.dimension_count` may leave a part of a head as it is; if not, the key is
@@ -55,6 +83,13 @@ class DecoderConfig(Config):
         meta.check_shapes(
             width=width, feed_forward=feed_forward, q_width=num_heads * head_dim, kv_width=num_kv_heads * head_dim
         )
+        rope = RopeKind(
+            base=meta.get_float("rope.freq_base", default_rope_base, least=1.0),
+            num_rotated=rope_dim,
+            pairing=pairing,
+            scale=meta.linear_rope_scale(),
+            reads_factors=True,
+        )
         return cls(
             num_layers=num_layers,
             width=width,
@@ -65,8 +100,7 @@ class DecoderConfig(Config):
             context_length=meta.get_int("context_length"),
             vocab_size=meta.vocab_size,
             norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
-            rope_dim=rope_dim,
-            rope_base=meta.get_float("rope.freq_base", default_rope_base, least=1.0),
-            rope_scale=meta.linear_rope_scale(),
-            **own,
+            ropes=(rope,) * num_layers,
+            windows=(0,) * num_layers,
+            score_scale=head_dim**-0.5,
         )

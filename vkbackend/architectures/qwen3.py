@@ -1,0 +1,12 @@
+"""qwen3: q and k norms per head, a head size of its own, no biases; heads rotate in halves."""
+
+from ..models.decoder import Decoder
+from ..models.decoder_config import DecoderConfig
+from ..models.hyperparameters import Hyperparameters
+
+Model = Decoder
+
+
+def config(meta: Hyperparameters) -> DecoderConfig:
+    """meta: looks up keys under "qwen3."."""
+    return DecoderConfig.read(meta, pairing="halves")
