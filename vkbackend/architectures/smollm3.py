@@ -12,4 +12,4 @@ Model = Decoder
 def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "smollm3."."""
     cfg = DecoderConfig.read(meta, pairing="adjacent")
-    return replace(cfg, ropes=tuple(None if i % 4 == 3 else rope for i, rope in enumerate(cfg.ropes)))
+    return replace(cfg, ropes=tuple(replace(rope, rotates=i % 4 != 3) for i, rope in enumerate(cfg.ropes)))

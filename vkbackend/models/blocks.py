@@ -3,12 +3,15 @@
 In: `weights.Weights` and a config. Out: callables on symbolic values. Nothing here names an architecture.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from ..ops.rope import turns_per_position
+from .axes import Axis
 from .decoder_config import DecoderConfig, RopeKind
 from .layers import RMSNorm, optional, prepared
 from .weights import Weights
@@ -17,10 +20,10 @@ from .weights import Weights
 class GatedLinear:
     """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format. gate: "silu" or "gelu"."""
 
-    def __init__(self, w: Weights, gate: str, *, rows: int, columns: int, name: str = "ffn_gated"):
+    def __init__(self, w: Weights, gate: str, *, rows: Axis, columns: Axis, name: str = "ffn_gated"):
         self.gate = gate
         self.name = name
-        self.rows = rows
+        self.rows = rows.total
         self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
         self.bias = w.bias(["ffn_gate", "ffn_up"], [rows, rows]) if self.weight else None
         if not self.weight:
@@ -40,8 +43,8 @@ class FeedForward:
     """down(gate(norm(x)) * up(norm(x))) [+ residual]."""
 
     def __init__(self, w: Weights, cfg: DecoderConfig):
-        self.gated = GatedLinear(w, cfg.gate, rows=cfg.feed_forward, columns=cfg.width)
-        self.down = w.linear("ffn_down", rows=(cfg.width,), columns=cfg.feed_forward)
+        self.gated = GatedLinear(w, cfg.gate, rows=cfg.feed_forward_axis, columns=cfg.width_axis)
+        self.down = w.linear("ffn_down", rows=(cfg.width_axis,), columns=cfg.feed_forward_axis)
 
     def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added."""
@@ -58,6 +61,8 @@ class Rope:
     def __init__(self, w: Weights, kind: RopeKind, axes: np.ndarray | None = None):
         factors = w.optional_vector("rope_freqs", kind.num_rotated // 2) if kind.reads_factors else None
         turns = turns_per_position(kind.base, kind.num_rotated, kind.scale, factors and factors.values)
+        turns = turns.reshape(2, -1) if kind.rotates else np.zeros((2, kind.num_rotated // 2), np.float32)
+        turns = np.pad(turns, ((0, 0), (0, -turns.shape[1] % 2))).ravel()
         self.pairing = kind.pairing
         self.turns = w.constant("rope_turns", turns)
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
@@ -70,9 +75,9 @@ class Rope:
 class HeadNorms:
     """RMS norms of each query and key head."""
 
-    def __init__(self, w: Weights, eps: float, head_dim: int):
-        self.q = w.norm("attn_q_norm", eps, head_dim)
-        self.k = w.norm("attn_k_norm", eps, head_dim)
+    def __init__(self, w: Weights, eps: float, head: Axis):
+        self.q = w.norm("attn_q_norm", eps, head)
+        self.k = w.norm("attn_k_norm", eps, head)
 
     def __call__(self, graph: Graph) -> F.HeadNorms:
         """The norms as values of `graph`."""
@@ -86,12 +91,16 @@ class Attention:
         self.cfg = cfg
         self.rope = rope
         self.window = cfg.window_of(w.layer)
-        q_width, kv_width = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
-        self.qkv = w.linear(
-            "attn_q", "attn_k", "attn_v", rows=(q_width, kv_width, kv_width), columns=cfg.width, name="qkv"
+        heads = (
+            replace(cfg.qk_axis, groups=cfg.num_heads),
+            replace(cfg.qk_axis, groups=cfg.num_kv_heads),
+            replace(cfg.v_axis, groups=cfg.num_kv_heads),
         )
-        self.output = w.linear("attn_output", rows=(cfg.width,), columns=q_width)
-        self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.head_dim) if w.has("attn_q_norm") else None
+        self.qkv = w.linear("attn_q", "attn_k", "attn_v", rows=heads, columns=cfg.width_axis, name="qkv")
+        self.output = w.linear(
+            "attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads)
+        )
+        self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.qk_axis) if w.has("attn_q_norm") else None
         self.layer = w.layer
 
     def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:

@@ -17,8 +17,8 @@ class SubBlock:
 
     def __init__(self, w: Weights, cfg: DecoderConfig, inner: Attention | FeedForward, pre_norm: str, post_norm: str):
         self.inner = inner
-        self.pre_norm = w.norm(pre_norm, cfg.norm_eps, cfg.width) if cfg.pre_norms else None
-        self.post_norm = w.norm(post_norm, cfg.norm_eps, cfg.width) if w.has(post_norm) else None
+        self.pre_norm = w.norm(pre_norm, cfg.norm_eps, cfg.width_axis) if cfg.pre_norms else None
+        self.post_norm = w.norm(post_norm, cfg.norm_eps, cfg.width_axis) if w.has(post_norm) else None
         self.scale = cfg.residual_scale
 
     def __call__(self, x: Value, caches: Caches) -> Value:
@@ -34,7 +34,7 @@ class SubBlock:
 class Block:
     """One layer: attention, then feed-forward."""
 
-    def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope | None):
+    def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
         self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), "attn_norm", "post_attention_norm")
         self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), "ffn_norm", "post_ffw_norm")
 
@@ -48,11 +48,11 @@ class Decoder:
 
     def __init__(self, w: Weights, cfg: DecoderConfig):
         self.cfg = cfg
-        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width), scale=cfg.embedding_scale)
-        ropes = {kind: kind and Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
+        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width_axis), scale=cfg.embedding_scale)
+        ropes = {kind: Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
         self.blocks = [Block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
-        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width)
-        self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width, fallback="token_embd")
+        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width_axis)
+        self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width_axis, fallback="token_embd")
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:
         """The hidden states of the step's tokens before the last norm: (T, width)."""

@@ -4,10 +4,12 @@ In: `Hyperparameters`. Out: a `DecoderConfig`, from which `decoder.Decoder` buil
 adds is a field here and its use in `decoder.py` or `blocks.py`: nothing there names an architecture.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
 from ..graph.model import Config
+from .axes import Axis
 from .hyperparameters import Hyperparameters
 
 
@@ -15,6 +17,7 @@ from .hyperparameters import Hyperparameters
 class RopeKind:
     """How a layer rotates queries and keys.
 
+    rotates: False leaves them as they are.
     base, num_rotated: frequencies are base^(-2i / num_rotated). pairing: "adjacent" (2i, 2i + 1) or "halves"
     (i, i + num_rotated / 2). scale: factor on positions. reads_factors: the file's `rope_freqs`, if it has them, divide
     the frequencies.
@@ -25,20 +28,28 @@ class RopeKind:
     pairing: str
     scale: float = 1.0
     reads_factors: bool = False
+    rotates: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """Sizes and features of a dense decoder with rotary positions.
 
-    ropes: of each layer; None: queries and keys do not rotate. windows: positions that each layer sees, 0: all.
+    Sizes are those with zeros, as kernels see them; the axes say which elements are the file's. qk_axis, v_axis: of a
+    head.
+
+    ropes: of each layer. windows: positions that each layer sees, 0: all.
     gate: "silu" or "gelu". embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
     score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
     queries and keys, are where the file has them.
     """
 
-    ropes: tuple[RopeKind | None, ...]
+    width_axis: Axis
+    feed_forward_axis: Axis
+    qk_axis: Axis
+    v_axis: Axis
+    ropes: tuple[RopeKind, ...]
     windows: tuple[int, ...]
     score_scale: float
     gate: str = "silu"
@@ -83,6 +94,8 @@ class DecoderConfig(Config):
         meta.check_shapes(
             width=width, feed_forward=feed_forward, q_width=num_heads * head_dim, kv_width=num_kv_heads * head_dim
         )
+        width_axis, feed_forward_axis = Axis.of(width, 32), Axis.of(feed_forward, 32)
+        qk_axis, v_axis = _head_axes(num_heads, head_dim, rope_dim, pairing)
         rope = RopeKind(
             base=meta.get_float("rope.freq_base", default_rope_base, least=1.0),
             num_rotated=rope_dim,
@@ -92,11 +105,15 @@ class DecoderConfig(Config):
         )
         return cls(
             num_layers=num_layers,
-            width=width,
+            width=width_axis.total,
+            width_axis=width_axis,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            feed_forward=feed_forward,
+            head_dim=qk_axis.padded,
+            qk_axis=qk_axis,
+            v_axis=v_axis,
+            feed_forward=feed_forward_axis.total,
+            feed_forward_axis=feed_forward_axis,
             context_length=meta.get_int("context_length"),
             vocab_size=meta.vocab_size,
             norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
@@ -104,3 +121,19 @@ class DecoderConfig(Config):
             windows=(0,) * num_layers,
             score_scale=head_dim**-0.5,
         )
+
+
+def _head_axes(num_heads: int, head_dim: int, num_rotated: int, pairing: str) -> tuple[Axis, Axis]:
+    """Of the queries and keys, and of the values of a head, so that a head has a multiple of 8 elements, all heads a
+    multiple of 32, and a multiple of 4 of them rotate. Rotation in halves needs its zeros between the halves.
+    """
+    rotated = -(-num_rotated // 4) * 4
+    multiple = max(8, 32 // math.gcd(32, num_heads))
+    padded = -(-(rotated + head_dim - num_rotated) // multiple) * multiple
+    half = num_rotated // 2
+    shifted = (rotated - num_rotated) // 2 if pairing == "halves" else 0
+    places = [
+        place if place < half else place + shifted if place < num_rotated else place + rotated - num_rotated
+        for place in range(head_dim)
+    ]
+    return Axis(1, tuple(places), padded), Axis(1, tuple(range(head_dim)), padded)

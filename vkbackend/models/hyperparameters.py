@@ -82,15 +82,11 @@ class Hyperparameters:
                 check_shape(self.gguf.path, info, shape)
 
     def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
-        """Raises GGUFError if these contradict each other, UnsupportedModel if the kernels cannot compute them."""
+        """Raises GGUFError if these contradict each other."""
         if num_heads % num_kv_heads or num_rotated > head_dim or num_rotated % 2:
             raise GGUFError(
                 f"{self.gguf.path} is damaged: {num_heads} heads of {head_dim}, of which {num_rotated} rotate, on "
                 f"{num_kv_heads} key heads"
-            )
-        if head_dim % 8:
-            raise UnsupportedModel(
-                f"{self.gguf.path} has heads of {head_dim} elements; attention here needs a multiple of 8"
             )
 
     def check_dense(self) -> None:

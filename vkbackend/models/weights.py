@@ -6,6 +6,7 @@ biases, frequency factors; f32). `upload.py` then copies them to a device.
 
 from collections.abc import Sequence
 from copy import copy
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import VISION_PREFIXES, GGUFFile, TensorInfo
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
+from .axes import Axis, axis_of
 from .layers import Linear, RMSNorm
+
+Size = int | Axis
 
 
 def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
@@ -85,31 +89,40 @@ class Weights:
         """Whether the file has the weight `name`."""
         return f"{self.prefix}{name}.weight" in self.gguf.tensors
 
-    def norm(self, name: str, eps: float, size: int) -> RMSNorm:
+    def norm(self, name: str, eps: float, size: Size) -> RMSNorm:
         """The norm over `size` elements with the weight `name`. Raises GGUFError as `vector` does."""
-        return RMSNorm(self.vector(name, size), eps, name)
+        axis = axis_of(size)
+        share = axis.size / axis.total  # the kernel divides the sum of squares by all elements, zeros included
+        return RMSNorm(self.vector(name, axis, share**0.5), eps * share, name)
 
-    def vector(self, name: str, size: int) -> Vector:
-        """The weight `name`, of `size` elements. Raises GGUFError if it is missing or has another shape."""
-        info = self._tensor(f"{self.prefix}{name}.weight", (size,))
+    def vector(self, name: str, size: Size, factor: float = 1.0) -> Vector:
+        """The weight `name`, of `size` elements, times `factor`. Raises GGUFError if it is missing or has another
+        shape.
+        """
+        axis = axis_of(size)
+        info = self._tensor(f"{self.prefix}{name}.weight", (axis.size,))
         if info.name not in self._vectors:
-            self._vectors[info.name] = self.constant(info.name, self._values(info))
+            values = axis.pad(self._values(info))
+            self._vectors[info.name] = self.constant(info.name, values if factor == 1 else values * np.float32(factor))
         return self._vectors[info.name]
 
-    def optional_vector(self, name: str, size: int) -> Vector | None:
+    def optional_vector(self, name: str, size: Size) -> Vector | None:
         """`vector`, or None if the file has no such weight."""
         return self.vector(name, size) if self.has(name) else None
 
-    def bias(self, names: Sequence[str], rows: Sequence[int]) -> Vector | None:
+    def bias(self, names: Sequence[str], rows: Sequence[Size]) -> Vector | None:
         """The biases of the weights `names`, which have `rows` rows each, as one vector: zeros for weights without one,
         None if no weight has one. Raises GGUFError if a bias has another shape.
         """
         full = [f"{self.prefix}{name}.bias" for name in names]
         if not any(name in self.gguf.tensors for name in full):
             return None
+        axes = [axis_of(size) for size in rows]
         values = [
-            self._values(self._tensor(name, (count,))) if name in self.gguf.tensors else np.zeros(count, np.float32)
-            for name, count in zip(full, rows)
+            axis.pad(self._values(self._tensor(name, (axis.size,))))
+            if name in self.gguf.tensors
+            else np.zeros(axis.total, np.float32)
+            for name, axis in zip(full, axes)
         ]
         return self.constant("+".join(full), np.concatenate(values))
 
@@ -119,25 +132,37 @@ class Weights:
         self.made.append(vector)
         return vector
 
-    def matrix(self, *names: str, columns: int, gated: bool = False) -> PackedMatrix:
-        """The weights `names`, of the same format and with `columns` columns, stacked into one. gated: the first is the
-        gate of the second. Raises GGUFError if one is missing or has another shape.
+    def matrix(self, *names: str, rows: Sequence[Size] = (), columns: Size, gated: bool = False) -> PackedMatrix:
+        """The weights `names`, of the same format and with `columns` columns, stacked into one. rows: of each; empty:
+        as many as it has. gated: the first is the gate of the second. Raises GGUFError if one is missing or has another
+        shape.
         """
-        infos = [self._tensor(f"{self.prefix}{name}.weight", (None, columns)) for name in names]
-        key = "+".join(info.name for info in infos)
+        key = "+".join(f"{self.prefix}{name}.weight" for name in names)
         if key not in self._matrices:
-            if columns % 32:
-                raise UnsupportedModel(
-                    f"{self.gguf.path}: {key} has rows of {columns} elements; matrices here need a multiple of 32"
-                )
-            num_rows = sum(info.shape[0] for info in infos)
-            raws = [self.gguf.data(info.name).reshape(info.shape[0], -1) for info in infos]
-            weight = PackedMatrix(key, (num_rows, columns), _format(infos[0]), raws, gated)
-            self._matrices[key] = weight
-            self.made.append(weight)
+            infos = [
+                self._tensor(f"{self.prefix}{name}.weight", (size and axis_of(size).size, axis_of(columns).size))
+                for name, size in zip_longest(names, rows)
+            ]
+            axes = [axis_of(info.shape[0] if size is None else size) for info, size in zip_longest(infos, rows)]
+            padded = [self._padded(info, axis, axis_of(columns)) for info, axis in zip(infos, axes)]
+            shape = sum(axis.total for axis in axes), axis_of(columns).total
+            self._matrices[key] = PackedMatrix(key, shape, padded[0][0], [raw for _, raw in padded], gated)
+            self.made.append(self._matrices[key])
         return self._matrices[key]
 
-    def linear(self, *names: str, rows: Sequence[int], columns: int, name: str = "", fallback: str = "") -> Linear:
+    def _padded(self, info: TensorInfo, rows: Axis, columns: Axis) -> tuple[QuantFormat, np.ndarray]:
+        """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
+        kind = _format(info)
+        raw = self.gguf.data(info.name).reshape(info.shape[0], -1)
+        if not columns.is_plain:
+            if kind.block_size > 1:
+                kind = FORMATS[GGMLQuantizationType.F32]
+                raw = _format(info).dequantize(raw).view(np.uint8)
+            elements = raw.reshape(info.shape[0], columns.size, -1)
+            raw = columns.pad(elements, 1).reshape(info.shape[0], -1)
+        return kind, rows.pad(raw)
+
+    def linear(self, *names: str, rows: Sequence[Size], columns: Size, name: str = "", fallback: str = "") -> Linear:
         """A `Linear` over the weights `names`, of shapes (rows[i], columns), and their biases.
 
         Neighbours of the same format are stacked, so that they take one dispatch. fallback: replaces the first weight
@@ -146,27 +171,30 @@ class Weights:
         weights = (fallback,) if fallback and not self.has(names[0]) else names
         stacks: list[list[int]] = []  # indices into names
         for at, count in enumerate(rows):
-            info = self._tensor(f"{self.prefix}{weights[at]}.weight", (count, columns))
+            info = self._tensor(f"{self.prefix}{weights[at]}.weight", (axis_of(count).size, axis_of(columns).size))
             if stacks and info.type == self._type(weights[at - 1]):
                 stacks[-1].append(at)
             else:
                 stacks.append([at])
         return Linear(
-            [self._factor(*(weights[at] for at in stack), columns=columns) for stack in stacks],
+            [
+                self._factor(*(weights[at] for at in stack), rows=[rows[at] for at in stack], columns=columns)
+                for stack in stacks
+            ],
             [self.bias([names[at] for at in stack], [rows[at] for at in stack]) for stack in stacks],
             name or names[0],
         )
 
-    def gated(self, gate: str, up: str, *, rows: int, columns: int) -> PackedMatrix | None:
+    def gated(self, gate: str, up: str, *, rows: Size, columns: Size) -> PackedMatrix | None:
         """Two weights of shape (rows, columns) as one gated matrix; None if their formats differ. Raises GGUFError."""
         for name in (gate, up):
-            self._tensor(f"{self.prefix}{name}.weight", (rows, columns))
+            self._tensor(f"{self.prefix}{name}.weight", (axis_of(rows).size, axis_of(columns).size))
         if self._type(gate) != self._type(up):
             return None
-        return self._factor(gate, up, columns=columns, gated=True)
+        return self._factor(gate, up, rows=(rows, rows), columns=columns, gated=True)
 
-    def _factor(self, *names: str, columns: int, gated: bool = False) -> PackedMatrix:
-        weight = self.matrix(*names, columns=columns, gated=gated)
+    def _factor(self, *names: str, rows: Sequence[Size], columns: Size, gated: bool = False) -> PackedMatrix:
+        weight = self.matrix(*names, rows=rows, columns=columns, gated=gated)
         self.factors.append(weight)
         return weight
 

@@ -1,0 +1,58 @@
+"""Sizes that kernels do not take, such as rows of 48 or heads of 6, padded with zeros where weights are read.
+
+In: an array of the file. Out: the same with zeros between its elements, so that every product, norm and score stays what
+it was. A model whose sizes fit is read as it is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of weights: groups of elements, such as heads, each with zeros among and after its elements.
+
+    places: where the elements of a group are. padded: elements of a group with its zeros. end: zeros after all groups.
+    """
+
+    groups: int
+    places: tuple[int, ...]
+    padded: int
+    end: int = 0
+
+    @classmethod
+    def of(cls, size: int, multiple: int = 1) -> "Axis":
+        """`size` elements, and zeros up to a multiple of `multiple`."""
+        return cls(1, tuple(range(size)), size, -size % multiple)
+
+    @property
+    def size(self) -> int:
+        """Elements in the file."""
+        return self.groups * len(self.places)
+
+    @property
+    def total(self) -> int:
+        """Elements with all zeros."""
+        return self.groups * self.padded + self.end
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is added or moved."""
+        return self.total == self.size and self.places == tuple(range(self.padded))
+
+    def pad(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """`array` with zeros along `axis`; itself if the axis is plain."""
+        if self.is_plain:
+            return array
+        shape = list(array.shape)
+        shape[axis] = self.total
+        found = np.zeros(shape, array.dtype)
+        where = (np.arange(self.groups)[:, None] * self.padded + np.array(self.places)).ravel()
+        found[(slice(None),) * axis + (where,)] = array
+        return found
+
+
+def axis_of(size: "int | Axis") -> Axis:
+    """A plain number as an axis without zeros."""
+    return size if isinstance(size, Axis) else Axis(1, tuple(range(size)), size)
