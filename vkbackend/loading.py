@@ -88,11 +88,12 @@ def read(path: str | Path) -> ModelFile:
             f"{path} cannot be read ({error.strerror or error}); check that it is a GGUF file and that you may read it"
         ) from None
     architecture = gguf.metadata.get("general.architecture", str)
-    if architecture not in ARCHITECTURES:
+    name = architecture.replace("-", "_")
+    if name not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{path} has the architecture {architecture!r}; readable here: {', '.join(ARCHITECTURES)}"
         )
-    module = importlib.import_module(f"{architectures.__name__}.{architecture}")
+    module = importlib.import_module(f"{architectures.__name__}.{name}")
     check_types(gguf)
     return ModelFile(path, gguf, architecture, module.config(Hyperparameters(gguf)), module.Model)
 

@@ -53,6 +53,38 @@ class Axis:
         return found
 
 
-def axis_of(size: "int | Axis") -> Axis:
+@dataclass(frozen=True)
+class Stack:
+    """Several axes one after the other, as in a matrix that holds queries, keys and values."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements in the file."""
+        return sum(axis.size for axis in self.axes)
+
+    @property
+    def total(self) -> int:
+        """Elements with all zeros."""
+        return sum(axis.total for axis in self.axes)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is added or moved."""
+        return all(axis.is_plain for axis in self.axes)
+
+    def pad(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """`array` with zeros along `axis`; itself if all axes are plain."""
+        if self.is_plain:
+            return array
+        parts = np.split(array, np.cumsum([each.size for each in self.axes])[:-1], axis)
+        return np.concatenate([each.pad(part, axis) for each, part in zip(self.axes, parts)], axis)
+
+
+Size = int | Axis | Stack
+
+
+def axis_of(size: Size) -> Axis | Stack:
     """A plain number as an axis without zeros."""
-    return size if isinstance(size, Axis) else Axis(1, tuple(range(size)), size)
+    return Axis(1, tuple(range(size)), size) if isinstance(size, int) else size

@@ -11,7 +11,7 @@ from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from ..ops.rope import turns_per_position
-from .axes import Axis
+from .axes import Axis, Stack
 from .decoder_config import DecoderConfig, RopeKind
 from .layers import RMSNorm, optional, prepared
 from .weights import Weights
@@ -25,7 +25,8 @@ class GatedLinear:
         self.name = name
         self.rows = rows.total
         self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
-        self.bias = w.bias(["ffn_gate", "ffn_up"], [rows, rows]) if self.weight else None
+        names, sizes = (["ffn_gate", "ffn_up"], [rows, rows]) if w.has("ffn_gate") else (["ffn_up"], [Stack((rows, rows))])
+        self.bias = w.bias(names, sizes) if self.weight else None
         if not self.weight:
             self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
 
@@ -96,7 +97,8 @@ class Attention:
             replace(cfg.qk_axis, groups=cfg.num_kv_heads),
             replace(cfg.v_axis, groups=cfg.num_kv_heads),
         )
-        self.qkv = w.linear("attn_q", "attn_k", "attn_v", rows=heads, columns=cfg.width_axis, name="qkv")
+        names, rows = (("attn_qkv",), (Stack(heads),)) if w.has("attn_qkv") else (("attn_q", "attn_k", "attn_v"), heads)
+        self.qkv = w.linear(*names, rows=rows, columns=cfg.width_axis, name="qkv")
         self.output = w.linear(
             "attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads)
         )

@@ -18,7 +18,7 @@ class SubBlock:
     def __init__(self, w: Weights, cfg: DecoderConfig, inner: Attention | FeedForward, pre_norm: str, post_norm: str):
         self.inner = inner
         self.pre_norm = w.norm(pre_norm, cfg.norm_eps, cfg.width_axis) if cfg.pre_norms else None
-        self.post_norm = w.norm(post_norm, cfg.norm_eps, cfg.width_axis) if w.has(post_norm) else None
+        self.post_norm = w.norm(post_norm, cfg.norm_eps, cfg.width_axis) if post_norm and w.has(post_norm) else None
         self.scale = cfg.residual_scale
 
     def __call__(self, x: Value, caches: Caches) -> Value:
@@ -35,8 +35,8 @@ class Block:
     """One layer: attention, then feed-forward."""
 
     def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
-        self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), "attn_norm", "post_attention_norm")
-        self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), "ffn_norm", "post_ffw_norm")
+        self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), "attn_norm", cfg.attention_post_norm)
+        self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), cfg.feed_forward_norm, "post_ffw_norm")
 
     def __call__(self, x: Value, caches: Caches) -> Value:
         """(T, width) -> (T, width)."""

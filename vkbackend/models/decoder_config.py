@@ -42,7 +42,7 @@ class DecoderConfig(Config):
     gate: "silu" or "gelu". embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
     score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
-    queries and keys, are where the file has them.
+    queries and keys, are where the file has them. feed_forward_norm: name of the norm before the feed-forward.
     """
 
     width_axis: Axis
@@ -59,6 +59,8 @@ class DecoderConfig(Config):
     logit_softcap: float = 0.0
     logit_scale: float = 1.0
     pre_norms: bool = True
+    feed_forward_norm: str = "ffn_norm"
+    attention_post_norm: str = "post_attention_norm"
 
     def window_of(self, layer: int) -> int:
         """Positions that the layer sees, its own included; 0: all."""

@@ -43,10 +43,10 @@ class Hyperparameters:
         time and memory.
         """
         count = self.get_int("block_count")
-        if f"blk.{count - 1}.attn_norm.weight" not in self.gguf.tensors:
+        if not any(name.startswith(f"blk.{count - 1}.") for name in self.gguf.tensors):
             raise GGUFError(
-                f"{self.gguf.path}: tensor blk.{count - 1}.attn_norm.weight is missing, but the metadata says there "
-                f"are {count} layers; the file is incomplete or badly converted"
+                f"{self.gguf.path}: the tensors of blk.{count - 1} are missing, but the metadata says there are {count} "
+                f"layers; the file is incomplete or badly converted"
             )
         return count
 

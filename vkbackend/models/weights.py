@@ -17,10 +17,8 @@ from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import VISION_PREFIXES, GGUFFile, TensorInfo
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
-from .axes import Axis, axis_of
+from .axes import Axis, Size, Stack, axis_of
 from .layers import Linear, RMSNorm
-
-Size = int | Axis
 
 
 def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
@@ -150,7 +148,7 @@ class Weights:
             self.made.append(self._matrices[key])
         return self._matrices[key]
 
-    def _padded(self, info: TensorInfo, rows: Axis, columns: Axis) -> tuple[QuantFormat, np.ndarray]:
+    def _padded(self, info: TensorInfo, rows: Axis | Stack, columns: Axis | Stack) -> tuple[QuantFormat, np.ndarray]:
         """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
         kind = _format(info)
         raw = self.gguf.data(info.name).reshape(info.shape[0], -1)
@@ -186,9 +184,20 @@ class Weights:
         )
 
     def gated(self, gate: str, up: str, *, rows: Size, columns: Size) -> PackedMatrix | None:
-        """Two weights of shape (rows, columns) as one gated matrix; None if their formats differ. Raises GGUFError."""
+        """Two weights of shape (rows, columns) as one gated matrix; None if their formats differ. Without the weight
+        `gate`, `up` holds the rows of both, those of the gate first. Raises GGUFError.
+        """
+        axis = axis_of(rows)
+        if not self.has(gate):
+            info = self._tensor(f"{self.prefix}{up}.weight", (2 * axis.size, axis_of(columns).size))
+            kind, raw = self._padded(info, Stack((axis, axis)), axis_of(columns))
+            shape = 2 * axis.total, axis_of(columns).total
+            weight = PackedMatrix(info.name, shape, kind, [raw[: axis.total], raw[axis.total :]], True)
+            self.made.append(weight)
+            self.factors.append(weight)
+            return weight
         for name in (gate, up):
-            self._tensor(f"{self.prefix}{name}.weight", (axis_of(rows).size, axis_of(columns).size))
+            self._tensor(f"{self.prefix}{name}.weight", (axis.size, axis_of(columns).size))
         if self._type(gate) != self._type(up):
             return None
         return self._factor(gate, up, rows=(rows, rows), columns=columns, gated=True)

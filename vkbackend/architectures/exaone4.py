@@ -1,0 +1,23 @@
+"""exaone4: norms after each sub-block only, q and k norms; three window layers that rotate to each that sees all and does
+not, in models of 64 layers.
+"""
+
+from dataclasses import replace
+
+from ..models.decoder import Decoder
+from ..models.decoder_config import DecoderConfig
+from ..models.hyperparameters import Hyperparameters
+
+Model = Decoder
+
+
+def config(meta: Hyperparameters) -> DecoderConfig:
+    """meta: looks up keys under "exaone4."."""
+    cfg = DecoderConfig.read(meta, pairing="halves")
+    cfg = replace(cfg, pre_norms=False)
+    window = meta.get_int("attention.sliding_window", 0, least=0)
+    if not window:
+        return cfg
+    windows = tuple(0 if layer % 4 == 3 else window for layer in range(cfg.num_layers))
+    ropes = tuple(replace(rope, rotates=each > 0) for rope, each in zip(cfg.ropes, windows))
+    return replace(cfg, windows=windows, ropes=ropes)
