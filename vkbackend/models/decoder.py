@@ -51,7 +51,7 @@ class Decoder:
         self.embed = Embedding(w.matrix("token_embd", columns=cfg.width_axis), scale=cfg.embedding_scale)
         ropes = {kind: Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
         self.blocks = [Block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
-        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width_axis)
+        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width_axis, cfg.logit_scale)
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width_axis, fallback="token_embd")
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:
@@ -65,6 +65,4 @@ class Decoder:
     def logits(self, x: Value) -> Value:
         """(M, width) -> (M, vocabulary)."""
         logits = self.output(x, self.output_norm)
-        if self.cfg.logit_scale != 1:
-            logits = F.scale(logits, self.cfg.logit_scale)
         return F.softcap(logits, self.cfg.logit_softcap) if self.cfg.logit_softcap else logits

@@ -87,11 +87,11 @@ class Weights:
         """Whether the file has the weight `name`."""
         return f"{self.prefix}{name}.weight" in self.gguf.tensors
 
-    def norm(self, name: str, eps: float, size: Size) -> RMSNorm:
-        """The norm over `size` elements with the weight `name`. Raises GGUFError as `vector` does."""
+    def norm(self, name: str, eps: float, size: Size, factor: float = 1.0) -> RMSNorm:
+        """The norm over `size` elements with the weight `name`, times `factor`. Raises GGUFError as `vector` does."""
         axis = axis_of(size)
         share = axis.size / axis.total  # the kernel divides the sum of squares by all elements, zeros included
-        return RMSNorm(self.vector(name, axis, share**0.5), eps * share, name)
+        return RMSNorm(self.vector(name, axis, factor * share**0.5), eps * share, name)
 
     def vector(self, name: str, size: Size, factor: float = 1.0) -> Vector:
         """The weight `name`, of `size` elements, times `factor`. Raises GGUFError if it is missing or has another
