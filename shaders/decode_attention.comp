@@ -15,7 +15,7 @@ layout(std430, binding = 1) readonly buffer Positions { int positions[]; };  // 
 layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // (tokens)
 // (sequences, pages_per_sequence)
 layout(std430, binding = 3) readonly buffer PageTable { int page_table[]; };
-INPUT1(4, turns);   // (2, n_rot / 2)
+INPUT1(4, turns);   // (2, n_rot / 2), and a factor
 INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
 INPUT4U(7, k_cache);  // (pages, kv_heads, page_size, head_dim): earlier positions

@@ -26,6 +26,7 @@ Turn turn_of(uint four, uint position) {
     t.cosine = vec4(1.0);
     if (4u * four >= N_ROT) return t;
     const uint PAIRS = N_ROT / 2u;
+    float magnitude = LOAD1(turns, N_ROT);
     UNROLL (uint i = 0u; i < 4u; i++) {
         uint e = 4u * four + i;
         if (!HALVES && i % 2u == 1u) {  // neighbors turn together
@@ -35,8 +36,8 @@ Turn turn_of(uint four, uint position) {
             continue;
         }
         uint pair = HALVES ? e % PAIRS : e / 2u;
-        vec2 both =
-            sine_cosine(whole_turns(PAIR_POSITION(pair), LOAD1(turns, pair), LOAD1(turns, PAIRS + pair)));
+        vec2 both = magnitude * sine_cosine(whole_turns(PAIR_POSITION(pair), LOAD1(turns, pair),
+                                                        LOAD1(turns, PAIRS + pair)));
         bool is_left = !HALVES || e < PAIRS;
         t.partner[i] = !HALVES ? e + 1u : is_left ? e + PAIRS : e - PAIRS;
         t.sine[i] = is_left ? -both.x : both.x;

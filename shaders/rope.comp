@@ -9,7 +9,7 @@ layout(constant_id = 0) const uint HEAD_DIM = 64;
 layout(constant_id = 1) const uint N_ROT = 64;
 layout(constant_id = 2) const bool HALVES = false;  // pairs are (i, i + n_rot/2) instead of (2i, 2i + 1)
 layout(std430, binding = 0) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused
-// (2, n_rot / 2): 12 leading bits, then the rest
+// (2, n_rot / 2): 12 leading bits, then the rest; a factor on sines and cosines
 layout(std430, binding = 1) readonly buffer Turns { float turns[]; };
 layout(std430, binding = 2) buffer X { float x[]; };  // (tokens, heads, head_dim)
 
@@ -20,7 +20,8 @@ void main() {
     uint head = pair / (N_ROT / 2u), i = pair % (N_ROT / 2u);
     if (head >= heads || positions[token] < 0) return;
 
-    vec2 rotation = sine_cosine(whole_turns(uint(positions[token]), turns[i], turns[N_ROT / 2u + i]));
+    vec2 rotation = turns[N_ROT] *
+                    sine_cosine(whole_turns(uint(positions[token]), turns[i], turns[N_ROT / 2u + i]));
 
     uint row = x_offset + token * x_stride + head * HEAD_DIM;
     uint first = row + (HALVES ? i : 2u * i), second = HALVES ? first + N_ROT / 2u : first + 1u;

@@ -15,8 +15,9 @@ void rotation(const RotationArgs& args, int task, int tasks) {
         const int32_t position = args.positions[token * args.num_axes + (args.axes ? args.axes[pair] : 0)];
         const double turns = double(args.turns[pair]) + double(args.turns[pairs + pair]);
         const double angle = 2 * M_PI * (position > 0 ? position : 0) * turns;
-        args.y.row(token)[pair] = float(std::cos(angle));
-        args.y.row(token)[pairs + pair] = float(std::sin(angle));
+        const double magnitude = args.turns[2 * pairs];
+        args.y.row(token)[pair] = float(magnitude * std::cos(angle));
+        args.y.row(token)[pairs + pair] = float(magnitude * std::sin(angle));
     }
 }
 

@@ -122,7 +122,7 @@ def _rotation(program: Program, positions: np.ndarray, axes: np.ndarray | None, 
     """Cosines and sines of each token, (T, n_rot)."""
     key = turns.tobytes(), None if axes is None else axes.tobytes()
     if key not in program.rotations:
-        program.rotations[key] = np.empty((len(positions), len(turns)), np.float32)
+        program.rotations[key] = np.empty((len(positions), len(turns) - 1), np.float32)
         program.call(_cpu.rotation(positions, axes, turns, program.rotations[key]))
     return program.rotations[key]
 

@@ -210,7 +210,7 @@ static std::unique_ptr<Call> rotation(py::object positions, py::object axes, py:
     args.num_axes = py::reinterpret_borrow<py::array>(positions).ndim() == 2 ? dimension(positions, 1) : 1;
     args.positions = values<int32_t>(positions, "positions", args.y.count * args.num_axes);
     args.axes = values<int32_t>(axes, "axes", args.y.width / 2);
-    args.turns = values<float>(turns, "turns", args.y.width);
+    args.turns = values<float>(turns, "turns", args.y.width + 1);
     for (int64_t pair = 0; args.axes && pair < args.y.width / 2; ++pair)
         require(args.axes[pair] >= 0 && args.axes[pair] < args.num_axes, "an axis does not exist");
     return make(kernels().rotation, args, {positions, axes, turns, y});

@@ -70,7 +70,7 @@ def matmul(
 
 @dataclass(frozen=True)
 class Rotation:
-    """How heads rotate. turns: (n_rot,) f32 from `rope.turns_per_position`. pairing: one of `rope.PAIRINGS`. axes:
+    """How heads rotate. turns: (n_rot + 1,) f32 from `rope.turns_per_position`. pairing: one of `rope.PAIRINGS`. axes:
     (n_rot / 2,) i32, the axis of each pair in steps with rope positions; None: the first.
     """
 
@@ -170,7 +170,7 @@ def _head_inputs(qkv: Value, rotation: Rotation, norms: HeadNorms | None, cache:
 def _head_attrs(rotation: Rotation, norms: HeadNorms | None) -> dict[str, int | str | float]:
     """The attributes that split_heads and decode_attention share."""
     return {
-        "n_rot": rotation.turns.shape[0],
+        "n_rot": rotation.turns.shape[0] - 1,
         "pairing": rotation.pairing,
         "eps": norms.eps if norms else 0.0,
     }

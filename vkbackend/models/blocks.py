@@ -10,7 +10,7 @@ import numpy as np
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
-from ..ops.rope import turns_per_position
+from ..ops.rope import as_turns
 from .axes import Axis, Stack
 from .decoder_config import DecoderConfig, RopeKind
 from .layers import RMSNorm, optional, prepared
@@ -25,7 +25,9 @@ class GatedLinear:
         self.name = name
         self.rows = rows.total
         self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
-        names, sizes = (["ffn_gate", "ffn_up"], [rows, rows]) if w.has("ffn_gate") else (["ffn_up"], [Stack((rows, rows))])
+        names, sizes = (
+            (["ffn_gate", "ffn_up"], [rows, rows]) if w.has("ffn_gate") else (["ffn_up"], [Stack((rows, rows))])
+        )
         self.bias = w.bias(names, sizes) if self.weight else None
         if not self.weight:
             self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
@@ -61,11 +63,10 @@ class Rope:
 
     def __init__(self, w: Weights, kind: RopeKind, axes: np.ndarray | None = None):
         factors = w.optional_vector("rope_freqs", kind.num_rotated // 2) if kind.reads_factors else None
-        turns = turns_per_position(kind.base, kind.num_rotated, kind.scale, factors and factors.values)
-        turns = turns.reshape(2, -1) if kind.rotates else np.zeros((2, kind.num_rotated // 2), np.float32)
-        turns = np.pad(turns, ((0, 0), (0, -turns.shape[1] % 2))).ravel()
+        frequencies = kind.frequencies() / (factors.values if factors else 1)
+        frequencies = np.pad(frequencies, (0, -len(frequencies) % 2))  # kernels rotate multiples of four elements
         self.pairing = kind.pairing
-        self.turns = w.constant("rope_turns", turns)
+        self.turns = w.constant("rope_turns", as_turns(frequencies, kind.magnitude))
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
 
     def __call__(self, graph: Graph) -> F.Rotation:
@@ -99,9 +100,7 @@ class Attention:
         )
         names, rows = (("attn_qkv",), (Stack(heads),)) if w.has("attn_qkv") else (("attn_q", "attn_k", "attn_v"), heads)
         self.qkv = w.linear(*names, rows=rows, columns=cfg.width_axis, name="qkv")
-        self.output = w.linear(
-            "attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads)
-        )
+        self.output = w.linear("attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads))
         self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.qk_axis) if w.has("attn_q_norm") else None
         self.layer = w.layer
 

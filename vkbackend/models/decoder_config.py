@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..graph.model import Config
+import numpy as np
+
 from .axes import Axis
 from .hyperparameters import Hyperparameters
 
@@ -18,7 +20,8 @@ class RopeKind:
     """How a layer rotates queries and keys.
 
     rotates: False leaves them as they are.
-    base, num_rotated: frequencies are base^(-2i / num_rotated). pairing: "adjacent" (2i, 2i + 1) or "halves"
+    base, num_rotated: frequencies are base^(-2i / num_rotated). extends_from: YaRN scales low frequencies only, those
+    that turn less than once in so many positions; 0: all alike. magnitude: factor on sines and cosines. pairing: "adjacent" (2i, 2i + 1) or "halves"
     (i, i + num_rotated / 2). scale: factor on positions. reads_factors: the file's `rope_freqs`, if it has them, divide
     the frequencies.
     """
@@ -29,6 +32,27 @@ class RopeKind:
     scale: float = 1.0
     reads_factors: bool = False
     rotates: bool = True
+    extends_from: int = 0
+    magnitude: float = 1.0
+
+    def frequencies(self) -> np.ndarray:
+        """Of each pair, in radians per position, f64 (num_rotated / 2,)."""
+        pairs = np.arange(self.num_rotated // 2)
+        if not self.rotates:
+            return np.zeros(len(pairs))
+        frequencies = np.float64(self.base) ** (-2.0 * pairs / self.num_rotated)
+        if not self.extends_from:
+            return self.scale * frequencies
+        low, high = (self._pair_that_turns(times) for times in (32, 1))
+        low, high = max(math.floor(low), 0), min(math.ceil(high), self.num_rotated - 1)
+        share = 1 - np.clip((pairs - low) / max(0.001, high - low), 0, 1)
+        return frequencies * (share + self.scale * (1 - share))
+
+    def _pair_that_turns(self, times: int) -> float:
+        """The pair that turns `times` times in `extends_from` positions (Peng et al. 2023,
+        https://arxiv.org/abs/2309.00071, section 3.2).
+        """
+        return self.num_rotated * math.log(self.extends_from / (times * 2 * math.pi)) / (2 * math.log(self.base))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +122,16 @@ class DecoderConfig(Config):
         )
         width_axis, feed_forward_axis = Axis.of(width, 32), Axis.of(feed_forward, 32)
         qk_axis, v_axis = _head_axes(num_heads, head_dim, rope_dim, pairing)
+        kind, factor = meta.rope_scaling()
+        is_yarn = kind == "yarn" and factor > 1
         rope = RopeKind(
             base=meta.get_float("rope.freq_base", default_rope_base, least=1.0),
             num_rotated=rope_dim,
             pairing=pairing,
-            scale=meta.linear_rope_scale(),
+            scale=1 / factor,
             reads_factors=True,
+            extends_from=meta.get_int("rope.scaling.original_context_length") if is_yarn else 0,
+            magnitude=meta.get_float("rope.scaling.attn_factor", 1.0) * (1 + 0.1 * math.log(factor) if is_yarn else 1),
         )
         return cls(
             num_layers=num_layers,

@@ -50,22 +50,20 @@ class Hyperparameters:
             )
         return count
 
-    def linear_rope_scale(self) -> float:
-        """The factor on positions: 1 / the factor of linear scaling. Raises UnsupportedModel for other kinds.
+    def rope_scaling(self) -> tuple[str, float]:
+        """The kind of scaling, "linear" or "yarn", and its factor; 1 for none. Raises UnsupportedModel for other kinds.
 
         Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear if only a factor is given,
         older files call the factor `rope.scale_linear`, and a factor of 0 means no scaling.
         """
-        key = f"{self.architecture}.rope.scaling.type"
-        kind = self.gguf.metadata.get(key, str, "linear")
+        kind = self.gguf.metadata.get(f"{self.architecture}.rope.scaling.type", str, "linear")
         if kind == "none":
-            return 1.0
-        if kind != "linear":
+            return "linear", 1.0
+        if kind not in ("linear", "yarn"):
             raise UnsupportedModel(
-                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear"
+                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear, yarn"
             )
-        factor = self.get_float("rope.scaling.factor", self.get_float("rope.scale_linear", 0.0))
-        return 1.0 / factor if factor else 1.0
+        return kind, self.get_float("rope.scaling.factor", self.get_float("rope.scale_linear", 0.0)) or 1.0
 
     def check_shapes(self, *, width: int, feed_forward: int, q_width: int, kv_width: int) -> None:
         """Compare sizes with the tensors of the first layer, before they are used to allocate. Raises GGUFError."""

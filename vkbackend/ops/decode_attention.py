@@ -2,7 +2,7 @@
 needs the key of another.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
-slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 from `rope.turns_per_position`, q_norm, k_norm:
+slot unused), page_table: (S, P) i32, turns: (n_rot + 1,) f32 from `rope.turns_per_position`, q_norm, k_norm:
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads,
 head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim is a multiple of 8, n_rot of 4.
 On the device the result has the same bits as the two ops in sequence.
@@ -157,7 +157,7 @@ def _case(
             np.array(positions, np.int32),
             np.arange(tokens, dtype=np.int32),
             rng.permutation(tokens * pages + 1)[: tokens * pages].reshape(tokens, pages).astype(np.int32),
-            rope.turns_per_position(10000.0, n_rot),
+            rope.as_turns(10000.0 ** (-2.0 * np.arange(n_rot // 2) / n_rot), 1.19 if n_rot < head_dim else 1.0),
             *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
             q8_cache.random(rng, shape, dtype),
             q8_cache.random(rng, shape, dtype),
@@ -179,7 +179,7 @@ SIGNATURE = Signature(
     "positions (T) i32",
     "sequences (T) i32",
     "page_table (S, P) i32",
-    "turns (n_rot) f32",
+    "turns (num_turns) f32",
     "q_norm? (head_dim) f32",
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",

@@ -1,7 +1,7 @@
 """Rotary position embedding, in place: rotates pair i of a head by position * turns[i] whole turns.
 
-x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: row unchanged), turns: (n_rot,) f32 from
-`turns_per_position` -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements n_rot and up
+x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: row unchanged), turns: (n_rot + 1,) f32
+from `turns_per_position` -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements n_rot and up
 are unchanged. Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
@@ -20,16 +20,20 @@ from .signature import Signature
 def turns_per_position(
     base: float, n_rot: int, freq_scale: float = 1.0, freq_factors: np.ndarray | None = None
 ) -> np.ndarray:
-    """freq_scale * base^(-2i/n_rot) / freq_factors[i] / 2 pi for each pair, as (n_rot,) f32: first the leading 12
-    bits of each, whose product with 12 bits of a position is exact, then the remainders.
+    """`as_turns` of freq_scale * base^(-2i/n_rot) / freq_factors[i] for each pair."""
+    frequencies = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
+    return as_turns(frequencies if freq_factors is None else frequencies / freq_factors)
+
+
+def as_turns(frequencies: np.ndarray, magnitude: float = 1.0) -> np.ndarray:
+    """Frequencies of each pair in radians per position, (n_rot / 2,), as kernels take them: (n_rot + 1,) f32, first the
+    leading 12 bits of each in turns, whose product with 12 bits of a position is exact, then the remainders, then what
+    sines and cosines are multiplied by.
     """
-    frequency = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
-    if freq_factors is not None:
-        frequency = frequency / freq_factors
-    turns = frequency / (2 * math.pi)
+    turns = frequencies.astype(np.float64) / (2 * math.pi)
     mantissa, exponent = np.frexp(turns)
     leading = np.ldexp(np.floor(mantissa * 4096) / 4096, exponent)
-    return np.concatenate([leading, turns - leading]).astype(np.float32)
+    return np.concatenate([leading, turns - leading, [magnitude]]).astype(np.float32)
 
 
 def reference(x: np.ndarray, positions: np.ndarray, turns: np.ndarray, *, n_rot: int, pairing: str) -> np.ndarray:
@@ -57,10 +61,11 @@ def _rotation(positions: bytes, num_tokens: int, turns: bytes) -> np.ndarray:
     """cos + i sin of the angle of each token and pair, complex (T, n_rot / 2). Angles are computed in f64. Cached
     because all layers of a step use the same.
     """
-    leading, rest = np.frombuffer(turns, np.float32).astype(np.float64).reshape(2, -1)
+    values = np.frombuffer(turns, np.float32).astype(np.float64)
+    (leading, rest), magnitude = values[:-1].reshape(2, -1), values[-1]
     by_pair = np.frombuffer(positions, np.int32).reshape(num_tokens, -1)
     angle = 2 * math.pi * np.maximum(by_pair, 0) * (leading + rest)
-    return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
+    return (magnitude * (np.cos(angle) + 1j * np.sin(angle))).astype(np.complex64)
 
 
 def dispatch(
@@ -93,6 +98,7 @@ def _case(
     furthest: int = 40,
     base: float = 10000.0,
     freq_scale: float = 1.0,
+    magnitude: float = 1.0,
 ) -> Case:
     def make(rng: np.random.Generator) -> list:
         positions = rng.integers(0, furthest, tokens).astype(np.int32)
@@ -103,7 +109,7 @@ def _case(
         return [
             rng.standard_normal((tokens, heads, head_dim), np.float32),
             positions,
-            turns_per_position(base, n_rot, freq_scale, factor),
+            np.append(turns_per_position(base, n_rot, freq_scale, factor)[:-1], np.float32(magnitude)),
         ]
 
     # The remainder of a frequency is f32 too: its rounding error, 2^-36 of the frequency, grows with the position.
@@ -114,9 +120,10 @@ PAIRINGS = ("adjacent", "halves")
 SIGNATURE = Signature(
     "x (T, heads, head_dim) f32",
     "positions (T) i32",
-    "turns (n_rot) f32",
+    "turns (num_turns) f32",
     multiples={"n_rot": 2},
     rules=(
+        ("turns must have n_rot + 1", lambda s: s["num_turns"] == s["n_rot"] + 1),
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(PAIRINGS)}", lambda s: s["pairing"] in PAIRINGS),
     ),
@@ -132,6 +139,7 @@ OP = Op(
         _case("partial", 6, 2, 64, 32, "halves"),
         _case("factors", 5, 4, 128, 128, "adjacent", factors=True),
         _case("scaled", 2, 4, 256, 256, "halves", base=1e6, freq_scale=0.125),
+        _case("magnitude", 3, 4, 96, 72, "halves", magnitude=1.19),
         _case("far", 4, 3, 64, 64, "adjacent", furthest=131071),
     ),
     SIGNATURE,

@@ -2,7 +2,7 @@
 and values in the pages of the cache.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
-slot unused), page_table: (S, P) i32, turns: (n_rot,) f32 from `rope.turns_per_position`, q_norm, k_norm:
+slot unused), page_table: (S, P) i32, turns: (n_rot + 1,) f32 from `rope.turns_per_position`, q_norm, k_norm:
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> queries
 (T, heads, head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim and n_rot are
 multiples of 4. Computes the same as rms_norm, rope and kv_write in sequence.
@@ -145,7 +145,7 @@ def _case(
             positions,
             sequences,
             np.array([[4, 1, 0], [6, 2, 3]], np.int32),
-            rope.turns_per_position(10000.0, n_rot),
+            rope.as_turns(10000.0 ** (-2.0 * np.arange(n_rot // 2) / n_rot), 1.19 if n_rot < head_dim else 1.0),
             *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
             q8_cache.random(rng, shape, dtype),
             q8_cache.random(rng, shape, dtype),
@@ -164,7 +164,7 @@ SIGNATURE = Signature(
     "positions (T) i32",
     "sequences (T) i32",
     "page_table (S, P) i32",
-    "turns (n_rot) f32",
+    "turns (num_turns) f32",
     "q_norm? (head_dim) f32",
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
@@ -173,6 +173,7 @@ SIGNATURE = Signature(
     "axes? (num_pairs) i32",
     multiples={"head_dim": 4, "n_rot": 4},
     rules=(
+        ("turns must have n_rot + 1", lambda s: s["num_turns"] == s["n_rot"] + 1),
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
         ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),
