@@ -20,8 +20,8 @@ void main() {
     uint head = pair / (N_ROT / 2u), i = pair % (N_ROT / 2u);
     if (head >= heads || positions[token] < 0) return;
 
-    vec2 rotation = turns[N_ROT] *
-                    sine_cosine(whole_turns(uint(positions[token]), turns[i], turns[N_ROT / 2u + i]));
+    vec2 rotation =
+        turns[N_ROT] * sine_cosine(whole_turns(uint(positions[token]), turns[i], turns[N_ROT / 2u + i]));
 
     uint row = x_offset + token * x_stride + head * HEAD_DIM;
     uint first = row + (HALVES ? i : 2u * i), second = HALVES ? first + N_ROT / 2u : first + 1u;

@@ -1,7 +1,7 @@
 """Loads a GGUF file as a model that executors can run.
 
-An architecture is a file of `architectures/` with a function `config` and a `Model`: `general.architecture` = "llama" selects
-`architectures/llama.py`.
+An architecture is a file of `architectures/` with a function `config` and a `Model`: `general.architecture` = "llama"
+selects `architectures/llama.py`, "hunyuan-dense" `hunyuan_dense.py`.
 """
 
 import importlib

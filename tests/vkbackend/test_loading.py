@@ -40,4 +40,5 @@ def test_layers_in_several_places_are_made_once_for_each(counted, device):
     assert made == [part.layers for part in loaded.parts]
     on_cpu, on_device = made
     assert on_cpu.output_norm.weight.buffer is None and on_device.output_norm.weight.buffer is not None
-    assert on_device.blocks[0].attn_norm.weight.buffer is None and on_device.blocks[1].attn_norm.weight.buffer
+    first, second = (block.attention.pre_norm.weight for block in on_device.blocks[:2])
+    assert first.buffer is None and second.buffer

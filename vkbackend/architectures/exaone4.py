@@ -1,5 +1,5 @@
-"""exaone4: norms after each sub-block only, q and k norms; three window layers that rotate to each that sees all and does
-not, in models of 64 layers.
+"""exaone4: norms after each sub-block only, and norms of queries and keys. In models with a window every fourth layer
+sees all positions and rotates nothing.
 """
 
 from dataclasses import replace

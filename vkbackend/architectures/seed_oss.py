@@ -1,5 +1,5 @@
-"""seed_oss: llama with biases on q, k and v, whose heads rotate in halves. The norm before the feed-forward has the name
-that others give to the one after attention.
+"""seed_oss: llama with biases on q, k and v, whose heads rotate in halves. The norm before the feed-forward has the
+name that other architectures give to the one after attention.
 """
 
 from dataclasses import replace

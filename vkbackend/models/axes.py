@@ -1,7 +1,7 @@
 """Sizes that kernels do not take, such as rows of 48 or heads of 6, padded with zeros where weights are read.
 
-In: an array of the file. Out: the same with zeros between its elements, so that every product, norm and score stays what
-it was. A model whose sizes fit is read as it is.
+In: an array of the file. Out: the same with zeros between its elements, so that every product, norm and score stays
+what it was. A model whose sizes fit is read as it is.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Axis:
 class Stack:
     """Several axes one after the other, as in a matrix that holds queries, keys and values."""
 
-    axes: tuple[Axis, ...]
+    axes: "tuple[Axis | Stack, ...]"
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from .blocks import Attention, FeedForward, Rope
 from .decoder_config import DecoderConfig
-from .layers import Embedding, RMSNorm
+from .layers import Embedding
 from .weights import Weights
 
 

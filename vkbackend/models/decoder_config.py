@@ -1,16 +1,16 @@
 """The data of a decoder: sizes, and what its layers do, read from the metadata of a GGUF file and checked.
 
-In: `Hyperparameters`. Out: a `DecoderConfig`, from which `decoder.Decoder` builds a model. A feature that an architecture
-adds is a field here and its use in `decoder.py` or `blocks.py`: nothing there names an architecture.
+In: `Hyperparameters`. Out: a `DecoderConfig`, from which `decoder.Decoder` builds a model. A feature that an
+architecture adds is a field here and its use in `decoder.py` or `blocks.py`: nothing there names an architecture.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Self
 
-from ..graph.model import Config
 import numpy as np
 
+from ..graph.model import Config
 from .axes import Axis
 from .hyperparameters import Hyperparameters
 
@@ -20,10 +20,10 @@ class RopeKind:
     """How a layer rotates queries and keys.
 
     rotates: False leaves them as they are.
-    base, num_rotated: frequencies are base^(-2i / num_rotated). extends_from: YaRN scales low frequencies only, those
-    that turn less than once in so many positions; 0: all alike. magnitude: factor on sines and cosines. pairing: "adjacent" (2i, 2i + 1) or "halves"
+    base, num_rotated: frequencies are base^(-2i / num_rotated). pairing: "adjacent" (2i, 2i + 1) or "halves"
     (i, i + num_rotated / 2). scale: factor on positions. reads_factors: the file's `rope_freqs`, if it has them, divide
-    the frequencies.
+    the frequencies. extends_from: the context of the training that YaRN extends, which scales low frequencies only; 0:
+    all are scaled alike. magnitude: factor on sines and cosines.
     """
 
     base: float

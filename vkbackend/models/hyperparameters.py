@@ -45,8 +45,8 @@ class Hyperparameters:
         count = self.get_int("block_count")
         if not any(name.startswith(f"blk.{count - 1}.") for name in self.gguf.tensors):
             raise GGUFError(
-                f"{self.gguf.path}: the tensors of blk.{count - 1} are missing, but the metadata says there are {count} "
-                f"layers; the file is incomplete or badly converted"
+                f"{self.gguf.path}: the tensors of blk.{count - 1} are missing, but the metadata says there are "
+                f"{count} layers; the file is incomplete or badly converted"
             )
         return count
 

@@ -179,7 +179,7 @@ SIGNATURE = Signature(
     "positions (T) i32",
     "sequences (T) i32",
     "page_table (S, P) i32",
-    "turns (num_turns) f32",
+    "turns (n_rot + 1) f32",
     "q_norm? (head_dim) f32",
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",

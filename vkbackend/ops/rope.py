@@ -1,8 +1,8 @@
 """Rotary position embedding, in place: rotates pair i of a head by position * turns[i] whole turns.
 
-x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: row unchanged), turns: (n_rot + 1,) f32
-from `turns_per_position` -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements n_rot and up
-are unchanged. Su et al. 2021, https://arxiv.org/abs/2104.09864.
+x: (T, heads, head_dim) f32, positions: (T,) i32 (negative: row unchanged), turns: (n_rot + 1,) f32 from
+`turns_per_position` -> like x. Pairs are (2i, 2i+1) (`adjacent`) or (i, i + n_rot/2) (`halves`); elements n_rot and
+up are unchanged. Su et al. 2021, https://arxiv.org/abs/2104.09864.
 """
 
 import math
@@ -120,10 +120,9 @@ PAIRINGS = ("adjacent", "halves")
 SIGNATURE = Signature(
     "x (T, heads, head_dim) f32",
     "positions (T) i32",
-    "turns (num_turns) f32",
+    "turns (n_rot + 1) f32",
     multiples={"n_rot": 2},
     rules=(
-        ("turns must have n_rot + 1", lambda s: s["num_turns"] == s["n_rot"] + 1),
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(PAIRINGS)}", lambda s: s["pairing"] in PAIRINGS),
     ),

@@ -20,7 +20,7 @@ Rule = tuple[str, Callable[[dict], bool]]  # sentence, predicate of a dict of al
 @dataclass(frozen=True)
 class Argument:
     """dims: a name per dimension, bound by the first argument that has it (or by an attribute); "..." stands for any
-    number of dimensions.
+    number of dimensions, "n + 1" for one more than n.
     """
 
     name: str
@@ -43,7 +43,13 @@ class Argument:
             dims[at : at + 1] = [f"...{index}" for index in range(count)]
             if sizes.setdefault("...", count) != count:
                 return False
-        return len(dims) == len(shape) and all(sizes.setdefault(dim, size) == size for dim, size in zip(dims, shape))
+        if len(dims) != len(shape):
+            return False
+        for dim, size in zip(dims, shape):
+            name, more = _sum(dim)
+            if sizes.setdefault(name, size - more) != size - more:
+                return False
+        return True
 
 
 class Signature:
@@ -101,16 +107,23 @@ class Signature:
         kind = _kind(value)
         shape = tuple(getattr(value, "shape", ()))
         if kind not in argument.kinds or not argument.bind(shape, sizes):
-            bound = [f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(argument.dims) if dim in sizes and dim != "..."]
+            names = dict.fromkeys(_sum(dim)[0] for dim in argument.dims)
+            bound = [f"{name} = {sizes[name]}" for name in names if name in sizes and name != "..."]
             only_sizes_differ = kind in argument.kinds and len(shape) == len(argument.dims)
             where = f" where {', '.join(bound)}" if only_sizes_differ else ""
             raise ValueError(f"{op}: {argument.name} is {kind} {shape}; it must be {argument}{where}")
-        for dim in argument.dims:
+        for dim in (_sum(each)[0] for each in argument.dims):
             if dim in self.multiples and sizes[dim] % self.multiples[dim]:
                 raise ValueError(
                     f"{op}: {argument.name} is {kind} {shape}; it must be {argument} with {dim} a multiple of "
                     f"{self.multiples[dim]}"
                 )
+
+
+def _sum(dim: str) -> tuple[str, int]:
+    """ "n_rot + 1" -> ("n_rot", 1)."""
+    name, _, more = dim.partition(" + ")
+    return name, int(more or 0)
 
 
 def _argument(line: str) -> Argument:

@@ -164,7 +164,7 @@ SIGNATURE = Signature(
     "positions (T) i32",
     "sequences (T) i32",
     "page_table (S, P) i32",
-    "turns (num_turns) f32",
+    "turns (n_rot + 1) f32",
     "q_norm? (head_dim) f32",
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
@@ -173,7 +173,6 @@ SIGNATURE = Signature(
     "axes? (num_pairs) i32",
     multiples={"head_dim": 4, "n_rot": 4},
     rules=(
-        ("turns must have n_rot + 1", lambda s: s["num_turns"] == s["n_rot"] + 1),
         ("n_rot must not exceed head_dim", lambda s: s["n_rot"] <= s["head_dim"]),
         (f"pairing must be one of {', '.join(rope.PAIRINGS)}", lambda s: s["pairing"] in rope.PAIRINGS),
         ("qkv must have heads + 2 kv_heads", lambda s: s["all_heads"] > 2 * s["kv_heads"]),

@@ -72,11 +72,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_frequency_factors_are_used(tmp_path):
-    plain = load(write_tiny_gguf(tmp_path / "plain.gguf")).layers.blocks[0].attention.rope.turns.values
+    plain = load(write_tiny_gguf(tmp_path / "plain.gguf")).layers.blocks[0].attention.inner.rope.turns.values
     factors = (
         load(write_tiny_gguf(tmp_path / "factors.gguf", tensors={"rope_freqs.weight": (HEAD_DIM // 2,)}))
         .layers.blocks[0]
-        .attention.rope.turns.values
+        .attention.inner.rope.turns.values
     )
     assert plain.shape == factors.shape and (plain != factors).any()
 
@@ -110,16 +110,17 @@ def test_linear_rope_scaling(tmp_path, architecture, fields, scale):
     path = write_tiny_gguf(
         tmp_path / "scaled.gguf",
         architecture,
+        num_layers=6,  # the sixth of gemma3 sees all
         fields={f"{architecture}.rope.{key}": value for key, value in fields.items()},
     )
-    assert load(path).config.rope_scale == scale
+    assert load(path).config.ropes[-1].scale == scale
 
 
 def test_other_rope_scaling_is_refused_by_name(tmp_path):
     path = write_tiny_gguf(
-        tmp_path / "yarn.gguf", fields={"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+        tmp_path / "su.gguf", fields={"llama.rope.scaling.type": "su", "llama.rope.scaling.factor": 4.0}
     )
-    with pytest.raises(UnsupportedModel, match="'yarn'"):
+    with pytest.raises(UnsupportedModel, match="'su'"):
         load(path)
 
 

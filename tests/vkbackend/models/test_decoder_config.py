@@ -26,10 +26,10 @@ def test_every_decoder_checks_the_same_sizes(tmp_path, architecture):
 
 
 def test_llama_rotates_the_leading_elements_of_a_head(tmp_path):
-    assert config(tmp_path, "llama", rope__dimension_count=8).rope_dim == 8
+    assert config(tmp_path, "llama", rope__dimension_count=8).ropes[0].num_rotated == 8
 
 
 def test_gemma3_ignores_the_number_of_rotated_elements(tmp_path):
     """All elements of its heads rotate."""
     read = config(tmp_path, "gemma3", rope__dimension_count=3)
-    assert read.rope_dim == read.head_dim
+    assert read.ropes[0].num_rotated == read.head_dim

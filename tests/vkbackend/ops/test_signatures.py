@@ -51,7 +51,17 @@ def kv_write(width=8, dtype=np.float16):
 def split_heads(heads=4, q_norm=None, k_norm=None, n_rot=8, **attrs):
     return (
         "split_heads",
-        [f32(1, heads, 8), i32(0), i32(0), i32(0)[None], f32(n_rot), q_norm, k_norm, f32(1, 4, 1, 8), f32(1, 4, 1, 8)],
+        [
+            f32(1, heads, 8),
+            i32(0),
+            i32(0),
+            i32(0)[None],
+            f32(n_rot + 1),
+            q_norm,
+            k_norm,
+            f32(1, 4, 1, 8),
+            f32(1, 4, 1, 8),
+        ],
         {"n_rot": n_rot, "pairing": "halves", **attrs},
     )
 
@@ -64,7 +74,7 @@ def decode_attention(**changes):
 
 RNG = np.random.default_rng(1)
 PLAIN, GATED = PackedMatrix.random(RNG, "q8_0", 8, 64), PackedMatrix.random(RNG, "q8_0", 8, 64, gated=True)
-ROPE = [f32(2, 3, 8), i32(0, 1), f32(8)]
+ROPE = [f32(2, 3, 8), i32(0, 1), f32(9)]
 
 REFUSED = {
     "odd width": (
@@ -109,7 +119,7 @@ REFUSED = {
     "odd cache row": (kv_write(5), "with head_dim a multiple of 2"),
     "odd cache row, f32": (kv_write(7, np.float32), "with head_dim a multiple of 2"),
     "rope beyond the head": (
-        ("rope", [f32(2, 3, 4), i32(0, 1), f32(8)], {"n_rot": 8, "pairing": "halves"}),
+        ("rope", [f32(2, 3, 4), i32(0, 1), f32(9)], {"n_rot": 8, "pairing": "halves"}),
         "n_rot must not exceed head_dim",
     ),
     "rope's turns": (
@@ -117,7 +127,7 @@ REFUSED = {
         r"rope: turns is float32 \(6,\)",
     ),
     "rope's pairs": (
-        ("rope", [f32(2, 3, 9), i32(0, 1), f32(9)], {"n_rot": 9, "pairing": "halves"}),
+        ("rope", [f32(2, 3, 9), i32(0, 1), f32(10)], {"n_rot": 9, "pairing": "halves"}),
         "n_rot a multiple of 2",
     ),
     "pairing": (("rope", ROPE, {"n_rot": 8, "pairing": "neox"}), "pairing must be one of adjacent, halves"),
