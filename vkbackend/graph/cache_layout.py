@@ -60,6 +60,7 @@ class CacheLayout:
     num_sequences: sequences that may be open
     num_snapshots: windows of closed sequences for which there is room, if the open ones hold all that they may
     kind: a key of DTYPES
+    context_length: tokens that one sequence may have
     """
 
     groups: tuple[LayerGroup, ...]
@@ -69,6 +70,7 @@ class CacheLayout:
     page_size: int
     num_kv_heads: int
     head_dim: int
+    context_length: int
 
     @classmethod
     def of(
@@ -102,7 +104,7 @@ class CacheLayout:
         groups = [LayerGroup(0, tuple(layers.pop(0)), pages, num_pages)]
         for window, members in layers.items():
             groups.append(LayerGroup(window, tuple(members), window_pages(window, step_tokens, page_size), num_pages))
-        sizes = kind, page_size, config.num_kv_heads, config.head_dim
+        sizes = kind, page_size, config.num_kv_heads, config.head_dim, context_length
         return cls(tuple(groups), num_sequences, num_snapshots, *sizes).with_snapshots(num_snapshots)
 
     @property

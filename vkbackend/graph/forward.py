@@ -16,6 +16,11 @@ class CacheValues:
 
     storage: CacheStorage
 
+    @property
+    def context_length(self) -> int:
+        """Tokens that one sequence may have."""
+        return self.storage.layout.context_length
+
     def cache(self, graph: Graph, layer: int) -> LayerCache:
         """Keys, values and page table of one layer."""
         keys, values = self.storage.layers[layer]

@@ -42,6 +42,11 @@ class LayerCache:
 class Caches(Protocol):
     """The KV caches of a step, by layer."""
 
+    @property
+    def context_length(self) -> int:
+        """Tokens that one sequence may have."""
+        ...
+
     def cache(self, graph: Graph, layer: int) -> LayerCache:
         """The cache of one layer."""
         ...

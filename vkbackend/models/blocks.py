@@ -10,6 +10,7 @@ import numpy as np
 from ..graph import functions as F
 from ..graph.builder import Graph, Value
 from ..graph.model import Caches
+from ..graph.vector import Vector
 from ..ops.rope import as_turns
 from .axes import Axis, Stack
 from .decoder_config import DecoderConfig, RopeKind
@@ -57,21 +58,38 @@ class FeedForward:
 class Rope:
     """How layers rotate queries and keys.
 
-    axes: of tokens whose rope position has several numbers, which one of the four each pair turns by: int32
-    (num_rotated / 2,); None: the first.
+    turns: as `rope.as_turns` gives them. long_turns: in contexts of more than `kind.short_context` tokens; None: as in
+    shorter ones. axes: of tokens whose rope position has several numbers, which one of the four each pair turns by:
+    int32 (num_rotated / 2,); None: the first.
     """
 
     def __init__(self, w: Weights, kind: RopeKind, axes: np.ndarray | None = None):
-        factors = w.optional_vector("rope_freqs", kind.num_rotated // 2) if kind.reads_factors else None
-        frequencies = kind.frequencies() / (factors.values if factors else 1)
-        frequencies = np.pad(frequencies, (0, -len(frequencies) % 2))  # kernels rotate multiples of four elements
-        self.pairing = kind.pairing
-        self.turns = w.constant("rope_turns", as_turns(frequencies, kind.magnitude))
+        self.kind = kind
+        factors, long_factors = _frequency_factors(w, kind)
+        self.turns = _turns(w, kind, factors)
+        self.long_turns = _turns(w, kind, long_factors) if long_factors else None
         self.axes = None if axes is None else w.constant("rope_axes", axes.astype(np.int32))
 
-    def __call__(self, graph: Graph) -> F.Rotation:
-        """The rotation as values of `graph`."""
-        return F.Rotation(graph.constant(self.turns), self.pairing, optional(graph, self.axes))
+    def __call__(self, graph: Graph, context_length: int) -> F.Rotation:
+        """The rotation as values of `graph`. context_length: tokens that one sequence may have."""
+        turns = (self.long_turns if context_length > self.kind.short_context else None) or self.turns
+        return F.Rotation(graph.constant(turns), self.kind.pairing, optional(graph, self.axes))
+
+
+def _frequency_factors(w: Weights, kind: RopeKind) -> tuple[Vector | None, Vector | None]:
+    """Divisors of the frequencies of each pair, and those of long contexts if they differ."""
+    if not kind.reads_factors:
+        return None, None
+    pairs = kind.num_rotated // 2
+    if w.has("rope_freqs"):
+        return w.vector("rope_freqs", pairs), None
+    return w.optional_vector("rope_factors_short", pairs), w.optional_vector("rope_factors_long", pairs)
+
+
+def _turns(w: Weights, kind: RopeKind, factors: Vector | None) -> Vector:
+    frequencies = kind.frequencies() / (factors.values if factors else 1)
+    frequencies = np.pad(frequencies, (0, -len(frequencies) % 2))  # kernels rotate multiples of four elements
+    return w.constant("rope_turns", as_turns(frequencies, kind.magnitude))
 
 
 class HeadNorms:
@@ -110,7 +128,7 @@ class Attention:
         qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
         y = F.attend(
             qkv,
-            self.rope(graph),
+            self.rope(graph, caches.context_length),
             self.head_norms and self.head_norms(graph),
             caches.cache(graph, self.layer),
             num_heads=cfg.num_heads,

@@ -22,8 +22,9 @@ class RopeKind:
     rotates: False leaves them as they are.
     base, num_rotated: frequencies are base^(-2i / num_rotated). pairing: "adjacent" (2i, 2i + 1) or "halves"
     (i, i + num_rotated / 2). scale: factor on positions. reads_factors: the file's `rope_freqs`, if it has them, divide
-    the frequencies. extends_from: the context of the training that YaRN extends, which scales low frequencies only; 0:
-    all are scaled alike. magnitude: factor on sines and cosines.
+    the frequencies, or else its `rope_factors_long` in contexts of more than `short_context` tokens and its
+    `rope_factors_short` in others. extends_from: the context of the training that YaRN extends, which scales low
+    frequencies only; 0: all are scaled alike. magnitude: factor on sines and cosines.
     """
 
     base: float
@@ -34,6 +35,7 @@ class RopeKind:
     rotates: bool = True
     extends_from: int = 0
     magnitude: float = 1.0
+    short_context: int = 0
 
     def frequencies(self) -> np.ndarray:
         """Of each pair, in radians per position, f64 (num_rotated / 2,)."""
@@ -122,17 +124,7 @@ class DecoderConfig(Config):
         )
         width_axis, feed_forward_axis = Axis.of(width, 32), Axis.of(feed_forward, 32)
         qk_axis, v_axis = _head_axes(num_heads, head_dim, rope_dim, pairing)
-        kind, factor = meta.rope_scaling()
-        is_yarn = kind == "yarn" and factor > 1
-        rope = RopeKind(
-            base=meta.get_float("rope.freq_base", default_rope_base, least=1.0),
-            num_rotated=rope_dim,
-            pairing=pairing,
-            scale=1 / factor,
-            reads_factors=True,
-            extends_from=meta.get_int("rope.scaling.original_context_length") if is_yarn else 0,
-            magnitude=meta.get_float("rope.scaling.attn_factor", 1.0) * (1 + 0.1 * math.log(factor) if is_yarn else 1),
-        )
+        rope = _rope(meta, meta.get_float("rope.freq_base", default_rope_base, least=1.0), rope_dim, pairing)
         return cls(
             num_layers=num_layers,
             width=width_axis.total,
@@ -151,6 +143,29 @@ class DecoderConfig(Config):
             windows=(0,) * num_layers,
             score_scale=head_dim**-0.5,
         )
+
+
+def _rope(meta: Hyperparameters, base: float, num_rotated: int, pairing: str) -> RopeKind:
+    """The rotation that the metadata describe, with its scaling."""
+    kind, factor = meta.rope_scaling()
+    is_yarn = kind == "yarn" and factor > 1
+    has_long_factors = "rope_factors_long.weight" in meta.gguf.tensors
+    original = meta.get_int("rope.scaling.original_context_length", least=2) if is_yarn or has_long_factors else 0
+    magnitude = 1 + 0.1 * math.log(factor) if is_yarn else 1.0
+    unsaid = 1.0
+    if has_long_factors:  # as in Ding et al. 2024, https://arxiv.org/abs/2402.13753
+        extension = max(meta.get_int("context_length") / original, 1.0)
+        unsaid = math.sqrt(1 + math.log(extension) / math.log(original))
+    return RopeKind(
+        base=base,
+        num_rotated=num_rotated,
+        pairing=pairing,
+        scale=1 / factor,
+        reads_factors=True,
+        extends_from=original if is_yarn else 0,
+        magnitude=magnitude * meta.get_float("rope.scaling.attn_factor", unsaid),
+        short_context=original,
+    )
 
 
 def _head_axes(num_heads: int, head_dim: int, num_rotated: int, pairing: str) -> tuple[Axis, Axis]:

@@ -51,17 +51,19 @@ class Hyperparameters:
         return count
 
     def rope_scaling(self) -> tuple[str, float]:
-        """The kind of scaling, "linear" or "yarn", and its factor; 1 for none. Raises UnsupportedModel for other kinds.
+        """The kind of scaling, "linear" or "yarn", and its factor; 1 for none, and for longrope, whose factors are
+        tensors. Raises UnsupportedModel for other kinds.
 
         Defaults as in llama.cpp's loader (llama_model::load_hparams): scaling is linear if only a factor is given,
         older files call the factor `rope.scale_linear`, and a factor of 0 means no scaling.
         """
         kind = self.gguf.metadata.get(f"{self.architecture}.rope.scaling.type", str, "linear")
-        if kind == "none":
+        if kind in ("none", "longrope"):
             return "linear", 1.0
         if kind not in ("linear", "yarn"):
             raise UnsupportedModel(
-                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear, yarn"
+                f"{self.gguf.path}: rope scaling {kind!r} is not implemented; readable here: none, linear, yarn, "
+                f"longrope"
             )
         return kind, self.get_float("rope.scaling.factor", self.get_float("rope.scale_linear", 0.0)) or 1.0
 

@@ -211,7 +211,7 @@ def test_bytes_of_a_cache_of_bytes(head_dim, of_a_position):
     shape = (7, 16, 3, head_dim)
     packed = Q8Cache.zeros(shape).packed()
     assert packed.nbytes == cache_bytes(shape, "q8_0") == 7 * 16 * 3 * of_a_position
-    layout = CacheLayout((LayerGroup(0, (0, 1), 7, 7),), 1, 0, "q8_0", 16, 3, head_dim)
+    layout = CacheLayout((LayerGroup(0, (0, 1), 7, 7),), 1, 0, "q8_0", 16, 3, head_dim, 112)
     storage = CacheStorage(layout, (0, 1))
     assert storage.num_bytes == 2 * 2 * 7 * 16 * 3 * (head_dim + head_dim // 32 * 2)
 

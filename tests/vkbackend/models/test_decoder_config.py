@@ -1,11 +1,20 @@
 """The sizes of decoders, read from the metadata of tiny files."""
 
+import math
+
+import numpy as np
 import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend import loading
 from vkbackend.errors import GGUFError, UnsupportedModel
+from vkbackend.graph.builder import Graph
+from vkbackend.graph.step import StepShape
+from vkbackend.graph.vector import Vector
+from vkbackend.models.blocks import Rope
 from vkbackend.models.decoder_config import DecoderConfig
+from vkbackend.models.weights import Weights
+from vkbackend.ops.rope import as_turns
 
 
 def config(path, architecture, **fields):
@@ -33,3 +42,20 @@ def test_gemma3_ignores_the_number_of_rotated_elements(tmp_path):
     """All elements of its heads rotate."""
     read = config(tmp_path, "gemma3", rope__dimension_count=3)
     assert read.ropes[0].num_rotated == read.head_dim
+
+
+def test_long_contexts_take_the_long_factors_of_frequencies(tmp_path):
+    keys = {"llama.rope.scaling.original_context_length": 128, "llama.rope.scaling.type": "longrope"}
+    tensors = {f"rope_factors_{length}.weight": (32,) for length in ("short", "long")}
+    path = write_tiny_gguf(tmp_path / "long.gguf", fields=keys, tensors=tensors)
+    file = loading.read(path)
+    assert isinstance(file.config, DecoderConfig)
+    rope = Rope(Weights(file.gguf), file.config.ropes[0])
+    graph = Graph(StepShape(1, 0), (1, 1))
+    pairs = 10000.0 ** (-np.arange(32) / 32)
+    for context_length, length in ((1, "short"), (128, "short"), (129, "long")):
+        factors = file.gguf.data(f"rope_factors_{length}.weight").view(np.float32)
+        turns = rope(graph, context_length).turns.constant
+        # With a factor for sines and cosines that is not in the file: the model was trained with 4 times the context.
+        assert isinstance(turns, Vector)
+        assert np.array_equal(turns.values, as_turns(pairs / factors, (1 + math.log(4) / math.log(128)) ** 0.5)), length
