@@ -1,5 +1,5 @@
-"""print_logprobs.py MODEL.gguf [NUM_THREADS]: 24 greedy tokens and their log-probabilities' bits, as the server's engine
-computes them: on a Vulkan device with OLLAMA_VULKAN=1, else on the CPU.
+"""print_logprobs.py MODEL.gguf [NUM_THREADS]: 24 greedy tokens and their log-probabilities' bits, as the server's
+engine computes them: on a Vulkan device with OLLAMA_VULKAN=1, else on the CPU.
 """
 
 import struct

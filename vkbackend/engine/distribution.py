@@ -76,13 +76,12 @@ def _keeps_typical(options: SamplingOptions) -> bool:
 def _deviations(scaled: np.ndarray, weights: np.ndarray, total: float, out: np.ndarray | None = None) -> np.ndarray:
     """Distance of each token's surprise from the entropy, which is that of its log-weight from their mean, float32.
 
-    scaled: logarithms of the weights. Meister et al., "Locally Typical Sampling" (2022).
+    scaled: logarithms of the weights, finite. Meister et al., "Locally Typical Sampling" (2022).
     """
     mean = 0.0
     for start in range(0, len(weights), CHUNK):
         chunk = slice(start, start + CHUNK)
-        logarithms = np.maximum(scaled[chunk], _UNDERFLOW)  # 0 * -inf is NaN
-        mean += float(np.dot(weights[chunk].astype(np.float64), logarithms))
+        mean += float(np.dot(weights[chunk].astype(np.float64), scaled[chunk]))
     deviations = np.subtract(scaled, np.float32(mean / total), out=out)
     return np.abs(deviations, out=deviations)
 
@@ -93,7 +92,8 @@ def keep_typical(scaled: np.ndarray, weights: np.ndarray, p: float) -> np.ndarra
     scaled: logarithms of the weights, descending
     """
     total = float(weights.sum(dtype=np.float64))
-    order = np.argsort(_deviations(scaled, weights, total), kind="stable")
+    finite = np.maximum(scaled, _UNDERFLOW)  # weights below it are 0
+    order = np.argsort(_deviations(finite, weights, total), kind="stable")
     return np.sort(order[: count_top_p(weights[order], limit_of(p, total))])
 
 
@@ -182,14 +182,16 @@ class _Order:
         before = float(self._sums[bin_number - 1]) if bin_number else 0.0
         return before + float(self._weights[items].sum(dtype=np.float64))
 
-    def drop_after_first(self, count: int) -> None:
-        """Set the weights of all but the first `count` items, of at least as many, to 0."""
-        self._drop_after(*self._first(count))
+    def are_first(self, count: int) -> np.ndarray:
+        """Which items are the first `count`, of at least as many: a mask."""
+        return self._up_to(*self._first(count))
 
-    def drop_after_sum(self, limit: float) -> None:
-        """Set the weights of all items after that at which the sum of weights exceeds the limit, if one does, to 0."""
+    def are_up_to_sum(self, limit: float) -> np.ndarray:
+        """Which items come no later than that at which the sum of weights exceeds the limit: a mask. If none does,
+        those of weight 0 at the end may be left out.
+        """
         bin_number, items, _ = self._place(limit, "right")
-        self._drop_after(bin_number, items)
+        return self._up_to(bin_number, items)
 
     def _place(self, limit: float, side: Literal["left", "right"]) -> tuple[int, np.ndarray, float]:
         """Where the sum of weights reaches the limit (side "left") or exceeds it ("right").
@@ -221,11 +223,11 @@ class _Order:
             return inside
         return inside[np.lexsort((-values, -keys))]
 
-    def _drop_after(self, bin_number: int, items: np.ndarray) -> None:
-        """Set the weights to 0 of all items but those of the bins before `bin_number`, and `items`."""
-        kept = self._weights[items]
-        self._weights *= self._bins < bin_number
-        self._weights[items] = kept
+    def _up_to(self, bin_number: int, items: np.ndarray) -> np.ndarray:
+        """Which items are in bins before `bin_number`, or among `items`: a mask."""
+        kept = self._bins < bin_number
+        kept[items] = True
+        return kept
 
 
 def _kept_total(order: _Order, weights: np.ndarray, total: float, options: SamplingOptions) -> float:
@@ -237,6 +239,19 @@ def _kept_total(order: _Order, weights: np.ndarray, total: float, options: Sampl
     return min(kept_total, float(likely.sum(dtype=np.float64)))
 
 
+def _only(
+    kept: np.ndarray, indices: np.ndarray, scaled: np.ndarray, values: np.ndarray, weights: np.ndarray
+) -> list[np.ndarray]:
+    """The arrays without the tokens that are not `kept`, a mask; or with weight 0 for these tokens where they are few:
+    then copies cost more than they save.
+    """
+    if 4 * np.count_nonzero(kept) >= len(kept):
+        weights *= kept
+        return [indices, scaled, values, weights]
+    places = np.flatnonzero(kept)
+    return [each[places] for each in (indices, scaled, values, weights)]
+
+
 class UnsortedDraws:
     """Draws as `draw_sorted` does, in time proportional to the number of tokens. Keeps its arrays between draws."""
 
@@ -245,11 +260,12 @@ class UnsortedDraws:
         self._weights = np.zeros(0, np.float32)
         self._deviations = np.zeros(0, np.float32)
         self._bins = np.zeros(0, np.int16)
+        self._indices = np.zeros(0, np.int32)
 
     def draw(self, values: np.ndarray, options: SamplingOptions, uniform: float) -> int:
         """The index of the drawn token. values: logits in ascending order of their tokens' ids."""
         self._make_room(len(values))
-        scaled, weights, bins = self._scaled[: len(values)], self._weights[: len(values)], self._bins[: len(values)]
+        scaled, weights = self._scaled[: len(values)], self._weights[: len(values)]
         np.divide(values, np.float32(max(options.temperature, COLDEST)), out=scaled)
         below_largest(scaled, out=scaled)
         for start in range(0, len(scaled), CHUNK):  # infinite keys have no bin, and these weights are 0 anyway
@@ -257,19 +273,36 @@ class UnsortedDraws:
             np.maximum(chunk, _FLOORS[: len(chunk)], out=chunk)
         np.exp(scaled, out=weights)
         # Tokens of weight 0 are never drawn, so that their order does not matter.
-        cuts_count = options.top_k > 0 and options.top_k < np.count_nonzero(weights)
-        if not _keeps_typical(options):
-            order = _Order(scaled, values, weights, bins)
-            total = order.sum_of_first(options.top_k) if cuts_count else order.total
-            return order.item_at(uniform * min(total, _kept_total(order, weights, total, options)))
-        if cuts_count:
-            _Order(scaled, values, weights, bins).drop_after_first(options.top_k)
+        cuts_count = options.top_k > 0 and options.top_k < np.count_nonzero(weights > 0)
+        if _keeps_typical(options):
+            return self._draw_typical(scaled, values, weights, options, uniform, options.top_k if cuts_count else 0)
+        order = self._order(scaled, values, weights)
+        total = order.sum_of_first(options.top_k) if cuts_count else order.total
+        return order.item_at(uniform * min(total, _kept_total(order, weights, total, options)))
+
+    def _draw_typical(
+        self,
+        scaled: np.ndarray,
+        values: np.ndarray,
+        weights: np.ndarray,
+        options: SamplingOptions,
+        uniform: float,
+        top_k: int,
+    ) -> int:
+        """`draw` where typical_p cuts. scaled: logarithms of the weights. top_k: 0 if it cuts nothing"""
+        tokens = [self._indices[: len(values)], scaled, values, weights]
+        if top_k:
+            tokens = _only(self._order(*tokens[1:]).are_first(top_k), *tokens)
+        _, scaled, values, weights = tokens
         total = float(weights.sum(dtype=np.float64))
-        deviations = _deviations(scaled, weights, total, self._deviations[: len(values)])
-        np.negative(deviations, out=deviations)
-        _Order(deviations, values, weights, bins).drop_after_sum(limit_of(options.typical_p, total))
-        order = _Order(scaled, values, weights, bins)
-        return order.item_at(uniform * _kept_total(order, weights, total, options))
+        deviations = _deviations(scaled, weights, total, self._deviations[: len(scaled)])
+        order = self._order(np.negative(deviations, out=deviations), values, weights)
+        indices, *rest = _only(order.are_up_to_sum(limit_of(options.typical_p, total)), *tokens)
+        order = self._order(*rest)
+        return int(indices[order.item_at(uniform * _kept_total(order, rest[-1], total, options))])
+
+    def _order(self, keys: np.ndarray, values: np.ndarray, weights: np.ndarray) -> _Order:
+        return _Order(keys, values, weights, self._bins[: len(keys)])
 
     def _make_room(self, count: int) -> None:
         if len(self._bins) < count:
@@ -277,3 +310,4 @@ class UnsortedDraws:
             self._weights = np.zeros(count, np.float32)
             self._deviations = np.zeros(count, np.float32)
             self._bins = np.zeros(count, np.int16)
+            self._indices = np.arange(count, dtype=np.int32)
