@@ -54,6 +54,15 @@ struct NormArgs {
     float eps;
 };
 
+// y = (x - mean(x)) / deviation(x) * weight [+ bias] [+ residual], over runs of `size` elements of each row, of which
+// `padding` are zeros that do not count. weight_stride: from the weights of one run to those of the next. y may be x.
+struct LayerNormArgs {
+    Rows x, residual, y;
+    const float *weight, *bias;
+    int64_t size, padding, weight_stride;
+    float eps;
+};
+
 enum class Gate { NONE, SILU, GELU };
 
 // y = [act(x's first half) * x's second half of] (x [+ bias]) [+ residual]; y may be x.
@@ -67,6 +76,14 @@ struct FinishArgs {
 struct GateArgs {
     Rows gate, up, y;
     Gate kind;
+};
+
+enum class Activation { GELU_TANH, GELU_ERF, RELU_SQUARED };
+
+// y = act(x)
+struct ActivationArgs {
+    Rows x, y;
+    Activation kind;
 };
 
 // y = cap * tanh(x / cap)
@@ -155,6 +172,8 @@ struct ProductKernel {
 
 struct Kernels {
     void (*rms_norm)(const NormArgs&, int task, int tasks);
+    void (*layer_norm)(const LayerNormArgs&, int task, int tasks);
+    void (*activation)(const ActivationArgs&, int task, int tasks);
     void (*finish)(const FinishArgs&, int task, int tasks);
     void (*gate)(const GateArgs&, int task, int tasks);
     void (*softcap)(const SoftcapArgs&, int task, int tasks);

@@ -76,6 +76,18 @@ def rms_norm(program: Program, node: Node) -> None:
     program.call(_cpu.rms_norm(x, weight, residual, program.array(node.outputs[0]), node.attrs["eps"]))
 
 
+def layer_norm(program: Program, node: Node) -> None:
+    """The norm over heads or whole rows."""
+    x, weight, bias, residual = (_argument(program, value) for value in node.inputs)
+    y = program.array(node.outputs[0])
+    program.call(_cpu.layer_norm(x, weight, bias, residual, y, node.attrs["eps"], node.attrs.get("padding", 0)))
+
+
+def activation(program: Program, node: Node) -> None:
+    """Activations of one argument."""
+    program.call(_cpu.activation(_argument(program, node.inputs[0]), program.array(node.outputs[0]), node.op.name))
+
+
 def gated(program: Program, node: Node) -> None:
     """silu_mul and gelu_mul."""
     gate, up = (_argument(program, value) for value in node.inputs)
@@ -161,6 +173,10 @@ def top_k(program: Program, node: Node) -> None:
 LOWERINGS: dict[str, Lowering] = {
     "matmul": matmul,
     "rms_norm": rms_norm,
+    "layer_norm": layer_norm,
+    "gelu_tanh": activation,
+    "gelu_erf": activation,
+    "relu_squared": activation,
     "silu_mul": gated,
     "gelu_mul": gated,
     "softcap": softcap,

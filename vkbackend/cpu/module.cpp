@@ -7,6 +7,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -172,6 +173,36 @@ static std::unique_ptr<Call> rms_norm(py::object x, py::object weight, py::objec
     same(args.x, args.y, "y");
     same(args.x, args.residual, "residual");
     return make(kernels().rms_norm, args, {x, weight, residual, y});
+}
+
+static std::unique_ptr<Call> layer_norm(py::object x, py::object weight, py::object bias, py::object residual,
+                                        py::object y, float eps, int64_t padding) {
+    const int64_t count = dimension(weight, 0);
+    const int64_t size = dimension(x, int(py::reinterpret_borrow<py::array>(x).ndim()) - 1);
+    LayerNormArgs args{rows(x, "x"),
+                       rows(residual, "residual"),
+                       rows(y, "y"),
+                       values<float>(weight, "weight", count),
+                       values<float>(bias, "bias", count),
+                       size,
+                       padding,
+                       count == size ? 0 : size,
+                       eps};
+    require(size > 0 && (count == size || count == args.x.width), "weight has another size than x");
+    require(padding >= 0 && padding < size, "padding leaves no element");
+    same(args.x, args.y, "y");
+    same(args.x, args.residual, "residual");
+    return make(kernels().layer_norm, args, {x, weight, bias, residual, y});
+}
+
+static std::unique_ptr<Call> activation(py::object x, py::object y, const std::string& kind) {
+    static const std::map<std::string, Activation> kinds = {{"gelu_tanh", Activation::GELU_TANH},
+                                                            {"gelu_erf", Activation::GELU_ERF},
+                                                            {"relu_squared", Activation::RELU_SQUARED}};
+    require(kinds.count(kind) == 1, "unknown activation " + kind);
+    ActivationArgs args{rows(x, "x"), rows(y, "y"), kinds.at(kind)};
+    same(args.x, args.y, "y");
+    return make(kernels().activation, args, {x, y});
 }
 
 static std::unique_ptr<Call> finish(py::object x, py::object bias, py::object residual, py::object y,
@@ -370,6 +401,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("choose_variant", &choose_variant, py::arg("name"));
     using py::arg;
     m.def("rms_norm", &rms_norm, arg("x"), arg("weight"), arg("residual"), arg("y"), arg("eps"));
+    m.def("layer_norm", &layer_norm, arg("x"), arg("weight"), arg("bias"), arg("residual"), arg("y"),
+          arg("eps"), arg("padding"));
+    m.def("activation", &activation, arg("x"), arg("y"), arg("kind"));
     m.def("finish", &finish, arg("x"), arg("bias"), arg("residual"), arg("y"), arg("gate"));
     m.def("gate", &gate, arg("gate"), arg("up"), arg("y"), arg("kind"));
     m.def("softcap", &softcap, arg("x"), arg("y"), arg("cap"));

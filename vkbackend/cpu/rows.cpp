@@ -37,6 +37,52 @@ void rms_norm(const NormArgs& args, int task, int tasks) {
     }
 }
 
+void layer_norm(const LayerNormArgs& args, int task, int tasks) {
+    const int64_t runs = args.x.width / args.size;
+    const float count = float(args.size - args.padding);
+    for (int64_t at = task; at < args.x.count * runs; at += tasks) {
+        const int64_t row = at / runs, run = at % runs, column = run * args.size;
+        const float* x = args.x.row(row) + column;
+        const float* residual = args.residual.data ? args.residual.row(row) + column : nullptr;
+        const float* weight = args.weight + run * args.weight_stride;
+        const float* bias = args.bias ? args.bias + run * args.weight_stride : nullptr;
+        float* y = args.y.row(row) + column;
+        v8 total = splat(0), squares = splat(0);
+        eights(args.size, [&](int64_t i, int some) { total += load_some(x + i, some); });
+        const float mean = sum(total) / count;
+        eights(args.size, [&](int64_t i, int some) {
+            v8 each = load_some(x + i, some) - mean;
+            squares = fma8(each, each, squares);
+        });
+        // Each zero of the padding added mean^2, and so did those after the last element in the last eight.
+        const int64_t zeros = args.padding + (8 - args.size % 8) % 8;
+        const float sum_of_squares = sum(squares) - float(zeros) * mean * mean;
+        const float deviation = std::sqrt((sum_of_squares > 0 ? sum_of_squares : 0.0f) / count + args.eps);
+        eights(args.size, [&](int64_t i, int some) {
+            v8 each = (load_some(x + i, some) - mean) / deviation * load_some(weight + i, some);
+            if (bias) each += load_some(bias + i, some);
+            if (residual) each += load_some(residual + i, some);
+            store_some(y + i, each, some);
+        });
+    }
+}
+
+static v8 applied(Activation kind, v8 x) {
+    if (kind == Activation::GELU_TANH) return gelu8(x);
+    if (kind == Activation::GELU_ERF) return gelu_erf8(x);
+    v8 positive = max8(x, splat(0));
+    return positive * positive;
+}
+
+void activation(const ActivationArgs& args, int task, int tasks) {
+    share(args.y.count, args.y.width, task, tasks, [&](int64_t row, int64_t first, int64_t end) {
+        eights(end - first, [&](int64_t i, int count) {
+            v8 x = load_some(args.x.row(row) + first + i, count);
+            store_some(args.y.row(row) + first + i, applied(args.kind, x), count);
+        });
+    });
+}
+
 static v8 activated(Gate kind, v8 x) { return kind == Gate::SILU ? silu8(x) : gelu8(x); }
 
 void finish(const FinishArgs& args, int task, int tasks) {
@@ -137,9 +183,10 @@ void strips(const StripsArgs& args, int task, int tasks) {
 namespace vkbackend_cpu {
 
 const Kernels& KERNELS() {
-    static constexpr Kernels table = {
-        VARIANT::rms_norm, VARIANT::finish,      VARIANT::gate,      VARIANT::softcap, VARIANT::gather,
-        VARIANT::rotation, VARIANT::split_heads, VARIANT::attention, VARIANT::strips,  VARIANT::find_product};
+    static constexpr Kernels table = {VARIANT::rms_norm,  VARIANT::layer_norm, VARIANT::activation,
+                                      VARIANT::finish,    VARIANT::gate,       VARIANT::softcap,
+                                      VARIANT::gather,    VARIANT::rotation,   VARIANT::split_heads,
+                                      VARIANT::attention, VARIANT::strips,     VARIANT::find_product};
     return table;
 }
 

@@ -6,6 +6,8 @@
 namespace vkbackend_cpu::VARIANT {
 
 void rms_norm(const NormArgs&, int task, int tasks);
+void layer_norm(const LayerNormArgs&, int task, int tasks);
+void activation(const ActivationArgs&, int task, int tasks);
 void finish(const FinishArgs&, int task, int tasks);
 void gate(const GateArgs&, int task, int tasks);
 void softcap(const SoftcapArgs&, int task, int tasks);
