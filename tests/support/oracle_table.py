@@ -11,7 +11,7 @@ from compare_oracles import cases
 from vulkan_drivers import DRIVERS, run_on
 
 BEGIN, END = "<!-- written by scripts/models_table.sh -->\n", "<!-- end -->"
-HEAD = "| model | architecture | twins | CPU path (ggml) | lavapipe | SwiftShader | recording |\n|---|---|---|---|---|---|---|"
+COLUMNS = ("model", "architecture", "twins", "CPU path (ggml)", "lavapipe", "SwiftShader", "recording")
 PLACES = [(None, {"VKBACKEND_CPU": "exact"}), (None, {"VKBACKEND_CPU": "ggml"}), *((driver, {}) for driver in DRIVERS)]
 
 
@@ -30,8 +30,9 @@ def main(folder: Path, document: Path) -> None:
         for driver, environment in PLACES
     ]
     rows = [row(name, case, [each[name] for each in found]) for name, case in all_cases.items()]
+    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     before, rest = document.read_text().split(BEGIN)
-    document.write_text(before + BEGIN + "\n" + "\n".join([HEAD, *rows]) + "\n\n" + END + rest.split(END)[1])
+    document.write_text(before + BEGIN + "\n" + "\n".join([*head, *rows]) + "\n\n" + END + rest.split(END)[1])
 
 
 def row(name: str, case: Path, places: list[dict]) -> str:
