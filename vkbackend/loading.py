@@ -17,9 +17,10 @@ from .cpu.library import ggml
 from .device.context import Device
 from .device.host_memory import available_host_memory
 from .errors import GGUFError, OutOfMemory, UnsupportedModel
-from .gguf.reader import GGUFFile
+from .gguf.reader import GGUFFile, TensorInfo
 from .graph.model import Config, LayeredModel
 from .graph.parts import LayerSpan, LoadedPart
+from .models.adapter import AdapterFile
 from .models.hyperparameters import Hyperparameters
 from .models.upload import upload
 from .models.weights import Weights, check_types, loaded_tensors
@@ -37,18 +38,32 @@ ARCHITECTURES = sorted(module.name for module in pkgutil.iter_modules(architectu
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A GGUF file whose header was read and checked. make_layers: the architecture's `Model`."""
+    """A GGUF file whose header was read and checked, and adapters for it. make_layers: the architecture's `Model`."""
 
     path: str | Path
     gguf: GGUFFile
     architecture: str
     config: Config
     make_layers: Callable[[Weights, Config], LayeredModel]
+    adapters: tuple[AdapterFile, ...] = ()
+
+    @property
+    def tensors(self) -> list[TensorInfo]:
+        """All tensors that are loaded, those of adapters last."""
+        return [
+            *loaded_tensors(self.gguf).values(),
+            *(info for adapter in self.adapters for info in adapter.tensors),
+        ]
 
     @property
     def num_bytes(self) -> int:
-        """Size in the file of all tensors that are loaded."""
-        return sum(info.num_bytes for info in loaded_tensors(self.gguf).values())
+        """Size in the files of all tensors that are loaded."""
+        return sum(info.num_bytes for info in self.tensors)
+
+    def release_pages(self) -> None:
+        """Release the pages of the files in memory. The system reads them again when they are used."""
+        for gguf in (self.gguf, *(adapter.gguf for adapter in self.adapters)):
+            gguf.release_pages()
 
 
 @dataclass
@@ -79,8 +94,8 @@ class LoadedLayers:
         return [LoadedPart(span, self.device, self.layers, self.num_bytes)]
 
 
-def read(path: str | Path) -> ModelFile:
-    """Open a GGUF file and check its header. Raises GGUFError, UnsupportedModel."""
+def read(path: str | Path, adapters: Sequence[str | Path] = ()) -> ModelFile:
+    """Open a GGUF file and adapters for it, and check their headers. Raises GGUFError, UnsupportedModel."""
     try:
         gguf = GGUFFile.open(path)
     except OSError as error:
@@ -95,7 +110,9 @@ def read(path: str | Path) -> ModelFile:
         )
     module = importlib.import_module(f"{architectures.__name__}.{name}")
     check_types(gguf)
-    return ModelFile(path, gguf, architecture, module.config(Hyperparameters(gguf)), module.Model)
+    config = module.config(Hyperparameters(gguf))
+    opened = tuple(AdapterFile.open(each, architecture) for each in adapters)
+    return ModelFile(path, gguf, architecture, config, module.Model, opened)
 
 
 def load(
@@ -122,7 +139,7 @@ def load(
     else:
         num_bytes = upload(weights.made, device, file.num_bytes, progress)
     progress.end()
-    file.gguf.release_pages()
+    file.release_pages()
     return LoadedLayers(file.gguf, file.architecture, file.config, layers, device, num_bytes)
 
 
@@ -139,10 +156,7 @@ def load_parts(
     for _, device in places:
         if device is not None:
             device.reopen_if_lost()
-    sizes = [
-        sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if span.holds(name))
-        for span, _ in places
-    ]
+    sizes = [sum(info.num_bytes for info in file.tensors if span.holds(info.name)) for span, _ in places]
     made = [
         make_layers(file) for _ in places
     ]  # all of them first, which finds faults of the file before anything is moved
@@ -161,14 +175,14 @@ def load_parts(
             num_bytes = upload(held, device, size, progress)
         parts.append(LoadedPart(span, device, layers, num_bytes))
     progress.end()
-    file.gguf.release_pages()
+    file.release_pages()
     total = sum(part.num_bytes for part in parts)
     return LoadedLayers(file.gguf, file.architecture, file.config, None, None, total, parts)
 
 
 def make_layers(file: ModelFile) -> tuple[Weights, LayeredModel]:
     """The layers of a model, whose weights are views of the file. Raises GGUFError, UnsupportedModel."""
-    weights = Weights(file.gguf)
+    weights = Weights(file.gguf, file.adapters)
     layers = file.make_layers(weights, file.config)
     weights.check_all_used()
     return weights, layers

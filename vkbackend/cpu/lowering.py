@@ -42,7 +42,7 @@ def reference(program: Program, node: Node) -> None:
 
 
 def matmul(program: Program, node: Node) -> None:
-    """Norm, one product for each tensor, then bias, gate and residual."""
+    """Norm, one product for each tensor, then bias, gate and residual, which may be where the result goes."""
     x, weight, norm, residual, bias = (_argument(program, value) for value in node.inputs)
     y, gate = program.array(node.outputs[0]), node.attrs.get("gate", "")
     assert isinstance(weight, PackedMatrix), "only weights of a file are factors"
@@ -51,7 +51,8 @@ def matmul(program: Program, node: Node) -> None:
     else:
         x = _normalized(program, x, norm, node.attrs.get("eps", 0.0))
     rows = weight.shape[0]
-    products = program.scratch("products", (len(x), rows)) if gate else y
+    is_in_place = residual is not None and np.may_share_memory(residual, y)
+    products = program.scratch("products", (len(x), rows)) if gate or is_in_place else y
     first = 0
     for raw in weight.raws:
         program.product(raw, weight.format, x, products[:, first : first + len(raw)])

@@ -19,7 +19,9 @@ from .weights import Weights
 
 
 class GatedLinear:
-    """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format. gate: "silu" or "gelu"."""
+    """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format and no adapter changes them.
+    gate: "silu" or "gelu".
+    """
 
     def __init__(self, w: Weights, gate: str, *, rows: Axis, columns: Axis, name: str = "ffn_gated"):
         self.gate = gate
@@ -31,7 +33,7 @@ class GatedLinear:
         )
         self.bias = w.bias(names, sizes) if self.weight else None
         if not self.weight:
-            self.separate = w.linear("ffn_gate", "ffn_up", rows=(rows, rows), columns=columns, name="gate_up")
+            self.separate = w.linear(*names, rows=sizes, columns=columns, name="gate_up")
 
     def __call__(self, x: Value, norm: RMSNorm | None) -> Value:
         """x: (T, columns) -> (T, rows)."""

@@ -8,7 +8,6 @@ from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from .blocks import Attention, FeedForward, Rope
 from .decoder_config import DecoderConfig
-from .layers import Embedding
 from .weights import Weights
 
 
@@ -48,7 +47,7 @@ class Decoder:
 
     def __init__(self, w: Weights, cfg: DecoderConfig):
         self.cfg = cfg
-        self.embed = Embedding(w.matrix("token_embd", columns=cfg.width_axis), scale=cfg.embedding_scale)
+        self.embed = w.embedding("token_embd", columns=cfg.width_axis, scale=cfg.embedding_scale)
         ropes = {kind: Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
         self.blocks = [Block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
         self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width_axis, cfg.logit_scale)

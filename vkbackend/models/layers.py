@@ -4,6 +4,7 @@ In: placed matrices and vectors. Out: callables on symbolic values. `weights.Wei
 `blocks.py` puts them together.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..graph import functions as F
@@ -13,16 +14,47 @@ from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
 
 
+class LowRank:
+    """The pair of an adapter for some outputs of a product: y += scale * (x A^T) B^T.
+
+    a: (rank, columns). b: (rows, rank). first: of the outputs. The rank is padded with zeros.
+    """
+
+    def __init__(self, a: PackedMatrix, b: PackedMatrix, scale: float, first: int = 0):
+        self.a = a
+        self.b = b
+        self.scale = scale
+        self.first = first
+
+    def add_product(self, y: Value, x: Value, fused: dict[str, Any]) -> None:
+        """Add the product of x (T, columns) to y (T, num_rows). fused: as from `prepared`."""
+        self._add(y, F.matmul(x, x.graph.constant(self.a), name="lora", **fused), self.scale)
+
+    def add_rows(self, y: Value, factor: float) -> None:
+        """Add the rows of the step's tokens, times `factor`, to y (T, rows). a: (vocabulary, rank)."""
+        self._add(y, F.embed(y.graph.constant(self.a), scale=factor * self.scale), 1.0)
+
+    def _add(self, y: Value, low: Value, factor: float) -> None:
+        """low: (T, rank)."""
+        low = low if factor == 1 else F.scale(low, factor)
+        rows = self.b.shape[0]
+        part = y if rows == y.shape[1] else y.columns(self.first, rows)
+        F.matmul(low, y.graph.constant(self.b), residual=part, out=part)
+
+
 class Linear:
     """One or several weights with the same input, computed into one (T, sum of rows) buffer.
 
-    biases: one per weight, or None. norm: of the input, fused into the products.
+    biases: one per weight, or None. low_ranks: of adapters. norm: of the input, fused into the products.
     """
 
-    def __init__(self, stacks: list[PackedMatrix], biases: list[Vector | None], name: str):
+    def __init__(
+        self, stacks: list[PackedMatrix], biases: list[Vector | None], name: str, low_ranks: Sequence[LowRank] = ()
+    ):
         self.stacks = stacks
         self.biases = biases
         self.name = name
+        self.low_ranks = low_ranks
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
     def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
@@ -43,6 +75,8 @@ class Linear:
                 **fused,
             )
             first += rows
+        for low_rank in self.low_ranks:
+            low_rank.add_product(y, x, fused)
         return y
 
 
@@ -76,13 +110,16 @@ class RMSNorm:
 class Embedding:
     """Rows of `weight` for the step's tokens, times `scale`; rows of embeddings in a step are placed as they are."""
 
-    def __init__(self, weight: PackedMatrix, scale: float = 1.0):
+    def __init__(self, weight: PackedMatrix, scale: float = 1.0, low_ranks: Sequence[LowRank] = ()):
         self.weight = weight
         self.scale = scale
+        self.low_ranks = low_ranks
 
     def __call__(self, graph: Graph) -> Value:
         """The rows of the step's tokens: (T, width)."""
         x = F.embed(graph.constant(self.weight), scale=self.scale)
+        for low_rank in self.low_ranks:
+            low_rank.add_rows(x, self.scale)
         if not graph.step_shape.num_embedded:
             return x
         embeddings = graph.input(EMBEDDINGS, (graph.step_shape.num_embedded, x.shape[1]))

@@ -4,7 +4,7 @@ In: an open `GGUFFile`. Out: layers made of `PackedMatrix` (still quantized, vie
 biases, frequency factors; f32). `upload.py` then copies them to a device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import zip_longest
 from pathlib import Path
@@ -17,8 +17,11 @@ from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import VISION_PREFIXES, GGUFFile, TensorInfo
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
+from .adapter import AdapterFile, Pair
 from .axes import Axis, Size, Stack, axis_of
-from .layers import Linear, RMSNorm
+from .layers import Embedding, Linear, LowRank, RMSNorm
+
+Sizes = tuple[Axis | Stack, Axis | Stack]  # rows and columns of a matrix
 
 
 def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
@@ -50,11 +53,13 @@ def check_shape(path: Path, info: TensorInfo, expected: tuple[int | None, ...]) 
 class Weights:
     """Looks up tensors under a prefix: `w.block(3).norm("attn_norm", eps, width)` is "blk.3.attn_norm.weight".
 
-    made: every weight made so far, in order. factors: those that are multiplied by; an embedding is only read by rows.
+    adapters: change weights of the file. made: every weight made so far, in order. factors: those that are multiplied
+    by; an embedding is only read by rows.
     """
 
-    def __init__(self, gguf: GGUFFile):
+    def __init__(self, gguf: GGUFFile, adapters: Sequence[AdapterFile] = ()):
         self.gguf = gguf
+        self.adapters = adapters
         self.prefix = ""
         self.layer = -1
         self.made: list[PackedMatrix | Vector] = []
@@ -62,6 +67,7 @@ class Weights:
         self._vectors: dict[str, Vector] = {}  # of the file; layers share them
         self._matrices: dict[str, PackedMatrix] = {}  # likewise: a tied output is the embedding
         self._used: set[str] = set()  # names of tensors
+        self._adapted: set[str] = set()  # names of weights that adapters change
 
     def block(self, layer: int) -> "Weights":
         """The same weights, looked up under "blk.<layer>."."""
@@ -80,8 +86,21 @@ class Weights:
             raise UnsupportedModel(
                 f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do "
                 f"not use here ({named}), so its answers would be wrong; readable here: models without them (no "
-                f"experts, adapters or biases of norms)"
+                f"experts or biases of norms)"
             )
+
+        for adapter in self.adapters:
+            for name in adapter.pairs:
+                if name not in self.gguf.tensors and name not in self._adapted:
+                    raise GGUFError(
+                        f"the adapter {adapter.gguf.path} changes {name}, which the model does not have; it was made "
+                        "for another model"
+                    )
+                if name not in self._adapted:
+                    raise UnsupportedModel(
+                        f"the adapter {adapter.gguf.path} changes {name}, which is not supported; supported are "
+                        "matrices of attention and dense feed-forward, the embedding, and the output"
+                    )
 
     def has(self, name: str) -> bool:
         """Whether the file has the weight `name`."""
@@ -142,23 +161,11 @@ class Weights:
                 for name, size in zip_longest(names, rows)
             ]
             axes = [axis_of(info.shape[0] if size is None else size) for info, size in zip_longest(infos, rows)]
-            padded = [self._padded(info, axis, axis_of(columns)) for info, axis in zip(infos, axes)]
+            padded = [_padded(self.gguf, info, axis, axis_of(columns)) for info, axis in zip(infos, axes)]
             shape = sum(axis.total for axis in axes), axis_of(columns).total
             self._matrices[key] = PackedMatrix(key, shape, padded[0][0], [raw for _, raw in padded], gated)
             self.made.append(self._matrices[key])
         return self._matrices[key]
-
-    def _padded(self, info: TensorInfo, rows: Axis | Stack, columns: Axis | Stack) -> tuple[QuantFormat, np.ndarray]:
-        """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
-        kind = _format(info)
-        raw = self.gguf.data(info.name).reshape(info.shape[0], -1)
-        if not columns.is_plain:
-            if kind.block_size > 1:
-                kind = FORMATS[GGMLQuantizationType.F32]
-                raw = _format(info).dequantize(raw).view(np.uint8)
-            elements = raw.reshape(info.shape[0], columns.size, -1)
-            raw = columns.pad(elements, 1).reshape(info.shape[0], -1)
-        return kind, rows.pad(raw)
 
     def linear(self, *names: str, rows: Sequence[Size], columns: Size, name: str = "", fallback: str = "") -> Linear:
         """A `Linear` over the weights `names`, of shapes (rows[i], columns), and their biases.
@@ -181,16 +188,19 @@ class Weights:
             ],
             [self.bias([names[at] for at in stack], [rows[at] for at in stack]) for stack in stacks],
             name or names[0],
+            self._low_ranks(names, rows, columns),
         )
 
     def gated(self, gate: str, up: str, *, rows: Size, columns: Size) -> PackedMatrix | None:
-        """Two weights of shape (rows, columns) as one gated matrix; None if their formats differ. Without the weight
-        `gate`, `up` holds the rows of both, those of the gate first. Raises GGUFError.
+        """Two weights of shape (rows, columns) as one gated matrix; None if their formats differ, or an adapter changes
+        one of them. Without the weight `gate`, `up` holds the rows of both, those of the gate first. Raises GGUFError.
         """
         axis = axis_of(rows)
+        if self._is_adapted(gate) or self._is_adapted(up):
+            return None  # what an adapter adds comes before the gate
         if not self.has(gate):
             info = self._tensor(f"{self.prefix}{up}.weight", (2 * axis.size, axis_of(columns).size))
-            kind, raw = self._padded(info, Stack((axis, axis)), axis_of(columns))
+            kind, raw = _padded(self.gguf, info, Stack((axis, axis)), axis_of(columns))
             shape = 2 * axis.total, axis_of(columns).total
             weight = PackedMatrix(info.name, shape, kind, [raw[: axis.total], raw[axis.total :]], True)
             self.made.append(weight)
@@ -201,6 +211,50 @@ class Weights:
         if self._type(gate) != self._type(up):
             return None
         return self._factor(gate, up, rows=(rows, rows), columns=columns, gated=True)
+
+    def embedding(self, name: str, *, columns: Size, scale: float) -> Embedding:
+        """The rows of the weight `name`, times `scale`. Raises GGUFError as `matrix` does."""
+        weight = self.matrix(name, columns=columns)
+        full, low_ranks = f"{self.prefix}{name}.weight", []
+        for adapter, pair in self._pairs(full):
+            rank = Axis.of(pair.rank, 32)
+            a, b = (axis_of(weight.shape[0]), rank), (axis_of(columns), rank)
+            _check_pair(adapter, full, pair, a, b)
+            low_ranks.append(self._low_rank(adapter, pair, a, b))
+        return Embedding(weight, scale, low_ranks)
+
+    def _low_ranks(self, names: Sequence[str], rows: Sequence[Size], columns: Size) -> list[LowRank]:
+        """What adapters add to the product of the weights `names`, stacked."""
+        low_ranks, first = [], 0
+        for name, size in zip(names, rows):
+            full, axis = f"{self.prefix}{name}.weight", axis_of(size)
+            for adapter, pair in self._pairs(full):
+                rank = Axis.of(pair.rank, 32)
+                a, b = (rank, axis_of(columns)), (axis, rank)
+                _check_pair(adapter, full, pair, a, b)
+                low_ranks.append(self._low_rank(adapter, pair, a, b, first))
+            first += axis.total
+        return low_ranks
+
+    def _pairs(self, full: str) -> Iterator[tuple[AdapterFile, Pair]]:
+        """The pairs that change the weight `full`, which count as used."""
+        self._adapted.add(full)
+        return ((adapter, adapter.pairs[full]) for adapter in self.adapters if full in adapter.pairs)
+
+    def _low_rank(self, adapter: AdapterFile, pair: Pair, a: Sizes, b: Sizes, first: int = 0) -> LowRank:
+        """a, b: rows and columns of the matrices."""
+        a_matrix, b_matrix = (
+            PackedMatrix(info.name, (rows.total, columns.total), kind, [raw])
+            for info, (rows, columns) in ((pair.a, a), (pair.b, b))
+            for kind, raw in [_padded(adapter.gguf, info, rows, columns)]
+        )
+        self.made += [a_matrix, b_matrix]
+        self.factors += [a_matrix, b_matrix]
+        return LowRank(a_matrix, b_matrix, pair.scale, first)
+
+    def _is_adapted(self, name: str) -> bool:
+        """Whether an adapter changes the weight `name`."""
+        return any(f"{self.prefix}{name}.weight" in adapter.pairs for adapter in self.adapters)
 
     def _factor(self, *names: str, rows: Sequence[Size], columns: Size, gated: bool = False) -> PackedMatrix:
         weight = self.matrix(*names, rows=rows, columns=columns, gated=gated)
@@ -225,6 +279,32 @@ class Weights:
 
     def _type(self, name: str) -> GGMLQuantizationType:
         return self.gguf.tensors[f"{self.prefix}{name}.weight"].type
+
+
+def _padded(
+    gguf: GGUFFile, info: TensorInfo, rows: Axis | Stack, columns: Axis | Stack
+) -> tuple[QuantFormat, np.ndarray]:
+    """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
+    kind = _format(info)
+    raw = gguf.data(info.name).reshape(info.shape[0], -1)
+    if not columns.is_plain:
+        if kind.block_size > 1:
+            kind = FORMATS[GGMLQuantizationType.F32]
+            raw = _format(info).dequantize(raw).view(np.uint8)
+        elements = raw.reshape(info.shape[0], columns.size, -1)
+        raw = columns.pad(elements, 1).reshape(info.shape[0], -1)
+    return kind, rows.pad(raw)
+
+
+def _check_pair(adapter: AdapterFile, name: str, pair: Pair, a: Sizes, b: Sizes) -> None:
+    """Raises GGUFError if a matrix of the pair has another shape than its weight needs."""
+    for info, sizes in ((pair.a, a), (pair.b, b)):
+        expected = tuple(axis.size for axis in sizes)
+        if info.shape != expected:
+            raise GGUFError(
+                f"the adapter {adapter.gguf.path}: {info.name} has shape {info.shape}, but the model's {name} needs "
+                f"{expected}; the adapter was made for another model"
+            )
 
 
 def _format(info: TensorInfo) -> QuantFormat:

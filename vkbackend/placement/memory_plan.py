@@ -23,7 +23,7 @@ from ..graph.scratch import StepLimits, scratch_bytes
 from ..graph.vector import Vector
 from ..loading import SHARE_FOR_WEIGHTS, UNLIMITED, ModelFile, cpu_copies, make_layers
 from ..models.upload import device_bytes
-from ..models.weights import Weights, loaded_tensors
+from ..models.weights import Weights
 from ..ops.packed import PackedMatrix
 from .gpus import Gpu
 from .layout import more_system_memory
@@ -169,7 +169,7 @@ def _weights(file: ModelFile, weights: Weights, place: Place, host_free: int) ->
     held = [weight for weight in weights.made if place.holds(weight.name)]
     num_layers = sum(span.last - span.first for span in place.spans)
     if gpu is None:
-        mapped = sum(info.num_bytes for name, info in loaded_tensors(file.gguf).items() if place.holds(name))
+        mapped = sum(info.num_bytes for info in file.tensors if place.holds(info.name))
         vectors = sum(weight.values.nbytes for weight in held if isinstance(weight, Vector))
         copies = copied_bytes(matrix for matrix in weights.factors if place.holds(matrix.name))
         return PlaceMemory(CPU, num_layers, vectors + copies, mapped - copies, free=host_free)

@@ -1,17 +1,17 @@
 """How much memory a model needs: bytes of each layer's weights and cache, from the file's header alone.
 
-In: a GGUF file and its config. Out: `Sizes`, whose `needs(layout)` is the input of the rules in `layout.py`.
+In: a `ModelFile`. Out: `Sizes`, whose `needs(layout)` is the input of the rules in `layout.py`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..gguf.quant_format import BLOCK
 from ..gguf.quants import FORMATS
-from ..gguf.reader import GGUFFile, TensorInfo
+from ..gguf.reader import TensorInfo
 from ..graph.cache_layout import CacheLayout
-from ..graph.model import Config
-from ..graph.parts import BLOCK
-from ..models.weights import loaded_tensors
+from ..graph.parts import BLOCK as BLOCK_NAME
+from ..loading import ModelFile
 from .layout import Layout, Needs
 
 
@@ -20,7 +20,7 @@ def packed_bytes(info: TensorInfo) -> int:
     if len(info.shape) != 2 or info.type not in FORMATS:
         return info.num_bytes
     num_rows, num_columns = info.shape
-    return sum(FORMATS[info.type].packed_shape(num_rows, num_columns))
+    return sum(FORMATS[info.type].packed_shape(num_rows, -(-num_columns // BLOCK) * BLOCK))
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class Sizes:
     @classmethod
     def of(
         cls,
-        gguf: GGUFFile,
-        config: Config,
+        file: ModelFile,
         *,
         layout: CacheLayout,
         max_tokens: int,
         max_outputs: int,
     ) -> "Sizes":
         """layout: of the cache, with the pages that are wanted. max_tokens, max_outputs: of a step."""
+        config = file.config
         blocks = [0] * config.num_layers
         output = embedding = 0
-        for name, info in loaded_tensors(gguf).items():
-            size, found = packed_bytes(info), BLOCK.match(name)
+        for info in file.tensors:
+            size, found = packed_bytes(info), BLOCK_NAME.match(info.name)
             if found:
                 if int(found[1]) < config.num_layers:
                     blocks[int(found[1])] += size
-            elif name.startswith("token_embd."):
+            elif info.name.startswith("token_embd."):
                 embedding += size
             else:
                 output += size
-        is_tied = "output.weight" not in gguf.tensors
+        is_tied = "output.weight" not in file.gguf.tensors
         heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         activations = 4 * max_tokens * (4 * config.width + 2 * heads + 3 * config.feed_forward)
         return cls(

@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ class OpenedEngine:
 def open_engine(
     path: str | Path,
     *,
+    adapters: Sequence[str | Path] = (),
     context_length: int | None = None,
     num_parallel: int | None = None,
     num_gpu: int = -1,
@@ -61,15 +62,15 @@ def open_engine(
 ) -> OpenedEngine:
     """Load a model and start its engine.
 
-    context_length: of one sequence, limited to what the model was trained with. num_gpu: layers on devices; 0 runs the
-    model on the CPU, negative means automatic. main_gpu: index of the device to use if it holds the whole model.
-    num_threads: of the CPU path; 0 or less means automatic. whole: put all layers on devices (if there are any), or
-    raise OutOfMemory. progress: is updated during the load.
+    adapters: GGUF files of adapters that change the model. context_length: of one sequence, limited to what the model
+    was trained with. num_gpu: layers on devices; 0 runs the model on the CPU, negative means automatic. main_gpu: index
+    of the device to use if it holds the whole model. num_threads: of the CPU path; 0 or less means automatic. whole:
+    put all layers on devices (if there are any), or raise OutOfMemory. progress: is updated during the load.
 
     Raises GGUFError, UnsupportedModel, TokenizerError, RequestError, OutOfMemory, DeviceError.
     """
     begin = time.monotonic()
-    request = _request(path, context_length, num_parallel, num_gpu, main_gpu)
+    request = _request(path, adapters, context_length, num_parallel, num_gpu, main_gpu)
     file = request.file
     try:
         placed = placing.place(replace(request, num_threads=num_threads, whole=whole, progress=progress))
@@ -93,23 +94,34 @@ def open_engine(
 
 
 def plan_engine(
-    path: str | Path, *, context_length: int | None = None, num_gpu: int = -1, main_gpu: int = 0, held: int = 0
+    path: str | Path,
+    *,
+    adapters: Sequence[str | Path] = (),
+    context_length: int | None = None,
+    num_gpu: int = -1,
+    main_gpu: int = 0,
+    held: int = 0,
 ) -> MemoryPlan:
     """The memory that `open_engine` with these arguments would take now. Nothing is loaded. held: bytes that count as
     free, on the host and on each device.
 
     Raises GGUFError, UnsupportedModel, RequestError.
     """
-    plan = placing.plan(replace(_request(path, context_length, None, num_gpu, main_gpu), held=held))
+    plan = placing.plan(replace(_request(path, adapters, context_length, None, num_gpu, main_gpu), held=held))
     _collect_garbage()
     return plan
 
 
 def _request(
-    path: str | Path, context_length: int | None, num_parallel: int | None, num_gpu: int, main_gpu: int
+    path: str | Path,
+    adapters: Sequence[str | Path],
+    context_length: int | None,
+    num_parallel: int | None,
+    num_gpu: int,
+    main_gpu: int,
 ) -> Request:
     """What to load, as `open_engine` is asked. Raises GGUFError, UnsupportedModel."""
-    file = read(path)
+    file = read(path, adapters)
     trained = file.config.context_length
     wanted = context_length or settings.get("OLLAMA_CONTEXT_LENGTH")
     if wanted > trained:

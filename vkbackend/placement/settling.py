@@ -168,8 +168,7 @@ class Settling(ABC, Generic[T]):
     def _attempt(self, gpus: list[Gpu], num_sequences: int, is_last: bool) -> Callable[[Stage, Layout], Outcome]:
         request = self.request
         sizes = Sizes.of(
-            request.file.gguf,
-            request.file.config,
+            request.file,
             layout=self._cache_layout(num_sequences),
             max_tokens=self.limits.max_tokens,
             max_outputs=self.limits.max_outputs,

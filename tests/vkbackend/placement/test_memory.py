@@ -21,7 +21,7 @@ def cache_layout(file) -> CacheLayout:
 def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", architecture, "q4_k", num_layers=3)
     file = loading.read(path)
-    sizes = Sizes.of(file.gguf, file.config, layout=cache_layout(file), max_tokens=128, max_outputs=32)
+    sizes = Sizes.of(file, layout=cache_layout(file), max_tokens=128, max_outputs=32)
     loaded = loading.load(path, device)
     in_all = sum(sizes.blocks) + sizes.output + (0 if sizes.is_tied else sizes.embedding)
     assert in_all <= loaded.num_bytes < in_all * 1.05 + (1 << 20)
@@ -47,7 +47,7 @@ def test_vision_tensors_are_not_counted(device, tmp_path):
     )
     options = {"layout": cache_layout(plain), "max_tokens": 128, "max_outputs": 32}
     assert seeing.num_bytes == plain.num_bytes
-    assert Sizes.of(seeing.gguf, seeing.config, **options) == Sizes.of(plain.gguf, plain.config, **options)
+    assert Sizes.of(seeing, **options) == Sizes.of(plain, **options)
     for where in (None, device):
         assert loading.load(seeing, where).num_bytes == loading.load(plain, where).num_bytes
     span = LayerSpan(0, 3, 2, True)
