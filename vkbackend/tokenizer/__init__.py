@@ -4,20 +4,26 @@ In: an open `GGUFFile`. Out: `Tokenizer`, for every kind. Knows nothing about ch
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from .. import cancellation
 from ..errors import TokenizerError
+from ..gguf.metadata import Metadata
 from ..gguf.reader import GGUFFile
-from .bpe import ByteLevelBPE
+from .bpe import read_bpe
 from .long_texts import blocks, parts
 from .sentencepiece import SentencePiece
 from .special_tokens import WHEN_PARSED, SpecialTokens
 from .vocabulary import PREFIX, TokenType, Vocabulary
 from .wordpiece import WordPiece
 
-KINDS = {"gpt2": ByteLevelBPE, "llama": SentencePiece, "bert": WordPiece}
+KINDS: dict[str, Callable[[Metadata], "TokenizerKind"]] = {
+    "gpt2": read_bpe,
+    "gemma4": read_bpe,
+    "llama": SentencePiece,
+    "bert": WordPiece,
+}
 SURROGATES = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 

@@ -1,16 +1,19 @@
-"""Byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM use it (`tokenizer.ggml.model` = gpt2).
+"""Byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM use it (`tokenizer.ggml.model` = gpt2), and BPE on plain text as
+Gemma 4 uses it.
 
 In: a text without special tokens. Out: ids. The pre-tokenizer splits the text into words, each byte of a word is
-written as one printable character, and pairs of characters are merged in the order of `tokenizer.ggml.merges`.
+written as one printable character, and pairs of characters are merged in the order of `tokenizer.ggml.merges`. Plain
+text instead keeps its characters, with U+2581 for a space.
 """
 
 import re
 from functools import lru_cache
+from string import ascii_letters
 
 from ..gguf.metadata import Metadata
 from .merging import merge_pairs
 from .pretokenizers import Pretokenizer
-from .sentencepiece import byte_of
+from .sentencepiece import SPACE, byte_of, place_to_cut, plain_bytes, word_start
 from .texts import Texts
 from .vocabulary import CACHED_LENGTH, CACHED_WORDS, PREFIX, SpecialDefaults, TokenType, Vocabulary
 
@@ -31,11 +34,10 @@ BYTE_OF_CHARACTER = {character: bytes([byte]) for byte, character in CHARACTER_O
 class ByteLevelBPE:
     """A byte-level BPE vocabulary."""
 
-    PLACE_TO_CUT = re.compile(r"(?<=[A-Za-z])(?=[ \n])")  # no pattern of pretokenizers.py matches across this
-
-    def __init__(self, metadata: Metadata):
-        self._pretokenizer = Pretokenizer.named(metadata.get(PREFIX + "pre", str, None))
-        self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=self._pretokenizer.add_bos))
+    def __init__(self, metadata: Metadata, pretokenizer: Pretokenizer):
+        self._pretokenizer = pretokenizer
+        self.PLACE_TO_CUT = re.compile(pretokenizer.row.place_to_cut)
+        self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=pretokenizer.row.add_bos))
         self._merges = Texts(metadata.strings(PREFIX + "merges"))  # "left right", in order of rank
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
@@ -50,7 +52,7 @@ class ByteLevelBPE:
         id_of = self.vocabulary.tokens.find
         ids: list[int] = []
         word = word.encode().decode("latin-1").translate(CHARACTER_OF_BYTE)
-        if self._pretokenizer.whole_words and (token_id := id_of(word)) is not None:
+        if self._pretokenizer.row.whole_words and (token_id := id_of(word)) is not None:
             return (token_id,)
         for piece in merge_pairs(list(word), self._merges.find, " "):
             token_id = id_of(piece)
@@ -71,3 +73,51 @@ class ByteLevelBPE:
         if kind == TokenType.BYTE:
             return byte_of(text)
         return b"" if kind in (TokenType.UNUSED, TokenType.UNDEFINED) else text.encode()
+
+
+class PlainBPE(ByteLevelBPE):
+    """A vocabulary of plain text with merges."""
+
+    def __init__(self, metadata: Metadata, pretokenizer: Pretokenizer):
+        super().__init__(metadata, pretokenizer)
+        row = pretokenizer.row
+        if row.add_bos:  # Gemma 4: also for files that say otherwise, which were converted wrongly
+            self.vocabulary.add_bos = self.vocabulary.bos_id is not None
+        self._byte_ids = [self.vocabulary.tokens.find(f"<0x{byte:02X}>") for byte in range(256)]
+        if row.words_at_spaces:
+            self._word_start, letters = re.compile(f"(?<!^)(?={SPACE})"), ascii_letters
+        else:
+            self._word_start, letters = word_start(merge.replace(" ", "", 1) for merge in self._merges)
+        self.PLACE_TO_CUT = place_to_cut(letters, "[ \n]")
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """`after_special` has no effect."""
+        ids: list[int] = []
+        for line in self._pretokenizer.split(text.replace(" ", SPACE)):
+            if self._pretokenizer.row.words_at_spaces and line[0] not in (SPACE, "\n"):
+                line = SPACE + line
+            for word in filter(None, self._word_start.split(line)):
+                ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        id_of = self.vocabulary.tokens.find
+        if self._pretokenizer.row.newline_tokens and word[0] == "\n" and (token_id := id_of(word)) is not None:
+            return (token_id,)
+        ids: list[int] = []
+        for piece in merge_pairs(list(word), self._merges.find, " "):
+            token_id = id_of(piece)
+            found = (self._byte_ids[byte] for byte in piece.encode()) if token_id is None else (token_id,)
+            ids += (token_id for token_id in found if token_id is not None)
+        return tuple(ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token, whose id must be in the vocabulary."""
+        return plain_bytes(self.vocabulary, token_id)
+
+
+def read_bpe(metadata: Metadata) -> ByteLevelBPE:
+    """The vocabulary of a file, with the pre-tokenizer that it names. Raises as `Vocabulary` does."""
+    is_gemma4 = metadata.get(PREFIX + "model", str) == "gemma4"
+    pretokenizer = Pretokenizer.named("gemma4" if is_gemma4 else metadata.get(PREFIX + "pre", str, None))
+    return (PlainBPE if pretokenizer.row.plain else ByteLevelBPE)(metadata, pretokenizer)

@@ -4,11 +4,16 @@ In: a text. Out: its words; joined, they are the text. The patterns of a row are
 far: its matches and the gaps between them are the new pieces. The patterns are those of the models' own tokenizers,
 with the changes that llama.cpp makes (src/llama-vocab.cpp), because it is the reference for GGUF files: in tekken and
 gpt-4o, for example, it only knows ASCII capitals. They are written for the `regex` module, which supports \p{..}.
+
+Rows with `plain` are for vocabularies like SentencePiece's that have merges: their tokens are plain text, not the
+printable characters of `bpe.py`. Most of these rows cut only at newlines.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import regex
 
@@ -25,16 +30,29 @@ LINE_ENDS = r"\s*[\r\n]+"
 GPT2 = rf"{ENGLISH}| ?\p{{L}}+| ?\p{{N}}+|{PUNCTUATION}|{SPACES}"
 
 
-def _llama3(numbers: str, punctuation: str = PUNCTUATION + r"[\r\n]*", line_ends: str = LINE_ENDS) -> str:
-    return rf"{ENGLISH_ANY_CASE}|{WORD_AND_MARK}|{numbers}|{punctuation}|{line_ends}|{SPACES}"
+def _llama3(
+    numbers: str,
+    punctuation: str = PUNCTUATION + r"[\r\n]*",
+    line_ends: str = LINE_ENDS,
+    word: str = WORD_AND_MARK,
+    spaces: str = SPACES,
+    contractions: str = ENGLISH_ANY_CASE + "|",
+) -> str:
+    return rf"{contractions}{word}|{numbers}|{punctuation}|{line_ends}|{spaces}"
 
 
-def _cased(numbers: str, suffix: str) -> str:
+MARK = r"[^\r\n\p{L}\p{N}]?"
+SUFFIX = f"(?:{ENGLISH_ANY_CASE})?"
+
+
+def _cased(numbers: str, suffix: str, letters: str = r"\p{L}") -> str:
     """Words end where a capital follows a small letter. Letters outside ASCII count as both."""
-    capital, small = r"[^\P{L}a-z]", r"[^\P{L}A-Z]"
-    mark = r"[^\r\n\p{L}\p{N}]?"
-    words = rf"{mark}{capital}*{small}+{suffix}|{mark}{capital}+{small}*{suffix}"
-    return rf"{words}|{numbers}|{PUNCTUATION}[\r\n/]*|{LINE_ENDS}|{SPACES}"
+    capital, small = rf"[{letters}--a-z]", rf"[{letters}--A-Z]"
+    return _any_case(numbers, rf"{MARK}{capital}*{small}+{suffix}|{MARK}{capital}+{small}*{suffix}")
+
+
+def _any_case(numbers: str, word: str = rf"{MARK}[\p{{L}}\p{{M}}]+{SUFFIX}") -> str:
+    return rf"{word}|{numbers}|{PUNCTUATION}[\r\n/]*|{LINE_ENDS}|{SPACES}"
 
 
 HAN = (
@@ -69,25 +87,62 @@ DEEPSEEK_LLM = (
     r"\p{N}+",
 )
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK_OF_DEEPSEEK, r"\p{N}")
-DEEPSEEK_3 = (
-    r"\p{N}{1,3}",
-    CJK_AND_KANA,
-    r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + LINE_ENDS + "|" + SPACES,
+
+
+def _deepseek3(signs: str = r"\p{P}\p{S}", after_signs: str = r"[\r\n]*", line_ends: str = LINE_ENDS) -> str:
+    words = rf"[!-/:-@\[-`{{-~][A-Za-z]+|[^\r\n\p{{L}}{signs}]?[\p{{L}}\p{{M}}]+"
+    return rf"{words}| ?[{signs}]+{after_signs}|{line_ends}|{SPACES}"
+
+
+DEEPSEEK_3 = (r"\p{N}{1,3}", CJK_AND_KANA, _deepseek3())
+ASIAN_OF_AFMOE = (
+    r"[\u4E00-\u9FFF\u3400-\u4DBF\uF900-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u0E40-\u0E7F"
+    r"\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\uAA60-\uAA7F\uA9E0-\uA9FF\uAC00-\uD7AF\u1100-\u11FF]+"
 )
+ASIAN_OF_YOUTU = (
+    r"[\uAC00-\uD7A3\u3131-\u318E]+|[\uFF01\u2026\u201C\u201D\u2018\u2019\u2014\uFF1A\uFF1B\uFF0C\u3001-\u303F"
+    rf"\uFE30-\uFE4F]+|[\u3105-\u312F]+|{CJK_AND_KANA}"
+)
+PHRASE_OF_EXAONE = r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+"
+SPACES_OF_JAIS = "".join(rf"\s{{{count}}}(?!\S)|" for count in (512, 256, 128, 64, 32, 16, 8, 4, "1,2")) + r"\s"
+NEWLINES = r"[^\n]+|\n+"
 BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 PUNCTUATION_OF_FALCON = r"[\p{P}$+<=>^~|`]+"
+
+
+AT_SPACES = r"(?<=[A-Za-z])(?=[ \n])"  # no pattern matches across this, unless its row says so
+AT_NEWLINES = r"(?<=[A-Za-z])(?=\n)"
+NOWHERE = r"(?!)"
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    """Cuts a piece where the matches of a pattern end, or start with `at_start`, and nowhere else."""
+
+    pattern: str
+    at_start: bool = False
+
+
+# (?r) searches from the end, so that the groups of three digits are counted from the last one.
+THOUSANDS = _Cuts(r"(?r)\p{N}{1,3}")
 
 
 @dataclass(frozen=True)
 class _Row:
     """whole_words: a word that is a token is not split, whatever the merges. add_bos: default for files without the
-    key.
+    key. plain: tokens are plain text with U+2581 for a space. newline_tokens: newlines in a row are one token if there
+    is one. words_at_spaces: each U+2581 begins a word, and each line begins with one. place_to_cut: where no word
+    reaches across.
     """
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str | _Cuts, ...]
     names: str
     whole_words: bool = False
     add_bos: bool = False
+    plain: bool = False
+    newline_tokens: bool = False
+    words_at_spaces: bool = False
+    place_to_cut: str = AT_SPACES
 
 
 ROWS = (
@@ -97,30 +152,64 @@ ROWS = (
         "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
         "roberta-bpe mpt olmo jais trillion granite-docling exaone4",
     ),
-    _Row((r"\p{N}", GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b"),
+    _Row((r"\p{N}", GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2"),
     _Row((PUNCTUATION_OF_FALCON, GPT2, "[0-9][0-9][0-9]"), "falcon"),
     _Row(
         (_llama3(r"\p{N}{1,3}"),),
-        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
         whole_words=True,
         add_bos=True,
     ),
-    _Row((_llama3(r"\p{N}{1,3}"),), "dbrx smaug-bpe glm4 chatglm-bpe"),
-    _Row((_llama3(r"\p{N}"),), "qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan grok-2"),
+    _Row((_llama3(r"\p{N}{1,3}"),), "dbrx smaug-bpe chatglm-bpe"),
+    _Row((_llama3(r"\p{N}{1,3}"),), "glm4 glm5", whole_words=True),
+    _Row((r"\p{N}{1,3}", _llama3(r"\p{N}+")), "minicpm5", whole_words=True),
+    _Row((_llama3(r"\p{N}{1,3}", spaces=SPACES_OF_JAIS),), "jais-2"),
+    _Row(
+        (_llama3(r"\p{N}"),),
+        "qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan grok-2 kormo f2llmv2 solar-open",
+    ),
+    _Row((NEWLINES, _llama3(r"\p{N}")), "laguna"),
+    _Row((_llama3(r"\p{N}", contractions=""),), "ufakzeka"),
+    _Row(
+        (
+            _llama3(
+                r"\p{N}",
+                word=r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+                punctuation=r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+            ),
+        ),
+        "qwen35",
+    ),
+    _Row(
+        (_llama3(r"\p{N}", word=PHRASE_OF_EXAONE, punctuation=PUNCTUATION + r"[\r\n/]?", line_ends=r"\s*[\r\n]"),),
+        "exaone-moe",
+        place_to_cut=AT_NEWLINES,
+    ),
     _Row((_llama3(r"\p{N}", punctuation=r" ?[^\s\p{L}\p{N}\r\n]+"),), "seed-coder"),
     _Row(
         (
-            r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|"
-            + _llama3(r"\p{N}", line_ends=r"\s*[\r\n]").removeprefix(ENGLISH_ANY_CASE + "|"),
+            _llama3(
+                r"\p{N}",
+                line_ends=r"\s*[\r\n]",
+                contractions=r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|",
+            ),
         ),
         "bailingmoe bailingmoe2 llada-moe",
     ),
     _Row((_cased(r"\p{N}", ""),), "tekken", whole_words=True, add_bos=True),
-    _Row((_cased(r"\p{N}{1,3}", f"(?:{ENGLISH_ANY_CASE})?"),), "gpt-4o llama4 minimax-m2"),
+    _Row((_cased(r"\p{N}{1,3}", SUFFIX),), "gpt-4o llama4 minimax-m2 kanana2 talkie"),
+    _Row((_cased(r"\p{N}{1,3}", SUFFIX, r"[\p{L}\p{M}]"),), "granite-embed-multi-97m", whole_words=True),
+    _Row((THOUSANDS, _any_case(r"\p{N}{1,3}")), "tiny_aya cohere2moe"),
+    _Row((ASIAN_OF_YOUTU, _any_case(r"\p{N}")), "youtu", whole_words=True),
     _Row((KIMI,), "kimi-k2"),
     _Row(DEEPSEEK_LLM, "deepseek-llm"),
     _Row(DEEPSEEK_CODER, "deepseek-coder"),
-    _Row(DEEPSEEK_3, "deepseek-v3 hunyuan-dense"),
+    _Row(DEEPSEEK_3, "deepseek-v3 joyai-llm hy_v4"),
+    # As in Ollama 0.12.11, whose \p{S} lacks the tilde.
+    _Row((*DEEPSEEK_3[:2], _deepseek3(r"\p{P}[\p{S}--~]")), "hunyuan-dense"),
+    _Row((*DEEPSEEK_3[:2], _deepseek3(after_signs="", line_ends=r"[\r\n]"), r"\p{N}"), "spark2_5"),
+    _Row((THOUSANDS, ASIAN_OF_AFMOE, _deepseek3()), "afmoe"),
+    _Row((r"\p{N}+", _Cuts(r"(?r)[0-9]{3}", at_start=True)), "superbpe", place_to_cut=NOWHERE),
     _Row((BLOOM,), "poro-chat bloom gpt3-finnish"),
     _Row((BLOOM, r"\p{N}"), "viking"),
     _Row(
@@ -135,6 +224,16 @@ ROWS = (
         "chameleon",
         add_bos=True,
     ),
+    _Row(
+        (NEWLINES,),
+        "gemma4 granite-embed-multi-311m",
+        add_bos=True,
+        plain=True,
+        newline_tokens=True,
+        place_to_cut=AT_NEWLINES,
+    ),
+    _Row((NEWLINES,), "sarvam-moe", plain=True, place_to_cut=AT_NEWLINES),
+    _Row((NEWLINES,), "mmbert", plain=True, newline_tokens=True, words_at_spaces=True, place_to_cut=AT_NEWLINES),
 )
 _ROW_OF_NAME = {name: row for row in ROWS for name in row.names.split()}
 
@@ -143,12 +242,11 @@ _OTHER_SPACE = regex.compile(r"[\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u2
 
 
 class Pretokenizer:
-    """Splits texts by the patterns of one row. whole_words, add_bos: see `_Row`."""
+    """Splits texts by the patterns of one row. row: see `_Row`."""
 
     def __init__(self, row: _Row):
-        self._patterns = tuple(regex.compile(pattern) for pattern in row.patterns)
-        self.whole_words = row.whole_words
-        self.add_bos = row.add_bos
+        self.row = row
+        self._steps = tuple(_step(pattern) for pattern in row.patterns)
 
     @classmethod
     def named(cls, name: str | None) -> "Pretokenizer":
@@ -168,8 +266,8 @@ class Pretokenizer:
         """The words of a text; joined, they are the text."""
         seen = _OTHER_SPACE.sub("\v", text)
         pieces = [seen]
-        for pattern in self._patterns:
-            pieces = [part for piece in pieces for part in _cut(pattern, piece)]
+        for step in self._steps:
+            pieces = [part for piece in pieces for part in step(piece)]
         if seen is text or seen == text:
             return pieces
         words, start = [], 0
@@ -177,6 +275,20 @@ class Pretokenizer:
             words.append(text[start : start + len(piece)])
             start += len(piece)
         return words
+
+
+def _step(pattern: str | _Cuts) -> Callable[[str], Iterable[str]]:
+    """A function that splits a piece by one pattern of a row."""
+    if isinstance(pattern, _Cuts):
+        return partial(_cut_at_edges, regex.compile(pattern.pattern, regex.V1), pattern.at_start)
+    return partial(_cut, regex.compile(pattern, regex.V1))
+
+
+def _cut_at_edges(pattern: regex.Pattern[str], at_start: bool, piece: str) -> list[str]:
+    """The parts between the starts (or ends) of the matches in a piece."""
+    edges = {match.start() if at_start else match.end() for match in pattern.finditer(piece)}
+    bounds = [0, *sorted(edges - {0, len(piece)}), len(piece)]
+    return [piece[start:end] for start, end in pairwise(bounds) if start < end]
 
 
 def _cut(pattern: regex.Pattern[str], piece: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ token that they form, highest first. Symbols that are no token become byte token
 
 import re
 import string
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from ..errors import TokenizerError
 from ..gguf.metadata import Metadata
 from .merging import merge_pairs
-from .texts import Texts
 from .vocabulary import CACHED_LENGTH, CACHED_WORDS, SpecialDefaults, TokenType, Vocabulary
 
 SPACE = "\u2581"
@@ -30,8 +30,8 @@ class SentencePiece:
         _, ranks = np.unique(-self.vocabulary.per_token(metadata, "scores", np.float32, 0.0), return_inverse=True)
         self._ranks = memoryview(ranks.astype(np.int32))
         self._byte_ids = self.vocabulary.byte_ids()
-        self._word_start, letters = _word_start(self.vocabulary.tokens)
-        self.PLACE_TO_CUT = re.compile(f"(?<=[{letters}])(?= )" if letters else "(?!)")
+        self._word_start, letters = word_start(self.vocabulary.tokens)
+        self.PLACE_TO_CUT = place_to_cut(letters)
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
@@ -70,12 +70,17 @@ class SentencePiece:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of a token, whose id must be in the vocabulary."""
-        kind, text = self.vocabulary.types[token_id], self.vocabulary.tokens[token_id]
-        if kind == TokenType.NORMAL:
-            return text.replace(SPACE, " ").encode()
-        if kind == TokenType.BYTE:
-            return byte_of(text)
-        return b"" if kind in (TokenType.UNUSED, TokenType.UNDEFINED) else text.encode()
+        return plain_bytes(self.vocabulary, token_id)
+
+
+def plain_bytes(vocabulary: Vocabulary, token_id: int) -> bytes:
+    """The bytes of a token of plain text with U+2581 for spaces."""
+    kind, text = vocabulary.types[token_id], vocabulary.tokens[token_id]
+    if kind == TokenType.NORMAL:
+        return text.replace(SPACE, " ").encode()
+    if kind == TokenType.BYTE:
+        return byte_of(text)
+    return b"" if kind in (TokenType.UNUSED, TokenType.UNDEFINED) else text.encode()
 
 
 def byte_of(text: str) -> bytes:
@@ -86,9 +91,9 @@ def byte_of(text: str) -> bytes:
         raise TokenizerError(f"the byte token {text!r} does not look like <0x41>; convert the model again") from None
 
 
-def _word_start(tokens: Texts) -> tuple[re.Pattern[str], str]:
+def word_start(tokens: Iterable[str]) -> tuple[re.Pattern[str], str]:
     """A pattern that matches, with width 0, where a text can be cut without changing its tokens; and the ASCII letters
-    after which it matches before a space.
+    after which it matches before a space. tokens: all texts that merges can make.
 
     It matches before a space, unless that follows a character which some token has before a space ('>' in Gemma 3:
     '>▁</'). No merge crosses such a place, so the words between them can be tokenized, and cached, one by one.
@@ -97,3 +102,8 @@ def _word_start(tokens: Texts) -> tuple[re.Pattern[str], str]:
     followed = "".join(re.escape(character) for character in sorted(inside | {SPACE}))
     letters = "".join(letter for letter in string.ascii_letters if letter not in inside)
     return re.compile(f"(?<![{followed}])(?={SPACE})"), letters
+
+
+def place_to_cut(letters: str, blanks: str = " ") -> re.Pattern[str]:
+    """A pattern that matches, with width 0, between one of the letters and a blank."""
+    return re.compile(f"(?<=[{letters}])(?={blanks})" if letters else "(?!)")

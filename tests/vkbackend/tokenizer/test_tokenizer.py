@@ -11,12 +11,14 @@ import pytest
 from llama_cpp_tokens import llama_cpp
 from shared_data import shared
 from starter_models import model_path
+from tokenizer_keys import add_keys
 from varied_texts import varied_texts
 
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.bpe import CHARACTER_OF_BYTE
 from vkbackend.tokenizer.pretokenizers import ROWS
+from vkbackend.tokenizer.sentencepiece import SPACE
 from vkbackend.tokenizer.vocabulary import TokenType
 
 SMOLLM2, GEMMA3 = "smollm2", "gemma3"
@@ -77,8 +79,10 @@ def test_like_llama_cpp(name):
     compare_with_llama_cpp([model_path(name)], count=1000, seed=20251113)
 
 
-def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
-    """A llama of one layer with zero weights, which is enough for llama.cpp to tokenize."""
+def write_model(path: Path, tokens: dict[str, TokenType], model: str = "gpt2", pre: str = "", **keys: object) -> Path:
+    """A llama of one layer with zero weights, which is enough for llama.cpp to tokenize. tokens: type by text, in the
+    order of ids. keys: further tokenizer.ggml.<key>.
+    """
     size, writer = 32, gguf.GGUFWriter(path, "llama")
     for add, value in (
         (writer.add_context_length, 64),
@@ -90,13 +94,12 @@ def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
         (writer.add_layer_norm_rms_eps, 1e-5),
     ):
         add(value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL] + [TokenType.NORMAL] * (len(tokens) - 1))
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
+    writer.add_tokenizer_model(model)
+    if pre:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(list(tokens))
+    writer.add_token_types(list(tokens.values()))
+    add_keys(writer, keys)
     shapes = {
         "token_embd": (len(tokens), size),
         "output_norm": (size,),
@@ -116,15 +119,44 @@ def write_model(path, pre: str, tokens: list[str], merges: list[str]) -> Path:
     return path
 
 
-def test_every_pretokenizer_like_llama_cpp(tmp_path):
-    merges = GGUFFile.open(model_path(SMOLLM2)).metadata["tokenizer.ggml.merges"][:3000]
-    tokens = ["<|mark|>", *CHARACTER_OF_BYTE.values(), *(merge.replace(" ", "", 1) for merge in merges)]
-    tokens = list(dict.fromkeys(tokens))
-    names = [row.names.split()[0] for row in ROWS]
-    assert len(names) >= 18
-    compare_with_llama_cpp(
-        [write_model(tmp_path / f"{name}.gguf", name, tokens, merges) for name in names], count=250, seed=7
-    )
+@pytest.fixture(scope="module")
+def smollm2_merges() -> list[str]:
+    return GGUFFile.open(model_path(SMOLLM2)).metadata["tokenizer.ggml.merges"][:3000]
+
+
+def byte_level(merges: list[str]) -> dict[str, TokenType]:
+    texts = [*CHARACTER_OF_BYTE.values(), *(merge.replace(" ", "", 1) for merge in merges)]
+    return {"<|mark|>": TokenType.CONTROL, **dict.fromkeys(texts, TokenType.NORMAL)}
+
+
+def plain_text(merges: list[str]) -> tuple[dict[str, TokenType], list[str]]:
+    """The tokens and merges of a byte-level vocabulary that are whole characters, as Gemma 4 writes them."""
+    bytes_of = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+    decoded = []
+    for merge in merges:
+        try:
+            halves = [bytes(map(bytes_of.__getitem__, half)).decode() for half in merge.split(" ")]
+        except UnicodeDecodeError:
+            continue
+        decoded.append(" ".join(half.replace(" ", SPACE) for half in halves))
+    bytes_ = {f"<0x{byte:02X}>": TokenType.BYTE for byte in range(256)}
+    letters = [chr(code) for code in range(ord("!"), ord("~")) if chr(code) != "Q"]  # Q becomes a byte token
+    texts = [SPACE, "\n", *letters, "é", "▁▁", "\n\n", *(merge.replace(" ", "", 1) for merge in decoded)]
+    tokens = {"<|mark|>": TokenType.CONTROL, **bytes_, **dict.fromkeys(texts, TokenType.NORMAL)}
+    return tokens, [f"{SPACE} {SPACE}", *decoded]
+
+
+def test_every_pretokenizer_like_llama_cpp(tmp_path, smollm2_merges):
+    tokens = byte_level(smollm2_merges)
+    plain_tokens, plain_merges = plain_text(smollm2_merges)
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    paths = []
+    for row in ROWS:
+        name = row.names.split()[0]
+        vocabulary, merges = (plain_tokens, plain_merges) if row.plain else (tokens, smollm2_merges)
+        paths.append(write_model(tmp_path / f"{name}.gguf", vocabulary, pre=name, merges=merges, **ends))
+    assert len(paths) >= 35
+    compare_with_llama_cpp(paths, count=130, seed=7)
 
 
 # Memory and speed.

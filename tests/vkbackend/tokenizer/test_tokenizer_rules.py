@@ -6,6 +6,7 @@ import random
 import gguf
 import pytest
 from starter_models import model_path
+from tokenizer_keys import add_keys
 from varied_texts import varied_texts
 
 from vkbackend.errors import TokenizerError
@@ -30,15 +31,8 @@ def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, mer
     writer.add_tokenizer_model(model)
     writer.add_token_list(list(tokens))
     writer.add_token_types(list(tokens.values()))
-    if scores is not None:
-        writer.add_token_scores(scores)
-    if merges is not None:
-        writer.add_token_merges(merges)
-    for key, value in keys.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}[
-            type(value)
-        ]
-        add(f"tokenizer.ggml.{key}", value)
+    keys |= {name: value for name, value in (("scores", scores), ("merges", merges)) if value is not None}
+    add_keys(writer, keys)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -269,7 +263,7 @@ def test_pretokenizers_lose_nothing():
 
 
 def test_errors_name_what_is_wrong(tmp_path):
-    with pytest.raises(TokenizerError, match="'rwkv'.*gpt2, llama, bert"):
+    with pytest.raises(TokenizerError, match="'rwkv'.*gpt2, gemma4, llama, bert"):
         tokenizer_of(tmp_path, "rwkv", LETTERS)
     with pytest.raises(TokenizerError, match="add_bos_token is true, but tokenizer.ggml.bos_token_id"):
         tokenizer_of(tmp_path, "gpt2", LETTERS, merges=NO_MERGES, pre="gpt-2", add_bos_token=True)
