@@ -10,7 +10,8 @@
 layout(constant_id = 9) const uint N_ROT = 64;
 layout(constant_id = 10) const bool HALVES = false;  // pairs are (i, i + n_rot/2) instead of (2i, 2i + 1)
 layout(constant_id = 11) const bool HAS_NORMS = false;
-INPUT1(0, x);  // (tokens, heads + 2 kv_heads, head_dim)
+layout(constant_id = 12) const bool NORM_LAST = false;  // after the rotation
+INPUT1(0, x);                                           // (tokens, heads + 2 kv_heads, head_dim)
 layout(std430, binding = 1) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused
 layout(std430, binding = 2) readonly buffer Sequences { int sequences[]; };  // (tokens)
 // (sequences, pages_per_sequence)

@@ -1,5 +1,5 @@
 // Normalizes and rotates a head of queries or keys, spread over lanes in fours of neighboring elements.
-// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, `eps` and the inputs x, turns, q_norm and k_norm,
+// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, NORM_LAST, `eps` and the inputs x, turns, q_norm and k_norm,
 // and PAIR_POSITION(pair) if pairs of a token turn by different positions.
 // `precise`: rounding must not depend on the shader around it.
 #include "rotation.glsl"
@@ -46,12 +46,14 @@ Turn turn_of(uint four, uint position) {
     return t;
 }
 
-// 1 / rms of the head whose elements start at `from`.
+// 1 / rms of the head whose elements start at `from`; with NORM_LAST of the rotated head, which is known before
+// the rotation: only the factor on sines and cosines changes the sum of squares.
 float norm_factor(uint from) {
     if (!HAS_NORMS) return 1.0;
     precise float squares = 0.0;
     for (uint four = LANE; four < HEAD_DIM / 4u; four += LANES) {
         vec4 v = GATHER(x, from, 4u * four + uvec4(0u, 1u, 2u, 3u));
+        if (NORM_LAST && 4u * four < N_ROT) v *= LOAD1(turns, N_ROT);
         squares += dot(v, v);
     }
     return inversesqrt(group_add(squares) / float(HEAD_DIM) + eps);
@@ -59,10 +61,12 @@ float norm_factor(uint from) {
 
 vec4 normed_and_turned(uint from, Turn t, float factor, bool is_query) {
     vec4 v = GATHER(x, from, t.element), partner = GATHER(x, from, t.partner);
-    if (HAS_NORMS) {
+    if (HAS_NORMS && !NORM_LAST) {
         v *= factor * (is_query ? GATHER(q_norm, 0u, t.element) : GATHER(k_norm, 0u, t.element));
         partner *= factor * (is_query ? GATHER(q_norm, 0u, t.partner) : GATHER(k_norm, 0u, t.partner));
     }
     precise vec4 y = fma(partner, t.sine, v * t.cosine);
+    if (HAS_NORMS && NORM_LAST)
+        y *= factor * (is_query ? GATHER(q_norm, 0u, t.element) : GATHER(k_norm, 0u, t.element));
     return y;
 }

@@ -12,7 +12,8 @@ layout(constant_id = 4) const bool HAS_NORMS = false;
 layout(constant_id = 5) const uint PAGE_SIZE = 32;
 layout(constant_id = 6) const uint CACHE = 1;  // type, see cache.glsl
 layout(constant_id = 7) const bool HAS_ROPE_POSITIONS = false;
-layout(constant_id = 8) const bool HAS_AXES = false;  // with rope positions only
+layout(constant_id = 8) const bool HAS_AXES = false;   // with rope positions only
+layout(constant_id = 9) const bool NORM_LAST = false;  // after the rotation
 
 INPUT1(0, x);  // (tokens, heads + 2 kv_heads, head_dim)
 layout(std430, binding = 1) readonly buffer Positions { int positions[]; };  // (tokens); negative: unused

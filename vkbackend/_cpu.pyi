@@ -40,6 +40,7 @@ def split_heads(
     q: Array,
     adjacent: bool,
     eps: float,
+    norm_last: bool,
 ) -> Call: ...
 def attention(
     q: Array,

@@ -1,4 +1,6 @@
-"""hunyuan-dense: q and k norms per head, after the rotation."""
+"""hunyuan-dense: llama with norms of queries and keys per head, after the rotation; heads rotate in halves."""
+
+from dataclasses import replace
 
 from ..models.decoder import Decoder
 from ..models.decoder_config import DecoderConfig
@@ -9,4 +11,4 @@ Model = Decoder
 
 def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "hunyuan-dense."."""
-    return DecoderConfig.read(meta, pairing="halves")
+    return replace(DecoderConfig.read(meta, pairing="halves"), qk_norms="rotated")

@@ -88,11 +88,12 @@ void split_heads(const SplitArgs& args, int task, int tasks) {
         }
         float* y = head < args.heads ? args.q.row(token) + head * size : scratch;
         const float* norm = head < args.heads ? args.q_norm : args.k_norm;
-        if (norm)
+        if (norm && !args.norm_last)
             normalized(x, norm, size, args.eps, y);
         else
             std::memcpy(y, x, size * sizeof(float));
         rotate(y, args.rotation.row(token), args.n_rot, args.adjacent);
+        if (norm && args.norm_last) normalized(y, norm, size, args.eps, y);
         if (head >= args.heads) store_cell(args.k_cache, page, slot, head - args.heads, y);
     }
 }

@@ -108,14 +108,14 @@ struct RotationArgs {
     Rows y;
 };
 
-// Normalizes and rotates queries and keys, stores keys and values. x: (T, (heads + 2 kv_heads) * head_dim).
+// Normalizes and rotates queries and keys (norm_last: in the other order), stores keys and values. x: (T, (heads + 2 kv_heads) * head_dim).
 struct SplitArgs {
     Rows x, rotation, q;
     const float *q_norm, *k_norm;
     Tokens tokens;
     Cache k_cache, v_cache;
     int64_t heads, n_rot;
-    bool adjacent;
+    bool adjacent, norm_last;
     float eps;
 };
 

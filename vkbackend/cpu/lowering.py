@@ -127,6 +127,7 @@ def split_heads(program: Program, node: Node) -> None:
             program.array(node.outputs[0]),
             node.attrs["pairing"] == "adjacent",
             node.attrs.get("eps", 0.0),
+            node.attrs.get("norm_last", False),
         )
     )
 

@@ -251,7 +251,7 @@ static std::unique_ptr<Call> split_heads(py::object x, py::object rotation, py::
                                          py::object k_norm, py::object positions, py::object sequences,
                                          py::object page_table, py::array k_data, py::object k_scales,
                                          py::array v_data, py::object v_scales, py::object q, bool adjacent,
-                                         float eps) {
+                                         float eps, bool norm_last) {
     const Cache keys = cache(k_data, k_scales, "k_cache"), stored = cache(v_data, v_scales, "v_cache");
     same_cells(keys, stored);
     const int64_t size = keys.head_dim;
@@ -266,6 +266,7 @@ static std::unique_ptr<Call> split_heads(py::object x, py::object rotation, py::
                    0,
                    0,
                    adjacent,
+                   norm_last,
                    eps};
     args.heads = args.q.width / size;
     args.n_rot = args.rotation.width;
@@ -411,7 +412,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("rotation", &rotation, arg("positions"), arg("axes"), arg("turns"), arg("y"));
     m.def("split_heads", &split_heads, arg("x"), arg("rotation"), arg("q_norm"), arg("k_norm"),
           arg("positions"), arg("sequences"), arg("page_table"), arg("k_data"), arg("k_scales"),
-          arg("v_data"), arg("v_scales"), arg("q"), arg("adjacent"), arg("eps"));
+          arg("v_data"), arg("v_scales"), arg("q"), arg("adjacent"), arg("eps"), arg("norm_last"));
     m.def("attention", &attention, arg("q"), arg("positions"), arg("sequences"), arg("page_table"),
           arg("limits"), arg("k_data"), arg("k_scales"), arg("v_data"), arg("v_scales"), arg("y"),
           arg("scale"), arg("window"), arg("softcap"));

@@ -28,11 +28,14 @@ def rms_norm(
     *,
     eps: float,
     residual: Value | None = None,
+    out: Value | None = None,
     name: str = "norm",
     kind: Kind = Kind.ACTIVATION,
 ) -> Value:
-    """x / rms(x) * weight over the last axis [+ residual] -> like x, dense."""
-    y = x.graph.new(name, x.shape, kind=kind)
+    """x / rms(x) * weight over the last axis [+ residual] -> like x. out: value to write into, instead of a new one; it
+    may be x.
+    """
+    y = out or x.graph.new(name, x.shape, kind=kind)
     x.graph.call("rms_norm", [x, weight, residual], [y], eps=eps)
     return y
 
@@ -81,11 +84,12 @@ class Rotation:
 
 @dataclass(frozen=True)
 class HeadNorms:
-    """RMS norms of each query and key head. q, k: (head_dim,) f32."""
+    """RMS norms of each query and key head. q, k: (head_dim,) f32. last: after the rotation."""
 
     q: Value
     k: Value
     eps: float
+    last: bool = False
 
 
 def attend(
@@ -173,6 +177,7 @@ def _head_attrs(rotation: Rotation, norms: HeadNorms | None) -> dict[str, int | 
         "n_rot": rotation.turns.shape[0] - 1,
         "pairing": rotation.pairing,
         "eps": norms.eps if norms else 0.0,
+        "norm_last": norms is not None and norms.last,
     }
 
 

@@ -95,15 +95,30 @@ def _turns(w: Weights, kind: RopeKind, factors: Vector | None) -> Vector:
 
 
 class HeadNorms:
-    """RMS norms of each query and key head."""
+    """RMS norms of each query and key head. last: after the rotation."""
 
-    def __init__(self, w: Weights, eps: float, head: Axis):
+    def __init__(self, w: Weights, eps: float, head: Axis, last: bool):
         self.q = w.norm("attn_q_norm", eps, head)
         self.k = w.norm("attn_k_norm", eps, head)
+        self.last = last
 
     def __call__(self, graph: Graph) -> F.HeadNorms:
         """The norms as values of `graph`."""
-        return F.HeadNorms(graph.constant(self.q.weight), graph.constant(self.k.weight), self.q.eps)
+        return F.HeadNorms(graph.constant(self.q.weight), graph.constant(self.k.weight), self.q.eps, self.last)
+
+
+class RowNorms:
+    """RMS norms of all heads of the queries together, and of the keys."""
+
+    def __init__(self, w: Weights, eps: float, q: Axis, k: Axis):
+        self.q = w.norm("attn_q_norm", eps, q)
+        self.k = w.norm("attn_k_norm", eps, k)
+
+    def __call__(self, qkv: Value) -> None:
+        """Normalize the queries and keys of qkv (T, q.total + k.total + values) in place."""
+        q_columns, k_columns = self.q.weight.shape[0], self.k.weight.shape[0]
+        for norm, part in ((self.q, qkv.columns(0, q_columns)), (self.k, qkv.columns(q_columns, k_columns))):
+            norm(part, out=part)
 
 
 class Attention:
@@ -121,15 +136,21 @@ class Attention:
         names, rows = (("attn_qkv",), (Stack(heads),)) if w.has("attn_qkv") else (("attn_q", "attn_k", "attn_v"), heads)
         self.qkv = w.linear(*names, rows=rows, columns=cfg.width_axis, name="qkv")
         self.output = w.linear("attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads))
-        self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.qk_axis) if w.has("attn_q_norm") else None
+        self.head_norms, self.row_norms = None, None
+        if w.has("attn_q_norm") and cfg.qk_norms == "row":
+            self.row_norms = RowNorms(w, cfg.norm_eps, *heads[:2])
+        elif w.has("attn_q_norm"):
+            self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.qk_axis, cfg.qk_norms == "rotated")
         self.layer = w.layer
 
     def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added. Stores keys and values in `caches`."""
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
-        qkv = self.qkv(x, norm).reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
+        qkv = self.qkv(x, norm)
+        if self.row_norms:
+            self.row_norms(qkv)
         y = F.attend(
-            qkv,
+            qkv.reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim),
             self.rope(graph, caches.context_length),
             self.head_norms and self.head_norms(graph),
             caches.cache(graph, self.layer),

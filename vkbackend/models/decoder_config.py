@@ -68,7 +68,8 @@ class DecoderConfig(Config):
     gate: "silu" or "gelu". embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
     score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
-    queries and keys, are where the file has them. feed_forward_norm: name of the norm before the feed-forward.
+    queries and keys, are where the file has them. qk_norms: "head": of each head before its rotation, "rotated": after
+    it, "row": of all heads together. feed_forward_norm: name of the norm before the feed-forward.
     """
 
     width_axis: Axis
@@ -85,6 +86,7 @@ class DecoderConfig(Config):
     logit_softcap: float = 0.0
     logit_scale: float = 1.0
     pre_norms: bool = True
+    qk_norms: str = "head"
     feed_forward_norm: str = "ffn_norm"
     attention_post_norm: str = "post_attention_norm"
 

@@ -102,9 +102,10 @@ class RMSNorm:
         self.eps = eps
         self.name = name
 
-    def __call__(self, x: Value, residual: Value | None = None) -> Value:
-        """x / rms(x) * weight over the last axis [+ residual] -> like x."""
-        return F.rms_norm(x, x.graph.constant(self.weight), eps=self.eps, residual=residual, name=self.name)
+    def __call__(self, x: Value, residual: Value | None = None, out: Value | None = None) -> Value:
+        """x / rms(x) * weight over the last axis [+ residual] -> like x. out: as in `functions.rms_norm`."""
+        weight = x.graph.constant(self.weight)
+        return F.rms_norm(x, weight, eps=self.eps, residual=residual, out=out, name=self.name)
 
 
 class Embedding:

@@ -4,8 +4,8 @@ needs the key of another.
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
 slot unused), page_table: (S, P) i32, turns: (n_rot + 1,) f32 from `rope.turns_per_position`, q_norm, k_norm:
 (head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads,
-head_dim) f32 (rows of unused slots are not written), the caches in place. head_dim is a multiple of 8, n_rot of 4.
-On the device the result has the same bits as the two ops in sequence.
+head_dim) f32 (rows of unused slots are not written), the caches in place. norm_last: as in split_heads.
+head_dim is a multiple of 8, n_rot of 4. On the device the result has the same bits as the two ops in sequence.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ def reference(
     n_rot: int,
     pairing: str,
     eps: float = 0.0,
+    norm_last: bool = False,
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
@@ -52,6 +53,7 @@ def reference(
         n_rot=n_rot,
         pairing=pairing,
         eps=eps,
+        norm_last=norm_last,
     )
     y = attention.reference(
         q, k_cache, v_cache, positions, sequences, page_table, scale=scale, window=window, softcap=softcap
@@ -84,6 +86,7 @@ def dispatch(
     pairing: str,
     scale: float,
     eps: float = 0.0,
+    norm_last: bool = False,
     window: int = 0,
     softcap: float = 0.0,
     splits: int = 1,
@@ -112,6 +115,7 @@ def dispatch(
                 "N_ROT": n_rot,
                 "HALVES": pairing == "halves",
                 "HAS_NORMS": q_norm is not None,
+                "NORM_LAST": norm_last,
             },
             {
                 "heads": heads,
@@ -203,6 +207,7 @@ OP = Op(
         _case("partial halves, f32", [40, 255, 256], 4, 2, 80, "halves", "float32", n_rot=40),
         _case("partial adjacent", [17], 2, 2, 24, "adjacent", "float32", n_rot=16),
         _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0),
+        _case("norms last", [40, 3], 4, 2, 24, "halves", "float16", norms=True, n_rot=16, norm_last=True),
         _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
         _case("decode, q8_0", [70], 3, 3, 64, "adjacent", "q8_0"),
         _case("halves and norms, q8_0", [300, 5], 4, 2, 64, "halves", "q8_0", norms=True, window=280),

@@ -1,6 +1,7 @@
 """Root-mean-square norm over the last axis: x / sqrt(mean(x^2) + eps) * weight [+ residual].
 
-x: (T, n) or (T, heads, n) f32, weight: (n,) f32, residual: like x or None -> like x, dense. n is a multiple of 4.
+x: (T, n) or (T, heads, n) f32, weight: (n,) f32, residual: like x or None -> like x, in place or elsewhere. n
+is a multiple of 4.
 Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467.
 """
 
@@ -33,6 +34,7 @@ def dispatch(
 ) -> list[Dispatch]:
     """One group per row."""
     x, weight, residual = inputs
+    y = outputs[0]
     tokens, n = x.shape[0], x.shape[-1]
     heads = x.row_elements // n
     name, lanes, size = group_variant(device, "rms_norm")
@@ -41,10 +43,10 @@ def dispatch(
         Dispatch(
             name,
             (x.buffer, weight.buffer, (residual or weight).buffer),
-            (outputs[0].buffer,),
+            (y.buffer,),
             (heads, tokens, 1),
             {"LANES": lanes, "HAS_RESIDUAL": residual is not None},
-            {"heads": heads, "n4": n // 4, **x.fours("x"), **residual_fours, "eps": eps},
+            {"heads": heads, "n4": n // 4, **x.fours("x"), **residual_fours, **y.fours("y"), "eps": eps},
             size,
             label="rms_norm",
         )

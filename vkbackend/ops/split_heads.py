@@ -1,5 +1,5 @@
-"""Split rows of projections into heads: optionally normalize queries and keys per head, rotate them, and store keys
-and values in the pages of the cache.
+"""Split rows of projections into heads: rotate queries and keys, optionally normalize them per head before the
+rotation or after it (norm_last), and store keys and values in the pages of the cache.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
 slot unused), page_table: (S, P) i32, turns: (n_rot + 1,) f32 from `rope.turns_per_position`, q_norm, k_norm:
@@ -52,26 +52,38 @@ def reference(
     n_rot: int,
     pairing: str,
     eps: float = 0.0,
+    norm_last: bool = False,
 ) -> tuple[np.ndarray, Cache, Cache]:
     """The numpy twin."""
     kv_heads = k_cache.shape[2]
     heads = qkv.shape[1] - 2 * kv_heads
     qk, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
-    if q_norm is not None and k_norm is not None:
-        qk = np.concatenate(
-            [rms_norm.reference(qk[:, :heads], q_norm, eps=eps), rms_norm.reference(qk[:, heads:], k_norm, eps=eps)],
-            axis=1,
-        )
+
+    def normed(qk: np.ndarray) -> np.ndarray:
+        if q_norm is None or k_norm is None:
+            return qk
+        queries, keys = qk[:, :heads], qk[:, heads:]
+        norms = rms_norm.reference(queries, q_norm, eps=eps), rms_norm.reference(keys, k_norm, eps=eps)
+        return np.concatenate(norms, axis=1)
+
     by_pair = positions[:, None]
     if rope_positions is not None:
         by_pair = rope_positions[:, :1] if axes is None else rope_positions[:, axes]
-    qk = rope.rotated(qk, by_pair, turns, n_rot=n_rot, pairing=pairing)
+    qk = rope.rotated(qk if norm_last else normed(qk), by_pair, turns, n_rot=n_rot, pairing=pairing)
+    qk = normed(qk) if norm_last else qk
     kv_write.reference(qk[:, heads:], v, positions, sequences, page_table, k_cache, v_cache)
     return qk[:, :heads], k_cache, v_cache
 
 
 def dispatch(
-    device: Device, inputs: RopeInputs, outputs: Sequence[TensorView], *, n_rot: int, pairing: str, eps: float = 0.0
+    device: Device,
+    inputs: RopeInputs,
+    outputs: Sequence[TensorView],
+    *,
+    n_rot: int,
+    pairing: str,
+    eps: float = 0.0,
+    norm_last: bool = False,
 ) -> list[Dispatch]:
     """One group per head."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm = inputs[:7]
@@ -106,6 +118,7 @@ def dispatch(
                 "CACHE": q8_cache.TYPES[k_cache.dtype],
                 "HAS_ROPE_POSITIONS": rope_positions is not None,
                 "HAS_AXES": axes is not None,
+                "NORM_LAST": norm_last,
             },
             {
                 "heads": all_heads - 2 * kv_heads,
@@ -132,6 +145,7 @@ def _case(
     n_rot: int = 0,
     furthest: int = 30,
     num_axes: int = 0,
+    **attrs: bool,
 ) -> Case:
     """num_axes: of rope positions that differ from the positions; 0: none are given."""
     n_rot = n_rot or head_dim
@@ -156,7 +170,7 @@ def _case(
     # A value halfway between two half floats may round either way on its last f32 bit: one unit of f16. In q8_0 the
     # unit is the block's largest magnitude / 127.
     atol, rtol = {"float32": (1e-5, 1e-5), "float16": (1e-5, 1e-3), q8_cache.NAME: (0.04, 1e-3)}[dtype]
-    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6}, atol, rtol)
+    return Case(label, make, {"n_rot": n_rot, "pairing": pairing, "eps": 1e-6, **attrs}, atol, rtol)
 
 
 SIGNATURE = Signature(
@@ -198,6 +212,8 @@ OP = Op(
         _case("an odd number of blocks, q8_0", 4, 4, 2, 96, "halves", "q8_0", n_rot=40),
         _case("one block, q8_0", 4, 4, 2, 32, "halves", "q8_0"),
         _case("odd, norms, f32", 4, 6, 2, 20, "adjacent", "float32", norms=True),
+        _case("norms last, partial", 4, 6, 2, 24, "halves", "float32", norms=True, n_rot=16, norm_last=True),
+        _case("norms last, q8_0", 3, 4, 1, 64, "adjacent", "q8_0", norms=True, norm_last=True),
         _case("one word short of a group", 2, 1, 1, 4, "halves", "float16"),
         _case("rope positions", 5, 4, 2, 64, "adjacent", "float32", num_axes=1),
         _case("axes", 5, 4, 2, 64, "adjacent", "float32", num_axes=3),
