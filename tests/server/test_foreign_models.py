@@ -49,7 +49,7 @@ def exotic_quantization(path):
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["a", "b"])
     writer.add_token_merges(["a b"])
-    writer.add_tensor("token_embd.weight", np.zeros((2, 136), np.uint8), raw_dtype=GGMLQuantizationType.IQ4_XS)
+    writer.add_tensor("token_embd.weight", np.zeros((2, 2048), np.uint8), raw_dtype=GGMLQuantizationType.F64)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -61,7 +61,7 @@ def exotic_quantization(path):
     "name, write, words",
     [
         ("other", lambda path: write_gguf(path, "qwen3moe"), "has the architecture 'qwen3moe'; readable here: "),
-        ("exotic", exotic_quantization, "token_embd.weight is IQ4_XS; readable here: "),
+        ("exotic", exotic_quantization, "token_embd.weight is F64; readable here: "),
     ],
 )
 def test_it_lists_and_shows_and_says_why_it_does_not_run(server, tmp_path, name, write, words):

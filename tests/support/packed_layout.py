@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vkbackend.gguf.blocks import IQ4_VALUES
+from vkbackend.gguf.formats.mxfp4 import VALUES as MXFP4_VALUES
 from vkbackend.gguf.quant_format import QuantFormat
 
 HIGH, WORD, BYTE = (each.reshape(-1).astype(np.uint32) for each in np.indices((2, 4, 4)))  # of element 16h + 4w + c
@@ -112,6 +114,17 @@ def q6_k(block: Block) -> np.ndarray:
     return (codes.astype(np.float32) - 32) * (half(block.scale(), 0) * np.repeat(scales, 16))
 
 
+def mxfp4(block: Block) -> np.ndarray:
+    exponent = int(block.scale() >> 8 * (block.number % 4) & 255)
+    return MXFP4_VALUES[block.nibbles()] * np.float32(2.0 ** (exponent - 128))
+
+
+def iq4_xs(block: Block) -> np.ndarray:
+    number = block.number % 8
+    low, high = block.scale(1) >> 4 * number & 15, block.scale() >> 16 + 2 * number & 3
+    return IQ4_VALUES[block.nibbles()] * (half(block.scale(), 0) * np.float32(int(low | high << 4) - 32))
+
+
 # How each format's block is read. A format that is not here is checked by its shader alone.
 LAYOUTS: dict[str, Callable[[Block], np.ndarray]] = {
     "f32": lambda block: block.vectors(8).view(np.float32),
@@ -129,6 +142,9 @@ LAYOUTS: dict[str, Callable[[Block], np.ndarray]] = {
     "q4_k": q4_k,
     "q5_k": q5_k,
     "q6_k": q6_k,
+    "mxfp4": mxfp4,
+    "iq4_nl": lambda block: IQ4_VALUES[block.nibbles()] * half(block.scale(), block.number & 1),
+    "iq4_xs": iq4_xs,
 }
 
 

@@ -7,6 +7,9 @@ ggml-common.h of ggml.
 
 import numpy as np
 
+# The values of IQ4_NL's and IQ4_XS's codes (kvalues_iq4nl of ggml).
+IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+
 # Unpacking, for the numpy reference
 
 
@@ -25,6 +28,11 @@ def nibbles(blocks: np.ndarray, first: int, run: int) -> np.ndarray:
     codes[:, 0] = (some & 15).reshape(-1).view(whole_run)
     codes[:, 1] = (some // 16).reshape(-1).view(whole_run)  # the same as >> 4, which numpy does not vectorize
     return codes.view(np.uint8).reshape(len(some), -1)
+
+
+def looked_up(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """values[codes], of the shape of `codes`, which are uint8. Codes past the end wrap around."""
+    return np.take(values, codes, mode="wrap")
 
 
 def fifth_bits(blocks: np.ndarray, first: int) -> np.ndarray:

@@ -240,6 +240,22 @@ struct Q6_K {
     }
 };
 
+struct MXFP4 {
+    static const uint32_t BYTES = 17, RECORD = 4, VECTORS = 1, WORDS = 1;
+    static void block(const uint8_t* in, uint32_t b, Planes& planes, uint64_t row) {
+        std::memcpy(planes.codes[b][row], in + 1, 16);
+        std::memcpy(reinterpret_cast<uint8_t*>(&planes.scales[0][row]) + b, in, 1);
+    }
+};
+
+struct IQ4_XS {
+    static const uint32_t BYTES = 136, RECORD = 1, VECTORS = 8, WORDS = 2;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t b = 0; b < 8; b++) std::memcpy(planes.codes[b][row], in + 8 + 16 * b, 16);
+        for (uint32_t t = 0; t < 2; t++) planes.scales[t][row] = word_at(in + 4 * t);
+    }
+};
+
 using Rows = std::array<const uint8_t*, GROUP>;
 
 // Pack records first ... last - 1 of one group of rows. codes, scales: where the group begins in each plane.
@@ -280,7 +296,7 @@ static const Entry ENTRIES[] = {
     entry<Plain<8>>("f32"), entry<Plain<4>>("f16"), entry<Plain<4>>("bf16"), entry<Q8_0>("q8_0"),
     entry<Q4_0>("q4_0"),    entry<Q4_1>("q4_1"),    entry<Q5_0>("q5_0"),     entry<Q5_1>("q5_1"),
     entry<Q2_K>("q2_k"),    entry<Q3_K>("q3_k"),    entry<Q4_K>("q4_k"),     entry<Q5_K>("q5_k"),
-    entry<Q6_K>("q6_k"),
+    entry<Q6_K>("q6_k"),    entry<MXFP4>("mxfp4"),  entry<Q4_0>("iq4_nl"),   entry<IQ4_XS>("iq4_xs"),
 };
 
 static const Entry& entry_of(const std::string& name) {

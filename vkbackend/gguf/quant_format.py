@@ -31,8 +31,9 @@ class QuantFormat:
     (rows, K) to uint8 (rows, row_bytes), for formats without scales.
 
     quant_words: uint32 per row and block in the plane of codes. scale_words: uint32 per row and `record` elements in
-    the plane of scales. half_positions, largest_code: for random blocks, the bytes where a block has half floats, and
-    the largest multiple of one that an element can be; of formats with codes for scales, a typical large multiple.
+    the plane of scales. half_positions, put_scales, largest_code: for random blocks, the bytes where a block has half
+    floats; for formats without them a function that writes scales, f32 (...), into blocks (..., type_size); and the
+    largest multiple of one that an element can be; of formats with codes for scales, a typical large multiple.
     """
 
     type: GGMLQuantizationType
@@ -43,6 +44,7 @@ class QuantFormat:
     record: int
     encode: Callable[[np.ndarray], np.ndarray] | None = None
     half_positions: tuple[int, ...] = (0,)
+    put_scales: Callable[[np.ndarray, np.ndarray], None] | None = None
     largest_code: int = 8
 
     @property
@@ -59,6 +61,15 @@ class QuantFormat:
     def type_size(self) -> int:
         """Bytes per block."""
         return GGML_QUANT_SIZES[self.type][1]
+
+    def randomize_scales(self, rng: np.random.Generator, blocks: np.ndarray, size: float) -> None:
+        """Give blocks (..., type_size) random scales with which elements are about `size` at most."""
+        for at in (0,) if self.put_scales else self.half_positions:
+            scales = rng.uniform(-size, size, blocks.shape[:-1]) / self.largest_code
+            if self.put_scales:
+                self.put_scales(blocks, scales)
+            else:
+                blocks[..., at : at + 2] = scales.astype(np.float16)[..., None].view(np.uint8)
 
     def dequantize(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 (rows, row_bytes) -> f32 (rows, K), the same bits as gguf's; into `out`, or a new array without it."""

@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ..errors import GGUFError, UnsupportedModel
+from .formats.mxfp4 import reordered
 from .metadata import LENGTH, Decoder, Metadata, Numbers, Strings
 
 MAGIC = b"GGUF"
@@ -40,7 +41,8 @@ SCALARS = {
     11: "<i8",
     12: "<f8",
 }
-FORMER_TYPES = {4: GGMLQuantizationType(39)}  # MXFP4, as Ollama numbered it before ggml had a number for it
+# MXFP4 as Ollama wrote it before ggml had a number for it: neighboring elements share a byte.
+FORMER_MXFP4 = 4
 
 
 def damaged(path: Path, what: str) -> GGUFError:
@@ -50,13 +52,16 @@ def damaged(path: Path, what: str) -> GGUFError:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """shape: in numpy order, rows first. offset: from the start of the file, in bytes."""
+    """shape: in numpy order, rows first. offset: from the start of the file, in bytes. is_former: MXFP4 in the order
+    of FORMER_MXFP4.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     offset: int
     num_bytes: int
+    is_former: bool = False
 
 
 class GGUFFile:
@@ -138,7 +143,8 @@ class GGUFFile:
     def _info(self, name: str, shape: tuple[int, ...], type_number: int, offset: int, start: int) -> TensorInfo:
         """start: first byte of the tensor data."""
         try:
-            kind = GGMLQuantizationType(FORMER_TYPES.get(type_number, type_number))
+            is_former = type_number == FORMER_MXFP4
+            kind = GGMLQuantizationType.MXFP4 if is_former else GGMLQuantizationType(type_number)
         except ValueError:
             raise UnsupportedModel(
                 f"{self.path}: tensor {name} has the unknown type {type_number}; update vkbackend or convert the model "
@@ -158,7 +164,7 @@ class GGUFFile:
                 f"{self.path} is cut short: tensor {name} needs bytes {start + offset}..{start + offset + num_bytes}, "
                 f"the file has {len(self._map)}; download it again"
             )
-        return TensorInfo(name, shape, kind, start + offset, num_bytes)
+        return TensorInfo(name, shape, kind, start + offset, num_bytes, is_former)
 
     def release_pages(self) -> None:
         """Release the file's pages in memory. The system reads them again when they are used."""
@@ -171,11 +177,14 @@ class GGUFFile:
         return self._map[start:end]
 
     def data(self, name: str) -> np.ndarray:
-        """A tensor's bytes as in the file: uint8, read-only, no copy."""
+        """A tensor's bytes as in the file: uint8, read-only, no copy, except for those of FORMER_MXFP4, which are put
+        into ggml's order.
+        """
         if name not in self.tensors:
             raise GGUFError(f"{self.path}: tensor {name} is missing")
         info = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, info.num_bytes, info.offset)
+        found = np.frombuffer(self._map, np.uint8, info.num_bytes, info.offset)
+        return reordered(found) if info.is_former else found
 
 
 def _mapped(path: Path) -> mmap.mmap:

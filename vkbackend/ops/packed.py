@@ -59,9 +59,7 @@ class PackedMatrix:
             raw = kind.encode(rng.standard_normal((rows, k), np.float32) * np.float32(size))
         else:
             blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
-            for at in kind.half_positions:
-                scale = rng.uniform(-size, size, blocks.shape[:2]) / kind.largest_code
-                blocks[..., at : at + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
+            kind.randomize_scales(rng, blocks, size)
             raw = blocks.reshape(rows, -1)
         return cls("random", (rows, k), kind, [raw])
 
