@@ -59,6 +59,8 @@ class CompletionTurn(Turn[GenerateRequest, GenerateResponse]):
             context_text = self.model.tokenizer.decode(ask.context).decode("utf-8", "replace") if ask.context else ""
         except TokenizerError as error:
             raise ApiError(400, f"context: {error}; send the context of an earlier answer from this model") from None
+        if ask.suffix and not ask.template and plan.infill_marks is not None:
+            return Prompt(context_text + plan.infill_marks.prompt(ask.prompt, ask.suffix))
         if ask.suffix or ask.template:
             return prompt_text.generate_prompt(
                 Template.parse(ask.template or plan.stored.template),

@@ -18,7 +18,7 @@ from ..go.human import shortened
 from ..go.text import decode_utf8, quote
 from ..library.capabilities import capabilities
 from ..library.model import StoredModel
-from ..prompts import jinja
+from ..prompts import infill, jinja
 from ..wire.native import ChatRequest, GenerateRequest, Message
 from ..wire.options import Options
 
@@ -52,6 +52,7 @@ class Plan:
     sampling: SamplingOptions
     capabilities: list[str]
     chat_template: jinja.JinjaSource | None
+    infill_marks: infill.InfillMarks | None
     started: float
 
     @property
@@ -63,12 +64,13 @@ class Plan:
 @dataclass(frozen=True)
 class Description:
     """What the header of a model's file says. chat_template: the file's own chat template, if prompts are written
-    with it.
+    with it. infill_marks: the file's own tokens around a suffix, if they are used.
     """
 
     architecture: str
     capabilities: list[str]
     chat_template: jinja.JinjaSource | None
+    infill_marks: infill.InfillMarks | None
 
 
 def describe(stored: StoredModel) -> Description:
@@ -93,7 +95,12 @@ def _describe(stored: StoredModel) -> Description:
     except VkbackendError as error:
         raise ApiError(500, str(error)) from None
     architecture = "" if metadata is None else metadata.get("general.architecture", None, "")
-    return Description(architecture, capabilities(stored, metadata), jinja.found_in(stored, metadata))
+    return Description(
+        architecture,
+        capabilities(stored, metadata),
+        jinja.found_in(stored, metadata),
+        infill.marks_of(stored, metadata),
+    )
 
 
 async def make_plan(stored: StoredModel, ask: Ask, needed: list[str], verb: str, started: float) -> Plan:
@@ -126,7 +133,7 @@ def _plan(stored: StoredModel, ask: Ask, needed: list[str], verb: str, started: 
     }
     sampling = replace(sampling_options(options, asked, description.architecture), logit_bias=logit_bias(ask.options))
     log_options_without_effect(ask.options)
-    return Plan(stored, options, sampling, can, description.chat_template, started)
+    return Plan(stored, options, sampling, can, description.chat_template, description.infill_marks, started)
 
 
 def sampling_options(options: Options, asked: set[str], architecture: str) -> SamplingOptions:

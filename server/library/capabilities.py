@@ -2,13 +2,14 @@
 
 In: a StoredModel and its GGUF's metadata. Out: names in the order in which clients are shown them. Detected as in
 Ollama: from keys of the file, variables of the template, text around `.Thinking` in it, and what a built-in output
-parser extracts. If the model has a Jinja template instead, that is searched for the same.
+parser extracts. If the model has a Jinja template instead, that is searched for the same. A model without a Go template
+can also `insert` if its file has the tokens for it.
 """
 
 from vkbackend.gguf.reader import Metadata
 
 from .. import output_parsers
-from ..prompts import jinja
+from ..prompts import infill, jinja
 from ..prompts.gotemplate import Template, TemplateError
 from ..prompts.marks import thinking_tags
 from .model import StoredModel
@@ -39,7 +40,7 @@ def capabilities(model: StoredModel, metadata: Metadata | None) -> list[str]:
     thinks = thinks or model.config.get("model_family") in _THINKING_FAMILIES or all(thinking_tags(template))
     more = [
         ("tools", "tools" in variables or calls_tools),
-        ("insert", "suffix" in variables),
+        ("insert", "suffix" in variables or infill.marks_of(model, metadata) is not None),
         ("vision", bool(model.projector_paths)),
         ("thinking", thinks),
     ]

@@ -19,8 +19,11 @@ from vkbackend.server.loading.loaded_models import LoadedModels
 
 
 @asynccontextmanager
-async def serving(folder, replies=(("Hel", "lo", "!"),), **model):
-    """A client of a server that has the model `m`, whose answers are `replies`; `client.runner` is its runner."""
+async def serving(folder, replies=(("Hel", "lo", "!"),), vocabulary=(), **model):
+    """A client of a server that has the model `m`, whose answers are `replies`; `client.runner` is its runner.
+
+    vocabulary: the tokens that the model's file lists. model: further keys of /api/create.
+    """
     tokenizer = FakeTokenizer()
     runner = FakeRunner(tokenizer, replies)
     store = Store(folder / "models")
@@ -33,6 +36,8 @@ async def serving(folder, replies=(("Hel", "lo", "!"),), **model):
     async with TestClient(TestServer(build_app(store, loaded_models))) as client:
         path = folder / "m.gguf"
         writer = GGUFWriter(path, "llama")
+        if vocabulary:
+            writer.add_token_list(list(vocabulary))
         writer.add_tensor("token_embd.weight", np.zeros((1, 32), np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

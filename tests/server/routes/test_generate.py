@@ -220,6 +220,38 @@ def test_refusals(tmp_path, path, body, status, error):
     run(scenario)
 
 
+FILL_IN_THE_MIDDLE = ("a", "<|fim_suffix|>", "<|fim_prefix|>", "<|fim_middle|>")
+WITH_SUFFIX = "{{ if .Suffix }}<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ else }}{{ .Prompt }}{{ end }}"
+
+
+@pytest.mark.parametrize(
+    "vocabulary, template, rendered",
+    [
+        (FILL_IN_THE_MIDDLE, None, "<|fim_prefix|>x = <|fim_suffix|>\n<|fim_middle|>"),
+        (FILL_IN_THE_MIDDLE, WITH_SUFFIX, "<PRE>x = <SUF>\n<MID>"),
+        (FILL_IN_THE_MIDDLE, "{{ .Prompt }}!", None),  # as in Ollama, the model's template decides
+        (FILL_IN_THE_MIDDLE[:3], None, None),
+    ],
+)
+def test_a_suffix_needs_a_template_with_it_or_a_file_with_tokens_for_it(tmp_path, vocabulary, template, rendered):
+    async def scenario():
+        more = {} if template is None else {"template": template}
+        async with serving(tmp_path, vocabulary=vocabulary, **more) as client:
+            shown = await (await client.post("/api/show", json={"model": "m"})).json()
+            assert ("insert" in shown["capabilities"]) == (rendered is not None)
+            body = {"model": "m", "prompt": "x = ", "suffix": "\n", "stream": False}
+            answer = await client.post("/api/generate", json=body | {"_debug_render_only": True})
+            if rendered is None:
+                assert answer.status == 400 and "does not support insert" in (await answer.json())["error"]
+                return
+            assert (await answer.json())["_debug_info"]["rendered_template"] == rendered
+            for path in ("/api/generate", "/v1/completions"):
+                answer = await client.post(path, json=body)
+                assert answer.status == 200, path
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("text", ["null", '""'])
 def test_an_empty_format_is_none(tmp_path, text):
     async def scenario():
