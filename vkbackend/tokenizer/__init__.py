@@ -15,6 +15,7 @@ from .bpe import read_bpe
 from .long_texts import blocks, parts
 from .sentencepiece import SentencePiece
 from .special_tokens import WHEN_PARSED, SpecialTokens
+from .unigram import Unigram
 from .vocabulary import PREFIX, TokenType, Vocabulary
 from .wordpiece import WordPiece
 
@@ -23,6 +24,12 @@ KINDS: dict[str, Callable[[Metadata], "TokenizerKind"]] = {
     "gemma4": read_bpe,
     "llama": SentencePiece,
     "bert": WordPiece,
+    "t5": Unigram,
+}
+# Mask token that strips white space, by architecture, pre-tokenizer or name of the model.
+MASKS = {
+    **dict.fromkeys(("nomic-bert-moe", "jina-bert-v3", "jina-v2-de", "jina-v2-es", "jina-v2-code", "mmbert"), "<mask>"),
+    "modern-bert": "[MASK]",
 }
 SURROGATES = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
@@ -51,13 +58,19 @@ class Tokenizer:
     token. vocab_size: number of tokens.
     """
 
-    def __init__(self, kind: TokenizerKind, strips_right: frozenset[int] = frozenset(), num_rows: int | None = None):
-        """strips_right: see `SpecialTokens`. num_rows: of the embedding. Special tokens beyond it count as plain text,
-        because the model was not trained on them; some gemma3 files have one for images.
+    def __init__(
+        self,
+        kind: TokenizerKind,
+        strips_left: frozenset[int] = frozenset(),
+        strips_right: frozenset[int] = frozenset(),
+        num_rows: int | None = None,
+    ):
+        """strips_left, strips_right: see `SpecialTokens`. num_rows: of the embedding. Special tokens beyond it count
+        as plain text, because the model was not trained on them; some gemma3 files have one for images.
         """
         self._kind = kind
         self._vocabulary = kind.vocabulary
-        self._special = SpecialTokens(kind.vocabulary, strips_right, num_rows)
+        self._special = SpecialTokens(kind.vocabulary, strips_left, strips_right, num_rows)
         self.bos_id = self._vocabulary.bos_id
         self.eos_ids = self._vocabulary.eos_ids
         self.adds_bos = self._vocabulary.add_bos
@@ -79,6 +92,7 @@ class Tokenizer:
         embedding = file.tensors.get("token_embd.weight")
         tokenizer = cls(
             kind,
+            _strips_left(kind.vocabulary, file.metadata),
             _strips_right(kind.vocabulary, file.metadata.get("general.name", str, "")),
             embedding.shape[0] if embedding else None,
         )
@@ -192,6 +206,19 @@ class Tokenizer:
     def is_control(self, token_id: int) -> bool:
         """Whether a token is a mark such as `<|im_start|>`, which is not part of any text."""
         return 0 <= token_id < self.vocab_size and self._vocabulary.types[token_id] == TokenType.CONTROL
+
+
+def _strips_left(vocabulary: Vocabulary, metadata: Metadata) -> frozenset[int]:
+    """The tokens that strip the white space before them: `<mask>` of the embedding models that llama.cpp recognizes by
+    the same names.
+    """
+    names = (
+        metadata.get("general.architecture", str, ""),
+        metadata.get(PREFIX + "pre", str, ""),
+        "modern-bert" if "modern-bert" in metadata.get("general.name", str, "").lower() else "",
+    )
+    found = {vocabulary.tokens.find(MASKS[name]) for name in names if name in MASKS}
+    return frozenset(token_id for token_id in found if token_id is not None)
 
 
 def _strips_right(vocabulary: Vocabulary, model_name: str) -> frozenset[int]:

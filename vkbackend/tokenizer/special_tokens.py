@@ -16,12 +16,19 @@ SPACES = " \t\n\v\f\r"
 class SpecialTokens:
     """The special tokens of a vocabulary.
 
-    strips_right: ids of tokens that strip the white space after them. num_ids: larger ids are ignored. texts: of all
-    tokens. at_cuts: texts that a cut between a letter and white space can split or touch.
+    strips_left, strips_right: ids of tokens that strip the white space before (after) them. num_ids: larger ids are
+    ignored. texts: of all tokens. at_cuts: texts that a cut between a letter and white space can split or touch.
     """
 
-    def __init__(self, vocabulary: Vocabulary, strips_right: frozenset[int] = frozenset(), num_ids: int | None = None):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        strips_left: frozenset[int] = frozenset(),
+        strips_right: frozenset[int] = frozenset(),
+        num_ids: int | None = None,
+    ):
         self._vocabulary = vocabulary
+        self._strips_left = strips_left
         self._strips_right = strips_right
         self._num_ids = num_ids
         self._groups = self._by_first_pair()
@@ -69,5 +76,7 @@ class SpecialTokens:
                 yield token_id
                 if token_id in self._strips_right:
                     part = part.lstrip(SPACES)
+            if index + 1 < len(parts) and token_id in self._strips_left:
+                part = part.rstrip(SPACES)
             if part:
                 yield part

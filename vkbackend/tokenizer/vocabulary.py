@@ -51,8 +51,8 @@ class SpecialDefaults:
 
 
 # Most files have no keys for the tokens that end a turn or fill in the middle. Like llama.cpp, this recognizes them by
-# their texts. The lists are llama.cpp's of late 2025; "</s>", which was added later, is left out, because it is
-# ordinary text in Gemma 3 and Phi-3.
+# their texts. The lists are llama.cpp's, without "</s>", which is ordinary text in Gemma 3 and Phi-3, and "<eos>",
+# which files name as their end.
 END_OF_TURN = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -82,6 +82,12 @@ ENDS_GENERATION = (
     "[EOS]",
     "<|end_of_text|>",
     "<end_of_utterance>",
+    "<|flush|>",
+    "<|calls|>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
 )
 FILL_IN_THE_MIDDLE = {  # part -> (whether it ends a generation, texts)
     "pre": (
@@ -122,7 +128,8 @@ class Vocabulary:
         self.bos_id = self._special_id(metadata, "bos_token_id", defaults.bos_id)
         self.eos_id = self._special_id(metadata, "eos_token_id", defaults.eos_id)
         self.unknown_id = self._special_id(metadata, "unknown_token_id", defaults.unknown_id)
-        self.separator_id = self._special_id(metadata, "seperator_token_id", defaults.separator_id)  # GGUF spells it so
+        separator = self._special_id(metadata, "separator_token_id", defaults.separator_id)
+        self.separator_id = self._special_id(metadata, "seperator_token_id", separator)  # GGUF spells it so
         self.add_bos = metadata.get(PREFIX + "add_bos_token", bool, defaults.add_bos)
         self.add_eos = metadata.get(PREFIX + "add_eos_token", bool, defaults.add_eos)
         self.add_space_prefix = metadata.get(PREFIX + "add_space_prefix", bool, defaults.add_space_prefix)
@@ -200,8 +207,11 @@ class Vocabulary:
         # gpt-oss: its parser reads the marks of a harmony message as text, and <|end|> only ends one of its messages.
         for token_id in self._ids_of(HARMONY_MARKS):
             self.types[token_id] = TokenType.USER_DEFINED
-        end, turn_ends = self.tokens.find("<|end|>"), self._ids_of(("<|return|>", "<|call|>"))
-        if end is not None and end in ends and len(turn_ends) == 2 and ends.issuperset(turn_ends):
-            ends.discard(end)
-            self.types[end] = TokenType.USER_DEFINED
+        # Solar Open has "<|calls|>" and "<|flush|>" instead.
+        end = self.tokens.find("<|end|>")
+        for marks in (("<|return|>", "<|call|>"), ("<|flush|>", "<|calls|>")):
+            turn_ends = self._ids_of(marks)
+            if end is not None and end in ends and len(turn_ends) == 2 and ends.issuperset(turn_ends):
+                ends.discard(end)
+                self.types[end] = TokenType.USER_DEFINED
         return {token_id for token_id in ends if token_id is not None}

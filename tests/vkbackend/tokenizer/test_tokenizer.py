@@ -3,16 +3,12 @@
 import random
 import time
 import tracemalloc
-from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
-from llama_cpp_tokens import llama_cpp
+from llama_cpp_tokens import compare_with_llama_cpp
+from llama_vocabularies import write_model
 from shared_data import shared
 from starter_models import model_path
-from tokenizer_keys import add_keys
-from varied_texts import varied_texts
 
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
@@ -43,80 +39,9 @@ def test_recorded_ids(name):
 # llama.cpp at work.
 
 
-def special_texts(tokenizer) -> list[str]:
-    vocabulary = tokenizer._vocabulary
-    # llama.cpp of 2026 treats "</s>" as a control token in every vocabulary; the one in Ollama 0.12.11 did not.
-    return [
-        text
-        for text, kind in zip(vocabulary.tokens, vocabulary.types)
-        if kind in (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED) and text != "</s>"
-    ]
-
-
-def compare_with_llama_cpp(paths: list[Path], count: int, seed: int):
-    tokenizers = {str(path): Tokenizer.from_gguf(GGUFFile.open(path)) for path in paths}
-    requests = {
-        path: [
-            {"content": text, "add_special": index % 2 == 0, "parse_special": index % 3 > 0}
-            for index, text in enumerate(varied_texts(count, seed, special_texts(tokenizer)))
-        ]
-        for path, tokenizer in tokenizers.items()
-    }
-    replies = llama_cpp(requests)
-    for path, tokenizer in tokenizers.items():
-        assert len(replies[path]) == count
-        for request, reply in zip(requests[path], replies[path]):
-            ids = tokenizer.encode(request["content"], request["add_special"], request["parse_special"])
-            assert ids == [token_id for token_id, _ in reply], (path, request)
-            assert [tokenizer.token_bytes(token_id).hex() for token_id in ids] == [piece for _, piece in reply], (
-                path,
-                request,
-            )
-
-
 @pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
 def test_like_llama_cpp(name):
     compare_with_llama_cpp([model_path(name)], count=1000, seed=20251113)
-
-
-def write_model(path: Path, tokens: dict[str, TokenType], model: str = "gpt2", pre: str = "", **keys: object) -> Path:
-    """A llama of one layer with zero weights, which is enough for llama.cpp to tokenize. tokens: type by text, in the
-    order of ids. keys: further tokenizer.ggml.<key>.
-    """
-    size, writer = 32, gguf.GGUFWriter(path, "llama")
-    for add, value in (
-        (writer.add_context_length, 64),
-        (writer.add_embedding_length, size),
-        (writer.add_block_count, 1),
-        (writer.add_head_count, 1),
-        (writer.add_feed_forward_length, size),
-        (writer.add_rope_dimension_count, size),
-        (writer.add_layer_norm_rms_eps, 1e-5),
-    ):
-        add(value)
-    writer.add_tokenizer_model(model)
-    if pre:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list(list(tokens))
-    writer.add_token_types(list(tokens.values()))
-    add_keys(writer, keys)
-    shapes = {
-        "token_embd": (len(tokens), size),
-        "output_norm": (size,),
-        "blk.0.attn_norm": (size,),
-        "blk.0.ffn_norm": (size,),
-    }
-    shapes |= {
-        f"blk.0.{name}": (size, size)
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    }
-    for name, shape in shapes.items():
-        writer.add_tensor(name + ".weight", np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")

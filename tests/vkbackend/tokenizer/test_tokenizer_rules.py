@@ -3,15 +3,13 @@
 import logging
 import random
 
-import gguf
 import pytest
 from starter_models import model_path
-from tokenizer_keys import add_keys
+from tokenizer_keys import tokenizer_of
 from varied_texts import varied_texts
 
 from vkbackend.errors import TokenizerError
 from vkbackend.gguf.reader import GGUFFile
-from vkbackend.tokenizer import Tokenizer
 from vkbackend.tokenizer.merging import merge_pairs
 from vkbackend.tokenizer.pretokenizers import ROWS, Pretokenizer
 from vkbackend.tokenizer.sentencepiece import SPACE, SentencePiece
@@ -21,22 +19,6 @@ from vkbackend.tokenizer.vocabulary import TokenType
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = (
     TokenType[name] for name in ("NORMAL", "UNKNOWN", "CONTROL", "USER_DEFINED", "BYTE")
 )
-
-
-def tokenizer_of(tmp_path, model, tokens: dict[str, TokenType], scores=None, merges=None, **keys) -> Tokenizer:
-    """tokens: type by text, in the order of ids. keys: further tokenizer.ggml.<key>; `name` is general.name."""
-    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
-    if name := keys.pop("name", None):
-        writer.add_name(name)
-    writer.add_tokenizer_model(model)
-    writer.add_token_list(list(tokens))
-    writer.add_token_types(list(tokens.values()))
-    keys |= {name: value for name, value in (("scores", scores), ("merges", merges)) if value is not None}
-    add_keys(writer, keys)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return Tokenizer.from_gguf(GGUFFile.open(tmp_path / "vocabulary.gguf"))
 
 
 BYTES = {f"<0x{byte:02X}>": BYTE for byte in range(256)}
@@ -230,6 +212,7 @@ def test_lone_surrogates_are_replaced(tmp_path):
         ({"<reponame>": CONTROL, "<|fim_prefix|>": CONTROL, "<|file_sep|>": CONTROL}, {}, {4, 6}),
         ({"<|end|>": CONTROL, "<|return|>": CONTROL, "<|call|>": CONTROL}, {}, {5, 6}),
         ({"<|end|>": CONTROL, "<|return|>": CONTROL}, {}, {4, 5}),
+        ({"<|end|>": CONTROL, "<|flush|>": CONTROL, "<|calls|>": CONTROL}, {}, {5, 6}),
     ],
 )
 def test_tokens_that_end_a_generation(tmp_path, extra, keys, expected):
@@ -263,7 +246,7 @@ def test_pretokenizers_lose_nothing():
 
 
 def test_errors_name_what_is_wrong(tmp_path):
-    with pytest.raises(TokenizerError, match="'rwkv'.*gpt2, gemma4, llama, bert"):
+    with pytest.raises(TokenizerError, match="'rwkv'.*gpt2, gemma4, llama, bert, t5"):
         tokenizer_of(tmp_path, "rwkv", LETTERS)
     with pytest.raises(TokenizerError, match="add_bos_token is true, but tokenizer.ggml.bos_token_id"):
         tokenizer_of(tmp_path, "gpt2", LETTERS, merges=NO_MERGES, pre="gpt-2", add_bos_token=True)
@@ -286,3 +269,38 @@ def test_wordpiece(tmp_path):
     tokenizer = tokenizer_of(tmp_path, "bert", tokens, cls_token_id=2, seperator_token_id=3, unknown_token_id=1)
     assert tokenizer.encode("Únable, 語a\tzzz") == [2, 4, 5, 6, 7, 8, 1, 3]
     assert tokenizer.decode([4, 5, 6]) == b" unable ,"
+
+
+def test_separator_in_both_spellings(tmp_path):
+    for key in ("seperator_token_id", "separator_token_id"):
+        tokens = {"[UNK]": CONTROL, "[CLS]": CONTROL, "[SEP]": CONTROL, "▁a": NORMAL}
+        tokenizer = tokenizer_of(tmp_path, "bert", tokens, cls_token_id=1, unknown_token_id=0, **{key: 2})
+        assert tokenizer.encode("a") == [1, 3, 2], key
+
+
+def test_mask_strips_white_space_before_it(tmp_path):
+    tokens = {"<mask>": CONTROL, **LETTERS}
+    for pre, expected in (("jina-v2-code", [1, 0, 4, 1]), ("gpt-2", [1, 4, 0, 4, 1])):
+        tokenizer = tokenizer_of(tmp_path, "gpt2", tokens, merges=NO_MERGES, pre=pre)
+        assert tokenizer.encode("a <mask> a") == expected
+
+
+def test_plain_text_with_merges(tmp_path):
+    tokens = {"<bos>": CONTROL, **BYTES, SPACE: NORMAL, "a": NORMAL, "b": NORMAL, "\n": NORMAL, "\n\n": NORMAL}
+    tokens |= {"b" + SPACE: NORMAL, SPACE + "a": NORMAL}
+    tokenizer = tokenizer_of(tmp_path, "gemma4", tokens, merges=["b ▁", "▁ a"], bos_token_id=0, add_bos_token=False)
+    ids = {text: token_id for token_id, text in enumerate(tokens)}
+    assert tokenizer.encode("a a") == [0, ids["a"], ids["▁a"]]  # bos against the file's key, which is wrong
+    assert tokenizer.encode("b a\n\né", add_special=False) == [
+        ids["b▁"],
+        ids["a"],
+        ids["\n\n"],
+        ids["<0xC3>"],
+        ids["<0xA9>"],
+    ]
+    assert tokenizer.decode(tokenizer.encode("b a\n\né", add_special=False)) == "b a\n\né".encode()
+
+
+def test_numbers_are_grouped_from_their_end():
+    assert Pretokenizer.named("superbpe").split("a 1234567 b") == ["a ", "1", "234", "567", " b"]
+    assert Pretokenizer.named("tiny_aya").split("a1234567") == ["a", "1", "234", "567"]
