@@ -26,6 +26,7 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"
 # Parameters of old Modelfiles that have no effect.
 DEPRECATED = (
     "penalize_newline",
@@ -67,10 +68,7 @@ def create_request(
             else:
                 request.files = (request.files or {}) | {path.name: _add(files, digest, path) for path in found}
         elif command.name == "adapter":
-            path = _path(command.args, folder)
-            if not path.exists():
-                raise ModelfileProblem(f"stat {path}: no such file or directory")
-            request.adapters = {path.name: _add(files, digest, path)}
+            request.adapters = {path.name: _add(files, digest, path) for path in _adapter(command.args, folder)}
         elif command.name in ("template", "system", "renderer", "parser"):
             setattr(request, command.name, command.args)
         elif command.name == "license":
@@ -117,6 +115,21 @@ def _weights(text: str, folder: Path) -> list[Path] | None:
     if not path.is_file():
         return None
     return [path, *_companions(path.parent)] if path.suffix == ".safetensors" else [path]
+
+
+def _adapter(text: str, folder: Path) -> list[Path]:
+    """Return the files that ADAPTER names: a GGUF file, or safetensors files and their description."""
+    path = _path(text, folder)
+    if not path.exists():
+        raise ModelfileProblem(f"stat {path}: no such file or directory")
+    if path.is_dir():
+        found = _weights_of_folder(path)
+        if not found:
+            raise ModelfileProblem("no Modelfile or safetensors files found")
+    else:
+        found = [path]
+    config = found[0].parent / ADAPTER_CONFIG
+    return [*found, config] if found[0].suffix == ".safetensors" and config.is_file() else found
 
 
 def has_weights(folder: Path) -> bool:

@@ -7,19 +7,19 @@ In: a CreateRequest. Out: a manifest in the store, and status texts in Ollama's 
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from vkbackend.gguf.reader import GGUFFile, Metadata
+from vkbackend.errors import VkbackendError
+from vkbackend.gguf.reader import GGUFFile
 
 from ..errors import ApiError
 from ..go import encode
-from ..go.human import human_bytes, human_number
-from ..prompts import jinja
+from ..go.human import human_number
 from ..prompts.gotemplate import Template, TemplateError
 from ..wire.native import CreateRequest, Message
-from .convert import Source, from_folder, from_gguf, write_model
+from .convert import Source, from_adapter_folder, from_folder, from_gguf, write_model
 from .describe import parameter_count
 from .model import (
     ADAPTER,
@@ -33,9 +33,9 @@ from .model import (
     TEMPLATE,
     Layer,
     ModelNotFound,
-    max_bytes,
 )
 from .names import ModelName, parse_name
+from .new_layer import NewLayer, check_size, detected_template, json_layer, licenses, media_type_of, without
 from .quantization import CAN_BE_QUANTIZED, quantization_level, quantize_target
 from .store import Store
 from .upload import Upload
@@ -44,26 +44,13 @@ _WEIGHT_TYPES = (MODEL, ADAPTER, PROJECTOR)
 MAX_PATH = 4096
 INVALID_NAME = "invalid model name"
 UNKNOWN_TYPE = "unknown type"
-NO_ADAPTERS = "adapters are not supported yet; merge the adapter into the model before converting it to GGUF"
+ONE_ADAPTER = "only one adapter is currently supported"
 
 
 class Report(Protocol):
     """Receives the progress of a task; `total` and `completed` in bytes."""
 
     def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0) -> None: ...
-
-
-@dataclass
-class NewLayer:
-    """A layer of the new model: an existing blob (`digest`), a text (`contents`), or a new GGUF file (`upload`)."""
-
-    media_type: str
-    digest: str = ""
-    source: str = ""
-    contents: bytes = b""
-    status: str = ""  # status text; by default whether its blob existed before
-    gguf: GGUFFile | None = None
-    upload: Upload | None = None
 
 
 def checked_name(request: CreateRequest) -> ModelName:
@@ -137,7 +124,9 @@ class _Creation:
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
         if request.adapters is not None:
-            raise ApiError(400, NO_ADAPTERS if self.kind_of(request.adapters) else UNKNOWN_TYPE)
+            layers = [*layers, self.adapter(request.adapters, layers)]
+        if request.files and all(layer.media_type == ADAPTER for layer in layers if layer.gguf):
+            raise ApiError(400, "the files are an adapter without its model; name the model with 'from'")
         return self.with_texts(self.quantized(layers))
 
     def write(self, name: ModelName, new_layers: list[NewLayer]) -> None:
@@ -222,10 +211,48 @@ class _Creation:
         if not self.begins_as_gguf(digest):
             raise ApiError(400, "supplied file was not in GGUF format")
         gguf = GGUFFile.open(self.blob(digest))
-        media_type = _media_type(gguf.metadata)
-        if media_type == ADAPTER:
-            raise ApiError(400, NO_ADAPTERS)
-        return [self.existing(digest, media_type, str(self.blob(digest)), gguf), *_detected_template(gguf)]
+        layer = self.existing(digest, media_type_of(gguf.metadata), str(self.blob(digest)), gguf)
+        return [layer, *detected_template(gguf)]
+
+    def adapter(self, files: dict[str, str], layers: list[NewLayer]) -> NewLayer:
+        """The adapter in the files, for the model in `layers`. Raises ApiError 400, as the original for every fault."""
+        try:
+            for digest in files.values():
+                path = self.store.blob_path(digest)
+                if not path.is_file():
+                    raise ApiError(400, f"open {path}: no such file or directory")
+            kind = self.kind_of(files)
+            if kind == "gguf" and len(files) > 1:
+                raise ApiError(400, ONE_ADAPTER)
+            if kind == "gguf":
+                return self.adapter_from_gguf(*files.items())
+            if kind == "safetensors":
+                return self.adapter_from_safetensors(files, layers)
+        except VkbackendError as error:
+            raise ApiError(400, str(error)) from None
+        raise ApiError(400, UNKNOWN_TYPE)
+
+    def adapter_from_gguf(self, file: tuple[str, str]) -> NewLayer:
+        """file: its name and digest. A file that says that it is no adapter is one here, too, unless it is a whole
+        model: loading it tells what is wrong with it.
+        """
+        name, digest = file
+        layer = self.from_gguf(digest)[0]
+        assert layer.gguf is not None, "read from a GGUF file"
+        metadata = layer.gguf.metadata
+        if layer.media_type != ADAPTER and f"{metadata.get('general.architecture', str, '')}.block_count" in metadata:
+            raise ApiError(400, f"{name} is a model, not an adapter")
+        return replace(layer, media_type=ADAPTER)
+
+    def adapter_from_safetensors(self, files: dict[str, str], layers: list[NewLayer]) -> NewLayer:
+        """Convert the files. layers: of the model that they change."""
+        base = next((layer.gguf for layer in reversed(layers) if layer.media_type == MODEL and layer.gguf), None)
+        if base is None:
+            raise ApiError(400, "there is no model that the adapter could change; name it with 'from'")
+        self.report("converting adapter")
+        source = from_adapter_folder({path: self.blob(digest) for path, digest in files.items()}, base)
+        upload = self.written(source, None)
+        return NewLayer(ADAPTER, gguf=GGUFFile.open(upload.path), upload=upload)
 
     def from_safetensors(self, files: dict[str, str]) -> list[NewLayer]:
         """Convert the files, and quantize in the same pass if requested."""
@@ -234,7 +261,7 @@ class _Creation:
         source = from_folder({path: self.blob(digest) for path, digest in files.items()})
         upload = self.written(source, None if target == source.level else target)
         gguf = GGUFFile.open(upload.path)
-        return [NewLayer(MODEL, gguf=gguf, upload=upload), *_detected_template(gguf)]
+        return [NewLayer(MODEL, gguf=gguf, upload=upload), *detected_template(gguf)]
 
     def written(self, source: Source, target: str | None) -> Upload:
         """A GGUF file of `source`, quantized to `target` if given, that is not a blob yet.
@@ -268,18 +295,18 @@ class _Creation:
                 Template.parse(request.template)
             except TemplateError as error:
                 raise ApiError(400, f"template error: {error}") from None
-            layers = [*_without(layers, TEMPLATE), NewLayer(TEMPLATE, contents=request.template.encode())]
+            layers = [*without(layers, TEMPLATE), NewLayer(TEMPLATE, contents=request.template.encode())]
         if request.system:
-            layers = [*_without(layers, SYSTEM), NewLayer(SYSTEM, contents=request.system.encode())]
-        layers = layers + [NewLayer(LICENSE, contents=text.encode()) for text in _licenses(request.license)]
+            layers = [*without(layers, SYSTEM), NewLayer(SYSTEM, contents=request.system.encode())]
+        layers = layers + [NewLayer(LICENSE, contents=text.encode()) for text in licenses(request.license)]
         parameters = self.parameters_over(layers)
         if parameters:
-            layers = [*_without(layers, PARAMS), _json_layer(PARAMS, parameters)]
+            layers = [*without(layers, PARAMS), json_layer(PARAMS, parameters)]
         if request.messages:
             messages = [Message(role=message.role, content=message.content) for message in request.messages]
-            layers = [*_without(layers, MESSAGES), _json_layer(MESSAGES, messages)]
+            layers = [*without(layers, MESSAGES), json_layer(MESSAGES, messages)]
         for layer in layers:
-            _check_size(layer)
+            check_size(layer)
         return layers
 
     def parameters_over(self, layers: list[NewLayer]) -> dict[str, Any]:
@@ -338,48 +365,3 @@ class _Creation:
         if self.request.info and isinstance(self.request.info.get("capabilities"), list):
             document["capabilities"] = [name for name in self.request.info["capabilities"] if isinstance(name, str)]
         return document | {key: text for key, text in self.config.items() if text}
-
-
-def _check_size(layer: NewLayer) -> None:
-    """Raise ApiError 400 for a text too large to be read back."""
-    limit = max_bytes(layer.media_type)
-    if len(layer.contents) > limit:
-        kind = layer.media_type.rpartition(".")[2]
-        raise ApiError(400, f"{kind} has {human_bytes(len(layer.contents))}; the limit is {limit >> 20} MiB")
-
-
-def _detected_template(gguf: GGUFFile) -> list[NewLayer]:
-    """The built-in template that replaces the file's own, and its parameters, if there is one."""
-    matched = jinja.builtin_for(gguf)
-    if matched is None:
-        return []
-    layer = NewLayer(TEMPLATE, contents=matched.text.encode(), status=f"using autodetected template {matched.name}")
-    return [layer, _json_layer(PARAMS, matched.parameters)] if matched.parameters else [layer]
-
-
-def _media_type(metadata: Metadata) -> str:
-    kind = metadata.get("general.type", str, "")
-    if kind == "adapter":
-        return ADAPTER
-    architecture = metadata.get("general.architecture", str, "unknown")
-    has_text = metadata.get(f"{architecture}.block_count", None, 0)
-    has_vision = metadata.get(f"{architecture}.vision.block_count", None, 0)
-    return PROJECTOR if kind == "projector" or has_vision and not has_text else MODEL
-
-
-def _json_layer(media_type: str, value: Any) -> NewLayer:
-    return NewLayer(media_type, contents=(encode.dumps(value) + "\n").encode())
-
-
-def _without(layers: list[NewLayer], media_type: str) -> list[NewLayer]:
-    return [layer for layer in layers if layer.media_type != media_type]
-
-
-def _licenses(value: Any) -> list[str]:
-    """Texts of `license`, which is one text or a list of them."""
-    if value is None or value == "":
-        return []
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ApiError(500, "license must be a string or a list of strings")
-    return [text for text in texts if text]

@@ -27,6 +27,7 @@ class EngineLoader:
 
         opened = open_engine(
             _model_file(stored),
+            adapters=_adapter_files(stored),
             context_length=options.num_ctx,
             num_gpu=options.num_gpu,
             main_gpu=options.main_gpu,
@@ -52,7 +53,11 @@ class EngineLoader:
         from vkbackend.placement.opening import plan_engine
 
         planned = plan_engine(
-            _model_file(stored), context_length=options.num_ctx, num_gpu=options.num_gpu, main_gpu=options.main_gpu
+            _model_file(stored),
+            adapters=_adapter_files(stored),
+            context_length=options.num_ctx,
+            num_gpu=options.num_gpu,
+            main_gpu=options.main_gpu,
         )
         return planned.as_dict() | {"num_ctx": options.num_ctx}
 
@@ -66,6 +71,7 @@ class EngineLoader:
         try:
             planned = plan_engine(
                 _model_file(stored),
+                adapters=_adapter_files(stored),
                 context_length=options.num_ctx,
                 num_gpu=options.num_gpu,
                 main_gpu=options.main_gpu,
@@ -87,8 +93,15 @@ def _model_file(stored: StoredModel) -> Path:
     """The file to load. Raises UnsupportedModel, StoreError."""
     if stored.gguf_path is None:
         raise UnsupportedModel(f"{stored.name} has no model file; create it from a GGUF file")
-    if not stored.gguf_path.is_file():
-        raise StoreError(f"model {stored.name}: its file {stored.gguf_path} is gone; pull or create the model again")
-    if stored.adapter_paths:
-        raise UnsupportedModel(f"{stored.name} has an adapter, which is not supported yet; create the model without it")
-    return stored.gguf_path
+    return _existing(stored, stored.gguf_path)
+
+
+def _adapter_files(stored: StoredModel) -> list[Path]:
+    """The adapters to load. Raises StoreError."""
+    return [_existing(stored, path) for path in stored.adapter_paths]
+
+
+def _existing(stored: StoredModel, path: Path) -> Path:
+    if not path.is_file():
+        raise StoreError(f"model {stored.name}: its file {path} is gone; pull or create the model again")
+    return path

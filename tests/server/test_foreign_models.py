@@ -10,7 +10,6 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from live_server import LiveServer
 from manage_models import write_gguf
-from tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +77,6 @@ def test_it_lists_and_shows_and_says_why_it_does_not_run(server, tmp_path, name,
     assert call(server, "POST", "/api/copy", {"source": name, "destination": "copied"})[0] == 200
     for model in (name, "copied"):
         assert call(server, "DELETE", "/api/delete", {"model": model})[0] == 200
-
-
-def test_adapters_are_refused_clearly(server, tmp_path):
-    base = write_tiny_gguf(tmp_path / "m.gguf", num_layers=1).read_bytes()
-    digest = f"sha256:{hashlib.sha256(base).hexdigest()}"
-    for names in ({"adapter_model.safetensors": digest}, {"a.gguf": digest}):
-        status, answer = add(server, "m", base, adapters=names)
-        assert status == 400 and "adapters are not supported yet; merge" in answer["error"]
-    adapter = write_tiny_gguf(tmp_path / "adapter.gguf", num_layers=1, fields={"general.type": "adapter"}).read_bytes()
-    status, answer = add(server, "m", adapter)
-    assert status == 400 and "adapters are not supported yet; merge" in answer["error"]
-    assert call(server, "POST", "/api/show", {"model": "m"})[0] == 404
 
 
 SECRET = "of no concern to anybody"

@@ -1,6 +1,7 @@
-"""Converts safetensors to GGUF, and quantizes 16- and 32-bit models.
+"""Converts safetensors of models and adapters to GGUF, and quantizes 16- and 32-bit models.
 
-    create.py -> hugging_face (llama, gemma3, config, safetensors, tokenizer_files -> tokenizer_json,
+    create.py -> adapter (llama, gemma3, safetensors) -> source
+              -> hugging_face (llama, gemma3, config, safetensors, tokenizer_files -> tokenizer_json,
     sentencepiece_file) -> source
               -> mixture (type of each tensor) -> gguf_out (libgguf)
 
@@ -14,10 +15,11 @@ from typing import Protocol
 
 from ..quantization import FILE_TYPE_NUMBERS
 from . import gguf_out, mixture
+from .adapter import from_adapter_folder
 from .hugging_face import from_folder
 from .source import CannotConvert, Source, from_gguf
 
-__all__ = ["CannotConvert", "Source", "from_folder", "from_gguf", "write_model"]
+__all__ = ["CannotConvert", "Source", "from_adapter_folder", "from_folder", "from_gguf", "write_model"]
 
 REPORT_SECONDS = 0.1  # least time between two reports
 FILE_TYPE = "general.file_type"

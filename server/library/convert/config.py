@@ -3,6 +3,7 @@
 In: the parsed file. Out: `Config`. A missing or invalid value raises an error that names the key.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from .source import CannotConvert
@@ -15,16 +16,17 @@ MAX_FLOAT = 3e38
 
 
 class Config:
-    """An object of config.json; `path`: prefix of its keys in error messages, "" for the whole file.
+    """An object of config.json or another file; `path`: prefix of its keys in error messages, "" for the whole file.
 
-    architecture: the first name in `architectures`, "" for nested objects.
+    architecture: the first name in `architectures` of config.json, "" for nested objects and other files.
     """
 
-    def __init__(self, values: dict[str, Any], path: str = ""):
+    def __init__(self, values: dict[str, Any], path: str = "", file: str = "config.json"):
         self._values = values
         self._path = path
+        self._file = file
         self.architecture = ""
-        if path:
+        if path or file != "config.json":
             return
         names = values.get("architectures")
         if not (isinstance(names, list) and names and isinstance(names[0], str)):
@@ -32,6 +34,9 @@ class Config:
                 'unknown architecture: config.json has none under "architectures"; provide the model\'s own config.json'
             )
         self.architecture = names[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
@@ -44,7 +49,7 @@ class Config:
     def part(self, key: str) -> "Config | None":
         """The nested object at `key`, or None."""
         value = self._values.get(key)
-        return Config(value, f"{self._path}{key}.") if isinstance(value, dict) else None
+        return Config(value, f"{self._path}{key}.", self._file) if isinstance(value, dict) else None
 
     def whole(self, key: str, default: int | None = None) -> int:
         """An integer from 1 to the bound of MAX_OF, or 32 bits. Raises CannotConvert."""
@@ -63,7 +68,7 @@ class Config:
 
     def _wrong(self, key: str, value: Any, wanted: str) -> CannotConvert:
         return CannotConvert(
-            f"config.json: {self._path}{key} is {str(value)[:80]}, not {wanted}; provide the model's own config.json"
+            f"{self._file}: {self._path}{key} is {str(value)[:80]}, not {wanted}; provide the model's own {self._file}"
         )
 
     def rope(self, kind: str | None = None) -> tuple[float | None, "Config | None"]:

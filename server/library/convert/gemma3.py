@@ -22,6 +22,7 @@ NAMES = LLAMA_NAMES | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+NAME: str = "gemma3"
 IS_TIED: bool = True
 # Prefixes of the text model's tensors in a model with vision: before and since version 4.52 of transformers.
 TEXT_PARTS = {
@@ -58,7 +59,7 @@ def metadata(config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"context, and the others must have a rope base of {LOCAL_ROPE_BASE:g}"
         )
     values = {
-        "general.architecture": "gemma3",
+        "general.architecture": NAME,
         "gemma3.block_count": num_layers,
         "gemma3.context_length": config.whole("max_position_embeddings", 131072),
         "gemma3.embedding_length": config.whole("hidden_size"),

@@ -29,6 +29,7 @@ from .tokenizer_files import tokenizer_metadata
 class Architecture(Protocol):
     """A module that knows the names and metadata of one architecture."""
 
+    NAME: str  # `general.architecture`
     IS_TIED: bool  # whether the embedding is also the output matrix, unless config.json says so
 
     def metadata(self, config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

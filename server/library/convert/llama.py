@@ -26,6 +26,7 @@ NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 TOP_NAMES = {"lm_head": "output", "model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+NAME: str = "llama"
 IS_TIED: bool = False
 # Tables that some files include although config.json implies them.
 LEFT_OUT = re.compile(r".*\.rotary_emb\.inv_freq$|.*\.attention\.(bias|masked_bias)$")
@@ -60,7 +61,7 @@ def metadata(config: Config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     head_dim = config.whole("head_dim", width // heads)
     base, scaling = config.rope()
     values: dict[str, Any] = {
-        "general.architecture": "llama",
+        "general.architecture": NAME,
         "llama.vocab_size": config.whole("vocab_size"),
         "llama.block_count": config.whole("num_hidden_layers"),
         "llama.context_length": config.whole("max_position_embeddings"),

@@ -69,6 +69,29 @@ def test_create_request_as_recorded(tmp_path):
     assert checked > 30
 
 
+def test_adapter_names_a_file_or_a_folder(tmp_path):
+    for folder, names in (
+        ("peft", ("adapter_model.safetensors", "adapter_config.json", "README.md")),
+        ("g", ("a.gguf",)),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    peft = ["adapter_config.json", "adapter_model.safetensors"]
+    for text, names in (
+        ("./peft", peft),
+        ("peft/adapter_model.safetensors", peft),
+        ("g", ["a.gguf"]),
+        ("g/a.gguf", ["a.gguf"]),
+    ):
+        request, files = create_request(parse(f"FROM m\nADAPTER {text}"), tmp_path, lambda path: f"sha256:{path.name}")
+        assert sorted(request.adapters) == names == sorted(path.name for path in files.values())
+    for text, words in (("empty", "no Modelfile or safetensors files found"), ("gone", "no such file or directory")):
+        with pytest.raises(ModelfileProblem, match=words):
+            create_request(parse(f"FROM m\nADAPTER {text}"), tmp_path, str)
+
+
 def test_from_names_files_next_to_the_modelfile(tmp_path):
     (tmp_path / "weights").mkdir()
     for name in ("a.gguf", "b.gguf"):

@@ -8,6 +8,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from manage_models import blobs, build, make_model, write_gguf
 from manage_world import talk
+from tiny_adapter import write_adapter
 
 from vkbackend.errors import GGUFError
 from vkbackend.server.errors import ApiError
@@ -78,7 +79,8 @@ def test_noprune_keeps_what_a_new_create_leaves_unused(store, tmp_path, monkeypa
         (dict(files={"m.gguf": "sha256:" + "0" * 64}), 500, "upload it first"),
         (dict(files={"m.safetensors": "sha256:" + "0" * 64}), 500, "upload it first"),
         (dict(from_="base", template="{{ if }}"), 400, "template error: "),
-        (dict(from_="base", adapters={"a.gguf": "x"}), 400, "adapters are not supported yet"),
+        (dict(from_="base", adapters={"a.gguf": "x"}), 400, "invalid digest format"),
+        (dict(from_="base", adapters={"a.gguf": "sha256:" + "0" * 64}), 400, "open .*: no such file or directory"),
         (dict(from_="base", adapters={}), 400, "unknown type"),
         (dict(from_="base", quantize="q8_0"), 500, "only supported for F16 and F32 models"),
         (dict(from_="base", quantize="q9"), 500, "unsupported quantization type Q9"),
@@ -96,6 +98,49 @@ def test_what_create_refuses_changes_nothing(store, tmp_path, request_, status, 
         and [model.name for model in store.list()] == ["base:latest"]
         and blobs(store) == before
     )
+
+
+def test_create_adds_adapters(store, tmp_path):
+    """GGUF files by their contents, whatever their names are; a model made from one with an adapter keeps it."""
+    make_model(store, "base", tmp_path)
+    first, second = (
+        store.add_blob(write_adapter(tmp_path / f"{alpha}.gguf", {}, alpha=alpha).read_bytes())[0]
+        for alpha in (1.0, 2.0)
+    )
+    statuses = build(store, model="one", from_="base", adapters={"../x.bin": first})
+    assert statuses[0] == "parsing GGUF" and f"using existing layer {first}" in statuses
+    build(store, model="two", from_="one", adapters={"second.gguf": second})
+    assert [path.name for path in store.get("two").adapter_paths] == [
+        digest.replace(":", "-") for digest in (first, second)
+    ]
+    assert store.get("two").config["model_families"] == ["llama"] * 3
+    assert f"ADAPTER {store.blob_path(second)}" in show(store.get("two"), False).modelfile
+    with pytest.raises(ApiError, match="^only one adapter is currently supported$") as caught:
+        build(store, model="three", from_="base", adapters={"a.gguf": first, "b.gguf": second})
+    assert caught.value.status == 400
+
+
+def test_create_tells_models_from_adapters(store, tmp_path):
+    make_model(store, "base", tmp_path)
+    model, adapter, unmarked = (
+        store.add_blob(path.read_bytes())[0]
+        for path in (
+            write_gguf(tmp_path / "model.gguf"),
+            write_adapter(tmp_path / "adapter.gguf", {}),
+            write_adapter(tmp_path / "unmarked.gguf", {}, fields={"general.type": "model"}),
+        )
+    )
+    for request, words in (
+        ({"from_": "base", "adapters": {"model.gguf": model}}, "model.gguf is a model, not an adapter"),
+        ({"files": {"adapter.gguf": adapter}}, "an adapter without its model"),
+    ):
+        with pytest.raises(ApiError, match=words) as caught:
+            build(store, model="m", **request)
+        assert caught.value.status == 400
+    build(store, model="m", files={"model.gguf": model, "adapter.gguf": adapter})
+    assert len(store.get("m").adapter_paths) == 1
+    build(store, model="m", from_="base", adapters={"unmarked.gguf": unmarked})  # loading it tells what it is
+    assert len(store.get("m").adapter_paths) == 1
 
 
 @pytest.mark.parametrize("path", ["/abs.gguf", "../up.gguf", "a//b.gguf", "", "a/./b.gguf", "a/"])
