@@ -13,6 +13,7 @@ from ..gguf.metadata import Metadata
 from ..gguf.reader import GGUFFile
 from .bpe import read_bpe
 from .long_texts import blocks, parts
+from .rwkv import Rwkv
 from .sentencepiece import SentencePiece
 from .special_tokens import WHEN_PARSED, SpecialTokens
 from .unigram import Unigram
@@ -25,6 +26,8 @@ KINDS: dict[str, Callable[[Metadata], "TokenizerKind"]] = {
     "llama": SentencePiece,
     "bert": WordPiece,
     "t5": Unigram,
+    "rwkv": Rwkv,
+    "whitespace": read_bpe,
 }
 # Mask token that strips white space, by architecture, pre-tokenizer or name of the model.
 MASKS = {

@@ -12,7 +12,7 @@ from string import ascii_letters
 
 from ..gguf.metadata import Metadata
 from .merging import merge_pairs
-from .pretokenizers import Pretokenizer
+from .pretokenizers import WHITE_SPACE, Pretokenizer
 from .sentencepiece import SPACE, byte_of, place_to_cut, plain_bytes, word_start
 from .texts import Texts
 from .vocabulary import CACHED_LENGTH, CACHED_WORDS, PREFIX, SpecialDefaults, TokenType, Vocabulary
@@ -116,8 +116,31 @@ class PlainBPE(ByteLevelBPE):
         return plain_bytes(self.vocabulary, token_id)
 
 
+class WhitespaceBPE(PlainBPE):
+    """A vocabulary of words without spaces, as jina-embeddings-v2-base-zh has it (`tokenizer.ggml.model` = whitespace).
+
+    White space only separates words.
+    """
+
+    def __init__(self, metadata: Metadata, pretokenizer: Pretokenizer):
+        super().__init__(metadata, pretokenizer)
+        default = pretokenizer.row.names != "whitespace"
+        self._lower = metadata.get(PREFIX + "normalizer.lowercase", bool, default)
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """`after_special` has no effect."""
+        if self._lower:
+            text = "".join(character.lower()[0] for character in text)
+        ids: list[int] = []
+        for word in filter(None, WHITE_SPACE.split(text)):
+            ids += self._cached_word(word) if len(word) <= CACHED_LENGTH else self._encode_word(word)
+        return ids
+
+
 def read_bpe(metadata: Metadata) -> ByteLevelBPE:
     """The vocabulary of a file, with the pre-tokenizer that it names. Raises as `Vocabulary` does."""
-    is_gemma4 = metadata.get(PREFIX + "model", str) == "gemma4"
-    pretokenizer = Pretokenizer.named("gemma4" if is_gemma4 else metadata.get(PREFIX + "pre", str, None))
+    model = metadata.get(PREFIX + "model", str)
+    pretokenizer = Pretokenizer.named("gemma4" if model == "gemma4" else metadata.get(PREFIX + "pre", str, None))
+    if model == "whitespace":
+        return WhitespaceBPE(metadata, pretokenizer)
     return (PlainBPE if pretokenizer.row.plain else ByteLevelBPE)(metadata, pretokenizer)

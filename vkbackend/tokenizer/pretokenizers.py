@@ -233,12 +233,15 @@ ROWS = (
         place_to_cut=AT_NEWLINES,
     ),
     _Row((NEWLINES,), "sarvam-moe", plain=True, place_to_cut=AT_NEWLINES),
+    _Row((r"\S+",), "whitespace", plain=True),
     _Row((NEWLINES,), "mmbert", plain=True, newline_tokens=True, words_at_spaces=True, place_to_cut=AT_NEWLINES),
 )
 _ROW_OF_NAME = {name: row for row in ROWS for name in row.names.split()}
 
 # As in llama.cpp, patterns see all white space outside ASCII as a vertical tab. The words keep the original characters.
-_OTHER_SPACE = regex.compile(r"[\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]")
+_OTHER_SPACES = r"\x85\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000"
+_OTHER_SPACE = regex.compile(f"[{_OTHER_SPACES}]")
+WHITE_SPACE = regex.compile(rf"[ \t-\r{_OTHER_SPACES}]+")
 
 
 class Pretokenizer:

@@ -79,9 +79,23 @@ def test_every_pretokenizer_like_llama_cpp(tmp_path, smollm2_merges):
     for row in ROWS:
         name = row.names.split()[0]
         vocabulary, merges = (plain_tokens, plain_merges) if row.plain else (tokens, smollm2_merges)
-        paths.append(write_model(tmp_path / f"{name}.gguf", vocabulary, pre=name, merges=merges, **ends))
+        model = "whitespace" if name == "whitespace" else "gpt2"
+        if name == "whitespace":  # llama.cpp shows its other tokens as if they were byte-level ones
+            vocabulary = {text: kind for text, kind in vocabulary.items() if text.isascii()}
+        paths.append(write_model(tmp_path / f"{name}.gguf", vocabulary, model, name, merges=merges, **ends))
     assert len(paths) >= 35
     compare_with_llama_cpp(paths, count=130, seed=7)
+
+
+def test_rwkv_like_llama_cpp(tmp_path, smollm2_merges):
+    bytes_of = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+    texts = ["".join(escaped(bytes_of[character]) for character in token) for token in byte_level(smollm2_merges)]
+    tokens = {"<|mark|>": TokenType.CONTROL, **dict.fromkeys(texts[1:], TokenType.NORMAL)}
+    compare_with_llama_cpp([write_model(tmp_path / "rwkv.gguf", tokens, "rwkv")], count=250, seed=7)
+
+
+def escaped(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and byte != ord("\\") else f"\\x{byte:02x}"
 
 
 # Memory and speed.

@@ -246,8 +246,8 @@ def test_pretokenizers_lose_nothing():
 
 
 def test_errors_name_what_is_wrong(tmp_path):
-    with pytest.raises(TokenizerError, match="'rwkv'.*gpt2, gemma4, llama, bert, t5"):
-        tokenizer_of(tmp_path, "rwkv", LETTERS)
+    with pytest.raises(TokenizerError, match="'plamo2'.*gpt2, gemma4, llama, bert, t5"):
+        tokenizer_of(tmp_path, "plamo2", LETTERS)
     with pytest.raises(TokenizerError, match="add_bos_token is true, but tokenizer.ggml.bos_token_id"):
         tokenizer_of(tmp_path, "gpt2", LETTERS, merges=NO_MERGES, pre="gpt-2", add_bos_token=True)
     with pytest.raises(TokenizerError, match="scores has 2 entries for 4 tokens"):
@@ -304,3 +304,12 @@ def test_plain_text_with_merges(tmp_path):
 def test_numbers_are_grouped_from_their_end():
     assert Pretokenizer.named("superbpe").split("a 1234567 b") == ["a ", "1", "234", "567", " b"]
     assert Pretokenizer.named("tiny_aya").split("a1234567") == ["a", "1", "234", "567"]
+
+
+def test_rwkv_takes_the_longest_token(tmp_path):
+    tokens = dict.fromkeys(("<s>", "a", "ab", "abc", r"\n", r"\xe8\xaa", r"\x9e", r"\\", r"b\t"), NORMAL)
+    tokenizer = tokenizer_of(tmp_path, "rwkv", tokens, bos_token_id=0, add_bos_token=True)
+    ids = [2, 3, 1, 4, 5, 6, 7, 8]
+    assert tokenizer.encode("ababca\n語\\b\t") == ids  # no bos, whatever the file says
+    assert tokenizer.decode(ids) == "ababca\n語\\b\t".encode()
+    assert tokenizer.encode("a?a") == [1, 1]
