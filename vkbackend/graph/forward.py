@@ -44,7 +44,7 @@ def build(
     graph = Graph(step_shape, table_shape, keep)
     hidden = model(graph, caches)
     graph.precision = "float32"  # the precision of a step never applies to logits
-    states = [_hidden_states(graph, model, hidden)] if step_shape.num_hidden else []
+    states = [_hidden_states(model, hidden)] if step_shape.num_hidden else []
     scores = _scores(graph, model, hidden, step_shape.with_candidates) if step_shape.num_scored else []
     if step_shape.num_outputs:
         graph.logits = model.logits(F.rows(hidden))
@@ -75,13 +75,6 @@ def _scores(graph: Graph, model: Model, hidden: Value, with_candidates: bool) ->
     return [stats, picked, *(candidates if with_candidates else ())]
 
 
-def _hidden_states(graph: Graph, model: Model, hidden: Value) -> Value:
+def _hidden_states(model: Model, hidden: Value) -> Value:
     """States after the last norm, which is where embedding models take their output from."""
-    norm = model.output_norm
-    return F.rms_norm(
-        F.rows(hidden, "hidden_rows"),
-        graph.constant(norm.weight),
-        eps=norm.eps,
-        name="hidden_states",
-        kind=Kind.RESULT,
-    )
+    return model.output_norm(F.rows(hidden, "hidden_rows"), name="hidden_states", kind=Kind.RESULT)

@@ -8,11 +8,13 @@ from .builder import Graph, Kind, Value
 from .model import LayerCache
 
 
-def embed(weight: Value, *, scale: float = 1.0) -> Value:
-    """Rows of `weight` (vocabulary, d) for the step's tokens, times `scale` -> (T, d)."""
+def embed(weight: Value, *, scale: float = 1.0, by: str = "tokens", name: str = "embed") -> Value:
+    """Rows of `weight` (rows, d) for the step's tokens, times `scale` -> (T, d). by: the array of the step that holds
+    the number of the row, "tokens" or "positions".
+    """
     graph = weight.graph
-    y = graph.new("embed", (graph.num_tokens, weight.shape[1]))
-    graph.call("embed", [graph.step["tokens"], weight], [y], scale=scale)
+    y = graph.new(name, (graph.num_tokens, weight.shape[1]))
+    graph.call("embed", [graph.step[by], weight], [y], scale=scale)
     return y
 
 
@@ -37,6 +39,27 @@ def rms_norm(
     """
     y = out or x.graph.new(name, x.shape, kind=kind)
     x.graph.call("rms_norm", [x, weight, residual], [y], eps=eps)
+    return y
+
+
+def layer_norm(
+    x: Value,
+    weight: Value,
+    *,
+    eps: float,
+    bias: Value | None = None,
+    padding: int = 0,
+    residual: Value | None = None,
+    name: str = "norm",
+    kind: Kind = Kind.ACTIVATION,
+    out: Value | None = None,
+) -> Value:
+    """(x - mean) / deviation * weight [+ bias] over the last axis [+ residual] -> like x. padding: elements that are
+    zeros and do not count. out: value to write into, instead of a new one; it may be x.
+    """
+    y = out or x.graph.new(name, x.shape, kind=kind)
+    attrs = {"padding": padding} if padding else {}
+    x.graph.call("layer_norm", [x, weight, bias, residual], [y], eps=eps, **attrs)
     return y
 
 
@@ -214,6 +237,13 @@ GATES = {"silu": silu_mul, "gelu": gelu_mul}
 def _gated(op: str, gate: Value, up: Value) -> Value:
     y = gate.graph.new(op, gate.shape)
     gate.graph.call(op, [gate, up], [y])
+    return y
+
+
+def activation(x: Value, kind: str) -> Value:
+    """kind: "gelu_tanh", "gelu_erf" or "relu_squared", elementwise."""
+    y = x.graph.new(kind, x.shape)
+    x.graph.call(kind, [x], [y])
     return y
 
 

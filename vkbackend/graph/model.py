@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .builder import Graph, Value
-from .vector import Vector
+from .builder import Graph, Kind, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +52,11 @@ class Caches(Protocol):
 
 
 class Norm(Protocol):
-    """An RMS norm. weight: f32, one element per column. eps: added to the mean of squares."""
+    """A norm of rows, of whatever kind."""
 
-    @property
-    def weight(self) -> Vector: ...
-
-    @property
-    def eps(self) -> float: ...
+    def __call__(self, x: Value, *, name: str, kind: Kind) -> Value:
+        """The normalized rows: a new value with this name and kind."""
+        ...
 
 
 class Model(Protocol):

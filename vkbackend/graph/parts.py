@@ -45,6 +45,8 @@ class LayerSpan:
         block = BLOCK.match(name)
         if block:
             return int(block[1]) in self.blocks
+        if name.startswith("position_embd."):
+            return self.has_input
         if name.startswith("token_embd."):
             return self.has_input or self.has_output and self.is_tied
         return self.has_output or not name.startswith(("output.", "output_norm."))

@@ -14,7 +14,7 @@ from ..graph.vector import Vector
 from ..ops.rope import as_turns
 from .axes import Axis, Stack
 from .decoder_config import DecoderConfig, RopeKind
-from .layers import RMSNorm, optional, prepared
+from .layers import Norm, optional, prepared
 from .weights import Weights
 
 
@@ -35,7 +35,7 @@ class GatedLinear:
         if not self.weight:
             self.separate = w.linear(*names, rows=sizes, columns=columns, name="gate_up")
 
-    def __call__(self, x: Value, norm: RMSNorm | None) -> Value:
+    def __call__(self, x: Value, norm: Norm | None) -> Value:
         """x: (T, columns) -> (T, rows)."""
         if not self.weight:
             gate_up = self.separate(x, norm)
@@ -45,16 +45,32 @@ class GatedLinear:
         return F.matmul(x, weight, bias=bias, gate=self.gate, name=self.name, **fused)
 
 
+class ActivatedLinear:
+    """act(up(norm(x))): a feed-forward without a gate."""
+
+    def __init__(self, w: Weights, activation: str, *, rows: Axis, columns: Axis):
+        self.activation = activation
+        self.up = w.linear("ffn_up", rows=(rows,), columns=columns)
+
+    def __call__(self, x: Value, norm: Norm | None) -> Value:
+        """x: (T, columns) -> (T, rows)."""
+        return F.activation(self.up(x, norm), self.activation)
+
+
 class FeedForward:
-    """down(gate(norm(x)) * up(norm(x))) [+ residual]."""
+    """down(gate(norm(x)) * up(norm(x))) [+ residual], or down(act(up(norm(x)))) [+ residual]."""
 
     def __init__(self, w: Weights, cfg: DecoderConfig):
-        self.gated = GatedLinear(w, cfg.gate, rows=cfg.feed_forward_axis, columns=cfg.width_axis)
+        rows, columns = cfg.feed_forward_axis, cfg.width_axis
+        if cfg.activation:
+            self.hidden = ActivatedLinear(w, cfg.activation, rows=rows, columns=columns)
+        else:
+            self.hidden = GatedLinear(w, cfg.gate, rows=rows, columns=columns)
         self.down = w.linear("ffn_down", rows=(cfg.width_axis,), columns=cfg.feed_forward_axis)
 
-    def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: Norm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added."""
-        return self.down(self.gated(x, norm), residual=residual)
+        return self.down(self.hidden(x, norm), residual=residual)
 
 
 class Rope:
@@ -121,6 +137,25 @@ class RowNorms:
             norm(part, out=part)
 
 
+class HeadLayerNorms:
+    """Layer norms of each query and key head, with weights of its own for each."""
+
+    def __init__(self, w: Weights, cfg: DecoderConfig):
+        self.head_dim = cfg.head_dim
+        self.norms = [
+            (w.layer_norm(name, cfg.norm_eps, replace(cfg.qk_axis, groups=count)), count)
+            for name, count in (("attn_q_norm", cfg.num_heads), ("attn_k_norm", cfg.num_kv_heads))
+        ]
+
+    def __call__(self, qkv: Value) -> None:
+        """Normalize the queries and keys of qkv (T, (heads + 2 kv_heads) * head_dim) in place."""
+        first = 0
+        for norm, count in self.norms:
+            heads = qkv.columns(first, count * self.head_dim).reshape(qkv.shape[0], count, self.head_dim)
+            norm(heads, out=heads)
+            first += count * self.head_dim
+
+
 class Attention:
     """Norm, projections, optional per-head norms, rotation, cache, attention, output projection [+ residual]."""
 
@@ -136,19 +171,21 @@ class Attention:
         names, rows = (("attn_qkv",), (Stack(heads),)) if w.has("attn_qkv") else (("attn_q", "attn_k", "attn_v"), heads)
         self.qkv = w.linear(*names, rows=rows, columns=cfg.width_axis, name="qkv")
         self.output = w.linear("attn_output", rows=(cfg.width_axis,), columns=replace(cfg.v_axis, groups=cfg.num_heads))
-        self.head_norms, self.row_norms = None, None
-        if w.has("attn_q_norm") and cfg.qk_norms == "row":
-            self.row_norms = RowNorms(w, cfg.norm_eps, *heads[:2])
+        self.head_norms, self.separate_norms = None, None  # fused with the rotation, and before it
+        if w.has("attn_q_norm") and cfg.norm == "layer":
+            self.separate_norms = HeadLayerNorms(w, cfg)
+        elif w.has("attn_q_norm") and cfg.qk_norms == "row":
+            self.separate_norms = RowNorms(w, cfg.norm_eps, *heads[:2])
         elif w.has("attn_q_norm"):
             self.head_norms = HeadNorms(w, cfg.norm_eps, cfg.qk_axis, cfg.qk_norms == "rotated")
         self.layer = w.layer
 
-    def __call__(self, x: Value, norm: RMSNorm | None, caches: Caches, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: Norm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added. Stores keys and values in `caches`."""
         cfg, graph, tokens = self.cfg, x.graph, x.shape[0]
         qkv = self.qkv(x, norm)
-        if self.row_norms:
-            self.row_norms(qkv)
+        if self.separate_norms:
+            self.separate_norms(qkv)
         y = F.attend(
             qkv.reshape(tokens, cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim),
             self.rope(graph, caches.context_length),

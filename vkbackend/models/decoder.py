@@ -8,7 +8,14 @@ from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from .blocks import Attention, FeedForward, Rope
 from .decoder_config import DecoderConfig
+from .layers import Norm
 from .weights import Weights
+
+
+def norm_of(w: Weights, cfg: DecoderConfig, name: str, factor: float = 1.0) -> Norm:
+    """The norm `name` of rows, of the kind that the architecture has."""
+    make = w.layer_norm if cfg.norm == "layer" else w.norm
+    return make(name, cfg.norm_eps, cfg.width_axis, factor)
 
 
 class SubBlock:
@@ -16,8 +23,8 @@ class SubBlock:
 
     def __init__(self, w: Weights, cfg: DecoderConfig, inner: Attention | FeedForward, pre_norm: str, post_norm: str):
         self.inner = inner
-        self.pre_norm = w.norm(pre_norm, cfg.norm_eps, cfg.width_axis) if cfg.pre_norms else None
-        self.post_norm = w.norm(post_norm, cfg.norm_eps, cfg.width_axis) if post_norm and w.has(post_norm) else None
+        self.pre_norm = norm_of(w, cfg, pre_norm) if cfg.pre_norms else None
+        self.post_norm = norm_of(w, cfg, post_norm) if post_norm and w.has(post_norm) else None
         self.scale = cfg.residual_scale
 
     def __call__(self, x: Value, caches: Caches) -> Value:
@@ -34,12 +41,34 @@ class Block:
     """One layer: attention, then feed-forward."""
 
     def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
-        self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), "attn_norm", cfg.attention_post_norm)
+        self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), cfg.attention_norm, cfg.attention_post_norm)
         self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), cfg.feed_forward_norm, "post_ffw_norm")
 
     def __call__(self, x: Value, caches: Caches) -> Value:
         """(T, width) -> (T, width)."""
         return self.feed_forward(self.attention(x, caches), caches)
+
+
+class ParallelBlock:
+    """One layer whose attention and feed-forward have the same input: x + attention(norm(x)) + feed_forward(norm(x)).
+    The norms may be one and the same.
+    """
+
+    def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
+        self.attention = Attention(w, cfg, rope)
+        self.feed_forward = FeedForward(w, cfg)
+        self.attention_norm = norm_of(w, cfg, cfg.attention_norm)
+        is_shared = cfg.feed_forward_norm == cfg.attention_norm
+        self.feed_forward_norm = None if is_shared else norm_of(w, cfg, cfg.feed_forward_norm)
+
+    def __call__(self, x: Value, caches: Caches) -> Value:
+        """(T, width) -> (T, width)."""
+        if self.feed_forward_norm is None:
+            normalized = self.attention_norm(x)
+            y = self.attention(normalized, None, caches, residual=x)
+            return self.feed_forward(normalized, None, caches, residual=y)
+        y = self.attention(x, self.attention_norm, caches, residual=x)
+        return self.feed_forward(x, self.feed_forward_norm, caches, residual=y)
 
 
 class Decoder:
@@ -48,9 +77,12 @@ class Decoder:
     def __init__(self, w: Weights, cfg: DecoderConfig):
         self.cfg = cfg
         self.embed = w.embedding("token_embd", columns=cfg.width_axis, scale=cfg.embedding_scale)
+        if cfg.learned_positions:
+            self.embed.positions = w.matrix("position_embd", rows=(cfg.context_length,), columns=cfg.width_axis)
         ropes = {kind: Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
-        self.blocks = [Block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
-        self.output_norm = w.norm("output_norm", cfg.norm_eps, cfg.width_axis, cfg.logit_scale)
+        make_block = ParallelBlock if cfg.is_parallel else Block
+        self.blocks = [make_block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
+        self.output_norm = norm_of(w, cfg, "output_norm", cfg.logit_scale)
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width_axis, fallback="token_embd")
 
     def __call__(self, graph: Graph, caches: Caches) -> Value:

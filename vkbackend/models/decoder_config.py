@@ -65,11 +65,14 @@ class DecoderConfig(Config):
     head.
 
     ropes: of each layer. windows: positions that each layer sees, 0: all.
-    gate: "silu" or "gelu". embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
+    norm: "rms" or "layer", which subtracts the mean. gate: "silu" or "gelu". activation: of a feed-forward without a
+    gate, one that `F.activation` knows; empty: it has a gate. learned_positions: whether rows of `position_embd` are
+    added to embeddings. is_parallel: attention and feed-forward have the same input, and the layer adds both to it.
+    embedding_scale: factor on embeddings. residual_scale: factor on what a sub-block adds.
     score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
     queries and keys, are where the file has them. qk_norms: "head": of each head before its rotation, "rotated": after
-    it, "row": of all heads together. feed_forward_norm: name of the norm before the feed-forward.
+    it, "row": of all heads together. attention_norm, feed_forward_norm: names of the norms before them.
     """
 
     width_axis: Axis
@@ -79,7 +82,11 @@ class DecoderConfig(Config):
     ropes: tuple[RopeKind, ...]
     windows: tuple[int, ...]
     score_scale: float
+    norm: str = "rms"
     gate: str = "silu"
+    activation: str = ""
+    learned_positions: bool = False
+    is_parallel: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     score_softcap: float = 0.0
@@ -87,6 +94,7 @@ class DecoderConfig(Config):
     logit_scale: float = 1.0
     pre_norms: bool = True
     qk_norms: str = "head"
+    attention_norm: str = "attn_norm"
     feed_forward_norm: str = "ffn_norm"
     attention_post_norm: str = "post_attention_norm"
 
@@ -102,12 +110,14 @@ class DecoderConfig(Config):
         pairing: str,
         default_head_dim: int | None = None,
         default_rope_base: float = 10_000.0,
+        norm: str = "rms",
         partial_rotation: bool = True,
     ) -> Self:
         """Read and check the sizes of a plain decoder, whose features an architecture then replaces
         (`dataclasses.replace`).
 
         default_head_dim: if the file does not say it; None divides the width by the number of heads.
+        norm: the kind of norms, which decides the key of their epsilon.
         partial_rotation: whether `rope.dimension_count` may leave a part of a head as it is; if not, the key is
         ignored. Raises GGUFError if a size is missing, out of range or contradicts another or the tensors;
         UnsupportedModel for a mixture of experts, a rope scaling or a head size that is not implemented.
@@ -140,7 +150,8 @@ class DecoderConfig(Config):
             feed_forward_axis=feed_forward_axis,
             context_length=meta.get_int("context_length"),
             vocab_size=meta.vocab_size,
-            norm_eps=meta.get_float("attention.layer_norm_rms_epsilon"),
+            norm=norm,
+            norm_eps=meta.get_float(f"attention.layer_norm_{'rms_' if norm == 'rms' else ''}epsilon"),
             ropes=(rope,) * num_layers,
             windows=(0,) * num_layers,
             score_scale=head_dim**-0.5,

@@ -32,6 +32,14 @@ class Hyperparameters:
         """Raises GGUFError if the key is missing without a default, of another type, not finite, or below `least`."""
         return self._within(key, self._get(key, float, default), least, float(np.finfo(np.float32).max))
 
+    def get_bool(self, key: str, default: bool) -> bool:
+        """Raises GGUFError if the key is of another type."""
+        return self.gguf.metadata.get(f"{self.architecture}.{key}", bool, default)
+
+    def has_weight(self, name: str) -> bool:
+        """Whether the file has the weight `name`, such as "blk.0.ffn_norm"."""
+        return f"{name}.weight" in self.gguf.tensors
+
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding; 0 without one."""

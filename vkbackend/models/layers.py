@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..graph import functions as F
-from ..graph.builder import Graph, Value
+from ..graph.builder import Graph, Kind, Value
 from ..graph.step import EMBEDDINGS
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
@@ -57,7 +57,7 @@ class Linear:
         self.low_ranks = low_ranks
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
-    def __call__(self, x: Value, norm: "RMSNorm | None" = None, residual: Value | None = None) -> Value:
+    def __call__(self, x: Value, norm: "Norm | None" = None, residual: Value | None = None) -> Value:
         """norm(x) times the weights transposed [+ biases] [+ residual]: (T, columns) -> (T, num_rows)."""
         graph = x.graph
         x, fused = prepared(x, norm)
@@ -85,11 +85,11 @@ def optional(graph: Graph, vector: Vector | None) -> Value | None:
     return graph.constant(vector) if vector is not None else None
 
 
-def prepared(x: Value, norm: "RMSNorm | None") -> tuple[Value, dict[str, Any]]:
+def prepared(x: Value, norm: "Norm | None") -> tuple[Value, dict[str, Any]]:
     """x, and the arguments that fuse the norm into a product; a separate norm if intermediates are kept."""
     if norm is None:
         return x, {}
-    if x.graph.keep:
+    if x.graph.keep or isinstance(norm, LayerNorm):
         return norm(x), {}
     return x, {"norm": x.graph.constant(norm.weight), "eps": norm.eps}
 
@@ -102,26 +102,80 @@ class RMSNorm:
         self.eps = eps
         self.name = name
 
-    def __call__(self, x: Value, residual: Value | None = None, out: Value | None = None) -> Value:
+    def __call__(
+        self,
+        x: Value,
+        residual: Value | None = None,
+        *,
+        name: str = "",
+        kind: Kind = Kind.ACTIVATION,
+        out: Value | None = None,
+    ) -> Value:
         """x / rms(x) * weight over the last axis [+ residual] -> like x. out: as in `functions.rms_norm`."""
         weight = x.graph.constant(self.weight)
-        return F.rms_norm(x, weight, eps=self.eps, residual=residual, out=out, name=self.name)
+        return F.rms_norm(x, weight, eps=self.eps, residual=residual, name=name or self.name, kind=kind, out=out)
+
+
+class LayerNorm:
+    """Subtracts the mean of rows, divides them by their standard deviation, multiplies them by `weight` and adds
+    `bias`. eps: added to the variance. padding: elements of a row that are zeros and do not count.
+    """
+
+    def __init__(self, weight: Vector, bias: Vector | None, eps: float, padding: int, name: str):
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+        self.padding = padding
+        self.name = name
+
+    def __call__(
+        self,
+        x: Value,
+        residual: Value | None = None,
+        *,
+        name: str = "",
+        kind: Kind = Kind.ACTIVATION,
+        out: Value | None = None,
+    ) -> Value:
+        """(x - mean) / deviation * weight + bias over the last axis [+ residual] -> like x. out: value to write into,
+        which may be x.
+        """
+        graph = x.graph
+        return F.layer_norm(
+            x,
+            graph.constant(self.weight),
+            bias=optional(graph, self.bias),
+            eps=self.eps,
+            padding=self.padding,
+            residual=residual,
+            name=name or self.name,
+            kind=kind,
+            out=out,
+        )
+
+
+Norm = RMSNorm | LayerNorm
 
 
 class Embedding:
-    """Rows of `weight` for the step's tokens, times `scale`; rows of embeddings in a step are placed as they are."""
+    """Rows of `weight` for the step's tokens, times `scale`; rows of embeddings in a step are placed as they are. To
+    both, rows of `positions` are added.
+    """
 
     def __init__(self, weight: PackedMatrix, scale: float = 1.0, low_ranks: Sequence[LowRank] = ()):
         self.weight = weight
         self.scale = scale
         self.low_ranks = low_ranks
+        self.positions: PackedMatrix | None = None
 
     def __call__(self, graph: Graph) -> Value:
         """The rows of the step's tokens: (T, width)."""
         x = F.embed(graph.constant(self.weight), scale=self.scale)
         for low_rank in self.low_ranks:
             low_rank.add_rows(x, self.scale)
-        if not graph.step_shape.num_embedded:
+        if graph.step_shape.num_embedded:
+            embeddings = graph.input(EMBEDDINGS, (graph.step_shape.num_embedded, x.shape[1]))
+            x = F.place_rows(x, graph.step["embedded_rows"], embeddings)
+        if self.positions is None:
             return x
-        embeddings = graph.input(EMBEDDINGS, (graph.step_shape.num_embedded, x.shape[1]))
-        return F.place_rows(x, graph.step["embedded_rows"], embeddings)
+        return F.add(x, F.embed(graph.constant(self.positions), by="positions", name="embed_positions"))

@@ -19,7 +19,7 @@ from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
 from .adapter import AdapterFile, Pair
 from .axes import Axis, Size, Stack, axis_of
-from .layers import Embedding, Linear, LowRank, RMSNorm
+from .layers import Embedding, LayerNorm, Linear, LowRank, RMSNorm
 
 Sizes = tuple[Axis | Stack, Axis | Stack]  # rows and columns of a matrix
 
@@ -86,7 +86,7 @@ class Weights:
             raise UnsupportedModel(
                 f"{self.gguf.path} has tensors that {self.gguf.metadata.get('general.architecture', str)} models do "
                 f"not use here ({named}), so its answers would be wrong; readable here: models without them (no "
-                f"experts or biases of norms)"
+                f"experts)"
             )
 
         for adapter in self.adapters:
@@ -107,17 +107,29 @@ class Weights:
         return f"{self.prefix}{name}.weight" in self.gguf.tensors
 
     def norm(self, name: str, eps: float, size: Size, factor: float = 1.0) -> RMSNorm:
-        """The norm over `size` elements with the weight `name`, times `factor`. Raises GGUFError as `vector` does."""
+        """The RMS norm over `size` elements with the weight `name`, times `factor`. Raises GGUFError as `vector`
+        does.
+        """
         axis = axis_of(size)
         share = axis.size / axis.total  # the kernel divides the sum of squares by all elements, zeros included
         return RMSNorm(self.vector(name, axis, factor * share**0.5), eps * share, name)
+
+    def layer_norm(self, name: str, eps: float, size: Size, factor: float = 1.0) -> LayerNorm:
+        """The layer norm over `size` elements, or over each of its groups, with the weight `name` and its bias if it
+        has one, both times `factor`. Raises GGUFError as `vector` does.
+        """
+        axis = axis_of(size)
+        groups = axis.groups if isinstance(axis, Axis) else 1
+        padding = (axis.total - axis.size) // groups
+        bias = self.bias([name], [axis], factor)
+        return LayerNorm(self.vector(name, axis, factor), bias, eps, padding, name)
 
     def vector(self, name: str, size: Size, factor: float = 1.0) -> Vector:
         """The weight `name`, of `size` elements, times `factor`. Raises GGUFError if it is missing or has another
         shape.
         """
         axis = axis_of(size)
-        info = self._tensor(f"{self.prefix}{name}.weight", (axis.size,))
+        info = self._grouped(f"{self.prefix}{name}.weight", axis)
         if info.name not in self._vectors:
             values = axis.pad(self._values(info))
             self._vectors[info.name] = self.constant(info.name, values if factor == 1 else values * np.float32(factor))
@@ -127,16 +139,16 @@ class Weights:
         """`vector`, or None if the file has no such weight."""
         return self.vector(name, size) if self.has(name) else None
 
-    def bias(self, names: Sequence[str], rows: Sequence[Size]) -> Vector | None:
-        """The biases of the weights `names`, which have `rows` rows each, as one vector: zeros for weights without one,
-        None if no weight has one. Raises GGUFError if a bias has another shape.
+    def bias(self, names: Sequence[str], rows: Sequence[Size], factor: float = 1.0) -> Vector | None:
+        """The biases of the weights `names`, which have `rows` rows each, as one vector, times `factor`: zeros for
+        weights without one, None if no weight has one. Raises GGUFError if a bias has another shape.
         """
         full = [f"{self.prefix}{name}.bias" for name in names]
         if not any(name in self.gguf.tensors for name in full):
             return None
         axes = [axis_of(size) for size in rows]
         values = [
-            axis.pad(self._values(self._tensor(name, (axis.size,))))
+            axis.pad(self._values(self._grouped(name, axis))) * np.float32(factor)
             if name in self.gguf.tensors
             else np.zeros(axis.total, np.float32)
             for name, axis in zip(full, axes)
@@ -273,8 +285,15 @@ class Weights:
         self._used.add(full)
         return info
 
+    def _grouped(self, full: str, axis: Axis | Stack) -> TensorInfo:
+        """`_tensor` of one element for each of `axis`, whose groups may be a dimension of their own."""
+        info = self.gguf.tensors.get(full)
+        if info is not None and len(info.shape) == 2 and isinstance(axis, Axis):
+            return self._tensor(full, (axis.groups, len(axis.places)))
+        return self._tensor(full, (axis.size,))
+
     def _values(self, info: TensorInfo) -> np.ndarray:
-        """A tensor of one dimension, f32."""
+        """The elements of a tensor, f32."""
         return _format(info).dequantize(self.gguf.data(info.name)[None, :])[0].astype(np.float32)
 
     def _type(self, name: str) -> GGMLQuantizationType:

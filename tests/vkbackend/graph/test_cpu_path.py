@@ -39,14 +39,14 @@ def assert_same_bits(found, expected):
 
 def factors(model) -> list[PackedMatrix]:
     """The weights that the model multiplies by."""
-    blocks = model.layers.blocks
+    pairs = [(block.attention.inner, block.feed_forward.inner) for block in model.layers.blocks]
     linear = [
         stack
-        for block in blocks
-        for part in (block.attention.qkv, block.attention.output, block.down)
+        for attention, feed_forward in pairs
+        for part in (attention.qkv, attention.output, feed_forward.down)
         for stack in part.stacks
     ]
-    return [*linear, *(block.gated.weight for block in blocks), *model.layers.output.stacks]
+    return [*linear, *(feed_forward.hidden.weight for _, feed_forward in pairs), *model.layers.output.stacks]
 
 
 @pytest.fixture
