@@ -10,7 +10,7 @@ printable characters of `bpe.py`. Most of these rows cut only at newlines.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -280,7 +280,7 @@ class Pretokenizer:
         return words
 
 
-def _step(pattern: str | _Cuts) -> Callable[[str], Iterable[str]]:
+def _step(pattern: str | _Cuts) -> Callable[[str], list[str]]:
     """A function that splits a piece by one pattern of a row."""
     if isinstance(pattern, _Cuts):
         return partial(_cut_at_edges, regex.compile(pattern.pattern, regex.V1), pattern.at_start)
@@ -294,15 +294,19 @@ def _cut_at_edges(pattern: regex.Pattern[str], at_start: bool, piece: str) -> li
     return [piece[start:end] for start, end in pairwise(bounds) if start < end]
 
 
-def _cut(pattern: regex.Pattern[str], piece: str) -> Iterator[str]:
+def _cut(pattern: regex.Pattern[str], piece: str) -> list[str]:
     """The non-empty matches in a piece and the gaps between them, in order."""
+    if len(piece) == 1:
+        return [piece]
+    parts: list[str] = []
     start = 0
     for match in pattern.finditer(piece):
         first, end = match.span()
         if first > start:
-            yield piece[start:first]
+            parts.append(piece[start:first])
         if end > first:
-            yield piece[first:end]
+            parts.append(piece[first:end])
         start = end
     if start < len(piece):
-        yield piece[start:]
+        parts.append(piece[start:])
+    return parts
