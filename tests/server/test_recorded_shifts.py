@@ -10,7 +10,7 @@ from live_server import LiveServer
 from shared_data import shared
 
 # Models whose layers see all positions, or windows of them.
-MODELS = ("qwen2", "gemma2", "exaone4", "smollm3", "llama-rope-freqs", "granite")
+MODELS = ("qwen2", "gpt2", "stablelm", "gemma2", "exaone4", "smollm3", "llama-rope-freqs", "granite")
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ class ModelRunner:
         if kv_type not in DTYPES:
             raise RequestError(f"OLLAMA_KV_CACHE_TYPE={kv_type} is not known; there are: {', '.join(DTYPES)}")
         config = model.config
+        context_length = config.limited(context_length)
         kv_type = fitting_kind(kv_type, config.head_dim)
         self.model = model
         self.kv_type = kv_type

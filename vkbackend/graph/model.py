@@ -25,6 +25,10 @@ class Config:
         """The number of positions that a token sees in a layer, its own included; 0: all."""
         return 0
 
+    def limited(self, context_length: int) -> int:
+        """`context_length`, or fewer tokens if the model cannot tell so many positions apart."""
+        return context_length
+
 
 @dataclass(frozen=True)
 class LayerCache:

@@ -102,6 +102,10 @@ class DecoderConfig(Config):
         """Positions that the layer sees, its own included; 0: all."""
         return self.windows[layer]
 
+    def limited(self, context_length: int) -> int:
+        """`context_length`, or as many tokens as the model has learned positions for."""
+        return min(context_length, self.context_length) if self.learned_positions else context_length
+
     @classmethod
     def read(
         cls,
