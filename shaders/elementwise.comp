@@ -18,7 +18,7 @@ INPUT4(1, b);                                                  // (rows, n); a i
 layout(std430, binding = 2) writeonly buffer Y { vec4 y[]; };  // (rows, n)
 
 layout(push_constant) uniform Push {
-    uint n4, a_offset, a_stride, b_offset, b_stride;
+    uint n4, a_offset, a_stride, b_offset, b_stride, y_offset, y_stride;
     float parameter;
 };
 
@@ -56,6 +56,6 @@ vec4 function(vec4 p, vec4 q) {
 void main() {
     uint i = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
     if (i >= n4) return;
-    y[row * n4 + i] =
+    y[y_offset + row * y_stride + i] =
         function(LOAD4(a, a_offset + row * a_stride + i), LOAD4(b, b_offset + row * b_stride + i));
 }

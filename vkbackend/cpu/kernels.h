@@ -20,7 +20,7 @@ struct Rows {
     float* row(int64_t at) const { return data + at * stride; }
 };
 
-const int64_t MAX_HEAD_DIM = 512;
+const int64_t MAX_HEAD_DIM = 1024;
 
 enum class Element { F32, F16, Q8 };
 

@@ -262,9 +262,9 @@ def softcap(x: Value, cap: float) -> Value:
     return y
 
 
-def scale(x: Value, factor: float) -> Value:
-    """x * factor."""
-    y = x.graph.new("scaled", x.shape)
+def scale(x: Value, factor: float, *, out: Value | None = None) -> Value:
+    """x * factor. out: value to write into, instead of a new one."""
+    y = out or x.graph.new("scaled", x.shape)
     x.graph.call("scale", [x], [y], factor=factor)
     return y
 

@@ -8,8 +8,11 @@ from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from .blocks import Attention, FeedForward, Rope
 from .decoder_config import DecoderConfig
+from .latent import LatentAttention
 from .layers import Norm
 from .weights import Weights
+
+Inner = Attention | LatentAttention | FeedForward
 
 
 def norm_of(w: Weights, cfg: DecoderConfig, name: str, factor: float = 1.0) -> Norm:
@@ -21,7 +24,7 @@ def norm_of(w: Weights, cfg: DecoderConfig, name: str, factor: float = 1.0) -> N
 class SubBlock:
     """Attention or feed-forward with its norms: x + scale * post_norm(inner(pre_norm(x)))."""
 
-    def __init__(self, w: Weights, cfg: DecoderConfig, inner: Attention | FeedForward, pre_norm: str, post_norm: str):
+    def __init__(self, w: Weights, cfg: DecoderConfig, inner: Inner, pre_norm: str, post_norm: str):
         self.inner = inner
         self.pre_norm = norm_of(w, cfg, pre_norm) if cfg.pre_norms else None
         self.post_norm = norm_of(w, cfg, post_norm) if post_norm and w.has(post_norm) else None
@@ -41,7 +44,8 @@ class Block:
     """One layer: attention, then feed-forward."""
 
     def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
-        self.attention = SubBlock(w, cfg, Attention(w, cfg, rope), cfg.attention_norm, cfg.attention_post_norm)
+        attention = (LatentAttention if cfg.latent else Attention)(w, cfg, rope)
+        self.attention = SubBlock(w, cfg, attention, cfg.attention_norm, cfg.attention_post_norm)
         self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), cfg.feed_forward_norm, "post_ffw_norm")
 
     def __call__(self, x: Value, caches: Caches) -> Value:

@@ -57,6 +57,31 @@ class RopeKind:
         return self.num_rotated * math.log(self.extends_from / (times * 2 * math.pi)) / (2 * math.log(self.base))
 
 
+@dataclass(frozen=True)
+class LatentSizes:
+    """Sizes of attention whose heads share a latent row (`latent.LatentAttention`).
+
+    num_rotated: elements of a query and of the row that rotate. rank_axis: elements of the row that do not. q_axis:
+    the rank of the queries' weights, if they have one.
+    """
+
+    num_rotated: int
+    rank_axis: Axis
+    q_axis: Axis | None
+
+    @property
+    def rotated(self) -> int:
+        """`num_rotated` with zeros; the other elements come after them."""
+        return -(-self.num_rotated // 4) * 4
+
+    @property
+    def row_axis(self) -> Axis:
+        """The row, which files store with its rotated elements last."""
+        rank = self.rank_axis.size
+        places = *range(self.rotated, self.rotated + rank), *range(self.num_rotated)
+        return Axis(1, places, -(-(self.rotated + self.rank_axis.total) // 32) * 32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
     """Sizes and features of a dense decoder with rotary positions.
@@ -72,7 +97,8 @@ class DecoderConfig(Config):
     score_scale: factor on attention's scores. score_softcap, logit_softcap: cap * tanh(x / cap); 0: none.
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
     queries and keys, are where the file has them. qk_norms: "head": of each head before its rotation, "rotated": after
-    it, "row": of all heads together. attention_norm, feed_forward_norm: names of the norms before them.
+    it, "row": of all heads together. latent: sizes of the row that heads share, if they do. attention_norm,
+    feed_forward_norm: names of the norms before them.
     """
 
     width_axis: Axis
@@ -94,6 +120,7 @@ class DecoderConfig(Config):
     logit_scale: float = 1.0
     pre_norms: bool = True
     qk_norms: str = "head"
+    latent: LatentSizes | None = None
     attention_norm: str = "attn_norm"
     feed_forward_norm: str = "ffn_norm"
     attention_post_norm: str = "post_attention_norm"
@@ -131,15 +158,23 @@ class DecoderConfig(Config):
         num_heads = meta.get_int("attention.head_count")
         num_kv_heads = meta.get_int("attention.head_count_kv", num_heads)
         head_dim = meta.get_int("attention.key_length", default_head_dim or width // num_heads)
+        head_dim = meta.get_int("attention.key_length_mla", head_dim)  # the other one is then of latent rows
+        value_dim = meta.get_int("attention.value_length", head_dim)
+        value_dim = meta.get_int("attention.value_length_mla", value_dim)
         rope_dim = meta.get_int("rope.dimension_count", head_dim) if partial_rotation else head_dim
         meta.check_heads(num_heads, num_kv_heads, head_dim, rope_dim)
         meta.check_dense()  # experts have feed-forward sizes of their own
         feed_forward = meta.get_int("feed_forward_length")
         meta.check_shapes(
-            width=width, feed_forward=feed_forward, q_width=num_heads * head_dim, kv_width=num_kv_heads * head_dim
+            width=width,
+            feed_forward=feed_forward,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            key_length=head_dim,
+            value_length=value_dim,
         )
         width_axis, feed_forward_axis = Axis.of(width, 32), Axis.of(feed_forward, 32)
-        qk_axis, v_axis = _head_axes(num_heads, head_dim, rope_dim, pairing)
+        qk_axis, v_axis = _head_axes(num_heads, head_dim, value_dim, rope_dim, pairing)
         rope = _rope(meta, meta.get_float("rope.freq_base", default_rope_base, least=1.0), rope_dim, pairing)
         return cls(
             num_layers=num_layers,
@@ -185,17 +220,17 @@ def _rope(meta: Hyperparameters, base: float, num_rotated: int, pairing: str) ->
     )
 
 
-def _head_axes(num_heads: int, head_dim: int, num_rotated: int, pairing: str) -> tuple[Axis, Axis]:
-    """Of the queries and keys, and of the values of a head, so that a head has a multiple of 8 elements, all heads a
-    multiple of 32, and a multiple of 4 of them rotate. Rotation in halves needs its zeros between the halves.
+def _head_axes(num_heads: int, head_dim: int, value_dim: int, num_rotated: int, pairing: str) -> tuple[Axis, Axis]:
+    """Of the queries and keys, and of the values of a head, so that both have the same multiple of 8 elements, all
+    heads a multiple of 32, and a multiple of 4 of them rotate. Rotation in halves needs its zeros between the halves.
     """
     rotated = -(-num_rotated // 4) * 4
     multiple = max(8, 32 // math.gcd(32, num_heads))
-    padded = -(-(rotated + head_dim - num_rotated) // multiple) * multiple
+    padded = -(-max(rotated + head_dim - num_rotated, value_dim) // multiple) * multiple
     half = num_rotated // 2
     shifted = (rotated - num_rotated) // 2 if pairing == "halves" else 0
     places = [
         place if place < half else place + shifted if place < num_rotated else place + rotated - num_rotated
         for place in range(head_dim)
     ]
-    return Axis(1, tuple(places), padded), Axis(1, tuple(range(head_dim)), padded)
+    return Axis(1, tuple(places), padded), Axis(1, tuple(range(value_dim)), padded)

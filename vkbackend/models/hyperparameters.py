@@ -75,14 +75,16 @@ class Hyperparameters:
             )
         return kind, self.get_float("rope.scaling.factor", self.get_float("rope.scale_linear", 0.0)) or 1.0
 
-    def check_shapes(self, *, width: int, feed_forward: int, q_width: int, kv_width: int) -> None:
+    def check_shapes(
+        self, *, width: int, feed_forward: int, num_heads: int, num_kv_heads: int, key_length: int, value_length: int
+    ) -> None:
         """Compare sizes with the tensors of the first layer, before they are used to allocate. Raises GGUFError."""
         for name, shape in (
             ("token_embd", (None, width)),
-            ("blk.0.attn_q", (q_width, width)),
-            ("blk.0.attn_k", (kv_width, width)),
-            ("blk.0.attn_v", (kv_width, width)),
-            ("blk.0.attn_output", (width, q_width)),
+            ("blk.0.attn_q", (num_heads * key_length, width)),
+            ("blk.0.attn_k", (num_kv_heads * key_length, width)),
+            ("blk.0.attn_v", (num_kv_heads * value_length, width)),
+            ("blk.0.attn_output", (width, num_heads * value_length)),
             ("blk.0.ffn_gate", (feed_forward, width)),
         ):
             info = self.gguf.tensors.get(f"{name}.weight")

@@ -57,11 +57,15 @@ class Linear:
         self.low_ranks = low_ranks
         self.num_rows = sum(weight.shape[0] for weight in stacks)
 
-    def __call__(self, x: Value, norm: "Norm | None" = None, residual: Value | None = None) -> Value:
-        """norm(x) times the weights transposed [+ biases] [+ residual]: (T, columns) -> (T, num_rows)."""
+    def __call__(
+        self, x: Value, norm: "Norm | None" = None, residual: Value | None = None, out: Value | None = None
+    ) -> Value:
+        """norm(x) times the weights transposed [+ biases] [+ residual]: (T, columns) -> (T, num_rows). out: value to
+        write into, instead of a new one.
+        """
         graph = x.graph
         x, fused = prepared(x, norm)
-        y = graph.new(self.name, (x.shape[0], self.num_rows))
+        y = out or graph.new(self.name, (x.shape[0], self.num_rows))
         first = 0
         for weight, bias in zip(self.stacks, self.biases):
             rows = weight.shape[0]

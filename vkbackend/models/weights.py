@@ -4,6 +4,7 @@ In: an open `GGUFFile`. Out: layers made of `PackedMatrix` (still quantized, vie
 biases, frequency factors; f32). `upload.py` then copies them to a device.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import zip_longest
@@ -214,10 +215,8 @@ class Weights:
             info = self._tensor(f"{self.prefix}{up}.weight", (2 * axis.size, axis_of(columns).size))
             kind, raw = _padded(self.gguf, info, Stack((axis, axis)), axis_of(columns))
             shape = 2 * axis.total, axis_of(columns).total
-            weight = PackedMatrix(info.name, shape, kind, [raw[: axis.total], raw[axis.total :]], True)
-            self.made.append(weight)
-            self.factors.append(weight)
-            return weight
+            halves = [raw[: axis.total], raw[axis.total :]]
+            return self._made_factor(PackedMatrix(info.name, shape, kind, halves, True))
         for name in (gate, up):
             self._tensor(f"{self.prefix}{name}.weight", (axis.size, axis_of(columns).size))
         if self._type(gate) != self._type(up):
@@ -268,6 +267,37 @@ class Weights:
         """Whether an adapter changes the weight `name`."""
         return any(f"{self.prefix}{name}.weight" in adapter.pairs for adapter in self.adapters)
 
+    def dequantized(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The weight `name` as an f32 array. Raises GGUFError if it is missing or has another shape."""
+        info = self._tensor(f"{self.prefix}{name}.weight", shape)
+        raw = self.gguf.data(info.name).reshape(math.prod(shape[:-1]), -1)
+        return _format(info).dequantize(raw).reshape(shape).astype(np.float32)
+
+    def factor_from_array(self, name: str, array: np.ndarray) -> PackedMatrix:
+        """An f32 matrix that is not in the file. name: of it, for messages and to find its layer."""
+        return self._made_factor(PackedMatrix.from_array(array, f"{self.prefix}{name}"))
+
+    def factors_of_groups(
+        self, name: str, shape: tuple[int, ...], groups: int, rows: Axis, columns: Axis, *, first: int = 0
+    ) -> list[PackedMatrix]:
+        """A matrix (rows, columns) of each group of rows of the weight `name`, whose groups have equally many.
+
+        shape: of the tensor. first: rows at the beginning of each group that are left out. Raises GGUFError if the
+        weight is missing or has another shape.
+        """
+        info = self._tensor(f"{self.prefix}{name}.weight", shape)
+        raw = self.gguf.data(info.name).reshape(groups, math.prod(shape[:-1]) // groups, -1)[:, first:]
+        padded = [_padded_rows(_format(info), each, rows, columns) for each in raw]
+        return [
+            self._made_factor(PackedMatrix(f"{info.name}.{at}", (rows.total, columns.total), kind, [each]))
+            for at, (kind, each) in enumerate(padded)
+        ]
+
+    def _made_factor(self, weight: PackedMatrix) -> PackedMatrix:
+        self.made.append(weight)
+        self.factors.append(weight)
+        return weight
+
     def _factor(self, *names: str, rows: Sequence[Size], columns: Size, gated: bool = False) -> PackedMatrix:
         weight = self.matrix(*names, rows=rows, columns=columns, gated=gated)
         self.factors.append(weight)
@@ -304,14 +334,19 @@ def _padded(
     gguf: GGUFFile, info: TensorInfo, rows: Axis | Stack, columns: Axis | Stack
 ) -> tuple[QuantFormat, np.ndarray]:
     """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
-    kind = _format(info)
-    raw = gguf.data(info.name).reshape(info.shape[0], -1)
+    return _padded_rows(_format(info), gguf.data(info.name).reshape(info.shape[0], -1), rows, columns)
+
+
+def _padded_rows(
+    kind: QuantFormat, raw: np.ndarray, rows: Axis | Stack, columns: Axis | Stack
+) -> tuple[QuantFormat, np.ndarray]:
+    """`_padded` for rows of a format."""
     if not columns.is_plain:
         if kind.block_size > 1:
+            raw = kind.dequantize(raw).view(np.uint8)
             kind = FORMATS[GGMLQuantizationType.F32]
-            raw = _format(info).dequantize(raw).view(np.uint8)
-        elements = raw.reshape(info.shape[0], columns.size, -1)
-        raw = columns.pad(elements, 1).reshape(info.shape[0], -1)
+        elements = raw.reshape(len(raw), columns.size, -1)
+        raw = columns.pad(elements, 1).reshape(len(raw), -1)
     return kind, rows.pad(raw)
 
 

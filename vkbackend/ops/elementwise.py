@@ -1,7 +1,7 @@
 """Elementwise ops: silu_mul, gelu_mul, add, and of one argument gelu_tanh, gelu_erf, relu_squared, scale, softcap.
 
 a, b: (rows, n) f32 -> (rows, n) f32, whose rows begin at multiples of 4 elements. n is a multiple of 4 if there are two
-arguments, which may be column ranges of wider matrices.
+arguments, which, like the result, may be column ranges of wider matrices.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,15 +87,16 @@ def _dispatcher(name: str, attribute: str = "") -> Callable[..., list[Dispatch]]
     def dispatch(
         device: Device, inputs: Sequence[TensorView], outputs: Sequence[TensorView], **attrs: float
     ) -> list[Dispatch]:
-        a, b = inputs[0], inputs[-1]
+        a, b, y = inputs[0], inputs[-1], outputs[0]
         rows, n4 = a.shape[0], ceil_div(a.row_elements, 4)
+        places = {**a.fours("a"), **b.fours("b"), **y.fours("y")}
         return [
             Dispatch(
                 elementwise_variant(device, name),
                 (a.buffer, b.buffer),
-                (outputs[0].buffer,),
+                (y.buffer,),
                 (ceil_div(n4, 64), rows, 1),
-                push={"n4": n4, **a.fours("a"), **b.fours("b"), "parameter": attrs[attribute] if attribute else 0.0},
+                push={"n4": n4, **places, "parameter": attrs[attribute] if attribute else 0.0},
                 label=name,
             )
         ]

@@ -1,0 +1,40 @@
+"""deepseek2: heads share a latent row for keys and values; experts after the first layers."""
+
+import math
+from dataclasses import replace
+
+from ..models.axes import Axis
+from ..models.decoder import Decoder
+from ..models.decoder_config import DecoderConfig, LatentSizes
+from ..models.hyperparameters import Hyperparameters
+
+Model = Decoder
+
+
+def config(meta: Hyperparameters) -> DecoderConfig:
+    """meta: looks up keys under "deepseek2."."""
+    cfg = DecoderConfig.read(meta, pairing="adjacent")
+    rope = cfg.ropes[0]
+    rank = Axis.of(meta.get_int("attention.kv_lora_rank"), 32)
+    q_rank = meta.get_int("attention.q_lora_rank", 0, least=0)
+    latent = LatentSizes(rope.num_rotated, rank, Axis.of(q_rank, 32) if q_rank else None)
+    queries = Axis.of(cfg.qk_axis.size, 32)
+    values = replace(cfg.v_axis, padded=_padded(cfg.v_axis.size, cfg.num_heads))
+    # YaRN's factor is on scores, once for the queries and once for the keys, instead of on sines and cosines.
+    magnitude = 1 - meta.get_float("rope.scaling.yarn_log_multiplier", 0.0) * math.log(rope.scale)
+    return replace(
+        cfg,
+        latent=latent,
+        num_kv_heads=1,
+        head_dim=latent.row_axis.padded,
+        qk_axis=Axis(1, tuple(range(queries.size)), queries.total),
+        v_axis=values,
+        ropes=tuple(replace(each, magnitude=1.0) for each in cfg.ropes),
+        score_scale=cfg.score_scale * magnitude**2,
+    )
+
+
+def _padded(value_dim: int, num_heads: int) -> int:
+    """The values of a head with zeros: a multiple of 4, and of 32 in all heads."""
+    multiple = max(4, 32 // math.gcd(32, num_heads))
+    return -(-value_dim // multiple) * multiple
