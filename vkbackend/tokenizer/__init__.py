@@ -146,6 +146,17 @@ class Tokenizer:
         before, after = self._around(True)
         return before + ids + after
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """The token ids of two texts, such as a query and a document to rank: bos, the first, eos, the separator, the
+        second, eos, each special token only if the model wants it. Special tokens in the texts are plain text.
+        """
+        vocabulary = self._vocabulary
+        before, after = self._around(True)
+        separator_id = vocabulary.separator_id
+        separator = [separator_id] if vocabulary.add_separator and separator_id is not None else []
+        texts = [self.encode(text, add_special=False, parse_special=False) for text in (first, second)]
+        return [*before, *texts[0], *after, *separator, *texts[1], *after]
+
     def _around(self, add_special: bool) -> tuple[list[int], list[int]]:
         """The tokens to put before and after a text."""
         if not add_special:

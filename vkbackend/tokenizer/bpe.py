@@ -35,9 +35,10 @@ class ByteLevelBPE:
     """A byte-level BPE vocabulary."""
 
     def __init__(self, metadata: Metadata, pretokenizer: Pretokenizer):
+        row = pretokenizer.row
         self._pretokenizer = pretokenizer
-        self.PLACE_TO_CUT = re.compile(pretokenizer.row.place_to_cut)
-        self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=pretokenizer.row.add_bos))
+        self.PLACE_TO_CUT = re.compile(row.place_to_cut)
+        self.vocabulary = Vocabulary(metadata, SpecialDefaults(add_bos=row.add_bos, add_separator=row.add_separator))
         self._merges = Texts(metadata.strings(PREFIX + "merges"))  # "left right", in order of rank
         self._cached_word = lru_cache(CACHED_WORDS)(self._encode_word)
 

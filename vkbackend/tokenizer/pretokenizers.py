@@ -129,16 +129,17 @@ THOUSANDS = _Cuts(r"(?r)\p{N}{1,3}")
 
 @dataclass(frozen=True)
 class _Row:
-    """whole_words: a word that is a token is not split, whatever the merges. add_bos: default for files without the
-    key. plain: tokens are plain text with U+2581 for a space. newline_tokens: newlines in a row are one token if there
-    is one. words_at_spaces: each U+2581 begins a word, and each line begins with one. place_to_cut: where no word
-    reaches across.
+    """whole_words: a word that is a token is not split, whatever the merges. add_bos, add_separator: defaults for files
+    without the key. plain: tokens are plain text with U+2581 for a space. newline_tokens: newlines in a row are one
+    token if there is one. words_at_spaces: each U+2581 begins a word, and each line begins with one. place_to_cut:
+    where no word reaches across.
     """
 
     patterns: tuple[str | _Cuts, ...]
     names: str
     whole_words: bool = False
     add_bos: bool = False
+    add_separator: bool = False
     plain: bool = False
     newline_tokens: bool = False
     words_at_spaces: bool = False
@@ -149,9 +150,10 @@ ROWS = (
     _Row((r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"), "default"),
     _Row(
         (GPT2,),
-        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
-        "roberta-bpe mpt olmo jais trillion granite-docling exaone4",
+        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt olmo jais trillion "
+        "granite-docling exaone4",
     ),
+    _Row((GPT2,), "roberta-bpe jina-v1-en jina-v2-code", add_separator=True),
     _Row((r"\p{N}", GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2"),
     _Row((PUNCTUATION_OF_FALCON, GPT2, "[0-9][0-9][0-9]"), "falcon"),
     _Row(

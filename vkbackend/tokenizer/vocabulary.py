@@ -47,6 +47,7 @@ class SpecialDefaults:
     separator_id: int | None = None
     add_bos: bool = False
     add_eos: bool = False
+    add_separator: bool = False
     add_space_prefix: bool = False
 
 
@@ -132,6 +133,7 @@ class Vocabulary:
         self.separator_id = self._special_id(metadata, "seperator_token_id", separator)  # GGUF spells it so
         self.add_bos = metadata.get(PREFIX + "add_bos_token", bool, defaults.add_bos)
         self.add_eos = metadata.get(PREFIX + "add_eos_token", bool, defaults.add_eos)
+        self.add_separator = metadata.get(PREFIX + "add_sep_token", bool, defaults.add_separator)
         self.add_space_prefix = metadata.get(PREFIX + "add_space_prefix", bool, defaults.add_space_prefix)
         for add, token_id, name in ((self.add_bos, self.bos_id, "bos"), (self.add_eos, self.eos_id, "eos")):
             if add and token_id is None:

@@ -41,6 +41,7 @@ class WordPiece:
         self.vocabulary.add_bos = self.vocabulary.bos_id is not None
         self.vocabulary.eos_id = self.vocabulary.separator_id
         self.vocabulary.add_eos = self.vocabulary.separator_id is not None
+        self.vocabulary.add_separator = False  # eos is the separator already
         self._lower = metadata.get(PREFIX + "normalizer.lowercase", bool, True)
         self._strip_accents = metadata.get(PREFIX + "normalizer.strip_accents", bool, self._lower)
         self._longest = max(map(len, self.vocabulary.tokens))

@@ -278,6 +278,17 @@ def test_separator_in_both_spellings(tmp_path):
         assert tokenizer.encode("a") == [1, 3, 2], key
 
 
+def test_pairs_of_texts(tmp_path):
+    tokens = {"[UNK]": CONTROL, "[CLS]": CONTROL, "[SEP]": CONTROL, "▁a": NORMAL, "▁b": NORMAL}
+    bert = tokenizer_of(tmp_path, "bert", tokens, cls_token_id=1, unknown_token_id=0, seperator_token_id=2)
+    assert bert.encode_pair("a", "b") == [1, 3, 2, 4, 2]
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "seperator_token_id": 1, "add_bos_token": True, "add_eos_token": True}
+    tokens = {"<s>": CONTROL, "</s>": CONTROL, **LETTERS}
+    for keys, separator in (({"pre": "roberta-bpe"}, [1]), ({"pre": "roberta-bpe", "add_sep_token": False}, [])):
+        roberta = tokenizer_of(tmp_path, "gpt2", tokens, merges=NO_MERGES, **ends, **keys)
+        assert roberta.encode_pair("a", "b") == [0, 2, 1, *separator, 3, 1]
+
+
 def test_mask_strips_white_space_before_it(tmp_path):
     tokens = {"<mask>": CONTROL, **LETTERS}
     for pre, expected in (("jina-v2-code", [1, 0, 4, 1]), ("gpt-2", [1, 4, 0, 4, 1])):
