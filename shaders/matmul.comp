@@ -137,6 +137,7 @@ uint column_of(uint r) { return (row0 - LANE) / STEP + r / STEP * LANES + LANE; 
 
 // Row r of this lane as packed. The first case needs fewer registers.
 uint packed_row(uint r) {
+    if (PAIRS != PAIRS_NONE) return row_at((expert_column + column_of(r)) * STEP + r % STEP);
     if (GATE == GATE_NONE || GATE_ROWS == LANES) return row0 + r * LANES;
     return row_at(column_of(r) * STEP + r % STEP);
 }
@@ -218,6 +219,7 @@ void store_outputs() {
 void main() {
     row0 = gl_WorkGroupID.x * LANES * ROWS + LANE;
     token0 = gl_WorkGroupID.y * TOKENS;
+    if (!find_expert(token0)) return;
     uint first_block = 0u, end_block = num_blocks;
 #ifdef SUBGROUP
     if (SLICES > 1u) {

@@ -144,7 +144,8 @@ void store_codes(Block block, uint row, uint j) {
 
 // Threads t and t + BM take the halves of row t.
 void load_codes(uint set, uint b) {
-    uint tile_row = thread % BM, packed_row = min(row_at(row0 + tile_row), num_rows - 1u);
+    uint tile_row = thread % BM, place = expert_column * STEP + row0 + tile_row;
+    uint packed_row = min(row_at(place), num_rows - 1u);
     Block block = load_block(packed_row / GROUP_ROWS, b, packed_row % GROUP_ROWS, num_blocks);
     if (thread < BM) {
         store_codes(block, tile_row, 0u);
@@ -284,6 +285,7 @@ void main() {
     thread = gl_LocalInvocationIndex;
     row0 = gl_WorkGroupID.x * BM;
     token0 = gl_WorkGroupID.y * BN;
+    if (!find_expert(token0)) return;
     load_token = thread / TOKEN_THREADS;
     x_row = x_start(token0 + load_token);
     row_thread = thread % ROW_THREADS;

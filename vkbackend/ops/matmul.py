@@ -37,6 +37,8 @@ from .signature import Signature
 PRECISIONS = ("float32", "float16", "int8")
 GATES = {"": 0, "silu": 1, "gelu": 2}  # GATE_* of shaders/activation.glsl
 LOOKED_UP = ("mxfp4", "iq")  # beginnings of names; these formats differ from others in their codes alone: fewer cases
+# Push constants of products by expert (`expert_matmul`).
+NO_PAIRS = dict.fromkeys(("first_slot", "num_pairs", "pairs_per_row", "first_expert", "num_experts"), 0)
 ONE_BY_ONE = 8  # up to this many rows of x the twin multiplies row by row
 
 # x, weight, norm, residual, bias
@@ -150,7 +152,16 @@ def _dispatch_part(
     first = part.first_row // halves
     return Dispatch(
         kernel.shader,
-        (x.buffer, part.quants, part.scales, (norm or x).buffer, (residual or y).buffer, (bias or y).buffer),
+        (
+            x.buffer,
+            part.quants,
+            part.scales,
+            (norm or x).buffer,
+            (residual or y).buffer,
+            (bias or y).buffer,
+            y.buffer,
+            y.buffer,
+        ),
         (y.buffer,),
         kernel.groups,
         {
@@ -158,6 +169,7 @@ def _dispatch_part(
             "HAS_NORM": norm is not None,
             "GATE": GATES[gate],
             "HAS_BIAS": bias is not None,
+            "PAIRS": 0,
             **kernel.constants,
         },
         {
@@ -173,6 +185,7 @@ def _dispatch_part(
             "bias_offset": first,
             "up_bias_offset": weight.shape[0] // 2 + first,
             "eps": eps,
+            **NO_PAIRS,
         },
         kernel.subgroup_size,
         flops=flops,

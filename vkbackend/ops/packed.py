@@ -33,6 +33,7 @@ class PackedMatrix:
     raws: the tensors' quantized rows as in the file, uint8 (rows, row_bytes), views of the mapped file.
     gated: two tensors of the same shape, a gate and up. On the device their rows alternate in groups of lanes, so that
         one lane computes both halves of an output.
+    experts: of how many matrices of the same shape (rows / experts, K) the rows are, one after the other.
     parts: the packed rows on the device, in ranges that one binding can hold; empty on the CPU path.
     """
 
@@ -41,19 +42,28 @@ class PackedMatrix:
     format: QuantFormat
     raws: list[np.ndarray]
     gated: bool = False
+    experts: int = 1
     parts: list[PackedRows] = field(default_factory=list)
     _array: np.ndarray | None = None  # dequantized, if `expand` was called
 
     @classmethod
     def random(
-        cls, rng: np.random.Generator, format_name: str, rows: int, k: int, gated: bool = False, size: float = 0.05
+        cls,
+        rng: np.random.Generator,
+        format_name: str,
+        rows: int,
+        k: int,
+        gated: bool = False,
+        size: float = 0.05,
+        experts: int = 1,
     ) -> "PackedMatrix":
         """Random codes, with scales that give elements of about `size`: 0.05 is typical of real models. gated: `rows`
         is the number of rows of each half.
         """
         if gated:
             halves = [cls.random(rng, format_name, rows, k, size=size) for _ in range(2)]
-            return cls("random", (2 * rows, k), halves[0].format, [half.raws[0] for half in halves], gated=True)
+            raws = [half.raws[0] for half in halves]
+            return cls("random", (2 * rows, k), halves[0].format, raws, gated=True, experts=experts)
         kind = FORMATS[format_name]
         if kind.encode is not None:
             raw = kind.encode(rng.standard_normal((rows, k), np.float32) * np.float32(size))
@@ -61,7 +71,7 @@ class PackedMatrix:
             blocks = rng.integers(0, 256, (rows, k // kind.block_size, kind.type_size), np.uint8)
             kind.randomize_scales(rng, blocks, size)
             raw = blocks.reshape(rows, -1)
-        return cls("random", (rows, k), kind, [raw])
+        return cls("random", (rows, k), kind, [raw], experts=experts)
 
     @classmethod
     def from_array(cls, array: np.ndarray, name: str = "array") -> "PackedMatrix":
@@ -92,6 +102,10 @@ class PackedMatrix:
         for first in range(0, self.shape[0], step):
             last = min(first + step, self.shape[0])
             yield first, self.rows_from(first, last) if self._array is None else self._array[first:last]
+
+    def dequantized(self, first: int, last: int) -> np.ndarray:
+        """Rows first ... last - 1, f32; the others are not touched."""
+        return self.rows_from(first, last) if self._array is None else self._array[first:last]
 
     def rows_from(self, first: int, last: int) -> np.ndarray:
         """Dequantize rows first ... last - 1, f32."""

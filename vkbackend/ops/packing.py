@@ -5,6 +5,7 @@ code on several threads (vkbackend/gguf/pack.cpp): straight into device memory t
 ring. No piece is copied in between.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -38,6 +39,8 @@ def place(matrix: PackedMatrix, device: Device, arena: Arena, report: Callable[[
     num_threads = usable_cores()
     rows = packed_rows(matrix, lanes)
     unit = max(2 * lanes, GROUP) if matrix.gated else GROUP
+    if matrix.experts > 1:
+        unit = math.lcm(unit, matrix.shape[0] // matrix.experts)  # no expert is in two parts
     step = largest_binding(device, matrix) // max(matrix.format.packed_shape(unit, k)) * unit
     for first in range(0, rows, step):
         count = min(step, rows - first)

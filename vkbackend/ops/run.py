@@ -157,7 +157,7 @@ def _upload(device: Device, arena: Arena, value: np.ndarray | PackedMatrix | Non
     if value is None:
         return None
     if isinstance(value, PackedMatrix):
-        placed = PackedMatrix(value.name, value.shape, value.format, value.raws, value.gated)
+        placed = PackedMatrix(value.name, value.shape, value.format, value.raws, value.gated, value.experts)
         place(placed, device, arena)
         return placed
     return _upload_array(device, arena, value, value.shape)
