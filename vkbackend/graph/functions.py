@@ -1,7 +1,9 @@
 """The ops as functions on symbolic values, for layers and architectures. Shapes: see vkbackend/ops/README.md."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from ..ops import pairs_by_expert
 from ..ops.matmul import precision_for
 from ..ops.packed import PackedMatrix
 from .builder import Graph, Kind, Value
@@ -218,6 +220,103 @@ def attention(q: Value, cache: LayerCache, *, scale: float, window: int = 0, sof
         window=window,
         softcap=softcap,
     )
+    return y
+
+
+class Routing(Protocol):
+    """How tokens choose experts and weigh them: see ops/route.py."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def used(self) -> int: ...
+
+    @property
+    def gating(self) -> str: ...
+
+    @property
+    def renormalize(self) -> bool: ...
+
+    @property
+    def factor(self) -> float: ...
+
+    @property
+    def groups(self) -> int: ...
+
+    @property
+    def groups_used(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The experts of a step's tokens. ids, weights: (T, used). order: of `pairs_by_expert` with `tile`; None for one
+    token.
+    """
+
+    ids: Value
+    weights: Value
+    order: Value | None
+    tile: int
+
+
+def route(logits: Value, bias: Value | None, routing: Routing) -> Routes:
+    """The experts that the step's tokens use. logits: (T, count)."""
+    graph, tokens, used = logits.graph, logits.shape[0], routing.used
+    ids, weights = graph.new("experts", (tokens, used), "int32"), graph.new("expert_weights", (tokens, used))
+    graph.call(
+        "route",
+        [logits, bias, graph.step["positions"]],
+        [ids, weights],
+        used=used,
+        gating=routing.gating,
+        renormalize=routing.renormalize,
+        factor=routing.factor,
+        groups=routing.groups,
+        groups_used=routing.groups_used,
+    )
+    tile = pairs_by_expert.best_tile(tokens, used, routing.count)
+    order = None
+    if tile > 1:
+        slots = pairs_by_expert.num_slots(tokens, used, routing.count, tile)
+        order = graph.new("pairs_by_expert", (slots,), "int32")
+        graph.call("pairs_by_expert", [ids], [order], experts=routing.count, tile=tile)
+    return Routes(ids, weights, order, tile)
+
+
+def expert_matmul(
+    x: Value, weight: Value, routes: Routes, *, norm: Value | None = None, eps: float = 0.0, gate: str = ""
+) -> Value:
+    """`matmul` of each token, or of each row that belongs to a token and one of its experts, with the weights of the
+    experts -> (T * used, N).
+    """
+    constant = weight.constant
+    assert isinstance(constant, PackedMatrix)
+    tokens, used = routes.ids.shape
+    columns = weight.shape[0] // constant.experts // (2 if gate else 1)
+    y = x.graph.new("expert_matmul", (tokens * used, columns))
+    x.graph.call(
+        "expert_matmul",
+        [x, weight, routes.ids, routes.order, norm, None],
+        [y],
+        eps=eps,
+        gate=gate,
+        tile=routes.tile,
+    )
+    return y
+
+
+def mix_experts(
+    products: Value,
+    routes: Routes,
+    *,
+    residual: Value | None = None,
+    shared: Value | None = None,
+    shared_gate: Value | None = None,
+) -> Value:
+    """The weighted sum of each token's rows of `products` [+ residual] [+ sigmoid(shared_gate) * shared] -> (T, n)."""
+    y = products.graph.new("mixed", (routes.ids.shape[0], products.shape[1]))
+    products.graph.call("mix_experts", [products, routes.weights, residual, shared, shared_gate], [y])
     return y
 
 

@@ -20,6 +20,7 @@ class Config:
     context_length: int
     vocab_size: int
     norm_eps: float
+    routed_elements: int = 0  # that a token's experts make, before they are added up
 
     def window_of(self, layer: int) -> int:
         """The number of positions that a token sees in a layer, its own included; 0: all."""

@@ -20,17 +20,16 @@ from .weights import Weights
 
 class GatedLinear:
     """act(gate(norm(x))) * up(norm(x)); one product if both weights have the same format and no adapter changes them.
-    gate: "silu" or "gelu".
+    gate: "silu" or "gelu". suffix: of the weights' names.
     """
 
-    def __init__(self, w: Weights, gate: str, *, rows: Axis, columns: Axis, name: str = "ffn_gated"):
+    def __init__(self, w: Weights, gate: str, *, rows: Axis, columns: Axis, suffix: str = ""):
         self.gate = gate
-        self.name = name
+        self.name = f"ffn_gated{suffix}"
         self.rows = rows.total
-        self.weight = w.gated("ffn_gate", "ffn_up", rows=rows, columns=columns)
-        names, sizes = (
-            (["ffn_gate", "ffn_up"], [rows, rows]) if w.has("ffn_gate") else (["ffn_up"], [Stack((rows, rows))])
-        )
+        gate_name, up_name = f"ffn_gate{suffix}", f"ffn_up{suffix}"
+        self.weight = w.gated(gate_name, up_name, rows=rows, columns=columns)
+        names, sizes = ([gate_name, up_name], [rows, rows]) if w.has(gate_name) else ([up_name], [Stack((rows, rows))])
         self.bias = w.bias(names, sizes) if self.weight else None
         if not self.weight:
             self.separate = w.linear(*names, rows=sizes, columns=columns, name="gate_up")
@@ -46,11 +45,11 @@ class GatedLinear:
 
 
 class ActivatedLinear:
-    """act(up(norm(x))): a feed-forward without a gate."""
+    """act(up(norm(x))): a feed-forward without a gate. suffix: of the weight's name."""
 
-    def __init__(self, w: Weights, activation: str, *, rows: Axis, columns: Axis):
+    def __init__(self, w: Weights, activation: str, *, rows: Axis, columns: Axis, suffix: str = ""):
         self.activation = activation
-        self.up = w.linear("ffn_up", rows=(rows,), columns=columns)
+        self.up = w.linear(f"ffn_up{suffix}", rows=(rows,), columns=columns)
 
     def __call__(self, x: Value, norm: Norm | None) -> Value:
         """x: (T, columns) -> (T, rows)."""
@@ -58,15 +57,18 @@ class ActivatedLinear:
 
 
 class FeedForward:
-    """down(gate(norm(x)) * up(norm(x))) [+ residual], or down(act(up(norm(x)))) [+ residual]."""
+    """down(gate(norm(x)) * up(norm(x))) [+ residual], or down(act(up(norm(x)))) [+ residual].
 
-    def __init__(self, w: Weights, cfg: DecoderConfig):
-        rows, columns = cfg.feed_forward_axis, cfg.width_axis
+    rows: of the gate and up; None: those of a dense layer. suffix: of the weights' names.
+    """
+
+    def __init__(self, w: Weights, cfg: DecoderConfig, rows: Axis | None = None, suffix: str = ""):
+        rows, columns = rows or cfg.feed_forward_axis, cfg.width_axis
         if cfg.activation:
-            self.hidden = ActivatedLinear(w, cfg.activation, rows=rows, columns=columns)
+            self.hidden = ActivatedLinear(w, cfg.activation, rows=rows, columns=columns, suffix=suffix)
         else:
-            self.hidden = GatedLinear(w, cfg.gate, rows=rows, columns=columns)
-        self.down = w.linear("ffn_down", rows=(cfg.width_axis,), columns=cfg.feed_forward_axis)
+            self.hidden = GatedLinear(w, cfg.gate, rows=rows, columns=columns, suffix=suffix)
+        self.down = w.linear(f"ffn_down{suffix}", rows=(cfg.width_axis,), columns=rows)
 
     def __call__(self, x: Value, norm: Norm | None, caches: Caches, residual: Value | None = None) -> Value:
         """x: (T, width), normalized here -> (T, width), with `residual` added."""

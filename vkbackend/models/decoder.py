@@ -8,17 +8,24 @@ from ..graph.builder import Graph, Value
 from ..graph.model import Caches
 from .blocks import Attention, FeedForward, Rope
 from .decoder_config import DecoderConfig
+from .experts import ExpertFeedForward
 from .latent import LatentAttention
 from .layers import Norm
 from .weights import Weights
 
-Inner = Attention | LatentAttention | FeedForward
+Inner = Attention | LatentAttention | FeedForward | ExpertFeedForward
 
 
 def norm_of(w: Weights, cfg: DecoderConfig, name: str, factor: float = 1.0) -> Norm:
     """The norm `name` of rows, of the kind that the architecture has."""
     make = w.layer_norm if cfg.norm == "layer" else w.norm
     return make(name, cfg.norm_eps, cfg.width_axis, factor)
+
+
+def feed_forward_of(w: Weights, cfg: DecoderConfig) -> FeedForward | ExpertFeedForward:
+    """The feed-forward of a block: experts where the file has their router."""
+    has_experts = cfg.experts is not None and w.has("ffn_gate_inp")
+    return ExpertFeedForward(w, cfg) if has_experts else FeedForward(w, cfg)
 
 
 class SubBlock:
@@ -46,7 +53,7 @@ class Block:
     def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
         attention = (LatentAttention if cfg.latent else Attention)(w, cfg, rope)
         self.attention = SubBlock(w, cfg, attention, cfg.attention_norm, cfg.attention_post_norm)
-        self.feed_forward = SubBlock(w, cfg, FeedForward(w, cfg), cfg.feed_forward_norm, "post_ffw_norm")
+        self.feed_forward = SubBlock(w, cfg, feed_forward_of(w, cfg), cfg.feed_forward_norm, "post_ffw_norm")
 
     def __call__(self, x: Value, caches: Caches) -> Value:
         """(T, width) -> (T, width)."""
@@ -86,6 +93,8 @@ class Decoder:
         ropes = {kind: Rope(w, kind) for kind in dict.fromkeys(cfg.ropes)}
         make_block = ParallelBlock if cfg.is_parallel else Block
         self.blocks = [make_block(w.block(i), cfg, ropes[cfg.ropes[i]]) for i in range(cfg.num_layers)]
+        for i in range(cfg.num_layers, cfg.num_layers + cfg.skipped_layers):
+            w.block(i).skip()
         self.output_norm = norm_of(w, cfg, "output_norm", cfg.logit_scale)
         self.output = w.linear("output", rows=(cfg.vocab_size,), columns=cfg.width_axis, fallback="token_embd")
 

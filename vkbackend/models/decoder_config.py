@@ -82,9 +82,38 @@ class LatentSizes:
         return Axis(1, places, -(-(self.rotated + self.rank_axis.total) // 32) * 32)
 
 
+@dataclass(frozen=True)
+class Experts:
+    """The mixture of experts that replaces the feed-forward of the layers whose file has a router.
+
+    count, used: experts, and those that a token uses. feed_forward_axis: of an expert. gating, renormalize, factor,
+    groups, groups_used: how tokens choose and weigh them (`ops/route.py`). Shared experts are where the file has them.
+    """
+
+    count: int
+    used: int
+    feed_forward_axis: Axis
+    gating: str = "softmax"
+    renormalize: bool = True
+    factor: float = 1.0
+    groups: int = 1
+    groups_used: int = 1
+
+    @classmethod
+    def read(cls, meta: Hyperparameters) -> Self | None:
+        """None for a dense model. Raises GGUFError if a size is missing or contradicts another."""
+        count = meta.get_int("expert_count", 0, least=0)
+        if not count:
+            return None
+        size = meta.get_int("expert_feed_forward_length", 0, least=0) or meta.get_int("feed_forward_length")
+        used = meta.get_int("expert_used_count")
+        meta.check_experts(count, used)
+        return cls(count, used, Axis.of(size, 32))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Config):
-    """Sizes and features of a dense decoder with rotary positions.
+    """Sizes and features of a decoder with rotary positions.
 
     Sizes are those with zeros, as kernels see them; the axes say which elements are the file's. qk_axis, v_axis: of a
     head.
@@ -98,7 +127,8 @@ class DecoderConfig(Config):
     logit_scale: factor on logits. pre_norms: whether norms come before the sub-blocks; those after them, and norms of
     queries and keys, are where the file has them. qk_norms: "head": of each head before its rotation, "rotated": after
     it, "row": of all heads together. latent: sizes of the row that heads share, if they do. attention_norm,
-    feed_forward_norm: names of the norms before them.
+    feed_forward_norm: names of the norms before them. experts: None in a dense model. skipped_layers: blocks after the
+    last one that the file has and the model does without.
     """
 
     width_axis: Axis
@@ -123,6 +153,8 @@ class DecoderConfig(Config):
     latent: LatentSizes | None = None
     attention_norm: str = "attn_norm"
     feed_forward_norm: str = "ffn_norm"
+    experts: Experts | None = None
+    skipped_layers: int = 0
     attention_post_norm: str = "post_attention_norm"
 
     def window_of(self, layer: int) -> int:
@@ -151,7 +183,7 @@ class DecoderConfig(Config):
         norm: the kind of norms, which decides the key of their epsilon.
         partial_rotation: whether `rope.dimension_count` may leave a part of a head as it is; if not, the key is
         ignored. Raises GGUFError if a size is missing, out of range or contradicts another or the tensors;
-        UnsupportedModel for a mixture of experts, a rope scaling or a head size that is not implemented.
+        UnsupportedModel for a rope scaling or a head size that is not implemented.
         """
         num_layers = meta.num_layers()
         width = meta.get_int("embedding_length")
@@ -163,8 +195,8 @@ class DecoderConfig(Config):
         value_dim = meta.get_int("attention.value_length_mla", value_dim)
         rope_dim = meta.get_int("rope.dimension_count", head_dim) if partial_rotation else head_dim
         meta.check_heads(num_heads, num_kv_heads, head_dim, rope_dim)
-        meta.check_dense()  # experts have feed-forward sizes of their own
-        feed_forward = meta.get_int("feed_forward_length")
+        experts = Experts.read(meta)
+        feed_forward = meta.get_int("feed_forward_length", experts and experts.feed_forward_axis.size)
         meta.check_shapes(
             width=width,
             feed_forward=feed_forward,
@@ -186,6 +218,8 @@ class DecoderConfig(Config):
             qk_axis=qk_axis,
             v_axis=v_axis,
             feed_forward=feed_forward_axis.total,
+            experts=experts,
+            routed_elements=experts.used * (experts.feed_forward_axis.total + width_axis.total) if experts else 0,
             feed_forward_axis=feed_forward_axis,
             context_length=meta.get_int("context_length"),
             vocab_size=meta.vocab_size,

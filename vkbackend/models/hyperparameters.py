@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import GGUFError, UnsupportedModel
 from ..gguf.reader import GGUFFile
+from ..ops.route import MAX_EXPERTS, MAX_USED
 from .weights import check_shape
 
 LARGEST = 1 << 24  # above every real hyperparameter: a larger one would only show up as running out of memory
@@ -99,13 +100,29 @@ class Hyperparameters:
                 f"{num_kv_heads} key heads"
             )
 
-    def check_dense(self) -> None:
-        """Raises UnsupportedModel for a mixture of experts."""
-        experts = self.get_int("expert_count", 0, least=0)
-        if experts:
+    def gating(self, default: str) -> str:
+        """How router logits become probabilities, "softmax" or "sigmoid". Raises UnsupportedModel for other kinds."""
+        kind = self.get_int("expert_gating_func", 0, least=0)
+        known = {0: default, 1: "softmax", 2: "sigmoid"}
+        if kind not in known:
             raise UnsupportedModel(
-                f"{self.gguf.path} is a mixture of {experts} experts, which is not implemented; use a dense "
-                f"{self.architecture} model"
+                f"{self.gguf.path}: expert gating function {kind} is not implemented; readable here: 1 (softmax), 2 "
+                f"(sigmoid)"
+            )
+        return known[kind]
+
+    def get_bool(self, key: str, default: bool) -> bool:
+        """Raises GGUFError if the key is of another type."""
+        return self.gguf.metadata.get(f"{self.architecture}.{key}", bool, default)
+
+    def check_experts(self, count: int, used: int) -> None:
+        """Raises GGUFError if a token cannot use so many experts; UnsupportedModel for more than kernels take."""
+        if used > count:
+            raise GGUFError(f"{self.gguf.path} is damaged: each token uses {used} of {count} experts")
+        if count > MAX_EXPERTS or used > MAX_USED:
+            raise UnsupportedModel(
+                f"{self.gguf.path}: {used} of {count} experts for each token; at most {MAX_USED} of {MAX_EXPERTS} are "
+                f"implemented"
             )
 
     def _within(self, key: str, value: Number, least: Number, largest: Number) -> Number:

@@ -89,7 +89,6 @@ class Weights:
                 f"not use here ({named}), so its answers would be wrong; readable here: models without them (no "
                 f"experts)"
             )
-
         for adapter in self.adapters:
             for name in adapter.pairs:
                 if name not in self.gguf.tensors and name not in self._adapted:
@@ -223,6 +222,42 @@ class Weights:
             return None
         return self._factor(gate, up, rows=(rows, rows), columns=columns, gated=True)
 
+    def experts(self, *names: str, count: int, rows: Axis, columns: Size, gated: bool = False) -> PackedMatrix:
+        """The weights `names` of shape (count, rows, columns), of one format: the rows of all experts one after the
+        other. gated: the first is the gate of the second. Raises GGUFError if one is missing or has another shape.
+        """
+        of_all = Axis(count, rows.places, rows.total)
+        key = "+".join(f"{self.prefix}{name}.weight" for name in names)
+        shape = count, rows.size, axis_of(columns).size
+        infos = [self._tensor(f"{self.prefix}{name}.weight", shape) for name in names]
+        padded = [_padded(self.gguf, info, of_all, axis_of(columns)) for info in infos]
+        total = len(names) * of_all.total, axis_of(columns).total
+        weight = PackedMatrix(key, total, padded[0][0], [raw for _, raw in padded], gated, count)
+        self.made.append(weight)
+        self.factors.append(weight)
+        return weight
+
+    def row(self, name: str, columns: Size) -> Linear:
+        """A product with the weight `name` of one dimension: (T, columns) -> (T, 1). Raises GGUFError as `vector`."""
+        info = self._tensor(f"{self.prefix}{name}.weight", (axis_of(columns).size,))
+        values = axis_of(columns).pad(self._values(info))
+        weight = PackedMatrix.from_array(values[None], info.name)
+        self.made.append(weight)
+        self.factors.append(weight)
+        return Linear([weight], [None], name)
+
+    def num_rows(self, name: str) -> int:
+        """Rows of the weight `name`, which exists."""
+        return self.gguf.tensors[f"{self.prefix}{name}.weight"].shape[0]
+
+    def same_format(self, *names: str) -> bool:
+        """Whether the weights `names`, which exist, have one format."""
+        return len({self._type(name) for name in names}) == 1
+
+    def skip(self) -> None:
+        """Count all tensors under the prefix as used: those of a block that the model does without."""
+        self._used.update(name for name in self.gguf.tensors if name.startswith(self.prefix))
+
     def embedding(self, name: str, *, columns: Size, scale: float) -> Embedding:
         """The rows of the weight `name`, times `scale`. Raises GGUFError as `matrix` does."""
         weight = self.matrix(name, columns=columns)
@@ -334,7 +369,7 @@ def _padded(
     gguf: GGUFFile, info: TensorInfo, rows: Axis | Stack, columns: Axis | Stack
 ) -> tuple[QuantFormat, np.ndarray]:
     """The format and rows of a matrix with its zeros; float32 if its blocks of columns would not stay whole."""
-    return _padded_rows(_format(info), gguf.data(info.name).reshape(info.shape[0], -1), rows, columns)
+    return _padded_rows(_format(info), gguf.data(info.name).reshape(math.prod(info.shape[:-1]), -1), rows, columns)
 
 
 def _padded_rows(

@@ -3,6 +3,7 @@
 In: a `ModelFile`. Out: `Sizes`, whose `needs(layout)` is the input of the rules in `layout.py`.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,10 +18,10 @@ from .layout import Layout, Needs
 
 def packed_bytes(info: TensorInfo) -> int:
     """Size of a tensor on a device."""
-    if len(info.shape) != 2 or info.type not in FORMATS:
+    if len(info.shape) < 2 or info.type not in FORMATS:
         return info.num_bytes
-    num_rows, num_columns = info.shape
-    return sum(FORMATS[info.type].packed_shape(num_rows, -(-num_columns // BLOCK) * BLOCK))
+    *stacked, num_columns = info.shape  # the rows of experts are one after the other
+    return sum(FORMATS[info.type].packed_shape(math.prod(stacked), -(-num_columns // BLOCK) * BLOCK))
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Sizes:
                 output += size
         is_tied = "output.weight" not in file.gguf.tensors
         heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        activations = 4 * max_tokens * (4 * config.width + 2 * heads + 3 * config.feed_forward)
+        per_token = 4 * config.width + 2 * heads + 3 * config.feed_forward + config.routed_elements
+        activations = 4 * max_tokens * per_token
         return cls(
             tuple(blocks),
             tuple(layout.layer_bytes(layer) for layer in range(config.num_layers)),
