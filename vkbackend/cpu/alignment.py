@@ -19,7 +19,7 @@ def is_aligned(raw: np.ndarray) -> bool:
 
 def misaligned(factors: Iterable[PackedMatrix]) -> list[PackedMatrix]:
     """The weights that ggml multiplies by and cannot read where they are, each once. None without ggml: the kernels of
-    `vkbackend._cpu` and numpy read any address.
+    `vkbackend._cpu`, which have none for experts, and numpy read any address.
     """
     if ggml() is None:
         return []
@@ -27,7 +27,7 @@ def misaligned(factors: Iterable[PackedMatrix]) -> list[PackedMatrix]:
     return [
         matrix
         for matrix in dict.fromkeys(factors)
-        if matrix.format.name not in own and not all(map(is_aligned, matrix.raws))
+        if (matrix.format.name not in own or matrix.experts > 1) and not all(map(is_aligned, matrix.raws))
     ]
 
 

@@ -71,6 +71,37 @@ def _normalized(program: Program, x: np.ndarray, norm: np.ndarray, eps: float) -
     return found
 
 
+def expert_matmul(program: Program, node: Node) -> None:
+    """Norm, a product by expert for each tensor, then gate. Pairs without an expert take the first one's."""
+    x, weight, ids, _, norm, bias = (_argument(program, value) for value in node.inputs)
+    assert isinstance(weight, PackedMatrix), "only weights of a file are factors"
+    if bias is not None:
+        return reference(program, node)
+    if norm is None:
+        program.last_norm = None
+    else:
+        x = _normalized(program, x, norm, node.attrs["eps"])
+    y, gate = program.array(node.outputs[0]), node.attrs["gate"]
+    rows = len(weight.raws[0]) // weight.experts
+    products = program.scratch("products", (len(y), 2 * rows)) if gate else y
+    for at, raw in enumerate(weight.raws):
+        part = products[:, at * rows : (at + 1) * rows]
+        program.product_by_expert(raw, weight.format, weight.experts, x, ids, part)
+    if gate:
+        program.call(_cpu.finish(products, None, None, y, gate))
+
+
+def route(program: Program, node: Node) -> None:
+    """The numpy reference, with expert 0 where a token is unused: its weight there is 0."""
+    reference(program, node)
+    ids = program.array(node.outputs[0])
+    program.python(lambda: np.maximum(ids, 0, out=ids))
+
+
+def pairs_by_expert(program: Program, node: Node) -> None:
+    """Nothing: ggml sorts pairs itself."""
+
+
 def rms_norm(program: Program, node: Node) -> None:
     """The norm over heads or whole rows."""
     x, weight, residual = (_argument(program, value) for value in node.inputs)
@@ -174,6 +205,9 @@ def top_k(program: Program, node: Node) -> None:
 
 LOWERINGS: dict[str, Lowering] = {
     "matmul": matmul,
+    "expert_matmul": expert_matmul,
+    "route": route,
+    "pairs_by_expert": pairs_by_expert,
     "rms_norm": rms_norm,
     "layer_norm": layer_norm,
     "gelu_tanh": activation,

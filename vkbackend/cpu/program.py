@@ -96,6 +96,28 @@ class Program(PreparedStep):
             self._last_codes = None
             self._open().product(raw, number, x, y)
 
+    def product_by_expert(
+        self, raw: np.ndarray, kind: QuantFormat, experts: int, x: np.ndarray, ids: np.ndarray, y: np.ndarray
+    ) -> None:
+        """y (T * used, N) = rows of x (T, K) or (T * used, K), each times the weight (N, K) transposed of its expert.
+        raw: the rows of all experts as in the file, uint8; ids: (T, used) i32 in 0 ... experts - 1.
+
+        Raises ValueError for shapes that do not fit, and for a weight that ggml cannot read where it is.
+        """
+        rows, k = len(raw) // experts, x.shape[1]
+        row_bytes = k // kind.block_size * kind.type_size
+        if k % kind.block_size or raw.shape != (experts * rows, row_bytes) or not raw.flags.c_contiguous:
+            raise ValueError(f"{experts} experts of {kind.name} {raw.shape} cannot be multiplied by rows of {k}")
+        tokens, used = ids.shape
+        if len(x) not in (tokens, tokens * used) or y.shape != (tokens * used, rows) or not y.size:
+            raise ValueError(f"{x.shape} times {rows} rows of {used} experts is not {y.shape}")
+        if x.strides[1] != 4 or y.strides[1] != 4 or ids.dtype != np.int32 or not ids.flags.c_contiguous:
+            raise ValueError("activations must have contiguous rows of float32, and ids be contiguous int32")
+        if not is_aligned(raw):
+            raise ValueError(f"a weight at {raw.ctypes.data:#x} is not at a multiple of {ALIGNMENT} bytes")
+        self._last_codes = None
+        self._open().product_by_expert(raw, int(kind.type), experts, x, ids, y)
+
     def _codes(self, kind: int, x: np.ndarray) -> np.ndarray:
         """x in 8 bits for weights of a format, computed once for consecutive products of the same rows."""
         num_bytes = _cpu.num_code_bytes(kind, *x.shape)
@@ -164,6 +186,27 @@ class _Segment:
 
         self.appended.append(make)
 
+    def product_by_expert(
+        self, raw: np.ndarray, kind: int, experts: int, x: np.ndarray, ids: np.ndarray, y: np.ndarray
+    ) -> None:
+        self.kept += [raw, x, ids, y]
+        tokens, used = ids.shape
+        rows_per_token = len(x) // tokens
+
+        def make(context: Any) -> Any:
+            ggml = self.ggml
+            weight = ggml.ggml_new_tensor_3d(context, kind, x.shape[1], len(raw) // experts, experts)
+            weight.contents.data = raw.ctypes.data
+            rows = ggml.ggml_new_tensor_3d(context, ggml.GGML_TYPE_F32, x.shape[1], rows_per_token, tokens)
+            chosen = ggml.ggml_new_tensor_2d(context, ggml.GGML_TYPE_I32, used, tokens)
+            chosen.contents.data = ids.ctypes.data
+            node = ggml.ggml_mul_mat_id(context, weight, rows, chosen)
+            _point_in_groups(rows, x, rows_per_token)
+            _point_in_groups(node, y, used)
+            return node
+
+        self.appended.append(make)
+
     def call(self, call: _cpu.Call) -> None:
         self.kept.append(call)
         function = self.ggml.ggml_custom_op_t(_cpu.ENTRY)
@@ -181,11 +224,11 @@ class _Segment:
         ggml, count = self.ggml, len(self.appended)
         if count > MAX_NODES:
             raise ValueError(f"a step has {count} nodes, more than {MAX_NODES}")
-        size = 3 * count * ggml.ggml_tensor_overhead() + ggml.ggml_graph_overhead_custom(3 * count, False)
+        size = 4 * count * ggml.ggml_tensor_overhead() + ggml.ggml_graph_overhead_custom(4 * count, False)
         self.context = ggml.ggml_init(ggml.ggml_init_params(mem_size=size + 4096, mem_buffer=None, no_alloc=True))
         if not self.context:
             raise MemoryError("ggml_init failed")
-        graph = ggml.ggml_new_graph_custom(self.context, 3 * count, False)
+        graph = ggml.ggml_new_graph_custom(self.context, 4 * count, False)
         for make in self.appended:
             ggml.ggml_build_forward_expand(graph, make(self.context))
         self.appended.clear()
@@ -211,3 +254,13 @@ def _point(tensor: Any, array: np.ndarray) -> None:
     if len(array) > 1:
         fields.nb[1] = array.strides[0]
         fields.nb[2] = fields.nb[3] = array.strides[0] * len(array)
+
+
+def _point_in_groups(tensor: Any, array: np.ndarray, size: int) -> None:
+    """Let a tensor of three dimensions refer to an array's memory, `size` rows for each index of the last one."""
+    fields = tensor.contents
+    fields.data = array.ctypes.data
+    stride = array.strides[0] if len(array) > 1 else 4 * array.shape[1]
+    fields.nb[1] = stride
+    fields.nb[2] = stride * size
+    fields.nb[3] = stride * len(array)
