@@ -98,10 +98,6 @@ def route(program: Program, node: Node) -> None:
     program.python(lambda: np.maximum(ids, 0, out=ids))
 
 
-def pairs_by_expert(program: Program, node: Node) -> None:
-    """Nothing: ggml sorts pairs itself."""
-
-
 def rms_norm(program: Program, node: Node) -> None:
     """The norm over heads or whole rows."""
     x, weight, residual = (_argument(program, value) for value in node.inputs)
@@ -207,7 +203,6 @@ LOWERINGS: dict[str, Lowering] = {
     "matmul": matmul,
     "expert_matmul": expert_matmul,
     "route": route,
-    "pairs_by_expert": pairs_by_expert,
     "rms_norm": rms_norm,
     "layer_norm": layer_norm,
     "gelu_tanh": activation,

@@ -30,8 +30,12 @@ def test_every_decoder_checks_the_same_sizes(tmp_path, architecture):
         config(tmp_path, architecture, attention__head_count_kv=3)
     with pytest.raises(GGUFError, match="shape"):
         config(tmp_path, architecture, feed_forward_length=32)
-    with pytest.raises(UnsupportedModel, match="mixture of 4 experts"):
+    with pytest.raises(GGUFError, match="expert_used_count"):
         config(tmp_path, architecture, expert_count=4)
+    with pytest.raises(GGUFError, match="5 of 4 experts"):
+        config(tmp_path, architecture, expert_count=4, expert_used_count=5)
+    with pytest.raises(UnsupportedModel, match="2 of 2000 experts"):
+        config(tmp_path, architecture, expert_count=2000, expert_used_count=2)
 
 
 def test_llama_rotates_the_leading_elements_of_a_head(tmp_path):
