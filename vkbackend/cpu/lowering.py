@@ -95,7 +95,11 @@ def route(program: Program, node: Node) -> None:
     """The numpy reference, with expert 0 where a token is unused: its weight there is 0."""
     reference(program, node)
     ids = program.array(node.outputs[0])
-    program.python(lambda: np.maximum(ids, 0, out=ids))
+
+    def replace_unused() -> None:
+        np.maximum(ids, 0, out=ids)
+
+    program.python(replace_unused)
 
 
 def rms_norm(program: Program, node: Node) -> None:
