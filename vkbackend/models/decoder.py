@@ -67,7 +67,7 @@ class ParallelBlock:
 
     def __init__(self, w: Weights, cfg: DecoderConfig, rope: Rope):
         self.attention = Attention(w, cfg, rope)
-        self.feed_forward = FeedForward(w, cfg)
+        self.feed_forward = feed_forward_of(w, cfg)
         self.attention_norm = norm_of(w, cfg, cfg.attention_norm)
         is_shared = cfg.feed_forward_norm == cfg.attention_norm
         self.feed_forward_norm = None if is_shared else norm_of(w, cfg, cfg.feed_forward_norm)

@@ -111,10 +111,6 @@ class Hyperparameters:
             )
         return known[kind]
 
-    def get_bool(self, key: str, default: bool) -> bool:
-        """Raises GGUFError if the key is of another type."""
-        return self.gguf.metadata.get(f"{self.architecture}.{key}", bool, default)
-
     def check_experts(self, count: int, used: int) -> None:
         """Raises GGUFError if a token cannot use so many experts; UnsupportedModel for more than kernels take."""
         if used > count:
