@@ -29,14 +29,14 @@ class ExpertFeedForward:
         self.router = w.linear("ffn_gate_inp", rows=(count,), columns=width)
         self.choice_bias = w.bias(["exp_probs_b"], [count])
         names = "ffn_gate_exps", "ffn_up_exps"
-        if all(map(w.has, names)) and w.same_format(*names):
+        if len({info and info.type for info in map(w.info, names)}) == 1:
             self.inner = [w.experts(*names, count=count, rows=rows, columns=width, gated=True)]
         else:
             self.inner = [w.experts(name, count=count, rows=rows, columns=width) for name in names]
         self.down = w.experts("ffn_down_exps", count=count, rows=width, columns=rows)
         self.shared = None
-        if w.has("ffn_up_shexp"):
-            self.shared = FeedForward(w, cfg, Axis.of(w.num_rows("ffn_up_shexp"), 32), "_shexp")
+        if info := w.info("ffn_up_shexp"):
+            self.shared = FeedForward(w, cfg, Axis.of(info.shape[0], 32), "_shexp")
         self.shared_gate = w.row("ffn_gate_inp_shexp", width) if w.has("ffn_gate_inp_shexp") else None
 
     def __call__(self, x: Value, norm: Norm | None, caches: Caches, residual: Value | None = None) -> Value:

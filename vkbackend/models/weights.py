@@ -246,13 +246,9 @@ class Weights:
         self.factors.append(weight)
         return Linear([weight], [None], name)
 
-    def num_rows(self, name: str) -> int:
-        """Rows of the weight `name`, which exists."""
-        return self.gguf.tensors[f"{self.prefix}{name}.weight"].shape[0]
-
-    def same_format(self, *names: str) -> bool:
-        """Whether the weights `names`, which exist, have one format."""
-        return len({self._type(name) for name in names}) == 1
+    def info(self, name: str) -> TensorInfo | None:
+        """The weight `name` as in the file, which may lack it."""
+        return self.gguf.tensors.get(f"{self.prefix}{name}.weight")
 
     def skip(self) -> None:
         """Count all tensors under the prefix as used: those of a block that the model does without."""
