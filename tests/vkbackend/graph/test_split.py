@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_data import shared
 from starter_models import model_path
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 from validation_layers import LAYERS, messages
@@ -66,13 +67,28 @@ def test_each_place_holds_its_own_layers_and_no_more(device, tmp_path):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q8_0", num_layers=NUM_BLOCKS)
     file = loading.read(path)
     low, middle, high = split(file, PLACES["output-on-cpu"], device).parts
-    assert not low.layers.blocks[0].down.stacks[0].parts and high.layers.output.stacks[0]._array is not None
-    assert [bool(block.down.stacks[0].parts) for block in middle.layers.blocks] == [False, True, True, True]
-    assert not middle.layers.embed.weight.parts and low.layers.blocks[0].down.stacks[0]._array is not None
-    assert (
-        middle.layers.blocks[0].attn_norm.weight.buffer is None
-        and middle.layers.blocks[1].attn_norm.weight.buffer is not None
-    )
+    assert not down(low, 0).parts and high.layers.output.stacks[0]._array is not None
+    assert [bool(down(middle, block).parts) for block in range(NUM_BLOCKS)] == [False, True, True, True]
+    assert not middle.layers.embed.weight.parts and down(low, 0)._array is not None
+    norms = [block.attention.pre_norm.weight for block in middle.layers.blocks]
+    assert norms[0].buffer is None and norms[1].buffer is not None
+
+
+def down(part, block: int):
+    """The last weight of a block, as a part of the model has it."""
+    return part.layers.blocks[block].feed_forward.inner.down.stacks[0]
+
+
+def test_only_the_first_place_holds_learned_positions(device):
+    """gpt2, whose layer norms, activations and positions then run in both places."""
+    file = loading.read(shared("oracles/text/gpt2") / "model.gguf")
+    whole = logprobs(loading.load(file, device))
+    for devices in ((None, device), (device, None)):
+        spans = LayerSpan(0, 1, 2, True), LayerSpan(1, 3, 2, True)
+        model = loading.load_parts(file, list(zip(spans, devices)))
+        assert np.abs(logprobs(model) - whole).max() < 2e-5
+        on_device = [bool(part.layers.embed.positions.parts) for part in model.parts]
+        assert on_device == [devices[0] is not None, False]
 
 
 def test_intermediates_are_found_in_their_part(device, tmp_path):
