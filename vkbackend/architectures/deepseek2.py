@@ -24,6 +24,7 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     magnitude = 1 - meta.get_float("rope.scaling.yarn_log_multiplier", 0.0) * math.log(rope.scale)
     return replace(
         cfg,
+        experts=cfg.experts and cfg.experts.routed(meta, gating="softmax", renormalize=False),
         latent=latent,
         num_kv_heads=1,
         head_dim=latent.row_axis.padded,

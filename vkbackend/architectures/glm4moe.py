@@ -24,11 +24,5 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         windows=cfg.windows[: cfg.num_layers - skipped],
         feed_forward_norm="post_attention_norm",
         attention_post_norm="",
-        experts=cfg.experts
-        and replace(
-            cfg.experts,
-            gating=meta.gating("sigmoid"),
-            renormalize=meta.get_bool("expert_weights_norm", True),
-            factor=meta.get_float("expert_weights_scale", 1.0),
-        ),
+        experts=cfg.experts and cfg.experts.routed(meta, gating="sigmoid", renormalize=True),
     )

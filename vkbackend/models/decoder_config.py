@@ -5,7 +5,7 @@ architecture adds is a field here and its use in `decoder.py` or `blocks.py`: no
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -109,6 +109,22 @@ class Experts:
         used = meta.get_int("expert_used_count")
         meta.check_experts(count, used)
         return cls(count, used, Axis.of(size, 32))
+
+    def routed(self, meta: Hyperparameters, *, gating: str, renormalize: bool) -> Self:
+        """With the routing that the file's keys say. gating, renormalize: if it does not say them. Raises GGUFError if
+        groups contradict the experts, UnsupportedModel for another gating.
+        """
+        groups = max(1, meta.get_int("expert_group_count", 1, least=0))
+        groups_used = min(groups, max(1, meta.get_int("expert_group_used_count", groups, least=0)))
+        meta.check_groups(self.count, self.used, groups, groups_used)
+        return replace(
+            self,
+            gating=meta.gating(gating),
+            renormalize=meta.get_bool("expert_weights_norm", renormalize),
+            factor=meta.get_float("expert_weights_scale", 0.0) or 1.0,
+            groups=groups,
+            groups_used=groups_used,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

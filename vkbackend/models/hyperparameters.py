@@ -111,6 +111,14 @@ class Hyperparameters:
             )
         return known[kind]
 
+    def check_groups(self, count: int, used: int, groups: int, groups_used: int) -> None:
+        """Raises GGUFError unless the experts are in equal groups, and those used fit into the groups used."""
+        if count % groups or count // groups * groups_used < used:
+            raise GGUFError(
+                f"{self.gguf.path} is damaged: each token uses {used} of {count} experts, in {groups_used} of {groups} "
+                f"groups"
+            )
+
     def check_experts(self, count: int, used: int) -> None:
         """Raises GGUFError if a token cannot use so many experts; UnsupportedModel for more than kernels take."""
         if used > count:
