@@ -111,19 +111,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def large_vocabularies(tmp_path_factory) -> dict[str, Path]:
     """GGUF files without tensors: "llama" has 128,256 BPE tokens and over 250,000 merges, "gemma" 262,144 SentencePiece
-    tokens.
+    tokens, "gemma4" these as BPE tokens with over 500,000 merges, "t5" these as Unigram tokens.
     """
     import gguf
     import real_vocabularies
 
     folder = tmp_path_factory.mktemp("vocabularies")
-    found = {name: folder / f"{name}.gguf" for name in ("llama", "gemma")}
+    found = {name: folder / f"{name}.gguf" for name in ("llama", "gemma", "gemma4", "t5")}
     for name, path in found.items():
         writer = gguf.GGUFWriter(path, "llama")
         if name == "llama":
             real_vocabularies.add_bpe(writer, 128_256)
         else:
-            real_vocabularies.add_sentencepiece(writer, 262_144, is_gemma=True)
+            model = "llama" if name == "gemma" else name
+            real_vocabularies.add_sentencepiece(writer, 262_144, is_gemma=True, model=model)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()

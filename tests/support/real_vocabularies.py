@@ -71,9 +71,9 @@ def add_bpe(writer: GGUFWriter, size: int) -> None:
     writer.add_chat_template(LLAMA3_TEMPLATE)
 
 
-def add_sentencepiece(writer: GGUFWriter, size: int, is_gemma: bool) -> None:
+def add_sentencepiece(writer: GGUFWriter, size: int, is_gemma: bool, model: str = "llama") -> None:
     """Add the fields of a SentencePiece tokenizer as in Gemma 3 or Llama 2: control tokens, bytes, pieces by falling
-    score.
+    score. model: "gemma4" for BPE on these pieces, "t5" for Unigram.
     """
     if is_gemma:
         control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
@@ -84,9 +84,11 @@ def add_sentencepiece(writer: GGUFWriter, size: int, is_gemma: bool) -> None:
     tokens = control + [f"<0x{byte:02X}>" for byte in range(256)] + pieces
     kinds = [TokenType.CONTROL] * len(control) + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(pieces)
     kinds[control.index("<unk>")] = TokenType.UNKNOWN
-    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
+    if model == "gemma4":
+        writer.add_token_merges(all_merges(pieces))
     writer.add_token_scores([0.0] * (len(control) + 256) + [-float(rank) for rank in range(len(pieces))])
     writer.add_token_types(kinds)
     writer.add_bos_token_id(tokens.index("<bos>" if is_gemma else "<s>"))

@@ -9,8 +9,8 @@ import pytest
 from vkbackend.gguf.reader import GGUFFile
 from vkbackend.tokenizer import Tokenizer
 
-# name -> (the most seconds to open, the most MiB it holds)
-LIMITS = {"llama": (0.5, 24), "gemma": (0.8, 16)}
+SECONDS = {"llama": 0.5, "gemma": 0.8, "gemma4": 1.2, "t5": 0.8}  # the most to open
+MIB = {"llama": 24, "gemma": 16}  # the most that it holds
 
 
 def seconds(work) -> float:
@@ -24,20 +24,18 @@ def seconds(work) -> float:
     return min(found)
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", SECONDS)
 def test_a_large_vocabulary_opens_in_well_under_a_second(large_vocabularies, record_figure, name):
     def open_and_use():
         Tokenizer.from_gguf(GGUFFile.open(large_vocabularies[name])).encode("A first text, which needs every table.")
 
-    most, _ = LIMITS[name]
     taken = seconds(open_and_use)
     record_figure(f"opening a tokenizer of real size, {name}: {taken:.2f} s of processor time")
-    assert taken <= most
+    assert taken <= SECONDS[name]
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", MIB)
 def test_a_large_vocabulary_takes_little_memory(large_vocabularies, record_figure, name):
-    _, most = LIMITS[name]
     file = GGUFFile.open(large_vocabularies[name])
     tracemalloc.start()
     try:
@@ -48,4 +46,4 @@ def test_a_large_vocabulary_takes_little_memory(large_vocabularies, record_figur
     finally:
         tracemalloc.stop()
     record_figure(f"memory of a tokenizer of real size, {name}: {held:.1f} MiB")
-    assert tokenizer.vocab_size > 128_000 and held <= most
+    assert tokenizer.vocab_size > 128_000 and held <= MIB[name]

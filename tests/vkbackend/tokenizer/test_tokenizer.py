@@ -78,6 +78,8 @@ def test_every_pretokenizer_like_llama_cpp(tmp_path, smollm2_merges):
     paths = []
     for row in ROWS:
         name = row.names.split()[0]
+        if name == "hunyuan-dense":  # as in Ollama 0.12.11, and recorded
+            continue
         vocabulary, merges = (plain_tokens, plain_merges) if row.plain else (tokens, smollm2_merges)
         model = "whitespace" if name == "whitespace" else "gpt2"
         if name == "whitespace":  # llama.cpp shows its other tokens as if they were byte-level ones
