@@ -17,11 +17,14 @@ layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };  // 
 layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };
 // (tokens), at least positions; positions where HAS_LIMITS is false
 layout(std430, binding = 6) readonly buffer Limits { int limits[]; };
-layout(std430, binding = 7) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
+layout(std430, binding = 7) readonly buffer Sinks {
+    float sinks[];
+};                                                             // (heads); bound to q if there are none
+layout(std430, binding = 8) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
 // If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.
-layout(std430, binding = 8) coherent buffer Parts { vec4 parts[]; };
-layout(std430, binding = 9) coherent buffer Done { uint num_done[]; };
+layout(std430, binding = 9) coherent buffer Parts { vec4 parts[]; };
+layout(std430, binding = 10) coherent buffer Done { uint num_done[]; };
 
 layout(push_constant) uniform Push {
     uint heads, kv_heads, pages_per_sequence;

@@ -2,7 +2,7 @@
 //
 // A group works on one token and on HEADS query heads that share a key-value head, so that keys and values
 // are read once for all of them. The includer declares the inputs (positions, sequences, page_table, k_cache,
-// v_cache), the outputs (y, parts, num_done) and the push block, fills in `lane_fours` and defines
+// v_cache, sinks), the outputs (y, parts, num_done) and the push block, fills in `lane_fours` and defines
 // `load_current_value`.
 //
 // Positions come in tiles of TILE = LANES * STEPS, tiles in chunks of CHUNK, counted from position 0. For the
@@ -23,6 +23,7 @@ layout(constant_id = 5) const uint STEPS = 1;
 layout(constant_id = 6) const uint CHUNK = 256;  // a multiple of TILE
 layout(constant_id = 7) const bool SPLIT = false;
 layout(constant_id = 8) const bool SOFTCAP = false;
+layout(constant_id = 13) const bool HAS_SINKS = false;
 #include "cache.glsl"
 
 const uint FOURS = HEAD_DIM / 4u, EIGHTS = HEAD_DIM / 8u;
@@ -357,6 +358,11 @@ bool is_last_group() {
     return true;
 }
 
+// The sum of a head's weights. A sink takes part in the softmax like a position whose value is zero.
+float denominator(uint h, float largest, float sum) {
+    return HAS_SINKS ? sum + exp(sinks[first_head + h] - largest) : sum;
+}
+
 void merge_parts() {
     UNROLL (uint h = 0u; h < HEADS; h++) {
         float merged_highest = LOWEST, merged_total = 0.0;
@@ -371,9 +377,10 @@ void merge_parts() {
             merged_total = merge(merged_total, highest_and_total.y, factors);
             merged_highest = max(merged_highest, highest_and_total.x);
         }
+        float divisor = denominator(h, merged_highest, merged_total);
         UNROLL (uint i = 0u; i < LANE_FOURS; i++) {
             uint four = i * LANES + LANE;
-            if (four < FOURS) y[(token * heads + first_head + h) * FOURS + four] = sums[i] / merged_total;
+            if (four < FOURS) y[(token * heads + first_head + h) * FOURS + four] = sums[i] / divisor;
         }
     }
 }
@@ -381,11 +388,12 @@ void merge_parts() {
 void store_result() {
     UNROLL (uint h = 0u; h < HEADS; h++) {
         uint y_row = (token * heads + first_head + h) * FOURS;
+        float divisor = denominator(h, all_highest[h], all_total[h]);
         UNROLL (uint c = 0u; c < LANE_EIGHTS; c++) {
             uint e = c * LANES + LANE;
             if (e >= EIGHTS) continue;
-            y[y_row + 2u * e] = all_low_of(h * LANE_EIGHTS + c) / all_total[h];
-            y[y_row + 2u * e + 1u] = all_high_of(h * LANE_EIGHTS + c) / all_total[h];
+            y[y_row + 2u * e] = all_low_of(h * LANE_EIGHTS + c) / divisor;
+            y[y_row + 2u * e + 1u] = all_high_of(h * LANE_EIGHTS + c) / divisor;
         }
     }
 }

@@ -21,14 +21,17 @@ INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
 INPUT4U(7, k_cache);  // (pages, kv_heads, page_size, head_dim): earlier positions
 INPUT4U(8, v_cache);
-layout(std430, binding = 9) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
+layout(std430, binding = 9) readonly buffer Sinks {
+    float sinks[];
+};                                                              // (heads); bound to x if there are none
+layout(std430, binding = 10) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
 // The current position, in the same memory.
-layout(std430, binding = 10) writeonly buffer KCache { uint k_stored[]; };
-layout(std430, binding = 11) writeonly buffer VCache { uint v_stored[]; };
+layout(std430, binding = 11) writeonly buffer KCache { uint k_stored[]; };
+layout(std430, binding = 12) writeonly buffer VCache { uint v_stored[]; };
 // If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.
-layout(std430, binding = 12) coherent buffer Parts { vec4 parts[]; };
-layout(std430, binding = 13) coherent buffer Done { uint num_done[]; };
+layout(std430, binding = 13) coherent buffer Parts { vec4 parts[]; };
+layout(std430, binding = 14) coherent buffer Done { uint num_done[]; };
 
 layout(push_constant) uniform Push {
     uint heads, kv_heads, pages_per_sequence;

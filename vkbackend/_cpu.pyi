@@ -48,6 +48,7 @@ def attention(
     sequences: Array,
     page_table: Array,
     limits: Optional,
+    sinks: Optional,
     k_data: Array,
     k_scales: Optional,
     v_data: Array,

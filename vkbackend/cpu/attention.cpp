@@ -136,6 +136,8 @@ static void run(const AttentionArgs& args, int task, int tasks) {
                 store(q + r * size + d,
                       load(args.q.row(token) + (first + (r < rows ? r : rows - 1)) * size + d) * args.scale);
         attend<R, E>(args, token, kv_head, q, state);
+        for (int64_t r = 0; r < rows && args.sinks; ++r)
+            state.total[r] += exp1(args.sinks[first + r] - state.most[r]);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t d = 0; d < size; d += 8)
                 store(args.y.row(token) + (first + r) * size + d,

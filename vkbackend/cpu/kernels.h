@@ -119,12 +119,13 @@ struct SplitArgs {
     float eps;
 };
 
-// limits: the last position that each token sees, or null.
+// limits: the last position that each token sees, or null. sinks: a score of each head whose value is zero, or null.
 struct AttentionArgs {
     Rows q, y;
     Cache k_cache, v_cache;
     Tokens tokens;
     const int32_t* limits;
+    const float* sinks;
     int64_t heads, window;
     float scale, softcap;
 };

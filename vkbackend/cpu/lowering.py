@@ -177,7 +177,7 @@ def attention(program: Program, node: Node) -> None:
     if not _has_kernels(node.inputs[1]):
         return reference(program, node)
     q, _, _, positions, sequences, page_table = (_argument(program, value) for value in node.inputs[:6])
-    limits = _argument(program, node.inputs[6]) if len(node.inputs) > 6 else None
+    limits, sinks = (_argument(program, value) for value in (*node.inputs[6:], None, None)[:2])
     program.call(
         _cpu.attention(
             q,
@@ -185,6 +185,7 @@ def attention(program: Program, node: Node) -> None:
             sequences,
             page_table,
             limits,
+            sinks,
             *_cache(node.inputs[1]),
             *_cache(node.inputs[2]),
             program.array(node.outputs[0]),

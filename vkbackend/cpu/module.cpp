@@ -279,9 +279,10 @@ static std::unique_ptr<Call> split_heads(py::object x, py::object rotation, py::
 }
 
 static std::unique_ptr<Call> attention(py::object q, py::object positions, py::object sequences,
-                                       py::object page_table, py::object limits, py::array k_data,
-                                       py::object k_scales, py::array v_data, py::object v_scales,
-                                       py::object y, float scale, int64_t window, float softcap) {
+                                       py::object page_table, py::object limits, py::object sinks,
+                                       py::array k_data, py::object k_scales, py::array v_data,
+                                       py::object v_scales, py::object y, float scale, int64_t window,
+                                       float softcap) {
     const Cache keys = cache(k_data, k_scales, "k_cache"), stored = cache(v_data, v_scales, "v_cache");
     same_cells(keys, stored);
     AttentionArgs args{rows(q, "q"),
@@ -290,17 +291,19 @@ static std::unique_ptr<Call> attention(py::object q, py::object positions, py::o
                        stored,
                        tokens(positions, sequences, page_table, dimension(q, 0)),
                        values<int32_t>(limits, "limits", dimension(q, 0)),
+                       nullptr,
                        0,
                        window,
                        scale,
                        softcap};
     args.heads = args.q.width / keys.head_dim;
+    args.sinks = values<float>(sinks, "sinks", args.heads);
     same(args.q, args.y, "y");
     require(args.q.width % keys.head_dim == 0 && args.heads > 0 && args.heads % keys.kv_heads == 0 &&
                 window >= 0,
             "q and the caches do not fit together");
     return make(kernels().attention, args,
-                {q, positions, sequences, page_table, limits, k_data, k_scales, v_data, v_scales, y});
+                {q, positions, sequences, page_table, limits, sinks, k_data, k_scales, v_data, v_scales, y});
 }
 
 static std::unique_ptr<Call> strips(py::object logits, py::object y) {
@@ -414,8 +417,8 @@ PYBIND11_MODULE(_cpu, m) {
           arg("positions"), arg("sequences"), arg("page_table"), arg("k_data"), arg("k_scales"),
           arg("v_data"), arg("v_scales"), arg("q"), arg("adjacent"), arg("eps"), arg("norm_last"));
     m.def("attention", &attention, arg("q"), arg("positions"), arg("sequences"), arg("page_table"),
-          arg("limits"), arg("k_data"), arg("k_scales"), arg("v_data"), arg("v_scales"), arg("y"),
-          arg("scale"), arg("window"), arg("softcap"));
+          arg("limits"), arg("sinks"), arg("k_data"), arg("k_scales"), arg("v_data"), arg("v_scales"),
+          arg("y"), arg("scale"), arg("window"), arg("softcap"));
     m.def("strips", &strips, arg("logits"), arg("strips"));
     m.def("has_product", [](int type) { return kernels().find_product(type) != nullptr; }, arg("type"));
     m.def("group_size", [](int type) { return product_kernel(type).group_size; }, arg("type"));

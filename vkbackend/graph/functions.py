@@ -127,9 +127,10 @@ def attend(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: Value | None = None,
 ) -> Value:
     """Store the keys and values of qkv (T, heads + 2 kv_heads, head_dim) in the cache; attention of its normalized,
-    rotated queries -> (T, heads, head_dim).
+    rotated queries -> (T, heads, head_dim). sinks: (heads,) f32 or None, as in `ops.attention`.
 
     One op if each token belongs to a different sequence and turns by its position, otherwise two.
     """
@@ -137,11 +138,11 @@ def attend(
     shape = graph.step_shape
     if not shape.decode or shape.has_rope_positions or shape.has_limits or graph.keep:
         q = split_heads(qkv, rotation, norms, cache, num_heads=num_heads)
-        return attention(q, cache, scale=scale, window=window, softcap=softcap)
+        return attention(q, cache, scale=scale, window=window, softcap=softcap, sinks=sinks)
     y = graph.new("attention", (qkv.shape[0], num_heads, qkv.shape[2]))
     graph.call_with_scratch(
         "decode_attention",
-        _head_inputs(qkv, rotation, norms, cache),
+        [*_head_inputs(qkv, rotation, norms, cache), sinks],
         [y, cache.keys, cache.values],
         **_head_attrs(rotation, norms),
         **_attention_sizes(graph),
@@ -206,14 +207,31 @@ def _head_attrs(rotation: Rotation, norms: HeadNorms | None) -> dict[str, int | 
     }
 
 
-def attention(q: Value, cache: LayerCache, *, scale: float, window: int = 0, softcap: float = 0.0) -> Value:
+def attention(
+    q: Value,
+    cache: LayerCache,
+    *,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: Value | None = None,
+) -> Value:
     """Causal attention of q (T, heads, head_dim) over the cache, up to the step's limits if it has any -> like q."""
     graph = q.graph
     step = graph.step
     y = graph.new("attention", q.shape)
     graph.call_with_scratch(
         "attention",
-        [q, cache.keys, cache.values, step["positions"], step["sequences"], cache.page_table, step.get("limits")],
+        [
+            q,
+            cache.keys,
+            cache.values,
+            step["positions"],
+            step["sequences"],
+            cache.page_table,
+            step.get("limits"),
+            sinks,
+        ],
         [y],
         **_attention_sizes(graph),
         scale=scale,

@@ -4,6 +4,8 @@ q: (T, heads, head_dim) f32, k_cache, v_cache: (pages, page_size, kv_heads, head
 sequences: (T,) i32 (position negative: slot unused, its row is not written), page_table: (S, P) i32 -> (T, heads,
 head_dim) f32. A token at position p sees positions max(0, p + 1 - window) ... p of its sequence; window 0: all of them.
 limits: (T,) i32 or None, the last position that each token sees, in place of its own; at least that.
+sinks: (heads,) f32 or None, a score that takes part in each head's softmax, with a value of zero (Xiao et al. 2023,
+https://arxiv.org/abs/2309.17453, section 3.3).
 head_dim is a multiple of 8. On the device a long context may be split over several groups, which changes no bit of the
 result. Running softmax: Milakov & Gimelshein 2018, https://arxiv.org/abs/1805.02867.
 """
@@ -21,8 +23,10 @@ from .op import Case, Op, Scratch, Shaped, TensorView, ceil_div, head_variant, t
 from .q8_cache import Cache
 from .signature import Signature
 
-# q, k_cache, v_cache, positions, sequences, page_table, limits
-Inputs = tuple[TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None]
+# q, k_cache, v_cache, positions, sequences, page_table, limits, sinks
+Inputs = tuple[
+    TensorView, TensorView, TensorView, TensorView, TensorView, TensorView, TensorView | None, TensorView | None
+]
 LEAST_LONGEST = 1024  # positions that a token sees at most, where a dispatch is not told
 CHUNK = 256  # positions whose softmax is computed separately, then merged with the chunks before
 ENOUGH_GROUPS = 512  # of a decode step, to keep a GPU busy
@@ -36,6 +40,7 @@ def reference(
     sequences: np.ndarray,
     page_table: np.ndarray,
     limits: np.ndarray | None = None,
+    sinks: np.ndarray | None = None,
     *,
     scale: float,
     window: int = 0,
@@ -62,10 +67,14 @@ def reference(
             hidden = (at > limit) | ((at <= position - window) if window else False)
             by_row = scores.reshape(kv_heads, -1, *hidden.shape)
             by_row += np.where(hidden, np.float32(-np.inf), np.float32(0))
-        scores -= scores.max(axis=-1, keepdims=True)
+        largest = scores.max(axis=-1, keepdims=True)
+        sink = None if sinks is None else np.repeat(sinks.reshape(kv_heads, -1), len(rows), axis=1)[..., None]
+        if sink is not None:
+            largest = np.maximum(largest, sink)
+        scores -= largest
         np.exp(scores, out=scores)
         mixed = scores @ values.transpose(1, 0, 2)
-        mixed /= scores.sum(axis=-1, keepdims=True)
+        mixed /= scores.sum(axis=-1, keepdims=True) + (0 if sink is None else np.exp(sink - largest))
         y[rows] = (
             mixed.reshape(kv_heads, -1, len(rows), head_dim).transpose(2, 0, 1, 3).reshape(len(rows), heads, head_dim)
         )
@@ -183,7 +192,7 @@ def dispatch(
     """splits: groups that share the chunks of each head. longest: the largest number of positions that a token sees,
     by which the work is counted and cut. heads_together: query heads per group; 0 asks `together`.
     """
-    q, k_cache, v_cache, positions, sequences, page_table, limits = inputs
+    q, k_cache, v_cache, positions, sequences, page_table, limits, sinks = inputs
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = head_variant(device, "attention")
@@ -202,12 +211,14 @@ def dispatch(
                 sequences.buffer,
                 page_table.buffer,
                 (limits or positions).buffer,
+                (sinks or q).buffer,
             ),
             (outputs[0].buffer, *shared),
             (heads // heads_together, count, splits),
             {
                 **constants(lanes, k_cache, head_dim, heads_together, splits, softcap),
                 "HAS_LIMITS": limits is not None,
+                "HAS_SINKS": sinks is not None,
             },
             {
                 "heads": heads,
@@ -272,6 +283,7 @@ def _case(
     dtype: str,
     sequences: list[int] | None = None,
     limits: list[int] | None = None,
+    sinks: bool = False,
     **attrs: float,
 ) -> Case:
     def make(rng: np.random.Generator) -> list:
@@ -285,7 +297,8 @@ def _case(
             np.array(positions, np.int32),
             np.array(sequences or [0] * tokens, np.int32),
             rng.permutation(2 * pages + 2)[: 2 * pages].reshape(2, pages).astype(np.int32),
-            *([np.array(limits, np.int32)] if limits else []),
+            np.array(limits, np.int32) if limits else None,
+            rng.uniform(-2, 8, heads).astype(np.float32) if sinks else None,
         ]
 
     return Case(label, make, {"scale": head_dim**-0.5, **attrs}, 2e-5, 2e-5)
@@ -299,6 +312,7 @@ SIGNATURE = Signature(
     "sequences (T) i32",
     "page_table (S, P) i32",
     "limits? (T) i32",
+    "sinks? (heads) f32",
     multiples={"head_dim": 8},
     rules=(*q8_cache.RULES, ("heads must be a multiple of kv_heads", lambda s: s["heads"] % s["kv_heads"] == 0)),
 )
@@ -327,6 +341,8 @@ OP = Op(
         _case("limits", list(range(3, 12)), 4, 2, 64, "float32", limits=[3, 9, 9, 9, 9, 9, 9, 10, 11]),
         _case("limits, window", list(range(3, 12)), 4, 2, 64, "float16", limits=[3, *[9] * 6, 10, 11], window=4),
         _case("limits, two sequences", [5, 6, 60, 61], 6, 2, 64, "q8_0", [0, 0, 1, 1], [6, 6, 61, 61]),
+        _case("sinks", [0, 70, 900], 9, 3, 64, "float16", sinks=True),
+        _case("sinks, prefill with a window", list(range(3, 40)), 8, 1, 40, "float32", sinks=True, window=9),
         _case("limits over chunks", [200, 255, 600], 6, 2, 64, "float16", limits=[700, 700, 700], window=100),
     ),
     SIGNATURE,

@@ -3,9 +3,10 @@ needs the key of another.
 
 qkv: (T, heads + 2 kv_heads, head_dim) f32: queries, keys, values; positions, sequences: (T,) i32 (position negative:
 slot unused), page_table: (S, P) i32, turns: (n_rot + 1,) f32 from `rope.turns_per_position`, q_norm, k_norm:
-(head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0 -> (T, heads,
-head_dim) f32 (rows of unused slots are not written), the caches in place. norm_last: as in split_heads.
-head_dim is a multiple of 8, n_rot of 4. On the device the result has the same bits as the two ops in sequence.
+(head_dim,) f32 or both None, k_cache, v_cache: (pages, page_size, kv_heads, head_dim) f16, f32 or q8_0, sinks:
+(heads,) f32 or None, as in attention -> (T, heads, head_dim) f32 (rows of unused slots are not written), the caches in
+place. norm_last: as in split_heads. head_dim is a multiple of 8, n_rot of 4. On the device the result has the same bits
+as the two ops in sequence.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from .op import Case, Op, Scratch, Shaped, TensorView, head_variant, token_range
 from .q8_cache import Cache
 from .signature import Signature
 
+Inputs = tuple[*split_heads.Inputs, TensorView | None]  # then sinks
+
 
 def reference(
     qkv: np.ndarray,
@@ -30,6 +33,7 @@ def reference(
     k_norm: np.ndarray | None,
     k_cache: Cache,
     v_cache: Cache,
+    sinks: np.ndarray | None = None,
     *,
     n_rot: int,
     pairing: str,
@@ -56,7 +60,17 @@ def reference(
         norm_last=norm_last,
     )
     y = attention.reference(
-        q, k_cache, v_cache, positions, sequences, page_table, scale=scale, window=window, softcap=softcap
+        q,
+        k_cache,
+        v_cache,
+        positions,
+        sequences,
+        page_table,
+        None,
+        sinks,
+        scale=scale,
+        window=window,
+        softcap=softcap,
     )
     return y, k_cache, v_cache
 
@@ -79,7 +93,7 @@ def host_scratch(inputs: Sequence[Shaped], *, window: int = 0, **_: object) -> i
 
 def dispatch(
     device: Device,
-    inputs: split_heads.Inputs,
+    inputs: Inputs,
     outputs: Sequence[TensorView],
     *,
     n_rot: int,
@@ -94,8 +108,9 @@ def dispatch(
     heads_together: int = 0,
 ) -> list[Dispatch]:
     """splits, longest, heads_together: as in attention."""
-    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache = inputs
-    reads = (qkv, positions, sequences, page_table, turns, q_norm or qkv, k_norm or qkv, k_cache, v_cache)
+    qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, sinks = inputs
+    norms = q_norm or qkv, k_norm or qkv
+    reads = (qkv, positions, sequences, page_table, turns, *norms, k_cache, v_cache, sinks or qkv)
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
     heads = all_heads - 2 * kv_heads
@@ -116,6 +131,7 @@ def dispatch(
                 "HALVES": pairing == "halves",
                 "HAS_NORMS": q_norm is not None,
                 "NORM_LAST": norm_last,
+                "HAS_SINKS": sinks is not None,
             },
             {
                 "heads": heads,
@@ -149,6 +165,7 @@ def _case(
     dtype: str,
     norms: bool = False,
     n_rot: int = 0,
+    sinks: bool = False,
     **attrs: float,
 ) -> Case:
     n_rot = n_rot or head_dim
@@ -165,6 +182,7 @@ def _case(
             *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
             q8_cache.random(rng, shape, dtype),
             q8_cache.random(rng, shape, dtype),
+            rng.uniform(-2, 8, heads).astype(np.float32) if sinks else None,
         ]
 
     # An f16 cache may round the token's own key and value either way (llvmpipe truncates): one unit of values below 4.
@@ -188,9 +206,14 @@ SIGNATURE = Signature(
     "k_norm? (head_dim) f32",
     f"k_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
     f"v_cache (pages, page_size, kv_heads, head_dim) {q8_cache.KINDS}",
+    "sinks? (num_sinks) f32",
     multiples={"head_dim": 8, "n_rot": 4},
     rules=(
         *split_heads.SIGNATURE.rules,
+        (
+            "each head needs a sink",
+            lambda s: s["sinks"] is None or s["num_sinks"] == s["all_heads"] - 2 * s["kv_heads"],
+        ),
         ("heads must be a multiple of kv_heads", lambda s: (s["all_heads"] - 2 * s["kv_heads"]) % s["kv_heads"] == 0),
     ),
 )
@@ -209,6 +232,7 @@ OP = Op(
         _case("softcap, f32", [64, 65], 6, 2, 128, "halves", "float32", norms=True, softcap=5.0),
         _case("norms last", [40, 3], 4, 2, 24, "halves", "float16", norms=True, n_rot=16, norm_last=True),
         _case("many chunks", [900], 8, 1, 64, "halves", "float16"),
+        _case("sinks", [900, 7], 8, 2, 64, "halves", "float16", sinks=True, window=300),
         _case("decode, q8_0", [70], 3, 3, 64, "adjacent", "q8_0"),
         _case("halves and norms, q8_0", [300, 5], 4, 2, 64, "halves", "q8_0", norms=True, window=280),
         _case("an odd number of blocks, q8_0", [40, 255, 256], 4, 2, 96, "halves", "q8_0", n_rot=40),
