@@ -65,7 +65,7 @@ def expand(path: Path) -> list[dict]:
                     "requires": [feature.format(**chosen) for feature in requires],
                     "texel": row.get("texel", {}),
                     "defines": chosen,
-                    "constants": constants,
+                    "constants": constants | format_constants(path.parent, chosen),
                     "push": push,
                 }
             )
@@ -118,6 +118,13 @@ def source_constants(path: Path) -> tuple[dict, dict]:
     if found != constants_of(text):
         raise ValueError(f"{path.name}: constants and push constants must stand outside of #if")
     return found
+
+
+def format_constants(folder: Path, defines: dict) -> dict:
+    """The specialization constants of the file of a variant's FORMAT."""
+    if "FORMAT" not in defines:
+        return {}
+    return source_constants(folder / "quant" / f"{str(defines['FORMAT']).lower()}.glsl")[0]
 
 
 def with_includes(path: Path, folder: Path) -> str:

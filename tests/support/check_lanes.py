@@ -27,9 +27,13 @@ from vkbackend.device.discover import list_devices
 from vkbackend.ops import OPS
 from vkbackend.ops.matmul_kernels import SHARED
 from vkbackend.ops.op import Op
-from vkbackend.ops.packed import FORMATS as BY_NAME
+from vkbackend.ops.packed import FORMATS
 
-FORMATS = BY_NAME.items()
+
+def first_case(format: str) -> str:
+    """Label of the first case of a format in matmul's table."""
+    return next(case.label for case in OPS["matmul"].cases if case.label.split()[0] == format)
+
 
 # Of the large ops: label of a case -> its kernels.
 SPLIT = [{}, {"splits": 2}]
@@ -38,7 +42,7 @@ CASES: dict[str, dict[str, list[dict]]] = {
     "decode_attention": {"partial halves, f32": [{}], "halves and norms, q8_0": SPLIT},
     "matmul": {
         # What decode takes, for each format; where norm, gate or slices are in play, larger tiles too.
-        **{f"{name} 1x200x{768 if kind.block_size == 256 else 96}": [{"tile": (1, 1)}] for name, kind in FORMATS},
+        **{first_case(name): [{"tile": (1, 1)}] for name in FORMATS},
         "q4_1 1x200x1056 norm": [{"tile": (1, 1)}, {"tile": (8, 1)}],
         "q4_1 6x37x256 norm residual": [{"tile": (4, 2)}],
         "q4_1 1x200x256 norm silu": [{"tile": (2, 1)}],

@@ -78,14 +78,14 @@ def _measure(device: Device, name: str) -> KernelSpeed:
 def _load(device: Device, weight: PackedMatrix, y: TensorView, rows: int) -> list[Dispatch]:
     dispatches = []
     for part in weight.parts:
-        name, lanes, size = group_variant(device, f"load_floor_{weight.format.name}_r{rows}")
+        name, lanes, size = group_variant(device, f"load_floor_{weight.format.kernels}_r{rows}")
         dispatches.append(
             Dispatch(
                 name,
                 (part.quants, part.scales),
                 (y.buffer,),
                 (ceil_div(part.num_rows, lanes * rows), 1, 1),
-                {"LANES": lanes},
+                {"LANES": lanes, **weight.format.constants},
                 {"num_rows": part.num_rows, "num_blocks": K // 32},
                 size,
             )

@@ -256,6 +256,36 @@ struct IQ4_XS {
     }
 };
 
+// Formats whose bytes stay as they are: codes from byte FIRST on, then words from the bytes AT, where 0 is a half.
+template <uint32_t BYTES_, uint32_t FIRST, uint32_t VECTORS_, uint32_t... AT>
+struct Copied {
+    static const uint32_t BYTES = BYTES_, RECORD = 1, VECTORS = VECTORS_, WORDS = sizeof...(AT);
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t v = 0; v < VECTORS; v++) std::memcpy(planes.codes[v][row], in + FIRST + 16 * v, 16);
+        put_words(in, planes, row);
+    }
+    static void put_words(const uint8_t* in, Planes& planes, uint64_t row) {
+        uint32_t t = 0;
+        ((planes.scales[t++][row] = AT ? word_at(in + AT) : number_at<uint16_t>(in)), ...);
+    }
+};
+
+using IQ2_XXS = Copied<66, 2, 4, 0>;
+using IQ2_XS = Copied<74, 2, 4, 0, 66, 70>;
+using IQ3_XXS = Copied<98, 2, 4, 0, 66, 70, 74, 78, 82, 86, 90, 94>;
+using IQ3_S = Copied<110, 2, 4, 0, 106, 66, 70, 74, 78, 82, 86, 90, 94, 98, 102>;
+using IQ1_S = Copied<50, 2, 2, 0, 34, 38, 42, 46>;
+using IQ1_M = Copied<56, 0, 2, 48, 52, 32, 36, 40, 44>;
+
+struct IQ2_S : Copied<82, 2, 4, 0, 66, 70, 74, 78> {
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t b = 0; b < 8; b++)  // four bytes of indices, four of signs
+            put_long(planes.codes[b / 2][row] + b % 2 * 8,
+                     word_at(in + 2 + 4 * b) | uint64_t(word_at(in + 34 + 4 * b)) << 32);
+        put_words(in, planes, row);
+    }
+};
+
 using Rows = std::array<const uint8_t*, GROUP>;
 
 // Pack records first ... last - 1 of one group of rows. codes, scales: where the group begins in each plane.
@@ -293,10 +323,12 @@ static constexpr Entry entry(const char* name) {
 }
 
 static const Entry ENTRIES[] = {
-    entry<Plain<8>>("f32"), entry<Plain<4>>("f16"), entry<Plain<4>>("bf16"), entry<Q8_0>("q8_0"),
-    entry<Q4_0>("q4_0"),    entry<Q4_1>("q4_1"),    entry<Q5_0>("q5_0"),     entry<Q5_1>("q5_1"),
-    entry<Q2_K>("q2_k"),    entry<Q3_K>("q3_k"),    entry<Q4_K>("q4_k"),     entry<Q5_K>("q5_k"),
-    entry<Q6_K>("q6_k"),    entry<MXFP4>("mxfp4"),  entry<Q4_0>("iq4_nl"),   entry<IQ4_XS>("iq4_xs"),
+    entry<Plain<8>>("f32"),    entry<Plain<4>>("f16"),  entry<Plain<4>>("bf16"), entry<Q8_0>("q8_0"),
+    entry<Q4_0>("q4_0"),       entry<Q4_1>("q4_1"),     entry<Q5_0>("q5_0"),     entry<Q5_1>("q5_1"),
+    entry<Q2_K>("q2_k"),       entry<Q3_K>("q3_k"),     entry<Q4_K>("q4_k"),     entry<Q5_K>("q5_k"),
+    entry<Q6_K>("q6_k"),       entry<MXFP4>("mxfp4"),   entry<Q4_0>("iq4_nl"),   entry<IQ4_XS>("iq4_xs"),
+    entry<IQ2_XXS>("iq2_xxs"), entry<IQ2_XS>("iq2_xs"), entry<IQ2_S>("iq2_s"),   entry<IQ3_XXS>("iq3_xxs"),
+    entry<IQ3_S>("iq3_s"),     entry<IQ1_S>("iq1_s"),   entry<IQ1_M>("iq1_m"),
 };
 
 static const Entry& entry_of(const std::string& name) {

@@ -4,8 +4,8 @@ In: a tensor's rows as in the file, uint8 (rows, row_bytes). Out: f32 (rows, K),
 shaders/quant/README.md.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -34,6 +34,8 @@ class QuantFormat:
     the plane of scales. half_positions, put_scales, largest_code: for random blocks, the bytes where a block has half
     floats; for formats without them a function that writes scales, f32 (...), into blocks (..., type_size); and the
     largest multiple of one that an element can be; of formats with codes for scales, a typical large multiple.
+    shader, constants, table: for formats that share a file of shaders/quant, its name, the specialization constants
+    that tell them apart, and the words that come before the plane of scales on a device.
     """
 
     type: GGMLQuantizationType
@@ -46,11 +48,19 @@ class QuantFormat:
     half_positions: tuple[int, ...] = (0,)
     put_scales: Callable[[np.ndarray, np.ndarray], None] | None = None
     largest_code: int = 8
+    shader: str = ""
+    constants: Mapping[str, int] = field(default_factory=dict, compare=False)
+    table: Callable[[], np.ndarray] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
-        """Name of the format's file in shaders/quant, such as "q4_k"."""
+        """The format's name, such as "q4_k"."""
         return self.type.name.lower()
+
+    @property
+    def kernels(self) -> str:
+        """Name of the format's file in shaders/quant, and in the names of its kernels."""
+        return self.shader or self.name
 
     @property
     def block_size(self) -> int:
@@ -84,6 +94,11 @@ class QuantFormat:
         padded_rows = -(-rows // GROUP) * GROUP
         num_records = -(-k // self.record)
         return padded_rows * (k // BLOCK) * self.quant_words * 4, padded_rows * num_records * self.scale_words * 4
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of `table`, which are not part of `packed_shape`."""
+        return self.table().nbytes if self.table else 0
 
     def pack(self, raw: np.ndarray, quants: np.ndarray, scales: np.ndarray) -> None:
         """Write both planes into uint8 arrays of `packed_shape`. Rows that fill up the last group are zero.

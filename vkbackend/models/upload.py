@@ -16,8 +16,8 @@ def device_bytes(weight: PackedMatrix | Vector, lanes: int) -> int:
     """Bytes that a weight takes on a device whose groups have `lanes` lanes."""
     if isinstance(weight, Vector):
         return aligned(weight.values.nbytes, BUFFER_ALIGNMENT)
-    planes = weight.format.packed_shape(packed_rows(weight, lanes), weight.shape[1])
-    return sum(aligned(size, BUFFER_ALIGNMENT) for size in planes)
+    quants, scales = weight.format.packed_shape(packed_rows(weight, lanes), weight.shape[1])
+    return aligned(quants, BUFFER_ALIGNMENT) + aligned(weight.format.table_bytes + scales, BUFFER_ALIGNMENT)
 
 
 def upload(

@@ -31,11 +31,12 @@ def dispatch(
     num_tokens, k = outputs[0].shape
     return [
         Dispatch(
-            f"embed_{weight.format.name}",
+            f"embed_{weight.format.kernels}",
             (tokens.buffer, part.quants, part.scales),
             (outputs[0].buffer,),
             (ceil_div(k // 32, 64), num_tokens, 1),
-            push={"num_blocks": k // 32, "first_row": part.first_row, "num_rows": part.num_rows, "scale": scale},
+            weight.format.constants,
+            {"num_blocks": k // 32, "first_row": part.first_row, "num_rows": part.num_rows, "scale": scale},
             label="embed",
         )
         for part in weight.parts

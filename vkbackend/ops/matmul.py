@@ -30,7 +30,7 @@ from .matmul_kernels import (
     possible_tiles,
 )
 from .op import Case, Op, Shaped, TensorView, token_ranges
-from .packed import FORMATS, PackedMatrix, PackedRows
+from .packed import FORMATS, PackedMatrix, PackedRows, QuantFormat
 from .packing import row_lanes
 from .signature import Signature
 
@@ -140,7 +140,7 @@ def _dispatch_part(
     format_name = weight.format.name
     kernel = choose_kernel(
         device,
-        format_name,
+        weight.format.kernels,
         part.num_rows,
         num_tokens,
         gated=bool(gate),
@@ -171,6 +171,7 @@ def _dispatch_part(
             "HAS_BIAS": bias is not None,
             "PAIRS": 0,
             **kernel.constants,
+            **weight.format.constants,
         },
         {
             "num_tokens": num_tokens,
@@ -194,12 +195,16 @@ def _dispatch_part(
 
 
 def variants(device: Device, inputs: Sequence, *, precision: str = "float32", **_: object) -> list[dict]:
-    """All tiles, and on a GPU's flavors some of them with three slices."""
+    """All tiles, and on a GPU's flavors some of them with three slices; two tiles for a format whose kernels another
+    format tests.
+    """
     if precision != "float32":
         return [
             {"tile": tile} for tile in (SHARED, *([MATRIX] if precision == "float16" and matrix_size(device) else []))
         ]
     tiles = possible_tiles(device, inputs[1].gated)
+    if not has_kernels(inputs[1].format):
+        return [{"tile": tile} for tile in (tiles[0], tiles[-1])]
     sliced = [] if device.flavor == "base" else [(4, 1), (4, 4), SHARED]
     return [{"tile": tile} for tile in (*tiles, SHARED)] + [{"tile": tile, "slices": 3} for tile in sliced]
 
@@ -238,6 +243,11 @@ def job(inputs: tuple[Shaped, PackedMatrix, object, object, object], *, gate: st
     x, weight, norm, residual, bias = inputs
     words = [word for word, there in (("norm", norm), (gate, gate), ("residual", residual), ("bias", bias)) if there]
     return " ".join([weight.format.name, f"{x.shape[0]}x{weight.shape[0]}x{weight.shape[1]}", *words])
+
+
+def has_kernels(kind: QuantFormat) -> bool:
+    """Whether a format is the first of those that share its kernels."""
+    return kind is next(each for each in FORMATS.values() if each.kernels == kind.kernels)
 
 
 def _case(
@@ -298,7 +308,8 @@ def _cases() -> Iterator[Case]:
     yield _case("q4_1", 1, 200, 1056, norm=True)  # a GPU's eight slices; of 33 blocks, so that the last one is empty
     for name, kind in FORMATS.items():
         for precision in PRECISIONS[1:] if kind.block_size > 1 else ["float16"]:
-            yield _case(name, 35, 70, 512, precision=precision)
+            if has_kernels(kind):
+                yield _case(name, 35, 70, 512, precision=precision)
     yield _case("q4_0", 1, 200, 256, bias=True)
     yield _case("q6_k", 6, 37, 256, norm=True, residual=True, bias=True)
     yield _case("q4_1", 1, 200, 256, bias=True, gate="silu")

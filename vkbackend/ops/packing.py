@@ -41,11 +41,14 @@ def place(matrix: PackedMatrix, device: Device, arena: Arena, report: Callable[[
     unit = max(2 * lanes, GROUP) if matrix.gated else GROUP
     if matrix.experts > 1:
         unit = math.lcm(unit, matrix.shape[0] // matrix.experts)  # no expert is in two parts
-    step = largest_binding(device, matrix) // max(matrix.format.packed_shape(unit, k)) * unit
+    table_bytes = matrix.format.table_bytes
+    step = (largest_binding(device, matrix) - table_bytes) // max(matrix.format.packed_shape(unit, k)) * unit
     for first in range(0, rows, step):
         count = min(step, rows - first)
         quants_bytes, scales_bytes = matrix.format.packed_shape(count, k)
-        quants, scales = arena.allocate(quants_bytes), arena.allocate(max(scales_bytes, 16))
+        quants, scales = arena.allocate(quants_bytes), arena.allocate(max(table_bytes + scales_bytes, 16))
+        if matrix.format.table:
+            device.upload(scales.slice(0, table_bytes), matrix.format.table())
         part = PackedRows(first, count, quants, scales)
         _write(matrix, device, partial(pack_groups, matrix, lanes, num_threads), part, report)
         matrix.parts.append(part)
@@ -70,7 +73,7 @@ def _write(
         count = min(step, groups - first)
         targets = [
             part.quants.slice(first * quants_bytes, count * quants_bytes),
-            part.scales.slice(first * scales_bytes, count * scales_bytes),
+            part.scales.slice(matrix.format.table_bytes + first * scales_bytes, count * scales_bytes),
         ]
         device.write(targets, partial(pack, part.first_row // GROUP + first, count))
         done = bytes_of_rows * (first + count) // groups

@@ -21,7 +21,8 @@ def packed_bytes(info: TensorInfo) -> int:
     if len(info.shape) < 2 or info.type not in FORMATS:
         return info.num_bytes
     *stacked, num_columns = info.shape  # the rows of experts are one after the other
-    return sum(FORMATS[info.type].packed_shape(math.prod(stacked), -(-num_columns // BLOCK) * BLOCK))
+    kind = FORMATS[info.type]
+    return kind.table_bytes + sum(kind.packed_shape(math.prod(stacked), -(-num_columns // BLOCK) * BLOCK))
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,18 @@ def test_packed_layout_holds_every_bit(name):
     np.testing.assert_array_equal(unpacked(kind, quants, scales, 128, k), filled.array())
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_bytes_dequantize_to_the_bits_of_gguf(name):
+    """Every code, index and scale, NaN among them."""
+    kind = FORMATS[name]
+    raw = np.random.default_rng(9).integers(0, 256, (64, 20 * kind.type_size), np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        found, expected = kind.dequantize(raw), gguf.quants.dequantize(raw, kind.type)
+    np.testing.assert_array_equal(found, expected)
+    is_number = ~np.isnan(expected)
+    np.testing.assert_array_equal(found.view(np.uint32)[is_number], expected.view(np.uint32)[is_number])
+
+
 @pytest.mark.parametrize("name", [name for name, kind in FORMATS.items() if kind.block_size == 32])
 def test_random_weights_are_of_the_same_size_in_every_format(name):
     largest = np.abs(PackedMatrix.random(np.random.default_rng(0), name, 256, 256, size=0.05).array()).max()

@@ -61,7 +61,9 @@ def test_the_best_size_that_is_built_is_taken(device):
 def test_every_size_has_variants_of_every_format():
     built = {name.rsplit("_", 1)[1] for name in shaders.variants() if "_matrix_" in name}
     assert built == set(matmul_kernels.MATRIX_SIZES)
-    assert len([name for name in shaders.variants() if "_matrix_" in name]) == len(built) * len(matmul.FORMATS)
+    assert len([name for name in shaders.variants() if "_matrix_" in name]) == len(built) * sum(
+        map(matmul.has_kernels, matmul.FORMATS.values())
+    )
 
 
 def test_float16_takes_matrices_wherever_they_are(device, monkeypatch):
