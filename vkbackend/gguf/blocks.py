@@ -142,3 +142,10 @@ def bit_pairs_by_block(qs: np.ndarray) -> np.ndarray:
     chunks = qs.reshape(*shape, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3  # (..., chunk, block, 32)
     eights = chunks.reshape(*shape, 8, 4, 8)  # (..., block, n, 4u + c)
     return eights[..., 0, :] | eights[..., 1, :] << 2 | eights[..., 2, :] << 4 | eights[..., 3, :] << 6
+
+
+def ternary_scales(d: np.ndarray) -> np.ndarray:
+    """Q2_K's words of scales for elements d * (code - 1): d, uint32 (rows, blocks), as scale and as minimum of every 16
+    elements -> (rows, blocks, 5).
+    """
+    return np.stack([d | d << 16, *[np.full_like(d, 0x11111111)] * 4], axis=-1)

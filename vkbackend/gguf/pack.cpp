@@ -286,6 +286,77 @@ struct IQ2_S : Copied<82, 2, 4, 0, 66, 70, 74, 78> {
     }
 };
 
+// Elements d (code - 1) as Q2_K: d is the scale and the minimum of every 16 elements.
+static void put_ternary_scales(const uint8_t* d, Planes& planes, uint64_t row) {
+    planes.scales[0][row] = number_at<uint16_t>(d) * 0x10001u;
+    for (uint32_t t = 1; t < 5; t++) planes.scales[t][row] = 0x11111111;
+}
+
+struct TQ2_0 {
+    static const uint32_t BYTES = 66, RECORD = 1, VECTORS = 4, WORDS = 5;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        put_bit_pairs(in, planes, row);
+        put_ternary_scales(in + 64, planes, row);
+    }
+};
+
+struct TQ1_0 {
+    static const uint32_t BYTES = 54, RECORD = 1, VECTORS = 4, WORDS = 5;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        uint8_t digits[256];
+        uint8_t* at = put_digits(in, 32, 5, digits);
+        at = put_digits(in + 32, 16, 5, at);
+        put_digits(in + 48, 4, 4, at);
+        for (uint32_t b = 0; b < 8; b++) {
+            uint64_t packed = 0;
+            for (uint32_t n = 0; n < 4; n++) packed |= long_at(digits + 32 * b + 8 * n) << 2 * n;
+            put_long(planes.codes[b / 2][row] + b % 2 * 8, packed);
+        }
+        put_ternary_scales(in + 52, planes, row);
+    }
+    // Digits of base 3: the first ones of `count` bytes, then the second ones, ...
+    static uint8_t* put_digits(const uint8_t* bytes, uint32_t count, uint32_t each, uint8_t* out) {
+        for (uint32_t power = 1; each > 0; each--, power *= 3)
+            for (uint32_t i = 0; i < count; i++) *out++ = uint8_t(uint8_t(bytes[i] * power) * 3u >> 8);
+        return out;
+    }
+};
+
+// As F16. Every product of a scale and a value is a normal half or zero.
+struct NVFP4 {
+    static const uint32_t BYTES = 36, RECORD = 1, VECTORS = 8, WORDS = 0;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t i = 0; i < 64; i++) {
+            uint32_t part = i / 16, byte = in[4 + part * 8 + i % 8],
+                     code = i % 16 < 8 ? byte & 15 : byte >> 4;
+            uint16_t bits = half_of(in[part], code);
+            std::memcpy(planes.codes[i / 8][row] + i % 8 * 2, &bits, 2);
+        }
+    }
+    static uint16_t half_of(uint32_t scale, uint32_t code) {
+        static const uint8_t VALUES[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+        uint32_t exponent = scale >> 3 & 15, mantissa = (scale & 7) + (exponent ? 8 : 0);
+        uint32_t product = scale == 0x7F ? 0 : mantissa * VALUES[code & 7];  // in units of 2^(exponent - 11)
+        if (!product) return 0;
+        uint32_t top = 31 - uint32_t(__builtin_clz(product));
+        uint32_t half_exponent = top + (exponent ? exponent : 1) + 4;  // bias 15
+        return uint16_t(half_exponent << 10 | ((product << (10 - top)) & 1023) | (code & 8) << 12);
+    }
+};
+
+// As Q4_0: codes 7 and 9.
+struct Q1_0 {
+    static const uint32_t BYTES = 18, RECORD = 1, VECTORS = 4, WORDS = 2;
+    static void block(const uint8_t* in, uint32_t, Planes& planes, uint64_t row) {
+        for (uint32_t b = 0; b < 4; b++) {
+            uint32_t bits = word_at(in + 2 + 4 * b);
+            for (uint32_t i = 0; i < 16; i++)
+                planes.codes[b][row][i] = uint8_t(0x77 + 2 * (bits >> i & 1) + 32 * (bits >> (i + 16) & 1));
+        }
+        for (uint32_t t = 0; t < 2; t++) planes.scales[t][row] = number_at<uint16_t>(in) * 0x10001u;
+    }
+};
+
 using Rows = std::array<const uint8_t*, GROUP>;
 
 // Pack records first ... last - 1 of one group of rows. codes, scales: where the group begins in each plane.
@@ -328,7 +399,8 @@ static const Entry ENTRIES[] = {
     entry<Q2_K>("q2_k"),       entry<Q3_K>("q3_k"),     entry<Q4_K>("q4_k"),     entry<Q5_K>("q5_k"),
     entry<Q6_K>("q6_k"),       entry<MXFP4>("mxfp4"),   entry<Q4_0>("iq4_nl"),   entry<IQ4_XS>("iq4_xs"),
     entry<IQ2_XXS>("iq2_xxs"), entry<IQ2_XS>("iq2_xs"), entry<IQ2_S>("iq2_s"),   entry<IQ3_XXS>("iq3_xxs"),
-    entry<IQ3_S>("iq3_s"),     entry<IQ1_S>("iq1_s"),   entry<IQ1_M>("iq1_m"),
+    entry<IQ3_S>("iq3_s"),     entry<IQ1_S>("iq1_s"),   entry<IQ1_M>("iq1_m"),   entry<TQ1_0>("tq1_0"),
+    entry<TQ2_0>("tq2_0"),     entry<NVFP4>("nvfp4"),   entry<Q1_0>("q1_0"),
 };
 
 static const Entry& entry_of(const std::string& name) {

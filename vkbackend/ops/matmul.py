@@ -36,9 +36,10 @@ from .signature import Signature
 
 PRECISIONS = ("float32", "float16", "int8")
 GATES = {"": 0, "silu": 1, "gelu": 2}  # GATE_* of shaders/activation.glsl
-LOOKED_UP = ("mxfp4", "iq")  # beginnings of names; these formats differ from others in their codes alone: fewer cases
 # Push constants of products by expert (`expert_matmul`).
 NO_PAIRS = dict.fromkeys(("first_slot", "num_pairs", "pairs_per_row", "first_expert", "num_experts"), 0)
+# Beginnings of names: these formats differ from others in their codes alone, so they have fewer cases.
+LOOKED_UP = ("mxfp4", "iq")
 ONE_BY_ONE = 8  # up to this many rows of x the twin multiplies row by row
 
 # x, weight, norm, residual, bias
@@ -227,10 +228,10 @@ def candidates(
 
 
 def precision_for(weight: PackedMatrix, wanted: str) -> str:
-    """The precision of a product with `weight` when `wanted` is requested: unquantized weights have no codes for
-    integer products.
+    """The precision of a product with `weight` when `wanted` is requested: weights that a device holds as numbers have
+    no codes for integer products.
     """
-    return "float32" if wanted == "int8" and weight.format.block_size == 1 else wanted
+    return "float32" if wanted == "int8" and weight.format.scale_words == 0 else wanted
 
 
 def requires(*, precision: str = "float32", **_: object) -> tuple[str, ...]:
@@ -295,8 +296,8 @@ def _case(
 
 def _cases() -> Iterator[Case]:
     for name, kind in FORMATS.items():
-        k = kind.block_size if kind.block_size == 256 else 96  # an odd number of blocks
-        if not name.startswith(LOOKED_UP):
+        k = kind.block_size if kind.block_size == 256 else 3 * max(32, kind.block_size)  # an odd number of blocks
+        if has_kernels(kind) and not name.startswith(LOOKED_UP):
             yield _case(name, 1, 200, 3 * k if kind.block_size == 256 else k)
         yield _case(name, 7, 37, k, residual=True)
     for name in ("q4_1", "q6_k"):  # norm and gate do not depend on the format

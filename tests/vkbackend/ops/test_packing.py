@@ -44,8 +44,9 @@ def test_every_format_is_packed_by_native_code():
 @pytest.mark.parametrize("name", FORMATS)
 def test_native_packing_is_numpys(name):
     """Any number of rows, an odd number of blocks, and rows of which one thread packs only some."""
-    wide = 131072 if FORMATS[name].block_size == 256 else 16384 + 32
-    for rows, k in ((1, 256), (64, 512), (77, 768 if FORMATS[name].block_size == 256 else 96), (3, wide)):
+    size = max(32, FORMATS[name].block_size)
+    wide = 131072 if size == 256 else 16384 + size
+    for rows, k in ((1, 256), (64, 512), (77, 3 * size), (3, wide)):
         matrix = random_matrix(name, [rows], k)
         count = -(-rows // GROUP)
         expected = numpy_packed(matrix, 0, 0, count)
