@@ -101,7 +101,7 @@ if ls "$ggml"/ggml_python-*.whl >/dev/null 2>&1 && is_older .venv/.ggml "$ggml" 
 fi
 
 # 5. The package itself, editable: Python and shaders are used from here; a changed shader is compiled on first use.
-built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp vkbackend/device/pages.* vkbackend/gguf/pack.cpp scripts/setup.sh"
+built_from="requirements.lock pyproject.toml CMakeLists.txt vkbackend/device/native.cpp vkbackend/device/pages.* vkbackend/gguf/pack* scripts/setup.sh"
 built_from="$built_from $(echo vkbackend/cpu/*.cpp vkbackend/cpu/*.h)"
 if is_older .venv/.vkbackend $built_from; then
   say "installing vkbackend into .venv"

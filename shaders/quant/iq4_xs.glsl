@@ -1,4 +1,4 @@
-// IQ4_XS: superblocks of 8 blocks of nibbles for 16 values, a six-bit scale per block, from which 32 is taken.
+// IQ4_XS: superblocks of 8 blocks of nibbles for 16 values, a six-bit scale less 32 per block.
 #include "iq4_values.glsl"
 
 Block load_block(uint group, uint block, uint lane, uint nb) {

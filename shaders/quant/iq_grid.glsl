@@ -102,7 +102,8 @@ uint code_bytes(Block k, uint j) {
         uint index = byte_at(k.q[j >> 2u], j & 3u) | ((k.high >> j) & 1u) << 8u;
         return with_signs(SCALES(index), (k.signs >> (4u * j)) & 15u);
     }
-    // A word of the table has eight digits 0, 1 and 2: of elements 0-3 in its low nibbles, 4-7 in the high ones.
+    // A word of the table has eight digits 0, 1 and 2: elements 0-3 in its low nibbles, 4-7 in the high
+    // ones.
     uint g = j >> 1u, index = byte_at(k.q.x, g);
     if (GRID == IQ2_XS) index = short_at(k.q[g >> 1u], g & 1u) & 511u;
     if (GRID == IQ2_S) index |= ((k.high >> (2u * g)) & 3u) << 8u;
