@@ -110,7 +110,7 @@ def _dispatch_part(
     first_expert = part.first_row // (halves * rows)
     kernel = choose_kernel(
         device,
-        weight.format.name,
+        weight.format.kernels,
         2 * (-(-rows // lanes) * lanes) if gate else rows,
         num_slots,
         gated=bool(gate),
@@ -139,6 +139,7 @@ def _dispatch_part(
             "HAS_BIAS": bias is not None,
             "PAIRS": PAIRS_ALL if order is None else PAIRS_ORDERED,
             **kernel.constants,
+            **weight.format.constants,
         },
         {
             "num_tokens": num_slots,
@@ -226,6 +227,7 @@ def _cases() -> Iterator[Case]:
     yield _case("f32", 9, 2, 5, 37, 96, tile=8, norm=True, bias=True, gate="silu")
     yield _case("q4_k", 3, 2, 6, 70, 256, tile=4, per_pair=True, bias=True)
     yield _case("q8_0", 70, 2, 3, 48, 96, tile=32, bias=True)
+    yield _case("iq3_s", 3, 2, 4, 37, 256, tile=4)
 
 
 OP = Op(
