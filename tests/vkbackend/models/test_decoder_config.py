@@ -12,7 +12,8 @@ from vkbackend.graph.builder import Graph
 from vkbackend.graph.step import StepShape
 from vkbackend.graph.vector import Vector
 from vkbackend.models.blocks import Rope
-from vkbackend.models.decoder_config import DecoderConfig
+from vkbackend.models.decoder_config import DecoderConfig, Experts
+from vkbackend.models.hyperparameters import Hyperparameters
 from vkbackend.models.weights import Weights
 from vkbackend.ops.rope import as_turns
 
@@ -36,6 +37,26 @@ def test_every_decoder_checks_the_same_sizes(tmp_path, architecture):
         config(tmp_path, architecture, expert_count=4, expert_used_count=5)
     with pytest.raises(UnsupportedModel, match="2 of 2000 experts"):
         config(tmp_path, architecture, expert_count=2000, expert_used_count=2)
+
+
+def test_routing_is_read_from_the_keys(tmp_path):
+    keys = {"expert_count": 8, "expert_used_count": 3, "expert_weights_scale": 2.5, "expert_weights_norm": True}
+    groups = {"expert_group_count": 4, "expert_group_used_count": 2, "expert_gating_func": 2}
+
+    def routing(**fields):
+        named = {f"llama.{key}": value for key, value in (keys | fields).items()}
+        meta = Hyperparameters(loading.read(write_tiny_gguf(tmp_path / "tiny.gguf", fields=named)).gguf)
+        experts = Experts.read(meta)
+        assert experts is not None
+        return experts.routed(meta, gating="softmax", renormalize=False)
+
+    plain, grouped = routing(), routing(**groups)
+    assert (plain.gating, plain.renormalize, plain.factor, plain.groups) == ("softmax", True, 2.5, 1)
+    assert (grouped.gating, grouped.groups, grouped.groups_used) == ("sigmoid", 4, 2)
+    with pytest.raises(GGUFError, match="3 of 8 experts, in 1 of 4 groups"):
+        routing(**groups | {"expert_group_used_count": 1})
+    with pytest.raises(UnsupportedModel, match="gating function 3"):
+        routing(expert_gating_func=3)
 
 
 def test_llama_rotates_the_leading_elements_of_a_head(tmp_path):

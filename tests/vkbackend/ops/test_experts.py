@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vkbackend.ops import packing, pairs_by_expert
+from vkbackend.ops import OPS, op, packing, pairs_by_expert
 from vkbackend.ops.packed import PackedMatrix
-from vkbackend.ops.run import reference, run
+from vkbackend.ops.run import prepare, reference, run
 
 EXPERTS, ROWS, K, USED = 6, 48, 96, 2
 
@@ -73,6 +73,25 @@ def test_weights_in_several_parts_give_the_same_bits(device, monkeypatch):
         halves = 2 if gated else 1
         assert len(parts) > 1 and all(part.first_row % (halves * ROWS) == 0 for part in parts)
         assert (split == whole).all()
+
+
+def test_a_cut_product_computes_the_same_bits(device, monkeypatch):
+    """Slots of a tile may be in several dispatches."""
+    x, ids, matrix = np.random.default_rng(0).standard_normal((9, K), np.float32), choices(9), weight()
+    whole = product(device, x, matrix, ids, tile=8)
+    for slots in (1, 4, 16):
+        monkeypatch.setattr(op, "MOST_FLOPS", slots * 2 * ROWS * K)
+        assert (product(device, x, matrix, ids, tile=8) == whole).all()
+
+
+def test_a_step_of_one_token_has_as_many_workgroups_with_any_number_of_experts(device):
+    x, ids = np.ones((1, 32), np.float32), np.array([[3, 0]], np.int32)
+    groups = set()
+    for experts in (16, 256):
+        matrix = PackedMatrix.random(np.random.default_rng(0), "f32", experts * 8, 32, experts=experts)
+        prepared = prepare(device, OPS["expert_matmul"], [x, matrix, ids], {"tile": 1})
+        groups.add(tuple(dispatch.groups for dispatch in prepared.dispatches))
+    assert len(groups) == 1
 
 
 @pytest.mark.parametrize("tokens, used, experts", ((1, 8, 128), (2, 2, 4), (8, 8, 128), (33, 2, 3), (512, 8, 128)))

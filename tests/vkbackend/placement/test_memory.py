@@ -1,14 +1,18 @@
 """The memory that a model needs, computed before it is loaded."""
 
+import numpy as np
 import pytest
 from tiny_gguf import ARCHITECTURES, write_tiny_gguf
 
 from vkbackend import loading
 from vkbackend.engine.runner import PAGE_SIZE
+from vkbackend.gguf.reader import TensorInfo
 from vkbackend.graph.cache_layout import CacheLayout
 from vkbackend.graph.parts import LayerSpan
+from vkbackend.models.upload import device_bytes
+from vkbackend.ops.packed import PackedMatrix
 from vkbackend.placement.layout import DeviceLayers
-from vkbackend.placement.needs import Sizes
+from vkbackend.placement.needs import Sizes, packed_bytes
 
 
 def cache_layout(file) -> CacheLayout:
@@ -34,6 +38,13 @@ def test_sizes_are_those_of_what_is_loaded(device, tmp_path, architecture):
     assert (
         sizes.needs((last,), [key]).input_weights == sizes.embedding and sizes.needs((whole,), [key]).input_weights == 0
     )
+
+
+def test_experts_are_counted_as_they_are_placed():
+    rows, columns, experts = 96, 256, 5
+    matrix = PackedMatrix.random(np.random.default_rng(0), "q4_k", experts * rows, columns, experts=experts)
+    info = TensorInfo("blk.0.ffn_up_exps.weight", (experts, rows, columns), matrix.format.type, 0, 0)
+    assert packed_bytes(info) == device_bytes(matrix, 8)
 
 
 def test_vision_tensors_are_not_counted(device, tmp_path):
