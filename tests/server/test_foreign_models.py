@@ -59,7 +59,7 @@ def exotic_quantization(path):
 @pytest.mark.parametrize(
     "name, write, words",
     [
-        ("other", lambda path: write_gguf(path, "qwen3moe"), "has the architecture 'qwen3moe'; readable here: "),
+        ("other", lambda path: write_gguf(path, "grok"), "has the architecture 'grok'; readable here: "),
         ("exotic", exotic_quantization, "token_embd.weight is F64; readable here: "),
     ],
 )
