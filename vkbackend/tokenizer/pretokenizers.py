@@ -95,8 +95,8 @@ def _deepseek3(signs: str = r"\p{P}\p{S}", after_signs: str = r"[\r\n]*", line_e
 
 
 DEEPSEEK_3 = (r"\p{N}{1,3}", CJK_AND_KANA, _deepseek3())
-ASIAN_OF_AFMOE = (
-    r"[\u4E00-\u9FFF\u3400-\u4DBF\uF900-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u0E40-\u0E7F"
+ASIAN_OF_AFMOE = (  # llama.cpp has 8C48 to FAFF; the model's own tokenizer begins at F900, which looks the same
+    r"[\u4E00-\u9FFF\u3400-\u4DBF\u8C48-\uFAFF\u3040-\u309F\u30A0-\u30FF\uFF65-\uFF9F\u2F00-\u2FDF\u0E40-\u0E7F"
     r"\u0E80-\u0EFF\u1780-\u17FF\u1000-\u109F\uAA60-\uAA7F\uA9E0-\uA9FF\uAC00-\uD7AF\u1100-\u11FF]+"
 )
 ASIAN_OF_YOUTU = (

@@ -29,8 +29,8 @@ class Unigram:
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
         if self.vocabulary.unknown_id is None:
             raise TokenizerError(f"the vocabulary has no unknown token ({PREFIX}unknown_token_id); convert it again")
-        table = bytes(np.asarray(metadata.get(PREFIX + "precompiled_charsmap", list, ())).astype(np.uint8))
-        self._charsmap = Charsmap(table) if table else None
+        table = metadata.get(PREFIX + "precompiled_charsmap", list, None)
+        self._charsmap = None if table is None else Charsmap(_bytes_of(table))
         self._merges_spaces = metadata.get(PREFIX + "remove_extra_whitespaces", bool, False)
         self._read_scores(metadata)
         self._longest: dict[str, int] = {}  # characters of the longest token, by its first character
@@ -107,3 +107,9 @@ class Unigram:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of a token, whose id must be in the vocabulary."""
         return plain_bytes(self.vocabulary, token_id)
+
+
+def _bytes_of(table: list | np.ndarray) -> bytes:
+    if not isinstance(table, np.ndarray) or table.dtype.kind not in "iu" or table.itemsize != 1:
+        raise TokenizerError(f"{PREFIX}precompiled_charsmap is no array of bytes; convert the model again")
+    return table.tobytes()

@@ -160,7 +160,10 @@ class Vocabulary:
                 f"{PREFIX}{key} has {len(values)} entries for {len(self.tokens)} tokens; the file is damaged or badly "
                 f"converted"
             )
-        return np.asarray(values[: len(self.tokens)]).astype(dtype)
+        numbers = np.asarray(values[: len(self.tokens)])
+        if numbers.dtype.kind not in "biuf":
+            raise TokenizerError(f"{PREFIX}{key} has no numbers; the file is damaged or badly converted")
+        return numbers.astype(dtype)
 
     def _special_id(self, metadata: Metadata, key: str, default: int | None = None) -> int | None:
         if default is not None and default >= len(self.tokens):

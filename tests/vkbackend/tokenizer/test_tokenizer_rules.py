@@ -252,6 +252,8 @@ def test_errors_name_what_is_wrong(tmp_path):
         tokenizer_of(tmp_path, "gpt2", LETTERS, merges=NO_MERGES, pre="gpt-2", add_bos_token=True)
     with pytest.raises(TokenizerError, match="scores has 2 entries for 4 tokens"):
         tokenizer_of(tmp_path, "llama", LETTERS, scores=[0.0, 1.0])
+    with pytest.raises(TokenizerError, match="scores has no numbers"):
+        tokenizer_of(tmp_path, "llama", LETTERS, scores=["0", "1", "2", "3"])
 
 
 def test_wordpiece(tmp_path):
@@ -310,6 +312,10 @@ def test_plain_text_with_merges(tmp_path):
         ids["<0xA9>"],
     ]
     assert tokenizer.decode(tokenizer.encode("b a\n\né", add_special=False)) == "b a\n\né".encode()
+
+
+def test_afmoe_separates_asian_scripts():
+    assert Pretokenizer.named("afmoe").split("a \ua24f\u8a9e\uac00 b") == ["a", " ", "\ua24f\u8a9e\uac00", " b"]
 
 
 def test_numbers_are_grouped_from_their_end():

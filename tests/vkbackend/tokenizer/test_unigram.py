@@ -95,6 +95,8 @@ def test_a_damaged_table_is_an_error(tmp_path):
     for table in (b"\0", whole[:-2], whole[:2000], b"\xff\xff\xff\xff" + whole[4:]):
         with pytest.raises(TokenizerError, match="precompiled_charsmap is damaged"):
             unigram(tmp_path, precompiled_charsmap=table)
+    with pytest.raises(TokenizerError, match="no array of bytes"):
+        unigram(tmp_path, precompiled_charsmap=["a", "b"])
     with pytest.raises(TokenizerError, match="no unknown token"):
         tokenizer_of(tmp_path, "t5", {"a": TokenType.NORMAL}, scores=[0.0], add_eos_token=False)
 
