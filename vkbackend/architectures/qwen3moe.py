@@ -1,5 +1,18 @@
-"""qwen3moe: qwen3 with a mixture of experts in every layer."""
+"""qwen3moe: qwen3 with a mixture of experts. Their weights add up to 1, or with `norm_top_k_prob` off keep the softmax's
+sum.
+"""
 
-from .qwen3 import Model, config
+from dataclasses import replace
 
-__all__ = ["Model", "config"]
+from ..models.decoder import Decoder
+from ..models.decoder_config import DecoderConfig
+from ..models.hyperparameters import Hyperparameters
+
+Model = Decoder
+
+
+def config(meta: Hyperparameters) -> DecoderConfig:
+    """meta: looks up keys under "qwen3moe."."""
+    cfg = DecoderConfig.read(meta, pairing="halves")
+    renormalize = meta.get_bool("norm_top_k_prob", True)
+    return replace(cfg, experts=cfg.experts and replace(cfg.experts, renormalize=renormalize))
