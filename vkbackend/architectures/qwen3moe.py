@@ -1,6 +1,4 @@
-"""qwen3moe: qwen3 with a mixture of experts. Their weights add up to 1, or with `norm_top_k_prob` off keep the softmax's
-sum.
-"""
+"""qwen3moe: qwen3 with a mixture of experts, whose weights add up to 1, or if the file says so keep the softmax's."""
 
 from dataclasses import replace
 
