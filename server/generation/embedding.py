@@ -1,6 +1,6 @@
 """Embeddings of texts, for /api/embed, /api/embeddings and /v1/embeddings.
 
-In: texts and the name of a model. Out: the model's last hidden state for each text, and the number of tokens that ran.
+In: texts and the name of a model. Out: the model's last hidden state for each text, and the number of their tokens.
 A text that is longer than the context is cut at its end, or refused. Raises ApiError in the words of Ollama 0.12.11.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vkbackend.engine.request import Finished, GenerationRequest, PromptEmbedding, Purpose
+from vkbackend.engine.request import GenerationRequest, PromptEmbedding, Purpose
 from vkbackend.errors import RequestError, VkbackendError
 from vkbackend.gguf.reader import GGUFFile, Metadata
 from vkbackend.tokenizer import Tokenizer
@@ -40,8 +40,8 @@ AT_ONCE = 64  # texts of one request that the engine holds at the same time
 
 @dataclass
 class Embedded:
-    """vectors: f32 (width,) each, in the order of the texts. load_seconds: from the request until the model was
-    loaded.
+    """vectors: f32 (width,) each, in the order of the texts. num_tokens: of the texts, without the special tokens that
+    the model adds, as Ollama counts them. load_seconds: from the request until the model was loaded.
     """
 
     vectors: list[np.ndarray]
@@ -121,11 +121,10 @@ async def embed(
     async with context.loaded_models.acquire(stored, chosen, keep_alive) as model:
         load_seconds = time.monotonic() - context.started
         prompts = await pools.run(pools.of_prompt(), _prompts, stored, model, texts, num_ctx, truncate) if texts else []
-        found = await _run_all(model.engine, prompts, context.client_left)
-    vectors = [vector for vector, _ in found]
+        vectors = await _run_all(model.engine, [tokens for tokens, _ in prompts], context.client_left)
     if normalized:
         vectors = await pools.run("answers", _normalized, vectors, dimensions)
-    return Embedded(vectors, sum(count for _, count in found), load_seconds)
+    return Embedded(vectors, sum(count for _, count in prompts), load_seconds)
 
 
 def _normalized(vectors: list[np.ndarray], dimensions: int) -> list[np.ndarray]:
@@ -142,7 +141,7 @@ def normalize(vector: np.ndarray) -> np.ndarray:
 
 def _prompts(
     stored: StoredModel, model: LoadedModel, texts: list[str], num_ctx: int, truncate: bool
-) -> list[list[int]]:
+) -> list[tuple[list[int], int]]:
     if model.gguf is not None:
         metadata = model.gguf.metadata
     else:
@@ -151,9 +150,9 @@ def _prompts(
     return [_prompt(metadata, model.tokenizer, text, num_ctx, truncate) for text in texts]
 
 
-def _prompt(metadata: Metadata, tokenizer: Tokenizer, text: str, num_ctx: int, truncate: bool) -> list[int]:
-    """A text's tokens, at most as many as the context holds. As in Ollama, one place is reserved for each of bos and
-    eos that the text lacks, even if the model wants none.
+def _prompt(metadata: Metadata, tokenizer: Tokenizer, text: str, num_ctx: int, truncate: bool) -> tuple[list[int], int]:
+    """A text's tokens, at most as many as the context holds, and how many it has without special tokens. As in Ollama,
+    one place is reserved for each of bos and eos that the text lacks, even if the model wants none.
     """
     architecture = metadata.get("general.architecture", str, "")
     tokens = encode_at_most(tokenizer, text, num_ctx + 1, num_ctx, add_special=False)
@@ -163,19 +162,17 @@ def _prompt(metadata: Metadata, tokenizer: Tokenizer, text: str, num_ctx: int, t
         if tokens and tokens[index] != mark and metadata.get(f"{architecture}.add_{name}_token", bool, True):
             limit -= 1
     if len(tokens) <= limit:
-        return tokenizer.with_special(tokens)
+        return tokenizer.with_special(tokens), len(tokens)
     if not truncate:
         raise ApiError(400, "input exceeds maximum context length")
     if limit <= 0:
         raise ApiError(400, "input after truncation exceeds maximum context length")
-    return tokenizer.encode(tokenizer.decode(tokens[:limit]).decode("utf-8", "replace"))
+    return tokenizer.encode(tokenizer.decode(tokens[:limit]).decode("utf-8", "replace")), limit
 
 
-async def _run_all(
-    engine: "Engine", prompts: list[list[int]], client_left: Callable[[], bool]
-) -> list[tuple[np.ndarray, int]]:
-    """(vector, tokens that ran) of each prompt; they share the engine's steps. The first that fails ends the others."""
-    found: list[tuple[np.ndarray, int]] = [(np.zeros(0), 0)] * len(prompts)
+async def _run_all(engine: "Engine", prompts: list[list[int]], client_left: Callable[[], bool]) -> list[np.ndarray]:
+    """The vector of each prompt; they share the engine's steps. The first that fails ends the others."""
+    found = [np.zeros(0)] * len(prompts)
     waiting = iter(enumerate(prompts))
 
     async def run() -> None:
@@ -191,17 +188,14 @@ async def _run_all(
     return found
 
 
-async def _run(engine: "Engine", prompt: list[int], client_left: Callable[[], bool]) -> tuple[np.ndarray, int]:
+async def _run(engine: "Engine", prompt: list[int], client_left: Callable[[], bool]) -> np.ndarray:
     vector = None
-    num_tokens = 0
     events = engine_events(engine, GenerationRequest(prompt, purpose=Purpose.EMBEDDING), client_left)
     try:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, PromptEmbedding):
                     vector = event.vector
-                elif isinstance(event, Finished):
-                    num_tokens = event.prompt_tokens
     except RequestError as error:
         if not prompt:  # an empty text, and a model that adds no token to it
             raise ApiError(500, "Failed to create new sequence: no input provided") from None
@@ -213,4 +207,4 @@ async def _run(engine: "Engine", prompt: list[int], client_left: Callable[[], bo
     unsupported = vector[~np.isfinite(vector)]
     if len(unsupported):  # JSON has no text for them, and base64 would hide them
         raise encode.UnsupportedValue(float(unsupported[0]))
-    return vector, num_tokens
+    return vector

@@ -21,7 +21,6 @@ PROMPT = {
 }
 # An adapter alone and a model as one are refused, other architectures have adapters, and the rows of B are ordered.
 BETTER = {"lora_as_model", "lora_model_as_adapter", "lora_new_engine", "lora_st_qk"}
-TOKEN_COUNT = {"lora_gguf"}  # of an embedding, with the special tokens
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +34,8 @@ def test_answers_are_those_recorded(server):
     folder = shared("oracles") / "misc"
     command = [sys.executable, folder / "replay_misc.py", "--base", server.url, "--params", '{"num_thread": 1}']
     done = subprocess.run([*command, folder / "lora" / "llama"], capture_output=True, text=True, timeout=300)
-    assert set(re.findall(r"^FAIL \S+ (\S+)", done.stdout, re.M)) == BETTER | TOKEN_COUNT, done.stdout + done.stderr
-    assert "20 passed, 5 failed" in done.stdout
+    assert set(re.findall(r"^FAIL \S+ (\S+)", done.stdout, re.M)) == BETTER, done.stdout + done.stderr
+    assert "21 passed, 4 failed" in done.stdout
 
 
 def call(server, path: str, body: object) -> dict:

@@ -35,6 +35,7 @@ from .step_rows import StepRows, ids_to_run
 PAGE_SIZE = 32
 PREFILL_CHUNK = 128
 MAX_OUTPUTS = 32
+SHORTEST = np.float32(1e-12)  # shorter states are not scaled to unit length
 ROW_KINDS = ("output_rows", "scored_rows", "hidden_rows")  # in the order of `graph.step.step_outputs`
 SCORED_BYTES = 64 << 20  # size limit of the logits scored at once: half of what every device can bind
 
@@ -216,12 +217,19 @@ class ModelRunner:
         lengths = [self.length(item.sequence_id) - len(item.tokens) for item in work]
         with self._undone_on_failure(lengths):
             self._found.update(zip(self._places, self.executor.wait()))
-        found = [self._found[place] for place in range(len(self._found))]
+        found = [self._readable(self._found[place]) for place in range(len(self._found))]
         self._submitted = []
         self._found = {}
         for item in work:
             self.pages.commit(self.sequences[item.sequence_id])
         return found
+
+    def _readable(self, output: StepOutput) -> StepOutput:
+        """A hidden state without zeros at its end, of unit length if the model's embeddings are; others as they are."""
+        if isinstance(output, LogitsRow):
+            return output
+        state = output[: self.model.config.hidden_size]
+        return state / max(np.linalg.norm(state), SHORTEST) if self.model.config.unit_embeddings else state
 
     @contextmanager
     def _undone_on_failure(self, lengths: list[int]) -> Iterator[None]:

@@ -9,7 +9,7 @@ from .builder import Graph, Kind, Value
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The sizes that every architecture's `Config` has."""
+    """The sizes that every architecture's `Config` has, and whether its embeddings have unit length."""
 
     num_layers: int
     width: int
@@ -21,6 +21,12 @@ class Config:
     vocab_size: int
     norm_eps: float
     routed_elements: int = 0  # that a token's experts make, before they are added up
+    unit_embeddings: bool = False
+
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state, without the zeros at its end that kernels need."""
+        return self.width
 
     def window_of(self, layer: int) -> int:
         """The number of positions that a token sees in a layer, its own included; 0: all."""

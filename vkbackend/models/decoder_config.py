@@ -173,6 +173,11 @@ class DecoderConfig(Config):
     skipped_layers: int = 0
     attention_post_norm: str = "post_attention_norm"
 
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state, without the zeros at its end that kernels need."""
+        return self.width_axis.size
+
     def window_of(self, layer: int) -> int:
         """Positions that the layer sees, its own included; 0: all."""
         return self.windows[layer]
@@ -221,6 +226,7 @@ class DecoderConfig(Config):
             key_length=head_dim,
             value_length=value_dim,
         )
+        meta.check_pooling("none", "last")
         width_axis, feed_forward_axis = Axis.of(width, 32), Axis.of(feed_forward, 32)
         qk_axis, v_axis = _head_axes(num_heads, head_dim, value_dim, rope_dim, pairing)
         rope = _rope(meta, meta.get_float("rope.freq_base", default_rope_base, least=1.0), rope_dim, pairing)

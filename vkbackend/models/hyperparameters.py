@@ -15,6 +15,8 @@ from .weights import check_shape
 
 LARGEST = 1 << 24  # above every real hyperparameter: a larger one would only show up as running out of memory
 
+POOLINGS = ("none", "mean", "cls", "last", "rank")  # by number in the metadata
+
 Number = TypeVar("Number", int, float)
 
 
@@ -58,6 +60,19 @@ class Hyperparameters:
                 f"{count} layers; the file is incomplete or badly converted"
             )
         return count
+
+    def pooling(self) -> str:
+        """How the hidden states of a text become its embedding, one of POOLINGS. Raises GGUFError."""
+        number = self.get_int("pooling_type", 0, least=0)
+        return POOLINGS[self._within("pooling_type", number, 0, len(POOLINGS) - 1)]
+
+    def check_pooling(self, *known: str) -> None:
+        """Raises UnsupportedModel for a pooling other than `known`."""
+        if self.pooling() not in known:
+            raise UnsupportedModel(
+                f"{self.gguf.path}: {self.architecture} models with pooling {self.pooling()!r} are not implemented; "
+                f"readable here: {', '.join(known)}"
+            )
 
     def rope_scaling(self) -> tuple[str, float]:
         """The kind of scaling, "linear" or "yarn", and its factor; 1 for none, and for longrope, whose factors are
