@@ -31,6 +31,8 @@ from .layout import more_system_memory
 # Of the host's free memory: not used for what a model can do without (pages of further sequences, dequantized weights).
 # Counts are within 5%, and a system without free memory ends processes.
 SPARE = 1 / 16
+# Of the host's memory, for kernels that a driver compiles: llvmpipe takes 33 MiB for SmolLM2, 46 MiB for gemma3.
+DRIVER_BYTES = 64 << 20
 CPU = "CPU"
 HOST = "the host"
 
@@ -40,8 +42,9 @@ class PlaceMemory:
     """Bytes that layers take in one place.
 
     name: of the device, or CPU. layers: their number, the output included. weights: private bytes. mapped: bytes of the
-    file that the CPU path reads in place. cache, scratch: as allocated. loading: for copies to a device. free: before
-    the model is loaded.
+    file that the CPU path reads in place. cache: as allocated. scratch: of the largest step, and what the driver of a
+    device that shares the host's memory takes for kernels. loading: for copies to a device. free: before the model is
+    loaded.
     """
 
     name: str
@@ -188,7 +191,9 @@ def _weights(file: ModelFile, weights: Weights, place: Place, host_free: int) ->
 
 
 def _scratch(file: ModelFile, layers: LayeredModel, place: Place, layout: CacheLayout, limits: StepLimits) -> int:
-    """Scratch of all executors of a place. On the CPU one gives its memory back before another runs."""
+    """Scratch of all executors of a place, and of the driver. On the CPU an executor gives its memory back before
+    another runs.
+    """
     on_device = place.gpu is not None
     kernels = () if on_device else host_path().kernels
     sizes = [
@@ -204,7 +209,9 @@ def _scratch(file: ModelFile, layers: LayeredModel, place: Place, layout: CacheL
         )
         for span in place.spans
     ]
-    return sum(sizes) if on_device else max(sizes)
+    if not on_device:
+        return max(sizes)
+    return sum(sizes) + (DRIVER_BYTES if place.shares_host else 0)
 
 
 def _rooms(places: Sequence[Place], fixed: Sequence[PlaceMemory], host_free: int) -> list[CacheRoom]:
