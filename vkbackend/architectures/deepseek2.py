@@ -24,7 +24,6 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     magnitude = 1 - meta.get_float("rope.scaling.yarn_log_multiplier", 0.0) * math.log(rope.scale)
     return replace(
         cfg,
-        experts=cfg.experts and cfg.experts.routed(meta, gating="softmax", renormalize=False),
         latent=latent,
         num_kv_heads=1,
         head_dim=latent.row_axis.padded,
@@ -32,6 +31,7 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         v_axis=values,
         ropes=tuple(replace(each, magnitude=1.0) for each in cfg.ropes),
         score_scale=cfg.score_scale * magnitude**2,
+        experts=cfg.experts and cfg.experts.routed(meta, gating="softmax", renormalize=False),
     )
 
 
