@@ -251,8 +251,12 @@ class Weights:
         return self.gguf.tensors.get(f"{self.prefix}{name}.weight")
 
     def skip(self) -> None:
-        """Count all tensors under the prefix as used: those of a block that the model does without."""
-        self._used.update(name for name in self.gguf.tensors if name.startswith(self.prefix))
+        """Count all tensors under the prefix as used, and what adapters add to them as added: those of a block that the
+        model does without.
+        """
+        names = [name for name in self.gguf.tensors if name.startswith(self.prefix)]
+        self._used.update(names)
+        self._adapted.update(names)
 
     def embedding(self, name: str, *, columns: Size, scale: float) -> Embedding:
         """The rows of the weight `name`, times `scale`. Raises GGUFError as `matrix` does."""

@@ -14,6 +14,7 @@ from vkbackend.errors import GGUFError, UnsupportedModel
 from vkbackend.graph.cache_layout import CacheLayout
 from vkbackend.graph.parts import LayerSpan
 from vkbackend.loading import LoadedLayers, load, load_parts, read
+from vkbackend.models.weights import Weights
 from vkbackend.placement.memory_plan import Place, plan_memory
 from vkbackend.placement.needs import Sizes
 
@@ -177,3 +178,11 @@ def test_a_faulty_adapter_is_named(tmp_path, fault):
     with pytest.raises(kind) as caught:
         load(read(base, [adapter]))
     assert all(part in str(caught.value) for part in ("faulty.gguf", *parts))
+
+
+def test_what_an_adapter_adds_to_blocks_that_the_model_skips_is_left_out(tmp_path):
+    base = write_tiny_gguf(tmp_path / "base.gguf", "llama", "f32")
+    file = read(base, [write_adapter(tmp_path / "adapter.gguf", random_pairs(base, 4, names=("blk.1",)))])
+    weights = Weights(file.gguf, file.adapters)
+    weights.skip()
+    weights.check_all_used()
