@@ -33,7 +33,7 @@ class Charsmap:
         self._first = lru_cache(CACHED_CHARACTERS)(self._find_first)
         self._goes_on = lru_cache(CACHED_PAIRS)(self._finds_pair)
         self._ascii = {ord(character): self._first(character)[0] for character in ASCII}
-        # Usually keys have ASCII characters only at their start; then each match of this is replaced by itself.
+        # Usually keys have ASCII characters only at their start; then no key reaches across the ends of these matches.
         self._has_later_ascii = _has_later_ascii(units)
         self._cluster = re.compile(r"(?s)(.+)" if self._has_later_ascii else r"([\x00-\x7f]?[^\x00-\x7f]+)")
 

@@ -29,8 +29,8 @@ class Unigram:
         self.vocabulary = Vocabulary(metadata, self.DEFAULTS)
         if self.vocabulary.unknown_id is None:
             raise TokenizerError(f"the vocabulary has no unknown token ({PREFIX}unknown_token_id); convert it again")
-        table = metadata.get(PREFIX + "precompiled_charsmap", list, None)
-        self._charsmap = None if table is None else Charsmap(_bytes_of(table))
+        table = metadata.get(PREFIX + "precompiled_charsmap", list, ())
+        self._charsmap = Charsmap(_bytes_of(table)) if len(table) else None
         self._merges_spaces = metadata.get(PREFIX + "remove_extra_whitespaces", bool, False)
         self._read_scores(metadata)
         self._longest: dict[str, int] = {}  # characters of the longest token, by its first character
@@ -109,7 +109,7 @@ class Unigram:
         return plain_bytes(self.vocabulary, token_id)
 
 
-def _bytes_of(table: list | np.ndarray) -> bytes:
+def _bytes_of(table: object) -> bytes:
     if not isinstance(table, np.ndarray) or table.dtype.kind not in "iu" or table.itemsize != 1:
         raise TokenizerError(f"{PREFIX}precompiled_charsmap is no array of bytes; convert the model again")
     return table.tobytes()
