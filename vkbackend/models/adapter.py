@@ -6,13 +6,16 @@ Layout: that of llama.cpp's convert_lora_to_gguf.py.
 """
 
 import logging
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import GGUFError, UnsupportedModel
 from ..gguf.quants import FORMATS
 from ..gguf.reader import GGUFFile, TensorInfo
+from .axes import Axis, Stack
 
+Sizes = tuple[Axis | Stack, Axis | Stack]  # rows and columns of a matrix
 SUFFIXES = A, B = ".lora_a", ".lora_b"
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,33 @@ class AdapterFile:
     def tensors(self) -> list[TensorInfo]:
         """The tensors of all pairs."""
         return [info for pair in self.pairs.values() for info in (pair.a, pair.b)]
+
+    def check_shapes(self, name: str, a: Sizes, b: Sizes) -> None:
+        """Raises GGUFError if a matrix of a pair has another shape than its weight needs."""
+        pair = self.pairs[name]
+        for info, sizes in ((pair.a, a), (pair.b, b)):
+            expected = tuple(axis.size for axis in sizes)
+            if info.shape != expected:
+                raise GGUFError(
+                    f"the adapter {self.gguf.path}: {info.name} has shape {info.shape}, but the model's {name} needs "
+                    f"{expected}; the adapter was made for another model"
+                )
+
+    def check_used(self, used: Container[str], tensors: Container[str]) -> None:
+        """Raises GGUFError if a pair changes none of the model's `tensors`, UnsupportedModel if it is not among those
+        that layers `used`.
+        """
+        for name in self.pairs:
+            if name not in used and name not in tensors:
+                raise GGUFError(
+                    f"the adapter {self.gguf.path} changes {name}, which the model does not have; it was made for "
+                    "another model"
+                )
+            if name not in used:
+                raise UnsupportedModel(
+                    f"the adapter {self.gguf.path} changes {name}, which is not supported; supported are matrices of "
+                    "attention and dense feed-forward, the embedding, and the output"
+                )
 
 
 def _check_kind(gguf: GGUFFile, architecture: str) -> None:

@@ -18,11 +18,9 @@ from ..gguf.quants import FORMATS, QuantFormat
 from ..gguf.reader import VISION_PREFIXES, GGUFFile, TensorInfo
 from ..graph.vector import Vector
 from ..ops.packed import PackedMatrix
-from .adapter import AdapterFile, Pair
+from .adapter import AdapterFile, Pair, Sizes
 from .axes import Axis, Size, Stack, axis_of
 from .layers import Embedding, LayerNorm, Linear, LowRank, RMSNorm
-
-Sizes = tuple[Axis | Stack, Axis | Stack]  # rows and columns of a matrix
 
 
 def loaded_tensors(gguf: GGUFFile) -> dict[str, TensorInfo]:
@@ -90,17 +88,7 @@ class Weights:
                 f"experts)"
             )
         for adapter in self.adapters:
-            for name in adapter.pairs:
-                if name not in self.gguf.tensors and name not in self._adapted:
-                    raise GGUFError(
-                        f"the adapter {adapter.gguf.path} changes {name}, which the model does not have; it was made "
-                        "for another model"
-                    )
-                if name not in self._adapted:
-                    raise UnsupportedModel(
-                        f"the adapter {adapter.gguf.path} changes {name}, which is not supported; supported are "
-                        "matrices of attention and dense feed-forward, the embedding, and the output"
-                    )
+            adapter.check_used(self._adapted, self.gguf.tensors)
 
     def has(self, name: str) -> bool:
         """Whether the file has the weight `name`."""
@@ -265,7 +253,7 @@ class Weights:
         for adapter, pair in self._pairs(full):
             rank = Axis.of(pair.rank, 32)
             a, b = (axis_of(weight.shape[0]), rank), (axis_of(columns), rank)
-            _check_pair(adapter, full, pair, a, b)
+            adapter.check_shapes(full, a, b)
             low_ranks.append(self._low_rank(adapter, pair, a, b))
         return Embedding(weight, scale, low_ranks)
 
@@ -277,7 +265,7 @@ class Weights:
             for adapter, pair in self._pairs(full):
                 rank = Axis.of(pair.rank, 32)
                 a, b = (rank, axis_of(columns)), (axis, rank)
-                _check_pair(adapter, full, pair, a, b)
+                adapter.check_shapes(full, a, b)
                 low_ranks.append(self._low_rank(adapter, pair, a, b, first))
             first += axis.total
         return low_ranks
@@ -383,17 +371,6 @@ def _padded_rows(
         elements = raw.reshape(len(raw), columns.size, -1)
         raw = columns.pad(elements, 1).reshape(len(raw), -1)
     return kind, rows.pad(raw)
-
-
-def _check_pair(adapter: AdapterFile, name: str, pair: Pair, a: Sizes, b: Sizes) -> None:
-    """Raises GGUFError if a matrix of the pair has another shape than its weight needs."""
-    for info, sizes in ((pair.a, a), (pair.b, b)):
-        expected = tuple(axis.size for axis in sizes)
-        if info.shape != expected:
-            raise GGUFError(
-                f"the adapter {adapter.gguf.path}: {info.name} has shape {info.shape}, but the model's {name} needs "
-                f"{expected}; the adapter was made for another model"
-            )
 
 
 def _format(info: TensorInfo) -> QuantFormat:
