@@ -5,9 +5,11 @@ In: an address and a store. Out: a `Service` that answers from `start` to `stop`
 
 import asyncio
 import errno
+import faulthandler
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +102,9 @@ class Service:
 
 
 def start_log(level: int = logging.INFO) -> None:
-    """Log to stderr from `level` on, or as OLLAMA_DEBUG says."""
+    """Log to stderr from `level` on, or as OLLAMA_DEBUG says; also the stacks of threads if the process crashes."""
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # SIGBUS: a mapped model file became shorter (docs/limits.md)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.get("VKBACKEND_LOG_FORMAT")))
     # force: kp configures the root logger when it is imported.

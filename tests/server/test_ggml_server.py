@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,3 +98,19 @@ def answer_of(model: str, server, after_first_token) -> tuple[str, str]:
     connection.close()
     assert parts[-1].get("done") and parts[-1]["eval_count"] > 50, parts[-1]
     return "".join(part["response"] for part in parts), parts[-1]["created_at"]
+
+
+def test_a_file_that_another_program_shortens_ends_the_server_with_a_word_in_the_log(tmp_path, contents):
+    """The process has the file mapped, and the system ends it (docs/limits.md)."""
+    require_ggml()
+    settings = {"OLLAMA_VULKAN": "0", "VKBACKEND_CPU": "ggml"}
+    with LiveServer(tmp_path / "models", environment=settings, log=tmp_path / "log") as server:
+        digest = upload(server, contents)
+        assert create(server, "m", digest)[0] == 200
+        generate(server, 1)
+        with open(server.models_folder / "blobs" / digest.replace(":", "-"), "r+b") as file:
+            file.truncate(64)
+        with pytest.raises((OSError, http.client.HTTPException)):
+            generate(server, 1)
+        assert server.process.wait(20) == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in (tmp_path / "log").read_text()
