@@ -60,16 +60,18 @@ def test_a_conversation_with_tools_through_the_ollama_client(url, case, calls, r
     import ollama
 
     asked = replay_qwen.request(case)
-    client, options = ollama.Client(url), asked["options"]
-    found = client.chat(NAME, asked["messages"], tools=asked["tools"], options=options, stream=asked["stream"])
-    parts = list(found) if asked["stream"] else [found]
+    options = asked["options"]
+    with ollama.Client(url) as client:
+        found = client.chat(NAME, asked["messages"], tools=asked["tools"], options=options, stream=asked["stream"])
+        parts = list(found) if asked["stream"] else [found]
     called = [call for part in parts for call in part.message.tool_calls or ()]
     assert [(call.function.name, dict(call.function.arguments)) for call in called] == calls
     assert "".join(part.message.content or "" for part in parts) == "" and parts[-1].done_reason == "stop"
     messages = [*asked["messages"], {"role": "assistant", "content": "", "tool_calls": called}]
     messages += [{"role": "tool", "tool_name": c.function.name, "content": result_of(c)} for c in called]
     # Without tools: this small model would call again.
-    answer = client.chat(NAME, messages, options=options).message
+    with ollama.Client(url) as client:
+        answer = client.chat(NAME, messages, options=options).message
     assert not answer.tool_calls and all(result in answer.content for result in results)
 
 
@@ -111,4 +113,6 @@ def test_the_middle_is_filled_in_through_completion_clients(url):
         found = client.completions.create(model=NAME, prompt=before, suffix=after, temperature=0, max_tokens=4)
     assert found.choices[0].text.startswith("x * x")
     options = {"temperature": 0, "num_predict": 4}
-    assert ollama.Client(url).generate(NAME, before, suffix=after, options=options).response.startswith("x * x")
+    with ollama.Client(url) as client:
+        found = client.generate(NAME, before, suffix=after, options=options)
+    assert found.response.startswith("x * x")
