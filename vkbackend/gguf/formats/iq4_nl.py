@@ -21,5 +21,13 @@ def unpack(blocks: np.ndarray) -> Unpacked:
 
 
 FORMAT = QuantFormat(
-    GGMLQuantizationType.IQ4_NL, split, unpack, quant_words=4, scale_words=1, record=64, largest_code=127
+    GGMLQuantizationType.IQ4_NL,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=1,
+    record=64,
+    largest_code=127,
+    shader="iq4",
+    constants={"IS_XS": False},
 )

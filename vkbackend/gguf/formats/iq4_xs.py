@@ -25,5 +25,13 @@ def unpack(blocks: np.ndarray) -> Unpacked:
 
 
 FORMAT = QuantFormat(
-    GGMLQuantizationType.IQ4_XS, split, unpack, quant_words=4, scale_words=2, record=256, largest_code=2000
+    GGMLQuantizationType.IQ4_XS,
+    split,
+    unpack,
+    quant_words=4,
+    scale_words=2,
+    record=256,
+    largest_code=2000,
+    shader="iq4",
+    constants={"IS_XS": True},
 )
