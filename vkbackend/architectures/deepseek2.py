@@ -15,9 +15,11 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "deepseek2."."""
     cfg = DecoderConfig.read(meta, pairing="adjacent")
     rope = cfg.ropes[0]
-    rank = Axis.of(meta.get_int("attention.kv_lora_rank"), 32)
-    q_rank = meta.get_int("attention.q_lora_rank", 0, least=0)
-    latent = LatentSizes(rope.num_rotated, rank, Axis.of(q_rank, 32) if q_rank else None)
+    rank = Axis.of(meta.get_rank("attention.kv_lora_rank", "blk.0.attn_kv_a_norm"), 32)
+    q_rank = None
+    if meta.get_int("attention.q_lora_rank", 0, least=0):
+        q_rank = Axis.of(meta.get_rank("attention.q_lora_rank", "blk.0.attn_q_a_norm"), 32)
+    latent = LatentSizes(rope.num_rotated, rank, q_rank)
     queries = Axis.of(cfg.qk_axis.size, 32)
     values = replace(cfg.v_axis, padded=_padded(cfg.v_axis.size, cfg.num_heads))
     # YaRN's factor is on scores, once for the queries and once for the keys, instead of on sines and cosines.

@@ -97,7 +97,9 @@ class Hyperparameters:
         """Compare sizes with the tensors of the first layer, before they are used to allocate. Raises GGUFError."""
         for name, shape in (
             ("token_embd", (None, width)),
+            ("blk.0.attn_qkv", (num_heads * key_length + num_kv_heads * (key_length + value_length), width)),
             ("blk.0.attn_q", (num_heads * key_length, width)),
+            ("blk.0.attn_q_b", (num_heads * key_length, None)),
             ("blk.0.attn_k", (num_kv_heads * key_length, width)),
             ("blk.0.attn_v", (num_kv_heads * value_length, width)),
             ("blk.0.attn_output", (width, num_heads * value_length)),
@@ -106,6 +108,15 @@ class Hyperparameters:
             info = self.gguf.tensors.get(f"{name}.weight")
             if info:
                 check_shape(self.gguf.path, info, shape)
+
+    def get_rank(self, key: str, norm: str) -> int:
+        """The number of elements of the tensor `norm`. Raises GGUFError if it is missing or `key` says another."""
+        info = self.gguf.tensors.get(f"{norm}.weight")
+        if info is None:
+            raise GGUFError(f"{self.gguf.path}: tensor {norm}.weight is missing; the file is incomplete")
+        rank = self.get_int(key)
+        check_shape(self.gguf.path, info, (rank,))
+        return rank
 
     def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int, num_rotated: int) -> None:
         """Raises GGUFError if these contradict each other."""

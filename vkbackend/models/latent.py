@@ -32,10 +32,10 @@ class Queries:
     def read(cls, w: Weights, cfg: DecoderConfig) -> "Queries":
         """From attn_q, or from attn_q_a and attn_q_b."""
         rows = (replace(cfg.qk_axis, groups=cfg.num_heads),)
-        if not w.has("attn_q_a"):
-            return cls(w.linear("attn_q", rows=rows, columns=cfg.width_axis), None, None)
-        assert cfg.latent is not None and cfg.latent.q_axis is not None
+        assert cfg.latent is not None
         rank = cfg.latent.q_axis
+        if rank is None:
+            return cls(w.linear("attn_q", rows=rows, columns=cfg.width_axis), None, None)
         return cls(
             w.linear("attn_q_b", rows=rows, columns=rank),
             w.linear("attn_q_a", rows=(rank,), columns=cfg.width_axis),

@@ -5,7 +5,8 @@ import pytest
 from gguf import GGUFWriter
 
 from vkbackend.engine.runner import ModelRunner, SequenceWork
-from vkbackend.loading import load
+from vkbackend.errors import GGUFError
+from vkbackend.loading import load, read
 
 WIDTH, HEADS, RANK, Q_RANK, ROTATED, STILL, VALUES = 48, 3, 10, 16, 6, 7, 5
 EPS, BASE, EXTENSION, TRAINED, LOG_MULTIPLIER = 1e-6, 1000.0, 8.0, 64, 0.07
@@ -60,10 +61,13 @@ def tensors() -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape, np.float32) / 2 for name, shape in shapes.items()}
 
 
-def write(path, form: str) -> None:
-    """form: "attn_kv_b", or "attn_k_b" for files that hold the up-projections of each head."""
+def write(path, form: str, **changed: int) -> None:
+    """form: "attn_kv_b", or "attn_k_b" for files that hold the up-projections of each head. changed: sizes of
+    attention.
+    """
     writer = GGUFWriter(path, "deepseek2")
-    for key, value in (SIZES | {f"attention.{key}": value for key, value in LENGTHS[form].items()}).items():
+    lengths = {f"attention.{key}": value for key, value in (LENGTHS[form] | changed).items()}
+    for key, value in (SIZES | lengths).items():
         writer.add_uint32(f"deepseek2.{key}", value)
     for key, value in FLOATS.items():
         writer.add_float32(f"deepseek2.{key}", value)
@@ -129,3 +133,10 @@ def test_latent_rows_give_the_attention_of_separate_heads(tmp_path, form):
     for part in (ids[:30], ids[30:39], ids[39:]):
         (found,) = runner.step([SequenceWork(sequence, part, 1)])
     assert np.abs(found.full() - reference(ids)).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ("kv_lora_rank", "q_lora_rank", "key_length", "value_length"))
+def test_sizes_that_no_tensor_has_are_errors_before_they_are_used(tmp_path, key):
+    write(tmp_path / "latent.gguf", "attn_kv_b", **{key: 1 << 23})
+    with pytest.raises(GGUFError, match="has shape"):
+        read(tmp_path / "latent.gguf")
