@@ -17,9 +17,8 @@ layout(std430, binding = 4) readonly buffer Sequences { int sequences[]; };  // 
 layout(std430, binding = 5) readonly buffer PageTable { int page_table[]; };
 // (tokens), at least positions; positions where HAS_LIMITS is false
 layout(std430, binding = 6) readonly buffer Limits { int limits[]; };
-layout(std430, binding = 7) readonly buffer Sinks {
-    float sinks[];
-};                                                             // (heads); bound to q if there are none
+// (heads); bound to q if there are none
+layout(std430, binding = 7) readonly buffer Sinks { float sinks[]; };
 layout(std430, binding = 8) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
 // If SPLIT: (tokens, heads, max_chunks, head_dim + 4), and (tokens, heads / HEADS), all 0 before and after
 // each dispatch.

@@ -21,9 +21,8 @@ INPUT1(5, q_norm);  // (head_dim); bound to x if there is none
 INPUT1(6, k_norm);
 INPUT4U(7, k_cache);  // (pages, kv_heads, page_size, head_dim): earlier positions
 INPUT4U(8, v_cache);
-layout(std430, binding = 9) readonly buffer Sinks {
-    float sinks[];
-};                                                              // (heads); bound to x if there are none
+// (heads); bound to x if there are none
+layout(std430, binding = 9) readonly buffer Sinks { float sinks[]; };
 layout(std430, binding = 10) writeonly buffer Y { vec4 y[]; };  // (tokens, heads, head_dim), dense
 // The current position, in the same memory.
 layout(std430, binding = 11) writeonly buffer KCache { uint k_stored[]; };

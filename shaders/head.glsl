@@ -1,6 +1,6 @@
 // Normalizes and rotates a head of queries or keys, spread over lanes in fours of neighboring elements.
-// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, NORM_LAST, `eps` and the inputs x, turns, q_norm and k_norm,
-// and PAIR_POSITION(pair) if pairs of a token turn by different positions.
+// The includer defines HEAD_DIM, N_ROT, HALVES, HAS_NORMS, NORM_LAST, `eps` and the inputs x, turns, q_norm
+// and k_norm, and PAIR_POSITION(pair) if pairs of a token turn by different positions.
 // `precise`: rounding must not depend on the shader around it.
 #include "rotation.glsl"
 
@@ -46,8 +46,8 @@ Turn turn_of(uint four, uint position) {
     return t;
 }
 
-// 1 / rms of the head whose elements start at `from`; with NORM_LAST of the rotated head, which is known before
-// the rotation: only the factor on sines and cosines changes the sum of squares.
+// 1 / rms of the head whose elements start at `from`; with NORM_LAST of the rotated head, which is known
+// before the rotation: only the factor on sines and cosines changes the sum of squares.
 float norm_factor(uint from) {
     if (!HAS_NORMS) return 1.0;
     precise float squares = 0.0;

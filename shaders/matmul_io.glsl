@@ -45,8 +45,8 @@ layout(push_constant) uniform Push {
     uint first_expert, num_experts;
 };
 
-// What a "token" of a kernel is: a row of x; or with a weight that holds the rows of many experts, a pair of a
-// token and an expert, which is a row of y. Neighbors in order share an expert, as far as a tile reaches.
+// What a "token" of a kernel is: a row of x; or with a weight that holds the rows of many experts, a pair of
+// a token and an expert, which is a row of y. Neighbors in order share an expert, as far as a tile reaches.
 const uint PAIRS_NONE = 0u, PAIRS_ALL = 1u, PAIRS_ORDERED = 2u;  // PAIRS in vkbackend/ops/expert_matmul.py
 uint expert_column = 0u;  // of the workgroup's expert, among all columns
 
@@ -79,7 +79,8 @@ bool find_expert(uint token) {
     return expert < num_experts;
 }
 
-// Start of a token's row of x in fours; tokens past the end read the last one, those without a pair the first.
+// Start of a token's row of x in fours; tokens past the end read the last one, those without a pair the
+// first.
 uint x_start(uint token) {
     if (PAIRS != PAIRS_NONE) return x_offset + uint(max(pair_at(token), 0)) / pairs_per_row * x_stride;
     return x_offset + min(token, num_tokens - 1u) * x_stride;

@@ -201,19 +201,15 @@ class DecoderConfig(Config):
         (`dataclasses.replace`).
 
         default_head_dim: if the file does not say it; None divides the width by the number of heads.
-        norm: the kind of norms, which decides the key of their epsilon.
-        partial_rotation: whether `rope.dimension_count` may leave a part of a head as it is; if not, the key is
-        ignored. Raises GGUFError if a size is missing, out of range or contradicts another or the tensors;
-        UnsupportedModel for a rope scaling or a head size that is not implemented.
+        norm: the kind of norms, which decides the key of their epsilon. partial_rotation: whether
+        `rope.dimension_count` may leave a part of a head as it is; if not, the key is ignored. Raises GGUFError if a
+        size is missing or contradicts another; UnsupportedModel for a rope scaling that is not implemented.
         """
         num_layers = meta.num_layers()
         width = meta.get_int("embedding_length")
         num_heads = meta.get_int("attention.head_count")
         num_kv_heads = meta.get_int("attention.head_count_kv", num_heads)
-        head_dim = meta.get_int("attention.key_length", default_head_dim or width // num_heads)
-        head_dim = meta.get_int("attention.key_length_mla", head_dim)  # the other one is then of latent rows
-        value_dim = meta.get_int("attention.value_length", head_dim)
-        value_dim = meta.get_int("attention.value_length_mla", value_dim)
+        head_dim, value_dim = _head_lengths(meta, default_head_dim or width // num_heads)
         rope_dim = meta.get_int("rope.dimension_count", head_dim) if partial_rotation else head_dim
         meta.check_heads(num_heads, num_kv_heads, head_dim, rope_dim)
         experts = Experts.read(meta)
@@ -251,6 +247,14 @@ class DecoderConfig(Config):
             windows=(0,) * num_layers,
             score_scale=head_dim**-0.5,
         )
+
+
+def _head_lengths(meta: Hyperparameters, default: int) -> tuple[int, int]:
+    """Elements of a key and of a value of one head."""
+    key_length = meta.get_int("attention.key_length", default)
+    key_length = meta.get_int("attention.key_length_mla", key_length)  # the other one is then of latent rows
+    value_length = meta.get_int("attention.value_length", key_length)
+    return key_length, meta.get_int("attention.value_length_mla", value_length)
 
 
 def _rope(meta: Hyperparameters, base: float, num_rotated: int, pairing: str) -> RopeKind:

@@ -193,6 +193,7 @@ def dispatch(
     by which the work is counted and cut. heads_together: query heads per group; 0 asks `together`.
     """
     q, k_cache, v_cache, positions, sequences, page_table, limits, sinks = inputs
+    reads = (q, k_cache, v_cache, positions, sequences, page_table, limits or positions, sinks or q)
     tokens, heads, head_dim = q.shape
     heads_together = heads_together or together(device, heads, k_cache.shape[2], head_dim)
     name, lanes, size = head_variant(device, "attention")
@@ -203,16 +204,7 @@ def dispatch(
     return [
         Dispatch(
             name,
-            (
-                q.buffer,
-                k_cache.buffer,
-                v_cache.buffer,
-                positions.buffer,
-                sequences.buffer,
-                page_table.buffer,
-                (limits or positions).buffer,
-                (sinks or q).buffer,
-            ),
+            tuple(view.buffer for view in reads),
             (outputs[0].buffer, *shared),
             (heads // heads_together, count, splits),
             {

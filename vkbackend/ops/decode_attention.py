@@ -109,15 +109,13 @@ def dispatch(
 ) -> list[Dispatch]:
     """splits, longest, heads_together: as in attention."""
     qkv, positions, sequences, page_table, turns, q_norm, k_norm, k_cache, v_cache, sinks = inputs
-    norms = q_norm or qkv, k_norm or qkv
-    reads = (qkv, positions, sequences, page_table, turns, *norms, k_cache, v_cache, sinks or qkv)
+    reads = (qkv, positions, sequences, page_table, turns, q_norm or qkv, k_norm or qkv, k_cache, v_cache, sinks or qkv)
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = k_cache.shape[2]
     heads = all_heads - 2 * kv_heads
     heads_together = heads_together or attention.together(device, heads, kv_heads, head_dim)
     name, lanes, size = head_variant(device, "decode_attention")
     capacity = page_table.shape[1] * k_cache.shape[1]
-    chunks = attention.max_chunks(capacity, window)
     shared = attention.shared_buffers(device, outputs, (heads // heads_together, tokens, splits))
     return [
         Dispatch(
@@ -141,7 +139,7 @@ def dispatch(
                 "window": window,
                 "scale": scale,
                 "softcap": softcap,
-                "max_chunks": chunks,
+                "max_chunks": attention.max_chunks(capacity, window),
                 "first_token": first,
                 "eps": eps,
             },

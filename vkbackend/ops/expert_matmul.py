@@ -18,7 +18,7 @@ import numpy as np
 from ..device.context import Device
 from ..device.dispatch import Dispatch
 from . import elementwise, rms_norm
-from .matmul import GATES
+from .matmul import GATES, constants
 from .matmul_kernels import SHARED, TILE_TOKENS, Tile, choose_kernel, choose_tile, num_slices
 from .op import Case, Op, TensorView, token_ranges
 from .packed import PackedMatrix, PackedRows
@@ -120,26 +120,12 @@ def _dispatch_part(
     )
     return Dispatch(
         kernel.shader,
-        (
-            x.buffer,
-            part.quants,
-            part.scales,
-            (norm or x).buffer,
-            y.buffer,
-            (bias or y).buffer,
-            ids.buffer,
-            (order or ids).buffer,
-        ),
+        (x.buffer, part.quants, part.scales, *(view.buffer for view in (norm or x, y, bias or y, ids, order or ids))),
         (y.buffer,),
         kernel.groups,
         {
-            "GATE_ROWS": lanes,
-            "HAS_NORM": norm is not None,
-            "GATE": GATES[gate],
-            "HAS_BIAS": bias is not None,
-            "PAIRS": PAIRS_ALL if order is None else PAIRS_ORDERED,
+            **constants(device, weight, gate, norm, bias, PAIRS_ALL if order is None else PAIRS_ORDERED),
             **kernel.constants,
-            **weight.format.constants,
         },
         {
             "num_tokens": num_slots,

@@ -153,27 +153,10 @@ def _dispatch_part(
     first = part.first_row // halves
     return Dispatch(
         kernel.shader,
-        (
-            x.buffer,
-            part.quants,
-            part.scales,
-            (norm or x).buffer,
-            (residual or y).buffer,
-            (bias or y).buffer,
-            y.buffer,
-            y.buffer,
-        ),
+        (x.buffer, part.quants, part.scales, *(view.buffer for view in (norm or x, residual or y, bias or y, y, y))),
         (y.buffer,),
         kernel.groups,
-        {
-            "GATE_ROWS": row_lanes(device),
-            "HAS_NORM": norm is not None,
-            "GATE": GATES[gate],
-            "HAS_BIAS": bias is not None,
-            "PAIRS": 0,
-            **kernel.constants,
-            **weight.format.constants,
-        },
+        {**constants(device, weight, gate, norm, bias), **kernel.constants},
         {
             "num_tokens": num_tokens,
             "num_rows": part.num_rows,
@@ -193,6 +176,20 @@ def _dispatch_part(
         flops=flops,
         label=f"matmul_{format_name}",
     )
+
+
+def constants(
+    device: Device, weight: PackedMatrix, gate: str, norm: TensorView | None, bias: TensorView | None, pairs: int = 0
+) -> dict[str, int | bool]:
+    """The specialization constants of matmul_io.glsl and of the weight's format."""
+    return {
+        "GATE_ROWS": row_lanes(device),
+        "HAS_NORM": norm is not None,
+        "GATE": GATES[gate],
+        "HAS_BIAS": bias is not None,
+        "PAIRS": pairs,
+        **weight.format.constants,
+    }
 
 
 def variants(device: Device, inputs: Sequence, *, precision: str = "float32", **_: object) -> list[dict]:
