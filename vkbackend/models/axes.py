@@ -4,6 +4,7 @@ In: an array of the file. Out: the same with zeros between its elements, so that
 what it was. A model whose sizes fit is read as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,19 @@ import numpy as np
 class Axis:
     """A dimension of weights: groups of elements, such as heads, each with zeros among and after its elements.
 
-    places: where the elements of a group are. padded: elements of a group with its zeros. end: zeros after all groups.
+    places: where the elements of a group are; a range from 0 if they are together, since a damaged file may name a size
+    that no memory holds. padded: elements of a group with its zeros. end: zeros after all groups.
     """
 
     groups: int
-    places: tuple[int, ...]
+    places: Sequence[int]
     padded: int
     end: int = 0
 
     @classmethod
     def of(cls, size: int, multiple: int = 1) -> "Axis":
         """`size` elements, and zeros up to a multiple of `multiple`."""
-        return cls(1, tuple(range(size)), size, -size % multiple)
+        return cls(1, range(size), size, -size % multiple)
 
     @property
     def size(self) -> int:
@@ -39,7 +41,7 @@ class Axis:
     @property
     def is_plain(self) -> bool:
         """Whether nothing is added or moved."""
-        return self.total == self.size and self.places == tuple(range(self.padded))
+        return self.total == self.size and (isinstance(self.places, range) or self.places == tuple(range(self.padded)))
 
     def pad(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
         """`array` with zeros along `axis`; itself if the axis is plain."""
@@ -87,4 +89,4 @@ Size = int | Axis | Stack
 
 def axis_of(size: Size) -> Axis | Stack:
     """A plain number as an axis without zeros."""
-    return Axis(1, tuple(range(size)), size) if isinstance(size, int) else size
+    return Axis(1, range(size), size) if isinstance(size, int) else size

@@ -81,7 +81,7 @@ def test_an_embedded_text_is_tokenized_once(tmp_path):
 
     file = GGUFFile.open(write_tiny_gguf(tmp_path / "m.gguf"))
     tokenizer = Counting(Tokenizer.from_gguf(file))
-    assert _prompt(file.metadata, tokenizer, "a text", 512, True) == tokenizer.encode("a text")
+    assert _prompt(file.metadata, tokenizer, "a text", 512, True)[0] == tokenizer.encode("a text")
     assert len(tokenizer.texts) == 2
 
 

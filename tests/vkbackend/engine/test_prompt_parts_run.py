@@ -11,7 +11,6 @@ from plain_forward import forward
 from tiny_gguf import ARCHITECTURES, HEAD_DIM, WIDTH, write_tiny_gguf
 
 from vkbackend import loading
-from vkbackend.architectures import gemma3, llama
 from vkbackend.engine.contract import SequenceWork
 from vkbackend.engine.engine import Engine
 from vkbackend.engine.prefix_cache import Prefix
@@ -20,6 +19,7 @@ from vkbackend.engine.request import GenerationRequest, Piece, SamplingOptions
 from vkbackend.engine.runner import ModelRunner
 from vkbackend.errors import RequestError
 from vkbackend.graph.parts import LayerSpan
+from vkbackend.models import decoder
 from vkbackend.models.blocks import Rope
 
 AXES = np.arange(HEAD_DIM // 2) % 3
@@ -54,8 +54,7 @@ def opened(tmp_path_factory, request):
 
     def open_runner(architecture, place, **options):
         with pytest.MonkeyPatch.context() as patch:
-            for module in (llama, gemma3):
-                patch.setattr(module, "Rope", partial(Rope, axes=AXES))
+            patch.setattr(decoder, "Rope", partial(Rope, axes=AXES))
             if place == "ggml":
                 patch.setenv("VKBACKEND_CPU", "ggml")
                 require_ggml()
