@@ -80,6 +80,12 @@ def _compare(model: LoadedLayers, tokenizer: Tokenizer, request: dict, second: d
     return found
 
 
+def logprobs_after(model: LoadedLayers, tokens: list[int]) -> np.ndarray:
+    """Log-probabilities of the token that follows `tokens`, f64 (vocabulary,)."""
+    runner = ModelRunner(model, context_length=512, kv_type="f32", max_sequences=1)
+    return _step(runner, runner.open_sequence(), tokens)
+
+
 def _step(runner: ModelRunner, sequence: int, tokens: list[int]) -> np.ndarray:
     """Log-probabilities of the token that follows `tokens`, f64 (vocabulary,)."""
     for first in range(0, len(tokens), runner.prefill_chunk):

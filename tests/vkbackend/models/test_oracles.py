@@ -1,6 +1,9 @@
 """Tiny models of all architectures that run, beside recorded answers of other engines, in every place that computes."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from math import inf
@@ -8,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compare_oracles import cases, compare
+from compare_oracles import cases, compare, logprobs_after
+from places import SUPPORT
 from shared_data import shared
-from vulkan_drivers import DRIVERS, run_on
+from vulkan_drivers import DRIVERS, missing, run_on
 
 from vkbackend import loading
 from vkbackend.errors import UnsupportedModel
 from vkbackend.graph.model import Config
 from vkbackend.ops import OPS, elementwise
+from vkbackend.tokenizer import Tokenizer
 
 SECOND, SECOND_QUANTIZED = 2e-3, 5e-3  # to the second engine, which computes in float32
 RECORDED, RECORDED_QUANTIZED = 0.04, 0.35  # its cache is f16, and it rounds activations to 8 bits
 RECORDED_APART = {"deepseek2-lite-mla": 0.12}  # whose f16 cache is that coarse
+# Requests in which rounding decides which expert a token of the prompt takes: llama.cpp in float32 takes ours.
+TIES_OF_EXPERTS = {("qwen3moe", "shift")}
 LEAST_STEPS = 9  # before the context shifts
 GELU = 0.01  # both engines look GELU up in a table of f16 values
 
@@ -85,7 +92,9 @@ def test_log_probabilities_agree(place):
         for request, each in requests.items():
             if request == "error":
                 failures.append(f"{name}: {each}")
-            elif (each["second"] or 0) > second or each["recorded"] > recorded or each["steps"] < LEAST_STEPS:
+            elif (each["second"] or 0) > second or each["steps"] < LEAST_STEPS:
+                failures.append(f"{name}, {request}: {each}")
+            elif each["recorded"] > recorded and (name, request) not in TIES_OF_EXPERTS:
                 failures.append(f"{name}, {request}: {each}")
     assert not failures, "\n".join(failures)
     assert found.keys() == runnable().keys()
@@ -116,3 +125,26 @@ def test_a_table_of_gelu_explains_the_rest(monkeypatch):
         if uses_gelu(config) and not is_quantized(case):
             for request, each in compare(case).items():
                 assert each.second is None or each.second <= SECOND, (name, request, each)
+
+
+def test_a_tie_of_experts_falls_as_in_llama_cpp(monkeypatch):
+    monkeypatch.setenv("VKBACKEND_CPU", "exact")
+    if importlib.util.find_spec("xllamacpp") is None:
+        missing("xllamacpp is not installed (bash scripts/setup.sh --tests installs it)")
+    for name, wanted in TIES_OF_EXPERTS:
+        case, _ = runnable()[name]
+        prompt = next(each for each in recording(case)["requests"] if each["name"] == wanted)["request"]["prompt"]
+        path = str(case / "model.gguf")
+        model = loading.load(path)
+        tokens = Tokenizer.from_gguf(model.gguf).encode(prompt)
+        done = subprocess.run(
+            [sys.executable, SUPPORT / "llama_cpp_top.py"],
+            input=json.dumps({path: [tokens]}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        logprobs = logprobs_after(model, tokens)
+        for id, value in json.loads(done.stdout)[path][0]:
+            assert abs(logprobs[id] - value) <= SECOND, (name, id)
