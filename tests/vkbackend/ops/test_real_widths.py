@@ -214,6 +214,7 @@ def test_attention_far_into_a_context(real, context):
         job.upload(np.arange(tokens, dtype=np.int32)),
         job.upload(context.page_tables),
         None,
+        None,
     ]
     found = job.run("attention", inputs, [job.empty(q.shape)], scale=real.shape.head_dim**-0.5)
     for row in range(tokens):
@@ -237,6 +238,7 @@ def test_a_decode_step_far_into_a_context(real, context, row):
         None,
         context.k_cache,
         context.v_cache,
+        None,
     ]
     found = job.run(
         "decode_attention",
