@@ -11,13 +11,21 @@ from shared_data import shared
 Tensors = dict[str, np.ndarray]
 
 
+KINDS = {
+    bool: GGUFValueType.BOOL,
+    int: GGUFValueType.UINT32,
+    float: GGUFValueType.FLOAT32,
+    str: GGUFValueType.STRING,
+}
+
+
 @dataclass(frozen=True)
 class Variant:
     """source: the recorded case. change(tensors, rng) -> tensors. fields: metadata that replace the file's."""
 
     source: str
     change: Callable[[Tensors, np.random.Generator], Tensors] = lambda tensors, rng: tensors
-    fields: Mapping[str, int | bool] = field(default_factory=dict)
+    fields: Mapping[str, int | bool | float | str] = field(default_factory=dict)
 
     def write(self, path: Path) -> Path:
         """The changed model."""
@@ -30,7 +38,7 @@ class Variant:
             is_array = kind is GGUFValueType.ARRAY
             writer.add_key_value(name, value, kind, sub_type=each.types[-1] if is_array else None)
         for name, value in self.fields.items():
-            (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(name, value)
+            writer.add_key_value(name, value, KINDS[type(value)])
         tensors = {each.name: np.array(each.data).reshape(each.shape[::-1]) for each in reader.tensors}
         for name, values in self.change(tensors, np.random.default_rng(7)).items():
             writer.add_tensor(name, np.ascontiguousarray(values))
@@ -83,7 +91,31 @@ def _64_layers(tensors: Tensors, rng: np.random.Generator) -> Tensors:
     return _with_head_norms(found, rng, 64, 2)
 
 
+def _of_other_sizes(tensors: Tensors, rng: np.random.Generator) -> Tensors:
+    """Rows of 48 instead of 32, heads of 6 instead of 16."""
+    heads = {"attn_q": 4, "attn_k": 2, "attn_v": 2}
+    found = {}
+    for name, values in tensors.items():
+        part = name.split(".")[-2]
+        shape = [48 if size == 32 and part != "attn_k" and part != "attn_v" else size for size in values.shape]
+        if part in heads:
+            shape = [6 * heads[part], 48]
+        elif part == "attn_output":
+            shape = [48, 24]
+        more = [(0, max(0, new - old)) for new, old in zip(shape, values.shape)]
+        found[name] = np.pad(values, more, "wrap")[tuple(map(slice, shape))]
+    return found
+
+
+OTHER_SIZES = {"embedding_length": 48, "attention.key_length": 6, "attention.value_length": 6}
+
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 64}
+
 VARIANTS = {
+    "smollm3, YaRN": Variant("smollm3", fields={f"smollm3.rope.scaling.{key}": value for key, value in YARN.items()}),
+    "gemma2, other sizes": Variant(
+        "gemma2", _of_other_sizes, {f"gemma2.{key}": size for key, size in OTHER_SIZES.items()}
+    ),
     "stablelm, parallel, norms of heads": Variant("stablelm", _one_norm, {"stablelm.use_parallel_residual": True}),
     "falcon, two norms": Variant("falcon", _norm_of_attention),
     "phi2, separate projections": Variant("phi2", _separate_projections),

@@ -12,4 +12,4 @@ Model = Decoder
 def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "gemma."."""
     cfg = DecoderConfig.read(meta, pairing="halves", partial_rotation=False)
-    return replace(cfg, gate="gelu", embedding_scale=cfg.width**0.5)
+    return replace(cfg, gate="gelu", embedding_scale=cfg.hidden_size**0.5)

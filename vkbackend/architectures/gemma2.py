@@ -14,12 +14,12 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     cfg = DecoderConfig.read(meta, pairing="halves", partial_rotation=False)
     window = meta.get_int("attention.sliding_window", 4096, least=0)
     # Only the 27B model, which has 46 layers, scales scores by the width per head, not by head_dim.
-    per_head = cfg.width / cfg.num_heads if cfg.num_layers == 46 else cfg.head_dim
+    score_scale = (cfg.hidden_size / cfg.num_heads) ** -0.5 if cfg.num_layers == 46 else cfg.score_scale
     return replace(
         cfg,
         gate="gelu",
-        embedding_scale=cfg.width**0.5,
-        score_scale=per_head**-0.5,
+        embedding_scale=cfg.hidden_size**0.5,
+        score_scale=score_scale,
         score_softcap=meta.get_float("attn_logit_softcapping", 50.0),
         logit_softcap=meta.get_float("final_logit_softcapping", 30.0),
         windows=tuple(0 if layer % 2 else window for layer in range(cfg.num_layers)),

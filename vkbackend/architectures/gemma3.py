@@ -24,14 +24,14 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     window = meta.get_int("attention.sliding_window", 0, least=0)
     windows = tuple(0 if layer % GLOBAL_EVERY == GLOBAL_EVERY - 1 else window for layer in range(cfg.num_layers))
     whole = replace(cfg.ropes[0], reads_factors=False)
-    local = RopeKind(LOCAL_ROPE_BASE, cfg.head_dim, "halves")
+    local = RopeKind(LOCAL_ROPE_BASE, whole.num_rotated, "halves")
     # Only the 27B model, which has 62 layers, scales scores by the width per head, not by head_dim.
-    per_head = cfg.width / cfg.num_heads if cfg.num_layers == 62 else cfg.head_dim
+    score_scale = (cfg.hidden_size / cfg.num_heads) ** -0.5 if cfg.num_layers == 62 else cfg.score_scale
     return replace(
         cfg,
         gate="gelu",
-        embedding_scale=cfg.width**0.5,
-        score_scale=per_head**-0.5,
+        embedding_scale=cfg.hidden_size**0.5,
+        score_scale=score_scale,
         logit_softcap=meta.get_float("final_logit_softcapping", 0.0),
         windows=windows,
         ropes=tuple(local if each else whole for each in windows),

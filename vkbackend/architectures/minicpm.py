@@ -16,5 +16,5 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         cfg,
         embedding_scale=meta.get_float("embedding_scale", 12.0),
         residual_scale=meta.get_float("residual_scale", 1.4 / cfg.num_layers**0.5),
-        logit_scale=1 / meta.get_float("logit_scale", 256 / cfg.width),
+        logit_scale=1 / meta.get_float("logit_scale", 256 / cfg.hidden_size),
     )

@@ -109,7 +109,7 @@ def _frequency_factors(w: Weights, kind: RopeKind) -> tuple[Vector | None, Vecto
 def _turns(w: Weights, kind: RopeKind, factors: Vector | None) -> Vector:
     frequencies = kind.frequencies() / (factors.values if factors else 1)
     frequencies = np.pad(frequencies, (0, -len(frequencies) % 2))  # kernels rotate multiples of four elements
-    return w.constant("rope_turns", as_turns(frequencies, kind.magnitude))
+    return w.constant("rope_turns", as_turns(frequencies, kind.magnitude if kind.rotates else 1.0))
 
 
 class HeadNorms:
