@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from ..models.axes import Axis
+from ..models.axes import Axis, padded_head
 from ..models.decoder import Decoder
 from ..models.decoder_config import DecoderConfig, LatentSizes
 from ..models.hyperparameters import Hyperparameters
@@ -21,7 +21,7 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         q_rank = Axis.of(meta.get_rank("attention.q_lora_rank", "blk.0.attn_q_a_norm"), 32)
     latent = LatentSizes(rope.num_rotated, rank, q_rank)
     queries = Axis.of(cfg.qk_axis.size, 32)
-    values = replace(cfg.v_axis, padded=_padded(cfg.v_axis.size, cfg.num_heads))
+    values = replace(cfg.v_axis, padded=padded_head(cfg.v_axis.size, cfg.num_heads, least=4))
     # YaRN's factor is on scores, once for the queries and once for the keys, instead of on sines and cosines.
     magnitude = 1 - meta.get_float("rope.scaling.yarn_log_multiplier", 0.0) * math.log(rope.scale)
     return replace(
@@ -29,15 +29,9 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         latent=latent,
         num_kv_heads=1,
         head_dim=latent.row_axis.padded,
-        qk_axis=Axis(1, tuple(range(queries.size)), queries.total),
+        qk_axis=Axis(1, range(queries.size), queries.total),
         v_axis=values,
         ropes=tuple(replace(each, magnitude=1.0) for each in cfg.ropes),
         score_scale=cfg.score_scale * magnitude**2,
         experts=cfg.experts and cfg.experts.routed(meta, gating="softmax", renormalize=False),
     )
-
-
-def _padded(value_dim: int, num_heads: int) -> int:
-    """The values of a head with zeros: a multiple of 4, and of 32 in all heads."""
-    multiple = max(4, 32 // math.gcd(32, num_heads))
-    return -(-value_dim // multiple) * multiple

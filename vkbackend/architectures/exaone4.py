@@ -18,6 +18,5 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     window = meta.get_int("attention.sliding_window", 0, least=0)
     if not window:
         return cfg
-    windows = tuple(0 if layer % 4 == 3 else window for layer in range(cfg.num_layers))
-    ropes = tuple(replace(rope, rotates=each > 0) for rope, each in zip(cfg.ropes, windows))
-    return replace(cfg, windows=windows, ropes=ropes)
+    cfg = cfg.with_windows(window, whole_every=4)
+    return replace(cfg, ropes=tuple(replace(rope, rotates=each > 0) for rope, each in zip(cfg.ropes, cfg.windows)))

@@ -12,7 +12,7 @@ Model = Decoder
 def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "gemma2."."""
     cfg = DecoderConfig.read(meta, pairing="halves", partial_rotation=False)
-    window = meta.get_int("attention.sliding_window", 4096, least=0)
+    cfg = cfg.with_windows(meta.get_int("attention.sliding_window", 4096, least=0), whole_every=2)
     # Only the 27B model, which has 46 layers, scales scores by the width per head, not by head_dim.
     score_scale = (cfg.hidden_size / cfg.num_heads) ** -0.5 if cfg.num_layers == 46 else cfg.score_scale
     return replace(
@@ -22,5 +22,4 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         score_scale=score_scale,
         score_softcap=meta.get_float("attn_logit_softcapping", 50.0),
         logit_softcap=meta.get_float("final_logit_softcapping", 30.0),
-        windows=tuple(0 if layer % 2 else window for layer in range(cfg.num_layers)),
     )

@@ -21,8 +21,7 @@ def config(meta: Hyperparameters) -> DecoderConfig:
     cfg = DecoderConfig.read(
         meta, pairing="halves", default_head_dim=256, default_rope_base=1_000_000.0, partial_rotation=False
     )
-    window = meta.get_int("attention.sliding_window", 0, least=0)
-    windows = tuple(0 if layer % GLOBAL_EVERY == GLOBAL_EVERY - 1 else window for layer in range(cfg.num_layers))
+    cfg = cfg.with_windows(meta.get_int("attention.sliding_window", 0, least=0), GLOBAL_EVERY)
     whole = replace(cfg.ropes[0], reads_factors=False)
     local = RopeKind(LOCAL_ROPE_BASE, whole.num_rotated, "halves")
     # Only the 27B model, which has 62 layers, scales scores by the width per head, not by head_dim.
@@ -33,6 +32,5 @@ def config(meta: Hyperparameters) -> DecoderConfig:
         embedding_scale=cfg.hidden_size**0.5,
         score_scale=score_scale,
         logit_softcap=meta.get_float("final_logit_softcapping", 0.0),
-        windows=windows,
-        ropes=tuple(local if each else whole for each in windows),
+        ropes=tuple(local if window else whole for window in cfg.windows),
     )

@@ -17,8 +17,7 @@ Model = Decoder
 def config(meta: Hyperparameters) -> DecoderConfig:
     """meta: looks up keys under "olmo2."."""
     cfg = replace(DecoderConfig.read(meta, pairing="halves"), pre_norms=False, qk_norms="row")
-    window = meta.get_int("attention.sliding_window", 0, least=0)
-    windows = tuple(0 if layer % GLOBAL_EVERY == GLOBAL_EVERY - 1 else window for layer in range(cfg.num_layers))
+    cfg = cfg.with_windows(meta.get_int("attention.sliding_window", 0, least=0), GLOBAL_EVERY)
     whole = cfg.ropes[0]
     local = replace(whole, scale=1.0, extends_from=0, magnitude=1.0)
-    return replace(cfg, windows=windows, ropes=tuple(local if each else whole for each in windows))
+    return replace(cfg, ropes=tuple(local if window else whole for window in cfg.windows))

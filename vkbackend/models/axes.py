@@ -4,6 +4,7 @@ In: an array of the file. Out: the same with zeros between its elements, so that
 what it was. A model whose sizes fit is read as it is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,16 @@ class Stack:
 
 
 Size = int | Axis | Stack
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The least multiple that is not below `size`."""
+    return size + -size % multiple
+
+
+def padded_head(size: int, num_heads: int, least: int) -> int:
+    """Elements of a head with zeros, of which it needs `size`: a multiple of `least`, and of 32 in all heads."""
+    return round_up(size, max(least, 32 // math.gcd(32, num_heads)))
 
 
 def axis_of(size: Size) -> Axis | Stack:

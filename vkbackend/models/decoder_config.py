@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from ..graph.model import Config
-from .axes import Axis
+from .axes import Axis, padded_head, round_up
 from .hyperparameters import Hyperparameters
 
 
@@ -72,14 +72,14 @@ class LatentSizes:
     @property
     def rotated(self) -> int:
         """`num_rotated` with zeros; the other elements come after them."""
-        return -(-self.num_rotated // 4) * 4
+        return round_up(self.num_rotated, 4)
 
     @property
     def row_axis(self) -> Axis:
         """The row, which files store with its rotated elements last."""
         rank = self.rank_axis.size
         places = *range(self.rotated, self.rotated + rank), *range(self.num_rotated)
-        return Axis(1, places, -(-(self.rotated + self.rank_axis.total) // 32) * 32)
+        return Axis(1, places, round_up(self.rotated + self.rank_axis.total, 32))
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,11 @@ class DecoderConfig(Config):
     def window_of(self, layer: int) -> int:
         """Positions that the layer sees, its own included; 0: all."""
         return self.windows[layer]
+
+    def with_windows(self, window: int, whole_every: int) -> Self:
+        """With a window in all layers but every `whole_every`-th, which sees all positions."""
+        windows = [0 if layer % whole_every == whole_every - 1 else window for layer in range(self.num_layers)]
+        return replace(self, windows=tuple(windows))
 
     def limited(self, context_length: int) -> int:
         """`context_length`, or as many tokens as the model has learned positions for."""
@@ -284,13 +289,12 @@ def _head_axes(num_heads: int, head_dim: int, value_dim: int, num_rotated: int, 
     """Of the queries and keys, and of the values of a head, so that both have the same multiple of 8 elements, all
     heads a multiple of 32, and a multiple of 4 of them rotate. Rotation in halves needs its zeros between the halves.
     """
-    rotated = -(-num_rotated // 4) * 4
-    multiple = max(8, 32 // math.gcd(32, num_heads))
-    padded = -(-max(rotated + head_dim - num_rotated, value_dim) // multiple) * multiple
+    rotated = round_up(num_rotated, 4)
+    padded = padded_head(max(rotated + head_dim - num_rotated, value_dim), num_heads, least=8)
     half = num_rotated // 2
     shifted = (rotated - num_rotated) // 2 if pairing == "halves" else 0
     places = [
         place if place < half else place + shifted if place < num_rotated else place + rotated - num_rotated
         for place in range(head_dim)
     ]
-    return Axis(1, tuple(places), padded), Axis(1, tuple(range(value_dim)), padded)
+    return Axis(1, tuple(places), padded), Axis(1, range(value_dim), padded)

@@ -220,18 +220,13 @@ class Weights:
         infos = [self._tensor(f"{self.prefix}{name}.weight", shape) for name in names]
         padded = [_padded(self.gguf, info, of_all, axis_of(columns)) for info in infos]
         total = len(names) * of_all.total, axis_of(columns).total
-        weight = PackedMatrix(key, total, padded[0][0], [raw for _, raw in padded], gated, count)
-        self.made.append(weight)
-        self.factors.append(weight)
-        return weight
+        return self._made_factor(PackedMatrix(key, total, padded[0][0], [raw for _, raw in padded], gated, count))
 
     def row(self, name: str, columns: Size) -> Linear:
         """A product with the weight `name` of one dimension: (T, columns) -> (T, 1). Raises GGUFError as `vector`."""
         info = self._tensor(f"{self.prefix}{name}.weight", (axis_of(columns).size,))
         values = axis_of(columns).pad(self._values(info))
-        weight = PackedMatrix.from_array(values[None], info.name)
-        self.made.append(weight)
-        self.factors.append(weight)
+        weight = self._made_factor(PackedMatrix.from_array(values[None], info.name))
         return Linear([weight], [None], name)
 
     def info(self, name: str) -> TensorInfo | None:
@@ -253,8 +248,7 @@ class Weights:
         for adapter, pair in self._pairs(full):
             rank = Axis.of(pair.rank, 32)
             a, b = (axis_of(weight.shape[0]), rank), (axis_of(columns), rank)
-            adapter.check_shapes(full, a, b)
-            low_ranks.append(self._low_rank(adapter, pair, a, b))
+            low_ranks.append(self._low_rank(full, adapter, pair, a, b))
         return Embedding(weight, scale, low_ranks)
 
     def _low_ranks(self, names: Sequence[str], rows: Sequence[Size], columns: Size) -> list[LowRank]:
@@ -265,8 +259,7 @@ class Weights:
             for adapter, pair in self._pairs(full):
                 rank = Axis.of(pair.rank, 32)
                 a, b = (rank, axis_of(columns)), (axis, rank)
-                adapter.check_shapes(full, a, b)
-                low_ranks.append(self._low_rank(adapter, pair, a, b, first))
+                low_ranks.append(self._low_rank(full, adapter, pair, a, b, first))
             first += axis.total
         return low_ranks
 
@@ -275,15 +268,14 @@ class Weights:
         self._adapted.add(full)
         return ((adapter, adapter.pairs[full]) for adapter in self.adapters if full in adapter.pairs)
 
-    def _low_rank(self, adapter: AdapterFile, pair: Pair, a: Sizes, b: Sizes, first: int = 0) -> LowRank:
-        """a, b: rows and columns of the matrices."""
+    def _low_rank(self, full: str, adapter: AdapterFile, pair: Pair, a: Sizes, b: Sizes, first: int = 0) -> LowRank:
+        """The pair for the weight `full`. a, b: rows and columns of the matrices. Raises GGUFError for other shapes."""
+        adapter.check_shapes(full, a, b)
         a_matrix, b_matrix = (
-            PackedMatrix(info.name, (rows.total, columns.total), kind, [raw])
+            self._made_factor(PackedMatrix(info.name, (rows.total, columns.total), kind, [raw]))
             for info, (rows, columns) in ((pair.a, a), (pair.b, b))
             for kind, raw in [_padded(adapter.gguf, info, rows, columns)]
         )
-        self.made += [a_matrix, b_matrix]
-        self.factors += [a_matrix, b_matrix]
         return LowRank(a_matrix, b_matrix, pair.scale, first)
 
     def _is_adapted(self, name: str) -> bool:
