@@ -35,6 +35,23 @@ def looked_up(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.take(values, codes, mode="wrap")
 
 
+def shorts(blocks: np.ndarray, at: int, count: int) -> np.ndarray:
+    """`count` uint16 of each block, beginning at byte `at`, (n, count)."""
+    return np.ascontiguousarray(blocks[:, at : at + 2 * count]).view(np.uint16)
+
+
+def longs(blocks: np.ndarray, at: int, count: int) -> np.ndarray:
+    """`count` uint32 of each block, beginning at byte `at`, (n, count)."""
+    return words(blocks[:, at : at + 4 * count])
+
+
+def fields(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """`count` fields of `bits` bits of each number, the lowest first, (n, m) -> (n, m * count)."""
+    shifts = np.arange(0, bits * count, bits, dtype=packed.dtype)
+    found = packed[..., None] >> shifts & packed.dtype.type((1 << bits) - 1)
+    return found.reshape(len(packed), -1)
+
+
 def fifth_bits(blocks: np.ndarray, first: int) -> np.ndarray:
     """The 32 bits from byte `first` on, 16 for each bit that is set -> uint8 (n, 32)."""
     return np.unpackbits(np.ascontiguousarray(blocks[:, first : first + 4]), axis=1, bitorder="little") * np.uint8(16)

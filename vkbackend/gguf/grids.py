@@ -4,13 +4,15 @@ The tables are those of ggml (iq2xxs_grid and so on in ggml-common.h), as the pa
 has a word per entry: the bytes of four values, or eight digits that stand for three values.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import gguf.quants
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from .blocks import words
+from .blocks import half, words
+from .quant_format import Planes, QuantFormat, Unpacked
 
 # Sign of element i, -1 or 1, for each byte of sign bits; where a byte is stored in seven bits, the eighth makes the
 # number of set bits even.
@@ -46,23 +48,32 @@ def sevens(packed: np.ndarray) -> np.ndarray:
     return packed[..., None] >> np.array([0, 7, 14, 21], np.uint32) & 127
 
 
-def shorts(blocks: np.ndarray, at: int, count: int) -> np.ndarray:
-    """`count` uint16 of each block, beginning at byte `at`, (n, count)."""
-    return np.ascontiguousarray(blocks[:, at : at + 2 * count]).view(np.uint16)
-
-
-def longs(blocks: np.ndarray, at: int, count: int) -> np.ndarray:
-    """`count` uint32 of each block, beginning at byte `at`, (n, count)."""
-    return words(blocks[:, at : at + 4 * count])
-
-
-def fields(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """`count` fields of `bits` bits of each number, the lowest first, (n, m) -> (n, m * count)."""
-    shifts = np.arange(0, bits * count, bits, dtype=packed.dtype)
-    found = packed[..., None] >> shifts & packed.dtype.type((1 << bits) - 1)
-    return found.reshape(len(packed), -1)
-
-
 def half_word(blocks: np.ndarray) -> np.ndarray:
     """The half at the start of each block, alone in a word, (rows, blocks, 1)."""
-    return np.ascontiguousarray(blocks[..., :2]).view(np.uint16).astype(np.uint32)
+    return half(blocks, 0)[..., None]
+
+
+def grid_format(
+    kind: GGMLQuantizationType,
+    split: Callable[[np.ndarray], Planes],
+    unpack: Callable[[np.ndarray], Unpacked],
+    *,
+    quant_words: int,
+    scale_words: int,
+    largest_code: int,
+    put_scales: Callable[[np.ndarray, np.ndarray], None] | None = None,
+) -> QuantFormat:
+    """A format of 256 elements a block, whose kernels are those of shaders/quant/iq_grid.glsl."""
+    return QuantFormat(
+        kind,
+        split,
+        unpack,
+        quant_words=quant_words,
+        scale_words=scale_words,
+        record=256,
+        put_scales=put_scales,
+        largest_code=largest_code,
+        shader="iq_grid",
+        constants={"GRID": kind.value},
+        table=lambda: device_table(kind),
+    )

@@ -3,9 +3,9 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import words
-from ..grids import device_table, entries, fields, shorts
-from ..quant_format import Planes, QuantFormat, Unpacked
+from ..blocks import fields, shorts, words
+from ..grids import entries, grid_format
+from ..quant_format import Planes, Unpacked
 
 TYPE = GGMLQuantizationType.IQ1_M
 
@@ -37,16 +37,4 @@ def put_scales(blocks: np.ndarray, scales: np.ndarray) -> None:
         blocks[..., 49 + 2 * at] = blocks[..., 49 + 2 * at] & 15 | quarter << 4
 
 
-FORMAT = QuantFormat(
-    TYPE,
-    split,
-    unpack,
-    quant_words=1,
-    scale_words=6,
-    record=256,
-    put_scales=put_scales,
-    largest_code=10,
-    shader="iq_grid",
-    constants={"GRID": TYPE.value},
-    table=lambda: device_table(TYPE),
-)
+FORMAT = grid_format(TYPE, split, unpack, quant_words=1, scale_words=6, largest_code=10, put_scales=put_scales)

@@ -3,9 +3,9 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import halves, words
-from ..grids import device_table, entries, fields, half_word, shorts
-from ..quant_format import Planes, QuantFormat, Unpacked
+from ..blocks import fields, halves, shorts, words
+from ..grids import entries, grid_format, half_word
+from ..quant_format import Planes, Unpacked
 
 TYPE = GGMLQuantizationType.IQ1_S
 
@@ -28,15 +28,4 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return codes.reshape(-1, 256), scales, None
 
 
-FORMAT = QuantFormat(
-    TYPE,
-    split,
-    unpack,
-    quant_words=1,
-    scale_words=5,
-    record=256,
-    largest_code=10,
-    shader="iq_grid",
-    constants={"GRID": TYPE.value},
-    table=lambda: device_table(TYPE),
-)
+FORMAT = grid_format(TYPE, split, unpack, quant_words=1, scale_words=5, largest_code=10)

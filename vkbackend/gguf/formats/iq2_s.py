@@ -3,9 +3,9 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import halves, words
-from ..grids import SIGNS, device_table, entries, fields, half_word
-from ..quant_format import Planes, QuantFormat, Unpacked
+from ..blocks import fields, halves, words
+from ..grids import SIGNS, entries, grid_format, half_word
+from ..quant_format import Planes, Unpacked
 
 TYPE = GGMLQuantizationType.IQ2_S
 
@@ -27,15 +27,4 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return codes.reshape(-1, 256), halves(blocks, 0) * scales * np.float32(0.25), None
 
 
-FORMAT = QuantFormat(
-    TYPE,
-    split,
-    unpack,
-    quant_words=2,
-    scale_words=5,
-    record=256,
-    largest_code=100,
-    shader="iq_grid",
-    constants={"GRID": TYPE.value},
-    table=lambda: device_table(TYPE),
-)
+FORMAT = grid_format(TYPE, split, unpack, quant_words=2, scale_words=5, largest_code=100)

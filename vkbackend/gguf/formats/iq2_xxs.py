@@ -3,9 +3,9 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import halves, words
-from ..grids import EVEN_SIGNS, device_table, entries, half_word, longs, sevens
-from ..quant_format import Planes, QuantFormat, Unpacked
+from ..blocks import halves, longs, words
+from ..grids import EVEN_SIGNS, entries, grid_format, half_word, sevens
+from ..quant_format import Planes, Unpacked
 
 TYPE = GGMLQuantizationType.IQ2_XXS
 
@@ -27,15 +27,4 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return codes.reshape(-1, 256), scales, None
 
 
-FORMAT = QuantFormat(
-    TYPE,
-    split,
-    unpack,
-    quant_words=2,
-    scale_words=1,
-    record=256,
-    largest_code=100,
-    shader="iq_grid",
-    constants={"GRID": TYPE.value},
-    table=lambda: device_table(TYPE),
-)
+FORMAT = grid_format(TYPE, split, unpack, quant_words=2, scale_words=1, largest_code=100)

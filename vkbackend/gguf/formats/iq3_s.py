@@ -3,9 +3,9 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import halves, words
-from ..grids import SIGNS, device_table, entries, fields, half_word
-from ..quant_format import Planes, QuantFormat, Unpacked
+from ..blocks import fields, halves, words
+from ..grids import SIGNS, entries, grid_format, half_word
+from ..quant_format import Planes, Unpacked
 
 TYPE = GGMLQuantizationType.IQ3_S
 
@@ -28,15 +28,4 @@ def unpack(blocks: np.ndarray) -> Unpacked:
     return codes.reshape(-1, 256), scales, None
 
 
-FORMAT = QuantFormat(
-    TYPE,
-    split,
-    unpack,
-    quant_words=2,
-    scale_words=12,
-    record=256,
-    largest_code=300,
-    shader="iq_grid",
-    constants={"GRID": TYPE.value},
-    table=lambda: device_table(TYPE),
-)
+FORMAT = grid_format(TYPE, split, unpack, quant_words=2, scale_words=12, largest_code=300)

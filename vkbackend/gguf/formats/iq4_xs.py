@@ -3,7 +3,7 @@
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from ..blocks import IQ4_VALUES, halves, looked_up, nibbles, signed, words
+from ..blocks import IQ4_VALUES, fields, halves, looked_up, nibbles, shorts, signed, words
 from ..quant_format import Planes, QuantFormat, Unpacked
 
 
@@ -18,8 +18,7 @@ def split(blocks: np.ndarray) -> Planes:
 
 def unpack(blocks: np.ndarray) -> Unpacked:
     """uint8 (n, 136) -> codes -127 ... 113 (n, 256) and scales d * scale (n, 8)."""
-    high = np.ascontiguousarray(blocks[:, 2:4]).view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16) & 3
-    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=-1).reshape(-1, 8)
+    high, low = fields(shorts(blocks, 2, 1), 2, 8), fields(blocks[:, 4:8], 4, 2)
     scales = signed(low | high.astype(np.uint8) << 4, 32)
     return looked_up(IQ4_VALUES, nibbles(blocks, 8, 16)), halves(blocks, 0) * scales, None
 
