@@ -1,6 +1,7 @@
 """The server's loader for `LoadedModels`: opens a stored model's engine on the devices that the environment selects."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vkbackend.device.host_memory import total_host_memory
 from vkbackend.errors import GGUFError, OutOfMemory, UnsupportedModel
@@ -9,6 +10,9 @@ from vkbackend.progress import LoadProgress
 from ..library.model import StoredModel, StoreError
 from ..wire.options import Options
 from .loaded_model import LoadResult
+
+if TYPE_CHECKING:
+    from vkbackend.placement.memory_plan import MemoryPlan
 
 
 class EngineLoader:
@@ -50,33 +54,15 @@ class EngineLoader:
         """What `load` would take in each place, as JSON values. num_ctx: as asked for; context_length: as it would be
         loaded. Blocks. Raises what `load` raises, but for memory.
         """
-        from vkbackend.placement.opening import plan_engine
-
-        planned = plan_engine(
-            _model_file(stored),
-            adapters=_adapter_files(stored),
-            context_length=options.num_ctx,
-            num_gpu=options.num_gpu,
-            main_gpu=options.main_gpu,
-        )
-        return planned.as_dict() | {"num_ctx": options.num_ctx}
+        return _planned(stored, options).as_dict() | {"num_ctx": options.num_ctx}
 
     def check_alone(self, stored: StoredModel, options: Options, held: int) -> None:
         """Raise OutOfMemory if a model would not fit even if other models, which take `held` bytes, were unloaded.
         Counts too much as free rather than too little. Blocks. Raises UnsupportedModel, too.
         """
-        from vkbackend.placement.opening import plan_engine
-
         uncounted = total_host_memory() // 16  # scratch, kernels, and what the allocator keeps
         try:
-            planned = plan_engine(
-                _model_file(stored),
-                adapters=_adapter_files(stored),
-                context_length=options.num_ctx,
-                num_gpu=options.num_gpu,
-                main_gpu=options.main_gpu,
-                held=held + uncounted,
-            )
+            planned = _planned(stored, options, held + uncounted)
         except GGUFError:
             return  # loading it says what is wrong with the file, or that it is too large
         if planned.problem is not None:
@@ -87,6 +73,20 @@ class EngineLoader:
         from vkbackend.device import selection
 
         return selection.num_usable()
+
+
+def _planned(stored: StoredModel, options: Options, held: int = 0) -> "MemoryPlan":
+    """What loading a model would take. held: bytes that count as free. Raises as `plan_engine` does."""
+    from vkbackend.placement.opening import plan_engine
+
+    return plan_engine(
+        _model_file(stored),
+        adapters=_adapter_files(stored),
+        context_length=options.num_ctx,
+        num_gpu=options.num_gpu,
+        main_gpu=options.main_gpu,
+        held=held,
+    )
 
 
 def _model_file(stored: StoredModel) -> Path:

@@ -176,7 +176,7 @@ def _case(
             np.array(positions, np.int32),
             np.arange(tokens, dtype=np.int32),
             rng.permutation(tokens * pages + 1)[: tokens * pages].reshape(tokens, pages).astype(np.int32),
-            rope.as_turns(10000.0 ** (-2.0 * np.arange(n_rot // 2) / n_rot), 1.19 if n_rot < head_dim else 1.0),
+            rope.turns_per_position(10000.0, n_rot, magnitude=1.19 if n_rot < head_dim else 1.0),
             *([rng.uniform(0.5, 1.5, head_dim).astype(np.float32) for _ in range(2)] if norms else [None, None]),
             q8_cache.random(rng, shape, dtype),
             q8_cache.random(rng, shape, dtype),

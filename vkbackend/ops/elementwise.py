@@ -35,6 +35,11 @@ def gelu_mul(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return y
 
 
+def gated(kind: str, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """kind(gate) * up, where kind is "silu" or "gelu"."""
+    return silu_mul(gate, up) if kind == "silu" else gelu_mul(gate, up)
+
+
 def gelu_tanh(a: np.ndarray) -> np.ndarray:
     """gelu(a) in its tanh form."""
     y = a * a

@@ -20,7 +20,7 @@ from ..device.dispatch import Dispatch
 from . import elementwise, rms_norm
 from .matmul import GATES, constants
 from .matmul_kernels import SHARED, TILE_TOKENS, Tile, choose_kernel, choose_tile, num_slices
-from .op import Case, Op, TensorView, token_ranges
+from .op import Case, Op, TensorView, ceil_div, token_ranges
 from .packed import PackedMatrix, PackedRows
 from .packing import row_lanes
 from .pairs_by_expert import reference as order_of
@@ -58,7 +58,7 @@ def reference(
                 if bias is not None:
                     part += bias[first : first + rows]
     if gate:
-        y = {"silu": elementwise.silu_mul, "gelu": elementwise.gelu_mul}[gate](y[:, :rows], y[:, rows:])
+        y = elementwise.gated(gate, y[:, :rows], y[:, rows:])
     return y
 
 
@@ -111,7 +111,7 @@ def _dispatch_part(
     kernel = choose_kernel(
         device,
         weight.format.kernels,
-        2 * (-(-rows // lanes) * lanes) if gate else rows,
+        2 * ceil_div(rows, lanes) * lanes if gate else rows,
         num_slots,
         gated=bool(gate),
         tile=kernel_tile,

@@ -27,10 +27,10 @@ def reference(
     """The numpy twin."""
     n = x.shape[-1]
     count = np.float32(n - padding)
-    y = x - np.add.reduce(x, axis=-1, keepdims=True) / count
+    mean = np.add.reduce(x, axis=-1, keepdims=True) / count
+    y = x - mean
     squares = np.add.reduce(y * y, axis=-1, keepdims=True)
     if padding:  # each zero of the padding added the square of the mean
-        mean = np.add.reduce(x, axis=-1, keepdims=True) / count
         squares = np.maximum(squares - np.float32(padding) * mean * mean, np.float32(0))
     y /= np.sqrt(squares / count + np.float32(eps))
     shape = (n,) if len(weight) == n else (-1, n)

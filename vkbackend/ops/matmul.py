@@ -67,7 +67,7 @@ def reference(
         y += bias
     if gate:
         half = y.shape[1] // 2
-        y = {"silu": elementwise.silu_mul, "gelu": elementwise.gelu_mul}[gate](y[:, :half], y[:, half:])
+        y = elementwise.gated(gate, y[:, :half], y[:, half:])
     if residual is not None:
         y += residual
     return y

@@ -101,7 +101,7 @@ class PackedMatrix:
         step = max(16, TILE_BYTES // (4 * self.shape[1]) // 16 * 16)
         for first in range(0, self.shape[0], step):
             last = min(first + step, self.shape[0])
-            yield first, self.rows_from(first, last) if self._array is None else self._array[first:last]
+            yield first, self.dequantized(first, last)
 
     def dequantized(self, first: int, last: int) -> np.ndarray:
         """Rows first ... last - 1, f32; the others are not touched."""

@@ -18,11 +18,15 @@ from .signature import Signature
 
 
 def turns_per_position(
-    base: float, n_rot: int, freq_scale: float = 1.0, freq_factors: np.ndarray | None = None
+    base: float,
+    n_rot: int,
+    freq_scale: float = 1.0,
+    freq_factors: np.ndarray | None = None,
+    magnitude: float = 1.0,
 ) -> np.ndarray:
     """`as_turns` of freq_scale * base^(-2i/n_rot) / freq_factors[i] for each pair."""
     frequencies = freq_scale * np.float64(base) ** (-2.0 * np.arange(n_rot // 2) / n_rot)
-    return as_turns(frequencies if freq_factors is None else frequencies / freq_factors)
+    return as_turns(frequencies if freq_factors is None else frequencies / freq_factors, magnitude)
 
 
 def as_turns(frequencies: np.ndarray, magnitude: float = 1.0) -> np.ndarray:
@@ -109,7 +113,7 @@ def _case(
         return [
             rng.standard_normal((tokens, heads, head_dim), np.float32),
             positions,
-            np.append(turns_per_position(base, n_rot, freq_scale, factor)[:-1], np.float32(magnitude)),
+            turns_per_position(base, n_rot, freq_scale, factor, magnitude),
         ]
 
     # The remainder of a frequency is f32 too: its rounding error, 2^-36 of the frequency, grows with the position.
